@@ -1,0 +1,1 @@
+"""Numbers → science: compute, corrections, recall, fits and plots. No torch; works in a notebook."""

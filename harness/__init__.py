@@ -1,0 +1,1 @@
+"""Runs the study: recipe → grid → plan → launch → train → embed → evaluate → ledger → report."""

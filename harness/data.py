@@ -1,0 +1,48 @@
+"""Which wells a cell sees: the recipe's datasets and experiments, as indices into shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.format import ShardSet
+from shards.order import nested_experiments
+
+NESTING_SEED = 0  # one nesting order for all cells: each dataset size is a subset of the next
+Wells = NDArray[np.int64]
+
+
+def training_wells(shards: ShardSet, fraction: float) -> tuple[tuple[str, ...], Wells]:
+    """The nested fraction of the training experiments, and the indices of their wells."""
+    chosen = nested_experiments(shards.manifest.experiments["train"], fraction, NESTING_SEED)
+    return chosen, shards.indices("train", chosen)
+
+
+def validation_wells(shards: ShardSet, most: int) -> Wells:
+    """At most `most` wells of experiments that no training saw, spread evenly over them.
+
+    Raises:
+        ValueError: the shards have no validation split.
+    """
+    wells = shards.indices("validation")
+    if not len(wells):
+        raise ValueError(f"{shards.folder}: no validation wells; build the shards with a validation split")
+    return wells[np.linspace(0, len(wells) - 1, min(most, len(wells))).round().astype(np.int64)]
+
+
+def evaluation_wells(folder: Path, experiments: list[str] | None) -> tuple[ShardSet, Wells]:
+    """The wells to embed: all, or those of the experiments named.
+
+    Raises:
+        ValueError: an experiment is not in the shards.
+    """
+    shards = ShardSet.open(folder)
+    if experiments is None:
+        return shards, shards.wells.index.to_numpy(np.int64)
+    unknown = sorted(set(experiments) - set(shards.wells["experiment"]))
+    if unknown:
+        known = ", ".join(sorted(shards.wells["experiment"].unique())[:20])
+        raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {folder}; it holds {known}")
+    return shards, shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)

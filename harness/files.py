@@ -1,0 +1,26 @@
+"""Files that are whole or not there: written under a temporary name, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill a temporary file, flush it to disk, and give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (any JSON value)
+    """Write `value` as JSON with sorted keys."""
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))

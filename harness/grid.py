@@ -1,0 +1,120 @@
+"""The grid: a recipe's cells, each named by what changes its result and by nothing else.
+
+A cell's id hashes its science: model, data, seed, optimiser, schedule, precision. Paths, machines, workers and
+engines are not part of it, so the same study has the same ids wherever and however it runs. Pure functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from harness.recipe import Mae, Model, Recipe, Train, per_name
+
+ID_VERSION = 1
+PIXEL_STATISTICS = "pixel_statistics"
+Kind = Literal["trained", "untrained", "pixel_statistics"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a cell trains, resolved to its model and dataset; crops are counted from the shards when it runs."""
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    settings: dict[str, Any]  # optimiser, schedule, early stopping, precision, validations
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the study: a trained model, an untrained one, or the pixel-statistics baseline."""
+
+    kind: Kind
+    model: str
+    architecture: dict[str, Any] | None  # the encoder's `Model` fields and the shared `Mae` fields
+    dataset: str | None
+    data: dict[str, Any] | None  # what decides which images are seen, never where they lie
+    training: Training | None
+    seed: int
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        science = {name: value for name, value in vars(self).items() if name != "training"}
+        science |= {"version": ID_VERSION, "training": asdict(self.training) if self.training else None}
+        parts = [self.model, self.dataset or self.kind, f"s{self.seed}", fingerprint(science)[:8]]
+        object.__setattr__(self, "id", "-".join(dict.fromkeys(parts)))
+
+
+def fingerprint(science: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """SHA-256 of the canonical JSON of `science`: equal for equal values, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(science, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def cells(recipe: Recipe) -> list[Cell]:
+    """Every cell of the grid: baselines first, then models × datasets × seeds from cheap to dear."""
+    grid = recipe.grid
+    found = [_pixel_statistics(recipe)] if grid.pixel_statistics and recipe.embed is not None else []
+    if grid.untrained:
+        found += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, grid.models)]
+    excluded = {(pair.model, pair.dataset) for pair in grid.exclude}
+    found += [
+        _trained(recipe, model, dataset, seed)
+        for seed, dataset, model in itertools.product(grid.seeds, grid.datasets, grid.models)
+        if (model, dataset) not in excluded
+    ]
+    return found
+
+
+def _architecture(model: Model, mae: Mae) -> dict[str, Any]:
+    return {**mae.model_dump(mode="json"), **model.model_dump(mode="json")}
+
+
+def _pixel_statistics(recipe: Recipe) -> Cell:
+    return Cell("pixel_statistics", PIXEL_STATISTICS, None, None, None, None, 0)
+
+
+def _untrained(recipe: Recipe, model: str, seed: int) -> Cell:
+    architecture = _architecture(recipe.models[model], recipe.mae)
+    return Cell("untrained", model, architecture, None, None, None, seed)
+
+
+def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
+    train = recipe.train
+    training = Training(
+        epochs=per_name(train.epochs, dataset),
+        batch=per_name(train.batch, dataset),
+        learning_rate=per_name(train.learning_rate, model),
+        settings=_settings(train),
+    )
+    architecture = _architecture(recipe.models[model], recipe.mae)
+    return Cell("trained", model, architecture, dataset, _data(recipe, dataset), training, seed)
+
+
+def _settings(train: Train) -> dict[str, Any]:
+    return train.model_dump(mode="json", exclude={"epochs", "batch", "learning_rate"})
+
+
+def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
+    """Which images: the dataset's name and fraction, and how prepared shards are rendered and split."""
+    chosen = recipe.datasets[dataset]
+    science: dict[str, Any] = {"dataset": dataset, "fraction": chosen.fraction}
+    made = [build for build in recipe.prepare.build if build.output == chosen.shards]
+    if made:
+        science["build"] = made[0].model_dump(mode="json", exclude={"root", "output", "workers"})
+        assay = recipe.prepare.assay
+        if assay is not None and assay.output == made[0].root:
+            science["assay"] = assay.model_dump(mode="json", exclude={"output"})
+    return science
+
+
+def model_shape(cell: Cell) -> dict[str, Any]:
+    """The fields of `analysis.flops.VitMae` for this cell."""
+    if cell.architecture is None:
+        raise ValueError(f"cell {cell.id} has no model")
+    wanted = ("width", "depth", "heads", "patch", "crop", "channels", "mask_ratio")
+    decoder = ("decoder_width", "decoder_depth", "decoder_heads")
+    return {name: cell.architecture[name] for name in (*wanted, *decoder)}

@@ -1,0 +1,167 @@
+"""Launching cells through submitit: a bounded number of processes on this machine, or SLURM job arrays.
+
+A job is one cell; it runs whatever stages the cell lacks (`stages.run_cell`). On this machine the sweep stays and
+watches; on SLURM it submits one array per resource shape and leaves, and coming back submits what is neither done nor
+queued. Nothing here decides a result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.files import write_json
+from harness.grid import Cell
+from harness.recipe import Launch, Recipe, per_name
+from harness.stages import run_cell
+
+POLL_SECONDS = 0.2
+LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one cell's job ended: `error` is the end of its traceback, None where it went well."""
+
+    cell: Cell
+    error: str | None
+    log: Path
+
+
+def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
+    """Run cells on this machine, at most `launch.parallel` at a time, yielding each as it ends.
+
+    `watch` is called between polls with the cells that run. Leaving early (Ctrl-C) stops the running jobs; their
+    checkpoints stay.
+    """
+    import submitit
+
+    folder = _jobs_folder(recipe)
+    executor = submitit.LocalExecutor(folder=folder)
+    launch = recipe.launch
+    executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, gpus_per_node=_local_gpus(launch))
+    recipe_json = recipe.model_dump_json()
+    waiting = list(todo)
+    running: dict[str, tuple[Cell, Any]] = {}
+    try:
+        with _threads(launch):
+            while waiting or running:
+                while waiting and len(running) < launch.parallel:
+                    cell = waiting.pop(0)
+                    running[cell.id] = cell, executor.submit(run_cell, recipe_json, cell.id)
+                time.sleep(POLL_SECONDS)
+                watch([cell for cell, _ in running.values()])
+                for cell, job in [pair for pair in running.values() if pair[1].done()]:
+                    del running[cell.id]
+                    yield Outcome(cell, _error(job), Path(job.paths.stderr))
+    finally:
+        for _, job in running.values():
+            job.cancel()
+
+
+def _local_gpus(launch: Launch) -> int:
+    return 0 if launch.device == "cpu" else launch.gpus_per_node
+
+
+class _threads:  # noqa: N801  (a context manager, used like a function)
+    """Give each job its share of the cores: `cpus_per_task` compute threads."""
+
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+    def __init__(self, launch: Launch) -> None:
+        self._wanted = dict.fromkeys(self.names, str(launch.cpus_per_task))
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self.names}
+        os.environ.update(self._wanted)
+
+    def __exit__(self, *error: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _error(job: Any) -> str | None:  # noqa: ANN401  (submitit is untyped)
+    if job.state == "INTERRUPTED":
+        return "the process was killed"
+    try:
+        job.result()
+    except Exception as error:  # submitit wraps whatever the job raised
+        lines = [line for line in str(error).splitlines() if line.strip() and not set(line) <= {"-"}]
+        return lines[-1] if lines else type(error).__name__
+    return None
+
+
+def _jobs_folder(recipe: Recipe) -> Path:
+    """A folder of its own for each launch: process ids come again, and must not meet an old job's files."""
+    folder = recipe.output / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def submit_slurm(recipe: Recipe, todo: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Submit one job array per resource shape, and return the cells submitted by array id.
+
+    Cells whose job is still queued or running are left out.
+    """
+    import submitit
+
+    jobs_path = recipe.output / "slurm_jobs.json"
+    known: dict[str, str] = json.loads(jobs_path.read_text()) if jobs_path.exists() else {}
+    alive = _alive()
+    fresh = [cell for cell in todo if known.get(cell.id) not in alive]
+    submitted: dict[str, list[Cell]] = {}
+    for nodes, group in itertools.groupby(sorted(fresh, key=lambda c: _nodes(recipe, c)), lambda c: _nodes(recipe, c)):
+        shape = list(group)
+        executor = submitit.SlurmExecutor(folder=_jobs_folder(recipe))
+        executor.update_parameters(**slurm_parameters(recipe, nodes))
+        jobs = executor.map_array(run_cell, [recipe.model_dump_json()] * len(shape), [cell.id for cell in shape])
+        known |= {cell.id: job.job_id for cell, job in zip(shape, jobs, strict=True)}
+        write_json(jobs_path, known)
+        submitted[jobs[0].job_id.split("_")[0]] = shape
+    return submitted
+
+
+def slurm_parameters(recipe: Recipe, nodes: int) -> dict[str, Any]:
+    """submitit's parameters for cells on `nodes` nodes: one task per GPU."""
+    launch, slurm = recipe.launch, recipe.launch.slurm
+    parameters = {
+        "job_name": recipe.name,
+        "nodes": nodes,
+        "ntasks_per_node": max(1, launch.gpus_per_node),
+        "gpus_per_node": launch.gpus_per_node or None,
+        "cpus_per_task": launch.cpus_per_task,
+        "time": round(60 * slurm.hours),
+        "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
+        "array_parallelism": launch.parallel,
+        "setup": slurm.setup or None,
+        **slurm.model_dump(include={"partition", "account", "qos", "constraint"}),
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _nodes(recipe: Recipe, cell: Cell) -> int:
+    return per_name(recipe.launch.nodes, cell.model) if cell.kind == "trained" else 1
+
+
+def _alive() -> set[str]:
+    """Ids (`123_4`) of this user's jobs that SLURM still knows as queued or running.
+
+    Raises:
+        RuntimeError: squeue does not answer.
+    """
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%F_%K"]
+    try:
+        return set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split())
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or error
+        raise RuntimeError(f"squeue does not answer, so it is unknown which cells are queued: {detail}") from error

@@ -1,0 +1,97 @@
+"""What a run says of itself: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.files import write_whole
+
+
+class Writer(Protocol):
+    """The part of TensorBoard's SummaryWriter that is used."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Meter:
+    """One rank's log of a cell. After a resume, the log continues where the checkpoint stands."""
+
+    def __init__(self, folder: Path, title: str, total_steps: int, step: int, batch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
+        self._path = folder / "train.jsonl"
+        _keep_until(self._path, step)
+        self._log = self._path.open("a", encoding="utf-8")
+        self._board: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._bar = tqdm(
+            total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr,
+        )  # fmt: skip
+        self._batch = batch
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is time the loop waited for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def advance(self, steps: int, values: dict[str, float], step: int) -> None:
+        """Log `values` at `step`, `steps` after the last call, with the speed in between."""
+        now = time.perf_counter()
+        seconds, waited = now - self._since, self._waited
+        self._since, self._waited = now, 0.0
+        speed = {"crops_per_second": steps * self._batch / max(seconds, 1e-9), "data_wait": waited / max(seconds, 1e-9)}
+        self._bar.set_postfix({k: f"{v:.4f}" for k, v in values.items() if "loss" in k}, refresh=False)
+        self._bar.update(steps * self._batch)
+        self.write({"kind": "train", "step": step, **values, **speed})
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row to the log, and its numbers to TensorBoard under `<kind>/<name>`."""
+        json.dump(row, self._log)
+        self._log.write("\n")
+        self._log.flush()
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def pause(self) -> None:
+        """Do not count the time since the last `advance` as training (a validation or a save just ran)."""
+        self._since = time.perf_counter()
+
+    def close(self) -> None:
+        self._bar.close()
+        self._log.close()
+        self._board.close()
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the rows after `step`: they will be made again. A torn last line goes with them."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if 0 <= _step_of(line) <= step]
+    write_whole(path, lambda file: file.write("".join(f"{line}\n" for line in kept).encode()))
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a line that is still being written is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) >= 0]

@@ -1,0 +1,60 @@
+"""What a masked autoencoder is scored by: pixels, and the strength of each spatial frequency.
+
+Shapes: B batch, L tokens (patches), C channels, P patch side, N = C·P·P numbers in a patch.
+Patches are laid out as `blocks.patchify` cuts them: channel after channel.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.models.blocks import unpatchify
+from harness.models.config import FourierNorm
+
+
+def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """L_MAE: squared error per patch (B, L, N), averaged over the masked patches. A scalar."""
+    return _masked_mean((prediction.float() - target.float()).square().mean(dim=-1), mask)
+
+
+def patch_fourier_loss(
+    prediction: Tensor, target: Tensor, mask: Tensor, patch: int, norm: FourierNorm = "ortho"
+) -> Tensor:
+    """L_FT of each patch and channel: L1 distance of 2-D Fourier magnitudes, averaged over the masked patches.
+
+    With norm "ortho" the transform is divided by P, so that by Parseval a magnitude has the size of a pixel and one
+    alpha means the same for /8 and /16. With "backward" it is not, and the loss is P times as large.
+
+    Args:
+        prediction, target: (B, L, N).
+        mask: (B, L), True where masked.
+        patch: P, pixels.
+        norm: torch's name of the transform's scale.
+    """
+    grid = (*prediction.shape[:2], -1, patch, patch)  # (B, L, C, P, P)
+    distance = _magnitude_distance(prediction.float().reshape(grid), target.float().reshape(grid), norm)
+    return _masked_mean(distance.mean(dim=(2, 3, 4)), mask)
+
+
+def image_fourier_loss(
+    prediction: Tensor, target: Tensor, mask: Tensor, patch: int, norm: FourierNorm = "ortho"
+) -> Tensor:
+    """L_FT of the whole image: as `patch_fourier_loss`, but of each channel's full image, where visible patches are
+    taken from the target. Averaged over all frequencies."""
+    target = target.float()
+    pasted = torch.where(mask.unsqueeze(-1), prediction.float(), target)
+    return _magnitude_distance(unpatchify(pasted, patch), unpatchify(target, patch), norm).mean()
+
+
+def combined_loss(reconstruction: Tensor, fourier: Tensor, weight: float) -> Tensor:
+    """(1 - alpha) L_MAE + alpha L_FT (paper, equation 3)."""
+    return (1 - weight) * reconstruction + weight * fourier
+
+
+def _magnitude_distance(prediction: Tensor, target: Tensor, norm: FourierNorm) -> Tensor:
+    """Per frequency of the last two dimensions."""
+    distance: Tensor = torch.fft.fft2(prediction, norm=norm).abs() - torch.fft.fft2(target, norm=norm).abs()
+    return distance.abs()
+
+
+def _masked_mean(per_patch: Tensor, mask: Tensor) -> Tensor:
+    return (per_patch * mask).sum() / mask.sum()

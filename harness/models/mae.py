@@ -1,0 +1,217 @@
+"""The masked autoencoder: a vision transformer that learns by filling in the patches it was not shown.
+
+Shapes: B batch, L tokens (patches), V visible tokens, D encoder width, E decoder width, C channels, H height, W width
+of an image, P patch side, N = C·P·P numbers in a patch.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.models import losses
+from harness.models.blocks import (
+    TOKEN_STD,
+    PatchEmbedding,
+    decoder_blocks,
+    encoder_blocks,
+    initialise_weights,
+    layer_norm,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
+from harness.models.config import MaeConfig
+from harness.models.masking import Masking, random_masking, take_tokens
+
+
+class MaeOutput(NamedTuple):
+    """What one training pass gives."""
+
+    loss: Tensor  # scalar: what to minimise
+    reconstruction_loss: Tensor  # scalar: L_MAE
+    fourier_loss: Tensor | None  # scalar: L_FT; None where its weight is 0
+    prediction: Tensor  # (B, L, N)
+    mask: Tensor  # (B, L) bool, True where masked
+
+
+class Reconstruction(NamedTuple):
+    """Images for the eye (paper, Figure 7)."""
+
+    image: Tensor  # (B, C, H, W) visible patches as they came, masked ones predicted
+    mask: Tensor  # (B, 1, H, W) bool, True where masked
+
+
+class Encoder(nn.Module):
+    """Patches → tokens. Its state_dict is that of a timm `VisionTransformer` (keys: `MaskedAutoencoder`)."""
+
+    pos_embed: Tensor
+
+    def __init__(self, config: MaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbedding(config.channels, config.patch, config.width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.register_buffer("pos_embed", torch.empty(1, 1 + config.tokens, config.width))
+        self.blocks = encoder_blocks(
+            config.width,
+            config.depth,
+            config.heads,
+            drop_path=config.drop_path,
+            layer_scale=config.layer_scale,
+            qk_norm=config.qk_norm,
+        )
+        self.norm = layer_norm(config.width)
+
+    def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
+        """Patches (B, V, N) at grid places index (B, V) → normed tokens (B, 1 + V, D), the class token first.
+
+        Without an index, the patches are all L, in order.
+        """
+        B = patches.shape[0]
+        positions = self.pos_embed[:, 1:] if index is None else self.pos_embed[0, 1:][index]
+        tokens = self.patch_embed(patches) + positions
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(B, -1, -1)
+        tokens = torch.cat([class_token, tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        normed: Tensor = self.norm(tokens)
+        return normed
+
+    def reset_parameters(self) -> None:
+        initialise_weights(self)
+        nn.init.normal_(self.cls_token, std=TOKEN_STD)
+        self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.width))
+
+
+class Decoder(nn.Module):
+    """Tokens of the visible patches → pixels of all patches."""
+
+    pos_embed: Tensor
+
+    def __init__(self, config: MaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(config.width, config.decoder_width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.decoder_width))
+        self.register_buffer("pos_embed", torch.empty(1, 1 + config.tokens, config.decoder_width))
+        self.blocks = decoder_blocks(config.decoder_width, config.decoder_depth, config.decoder_heads)
+        self.norm = layer_norm(config.decoder_width)
+        self.pred = nn.Linear(config.decoder_width, config.patch_values)
+
+    def forward(self, encoded: Tensor, restore: Tensor) -> Tensor:
+        """Encoded (B, 1 + V, D) and where each patch went, restore (B, L) → prediction (B, L, N)."""
+        tokens = self._unshuffle(self.embed(encoded), restore) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        prediction: Tensor = self.pred(self.norm(tokens[:, 1:]))
+        return prediction
+
+    def _unshuffle(self, embedded: Tensor, restore: Tensor) -> Tensor:
+        """(B, 1 + V, E) → (B, 1 + L, E): mask tokens filled in, patches back in their places."""
+        B, L = restore.shape
+        hidden = self.mask_token.to(embedded.dtype).expand(B, L + 1 - embedded.shape[1], -1)
+        patches = torch.cat([embedded[:, 1:], hidden], dim=1)
+        return torch.cat([embedded[:, :1], take_tokens(patches, restore)], dim=1)
+
+    def reset_parameters(self) -> None:
+        initialise_weights(self)
+        nn.init.normal_(self.mask_token, std=TOKEN_STD)
+        self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.decoder_width))
+
+
+class MaskedAutoencoder(nn.Module):
+    """MAE-ViT of the paper (supplement A.2.3) on self-standardised images.
+
+    Randomness: masks follow from the `noise` argument alone (`masking.masking_noise`). Stochastic depth, active in
+    training mode only, and the initial weights draw from torch's global generator: seed it before a step, and before
+    building, for a result that repeats.
+
+    On the meta device: build, shard, `to_empty`, then `reset_parameters`, which refills the fixed positions too.
+
+    state_dict keys, with n counting blocks from 0:
+        encoder.{cls_token, pos_embed, patch_embed.proj.{weight,bias}, norm.{weight,bias}}
+        encoder.blocks.n.{in_norm.{weight,bias}, in_proj.weight, mlp_bias, q_norm.{weight,bias}, k_norm.{weight,bias},
+            attn_out_proj.{weight,bias}, mlp_out_proj.{weight,bias}, ls.gamma}
+        decoder.{embed.{weight,bias}, mask_token, pos_embed, norm.{weight,bias}, pred.{weight,bias}}
+        decoder.blocks.n.{norm1,norm2,attn.qkv,attn.proj,mlp.fc1,mlp.fc2}.{weight,bias}
+    The two `pos_embed` are buffers. The keys below `encoder.` are those of timm's `VisionTransformer` built with
+    `block_fn=ParallelScalingBlock`; without QK-norm or LayerScale theirs are absent.
+    """
+
+    def __init__(self, config: MaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.reset_parameters()
+
+    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+        """One training pass.
+
+        Args:
+            images: (B, C, H, W), self-standardised: mean 0 and variance 1 per image and channel.
+            noise: (B, L); per sample, the patches with the most noise are masked.
+
+        Raises:
+            ValueError: images or noise of another shape than the configuration's.
+        """
+        target = self._patches(images)
+        prediction, masking = self._predict(target, noise)
+        reconstruction = losses.masked_mse(prediction, target, masking.mask)
+        fourier = self._fourier_loss(prediction, target, masking.mask)
+        loss = reconstruction
+        if fourier is not None:
+            loss = losses.combined_loss(reconstruction, fourier, self.config.fourier_weight)
+        return MaeOutput(loss, reconstruction, fourier, prediction, masking.mask)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """One vector per image (B, D) from all its patches, pooled after the final norm as `config.pool` says.
+
+        `mean_std` gives (B, 2·D). Call it in eval mode: nothing is then random.
+
+        Raises:
+            ValueError: images of another shape than the configuration's.
+        """
+        tokens: Tensor = self.encoder(self._patches(images))
+        if self.config.pool == "class":
+            return tokens[:, 0]
+        patches = tokens[:, 1:]
+        if self.config.pool == "mean":
+            return patches.mean(dim=1)
+        return torch.cat([patches.mean(dim=1), patches.std(dim=1, correction=0)], dim=1)
+
+    def reconstruct(self, images: Tensor, noise: Tensor) -> Reconstruction:
+        """Fill in the masked patches, for a figure. Arguments and errors as in `forward`."""
+        target = self._patches(images)
+        prediction, masking = self._predict(target, noise)
+        mask = masking.mask.unsqueeze(-1)  # (B, L, 1)
+        merged = torch.where(mask, prediction.to(target.dtype), target)
+        mask_patches = mask.expand(-1, -1, self.config.patch**2)
+        return Reconstruction(unpatchify(merged, self.config.patch), unpatchify(mask_patches, self.config.patch))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set every parameter and buffer to its initial value."""
+        self.encoder.reset_parameters()
+        self.decoder.reset_parameters()
+
+    def _patches(self, images: Tensor) -> Tensor:
+        wanted = (len(images), self.config.channels, self.config.crop, self.config.crop)
+        if images.shape != wanted:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
+        return patchify(images, self.config.patch)
+
+    def _predict(self, patches: Tensor, noise: Tensor) -> tuple[Tensor, Masking]:
+        if noise.shape != patches.shape[:2]:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {tuple(patches.shape[:2])}")
+        masking = random_masking(noise, self.config.visible_tokens)
+        encoded = self.encoder(take_tokens(patches, masking.visible), masking.visible)
+        return self.decoder(encoded, masking.restore), masking
+
+    def _fourier_loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor | None:
+        if self.config.fourier_weight == 0:
+            return None
+        by_mode = {"patch": losses.patch_fourier_loss, "image": losses.image_fourier_loss}
+        fourier_loss = by_mode[self.config.fourier_mode]
+        return fourier_loss(prediction, target, mask, self.config.patch, self.config.fourier_norm)

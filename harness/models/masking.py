@@ -1,0 +1,53 @@
+"""Which patches the encoder sees: random, but a pure function of a seed and a sample's place in the order.
+
+Shapes: B batch, L tokens (patches), V visible tokens, D width.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_MASKING_STREAM = 0x6D61736B  # sets these draws apart from any other use of the same seed and position
+
+
+class Masking(NamedTuple):
+    """A choice of patches for each sample."""
+
+    visible: Tensor  # (B, V) indices of the visible patches, in the order in which the encoder gets them
+    restore: Tensor  # (B, L) where each patch went: gathering by it undoes the shuffle
+    mask: Tensor  # (B, L) bool, True where masked
+
+
+def masking_noise(seed: int, positions: Iterable[int], tokens: int) -> Tensor:
+    """Noise (B, L) in [0, 1) on the CPU, one row per sample.
+
+    A row depends on the seed and its sample's position in the training order alone, never on the batch around it, so
+    that any number of ranks, and a run resumed on another number of them, masks alike.
+
+    Args:
+        seed: non-negative.
+        positions: each sample's place in the order of training, counted over all epochs; non-negative.
+        tokens: L.
+    """
+    return torch.stack([_row(seed, position, tokens) for position in positions])
+
+
+def random_masking(noise: Tensor, visible_tokens: int) -> Masking:
+    """Keep the patches with the least noise: per sample a random choice without replacement (He et al. 2021, 3)."""
+    order = noise.argsort(dim=1, stable=True)
+    restore = order.argsort(dim=1)
+    return Masking(order[:, :visible_tokens], restore, restore >= visible_tokens)
+
+
+def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Tokens (B, L, D) at index (B, V) → (B, V, D)."""
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def _row(seed: int, position: int, tokens: int) -> Tensor:
+    key = np.array([seed, position], dtype=np.uint64)
+    bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, _MASKING_STREAM], dtype=np.uint64))
+    return torch.from_numpy(np.random.Generator(bits).random(tokens, dtype=np.float32))

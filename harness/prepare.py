@@ -1,0 +1,39 @@
+"""What a study needs before its first cell: the demo assay rendered, shards built. Made once, then left alone."""
+
+from __future__ import annotations
+
+from harness.recipe import Assay, Build, Recipe
+
+
+def prepare(recipe: Recipe) -> None:
+    """Make what `recipe.prepare` names and is not there yet; each maker leaves a finished output as it is.
+
+    Raises:
+        ValueError: an output was made with other options, or its input cannot be used.
+    """
+    if recipe.prepare.assay is not None:
+        _render(recipe.prepare.assay)
+    for build in recipe.prepare.build:
+        _build(build)
+
+
+def _render(assay: Assay) -> None:
+    from shards.assay import AssayOptions, render_assay
+
+    render_assay(AssayOptions(seed=assay.seed, **assay.options), assay.output)
+
+
+def _build(options: Build) -> None:
+    from shards.build import build
+
+    build(
+        options.layout,
+        options.root,
+        options.output,
+        options=options.options,
+        validation_experiments=options.validation_experiments,
+        validation_fraction=options.validation_fraction,
+        wells_per_shard=options.wells_per_shard,
+        seed=options.seed,
+        workers=options.workers,
+    )

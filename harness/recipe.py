@@ -1,0 +1,322 @@
+"""The recipe: what a study is, as a strict schema.
+
+A recipe is one YAML file (`recipes/scaling.yaml` states the paper's study). Every field is declared here, with its
+unit and bounds, and nothing else is accepted. Reading a file, its profiles and overrides is `recipe_file.py`;
+turning a recipe into cells is `grid.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Number = TypeVar("Number", int, float)
+FieldPath = tuple[str | int, ...]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
+    """In a mapping by name, `name: null` in a profile takes the entry out."""
+    return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, dict) else entries
+
+
+Entries = BeforeValidator(_without_nulls)
+YamlPath = Annotated[Path, Field(strict=False)]
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+
+# A value for all cells, or one for each model or dataset by name.
+PerName = Annotated[PositiveInt | dict[Name, PositiveInt], Entries]
+RatePerName = Annotated[PositiveFloat | dict[Name, PositiveFloat], Entries]
+
+
+class Assay(Section):
+    """Render the demo assay (`shards.assay`) where its folder is missing."""
+
+    output: YamlPath
+    seed: Count = 0
+    options: dict[Name, int | float | str] = {}
+
+
+class Build(Section):
+    """Build shards (`shards.build`) from a layout on disk where they are missing."""
+
+    layout: Name
+    root: YamlPath
+    output: YamlPath
+    options: dict[Name, str] = Field({}, description="the layout's own options, as in --option name=value")
+    validation_experiments: list[str] | None = Field(None, description="else a fraction of them is drawn")
+    validation_fraction: Probability = 0.1
+    wells_per_shard: PositiveInt = 64
+    seed: Count = 0
+    workers: PositiveInt = 2
+
+
+class Prepare(Section):
+    """What to make before the first cell runs, if it is not there yet."""
+
+    assay: Assay | None = None
+    build: list[Build] = []
+
+
+class Dataset(Section):
+    """One dataset size: a folder of shards, or a nested fraction of its training experiments."""
+
+    shards: YamlPath
+    fraction: Fraction = 1.0
+    images: PositiveInt | None = Field(None, description="training images, for a plan made where the shards are not")
+
+
+class Model(Section):
+    """One MAE-ViT encoder (supplement A.2.3)."""
+
+    size: Literal["S", "B", "L"]
+    width: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    patch: PositiveInt
+    drop_path: Probability = 0.0
+    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Model:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4, which 2-D sin-cos positions need")
+        return self
+
+
+class Mae(Section):
+    """What all masked autoencoders of the study share (supplement A.2.3)."""
+
+    crop: PositiveInt = 256
+    channels: PositiveInt = 6
+    value_range: PositiveFloat | None = Field(
+        None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
+    )
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    decoder_width: PositiveInt = 512
+    decoder_depth: PositiveInt = 8
+    decoder_heads: PositiveInt = 16
+    layer_scale: PositiveFloat = 1e-4
+    qk_norm: bool = True
+    qkv_bias: Literal[False] = False
+    parallel_blocks: Literal[True] = True
+    fourier_mode: Literal["patch", "image"] = "patch"
+    fourier_norm: Literal["backward", "ortho"] = Field(
+        "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
+    )
+
+
+class Optimiser(Section):
+    name: Literal["lion", "adamw"] = "lion"
+    betas: Pair = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+
+
+class Schedule(Section):
+    """One-cycle cosine: linear-in-cosine warm-up to the peak, cosine decay to the end."""
+
+    name: Literal["one_cycle_cosine"] = "one_cycle_cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    start_factor: Annotated[float, Field(gt=0, le=1)] = 0.04
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 4e-6
+
+
+class EarlyStopping(Section):
+    patience: PositiveInt = Field(5, description="validations without improvement before training stops")
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Train(Section):
+    epochs: PerName = Field(50, description="passes over the dataset, one crop per image each; per dataset")
+    batch: PerName = Field(4096, description="global batch in crops; per dataset")
+    learning_rate: RatePerName = Field(1e-4, description="peak; per model")
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    early_stopping: EarlyStopping | None = None
+    precision: Literal["fp32", "bf16"] = "bf16"
+    validations: PositiveInt = Field(50, description="validations over a run, evenly spaced, the last at its end")
+    validation_wells: PositiveInt = Field(16384, description="at most this many wells of unseen experiments")
+    validation_view: Literal["centre", "tiles"] = Field(
+        "centre", description="a well's centre crop, as in A.3, or all of its tiles where there are few wells"
+    )
+
+
+class Exclude(Section):
+    model: Name
+    dataset: Name
+
+
+class Grid(Section):
+    """The product of models, datasets and seeds, less what is excluded, plus the baselines."""
+
+    models: Annotated[list[Name], Field(min_length=1)]
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Count], Field(min_length=1)] = [0]
+    exclude: list[Exclude] = []
+    untrained: bool = True
+    pixel_statistics: bool = True
+
+
+class Embed(Section):
+    """Which wells to embed; each is tiled and its tiles' embeddings averaged (supplement A.3)."""
+
+    shards: YamlPath
+    experiments: list[str] | None = Field(None, description="null: every experiment of the shards")
+    pool: Literal["mean", "class", "mean_std"] = Field(
+        "mean", description="of the patch tokens their mean, or mean and standard deviation; or the class token"
+    )
+    batch: PositiveInt = Field(256, description="tiles in one forward pass")
+
+
+class Control(Section):
+    column: str
+    value: str
+
+
+class Evaluate(Section):
+    """Relationship recall after correction and aggregation (supplement Table 6)."""
+
+    correction: Literal["tvn", "centre_scale", "none"] = "tvn"
+    batch_column: str = "experiment"
+    control: Control = Control(column="treatment", value="EMPTY_control")
+    gene_column: str = "gene"
+    relationships: Annotated[dict[str, YamlPath], Entries, Field(min_length=1)]
+    tails: Pair = (0.05, 0.95)
+    bootstrap: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Evaluate:
+        if not 0 < self.tails[0] < self.tails[1] < 1:
+            raise ValueError(f"tails {list(self.tails)} must be two rising fractions between 0 and 1")
+        return self
+
+
+class Fit(Section):
+    convention: Literal["touvron", "dense_forward", "mae_train"] = "touvron"
+    bootstrap: PositiveInt = 2000
+    overlay_table6: bool = Field(False, description="draw the paper's Table 6 beside this study's points")
+
+
+class Slurm(Section):
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    hours: PositiveFloat = 24.0
+    memory_gb: PositiveInt | None = None
+    setup: list[str] = []
+
+
+class Launch(Section):
+    """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity."""
+
+    executor: Literal["slurm", "local"] = "slurm"
+    parallel: PositiveInt = Field(64, description="cells that run at one time")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    nodes: PerName = Field(1, description="per model")
+    gpus_per_node: Count = 8
+    cpus_per_task: PositiveInt = 12
+    loader_workers: Count = 8
+    checkpoint_minutes: PositiveFloat = 20.0
+    slurm: Slurm = Slurm()
+
+
+class Hardware(Section):
+    """What a plan assumes of the machines."""
+
+    gpu: str = "A100-80GB"
+    peak_tflops: PositiveFloat = Field(312.0, description="dense bf16, per GPU")
+    mfu: Fraction = Field(0.3, description="share of the peak that training reaches, by true MAE FLOPs")
+    price_per_hour: Annotated[float, Field(ge=0)] = 2.0
+
+
+class Recipe(Section):
+    """A whole study."""
+
+    name: Name
+    output: YamlPath
+    prepare: Prepare = Prepare()
+    datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1)]
+    models: Annotated[dict[Name, Model], Entries, Field(min_length=1)]
+    mae: Mae = Mae()
+    train: Train = Train()
+    grid: Grid
+    embed: Embed | None = None
+    evaluate: Evaluate | None = None
+    fit: Fit = Fit()
+    launch: Launch = Launch()
+    hardware: Hardware = Hardware()
+
+    def inconsistencies(self) -> list[tuple[FieldPath, str]]:
+        """What is wrong between fields that are each right alone: (field path, message)."""
+        return [*self._unknown_names(), *self._uncovered(), *self._misfits()]
+
+    def _unknown_names(self) -> list[tuple[FieldPath, str]]:
+        uses: list[tuple[FieldPath, str, dict[str, Any]]] = []
+        uses += [(("grid", "models", i), n, self.models) for i, n in enumerate(self.grid.models)]
+        uses += [(("grid", "datasets", i), n, self.datasets) for i, n in enumerate(self.grid.datasets)]
+        for i, cell in enumerate(self.grid.exclude):
+            uses += [(("grid", "exclude", i, "model"), cell.model, self.models)]
+            uses += [(("grid", "exclude", i, "dataset"), cell.dataset, self.datasets)]
+        return [(path, unknown_name(name, list(known))) for path, name, known in uses if name not in known]
+
+    def _uncovered(self) -> list[tuple[FieldPath, str]]:
+        by_name: list[tuple[FieldPath, Any, list[str]]] = [
+            (("train", "epochs"), self.train.epochs, self.grid.datasets),
+            (("train", "batch"), self.train.batch, self.grid.datasets),
+            (("train", "learning_rate"), self.train.learning_rate, self.grid.models),
+            (("launch", "nodes"), self.launch.nodes, self.grid.models),
+        ]
+        return [
+            (path, f"has no value for {name!r}, which the grid uses; it has {', '.join(values)}")
+            for path, values, names in by_name
+            if isinstance(values, dict)
+            for name in names
+            if name not in values
+        ]
+
+    def _misfits(self) -> list[tuple[FieldPath, str]]:
+        crop = self.mae.crop
+        wrong: list[tuple[FieldPath, str]] = []
+        for name, model in self.models.items():
+            if crop % model.patch:
+                wrong.append((("models", name, "patch"), f"{model.patch} does not divide the crop of {crop} pixels"))
+        if self.mae.decoder_width % self.mae.decoder_heads:
+            text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"
+            wrong.append((("mae", "decoder_heads"), text))
+        if self.evaluate is not None and self.embed is None:
+            wrong.append((("evaluate",), "needs an `embed` section that says which wells to embed"))
+        for name, repeated in (
+            ("models", self.grid.models),
+            ("datasets", self.grid.datasets),
+            ("seeds", self.grid.seeds),
+        ):
+            if len(set(repeated)) < len(repeated):
+                wrong.append((("grid", name), "names an entry twice"))
+        return wrong
+
+
+def unknown_name(name: str, known: list[str]) -> str:
+    """«'vit_s61' is not known; did you mean 'vit_s16'?»"""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    return f"{name!r} is not known; {hint}"
+
+
+def per_name(values: Number | dict[str, Number], name: str) -> Number:
+    """The value for `name` of a field that holds one value for all or one for each."""
+    return values[name] if isinstance(values, dict) else values

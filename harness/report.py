@@ -1,0 +1,116 @@
+"""The report: tables and plots of what the ledger holds, drawn again only when the ledger changed.
+
+`<output>/report/`: points.csv, curves.csv, fits.json, loss_versus_compute, recall_versus_compute and reconstructions as
+PNG and SVG, and summary.md. It works on a half-finished sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import ledger
+from harness.files import write_json, write_whole
+from harness.grid import Cell, cells, fingerprint
+from harness.recipe import Recipe
+from harness.stages import cell_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT_VERSION = 1
+
+
+def report(recipe: Recipe) -> list[Path]:
+    """Write the report, and return the files written: none when it is already that of this ledger."""
+    folder = recipe.output / "report"
+    stamp = _stamp(recipe)
+    try:
+        if json.loads((folder / "stamp.json").read_text())["stamp"] == stamp:
+            return []
+    except (OSError, ValueError, KeyError):
+        pass  # no report yet, or not a whole one
+    written = _write(recipe, folder)
+    write_json(folder / "stamp.json", {"stamp": stamp})
+    return written
+
+
+def _stamp(recipe: Recipe) -> str:
+    """What the report depends on: the ledger's fingerprints, and how it is drawn."""
+    rows = [
+        [row.cell, row.stage, row.fingerprint] for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)
+    ]
+    return fingerprint([REPORT_VERSION, rows, recipe.fit.model_dump(mode="json"), recipe.grid.model_dump(mode="json")])
+
+
+def _write(recipe: Recipe, folder: Path) -> list[Path]:
+    from harness.results import curves, points
+
+    grid, convention = cells(recipe), recipe.fit.convention
+    courses, found = curves(recipe, grid, convention), points(recipe, grid, convention)
+    written = [_csv(folder / "curves.csv", courses), _csv(folder / "points.csv", found)]
+    if len(courses):
+        written += _loss_figure(recipe, folder, courses, grid)
+    if len(found):
+        written += _recall_figure(recipe, folder, found)
+    return written + _reconstructions(recipe, folder, grid)
+
+
+def _csv(path: Path, table: pd.DataFrame) -> Path:
+    write_whole(path, lambda file: table.to_csv(file, index=False))
+    return path
+
+
+def _loss_figure(recipe: Recipe, folder: Path, courses: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
+    from analysis import plot
+    from harness.results import dataset_ranks
+
+    figure = plot.loss_versus_compute(courses, dataset_ranks(recipe, grid), recipe.fit.convention)
+    return [*plot.save(figure, folder / "loss_versus_compute")]
+
+
+def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Path]:
+    from analysis import plot
+    from analysis.fit import MINIMUM_COMPUTES, fit_sources
+    from analysis.tables import table6
+
+    convention = recipe.fit.convention
+    trained, baselines = found[found["trained"]], found[~found["trained"]]
+    fits = fit_sources(found, convention) if trained["compute"].nunique() >= MINIMUM_COMPUTES else []
+    write_json(folder / "fits.json", [fit.summary() for fit in fits])
+    overlay = table6() if recipe.fit.overlay_table6 else None
+    figure = plot.recall_versus_compute(trained, fits, baselines, convention, table6=overlay)
+    return [folder / "fits.json", *plot.save(figure, folder / "recall_versus_compute")]
+
+
+def _reconstructions(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:
+    """The figure of the trained cell with the lowest validation loss."""
+    best = min(
+        (
+            (float(row.values["validation_loss"]), cell_folder(recipe, cell) / "reconstructions.npz")
+            for cell in grid
+            if cell.kind == "trained" and (row := ledger.read(recipe.output, cell.id, "train")) is not None
+        ),
+        default=None,
+    )
+    if best is None or not best[1].exists():
+        return []
+    return _draw_reconstructions(best[1], folder / "reconstructions")
+
+
+def _draw_reconstructions(path: Path, target: Path) -> list[Path]:
+    import numpy as np
+
+    from analysis import plot
+
+    with np.load(path, allow_pickle=False) as arrays:
+        rows = [
+            plot.ReconstructionRow(str(label), original, mask[0], filled)
+            for label, original, mask, filled in zip(
+                *(arrays[name] for name in ("wells", "original", "mask", "reconstruction")), strict=True
+            )
+        ]
+        channels = arrays["channels"].tolist()
+    return [*plot.save(plot.reconstructions(rows, channels), target)]

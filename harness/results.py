@@ -1,0 +1,87 @@
+"""The ledger as the two tables that `analysis` draws and fits: finished points, and the course of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from analysis.flops import VitMae, compute
+from harness import ledger
+from harness.grid import Cell, model_shape
+from harness.meter import read_log
+from harness.recipe import Recipe
+from harness.stages import cell_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POINT_COLUMNS = (
+    "cell", "model", "size", "patch", "dataset", "dataset_rank", "seed", "trained", "source",
+    "recall", "recall_low", "recall_high", "chance", "pairs", "genes", "crops", "compute",
+)  # fmt: skip
+CURVE_COLUMNS = ("cell", "model", "size", "patch", "dataset", "crops", "seed", "compute", "loss")
+
+
+def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:
+    """One row per evaluated cell and relationship source."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        done = ledger.read(recipe.output, cell.id, "evaluate")
+        if done is None:
+            continue
+        crops = _crops(recipe, cell)
+        same = _labels(recipe, cell) | {"crops": crops, "compute": _compute(cell, crops, convention)}
+        for source, found in done.values["recall"].items():
+            recall = {"recall": found["recall"], "recall_low": found["low"], "recall_high": found["high"]}
+            counts = {"chance": found["chance"], "pairs": found["pairs"], "genes": done.values["genes"]}
+            rows.append(same | {"source": source} | recall | counts)
+    return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+
+
+def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:
+    """Every validation of every trained cell that is done."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        if cell.kind != "trained" or ledger.read(recipe.output, cell.id, "train") is None:
+            continue
+        for entry in read_log(cell_folder(recipe, cell) / "train.jsonl"):
+            if entry["kind"] == "validation":
+                at = {"crops": entry["crops"], "compute": _compute(cell, entry["crops"], convention)}
+                rows.append(_labels(recipe, cell) | at | {"loss": entry["validation_loss"]})
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+
+
+def dataset_ranks(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
+    """The place of each trained cell's dataset in the nested order: columns cell and dataset_rank."""
+    import pandas as pd
+
+    ranks = recipe.grid.datasets.index
+    return pd.DataFrame([{"cell": c.id, "dataset_rank": ranks(c.dataset)} for c in cells if c.dataset is not None])
+
+
+def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
+    architecture = cell.architecture or {}
+    return {
+        "cell": cell.id,
+        "model": cell.model,
+        "size": architecture.get("size"),
+        "patch": architecture.get("patch"),
+        "dataset": cell.dataset,
+        "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
+        "seed": cell.seed,
+        "trained": cell.kind == "trained",
+    }
+
+
+def _crops(recipe: Recipe, cell: Cell) -> int:
+    row = ledger.read(recipe.output, cell.id, "train")
+    return int(row.values["crops"]) if row else 0
+
+
+def _compute(cell: Cell, crops: int, convention: str) -> float:
+    """NaN for a baseline: it was not trained, so it has no place on a compute axis."""
+    return compute(convention, VitMae(**model_shape(cell)), crops) if cell.kind == "trained" else float("nan")

@@ -1,0 +1,185 @@
+"""One cell from its first missing stage to its last: train → embed → evaluate, each ending in a ledger row.
+
+`todo` says what is missing (fast, no torch); `run_cell` is what a job runs. A stage's fingerprint chains the
+settings and data that decide its result, so a row that no longer fits its settings counts as missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness import ledger
+from harness.grid import Cell, cells, fingerprint
+from harness.ledger import STAGES, Row, Stage
+from harness.recipe import Recipe
+
+
+class StageError(RuntimeError):
+    """A stage that cannot run as asked; the text says what would be right."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell's stages with their fingerprints, and those that are not done."""
+
+    cell: Cell
+    fingerprints: dict[Stage, str]
+    missing: tuple[Stage, ...]
+
+
+def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
+    """The stages that this cell goes through."""
+    wanted = {"train": cell.kind != "pixel_statistics", "embed": recipe.embed, "evaluate": recipe.evaluate}
+    return tuple(stage for stage in STAGES if wanted[stage])
+
+
+def todo(recipe: Recipe, cell: Cell) -> Work:
+    """What is missing of a cell.
+
+    Raises:
+        StageError: shards or a relationship list are missing, or the shards are not those the cell trained on.
+    """
+    prints = _fingerprints(recipe, cell)
+    missing: list[Stage] = []
+    for stage, wanted in prints.items():
+        row = ledger.read(recipe.output, cell.id, stage)
+        if row is not None and stage == "train" and row.fingerprint != wanted:
+            raise StageError(_changed_data(recipe, cell))
+        if row is None or row.fingerprint != wanted:
+            missing.append(stage)
+    return Work(cell, prints, tuple(missing))
+
+
+def _changed_data(recipe: Recipe, cell: Cell) -> str:
+    shards = recipe.datasets[cell.dataset].shards if cell.dataset else "?"
+    return (
+        f"cell {cell.id} was trained on other shards than those at {shards} now: restore them, "
+        f"give the changed data a dataset name of its own, or remove {ledger.row_path(recipe.output, cell.id, 'train')}"
+    )
+
+
+def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
+    wanted = stages_of(recipe, cell)
+    prints: dict[Stage, str] = {}
+    science: dict[Stage, Callable[[], Any]] = {
+        "train": lambda: shards_digest(recipe.datasets[cell.dataset].shards) if cell.dataset else None,
+        "embed": lambda: _embed_science(recipe),
+        "evaluate": lambda: _evaluate_science(recipe),
+    }
+    chained = cell.id
+    for stage in wanted:
+        chained = prints[stage] = fingerprint([stage, chained, science[stage]()])
+    return prints
+
+
+def _embed_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
+    assert recipe.embed is not None
+    return [recipe.embed.experiments, recipe.embed.pool, recipe.mae.crop, shards_digest(recipe.embed.shards)]
+
+
+def _evaluate_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
+    evaluate = recipe.evaluate
+    assert evaluate is not None
+    lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
+    return [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
+
+
+@cache
+def shards_digest(folder: Path) -> str:
+    """What the shards in `folder` hold: the SHA-256 of their checksums, from the manifest.
+
+    Raises:
+        StageError: there is no manifest.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return fingerprint(sorted(shard["sha256"] for shard in manifest["shards"]))
+    except FileNotFoundError:
+        raise StageError(
+            f"{folder}: no shards here (no manifest.json); build them with python -m shards.build"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{folder / 'manifest.json'}: not a shard manifest ({error})") from error
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StageError(f"{path}: relationship list cannot be read: {error.strerror}") from error
+
+
+def cell_folder(recipe: Recipe, cell: Cell) -> Path:
+    """Where a cell keeps its log, checkpoint, weights and embeddings."""
+    return recipe.output / "cells" / cell.id
+
+
+def run_cell(recipe_json: str, cell_id: str) -> list[str]:
+    """Run what is missing of one cell, and return the names of the stages run. This is what a job runs.
+
+    Two processes given the same cell never work on it at once: the second waits for the first, then finds it done.
+    """
+    recipe = Recipe.model_validate_json(recipe_json, strict=False)
+    cell = next(c for c in cells(recipe) if c.id == cell_id)
+    folder = cell_folder(recipe, cell)
+    with _alone(folder):
+        work = todo(recipe, cell)
+        for stage in work.missing:
+            start = time.perf_counter()
+            values = _RUN[stage](recipe, cell, folder, work.fingerprints[stage])
+            values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
+            if _is_first_rank():
+                ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
+    return list(work.missing)
+
+
+def _is_first_rank() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the cell's lock, which the system frees however its holder dies. The other ranks follow the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not _is_first_rank():
+        yield
+        return
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _train(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
+    from harness.train import train_cell
+
+    return train_cell(recipe, cell, folder, stage_print)
+
+
+def _embed(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
+    from harness.embed import embed_cell
+
+    return embed_cell(recipe, cell, folder)
+
+
+def _evaluate(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
+    from harness.evaluate import evaluate_cell
+
+    return evaluate_cell(recipe, folder)
+
+
+_RUN: dict[Stage, Callable[[Recipe, Cell, Path, str], dict[str, Any]]] = {
+    "train": _train,
+    "embed": _embed,
+    "evaluate": _evaluate,
+}

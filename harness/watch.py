@@ -1,0 +1,90 @@
+"""What the sweep shows while cells run: one bar over the planned work, and a line for each cell that ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import ledger
+from harness.grid import Cell
+from harness.launch import Outcome
+from harness.plan import CellPlan
+from harness.recipe import Recipe
+from harness.stages import cell_folder
+
+TAIL_BYTES = 4096
+EMBEDDING_SHARE = 0.3  # of the work of a cell's training, roughly; only the bar and its ETA depend on it
+
+
+class Watch:
+    """A bar in units of planned training FLOPs; it moves with the steps of the cells that run."""
+
+    def __init__(self, recipe: Recipe, todo: Sequence[Cell], plans: Sequence[CellPlan]) -> None:
+        from tqdm import tqdm
+
+        cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
+        least = EMBEDDING_SHARE * max(cost.values(), default=1.0) / max(1, len(todo))
+        self._recipe = recipe
+        self._cost = {cell.id: cost.get(cell.id, 0.0) + least for cell in todo}
+        self._ended = 0.0
+        self._bar = tqdm(
+            total=sum(self._cost.values()), desc="sweep", file=sys.stderr,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+        )  # fmt: skip
+
+    def __call__(self, running: Sequence[Cell]) -> None:
+        """Move the bar to where the running cells are."""
+        progress, texts = 0.0, []
+        for cell in running:
+            last = last_row(cell_folder(self._recipe, cell) / "train.jsonl", "train")
+            if last is not None and cell.training is not None:
+                progress += self._cost[cell.id] * min(1.0, last["progress"]) / (1 + EMBEDDING_SHARE)
+                texts.append(f"{cell.model} loss {last['loss']:.3f} {last['crops_per_second']:,.0f} crops/s")
+        self._bar.set_postfix_str(" · ".join(texts[:2]), refresh=False)
+        self._bar.update(max(0.0, self._ended + progress - self._bar.n))
+
+    def ended(self, outcome: Outcome) -> None:
+        """Say how a cell ended."""
+        self._ended += self._cost[outcome.cell.id]
+        self._bar.write(describe(self._recipe, outcome), file=sys.stdout)
+        self._bar.update(max(0.0, self._ended - self._bar.n))
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def describe(recipe: Recipe, outcome: Outcome) -> str:
+    """«done vit_s16-...: validation loss 0.612; complexes 0.310, pathways 0.152»"""
+    cell = outcome.cell
+    if outcome.error is not None:
+        return f"FAILED {cell.id}: {outcome.error}\n       log: {outcome.log}"
+    facts = []
+    trained = ledger.read(recipe.output, cell.id, "train")
+    if trained and "validation_loss" in trained.values:
+        facts.append(f"validation loss {trained.values['validation_loss']:.4f}")
+    evaluated = ledger.read(recipe.output, cell.id, "evaluate")
+    if evaluated:
+        facts.append(", ".join(f"{name} {found['recall']:.3f}" for name, found in evaluated.values["recall"].items()))
+    return f"done   {cell.id}: {'; '.join(facts)}"
+
+
+def last_row(path: Path, kind: str) -> dict[str, Any] | None:
+    """The last whole row of a kind near the end of a log, read without reading all of it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("kind") == kind:
+            return row
+    return None

@@ -1,0 +1,1 @@
+"""Images → WebDataset tar shards → batches of crops. Imports nothing of ours."""

@@ -1,0 +1,187 @@
+"""Figures: files that are whole and reproducible, and marks that stand where the numbers are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+
+from analysis import plot
+from analysis.fit import fit_sources
+from analysis.style import COLOURS
+from analysis.tables import table6
+
+SOURCES = ("CORUM", "Reactome")
+
+
+@pytest.fixture(scope="module")
+def study():
+    """Curves, points and baselines of six runs: two sizes x three data sets, with a known line in each source."""
+    rng = np.random.default_rng(0)
+    curves, points = [], []
+    for size, cost in (("S", 1e6), ("L", 2e7)):
+        for rank, (dataset, crops) in enumerate((("third", 1e3), ("half", 1e4), ("whole", 1e5))):
+            info = {"cell": f"{size}-{dataset}", "model": f"ViT-{size}/8+", "size": size, "patch": 8}
+            info |= {"dataset": dataset, "seed": 0}
+            for seen in np.geomspace(10, crops, 5):
+                loss = (cost * seen) ** -0.1 + 0.01 * rng.random()
+                curves.append(info | {"crops": seen, "compute": cost * seen, "loss": loss})
+            for source in SOURCES:
+                recall = 0.05 + 0.02 * np.log10(cost * crops)
+                numbers = {"recall": recall, "recall_low": recall - 0.02, "recall_high": recall + 0.03, "chance": 0.1}
+                numbers |= {"pairs": 99, "genes": 50, "compute": cost * crops, "dataset_rank": rank, "trained": True}
+                points.append(info | {"source": source} | numbers)
+    bare = {"trained": False, "compute": np.nan, "recall": 0.15}
+    baselines = [point | bare | {"cell": f"untrained-{point['size']}"} for point in points]
+    baselines += [point | bare | {"model": "pixel_statistics", "size": "", "recall": 0.12} for point in points[:2]]
+    return pd.DataFrame(curves), pd.DataFrame(points), pd.DataFrame(baselines)
+
+
+def recall_figure(study, **options):
+    _, points, baselines = study
+    return plot.recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "mae_train", **options)
+
+
+def marker_positions(axes):
+    return [tuple(marks.get_offsets()[0]) for marks in axes.collections if isinstance(marks, PathCollection)]
+
+
+def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
+    for folder in ("first", "second"):
+        plot.save(recall_figure(study), tmp_path / folder / "recall")
+    for suffix in ("png", "svg"):
+        first, second = ((tmp_path / folder / f"recall.{suffix}").read_bytes() for folder in ("first", "second"))
+        assert first == second
+        assert len(first) > 10_000
+    assert b"<dc:date>" not in (tmp_path / "first" / "recall.svg").read_bytes()
+
+
+def test_a_file_appears_whole_or_not_at_all(study, tmp_path, monkeypatch):
+    figure = plot.loss_versus_compute(*study[:2], "mae_train")
+    written = plot.save(figure, tmp_path / "loss.v1")  # a dot in the name is no suffix
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "loss.v1.png", tmp_path / "loss.v1.svg"] == sorted(written)
+    before = written[0].read_bytes()
+
+    def torn(path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", torn)
+    with pytest.raises(OSError, match="disk full"):
+        plot.save(figure, tmp_path / "loss.v1")
+    assert written[0].read_bytes() == before
+
+
+def test_drawing_leaves_the_notebook_s_matplotlib_alone(study):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    recall_figure(study)
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_frontier_is_the_best_loss_that_each_compute_has_bought():
+    curves = pd.DataFrame({"compute": [1, 2, 2, 3, 4, 5], "loss": [9.0, 7.0, 6.0, 6.5, 6.0, 5.0]})
+    frontier = plot.lower_frontier(curves.sample(frac=1, random_state=0))
+    assert frontier[["compute", "loss"]].to_numpy().tolist() == [[1, 9], [2, 6], [5, 5]]
+
+
+def test_every_run_ends_in_a_mark_at_its_last_loss(study):
+    curves, points, _ = study
+    (axes,) = plot.loss_versus_compute(curves, points, "mae_train").axes
+    last = curves.sort_values("compute").groupby("cell").last()
+    assert sorted(marker_positions(axes)) == sorted(zip(last["compute"], last["loss"], strict=True))
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == "Training compute (FLOPs, mae_train convention)"
+
+
+def test_one_panel_per_source_with_its_points_fit_and_baselines(study):
+    _, points, _ = study
+    figure = recall_figure(study)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(SOURCES)
+    axes = figure.axes[0]
+    expected = points[points["source"] == "CORUM"]
+    drawn, known = sorted(marker_positions(axes)), sorted(zip(expected["compute"], expected["recall"], strict=True))
+    np.testing.assert_allclose(drawn, known)
+    assert "slope +0.020" in axes.texts[0].get_text()
+    horizontal = {line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1}
+    assert horizontal >= {0.10, 0.12, 0.15}  # chance, pixel statistics, untrained marks
+
+
+def test_colours_stand_for_the_same_size_in_every_figure(study):
+    curves, points, _ = study
+    for figure in (plot.loss_versus_compute(curves, points, "touvron"), recall_figure(study)):
+        legend = dict(
+            zip([t.get_text() for t in figure.legends[0].texts], figure.legends[0].legend_handles, strict=True)
+        )
+        assert {size: to_hex(legend[size].get_color()).upper() for size in "SL"} == {s: COLOURS[s] for s in "SL"}
+        assert "8+" in legend
+
+
+def test_table_6_is_laid_over_the_panels_of_its_sources(study):
+    alone, overlaid = recall_figure(study), recall_figure(study, table6=table6())
+    assert [axes.get_title(loc="left") for axes in overlaid.axes] == [*SOURCES, "hu.MAP", "StringDB"]
+    added = set(marker_positions(overlaid.axes[0])) - set(marker_positions(alone.axes[0]))
+    assert sorted(y for _, y in added) == [0.505, 0.518, 0.540, 0.560, 0.565, 0.601, 0.605, 0.607, 0.622]
+
+
+def test_chance_out_of_reach_is_told_not_drawn(study):
+    _, points, baselines = study
+    figure = plot.recall_versus_compute(points.iloc[:0], [], baselines.iloc[:0], "touvron", table6())
+    corum, reactome = figure.axes[0], figure.axes[2]  # recall .505 to .622, and .224 to .267
+    assert corum.get_title(loc="right") == reactome.get_title(loc="right") == "chance 0.10 is below"
+    assert "chance" not in [text.get_text() for text in figure.legends[0].texts]
+
+
+def test_a_fit_in_another_convention_is_refused(study):
+    _, points, baselines = study
+    with pytest.raises(ValueError, match="counts in touvron, but a fit was made in mae_train"):
+        plot.recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "touvron")
+
+
+def test_nothing_to_draw_is_an_error(study):
+    _, points, baselines = study
+    with pytest.raises(ValueError, match="no points to draw"):
+        plot.recall_versus_compute(points.iloc[:0], [], baselines, "touvron")
+
+
+# --- reconstructions -------------------------------------------------------------------------------------------------
+
+
+def crop(channels, label="well A"):
+    rng = np.random.default_rng(0)
+    original = rng.normal(size=(channels, 16, 16)).astype(np.float32)
+    mask = np.kron(np.eye(2, dtype=bool), np.ones((8, 8), dtype=bool))
+    return plot.ReconstructionRow(label, original, mask, np.where(mask, 0, original))
+
+
+def test_masked_patches_are_grey_and_visible_ones_as_in_the_original():
+    row = crop(6)
+    figure = plot.reconstructions([row], list("abcdef"))
+    original, masked, reconstruction = (axes.images[0].get_array() for axes in figure.axes)
+    assert (masked[row.mask] == np.float32(0.8)).all()
+    np.testing.assert_array_equal(masked[~row.mask], original[~row.mask])
+    np.testing.assert_array_equal(reconstruction[~row.mask], original[~row.mask])
+    assert not np.array_equal(reconstruction[row.mask], original[row.mask])
+
+
+def test_brightfield_channels_get_a_grey_row_of_their_own():
+    names = ["DNA", "ER", "RNA", "AGP", "Mito", "Brightfield", "BrightfieldLow", "HighZBrightfield"]
+    figure = plot.reconstructions([crop(8)], names)
+    assert [figure.axes[index].get_ylabel() for index in (0, 3)] == ["well A\nfluorescence", "well A\nbrightfield"]
+    colour, grey = (figure.axes[index].images[0].get_array() for index in (0, 3))
+    assert np.ptp(grey, axis=2).max() == 0
+    assert np.ptp(colour, axis=2).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("rows", "channels", "message"),
+    [
+        ([], ["a"], "no crops to draw"),
+        ([crop(6)], ["a"], r"well A: original \(6, 16, 16\).*of 1 channels"),
+        ([crop(9)], list("abcdefghi"), "9 channels in one composite, but only 8 hues"),
+    ],
+)
+def test_crops_that_make_no_figure_are_refused(rows, channels, message):
+    with pytest.raises(ValueError, match=message):
+        plot.reconstructions(rows, channels)

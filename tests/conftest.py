@@ -1,0 +1,19 @@
+"""Shared fixtures. Real images and profiles are looked for where SCALING_TEST_DATA points."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Tests run side by side, and tiny tensors lose more to threads than they gain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of public images, annotations and profiles that the real-data tests read."""
+    named = os.environ.get("SCALING_TEST_DATA", "")
+    folder = Path(named) if named else Path(__file__).parents[1] / ".." / "shared" / "data"
+    if not (folder / "README.md").is_file():
+        pytest.skip("no real data: set SCALING_TEST_DATA to the folder that holds it")
+    return folder.resolve()

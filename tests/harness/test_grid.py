@@ -1,0 +1,98 @@
+"""A cell is named by what changes its result, and by nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.grid import cells
+from harness.recipe import Recipe
+from harness.recipe_file import load
+
+SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+LAPTOP = ["grid.models=[vit_s16]"]
+
+
+def ids(*overrides: str, profile: str = "laptop") -> set[str]:
+    return {cell.id for cell in cells(load(SCALING, profile, [*LAPTOP, *overrides]))}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output=/elsewhere",
+        "launch.parallel=7",
+        "launch.device=cuda",
+        "launch.loader_workers=3",
+        "launch.checkpoint_minutes=1",
+        "launch.nodes=3",
+        "hardware.mfu=0.5",
+        "embed.batch=7",
+        "evaluate.tails=[0.1, 0.9]",
+        "fit.convention=mae_train",
+        "prepare.build.0.workers=1",
+        "datasets.unused={shards: x}",
+        "models.vit_l16.depth=9",  # not in this grid
+    ],
+)
+def test_what_changes_no_training_leaves_every_id(override: str) -> None:
+    assert ids(override) == ids()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "models.vit_s16.depth=9",
+        "models.vit_s16.fourier_weight=0.01",
+        "mae.mask_ratio=0.5",
+        "train.epochs=3",
+        "train.batch=16",
+        "train.learning_rate=1e-5",
+        "train.optimiser.betas=[0.9, 0.99]",
+        "train.schedule.warmup=0.2",
+        "train.early_stopping={patience: 2}",
+        "train.precision=bf16",
+        "prepare.assay.seed=5",
+        "prepare.build.0.seed=5",
+        "grid.seeds=[5, 6]",
+    ],
+)
+def test_what_changes_training_changes_every_trained_id(override: str) -> None:
+    def trained(found: set[str]) -> set[str]:
+        return {cell for cell in found if "untrained" not in cell and "pixel" not in cell}
+
+    assert trained(ids(override)).isdisjoint(trained(ids()))
+
+
+def test_moving_the_shards_changes_no_id(tmp_path: Path) -> None:
+    moved = [
+        f"prepare.assay.output={tmp_path}/images",
+        f"prepare.build.0.root={tmp_path}/images",
+        f"prepare.build.0.output={tmp_path}/shards",
+        f"embed.shards={tmp_path}/shards",
+        *(f"datasets.{name}.shards={tmp_path}/shards" for name in load(SCALING, "laptop").grid.datasets),
+    ]
+    assert ids(*moved) == ids()
+
+
+def test_the_grid_is_the_product_less_what_is_excluded_plus_baselines() -> None:
+    recipe = load(SCALING, "slurm", ["grid.exclude=[{model: vit_s8, dataset: rpi_93m}]"])
+    found = cells(recipe)
+    assert len(found) == 7 * 5 - 1 + 7 + 1
+    assert len({cell.id for cell in found}) == len(found)
+    assert not [c for c in found if (c.model, c.dataset) == ("vit_s8", "rpi_93m")]
+
+
+def test_ids_survive_the_json_that_a_job_is_given() -> None:
+    recipe = load(SCALING, "laptop")
+    again = Recipe.model_validate_json(recipe.model_dump_json(), strict=False)
+    assert [cell.id for cell in cells(again)] == [cell.id for cell in cells(recipe)]
+
+
+def test_an_id_is_stable_over_time() -> None:
+    """A changed id orphans every finished cell of every user: change it only with ID_VERSION."""
+    recipe = load(SCALING, "slurm", ["grid.models=[vit_l8_plus]", "grid.datasets=[rpi_93m]"])
+    assert [cell.id for cell in cells(recipe)] == [
+        "pixel_statistics-s0-3b90d801",
+        "vit_l8_plus-untrained-s0-f2163560",
+        "vit_l8_plus-rpi_93m-s0-a277692d",
+    ]

@@ -1,0 +1,274 @@
+"""The masked autoencoder: its size against hand counts, what it may see, what it gives, and that it learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.models.blocks import patchify
+from harness.models.config import MaeConfig, vit_config
+from harness.models.mae import MaskedAutoencoder
+from harness.models.masking import masking_noise
+from harness.models.torchvision_cure import import_timm
+from harness.optim import build_optimiser
+
+TINY = MaeConfig(
+    width=32,
+    depth=2,
+    heads=2,
+    patch=4,
+    crop=16,
+    channels=3,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_heads=2,
+    fourier_weight=0.01,
+)
+
+
+def build(config: MaeConfig = TINY, seed: int = 0) -> MaskedAutoencoder:
+    torch.manual_seed(seed)
+    return MaskedAutoencoder(config)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    return masking_noise(0, range(4), TINY.tokens)
+
+
+# ---- size
+
+# One parallel scaling block of width D with heads of 64:
+#   in_norm 2D + in_proj (4D + 3D)·D + mlp_bias 4D + q_norm, k_norm 4·64 + attn_out D² + D + mlp_out 4D² + D + ls D
+#   = 12D² + 9D + 256
+# One decoder block of width E = 512: norms 4E + qkv 3E² + 3E + proj E² + E + fc1 4E² + 4E + fc2 4E² + E
+#   = 12E² + 13E = 3,152,384; eight of them 25,219,072
+BLOCK = {384: 1_773_184, 768: 7_085_056, 1024: 12_592_384}
+DECODER_BLOCKS = 25_219_072
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "width", "depth", "encoder", "whole"),
+    [
+        # encoder = depth·block + patches 6p²·D + D + class token D + norm 2D
+        # decoder = blocks + embed 512D + 512 + mask token 512 + norm 1024 + prediction 513·6p²
+        ("S", 16, 384, 12, 21_869_568, 48_075_264),
+        ("S", 8, 384, 12, 21_427_200, 47_041_920),
+        ("B", 16, 768, 12, 86_203_392, 112_605_696),
+        ("B", 8, 768, 12, 85_318_656, 111_129_984),
+        ("L", 16, 1024, 24, 303_794_176, 330_327_552),
+        ("L", 8, 1024, 24, 302_614_528, 328_556_928),
+    ],
+)
+def test_parameter_counts(size: str, patch: int, width: int, depth: int, encoder: int, whole: int) -> None:
+    with torch.device("meta"):
+        model = MaskedAutoencoder(vit_config(size, patch, plus=True))
+    values = 6 * patch**2
+    assert 12 * width**2 + 9 * width + 256 == BLOCK[width]
+    assert depth * BLOCK[width] + values * width + 4 * width == encoder
+    assert encoder + DECODER_BLOCKS + 512 * width + 2048 + 513 * values == whole
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == encoder
+    assert sum(parameter.numel() for parameter in model.parameters()) == whole
+
+
+# ---- what it is
+
+
+def test_the_encoder_is_a_timm_vision_transformer(images: Tensor) -> None:
+    """Its state loads into timm's own model as it stands, and both give the same tokens."""
+    model = build(replace(TINY, layer_scale=0.5)).eval()  # at 1e-4 a wrong block would hardly show
+    vision_transformer = import_timm().models.vision_transformer
+    peer = vision_transformer.VisionTransformer(
+        img_size=16,
+        patch_size=4,
+        in_chans=3,
+        num_classes=0,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        qkv_bias=False,
+        qk_norm=True,
+        init_values=0.5,
+        global_pool="token",
+        block_fn=vision_transformer.ParallelScalingBlock,
+    ).eval()
+    peer.load_state_dict(model.encoder.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model.encoder(patchify(images, 4)), peer.forward_features(images))
+
+
+def test_state_dict_keys_are_stable() -> None:
+    """Checkpoints outlive code: the documented keys, one block of each kind written out."""
+    norm = ("weight", "bias")
+    encoder_block = {f"{part}.{end}" for part in ("in_norm", "q_norm", "k_norm") for end in norm}
+    encoder_block |= {f"{part}.{end}" for part in ("attn_out_proj", "mlp_out_proj") for end in norm}
+    encoder_block |= {"in_proj.weight", "mlp_bias", "ls.gamma"}
+    parts = ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    decoder_block = {f"{part}.{end}" for part in parts for end in norm}
+    expected = {"encoder.cls_token", "encoder.pos_embed", "decoder.mask_token", "decoder.pos_embed"}
+    expected |= {f"encoder.{part}.{end}" for part in ("patch_embed.proj", "norm") for end in norm}
+    expected |= {f"decoder.{part}.{end}" for part in ("embed", "norm", "pred") for end in norm}
+    expected |= {f"encoder.blocks.{n}.{key}" for n in range(2) for key in encoder_block}
+    expected |= {f"decoder.blocks.0.{key}" for key in decoder_block}
+    assert set(build().state_dict()) == expected
+
+
+def test_initial_weights() -> None:
+    model = build()
+    in_proj = model.encoder.blocks[0].in_proj.weight
+    bound = (6 / (32 + 7 * 32)) ** 0.5  # Xavier uniform of the packed projection
+    assert 0.9 * bound < in_proj.abs().max() <= bound
+    patch_bound = (6 / (32 + 3 * 16)) ** 0.5
+    assert 0.9 * patch_bound < model.encoder.patch_embed.proj.weight.abs().max() <= patch_bound
+    assert torch.all(model.encoder.blocks[1].ls.gamma == 1e-4)
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    assert all(torch.all(bias == 0) for bias in biases)
+    assert 0.005 < model.encoder.cls_token.std() < 0.04
+
+
+def test_a_model_built_on_meta_is_initialised_whole() -> None:
+    """No memory is left as found: the result is the model that is built in place with the same seed."""
+    with torch.device("meta"):
+        model = MaskedAutoencoder(TINY)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(torch.nan)
+    torch.manual_seed(3)
+    model.reset_parameters()
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+    again = build(seed=7)
+    torch.manual_seed(3)
+    again.reset_parameters()
+    torch.testing.assert_close(model.state_dict(), again.state_dict(), rtol=0, atol=0)
+
+
+# ---- what it gives
+
+
+def test_shapes_and_mask_ratio(images: Tensor, noise: Tensor) -> None:
+    output = build()(images, noise)
+    assert output.prediction.shape == (4, 16, 3 * 4 * 4)
+    assert output.mask.dtype == torch.bool
+    assert output.mask.sum(dim=1).tolist() == [12] * 4  # of 16, exactly 75%
+    expected = 0.99 * output.reconstruction_loss.item() + 0.01 * output.fourier_loss.item()
+    assert output.loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_plain_models_have_no_fourier_loss(images: Tensor, noise: Tensor) -> None:
+    output = build(replace(TINY, fourier_weight=0.0))(images, noise)
+    assert output.fourier_loss is None
+    assert output.loss == output.reconstruction_loss
+
+
+def test_image_mode_differs_in_the_fourier_term_alone(images: Tensor, noise: Tensor) -> None:
+    by_patch, by_image = (
+        build(replace(TINY, drop_path=0.0, fourier_mode=m))(images, noise) for m in ("patch", "image")
+    )
+    assert by_patch.reconstruction_loss == by_image.reconstruction_loss
+    assert by_patch.fourier_loss != by_image.fourier_loss
+
+
+def test_the_loss_is_the_error_of_masked_patches(images: Tensor, noise: Tensor) -> None:
+    output = build()(images, noise)
+    error = output.prediction[output.mask] - patchify(images, 4)[output.mask]
+    assert output.reconstruction_loss.item() == pytest.approx(error.square().mean().item(), rel=1e-5)
+
+
+def test_the_prediction_never_sees_masked_pixels(images: Tensor, noise: Tensor) -> None:
+    model = build(replace(TINY, layer_scale=0.5)).eval()
+    before = model(images, noise)
+    hidden = before.mask.reshape(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    elsewhere = torch.where(hidden, torch.full_like(images, 9.0), images)
+    assert torch.equal(model(elsewhere, noise).prediction, before.prediction)
+    seen = torch.where(hidden, images, images + 1)
+    assert not torch.allclose(model(seen, noise).prediction, before.prediction)
+
+
+def test_visible_tokens_are_those_of_the_patches_embedded_in_place(images: Tensor) -> None:
+    """Gathering before the patch embedding changes nothing: with all patches visible, any order gives each the same
+    token."""
+    encoder = build(replace(TINY, layer_scale=0.5)).encoder.eval()
+    patches, order = patchify(images, 4), torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    index = order.expand(4, -1)
+    torch.testing.assert_close(encoder(patches[:, order], index)[:, 1:], encoder(patches)[:, 1:][:, order])
+
+
+def test_reconstruction_keeps_visible_patches_and_predicts_the_rest(images: Tensor, noise: Tensor) -> None:
+    model = build().eval()
+    image, mask = model.reconstruct(images, noise)
+    assert (image.shape, mask.shape) == ((4, 3, 16, 16), (4, 1, 16, 16))
+    assert torch.equal(image.masked_fill(mask, 0), images.masked_fill(mask, 0))
+    output = model(images, noise)
+    assert torch.equal(patchify(image, 4)[output.mask], output.prediction[output.mask])
+    assert torch.equal(patchify(mask, 4).all(dim=-1), output.mask)
+
+
+def test_embeddings_pool_the_tokens_as_configured(images: Tensor) -> None:
+    tokens = build().eval().encoder(patchify(images, 4))
+    expected = {
+        "class": tokens[:, 0],
+        "mean": tokens[:, 1:].mean(dim=1),
+        "mean_std": torch.cat([tokens[:, 1:].mean(dim=1), tokens[:, 1:].var(dim=1, correction=0).sqrt()], dim=1),
+    }
+    for pool, embedding in expected.items():
+        model = build(replace(TINY, pool=pool)).eval()
+        torch.testing.assert_close(model.embed(images), embedding)
+        assert embedding.shape == (4, model.config.embedding_width)
+
+
+def test_embeddings_are_deterministic_and_each_image_its_own(images: Tensor) -> None:
+    model = build(replace(TINY, drop_path=0.5)).eval()
+    torch.testing.assert_close(model.embed(images), model.embed(images), rtol=0, atol=0)
+    torch.testing.assert_close(model.embed(images[2:3]), model.embed(images)[2:3])
+
+
+def test_other_shapes_are_refused(images: Tensor, noise: Tensor) -> None:
+    model = build()
+    with pytest.raises(ValueError, match=r"\(4, 2, 16, 16\): this model takes \(4, 3, 16, 16\)"):
+        model.embed(images[:, :2])
+    with pytest.raises(ValueError, match=r"noise has shape \(4, 9\): these images take \(4, 16\)"):
+        model(images, noise[:, :9])
+
+
+# ---- how it learns
+
+
+def test_the_gradient_reaches_every_parameter(images: Tensor, noise: Tensor) -> None:
+    model = build(replace(TINY, drop_path=0.0))
+    model(images, noise).loss.backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-12}
+    # a bias shared by all keys adds the same to every logit of a query, which softmax does not see
+    assert {name for name in silent if not name.endswith("k_norm.bias")} == set()
+
+
+def test_a_step_repeats_under_the_same_seed(images: Tensor, noise: Tensor) -> None:
+    model = build(replace(TINY, drop_path=0.5, layer_scale=1.0)).train()
+
+    def loss(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return model(images, noise).loss
+
+    assert loss(5) == loss(5)
+    assert len({loss(seed).item() for seed in range(8)}) > 1  # stochastic depth is really on
+
+
+def test_it_overfits_one_batch(images: Tensor, noise: Tensor) -> None:
+    """Noise cannot be inferred from its neighbours, only remembered: a falling loss means that learning works."""
+    model = build(replace(TINY, drop_path=0.0, decoder_width=64))
+    optimiser = build_optimiser(model, "lion", peak=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    history = []
+    for _ in range(150):
+        loss = model(images, noise).reconstruction_loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+    assert history[0] > 0.9
+    assert history[-1] < 0.3

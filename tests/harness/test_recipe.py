@@ -1,0 +1,246 @@
+"""A recipe is read strictly: what is wrong is refused with its place and the nearest right name, never a traceback."""
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import sweep
+from harness.recipe_file import RecipeError, json_schema, load, to_yaml
+
+ROOT = Path(__file__).parents[2]
+SCALING = ROOT / "recipes" / "scaling.yaml"
+MINIMAL = """\
+name: tiny
+output: runs/tiny
+datasets:
+  all: {shards: shards/all}
+models:
+  vit_s16: {size: S, width: 48, depth: 2, heads: 3, patch: 16}
+mae: {crop: 64}
+grid: {models: [vit_s16], datasets: [all]}
+profiles:
+  laptop: {}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(path, "laptop", overrides)
+    return str(caught.value)
+
+
+# One wrong override for each kind of field: what is given, and what the message must say.
+BAD_OVERRIDES = [
+    ("train.epocs=3", "did you mean 'epochs'"),
+    ("trian.epochs=3", "did you mean 'train'"),
+    ("train.epochs=0", "train.epochs: input should be greater than 0"),
+    ("train.epochs=2.5", "train.epochs"),
+    ("train.epochs=many", "train.epochs"),
+    ("train.epochs={other: 3}", "has no value for 'all'"),
+    ("train.batch=-4", "greater than 0"),
+    ("train.batch=null", "train.batch"),
+    ("train.learning_rate=0", "train.learning_rate"),
+    ("train.learning_rate=.nan", "train.learning_rate"),
+    ("train.learning_rate={all: 1e-4}", "has no value for 'vit_s16'"),
+    ("train.optimiser.name=adam", "'lion' or 'adamw'"),
+    ("train.optimiser.betas=[0.9]", "train.optimiser.betas"),
+    ("train.optimiser.betas=[a, b]", "train.optimiser.betas"),
+    ("train.optimiser.weight_decay=-1", "greater than or equal to 0"),
+    ("train.schedule.warmup=1.5", "less than 1"),
+    ("train.schedule.name=linear", "one_cycle_cosine"),
+    ("train.early_stopping={patience: 0}", "train.early_stopping.patience"),
+    ("train.precision=fp16", "'fp32' or 'bf16'"),
+    ("grid.models=[vit_s61]", "did you mean 'vit_s16'"),
+    ("grid.models=vit_s16", "grid.models: input should be a valid list"),
+    ("grid.models=[]", "grid.models"),
+    ("grid.models=[vit_s16, vit_s16]", "names an entry twice"),
+    ("grid.datasets=[al]", "did you mean 'all'"),
+    ("grid.seeds=[-1]", "grid.seeds.0"),
+    ("grid.exclude=[{model: vit_s16}]", "grid.exclude.0.dataset: is required"),
+    ("grid.untrained=perhaps", "grid.untrained"),
+    ("models.vit_s16.patch=7", "7 does not divide the crop of 64"),
+    ("models.vit_s16.heads=5", "not a multiple of heads"),
+    ("models.vit_s16.size=XL", "'S', 'B' or 'L'"),
+    ("models.vit_s16.drop_path=1", "less than 1"),
+    ("models.vit_s16.wdith=48", "did you mean 'width'"),
+    ("models={}", "models"),
+    ("datasets.all.fraction=0", "greater than 0"),
+    ("datasets.all.fraction=1.1", "less than or equal to 1"),
+    ("datasets.all.shards=3", "datasets.all.shards"),
+    ("mae.mask_ratio=1", "less than 1"),
+    ("mae.channels=six", "mae.channels"),
+    ("mae.decoder_heads=7", "7 does not divide mae.decoder_width"),
+    ("evaluate={relationships: {a: b.csv}}", "needs an `embed` section"),
+    ("evaluate={relationships: {}}", "evaluate.relationships"),
+    ("evaluate={relationships: {a: b.csv}, tails: [0.9, 0.1]}", "two rising fractions"),
+    ("embed={shards: x, pool: max}", "'mean', 'class' or 'mean_std'"),
+    ("fit.convention=flops", "'touvron', 'dense_forward' or 'mae_train'"),
+    ("launch.executor=cloud", "'slurm' or 'local'"),
+    ("launch.gpus_per_node=-1", "launch.gpus_per_node"),
+    ("launch.slurm.hours=0", "launch.slurm.hours"),
+    ("launch.slurm.setup=module load", "launch.slurm.setup"),
+    ("hardware.mfu=2", "hardware.mfu"),
+    ("prepare.build=[{layout: rxrx3}]", "prepare.build.0.root: is required"),
+    ("name=two words", "name: string should match pattern"),
+    ("output=null", "output"),
+    ("train=3", "train"),
+    ("mae.crop.deep=3", "mae.crop is a value"),
+    ("grid.models.4=vit_s16", "is a list of 1"),
+    ("train.epochs", "written field.path=value"),
+    ("=3", "written field.path=value"),
+    ("train.epochs=[1, ", "not valid YAML"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), BAD_OVERRIDES, ids=[o for o, _ in BAD_OVERRIDES])
+def test_a_wrong_override_is_refused_by_name(tmp_path: Path, override: str, expected: str) -> None:
+    said = refusal(write(tmp_path, MINIMAL), override)
+    assert expected in said
+    assert "argument" in said  # where it was written
+
+
+# Whole files that are wrong: text, what the message says, and the line it names.
+BAD_FILES = [
+    ("", "a recipe is a mapping", 1),
+    ("- a\n- b\n", "a recipe is a mapping", 1),
+    ("just text", "a recipe is a mapping", 1),
+    ("name: [1, 2\n", "not valid YAML", 2),
+    ("name: !!python/object:os.system {}\n", "not valid YAML", 1),
+    ("\tname: x", "not valid YAML", 1),
+    (MINIMAL + "name: again\n", "given twice", 11),
+    (MINIMAL.replace("crop: 64", "crops: 64"), "mae.crops: unknown field; did you mean 'crop'", 7),
+    (MINIMAL.replace("[all]", "[third]"), "grid.datasets.0: 'third' is not known; known: all", 8),
+    (MINIMAL.replace("depth: 2", "depth: two"), "models.vit_s16.depth", 6),
+    (MINIMAL.replace("laptop: {}", "laptop: {mae: {crop: 30}}"), "16 does not divide the crop of 30", 6),
+    (MINIMAL.replace("laptop: {}", "laptop: {train: {epoch: 3}}"), "did you mean 'epochs'", 10),
+    (MINIMAL.replace("laptop: {}", "laptop: 3"), "must map a profile's name", 9),
+    (MINIMAL.replace("laptop: {}", "laptop: {}\n  other: {nme: x}"), "did you mean 'name'", 11),
+    ("a: &a {b: *a}\n", "", None),
+    ("a: " + "[" * 3000 + "\n", "", None),
+]
+
+
+@pytest.mark.parametrize(("text", "expected", "line"), BAD_FILES)
+def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, text: str, expected: str, line: int | None) -> None:
+    path = write(tmp_path, text)
+    said = refusal(path)
+    assert expected in said
+    assert (f"{path}:{line}: " if line else str(path)) in said
+
+
+def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    assert "once its anchors are expanded" in refusal(write(tmp_path, "\n".join(lines)))
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "missing.yaml")
+    assert "cannot be read" in refusal(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00name")
+    assert "not UTF-8" in refusal(tmp_path / "bytes.yaml")
+
+
+def test_an_unknown_profile_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no profile 'cluster'; its profiles: laptop"):
+        load(write(tmp_path, MINIMAL), "cluster")
+
+
+def test_the_command_line_shows_one_screen_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(
+        tmp_path, MINIMAL.replace("mae: {crop: 64}", "mae: {" + ", ".join(f"f{i}: 1" for i in range(40)) + "}")
+    )
+    assert sweep.main([str(path), "--profile", "laptop"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "... and 28 more" in said
+    assert said.count("\n") < 24
+
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(string.printable, max_size=12))
+keys = st.text(max_size=6)
+values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(keys, v, max_size=3))
+FIELDS = (
+    "train train.epochs train.optimiser.betas mae.crop models models.vit_s16 models.vit_s16.patch datasets "
+    "datasets.all grid grid.seeds grid.exclude embed evaluate launch.nodes prepare.build hardware.mfu name output fit"
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(field=st.sampled_from(FIELDS.split()), value=values)
+def test_any_value_is_taken_or_refused_cleanly(tmp_path_factory, field: str, value: object) -> None:
+    path = write(tmp_path_factory.getbasetemp(), MINIMAL)
+    said = ""
+    try:
+        load(path, "laptop", [f"{field}={json.dumps(value)}"])
+    except RecipeError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 16
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.sampled_from("abn:{}[]-&*!|>'\" \n\t0.#%@,?"), max_size=60))
+def test_any_text_is_taken_or_refused_cleanly(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = write(tmp_path_factory.getbasetemp(), text)
+    with pytest.raises(RecipeError):
+        load(path, "laptop")
+
+
+def test_an_override_reaches_its_field(tmp_path: Path) -> None:
+    recipe = load(
+        write(tmp_path, MINIMAL), "laptop", ["train.epochs=2", "train.learning_rate=1e-3", "grid.seeds=[0, 7]"]
+    )
+    assert (recipe.train.epochs, recipe.train.learning_rate, recipe.grid.seeds) == (2, 0.001, [0, 7])
+
+
+def test_the_printed_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load(SCALING, "laptop")
+    text = to_yaml(recipe) + "profiles: {laptop: {}}\n"
+    assert load(write(tmp_path, text), "laptop") == recipe
+
+
+def test_the_schema_for_editors_is_that_of_the_code() -> None:
+    stored = json.loads((ROOT / "recipes" / "recipe.schema.json").read_text())
+    assert stored == json_schema(), "run: python -m harness.sweep --json-schema > recipes/recipe.schema.json"
+
+
+def test_the_recipe_states_the_papers_study() -> None:
+    """Supplement A.2, A.2.3 and A.3: the values printed there."""
+    recipe = load(SCALING, "slurm")
+    shapes = {name: (m.width, m.depth, m.heads, m.patch, m.drop_path) for name, m in recipe.models.items()}
+    assert shapes["vit_s16"] == (384, 12, 6, 16, 0.1)
+    assert shapes["vit_b8"] == (768, 12, 12, 8, 0.1)
+    assert shapes["vit_l8_plus"] == (1024, 24, 16, 8, 0.3)
+    assert recipe.models["vit_l8_plus"].fourier_weight == 0.01
+    assert recipe.train.epochs == {"rxrx1": 100, "rxrx1_2m": 100, "rxrx3": 50, "rpi_52m": 50, "rpi_93m": 50}
+    assert isinstance(recipe.train.batch, dict)
+    assert (recipe.train.batch["rxrx3"], recipe.train.batch["rpi_93m"]) == (4096, 16384)
+    assert isinstance(recipe.train.learning_rate, dict)
+    assert {recipe.train.learning_rate[m] for m in ("vit_s16", "vit_b8")} == {1e-4}
+    assert {recipe.train.learning_rate[m] for m in ("vit_l16", "vit_l8_plus")} == {3e-5}
+    assert recipe.train.optimiser.model_dump() == {"name": "lion", "betas": (0.9, 0.95), "weight_decay": 0.05}
+    assert (recipe.mae.crop, recipe.mae.channels, recipe.mae.mask_ratio) == (256, 6, 0.75)
+
+
+def test_the_miniature_is_the_same_grid() -> None:
+    recipe = load(SCALING, "laptop")
+    cells = {(recipe.models[m].size, recipe.models[m].patch) for m in recipe.grid.models}
+    assert cells == {(size, patch) for size in "SBL" for patch in (16, 8)}
+    assert len(recipe.grid.datasets) >= 3
+
+
+def test_yaml_reads_exponents_as_people_write_them(tmp_path: Path) -> None:
+    assert yaml.safe_load("1e-4") == "1e-4"  # the trap that the loader closes
+    recipe = load(write(tmp_path, MINIMAL), "laptop", ["train.learning_rate=1e-4"])
+    assert recipe.train.learning_rate == 1e-4

@@ -1,0 +1,89 @@
+"""timm can be imported whatever build of torchvision lies beside torch, and no other failure is hidden."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.models.torchvision_cure import import_timm
+
+# behaves as torchvision's wheel for CUDA does beside a torch for CPU: submodules load, then a shape rule finds no nms
+CUDA_BUILD = """
+import torch
+import torchvision.extension
+@torch.library.register_fake("torchvision::nms")
+def meta_nms(dets, scores, iou_threshold):
+    return dets
+IMPORTED_WHOLE = True
+"""
+
+
+def run_fresh(code: str, *search: Path) -> None:
+    path = f"import sys; sys.path[:0] = {[str(folder) for folder in search]!r}\n"
+    done = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def fake_package(folder: Path, name: str, body: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(body)
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder where packages shadow the installed torchvision and timm; all is as before afterwards."""
+    kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("torchvision", "timm")}
+    for name in kept:
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    fake_package(tmp_path, "timm", "")
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def test_the_installed_timm_is_usable_in_a_fresh_interpreter() -> None:
+    run_fresh(
+        "from harness.models.torchvision_cure import import_timm\n"
+        "block = import_timm().models.vision_transformer.ParallelScalingBlock(8, 2)\n"
+        "import torch, torchvision.ops\n"
+        "assert block(torch.zeros(1, 3, 8)).shape == (1, 3, 8)\n"
+    )
+
+
+def test_a_torchvision_that_misses_its_operators_is_imported_whole(tmp_path: Path) -> None:
+    fake_package(tmp_path, "torchvision", CUDA_BUILD)
+    (tmp_path / "torchvision" / "extension.py").write_text("")
+    fake_package(tmp_path, "timm", "import torchvision")
+    run_fresh(
+        "try:\n    import torchvision\n    raise SystemExit('the fake must fail first')\n"
+        "except RuntimeError: pass\n"
+        "from harness.models.torchvision_cure import import_timm\n"
+        "assert import_timm().torchvision.IMPORTED_WHOLE\n"
+        "assert import_timm() is import_timm()\n",
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ("raise RuntimeError('operator torchvision::roi_align does not exist')", RuntimeError, "roi_align"),
+        ("raise ImportError('libcudart.so.13: cannot open shared object file')", ImportError, "libcudart"),
+    ],
+)
+def test_other_errors_pass_through(fakes: Path, body: str, error: type[Exception], message: str) -> None:
+    fake_package(fakes, "torchvision", body)
+    with pytest.raises(error, match=message):
+        import_timm()
+
+
+def test_a_healthy_torchvision_is_left_alone(fakes: Path) -> None:
+    fake_package(fakes, "torchvision", "")
+    import torchvision
+
+    import_timm()
+    assert sys.modules["torchvision"] is torchvision

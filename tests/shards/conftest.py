@@ -1,0 +1,47 @@
+"""A tiny screen on disk, in RxRx3's layout."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HEADER = ["well_id", "experiment_name", "plate", "address", "gene", "treatment", "SMILES"]
+HEADER += ["concentration", "perturbation_type", "cell_type"]
+
+
+def _write_screen(root: Path, experiments: int = 3, wells: int = 4, size: int = 16, dtype: str = "uint8") -> Path:
+    """Write `experiments` x 1 plate x `wells` wells of 6 random channels; the first well is a control."""
+    random = np.random.default_rng(7)
+    rows = []
+    for e in range(experiments):
+        experiment = f"gene-{e + 1:03d}"
+        folder = root / experiment / "Plate1"
+        folder.mkdir(parents=True)
+        for w in range(wells):
+            address = f"B{w + 2:02d}"
+            treatment, gene = ("EMPTY_control", "EMPTY_control") if w == 0 else (f"G{w}_guide_1", f"G{w}")
+            smiles = "CC(=O)O,[Na]" if w == 1 else ""
+            rows.append(
+                [f"{experiment}_1_{address}", experiment, "1", address, gene, treatment, smiles, "", "CRISPR", "HUVEC"]
+            )
+            for channel in range(1, 7):
+                pixels = random.integers(0, np.iinfo(dtype).max, (size, size), dtype=dtype)
+                Image.fromarray(pixels).save(folder / f"{address}_s1_w{channel}.png")
+    with (root / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *rows])
+    return root
+
+
+@pytest.fixture
+def screen(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tiny screen; see _write_screen for the options."""
+    return lambda **options: _write_screen(tmp_path / "screen", **options)
+
+
+@pytest.fixture(scope="session")
+def write_screen() -> Callable[..., Path]:
+    """The writer itself, for property tests that write many screens."""
+    return _write_screen

@@ -1,0 +1,237 @@
+"""Layouts: what each one finds on disk, and how it words what is wrong there."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from shards.images import ImageError, read_image, read_well
+from shards.layouts import read_layout
+from shards.wells import LayoutError, check_images
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_rxrx3_rows_channels_and_controls(screen):
+    root = screen()
+    table = read_layout("rxrx3", root)
+    check_images(table)
+    assert table.channels == ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")
+    wells = table.wells.set_index("key")
+    assert len(wells) == 12
+    row = wells.loc["gene-002_1_B03"]
+    assert (row["experiment"], row["plate"], row["well"], row["gene"]) == ("gene-002", "1", "B03", "G1")
+    assert row["SMILES"] == "CC(=O)O,[Na]"
+    assert row["origin"] == "metadata.csv, line 7"
+    assert row["images"][2] == root / "gene-002" / "Plate1" / "B03_s1_w3.png"
+    control = wells.loc["gene-001_1_B02"]
+    assert (control["gene"], control["treatment"]) == ("", "EMPTY_control")
+
+
+def test_rxrx3_images_may_lie_in_a_folder_of_their_own(screen):
+    root = screen()
+    (root / "images").mkdir()
+    for folder in root.glob("gene-*"):
+        folder.rename(root / "images" / folder.name)
+    check_images(read_layout("rxrx3", root))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("well_id,", "wellid,", r"metadata.csv, line 1: no column 'well_id' \(did you mean 'wellid'\?\)"),
+        ("gene-001_1_B04", "gene-001_1_B03", r"line 4: duplicate well key 'gene-001_1_B03', first at .*line 3"),
+        ("gene-001_1_B04", "gene-001.1/B04", r"line 4: well key 'gene-001.1/B04' must be"),
+        ('"CC(=O)O,[Na]"', "CC(=O)O,[Na]", r"metadata.csv, line 3: 11 cells, but the header has 10 columns"),
+        ("gene-001_1_B04,gene-001,1,", "gene-001_1_B04,gene-001,,", r"line 4: column 'plate' is empty"),
+        (",CRISPR,HUVEC", ",CRISPR", r"line 2: 9 cells, but the header has 10 columns"),
+    ],
+)
+def test_rxrx3_names_the_line_of_a_bad_table(screen, old, new, message):
+    root = screen()
+    edit(root / "metadata.csv", old, new)
+    with pytest.raises(LayoutError, match=message):
+        read_layout("rxrx3", root)
+
+
+def test_a_missing_image_is_named_with_its_line(screen):
+    root = screen()
+    (root / "gene-001" / "Plate1" / "B03_s1_w4.png").unlink()
+    with pytest.raises(LayoutError, match=r"^metadata.csv, line 3: image file .*B03_s1_w4.png does not exist$"):
+        check_images(read_layout("rxrx3", root))
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "message"),
+    [
+        ("rxrx4", {}, "no layout 'rxrx4'; there are rxrx3, jump, folder"),
+        ("rxrx3", {"table": "x"}, "layout 'rxrx3' has no option 'table'; it has metadata"),
+        ("rxrx3", {"metadata": "none.csv"}, "none.csv: no such table"),
+        ("jump", {}, "no images named like r01c01f01p01-ch1sk1fk1fl1.tiff"),
+    ],
+)
+def test_unknown_layouts_and_options(screen, layout, options, message):
+    with pytest.raises(LayoutError, match=message):
+        read_layout(layout, screen(), **options)
+
+
+def write_fields(folder: Path, wells: dict[str, tuple[int, ...]]) -> None:
+    """Write one tiny image per field name and channel number; its pixels hold the channel's number."""
+    folder.mkdir(parents=True)
+    for field, channels in wells.items():
+        for channel in channels:
+            name = f"{field}p01-ch{channel}sk1fk1fl1.tiff"
+            tifffile.imwrite(folder / name, np.full((4, 4), channel, np.uint16))
+
+
+@pytest.fixture
+def jump(tmp_path: Path) -> Path:
+    """Two plates of one batch whose channel numbers differ, with load_data.csv and plate maps."""
+    root = tmp_path / "source_x"
+    stains = {"BR1": {"DNA": 3, "Mito": 1}, "BR2": {"DNA": 1, "Mito": 2}}
+    for plate, numbers in stains.items():
+        images = root / "images" / "2020_Batch" / "images" / f"{plate}__2020-11-05T19_51_35-Measurement1" / "Images"
+        write_fields(images, {"r01c01f01": (1, 2, 3), "r16c24f02": (1, 2, 3)})
+        folder = root / "workspace" / "load_data_csv" / "2020_Batch" / plate
+        folder.mkdir(parents=True)
+        files = [f"r01c01f01p01-ch{number}sk1fk1fl1.tiff" for number in numbers.values()]
+        if plate == "BR1":
+            text = f"Metadata_Plate,Metadata_Well,FileName_OrigDNA,FileName_OrigMito\nBR1,A01,{','.join(files)}\n"
+            (folder / "load_data.csv").write_text(text)
+        else:
+            text = (
+                f"Metadata_Plate,Metadata_Well,URL_OrigDNA,URL_OrigMito\nBR2,A01,s3://b/{files[0]},s3://b/{files[1]}\n"
+            )
+            (folder / "load_data.csv.gz").write_bytes(gzip.compress(text.encode()))
+    maps = root / "workspace" / "metadata" / "platemaps" / "2020_Batch"
+    (maps / "platemap").mkdir(parents=True)
+    (maps / "barcode_platemap.csv").write_text("Assay_Plate_Barcode,Plate_Map_Name\nBR1,mapA\nBR2,mapA\n")
+    (maps / "platemap" / "mapA.txt").write_text("well_position\tbroad_sample\tgene\nA01\tBRD-1\tPLK1\nP24\t\t\n")
+    return root
+
+
+def test_jump_takes_channels_by_name_and_perturbations_from_the_plate_map(jump):
+    table = read_layout("jump", jump)
+    check_images(table)
+    assert table.channels == ("Mito", "DNA")
+    wells = table.wells.set_index("key")
+    assert list(wells.index) == ["BR1_A01_f01", "BR1_P24_f02", "BR2_A01_f01", "BR2_P24_f02"]
+    assert set(wells["experiment"]) == {"2020_Batch"}
+    assert wells.loc["BR1_A01_f01", ["treatment", "gene"]].tolist() == ["BRD-1", "PLK1"]
+    assert wells.loc["BR1_P24_f02", "treatment"] == "DMSO"
+    assert wells.loc["BR2_P24_f02", "site"] == 2
+    # Mito is channel 1 on the first plate and channel 2 on the second; DNA 3 and 1.
+    assert read_well(wells.loc["BR1_A01_f01", "images"])[:, 0, 0].tolist() == [1, 3]
+    assert read_well(wells.loc["BR2_A01_f01", "images"])[:, 0, 0].tolist() == [2, 1]
+
+
+def test_jump_channels_may_be_named_and_chosen_by_hand(jump):
+    table = read_layout("jump", jump, channels="ch2=ER,ch1=AGP")
+    assert table.channels == ("AGP", "ER")
+    with pytest.raises(LayoutError, match=r"no image of ch9 \(ER\); there are \[1, 2, 3\]"):
+        read_layout("jump", jump, channels="ch9=ER")
+    with pytest.raises(LayoutError, match="option channels: expected ch1=Name"):
+        read_layout("jump", jump, channels="w1=ER")
+
+
+def test_jump_reports_what_its_tables_lack(jump):
+    edit(next(jump.rglob("mapA.txt")), "P24", "P23")
+    with pytest.raises(LayoutError, match=r"no plate map or load_data.csv describes well P24 of BR1"):
+        read_layout("jump", jump)
+    edit(next(jump.rglob("barcode_platemap.csv")), "BR2,mapA", "BR2,mapB")
+    with pytest.raises(LayoutError, match=r"barcode_platemap.csv, line 3: plate map .*mapB.txt does not exist"):
+        read_layout("jump", jump)
+
+
+def test_jump_without_tables_names_plates_after_folders(tmp_path):
+    write_fields(tmp_path / "any" / "AMG900", {"r14c09f05": (1, 2), "r14c09f06": (1,)})
+    table = read_layout("jump", tmp_path)
+    assert table.channels == ("ch1", "ch2")
+    assert table.wells["key"].tolist() == ["AMG900_N09_f05", "AMG900_N09_f06"]
+    assert table.wells["treatment"].tolist() == ["AMG900", "AMG900"]
+    with pytest.raises(
+        LayoutError, match=r"well N09 field 6: image file .*r14c09f06p01-ch2sk1fk1fl1.tiff does not exist"
+    ):
+        check_images(table)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a_DNA", "a_ER", "b_DNA", "b_ER"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((4, 4), np.uint8))
+    rows = "e1,p1,A01,a_DNA.tif,a_ER.tif,10\ne2,p1,A01,b_DNA.tif,b_ER.tif,20\n"
+    (tmp_path / "wells.csv").write_text(f"experiment,plate,well,channel:DNA,channel:ER,dose\n{rows}")
+    (tmp_path / "named.csv").write_text("experiment,plate,well,file\ne1,p1,A01,a\ne2,p1,A01,b\n")
+    return tmp_path
+
+
+def test_folder_by_columns_and_by_pattern_agree(folder):
+    columns = read_layout("folder", folder)
+    pattern = read_layout("folder", folder, table="named.csv", pattern="{file}_{channel}.tif", channels="DNA,ER")
+    assert columns.channels == pattern.channels == ("DNA", "ER")
+    assert columns.wells["images"].tolist() == pattern.wells["images"].tolist()
+    assert columns.wells["key"].tolist() == ["e1_p1_A01_1", "e2_p1_A01_1"]
+    assert columns.wells["dose"].tolist() == ["10", "20"]
+    check_images(columns)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"table": "named.csv"}, "named.csv, line 1: no column 'channel:<name>'"),
+        ({"pattern": "{dose}_{channel}.tif"}, "also needs channels"),
+        ({"pattern": "{dosage}_{channel}.tif", "channels": "DNA"}, r"no column 'dosage' \(did you mean 'dose'\?\)"),
+        ({"pattern": "{dose}.tif", "channels": "DNA"}, "names no {channel}"),
+    ],
+)
+def test_folder_says_what_is_missing(folder, options, message):
+    with pytest.raises(LayoutError, match=message):
+        read_layout("folder", folder, **options)
+
+
+def test_reserved_columns_are_refused(folder):
+    edit(folder / "wells.csv", "dose", "shard")
+    with pytest.raises(LayoutError, match="column 'shard' is reserved"):
+        read_layout("folder", folder)
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path):
+    broken = {
+        "colour.tif": np.zeros((4, 4, 3), np.uint8),
+        "float.tif": np.zeros((4, 4), np.float32),
+        "small.tif": np.zeros((2, 2), np.uint8),
+        "good.tif": np.zeros((4, 4), np.uint8),
+    }
+    for name, image in broken.items():
+        tifffile.imwrite(tmp_path / name, image)
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:100])
+    (tmp_path / "text.png").write_text("not an image")
+    for name, message in {
+        "colour.tif": r"shape \(4, 4, 3\)",
+        "float.tif": "holds float32 pixels; uint8 or uint16 is needed",
+        "cut.tif": "cannot be decoded",
+        "text.png": "cannot be decoded",
+        "none.png": "does not exist",
+    }.items():
+        with pytest.raises(ImageError, match=f"{name} .*{message}"):
+            read_image(tmp_path / name)
+    with pytest.raises(ImageError, match=r"small.tif is \(2, 2\) uint8, but .*good.tif is \(4, 4\) uint8"):
+        read_well([tmp_path / "good.tif", tmp_path / "small.tif"])
+
+
+def test_sixteen_bit_and_big_endian_images_keep_their_values(tmp_path):
+    values = np.array([[0, 1], [256, 65535]], np.uint16)
+    tifffile.imwrite(tmp_path / "big.tif", values, byteorder=">")
+    from PIL import Image
+
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    for name in ("big.tif", "deep.png"):
+        image = read_image(tmp_path / name)
+        assert image.dtype == np.dtype("uint16")
+        assert np.array_equal(image, values)

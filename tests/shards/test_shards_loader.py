@@ -1,0 +1,215 @@
+"""The loader: the exact order on any number of ranks and threads, each well once, errors and early ends."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from shards.build import build
+from shards.format import ShardSet
+from shards.loader import Batch, training_batches, validation_batches, well_tiles
+from shards.order import draws
+
+
+@pytest.fixture(params=["uint8", "uint16"])
+def shards(screen, tmp_path, request) -> ShardSet:
+    root = screen(experiments=3, wells=8, size=20, dtype=request.param)
+    build("rxrx3", root, tmp_path / "out", wells_per_shard=5, validation_fraction=0.3, progress=False)
+    return ShardSet.open(tmp_path / "out")
+
+
+def joined(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
+    return torch.cat([b.images for b in batches]).numpy(), torch.cat([b.wells for b in batches]).numpy()
+
+
+def in_global_order(per_rank: list[list[Batch]]) -> list[Batch]:
+    """The batches of all ranks, step by step: all must have as many."""
+    return [batch for step in zip(*per_rank, strict=True) for batch in step]
+
+
+def test_training_crops_are_those_of_the_order(shards):
+    wells = shards.indices("train")
+    images, drawn_wells = joined(
+        list(training_batches(shards, wells, crop=8, batch=6, seed=4, first_batch=2, last_batch=7))
+    )
+    drawn = draws(4, 12, 30, len(wells), (20, 20), 8)
+    assert np.array_equal(drawn_wells, wells[drawn.well])
+    for i, image in enumerate(images):
+        whole = shards.read_well(drawn_wells[i])
+        crop = whole[:, drawn.top[i] : drawn.top[i] + 8, drawn.left[i] : drawn.left[i] + 8]
+        crop = crop[:, ::-1] if drawn.flip_vertical[i] else crop
+        crop = crop[:, :, ::-1] if drawn.flip_horizontal[i] else crop
+        assert image.dtype == crop.dtype
+        assert np.array_equal(image, crop)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_global_batches_are_the_same_for_every_world_and_worker_count(shards, world, workers):
+    wells = shards.indices("train")
+    options = {"crop": 8, "batch": 12, "seed": 1, "first_batch": 0, "last_batch": 8}
+    alone = joined(list(training_batches(shards, wells, **options, workers=0)))
+    ranks = [
+        list(training_batches(shards, wells, **options, rank=rank, world=world, workers=workers))
+        for rank in range(world)
+    ]
+    for one, other in zip(alone, joined(in_global_order(ranks)), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_resuming_mid_epoch_on_another_world_size_goes_on_exactly(shards):
+    wells = shards.indices("train")
+    options = {"crop": 8, "batch": 4, "seed": 1}
+    whole = joined(list(training_batches(shards, wells, **options, first_batch=0, last_batch=9)))
+    before = list(training_batches(shards, wells, **options, first_batch=0, last_batch=5))
+    ranks = [
+        list(training_batches(shards, wells, **options, first_batch=5, last_batch=9, rank=rank, world=2))
+        for rank in range(2)
+    ]
+    for one, other in zip(whole, joined(before + in_global_order(ranks)), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_an_epoch_reads_each_training_well_exactly_once(shards, world):
+    wells = shards.indices("train")
+    assert len(wells) == 16
+    for epoch in range(3):
+        span = {"first_batch": 4 * epoch, "last_batch": 4 * epoch + 4}
+        ranks = [
+            list(training_batches(shards, wells, crop=8, batch=4, seed=9, **span, rank=rank, world=world))
+            for rank in range(world)
+        ]
+        assert sorted(joined(in_global_order(ranks))[1]) == sorted(wells)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_validation_reads_each_centre_once_in_as_many_steps_on_every_rank(shards, world):
+    wells = shards.indices("validation")
+    assert len(wells) == 8
+    ranks = [list(validation_batches(shards, wells, crop=7, batch=3, rank=rank, world=world)) for rank in range(world)]
+    assert {len(batches) for batches in ranks} == {3}
+    images, seen = joined(in_global_order(ranks))
+    assert sorted(seen) == sorted(wells)
+    for image, well in zip(images, seen, strict=True):
+        assert np.array_equal(image, shards.read_well(well)[:, 6:13, 6:13])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 7, 12, 1000])
+def test_tiles_cover_each_well_once_and_fill_batches_across_wells(shards, world, batch):
+    wells = shards.indices("train")
+    images, seen = [], []
+    for rank in range(world):
+        batches = list(well_tiles(shards, wells, crop=6, batch=batch, rank=rank, world=world))
+        assert all(len(b.wells) == batch for b in batches[:-1])
+        assert 0 < len(batches[-1].wells) <= batch
+        some, those = joined(batches)
+        images.append(some)
+        seen.append(those)
+    images, seen = np.concatenate(images), np.concatenate(seen)
+    assert sorted(seen) == sorted(np.repeat(wells, 9))  # a 20-pixel image holds 3 x 3 tiles of 6
+    for well in wells:
+        whole = shards.read_well(well)
+        expected = [whole[:, y : y + 6, x : x + 6] for y in (0, 6, 12) for x in (0, 6, 12)]
+        assert np.array_equal(images[seen == well], expected)
+
+
+def test_more_ranks_than_wells_leave_some_ranks_without_tiles(shards):
+    wells = shards.indices("validation")[:1]
+    assert [len(list(well_tiles(shards, wells, crop=6, batch=4, rank=r, world=2))) for r in range(2)] == [3, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_surfaces_at_its_batch_and_ends_the_threads(shards, monkeypatch, workers):
+    wells = shards.indices("train")
+    bad = wells[draws(0, 8, 1, len(wells), (20, 20), 8).well[0]]
+    read = ShardSet.read_crop
+
+    def failing(self, index, y, x, size):
+        if index == bad:
+            raise OSError("stale file handle")
+        return read(self, index, y, x, size)
+
+    monkeypatch.setattr(ShardSet, "read_crop", failing)
+    batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=4, workers=workers)
+    got = [next(batches), next(batches)]
+    assert len(got) == 2
+    with pytest.raises(OSError, match="stale file handle"):
+        next(batches)
+    assert not reader_threads()
+
+
+@pytest.mark.parametrize("reader", ["training", "tiles"])
+def test_closing_early_ends_the_threads_and_reads_little_ahead(shards, monkeypatch, reader):
+    read, calls = Batch.__init__, []
+    monkeypatch.setattr(Batch, "__init__", lambda self, *a, **k: (calls.append(1), read(self, *a, **k))[1])
+    wells = shards.indices("train")
+    if reader == "training":
+        batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=10**6, workers=2)
+    else:
+        batches = well_tiles(shards, np.tile(wells, 10**4), crop=6, batch=9, workers=2)
+    next(batches)
+    assert reader_threads()
+    batches.close()
+    assert not reader_threads()
+    assert len(calls) < 40
+
+
+def reader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("shard-reader")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 5, "world": 2}, "global batch of 5 does not divide by 2 ranks"),
+        ({"rank": 2, "world": 2}, "rank 2 is not one of 2 ranks"),
+        ({"crop": 21}, "smaller than the crop of 21 pixels"),
+    ],
+)
+def test_impossible_requests_are_refused(shards, options, message):
+    options = {"crop": 8, "batch": 4, "seed": 0, "first_batch": 0, "last_batch": 1, **options}
+    with pytest.raises(ValueError, match=message):
+        next(training_batches(shards, shards.indices("train"), **options))
+
+
+RANK = """
+import sys
+import numpy as np
+from pathlib import Path
+from shards.format import ShardSet
+from shards.loader import training_batches
+
+folder, out, rank, world, first, last = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+shards = ShardSet.open(folder)
+options = dict(crop=8, batch=8, seed=3, first_batch=first, last_batch=last, rank=rank, world=world)
+batches = list(training_batches(shards, shards.indices("train"), **options))
+np.savez(out, images=np.stack([b.images.numpy() for b in batches]), wells=np.stack([b.wells.numpy() for b in batches]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", ["uint16"], indirect=True)
+def test_processes_on_changing_world_sizes_see_one_run(shards, tmp_path):
+    """Real processes: two epochs, in parts read by 4, then 2, then 1 of them, equal one process reading all."""
+
+    def run(world: int, first: int, last: int) -> dict[str, np.ndarray]:
+        outs = [tmp_path / f"{world}-{first}-{rank}.npz" for rank in range(world)]
+        ranks = [
+            subprocess.Popen([sys.executable, "-c", RANK, shards.folder, out, *map(str, (rank, world, first, last))])
+            for rank, out in enumerate(outs)
+        ]
+        assert [process.wait(120) for process in ranks] == [0] * world
+        loaded = [np.load(out) for out in outs]
+        return {name: np.concatenate([part[name] for part in loaded], axis=1) for name in ("images", "wells")}
+
+    whole = run(1, 0, 4)
+    parts = [run(4, 0, 1), run(2, 1, 3), run(1, 3, 4)]
+    for name in ("images", "wells"):
+        assert np.array_equal(np.concatenate([part[name] for part in parts]), whole[name])
+    for epoch in np.split(whole["wells"].ravel(), 2):
+        assert sorted(epoch) == sorted(shards.indices("train"))
