@@ -13,14 +13,17 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a temporary file, flush it to disk, and give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (any JSON value)
-    """Write `value` as JSON with sorted keys."""
-    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    """Write `value` as JSON with sorted keys; ValueError for a number that JSON has not (NaN, infinity)."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))

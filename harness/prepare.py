@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.recipe import Assay, Build, Recipe
+from typing import Any
+
+from harness.recipe import Assay, Build, Recipe, unknown_name
 
 
 def prepare(recipe: Recipe) -> None:
@@ -18,9 +20,16 @@ def prepare(recipe: Recipe) -> None:
 
 
 def _render(assay: Assay) -> None:
+    from dataclasses import fields, replace
+
     from shards.assay import AssayOptions, render_assay
 
-    render_assay(AssayOptions(seed=assay.seed, **assay.options), assay.output)
+    known = [field.name for field in fields(AssayOptions)]
+    for name in assay.options:
+        if name not in known:
+            raise ValueError(f"prepare.assay.options: {unknown_name(name, known)}")
+    chosen: dict[str, Any] = {"seed": assay.seed, **assay.options}
+    render_assay(replace(AssayOptions(), **chosen), assay.output)
 
 
 def _build(options: Build) -> None:

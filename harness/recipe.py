@@ -46,7 +46,7 @@ class Assay(Section):
 
     output: YamlPath
     seed: Count = 0
-    options: dict[Name, int | float | str] = {}
+    options: dict[Name, int | float] = Field({}, description="fields of `shards.assay.AssayOptions`")
 
 
 class Build(Section):
@@ -112,6 +112,9 @@ class Mae(Section):
     decoder_heads: PositiveInt = 16
     layer_scale: PositiveFloat = 1e-4
     qk_norm: bool = True
+    position_temperature: Annotated[float, Field(gt=1)] = Field(
+        10_000.0, description="longest wavelength of the fixed positions, in 2 pi patches"
+    )
     qkv_bias: Literal[False] = False
     parallel_blocks: Literal[True] = True
     fourier_mode: Literal["patch", "image"] = "patch"
@@ -176,8 +179,8 @@ class Embed(Section):
 
     shards: YamlPath
     experiments: list[str] | None = Field(None, description="null: every experiment of the shards")
-    pool: Literal["mean", "class", "mean_std"] = Field(
-        "mean", description="of the patch tokens their mean, or mean and standard deviation; or the class token"
+    pool: Literal["mean", "class", "std", "mean_std"] = Field(
+        "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
     )
     batch: PositiveInt = Field(256, description="tiles in one forward pass")
 

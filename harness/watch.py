@@ -16,7 +16,7 @@ from harness.recipe import Recipe
 from harness.stages import cell_folder
 
 TAIL_BYTES = 4096
-EMBEDDING_SHARE = 0.3  # of the work of a cell's training, roughly; only the bar and its ETA depend on it
+EMBEDDING_SHARE = 0.5  # embedding and evaluation over training, roughly; only the bar and its ETA depend on it
 
 
 class Watch:
@@ -26,7 +26,7 @@ class Watch:
         from tqdm import tqdm
 
         cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
-        least = EMBEDDING_SHARE * max(cost.values(), default=1.0) / max(1, len(todo))
+        least = EMBEDDING_SHARE * sum(cost.values()) / max(1, len(todo)) or 1.0
         self._recipe = recipe
         self._cost = {cell.id: cost.get(cell.id, 0.0) + least for cell in todo}
         self._ended = 0.0

@@ -30,13 +30,13 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(B, C, side * patch, side * patch)
 
 
-def sincos_positions(grid: int, width: int) -> Tensor:
+def sincos_positions(grid: int, width: int, temperature: float = 10_000.0) -> Tensor:
     """Fixed 2-D sine-cosine positions (1, 1 + L, D) of a square grid; the class token's row comes first and is zero.
 
     D quarters: sine of row, sine of column, cosine of row, cosine of column, each at D/4 wavelengths from 2π to
-    10,000·2π patches (timm's table; He et al. 2021 use the same numbers in another order of features).
+    temperature·2π patches (timm's table; He et al. 2021 use the same numbers in another order of features).
     """
-    table = import_timm().layers.build_sincos2d_pos_embed([grid, grid], dim=width)
+    table = import_timm().layers.build_sincos2d_pos_embed([grid, grid], dim=width, temperature=temperature)
     return torch.cat([torch.zeros(1, width), table]).unsqueeze(0)
 
 

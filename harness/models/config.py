@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Pool = Literal["class", "mean", "mean_std"]
+Pool = Literal["class", "mean", "std", "mean_std"]
 FourierMode = Literal["patch", "image"]
 FourierNorm = Literal["ortho", "backward"]
 VitSize = Literal["S", "B", "L"]
 
-_POOLS = ("class", "mean", "mean_std")
+_POOLS = ("class", "mean", "std", "mean_std")
 _FOURIER_MODES = ("patch", "image")
 _FOURIER_NORMS = ("ortho", "backward")
 
@@ -34,13 +34,14 @@ class MaeConfig:
         drop_path: stochastic depth of the last encoder block; earlier blocks rise linearly from 0.
         layer_scale: initial LayerScale of the encoder blocks; None leaves it out.
         qk_norm: LayerNorm on each encoder head's queries and keys.
+        position_temperature: longest wavelength of the fixed positions, in units of 2π patches.
         fourier_weight: alpha of (1 - alpha) L_MAE + alpha L_FT; 0 for plain models, .01 for "+".
         fourier_mode: transform each patch, or the whole image with visible patches pasted in.
         fourier_norm: torch's name of the transform's scale. "ortho" keeps magnitudes at the size of pixels whatever
             the patch; "backward" does not scale, which makes the term `patch` (mode "image": `crop`) times as heavy.
             The paper does not say which its alpha belongs to.
-        pool: how tokens become one embedding: class token, mean of patch tokens, or their mean and standard
-            deviation side by side. Always after the final norm.
+        pool: how tokens become one embedding: class token, mean of patch tokens, their standard deviation, or both
+            side by side. Always after the final norm.
 
     Raises:
         ValueError: a field, or two fields together, make no network; the message says which and what would do.
@@ -59,6 +60,7 @@ class MaeConfig:
     drop_path: float = 0.1
     layer_scale: float | None = 1e-4
     qk_norm: bool = True
+    position_temperature: float = 10_000.0
     fourier_weight: float = 0.0
     fourier_mode: FourierMode = "patch"
     fourier_norm: FourierNorm = "ortho"
@@ -87,6 +89,8 @@ class MaeConfig:
         _require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "at least 0 and below 1")
         _require(0 <= self.fourier_weight <= 1, "fourier_weight", self.fourier_weight, "between 0 and 1")
         scale = self.layer_scale
+        waves = self.position_temperature
+        _require(waves > 1, "position_temperature", waves, "above 1")
         _require(scale is None or scale > 0, "layer_scale", scale, "positive, or None for no LayerScale")
 
     def _check_widths(self) -> None:

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
     def reset_parameters(self) -> None:
         initialise_weights(self)
         nn.init.normal_(self.cls_token, std=TOKEN_STD)
-        self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.width))
+        self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.width, self.config.position_temperature))
 
 
 class Decoder(nn.Module):
@@ -117,7 +117,8 @@ class Decoder(nn.Module):
     def reset_parameters(self) -> None:
         initialise_weights(self)
         nn.init.normal_(self.mask_token, std=TOKEN_STD)
-        self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.decoder_width))
+        config = self.config
+        self.pos_embed.copy_(sincos_positions(config.grid, config.decoder_width, config.position_temperature))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -179,6 +180,8 @@ class MaskedAutoencoder(nn.Module):
         patches = tokens[:, 1:]
         if self.config.pool == "mean":
             return patches.mean(dim=1)
+        if self.config.pool == "std":
+            return patches.std(dim=1, correction=0)
         return torch.cat([patches.mean(dim=1), patches.std(dim=1, correction=0)], dim=1)
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> Reconstruction:

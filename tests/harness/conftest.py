@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from harness.recipe_file import load
 GENES = [f"GENE{i}" for i in range(12)]
 RECIPE = """\
 name: tiny
-output: {folder}/out
+output: {output}
 prepare:
   build:
     - {{layout: rxrx3, root: {folder}/images, output: {folder}/shards, validation_fraction: 0.34, wells_per_shard: 16}}
@@ -66,13 +67,22 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def write_tiny_recipe(tiny_images: Path) -> Callable[[Path], Path]:
+    """Write the tiny study's recipe into a folder, its output beside it."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "tiny.yaml"
+        path.write_text(RECIPE.format(folder=tiny_images, output=folder / "out"))
+        return path
+
+    return write
+
+
 @pytest.fixture
-def tiny_recipe_file(tiny_images: Path, tmp_path: Path) -> Path:
+def tiny_recipe_file(write_tiny_recipe: Callable[[Path], Path], tmp_path: Path) -> Path:
     """The tiny study's recipe, with an output folder of its own."""
-    path = tmp_path / "tiny.yaml"
-    text = RECIPE.format(folder=tiny_images).replace(f"output: {tiny_images}/out", f"output: {tmp_path}/out")
-    path.write_text(text)
-    return path
+    return write_tiny_recipe(tmp_path)
 
 
 @pytest.fixture

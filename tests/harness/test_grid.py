@@ -45,7 +45,7 @@ def test_what_changes_no_training_leaves_every_id(override: str) -> None:
         "models.vit_s16.fourier_weight=0.01",
         "mae.mask_ratio=0.5",
         "train.epochs=3",
-        "train.batch=16",
+        "train.batch=24",
         "train.learning_rate=1e-5",
         "train.optimiser.betas=[0.9, 0.99]",
         "train.schedule.warmup=0.2",

@@ -215,6 +215,7 @@ def test_embeddings_pool_the_tokens_as_configured(images: Tensor) -> None:
     expected = {
         "class": tokens[:, 0],
         "mean": tokens[:, 1:].mean(dim=1),
+        "std": tokens[:, 1:].var(dim=1, correction=0).sqrt(),
         "mean_std": torch.cat([tokens[:, 1:].mean(dim=1), tokens[:, 1:].var(dim=1, correction=0).sqrt()], dim=1),
     }
     for pool, embedding in expected.items():

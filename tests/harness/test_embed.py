@@ -1,0 +1,105 @@
+"""A well is the mean over its tiles, its metadata travels with it, and evaluation reads what was written."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from harness.embed import embed_cell, pixel_statistics
+from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, write_embeddings
+from harness.evaluate import evaluate_cell
+from harness.grid import cells
+from harness.models.mae import MaskedAutoencoder
+from harness.recipe import Recipe
+from harness.train import config_of, prepare, train_cell
+from shards.format import ShardSet
+
+
+def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """48-pixel wells and 32-pixel crops: one tile in the corner, so the embedding is that crop's own."""
+    cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained")
+    train_cell(tiny_recipe, cell, tmp_path, "print")
+    values = embed_cell(tiny_recipe, cell, tmp_path)
+    wells, features = read_embeddings(tmp_path / EMBEDDINGS)
+    assert values["wells"] == len(wells) == 48
+    assert features.shape == (48, 16)
+    shards = ShardSet.open(tiny_recipe.embed.shards)
+    torch.manual_seed(cell.seed)
+    model = MaskedAutoencoder(config_of(cell)).eval()
+    crop = torch.from_numpy(shards.read_crop(7, 0, 0, 32))[None]
+    from harness.parallel import Ranks
+
+    expected = model.embed(prepare(crop, cell, Ranks(0, 1, torch.device("cpu"))))[0]
+    row = wells.index[wells["key"] == shards.wells.loc[7, "key"]][0]
+    np.testing.assert_allclose(features[row], expected.detach().numpy(), atol=1e-5)
+
+
+def test_a_trained_cell_leaves_reconstructions_of_unseen_wells(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    cell = next(c for c in cells(tiny_recipe) if c.kind == "trained")
+    train_cell(tiny_recipe, cell, tmp_path, "print")
+    embed_cell(tiny_recipe, cell, tmp_path)
+    shards = ShardSet.open(tiny_recipe.embed.shards)
+    unseen = set(shards.wells.loc[shards.wells["split"] == "validation", "key"])
+    with np.load(tmp_path / RECONSTRUCTIONS, allow_pickle=False) as arrays:
+        assert set(arrays["wells"]) <= unseen
+        visible = ~np.broadcast_to(arrays["mask"], arrays["original"].shape)
+        np.testing.assert_array_equal(arrays["original"][visible], arrays["reconstruction"][visible])
+        assert visible.mean() == pytest.approx(0.25)
+
+
+def test_pixel_statistics_are_mean_and_deviation_per_channel(tiny_recipe: Recipe) -> None:
+    shards = ShardSet.open(tiny_recipe.embed.shards)
+    found = pixel_statistics(shards, np.array([3]))[0]
+    pixels = shards.read_well(3).reshape(6, -1)
+    expected = [*(float(channel.mean()) for channel in pixels), *(float(channel.std()) for channel in pixels)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def planted(folder: Path) -> None:
+    """Two genes alike, two others alike and opposite, and controls around zero, in two experiments."""
+    rng = np.random.default_rng(0)
+    directions = {"A": [9, 0, 0], "B": [9, 1, 0], "C": [0, 0, 9], "D": [0, 1, 9]}
+    directions |= {f"X{i}": rng.normal(0, 3, 3).tolist() for i in range(9)}
+    rows, features = [], []
+    for experiment in ("e1", "e2"):
+        for gene, direction in directions.items():
+            names = {"gene": gene, "treatment": f"{gene}_1"}
+            rows.append({"key": f"{experiment}-{gene}", "experiment": experiment, **names})
+            features.append(np.array(direction) + rng.normal(0, 0.1, 3))
+        for i in range(20):
+            names = {"gene": "", "treatment": "EMPTY_control"}
+            rows.append({"key": f"{experiment}-{i}", "experiment": experiment, **names})
+            features.append(rng.normal(0, 1, 3))
+    write_embeddings(folder / EMBEDDINGS, pd.DataFrame(rows), np.array(features, np.float32))
+    (folder / "pairs.csv").write_text("entity1,entity2\nA,B\nD,C\nA,A\nA,UNKNOWN\n")
+
+
+def evaluating(recipe: Recipe, folder: Path, **changes: object) -> Recipe:
+    evaluate = recipe.evaluate.model_copy(update={"relationships": {"planted": folder / "pairs.csv"}, **changes})
+    return recipe.model_copy(update={"evaluate": evaluate})
+
+
+def test_planted_relationships_are_recalled(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    planted(tmp_path)
+    for correction in ("tvn", "centre_scale", "none"):
+        values = evaluate_cell(evaluating(tiny_recipe, tmp_path, correction=correction), tmp_path)
+        assert values["genes"] == 13
+        found = values["recall"]["planted"]
+        assert (found["recall"], found["pairs"], found["unknown_pairs"]) == (1.0, 2, 1)
+        assert found["chance"] == pytest.approx(0.1)
+
+
+def test_a_missing_column_is_named_with_those_there_are(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    planted(tmp_path)
+    with pytest.raises(ValueError, match=r"no column 'batch'; it has key, experiment"):
+        evaluate_cell(evaluating(tiny_recipe, tmp_path, batch_column="batch"), tmp_path)
+
+
+def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_embeddings(tmp_path / "missing.parquet")
+    pd.DataFrame({"key": ["a"]}).to_parquet(tmp_path / "bare.parquet")
+    with pytest.raises(ValueError, match="no columns named feature_0"):
+        read_embeddings(tmp_path / "bare.parquet")

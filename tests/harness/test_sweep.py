@@ -1,0 +1,196 @@
+"""The whole line on a tiny study: it ends, it repeats nothing, and a kill at any moment changes no result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness import ledger, sweep
+from harness.recipe_file import load
+
+TIMES = {"stage_seconds", "train_seconds"}
+
+
+def command(recipe: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "harness.sweep", str(recipe), "--profile", "laptop", *arguments]
+
+
+def run(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(recipe, *arguments), capture_output=True, text=True, timeout=280)
+
+
+def results(output: Path) -> dict[str, object]:
+    """Every ledger row without the times that it took."""
+    rows = {}
+    for path in sorted(output.glob("ledger/*/*.json")):
+        row = json.loads(path.read_text())
+        row["values"] = {name: value for name, value in row["values"].items() if name not in TIMES}
+        rows[f"{path.parent.name}/{path.name}"] = row
+    return rows
+
+
+def files(output: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file but logs."""
+    kept = [p for p in output.rglob("*") if p.is_file() and "jobs" not in p.parts and p.suffix != ".lock"]
+    return {str(p.relative_to(output)): (p.stat().st_size, p.stat().st_mtime_ns) for p in kept}
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the process and everything below it, as a power cut would."""
+    parent = psutil.Process(process.pid)
+    for victim in [parent, *parent.children(recursive=True)]:
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def calm(write_tiny_recipe: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an undisturbed sweep."""
+    folder = tmp_path_factory.mktemp("calm")
+    ended = run(write_tiny_recipe(folder))
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_from_images_to_plots(calm: Path) -> None:
+    output = calm / "out"
+    rows = results(output)
+    stages = [name.split("/")[1] for name in rows]
+    assert stages.count("train.json") == 2 * 2 + 2  # models × datasets, and an untrained one of each model
+    assert stages.count("embed.json") == stages.count("evaluate.json") == 2 * 2 + 2 + 1  # pixel statistics too
+    report = output / "report"
+    for name in ("loss_versus_compute", "recall_versus_compute", "reconstructions"):
+        assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (report / f"{name}.svg").read_text()
+    fits = json.loads((report / "fits.json").read_text())
+    assert [fit["source"] for fit in fits] == ["complexes"]
+
+
+@pytest.mark.slow
+def test_a_second_sweep_changes_no_file_and_says_so(calm: Path) -> None:
+    before = files(calm / "out")
+    ended = run(calm / "tiny.yaml")
+    assert ended.returncode == 0
+    assert "7 cells: 7 done, 0 to do; nothing to run" in ended.stdout
+    assert files(calm / "out") == before
+
+
+@pytest.mark.slow
+def test_another_evaluation_trains_nothing_again(calm: Path) -> None:
+    trained = {name: stat for name, stat in files(calm / "out").items() if "/train" in name or name.endswith("tensors")}
+    ended = run(calm / "tiny.yaml", "evaluate.tails=[0.1, 0.9]")
+    assert ended.returncode == 0, ended.stderr
+    after = files(calm / "out")
+    assert {name: after[name] for name in trained} == trained
+    chance = {row.values["recall"]["complexes"]["chance"] for row in ledger.rows(calm / "out", "evaluate")}
+    assert chance == {pytest.approx(0.2)}
+    assert run(calm / "tiny.yaml").returncode == 0  # and back, for the tests that follow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 6.0, 9.0, 14.0])
+def test_kill_9_of_everything_then_the_same_command_ends_the_same(
+    calm: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, seconds: float
+) -> None:
+    recipe = write_tiny_recipe(tmp_path)
+    process = subprocess.Popen(command(recipe), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    kill_tree(process)
+    ended = run(recipe)
+    assert ended.returncode == 0, ended.stderr
+    assert results(tmp_path / "out") == results(calm / "out")
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_sweep_that_resumes(
+    calm: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    recipe = write_tiny_recipe(tmp_path)
+    process = subprocess.Popen(command(recipe), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/ledger/*/train.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "the same command goes on from here" in said
+    assert run(recipe).returncode == 0
+    assert results(tmp_path / "out") == results(calm / "out")
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_named_and_the_others_are_done(
+    write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    recipe = write_tiny_recipe(tmp_path)
+    ended = run(recipe, "train.batch={one: 10000, two: 8}", "grid.models=[vit_s16]")
+    assert ended.returncode == 1
+    assert "FAILED vit_s16-one-s0" in ended.stdout
+    assert "do not fill one batch of 10000" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert len(list((tmp_path / "out").glob("ledger/vit_s16-two-*/evaluate.json"))) == 1
+
+
+def test_two_sweeps_of_one_study_do_not_run_at_once(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = load(tiny_recipe_file, "laptop").output
+    with sweep._only_sweep(output):
+        assert sweep.main([str(tiny_recipe_file), "--profile", "laptop"]) == 2
+    assert "another sweep of" in capsys.readouterr().err
+
+
+def test_the_profile_follows_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sweep.default_profile() == ("laptop", "there is no sbatch here")
+    fake = tmp_path / "sbatch"
+    fake.write_text("#!/bin/sh\necho slurm 22.05.8\n")
+    fake.chmod(0o755)
+    assert sweep.default_profile() == ("slurm", "sbatch answers (slurm 22.05.8)")
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    assert sweep.default_profile()[0] == "laptop"
+
+
+def test_help_plan_and_print_start_fast(tiny_recipe_file: Path) -> None:
+    """They import neither torch nor pandas, which is what makes a command slow."""
+    probe = (
+        "import sys; from harness import sweep; sweep.main(sys.argv[1:]);"
+        "sys.exit(bool({'torch', 'pandas', 'timm', 'submitit', 'matplotlib'} & set(sys.modules)))"
+    )
+    recipe = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+    for arguments in (["plan", str(recipe), "--profile", "slurm"], [str(recipe), "--print-recipe"]):
+        assert subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True).returncode == 0
+
+
+def test_the_plan_counts_the_papers_study(capsys: pytest.CaptureFixture[str]) -> None:
+    """facts.md: L/8+ on RPI-93M for 37.6 epochs is 3.5 G crops; 50 epochs are 4.65 G, and 1,666 G each by touvron."""
+    recipe = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+    chosen = ["grid.datasets=[rpi_93m]", "grid.models=[vit_l8_plus]"]
+    assert sweep.main(["plan", str(recipe), "--profile", "slurm", *chosen]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vit_l8_plus-rpi_93m"))
+    assert "4.65G" in line
+    assert "7.75e+21" in line  # 4.65e9 crops × 61.6e9 × 1.69 × 16
+
+
+def test_a_dataset_of_unknown_size_is_a_clear_error(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = [f"datasets.{name}.shards=/nowhere" for name in ("one", "two")]
+    assert sweep.main(["plan", str(tiny_recipe_file), "--profile", "laptop", *nowhere]) == 2
+    assert "datasets.one: no shards at /nowhere and no `images`" in capsys.readouterr().err
+
+
+def test_an_unknown_option_of_the_assay_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+    arguments = [f"output={tmp_path}/out", "prepare.assay.options={photos: 3}"]
+    assert sweep.main([str(recipe), "--profile", "laptop", *arguments]) == 2
+    assert "prepare.assay.options: 'photos' is not known; did you mean 'photons'?" in capsys.readouterr().err
