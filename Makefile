@@ -23,14 +23,15 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installed"
 
 RECIPE ?= recipes/scaling.yaml
+PARALLEL ?= -n 2 --dist loadfile
 sweep: install
 	$(BIN)/python -m harness.sweep $(RECIPE) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 lint: install
 	$(BIN)/ruff check

@@ -1,7 +1,7 @@
 """The report: tables and plots of what the ledger holds, drawn again only when the ledger changed.
 
-`<output>/report/`: points.csv, curves.csv, fits.json, loss_versus_compute, recall_versus_compute and reconstructions as
-PNG and SVG, and summary.md. It works on a half-finished sweep.
+`<output>/report/`: points.csv, curves.csv, fits.json, and loss_versus_compute, recall_versus_compute and
+reconstructions as PNG and SVG. It works on a half-finished sweep.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _write(recipe: Recipe, folder: Path) -> list[Path]:
     written = [_csv(folder / "curves.csv", courses), _csv(folder / "points.csv", found)]
     if len(courses):
         written += _loss_figure(recipe, folder, courses, grid)
-    if len(found):
+    if found["trained"].any():
         written += _recall_figure(recipe, folder, found)
     return written + _reconstructions(recipe, folder, grid)
 
@@ -77,7 +77,8 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
     from analysis.tables import table6
 
     convention = recipe.fit.convention
-    trained, baselines = found[found["trained"]], found[~found["trained"]]
+    is_trained = found["trained"].astype(bool)
+    trained, baselines = found[is_trained], found[~is_trained]
     fits = fit_sources(found, convention) if trained["compute"].nunique() >= MINIMUM_COMPUTES else []
     write_json(folder / "fits.json", [fit.summary() for fit in fits])
     overlay = table6() if recipe.fit.overlay_table6 else None
