@@ -33,11 +33,19 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
             continue
         crops = _crops(recipe, cell)
         same = _labels(recipe, cell) | {"crops": crops, "compute": _compute(cell, crops, convention)}
-        for source, found in done.values["recall"].items():
+        for source in _sources(recipe, done.values["recall"]):
+            found = done.values["recall"][source]
             recall = {"recall": found["recall"], "recall_low": found["low"], "recall_high": found["high"]}
             counts = {"chance": found["chance"], "pairs": found["pairs"], "genes": done.values["genes"]}
             rows.append(same | {"source": source} | recall | counts)
-    return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+    return table.astype({"patch": "Int64", "dataset_rank": "Int64"})  # pixel statistics have neither
+
+
+def _sources(recipe: Recipe, found: dict[str, Any]) -> list[str]:
+    """The sources of a row, in the recipe's order."""
+    order = list(recipe.evaluate.relationships) if recipe.evaluate else []
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:

@@ -93,6 +93,6 @@ def test_an_id_is_stable_over_time() -> None:
     recipe = load(SCALING, "slurm", ["grid.models=[vit_l8_plus]", "grid.datasets=[rpi_93m]"])
     assert [cell.id for cell in cells(recipe)] == [
         "pixel_statistics-s0-3b90d801",
-        "vit_l8_plus-untrained-s0-f2163560",
-        "vit_l8_plus-rpi_93m-s0-a277692d",
+        "vit_l8_plus-untrained-s0-3da5bffc",
+        "vit_l8_plus-rpi_93m-s0-8e7900bd",
     ]
