@@ -96,9 +96,15 @@ def _error(job: Any) -> str | None:  # noqa: ANN401  (submitit is untyped)
     try:
         job.result()
     except Exception as error:  # submitit wraps whatever the job raised
-        lines = [line for line in str(error).splitlines() if line.strip() and not set(line) <= {"-"}]
-        return lines[-1] if lines else type(error).__name__
+        return _last_line_of_trace(str(error)) or type(error).__name__
     return None
+
+
+def _last_line_of_trace(text: str) -> str:
+    """What was raised, out of submitit's message: a first line, the trace between two rules, where the logs are."""
+    trace = text.split("-" * 22)[1] if text.count("-" * 22) >= 2 else text
+    lines = [line for line in trace.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def _jobs_folder(recipe: Recipe) -> Path:

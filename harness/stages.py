@@ -155,7 +155,7 @@ def _alone(folder: Path) -> Iterator[None]:
     if not _is_first_rank():
         yield
         return
-    with (folder / "lock").open("w") as file:
+    with (folder / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

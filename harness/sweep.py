@@ -178,7 +178,7 @@ def _only_sweep(output: Path) -> Iterator[None]:
         RuntimeError: another sweep of the same output runs on this machine.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with (output / "sweep.lock").open("w") as file:
+    with (output / "sweep.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
