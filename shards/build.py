@@ -1,6 +1,6 @@
 """Build a shard set: a layout's well images → tar shards, split by experiment, in parallel, resumable.
 
-    python -m shards.build --layout rxrx3 --root DIR --output DIR
+    python -m shards.build --layout rxrx3 --root DIR_OR_URL --output DIR
 
 What is to be done is planned first and depends on the table and the options alone. Running again keeps every shard
 whose record still fits its inputs.
@@ -13,10 +13,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from shards.curation import Curation, curate
+from shards.finishing import check_pixel_types, finish
 from shards.format import (
     MANIFEST,
     SPLITS,
@@ -25,30 +28,28 @@ from shards.format import (
     ShardSet,
     remove_abandoned,
     replacing,
-    write_index,
-    write_manifest,
 )
-from shards.images import ImageError
+from shards.images import ImageError, eight_bit_rule
 from shards.layouts import LAYOUTS, read_layout
-from shards.order import nested_experiments, shuffled
-from shards.wells import LayoutError, WellTable, check_images, records
-from shards.writing import RECORDS, BuildError, OnError, Record, Task, digest, finished, write_shards
-
-if TYPE_CHECKING:
-    import pandas as pd
+from shards.planning import Plan, choose_validation, digest_of, plan_shards
+from shards.wells import LayoutError, check_images
+from shards.writing import RECORDS, BuildError, OnError, finished, write_shards
 
 PLAN = "plan.json"
+PIXEL_BYTES = {"uint8": 1, "uint16": 2}
 
 
 def build(
     layout: str,
-    root: Path,
+    root: str | Path,
     output: Path,
     *,
     options: Mapping[str, str] | None = None,
+    curation: Curation | None = None,
     validation_experiments: Sequence[str] | None = None,
     validation_fraction: float = 0.1,
     wells_per_shard: int = 64,
+    eight_bit: str | None = None,
     seed: int = 0,
     workers: int = 1,
     on_error: OnError = "stop",
@@ -56,80 +57,64 @@ def build(
 ) -> tuple[Manifest, bool]:
     """Build the shards of a layout into `output`; return the manifest and whether anything had to be written.
 
-    Validation takes the named experiments, else `validation_fraction` of them (at least one; 0 for none). Wells are
-    shuffled across plates within a split. A bad image stops the build, or with on_error="quarantine" its well is left
-    out and listed in the manifest. The same inputs and options give the same bytes for any number of workers.
+    `curation` leaves wells out, and the manifest says how many and why. Validation takes the named experiments, else
+    `validation_fraction` of them (at least one; 0 for none). Wells are shuffled across plates within a split.
+    `eight_bit` converts 16-bit pixels (`shards.images.EightBit`). A bad image stops the build, or with
+    on_error="quarantine" its well is left out and listed in the manifest. The same inputs and options give the same
+    bytes for any number of workers.
 
     Raises LayoutError or ImageError for bad input, and BuildError for options that cannot be met, or if `output` holds
     a build of other inputs or options.
     """
     if wells_per_shard < 1 or workers < 1:
         raise BuildError(f"wells per shard and workers must be at least 1, got {wells_per_shard} and {workers}")
-    table = read_layout(layout, root, **(options or {}))
+    conversion = _statement(eight_bit)
+    table, removed = read_layout(layout, root, **(options or {})), dict[str, int]()
+    if curation is not None:
+        table, removed = curate(table, curation, seed)
     if on_error == "stop":
         check_images(table)
-    validation = _validation(table, validation_experiments, validation_fraction, seed)
-    tasks = _plan(table, validation, output, wells_per_shard, seed, on_error)
+    apart = choose_validation(table, validation_experiments, validation_fraction, seed)
+    plan = plan_shards(
+        table, apart, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error, eight_bit=eight_bit
+    )
+    del table  # the plan holds it in the order of the shards
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {
         "layout": layout,
         "root": str(root),
         "options": dict(options or {}),
+        "curation": None if curation is None else _as_text(curation),
         "validation_experiments": named,
         "validation_fraction": validation_fraction if named is None else None,
         "wells_per_shard": wells_per_shard,
+        "eight_bit": eight_bit,
         "seed": seed,
     }
-    _claim(output, made_with, table)
-    done = _run(tasks, workers, progress)
+    _claim(plan, made_with)
+    _run(plan, workers, progress)
     try:
         return ShardSet.open(output).manifest, False
     except ShardError:
-        return _finish(output, table, [done[task.name] for task in tasks], made_with), True
+        return finish(plan, made_with, removed, conversion), True
 
 
-def _validation(table: WellTable, named: Sequence[str] | None, fraction: float, seed: int) -> frozenset[str]:
-    """Names of the validation experiments."""
-    experiments = sorted(set(table.wells["experiment"]))
-    if named is not None:
-        if unknown := sorted(set(named).difference(experiments)):
-            raise BuildError(f"no experiment {unknown[0]!r} for validation; there are {', '.join(experiments)}")
-        return frozenset(named)
-    if not 0 <= fraction < 1:
-        raise BuildError(f"the validation fraction must be at least 0 and below 1, got {fraction}")
-    if not fraction:
-        return frozenset()
-    if len(experiments) == 1:
-        raise BuildError(
-            f"only one experiment, {experiments[0]!r}: training and validation must not share one. "
-            "Give a validation fraction of 0, or name the experiment to put all of it into validation"
-        )
-    chosen = frozenset(nested_experiments(experiments, fraction, seed))
-    if len(chosen) == len(experiments):
-        raise BuildError(f"a validation fraction of {fraction} takes all experiments: none is left to train on")
-    return chosen
+def _statement(eight_bit: str | None) -> str | None:
+    """The conversion as the manifest states it."""
+    try:
+        return None if eight_bit is None else eight_bit_rule(eight_bit).statement
+    except ValueError as error:
+        raise BuildError(str(error)) from None
 
 
-def _plan(
-    table: WellTable, validation: frozenset[str], output: Path, wells_per_shard: int, seed: int, on_error: OnError
-) -> list[Task]:
-    """Cut each split, shuffled across plates, into shards."""
-    wells = table.wells.sort_values("key")  # so that the order of rows on disk does not matter
-    tasks = []
-    for split in SPLITS:
-        chosen = wells[wells["experiment"].isin(validation) == (split == "validation")]
-        rows = records(chosen.iloc[shuffled(len(chosen), seed)])
-        for number, start in enumerate(range(0, len(rows), wells_per_shard)):
-            members = tuple(rows[start : start + wells_per_shard])
-            tasks.append(Task(output, f"{split}-{number:06d}.tar", split, table.channels, members, on_error))
-    return tasks
+def _as_text(curation: Curation) -> dict[str, str]:
+    return {name: json.dumps(value) if name == "controls" else str(value) for name, value in asdict(curation).items()}
 
 
-def _claim(output: Path, made_with: Mapping[str, object], table: WellTable) -> None:
+def _claim(plan: Plan, made_with: Mapping[str, object]) -> None:
     """Make the output folder, or make sure that what it holds is this build's own."""
-    plan = {**made_with, "table": digest([table.channels, table.wells.sort_values("key").to_dict(orient="list")])}
-    place = output / RECORDS / PLAN
-    written = json.dumps(plan, indent=1).encode()
+    output, place = plan.output, plan.output / RECORDS / PLAN
+    written = json.dumps({**made_with, "table": digest_of(plan.table)}, indent=1).encode()
     if place.is_file():
         try:
             known = json.loads(place.read_bytes())
@@ -149,74 +134,26 @@ def _claim(output: Path, made_with: Mapping[str, object], table: WellTable) -> N
             file.write(written)
 
 
-def _run(tasks: Sequence[Task], workers: int, progress: bool) -> dict[str, Record]:
-    """Records of all tasks by shard name, from earlier runs where they fit."""
+def _run(plan: Plan, workers: int, progress: bool) -> None:
+    """Write every shard that no earlier run has finished; the records that are left say what became of each."""
     from tqdm import tqdm
 
-    done = {task.name: record for task in tasks if (record := finished(task))}
-    waiting = [task for task in tasks if task.name not in done]
+    waiting = replace(plan, cuts=tuple(cut for cut, task in zip(plan.cuts, plan, strict=True) if not finished(task)))
     if not waiting:
-        return done
-    output = waiting[0].output
-    for folder in (output, output / RECORDS):
+        return
+    for folder in (plan.output, plan.output / RECORDS):
         remove_abandoned(folder)
-    (output / MANIFEST).unlink(missing_ok=True)  # of inputs that have changed since: it no longer holds
-    began, written = time.monotonic(), 0
+    (plan.output / MANIFEST).unlink(missing_ok=True)  # of inputs that have changed since: it no longer holds
+    began, pixels = time.monotonic(), 0
     pixel_types: dict[str, str] = {}
-    total, left = (sum(len(task.wells) for task in some) for some in (tasks, waiting))
-    with tqdm(total=total, initial=total - left, unit="well", disable=not progress) as bar:
+    with tqdm(total=plan.images, initial=plan.images - waiting.images, unit="well", disable=not progress) as bar:
         for task, record in write_shards(waiting, workers):
-            done[task.name] = record
             for key, entry in record.entries.items():
                 pixel_types.setdefault(entry.pixel_type, key)
-            _check_pixel_types(pixel_types)
-            written += record.shard.bytes if record.shard else 0
-            bar.set_postfix_str(f"{written / 1e6 / (time.monotonic() - began):.1f} MB/s", refresh=False)
+                pixels += entry.height * entry.width * len(task.channels) * PIXEL_BYTES[entry.pixel_type]
+            check_pixel_types(pixel_types)
+            bar.set_postfix_str(f"{pixels / 1e6 / (time.monotonic() - began):.1f} MB/s of pixels", refresh=False)
             bar.update(len(task.wells))
-    return done
-
-
-def _check_pixel_types(pixel_types: Mapping[str, str]) -> None:
-    if len(pixel_types) > 1:
-        (first, key), (second, other), *_ = pixel_types.items()
-        raise BuildError(f"well {key} holds {first} pixels and well {other} {second}: one pixel type per set is needed")
-
-
-def _finish(output: Path, table: WellTable, records: Sequence[Record], made_with: Mapping[str, object]) -> Manifest:
-    """Write the table and, last, the manifest."""
-    index = _index(table, records)
-    pixel_types = {entry.pixel_type: key for record in records for key, entry in record.entries.items()}
-    if not pixel_types:
-        raise BuildError(f"no well image can be read; the first: {records[0].quarantined[0].error}")
-    _check_pixel_types(pixel_types)
-    manifest = Manifest.model_validate(
-        {
-            "channels": table.channels,
-            "pixel_type": next(iter(pixel_types)),
-            "wells": {split: int((index["split"] == split).sum()) for split in SPLITS},
-            "experiments": {s: tuple(sorted(set(index.loc[index["split"] == s, "experiment"]))) for s in SPLITS},
-            "shards": [record.shard for record in records if record.shard],
-            "wells_sha256": write_index(output, index),
-            "quarantined": [well for record in records for well in record.quarantined],
-            "made_with": made_with,
-        }
-    )
-    write_manifest(output, manifest)
-    return manifest
-
-
-def _index(table: WellTable, records: Iterable[Record]) -> pd.DataFrame:
-    """The table of the set: metadata of each well image kept, in shard order, and where it lies."""
-    import pandas as pd
-
-    places = [
-        (key, record.shard.name, record.shard.split, entry.offset, entry.height, entry.width)
-        for record in records
-        if record.shard
-        for key, entry in record.entries.items()
-    ]
-    located = pd.DataFrame(places, columns=["key", "shard", "split", "offset", "height", "width"])
-    return located.merge(table.wells.drop(columns="images"), on="key", validate="one_to_one")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -224,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m shards.build", description="Build tar shards of well images.")
     add = arguments.add_argument
     add("--layout", required=True, choices=list(LAYOUTS), help="how images and metadata lie on disk")
-    add("--root", required=True, type=Path, help="folder of the images and their metadata")
+    add("--root", required=True, help="folder or fsspec URL of the images and their metadata")
     add("--output", required=True, type=Path, help="folder to build into")
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the layout; may be repeated")
     split = arguments.add_mutually_exclusive_group()
@@ -233,11 +170,18 @@ def parser() -> argparse.ArgumentParser:
         "--validation-fraction", type=float, default=0.1, help="or a share of them (default %(default)s)"
     )
     add("--wells-per-shard", type=int, default=64, help="well images per tar file (default %(default)s)")
-    add("--seed", type=int, default=0, help="of the split and of the order within it (default %(default)s)")
+    add("--eight-bit", metavar="shift|LOW:HIGH", help="convert 16-bit pixels to 8 bits (default: keep them as stored)")
+    add("--seed", type=int, default=0, help="of the split, the order and the controls drawn (default %(default)s)")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
     add(
         "--on-error", choices=["stop", "quarantine"], default="stop", help="what a bad image does (default %(default)s)"
     )
+    some = arguments.add_argument_group("curation: which wells to leave out (default: none)")
+    some.add_argument("--min-experiments", type=int, help="least experiments of a perturbation")
+    some.add_argument("--min-wells", type=int, help="least wells of a perturbation")
+    some.add_argument("--perturbation", metavar="COLUMN", help="column that names perturbations (default treatment)")
+    some.add_argument("--controls", metavar="A,B", help="treatments that are negative controls (default: the usual)")
+    some.add_argument("--control-fraction", type=float, help="share of the control wells to keep")
     return arguments
 
 
@@ -246,16 +190,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     began = time.monotonic()
     try:
-        options = dict(_option(text) for text in given.option)
-        named = given.validation_experiments.split(",") if given.validation_experiments else None
         manifest, changed = build(
             given.layout,
             given.root,
             given.output,
-            options=options,
-            validation_experiments=named,
+            options=dict(_option(text) for text in given.option),
+            curation=_curation(given),
+            validation_experiments=given.validation_experiments.split(",") if given.validation_experiments else None,
             validation_fraction=given.validation_fraction,
             wells_per_shard=given.wells_per_shard,
+            eight_bit=given.eight_bit,
             seed=given.seed,
             workers=given.workers,
             on_error=given.on_error,
@@ -277,10 +221,21 @@ def _option(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _curation(given: argparse.Namespace) -> Curation | None:
+    """The curation that the command line asks for, if it asks for any."""
+    chosen: dict[str, Any] = {
+        field.name: tuple(value.split(",")) if field.name == "controls" else value
+        for field in fields(Curation)
+        if (value := getattr(given, field.name)) is not None
+    }
+    return Curation(**chosen) if chosen else None
+
+
 def _summary(output: Path, manifest: Manifest, changed: bool, seconds: float) -> str:
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     parts = [f"{manifest.wells[s]} {s} wells of {len(manifest.experiments[s])} experiments" for s in SPLITS]
     lines = [f"{output}: {len(manifest.shards)} shards, {size:.1f} MB, {' and '.join(parts)}"]
+    lines += [f"left out {count} well images by {rule}" for rule, count in manifest.removed.items()]
     lines += [f"quarantined {well.key}: {well.origin}: {well.error}" for well in manifest.quarantined]
     lines.append(f"built in {seconds:.1f} s" if changed else "complete already: nothing was changed")
     return "\n".join(lines)

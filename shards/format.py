@@ -70,10 +70,13 @@ class Manifest(_Strict):
     version: Literal[1] = 1
     channels: tuple[str, ...]
     pixel_type: Literal["uint8", "uint16"]
+    conversion: str | None = None  # of the source's pixels, as a formula; None: as they were stored
+    split_by: Literal["experiment"] = "experiment"  # no experiment is in two splits: checked here and on opening
     wells: dict[Split, int]
     experiments: dict[Split, tuple[str, ...]]
     shards: tuple[Shard, ...]
     wells_sha256: Sha256
+    removed: dict[str, int] = {}  # well images left out by curation, by rule
     quarantined: tuple[Quarantined, ...] = ()
     made_with: dict[str, str | int | float | tuple[str, ...] | dict[str, str] | None]
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.format import VERSION, Entry, Quarantined, Shard, ShardWriter, Split, replacing
 from shards.images import ImageError, read_well
+from shards.sources import state
 
 RECORDS = ".build"
 """Folder of the records, inside the set's own."""
@@ -45,12 +46,14 @@ class Task:
     channels: tuple[str, ...]
     wells: tuple[Row, ...]
     on_error: OnError
+    eight_bit: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that the shard is made of: rows, and size and time of change of every image file."""
-        files = [[_file_state(path) for path in _images(row)] for row in self.wells]
-        return digest([VERSION, self.channels, self.wells, files])
+        files = [[state(location) for location in _images(row)] for row in self.wells]
+        rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
+        return digest([VERSION, self.channels, rows, files, self.eight_bit])
 
     @property
     def record(self) -> Path:
@@ -81,8 +84,8 @@ def finished(task: Task) -> Record | None:
         return None
     if record.fingerprint != task.fingerprint or (record.quarantined and task.on_error == "stop"):
         return None
-    state = _file_state(task.output / task.name)
-    whole = record.shard is None or (state is not None and state[0] == record.shard.bytes)
+    written = state(str(task.output / task.name))
+    whole = record.shard is None or (written is not None and written[0] == record.shard.bytes)
     return record if whole else None
 
 
@@ -94,9 +97,10 @@ def write_shard(task: Task) -> Record:
         writer = ShardWriter(file)
         for row in task.wells:
             key, origin = str(row["key"]), str(row["origin"])
-            metadata = {**{name: cell for name, cell in row.items() if name != "images"}, "channels": task.channels}
+            described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
+            metadata = {**described, "channels": task.channels}
             try:
-                image = read_well(_images(row))
+                image = read_well(_images(row), task.eight_bit)
             except ImageError as error:
                 if task.on_error == "stop":
                     raise ImageError(f"{origin}: {error}") from error
@@ -150,15 +154,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _images(row: Row) -> tuple[Path, ...]:
+def _images(row: Row) -> tuple[str, ...]:
     images = row["images"]
     assert isinstance(images, tuple)
     return images
-
-
-def _file_state(path: Path) -> tuple[int, int] | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_size, state.st_mtime_ns

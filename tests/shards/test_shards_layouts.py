@@ -29,7 +29,7 @@ def test_rxrx3_rows_channels_and_controls(screen):
     assert (row["experiment"], row["plate"], row["well"], row["gene"]) == ("gene-002", "1", "B03", "G1")
     assert row["SMILES"] == "CC(=O)O,[Na]"
     assert row["origin"] == "metadata.csv, line 7"
-    assert row["images"][2] == root / "gene-002" / "Plate1" / "B03_s1_w3.png"
+    assert row["channel:Phalloidin"] == f"{root}/gene-002/Plate1/B03_s1_w3.png"
     control = wells.loc["gene-001_1_B02"]
     assert (control["gene"], control["treatment"]) == ("", "EMPTY_control")
 
@@ -70,8 +70,8 @@ def test_a_missing_image_is_named_with_its_line(screen):
 @pytest.mark.parametrize(
     ("layout", "options", "message"),
     [
-        ("rxrx4", {}, "no layout 'rxrx4'; there are rxrx3, jump, folder"),
-        ("rxrx3", {"table": "x"}, "layout 'rxrx3' has no option 'table'; it has metadata"),
+        ("rxrx4", {}, "no layout 'rxrx4'; there are rxrx1, rxrx2, "),
+        ("rxrx3", {"table": "x"}, "layout 'rxrx3' has no option 'table'; it has metadata, images, pattern"),
         ("rxrx3", {"metadata": "none.csv"}, "none.csv: no such table"),
         ("jump", {}, "no images named like r01c01f01p01-ch1sk1fk1fl1.tiff"),
     ],
@@ -127,8 +127,9 @@ def test_jump_takes_channels_by_name_and_perturbations_from_the_plate_map(jump):
     assert wells.loc["BR1_P24_f02", "treatment"] == "DMSO"
     assert wells.loc["BR2_P24_f02", "site"] == 2
     # Mito is channel 1 on the first plate and channel 2 on the second; DNA 3 and 1.
-    assert read_well(wells.loc["BR1_A01_f01", "images"])[:, 0, 0].tolist() == [1, 3]
-    assert read_well(wells.loc["BR2_A01_f01", "images"])[:, 0, 0].tolist() == [2, 1]
+    images = ["channel:Mito", "channel:DNA"]
+    assert read_well(wells.loc["BR1_A01_f01", images].tolist())[:, 0, 0].tolist() == [1, 3]
+    assert read_well(wells.loc["BR2_A01_f01", images].tolist())[:, 0, 0].tolist() == [2, 1]
 
 
 def test_jump_channels_may_be_named_and_chosen_by_hand(jump):
@@ -175,7 +176,8 @@ def test_folder_by_columns_and_by_pattern_agree(folder):
     columns = read_layout("folder", folder)
     pattern = read_layout("folder", folder, table="named.csv", pattern="{file}_{channel}.tif", channels="DNA,ER")
     assert columns.channels == pattern.channels == ("DNA", "ER")
-    assert columns.wells["images"].tolist() == pattern.wells["images"].tolist()
+    for name in ("channel:DNA", "channel:ER"):
+        assert columns.wells[name].tolist() == pattern.wells[name].tolist()
     assert columns.wells["key"].tolist() == ["e1_p1_A01_1", "e2_p1_A01_1"]
     assert columns.wells["dose"].tolist() == ["10", "20"]
     check_images(columns)
@@ -220,9 +222,9 @@ def test_images_that_cannot_be_used_are_named(tmp_path):
         "none.png": "does not exist",
     }.items():
         with pytest.raises(ImageError, match=f"{name} .*{message}"):
-            read_image(tmp_path / name)
+            read_image(str(tmp_path / name))
     with pytest.raises(ImageError, match=r"small.tif is \(2, 2\) uint8, but .*good.tif is \(4, 4\) uint8"):
-        read_well([tmp_path / "good.tif", tmp_path / "small.tif"])
+        read_well([str(tmp_path / "good.tif"), str(tmp_path / "small.tif")])
 
 
 def test_sixteen_bit_and_big_endian_images_keep_their_values(tmp_path):
@@ -232,6 +234,6 @@ def test_sixteen_bit_and_big_endian_images_keep_their_values(tmp_path):
 
     Image.fromarray(values).save(tmp_path / "deep.png")
     for name in ("big.tif", "deep.png"):
-        image = read_image(tmp_path / name)
+        image = read_image(str(tmp_path / name))
         assert image.dtype == np.dtype("uint16")
         assert np.array_equal(image, values)

@@ -1,0 +1,79 @@
+"""Which wells are worth training on: perturbations with enough replicates, and fewer controls.
+
+The follow-up to the paper (Kenyon-Dean et al. 2024, ViTally Consistent) trains its larger models on perturbations seen
+in at least 3 experiments and 20 wells, with controls under-sampled. What is left out is counted, by reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from shards.wells import LayoutError, WellTable, names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONTROLS = ("", "EMPTY", "EMPTY_control", "CRISPR_control", "DMSO", "UNTREATED")
+"""Treatments that count as negative controls unless told otherwise: what the public releases write, and nothing."""
+
+WELL = ["experiment", "plate", "well"]
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What to keep. A perturbation is one value of `perturbation`; wells of a control treatment are never rare."""
+
+    perturbation: str = "treatment"
+    min_experiments: int = 1
+    min_wells: int = 1
+    controls: tuple[str, ...] = CONTROLS
+    control_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.min_experiments < 1 or self.min_wells < 1:
+            raise LayoutError(
+                "curation: at least 1 experiment and 1 well per perturbation are needed, got "
+                f"{self.min_experiments} and {self.min_wells}"
+            )
+        if not 0 <= self.control_fraction <= 1:
+            raise LayoutError(f"curation: the fraction of controls must be 0 to 1, got {self.control_fraction}")
+
+
+def curate(table: WellTable, rules: Curation, seed: int) -> tuple[WellTable, dict[str, int]]:
+    """Keep the well images that the rules ask for; return them, and how many each rule removed.
+
+    Wells count once, whatever the number of their sites. A control well is kept by a keyed hash of its own name, so
+    what becomes of it does not depend on which others there are, and a smaller fraction keeps a subset. Raises
+    LayoutError if the column is absent or nothing is left.
+    """
+    wells = table.wells
+    if rules.perturbation not in wells:
+        raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {', '.join(names(wells))}")
+    control = wells["treatment"].isin(rules.controls)
+    places = wells.loc[~control, [*WELL, rules.perturbation]].drop_duplicates()
+    by_perturbation = places.groupby(rules.perturbation)
+    experiments = wells[rules.perturbation].map(by_perturbation["experiment"].nunique())
+    replicates = wells[rules.perturbation].map(by_perturbation.size())
+    few_experiments = ~control & (experiments < rules.min_experiments)
+    few_wells = ~control & ~few_experiments & (replicates < rules.min_wells)
+    surplus = control & ~_drawn(wells, rules.control_fraction, seed)
+    kept = wells.loc[~(few_experiments | few_wells | surplus)]
+    if kept.empty:
+        raise LayoutError("curation leaves no well image: its rules are too strict for this table")
+    removed = {"min_experiments": few_experiments, "min_wells": few_wells, "control_fraction": surplus}
+    return WellTable(kept), {rule: int(gone.sum()) for rule, gone in removed.items()}
+
+
+def _drawn(wells: pd.DataFrame, fraction: float, seed: int) -> pd.Series[bool]:
+    """Whether each well is among the `fraction` that a keyed hash of its experiment, plate and name draws."""
+    import pandas as pd
+
+    if fraction == 1:
+        return pd.Series(True, index=wells.index)
+    limit = int(fraction * 2**64)
+    key = str(seed).encode()
+    texts = (wells["experiment"] + "/" + wells["plate"] + "/" + wells["well"]).tolist()
+    hashes = (int.from_bytes(blake2b(text.encode(), digest_size=8, key=key).digest()) for text in texts)
+    return pd.Series([value < limit for value in hashes], index=wells.index)
