@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.order import draws, nested_experiments, shuffled
+from shards.order import RandomOrder, draws, nested_experiments, shuffled
 
 seeds = st.integers(-(2**40), 2**70)
 
@@ -105,3 +105,28 @@ def test_nested_experiments_counts():
     assert nested_experiments(reversed(names), 0.3, 0) == nested_experiments(names, 0.3, 0)
     with pytest.raises(ValueError, match="fraction must be above 0"):
         nested_experiments(names, 0, 0)
+
+
+@pytest.mark.parametrize("batch", [7, 24])
+@given(seed=seeds, wells=st.integers(1, 60), number=st.integers(0, 10**6), worlds=st.permutations([1, 2, 3, 4, 8]))
+def test_no_rank_ever_has_a_batch_more(batch, seed, wells, number, worlds):
+    """Ranks cut every global batch alike, also where an epoch ends within it: equal parts, or a refusal."""
+    order = RandomOrder(seed, wells)
+    whole = order.wells(number * batch, batch)
+    for world in worlds:
+        if batch % world:
+            continue
+        part = batch // world
+        parts = [order.wells(number * batch + rank * part, part) for rank in range(world)]
+        assert {len(part) for part in parts} == {batch // world}
+        assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_the_order_is_the_same_in_every_version():
+    """Written down when the order was first released: a run resumed under a later version must go on exactly."""
+    drawn = draws(5, 77, 5, 1000, (300, 290), 256)
+    assert drawn.well.tolist() == [943, 115, 825, 340, 211]
+    assert drawn.top.tolist() == [9, 42, 13, 33, 7]
+    assert drawn.left.tolist() == [7, 1, 27, 10, 23]
+    assert (drawn.flip_vertical * 2 + drawn.flip_horizontal).tolist() == [2, 2, 2, 1, 2]
+    assert draws(3, 10**6, 3, 93_000_000, (300, 290), 256).well.tolist() == [32390293, 17119557, 73895730]
