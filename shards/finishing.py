@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from shards.format import SPLITS, Entry, Manifest, Quarantined, Shard, write_index, write_manifest
 from shards.planning import Plan
-from shards.wells import names
 from shards.writing import RECORDS, BuildError, Record
 
 if TYPE_CHECKING:
@@ -17,15 +15,13 @@ if TYPE_CHECKING:
 
 def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int], conversion: str | None) -> Manifest:
     """Write the table of the set and, last, its manifest; BuildError if there is no well in it or two pixel types."""
-    import pandas as pd
-
-    shards, places = list[Shard](), list[pd.DataFrame]()
+    shards, places = list[Shard](), dict[str, list[object]]()
     quarantined, pixel_types = list[Quarantined](), dict[str, str]()
     for record in _records(plan):
         quarantined += record.quarantined
         if record.shard is not None:
             shards.append(record.shard)
-            places.append(_places(record.shard, record.entries))
+            _add_places(places, record.shard, record.entries)
         pixel_types.update((entry.pixel_type, key) for key, entry in record.entries.items())
     if not shards:
         raise BuildError(f"no well image can be read; the first: {quarantined[0].error}")
@@ -63,19 +59,17 @@ def _records(plan: Plan) -> Iterator[Record]:
         yield Record.model_validate_json(place.read_bytes())
 
 
-def _places(shard: Shard, entries: Mapping[str, Entry]) -> pd.DataFrame:
-    """Where each well image of a shard lies."""
-    import pandas as pd
+def _add_places(places: dict[str, list[object]], shard: Shard, entries: Mapping[str, Entry]) -> None:
+    """Add where each well image of a shard lies to the columns of places."""
+    for key, entry in entries.items():
+        place = {"key": key, "shard": shard.name, "split": shard.split, **vars(entry)}
+        for name, value in place.items():
+            if name != "pixel_type":
+                places.setdefault(name, []).append(value)
 
-    located = pd.DataFrame([asdict(entry) for entry in entries.values()]).drop(columns="pixel_type")
-    return located.assign(key=pd.Series(list(entries), dtype=str), shard=shard.name, split=shard.split)
 
-
-def _index(plan: Plan, places: list[pd.DataFrame]) -> pd.DataFrame:
+def _index(plan: Plan, places: Mapping[str, list[object]]) -> pd.DataFrame:
     """The table of the set: metadata of each well image kept, in shard order, and where it lies."""
     import pandas as pd
 
-    located = pd.concat(places, ignore_index=True)
-    order = ["key", "shard", "split"]
-    located = located[[*order, *(name for name in names(located) if name not in order)]]
-    return located.merge(plan.table.metadata, on="key", validate="one_to_one")
+    return pd.DataFrame(places).merge(plan.table.metadata, on="key", validate="one_to_one")

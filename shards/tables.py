@@ -7,6 +7,7 @@ import difflib
 import gzip
 import io
 import string
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def read_csv(location: str, required: Iterable[str] = (), separator: str = ",") 
                 parts = list(_parts(location, columns, rows))
     except FileNotFoundError:
         raise LayoutError(f"{location}: no such table") from None
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the last two of a damaged .gz
         raise LayoutError(f"{location}: not a readable table: {error}") from error
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "origin"], dtype=str)
 

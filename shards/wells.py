@@ -113,17 +113,16 @@ def check_images(table: WellTable) -> None:
     Folders are listed, not files asked for one by one. Remote images are not looked for: reading them will tell.
     """
     listed = lru_cache(256)(_names_in)
-    missing: list[tuple[str, str]] = []
+    missing, first = 0, ("", "")
     wells = table.wells.sort_values(["experiment", "plate", "well"])  # each folder's images one after another
     for column in (CHANNEL + name for name in table.channels):
         for location, origin in zip(wells[column], wells["origin"], strict=True):
             folder, _, name = file_of(location).rpartition("/")
             if not is_url(location) and name not in listed(folder):
-                missing.append((origin, location))
+                missing, first = missing + 1, first if missing else (origin, location)
     if missing:
-        origin, location = missing[0]
-        more = f" ({len(missing)} image files are missing in all)" if len(missing) > 1 else ""
-        raise LayoutError(f"{origin}: image file {location} does not exist{more}")
+        more = f" ({missing} image files are missing in all)" if missing > 1 else ""
+        raise LayoutError(f"{first[0]}: image file {first[1]} does not exist{more}")
 
 
 def _names_in(folder: str) -> frozenset[str]:

@@ -1,7 +1,10 @@
-"""A tiny screen on disk, in RxRx3's layout."""
+"""A tiny screen on disk, in RxRx3's layout, and a web server to serve it."""
 
 import csv
-from collections.abc import Callable
+import functools
+import http.server
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +48,39 @@ def screen(tmp_path: Path) -> Callable[..., Path]:
 def write_screen() -> Callable[..., Path]:
     """The writer itself, for property tests that write many screens."""
     return _write_screen
+
+
+class WebFolder(str):
+    """The URL of a served folder. A request whose path holds the first of `failures` uses it up and fails."""
+
+    failures: list[str]
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *request, failures: list[str], directory: str) -> None:
+        self.failures = failures
+        super().__init__(*request, directory=directory)
+
+    def do_GET(self) -> None:
+        if self.failures and self.failures[0] in self.path:
+            self.failures.pop(0)
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebFolder]:
+    """A web server on loopback that lists and serves `tmp_path`."""
+    failures: list[str] = []
+    handler = functools.partial(_Handler, failures=failures, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    served = WebFolder(f"http://127.0.0.1:{server.server_port}")
+    served.failures = failures
+    yield served
+    server.shutdown()
+    server.server_close()

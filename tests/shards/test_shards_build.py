@@ -67,6 +67,7 @@ def test_every_reader_sees_the_pixels_of_the_files(screen, tmp_path, dtype):
 
 def test_validation_shares_no_experiment_with_training(screen, tmp_path):
     shards = built(screen(experiments=5), tmp_path / "out", validation_fraction=0.4)
+    assert shards.manifest.split_by == "experiment"
     train, validation = (set(shards.manifest.experiments[split]) for split in ("train", "validation"))
     assert (len(train), len(validation)) == (3, 2)
     assert not train & validation
@@ -121,6 +122,50 @@ def test_bytes_do_not_depend_on_the_number_of_workers(screen, tmp_path):
     built(root, tmp_path / "one", workers=1)
     built(root, tmp_path / "three", workers=3)
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
+
+
+def test_the_order_of_rows_on_disk_does_not_matter(write_screen):
+    """The same tars, and the same table but for the lines that rows came from; a build that was begun goes on."""
+
+    @settings(deadline=None, max_examples=10)
+    @given(data=st.data())
+    def check(data):
+        (root / "metadata.csv").write_text("".join([header, *data.draw(st.permutations(rows))]))
+        (output / "manifest.json").unlink()
+        built(root, output, validation_fraction=0.4)
+        built(root, fresh := Path(tempfile.mkdtemp(dir=folder)), validation_fraction=0.4)
+        for place in (output, fresh):
+            assert {name: digest for name, digest in digests(place).items() if name.endswith(".tar")} == tars
+            assert ShardSet.open(place).wells.drop(columns="origin").equals(table)
+
+    with tempfile.TemporaryDirectory() as folder:
+        root, output = write_screen(Path(folder) / "screen", experiments=3, wells=3, size=4), Path(folder) / "out"
+        table = built(root, output, validation_fraction=0.4).wells.drop(columns="origin")
+        tars = {name: digest for name, digest in digests(output).items() if name.endswith(".tar")}
+        header, *rows = (root / "metadata.csv").read_text().splitlines(keepends=True)
+        check()
+
+
+@pytest.mark.slow
+def test_a_screen_is_imported_from_the_web(screen, tmp_path, web):
+    """Table and images over http, in worker processes: the bytes that a local build gives, from images that fail once
+    too; one that is not there is named with its line, or quarantined."""
+    root = screen()
+    built(root, tmp_path / "local")
+    built(f"{web}/screen", tmp_path / "remote", workers=2)
+    tars = {name: digest for name, digest in digests(tmp_path / "local").items() if name.endswith(".tar")}
+    assert {name: digest for name, digest in digests(tmp_path / "remote").items() if name.endswith(".tar")} == tars
+    assert built(f"{web}/screen", tmp_path / "remote").manifest.made_with["root"] == f"{web}/screen"
+    web.failures.append("B03_s1_w4.png")
+    built(f"{web}/screen", tmp_path / "again")
+    assert {name: digest for name, digest in digests(tmp_path / "again").items() if name.endswith(".tar")} == tars
+    (root / "gene-001" / "Plate1" / "B03_s1_w4.png").unlink()
+    with pytest.raises(ImageError, match=r"^metadata.csv, line 3: image file http.*B03_s1_w4.png does not exist"):
+        built(f"{web}/screen", tmp_path / "stopped")
+    shards = built(f"{web}/screen", tmp_path / "kept", on_error="quarantine")
+    assert [well.key for well in shards.manifest.quarantined] == ["gene-001_1_B03"]
+    with pytest.raises(LayoutError, match=r"nothing/metadata.csv: no such table"):
+        built(f"{web}/nothing", tmp_path / "none")
 
 
 def test_a_complete_build_is_left_untouched(screen, tmp_path, capsys):

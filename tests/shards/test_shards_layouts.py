@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from shards.images import ImageError, read_image, read_well
+from shards.images import read_well
 from shards.layouts import read_layout
 from shards.wells import LayoutError, check_images
 
@@ -201,39 +201,3 @@ def test_reserved_columns_are_refused(folder):
     edit(folder / "wells.csv", "dose", "shard")
     with pytest.raises(LayoutError, match="column 'shard' is reserved"):
         read_layout("folder", folder)
-
-
-def test_images_that_cannot_be_used_are_named(tmp_path):
-    broken = {
-        "colour.tif": np.zeros((4, 4, 3), np.uint8),
-        "float.tif": np.zeros((4, 4), np.float32),
-        "small.tif": np.zeros((2, 2), np.uint8),
-        "good.tif": np.zeros((4, 4), np.uint8),
-    }
-    for name, image in broken.items():
-        tifffile.imwrite(tmp_path / name, image)
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:100])
-    (tmp_path / "text.png").write_text("not an image")
-    for name, message in {
-        "colour.tif": r"shape \(4, 4, 3\)",
-        "float.tif": "holds float32 pixels; uint8 or uint16 is needed",
-        "cut.tif": "cannot be decoded",
-        "text.png": "cannot be decoded",
-        "none.png": "does not exist",
-    }.items():
-        with pytest.raises(ImageError, match=f"{name} .*{message}"):
-            read_image(str(tmp_path / name))
-    with pytest.raises(ImageError, match=r"small.tif is \(2, 2\) uint8, but .*good.tif is \(4, 4\) uint8"):
-        read_well([str(tmp_path / "good.tif"), str(tmp_path / "small.tif")])
-
-
-def test_sixteen_bit_and_big_endian_images_keep_their_values(tmp_path):
-    values = np.array([[0, 1], [256, 65535]], np.uint16)
-    tifffile.imwrite(tmp_path / "big.tif", values, byteorder=">")
-    from PIL import Image
-
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    for name in ("big.tif", "deep.png"):
-        image = read_image(str(tmp_path / name))
-        assert image.dtype == np.dtype("uint16")
-        assert np.array_equal(image, values)

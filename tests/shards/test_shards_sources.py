@@ -1,0 +1,117 @@
+"""Locations: a path, an fsspec URL or a row of a Parquet file give the same bytes, and say what is wrong."""
+
+import re
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards import sources
+from shards.sources import find, is_file, is_folder, join, read_bytes, row_location, state
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Attempts at a failing URL follow one another at once."""
+    monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
+
+
+def test_the_same_bytes_by_path_file_url_memory_and_http(tmp_path, web):
+    (tmp_path / "plate 1").mkdir()
+    (tmp_path / "plate 1" / "ü,w1.png").write_bytes(b"pixels")
+    with fsspec.open("memory://sources/plate 1/ü,w1.png", "wb") as file:
+        file.write(b"pixels")
+    for root in (str(tmp_path), f"file://{tmp_path}", "memory://sources"):
+        location = join(root, "plate 1/ü,w1.png")
+        assert read_bytes(location) == b"pixels"
+        assert is_file(location)
+        assert is_folder(join(root, "plate 1"))
+        assert not is_folder(join(root, "plate 2"))
+        assert [place.removeprefix(join(root, "")) for place in find(join(root, ""))] == ["plate 1/ü,w1.png"]
+    (tmp_path / "a.png").write_bytes(b"other")
+    assert read_bytes(f"{web}/a.png") == b"other"
+    assert f"{web}/a.png" in list(find(web))
+
+
+def test_places_that_stand_for_themselves():
+    assert join("/data/", "a/b.png") == "/data/a/b.png"
+    assert join("s3://bucket/x", "a.png") == "s3://bucket/x/a.png"
+    assert join("/data", "/elsewhere/a.png") == "/elsewhere/a.png"
+    assert join("/data", "s3://bucket/a.png") == "s3://bucket/a.png"
+    assert join("file:///data", "a.png") == "/data/a.png"
+
+
+@pytest.mark.parametrize(
+    ("location", "error", "message"),
+    [
+        ("nothere://bucket/a.png", OSError, r"nothere://bucket/a.png cannot be opened: .*nothere"),
+        ("memory://none/a.png", FileNotFoundError, "a.png"),
+        ("http://127.0.0.1:9/a.png", OSError, r"http://127.0.0.1:9/a.png cannot be read: "),
+    ],
+)
+def test_what_a_url_lacks_is_said(quick, location, error, message):
+    with pytest.raises(error, match=message):
+        read_bytes(location)
+
+
+def test_a_url_that_fails_once_is_tried_again(quick, web, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    web.failures += ["a.png"] * 2
+    assert read_bytes(f"{web}/a.png") == b"pixels"
+    web.failures += ["a.png"] * 3
+    with pytest.raises(OSError, match="503"):
+        read_bytes(f"{web}/a.png")
+    with pytest.raises(FileNotFoundError):
+        read_bytes(f"{web}/b.png")
+
+
+@pytest.fixture
+def parquet(tmp_path) -> str:
+    """Ten rows in groups of four: plain bytes, and the structure that image datasets are published in."""
+    values = [f"row {number}".encode() for number in range(9)] + [b""]
+    images = [{"bytes": value, "path": None} for value in values]
+    table = pa.table({"__key__": [str(n) for n in range(10)], "plain": values, "jp2": images})
+    pq.write_table(table, tmp_path / "train.parquet", row_group_size=4)
+    return str(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize("column", ["plain", "jp2"])
+def test_rows_of_a_parquet_file_in_any_order(parquet, column):
+    for row in (5, 0, 8, 3, 4, 7):
+        assert read_bytes(row_location(parquet, row, column)) == f"row {row}".encode()
+    assert state(row_location(parquet, 5, column)) == state(parquet)
+
+
+def test_a_parquet_file_that_is_replaced_is_read_anew(parquet):
+    assert read_bytes(row_location(parquet, 1, "plain")) == b"row 1"
+    Path(parquet).unlink()
+    pq.write_table(pa.table({"plain": [b"new"] * 3}), parquet)
+    assert read_bytes(row_location(parquet, 1, "plain")) == b"new"
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "message"),
+    [
+        (10, "jp2", "train.parquet has no row 10; it has 10"),
+        (0, "png", "has no column 'png'; it has __key__, plain, jp2"),
+        (9, "jp2", "row 9 of column 'jp2' holds no bytes"),
+        (0, "__key__", "row 0 of column '__key__' holds no bytes"),
+    ],
+)
+def test_a_row_that_is_not_there_is_named(parquet, row, column, message):
+    with pytest.raises(OSError, match=re.escape(message)):
+        read_bytes(row_location(parquet, row, column))
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(OSError, match=r"x.parquet cannot be read as Parquet"):
+        read_bytes(f"{tmp_path}/x.parquet#0.jp2")
+    with pytest.raises(FileNotFoundError):
+        read_bytes(f"{tmp_path}/none.parquet#0.jp2")
+
+
+def test_parquet_rows_over_http(parquet, web):
+    assert read_bytes(f"{web}/train.parquet#6.jp2") == b"row 6"

@@ -1,0 +1,97 @@
+"""Metadata tables as people save them: byte-order marks, line ends, quotes, other alphabets, mistakes."""
+
+import csv
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.layouts import read_layout
+from shards.tables import filled, read_csv
+from shards.wells import LayoutError, safe_key
+
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
+
+
+@pytest.mark.parametrize("prefix", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_marks_and_line_ends_do_not_matter(tmp_path, prefix, end, suffix):
+    text = prefix + end.join(["well,gene,SMILES", 'A01,β-catenin,"C(=O)O,[Na]"', "", "A02,,", ""])
+    path = tmp_path / f"table.{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    table = read_csv(str(path), ("well",))
+    assert table["well"].tolist() == ["A01", "A02"]
+    assert table["gene"].tolist() == ["β-catenin", ""]
+    assert table["SMILES"].tolist() == ["C(=O)O,[Na]", ""]
+    assert table["origin"].tolist() == [f"{path}, line 2", f"{path}, line 4"]
+
+
+@given(rows=st.lists(st.tuples(CELL, CELL, st.just("x")), min_size=1, max_size=20))
+def test_any_text_comes_back_as_it_was_written(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("table") / "t.csv"
+    file = io.StringIO()
+    csv.writer(file).writerows([("a", "b", "c"), *rows])
+    path.write_bytes(file.getvalue().encode())
+    table = read_csv(str(path))
+    assert list(zip(table["a"], table["b"], table["c"], strict=True)) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"well,gene\nA01,PLK1,x\n", "t.csv, line 2: 3 cells, but the header has 2 columns"),
+        (b"well,gene\nA01,PLK1\nA02\n", "t.csv, line 3: 1 cells, but the header has 2 columns"),
+        (b'well,gene\nA01,"PLK1\nA02,x\n', "t.csv, line 3: not a readable table: unexpected end of data"),
+        (b'well,gene\nA01,"PLK1"x\n', "t.csv, line 2: not a readable table"),
+        (b"well,gene,well\nA01,x,A01\n", "t.csv, line 1: the column name 'well' is repeated"),
+        (b"wel,gene\nA01,x\n", r"t.csv, line 1: no column 'well' \(did you mean 'wel'\?\)"),
+        (b"", "t.csv, line 1: no column 'well'"),
+        ("well,gene\nA01,β\n".encode("utf-16"), "t.csv, after line 0: not UTF-8 text"),
+        ("well,gene\nA01,é\n".encode("latin-1"), "t.csv, after line .: not UTF-8 text"),
+    ],
+)
+def test_a_bad_table_is_named_with_its_line(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(LayoutError, match=message):
+        read_csv(str(tmp_path / "t.csv"), ("well",))
+
+
+def test_a_truncated_gzip_is_named(tmp_path):
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"well\nA01\n" * 1000)[:-20])
+    with pytest.raises(LayoutError, match=r"t.csv.gz: not a readable table"):
+        read_csv(str(tmp_path / "t.csv.gz"), ("well",))
+
+
+@given(cells=st.lists(st.tuples(CELL, st.integers(0, 99)), min_size=1, max_size=10))
+def test_a_pattern_is_filled_as_format_would(cells):
+    import pandas as pd
+
+    table = pd.DataFrame(cells, columns=["plate", "site"])
+    pattern = "{{x}}/{plate}/s{site:03d}_{site}_{channel}.png"
+    assert filled(pattern, table, {"channel": "DNA"}).tolist() == [
+        pattern.format(plate=plate, site=site, channel="DNA") for plate, site in cells
+    ]
+
+
+@given(st.lists(st.text(min_size=1, max_size=120), unique=True, max_size=30))
+def test_any_name_has_a_key_of_its_own(names):
+    from shards.wells import KEY
+
+    keys = [safe_key(name) for name in names]
+    assert all(KEY.fullmatch(key) for key in keys)
+    assert len(set(keys)) == len(names)
+
+
+def test_unicode_names_of_plates_and_files(tmp_path: Path):
+    (tmp_path / "Übersicht 1").mkdir()
+    rows = "Versuch é,Platte ü,A01,Übersicht 1/α.tif\nVersuch è,Platte ü,A01,Übersicht 1/α.tif\n"
+    (tmp_path / "wells.csv").write_text(f"experiment,plate,well,channel:β-Actin\n{rows}", encoding="utf-8")
+    table = read_layout("folder", tmp_path)
+    assert table.channels == ("β-Actin",)
+    assert set(table.wells["experiment"]) == {"Versuch é", "Versuch è"}
+    assert table.wells["key"].nunique() == 2
+    assert table.wells["channel:β-Actin"].tolist() == [f"{tmp_path}/Übersicht 1/α.tif"] * 2
