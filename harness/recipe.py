@@ -230,6 +230,9 @@ class Launch(Section):
     executor: Literal["slurm", "local"] = "slurm"
     parallel: PositiveInt = Field(64, description="cells that run at one time")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["auto", "sdpa", "flash"] = Field(
+        "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
+    )
     nodes: PerName = Field(1, description="per model")
     gpus_per_node: Count = 8
     cpus_per_task: PositiveInt = 12

@@ -24,6 +24,7 @@ from harness.checkpoint import Progress
 from harness.data import Wells, training_wells, validation_wells
 from harness.grid import Cell, Training, model_shape
 from harness.meter import Meter
+from harness.models.attention import attention_kernel, describe_choice
 from harness.models.config import MaeConfig
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
@@ -84,7 +85,10 @@ def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
         model = MaskedAutoencoder(config_of(cell)).to(here.device)
         values: dict[str, Any] = {**_identity(cell), "parameters": sum(p.numel() for p in model.parameters())}
         if cell.training is not None:
-            values |= _train(recipe, cell, model, here, stop, folder, fingerprint)
+            dtype = torch.bfloat16 if cell.training.settings["precision"] == "bf16" else torch.float32
+            with attention_kernel(recipe.launch.attention, here.device, dtype) as kernel:
+                values["attention"] = f"{kernel}: {describe_choice(model.config, here.device, dtype)}"
+                values |= _train(recipe, cell, model, here, stop, folder, fingerprint)
         if here.is_first:
             checkpoint.save_weights(folder / WEIGHTS, model, {"cell": cell.id, "fingerprint": fingerprint})
             (folder / CHECKPOINT).unlink(missing_ok=True)

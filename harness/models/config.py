@@ -1,5 +1,6 @@
 """The shape of a masked autoencoder, in plain numbers: no torch here, so that planning starts fast."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,6 +124,25 @@ class MaeConfig:
     def embedding_width(self) -> int:
         """Length of the vector that `embed` gives for one crop."""
         return self.width * (2 if self.pool == "mean_std" else 1)
+
+
+# Every MAE-ViT of the supplement, by the paper's names: "S/16", "L/8+" ...
+PAPER_MODELS: tuple[str, ...] = tuple(
+    f"{size}/{patch}{plus}" for size in _VIT for patch in (16, 8) for plus in ("", "+")
+)
+
+
+def named_config(name: str) -> MaeConfig:
+    """The MAE-ViT of a name as in the paper's tables: size, patch, and "+" for the Fourier loss.
+
+    Raises:
+        ValueError: no such model; the message lists those there are.
+    """
+    parts = re.fullmatch(r"([SBL])/(16|8)(\+?)", name)
+    if parts is None:
+        raise ValueError(f"no model {name!r}: the paper has {', '.join(PAPER_MODELS)}")
+    size, patch, plus = parts.groups()
+    return vit_config(size, int(patch), plus=bool(plus))  # type: ignore[arg-type]
 
 
 def vit_config(size: VitSize, patch: int, *, plus: bool = False) -> MaeConfig:

@@ -32,7 +32,7 @@ def patch_fourier_loss(
     """
     grid = (*prediction.shape[:2], -1, patch, patch)  # (B, L, C, P, P)
     distance = _magnitude_distance(prediction.float().reshape(grid), target.float().reshape(grid), norm)
-    return _masked_mean(distance.mean(dim=(2, 3, 4)), mask)
+    return _masked_mean(distance, mask)
 
 
 def image_fourier_loss(
@@ -51,9 +51,17 @@ def combined_loss(reconstruction: Tensor, fourier: Tensor, weight: float) -> Ten
 
 
 def _magnitude_distance(prediction: Tensor, target: Tensor, norm: FourierNorm) -> Tensor:
-    """Per frequency of the last two dimensions."""
-    distance: Tensor = torch.fft.fft2(prediction, norm=norm).abs() - torch.fft.fft2(target, norm=norm).abs()
-    return distance.abs()
+    """Mean over channels (last but two) and all frequencies of the last two dimensions.
+
+    A real image's spectrum mirrors itself, so half of it is transformed and the mirrored columns count twice: the
+    numbers of the whole `fft2` at half of its cost.
+    """
+    distance = (torch.fft.rfft2(prediction, norm=norm).abs() - torch.fft.rfft2(target, norm=norm).abs()).abs()
+    side = prediction.shape[-1]
+    by_column = distance.mean(dim=(-3, -2))  # side // 2 + 1 columns
+    alone = by_column[..., 0] + (by_column[..., -1] if side % 2 == 0 else 0)
+    mean: Tensor = (2 * by_column.sum(dim=-1) - alone) / side
+    return mean
 
 
 def _masked_mean(per_patch: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from harness.models.blocks import (
     unpatchify,
 )
 from harness.models.config import MaeConfig
-from harness.models.masking import Masking, random_masking, take_tokens
+from harness.models.masking import Masking, place_tokens, random_masking, take_tokens
 
 
 class MaeOutput(NamedTuple):
@@ -99,20 +99,19 @@ class Decoder(nn.Module):
         self.norm = layer_norm(config.decoder_width)
         self.pred = nn.Linear(config.decoder_width, config.patch_values)
 
-    def forward(self, encoded: Tensor, restore: Tensor) -> Tensor:
-        """Encoded (B, 1 + V, D) and where each patch went, restore (B, L) → prediction (B, L, N)."""
-        tokens = self._unshuffle(self.embed(encoded), restore) + self.pos_embed
+    def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
+        """Encoded (B, 1 + V, D), the patches at grid places visible (B, V) → prediction (B, L, N)."""
+        tokens = self._fill_in(self.embed(encoded), visible) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
         prediction: Tensor = self.pred(self.norm(tokens[:, 1:]))
         return prediction
 
-    def _unshuffle(self, embedded: Tensor, restore: Tensor) -> Tensor:
-        """(B, 1 + V, E) → (B, 1 + L, E): mask tokens filled in, patches back in their places."""
-        B, L = restore.shape
-        hidden = self.mask_token.to(embedded.dtype).expand(B, L + 1 - embedded.shape[1], -1)
-        patches = torch.cat([embedded[:, 1:], hidden], dim=1)
-        return torch.cat([embedded[:, :1], take_tokens(patches, restore)], dim=1)
+    def _fill_in(self, embedded: Tensor, visible: Tensor) -> Tensor:
+        """(B, 1 + V, E) → (B, 1 + L, E): patches back in their places, mask tokens everywhere else."""
+        places = nn.functional.pad(visible + 1, (1, 0))  # the class token keeps place 0
+        hidden = self.mask_token.to(embedded.dtype).expand(len(embedded), 1 + self.config.tokens, -1)
+        return place_tokens(embedded, places, hidden)
 
     def reset_parameters(self) -> None:
         initialise_weights(self)
@@ -210,7 +209,7 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {tuple(patches.shape[:2])}")
         masking = random_masking(noise, self.config.visible_tokens)
         encoded = self.encoder(take_tokens(patches, masking.visible), masking.visible)
-        return self.decoder(encoded, masking.restore), masking
+        return self.decoder(encoded, masking.visible), masking
 
     def _fourier_loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor | None:
         if self.config.fourier_weight == 0:

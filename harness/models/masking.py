@@ -17,7 +17,6 @@ class Masking(NamedTuple):
     """A choice of patches for each sample."""
 
     visible: Tensor  # (B, V) indices of the visible patches, in the order in which the encoder gets them
-    restore: Tensor  # (B, L) where each patch went: gathering by it undoes the shuffle
     mask: Tensor  # (B, L) bool, True where masked
 
 
@@ -37,14 +36,27 @@ def masking_noise(seed: int, positions: Iterable[int], tokens: int) -> Tensor:
 
 def random_masking(noise: Tensor, visible_tokens: int) -> Masking:
     """Keep the patches with the least noise: per sample a random choice without replacement (He et al. 2021, 3)."""
-    order = noise.argsort(dim=1, stable=True)
-    restore = order.argsort(dim=1)
-    return Masking(order[:, :visible_tokens], restore, restore >= visible_tokens)
+    visible = noise.argsort(dim=1, stable=True)[:, :visible_tokens]
+    mask = torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, False)
+    return Masking(visible, mask)
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Tokens (B, L, D) at index (B, V) → (B, V, D)."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    return tokens.gather(1, _over_features(index, tokens))
+
+
+def place_tokens(tokens: Tensor, index: Tensor, background: Tensor) -> Tensor:
+    """Lay tokens (B, V, D) at places index (B, V), no place twice, over a background (B, L, D) → (B, L, D).
+
+    A scatter and not a gather of tokens by place: its gradient is a plain gather, where that of a gather which reads
+    the one mask token three times in four would add up by atomics, in an order that changes from run to run.
+    """
+    return background.scatter(1, _over_features(index, tokens), tokens)
+
+
+def _over_features(index: Tensor, tokens: Tensor) -> Tensor:
+    return index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
 
 
 def _row(seed: int, position: int, tokens: int) -> Tensor:

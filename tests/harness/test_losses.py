@@ -117,3 +117,17 @@ def test_a_perfect_prediction_has_a_finite_gradient(target: Tensor, mask: Tensor
     losses.patch_fourier_loss(blank, torch.zeros_like(target), mask, PATCH).backward()
     assert blank.grad is not None
     assert torch.isfinite(blank.grad).all()
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("norm", ["ortho", "backward"])
+def test_half_a_spectrum_gives_the_loss_of_the_whole(patch: int, norm: str) -> None:
+    """Against NumPy's full transform, for even and odd sides, whose mirrored columns differ."""
+    generator = np.random.default_rng(patch)
+    prediction, target = generator.normal(size=(2, 2, 5, 3, patch, patch))
+    magnitudes = [np.abs(np.fft.fft2(patches, norm=norm)) for patches in (prediction, target)]
+    expected = np.abs(magnitudes[0] - magnitudes[1]).mean()
+    flat = [torch.from_numpy(patches.reshape(2, 5, -1)) for patches in (prediction, target)]
+    everything = torch.ones(2, 5, dtype=torch.bool)
+    loss = losses.patch_fourier_loss(*flat, everything, patch, norm)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.models.config import MaeConfig, vit_config
+from harness.models.config import PAPER_MODELS, MaeConfig, named_config, vit_config
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,17 @@ def test_impossible_shapes_are_refused_by_name(change: dict[str, object], messag
 def test_an_unknown_size_is_refused() -> None:
     with pytest.raises(ValueError, match="no ViT of size 'G': the paper has S, B, L"):
         vit_config("G", 8)
+
+
+def test_every_model_of_the_supplement_has_its_name() -> None:
+    assert PAPER_MODELS == (
+        "S/16", "S/16+", "S/8", "S/8+", "B/16", "B/16+", "B/8", "B/8+", "L/16", "L/16+", "L/8", "L/8+"
+    )  # fmt: skip
+    assert named_config("L/8+") == vit_config("L", 8, plus=True)
+    assert len({named_config(name) for name in PAPER_MODELS}) == 12
+
+
+@pytest.mark.parametrize("name", ["L/8++", "L/14", "vit_l8", "G/8", ""])
+def test_a_name_that_the_paper_has_not_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"no model .*: the paper has S/16, S/16\+"):
+        named_config(name)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.models.blocks import patchify
-from harness.models.config import MaeConfig, vit_config
+from harness.models.config import MaeConfig, named_config
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.models.torchvision_cure import import_timm
@@ -53,28 +53,31 @@ BLOCK = {384: 1_773_184, 768: 7_085_056, 1024: 12_592_384}
 DECODER_BLOCKS = 25_219_072
 
 
+@pytest.mark.parametrize("plus", ["", "+"])
 @pytest.mark.parametrize(
-    ("size", "patch", "width", "depth", "encoder", "whole"),
+    ("name", "width", "depth", "encoder", "decoder"),
     [
         # encoder = depth·block + patches 6p²·D + D + class token D + norm 2D
         # decoder = blocks + embed 512D + 512 + mask token 512 + norm 1024 + prediction 513·6p²
-        ("S", 16, 384, 12, 21_869_568, 48_075_264),
-        ("S", 8, 384, 12, 21_427_200, 47_041_920),
-        ("B", 16, 768, 12, 86_203_392, 112_605_696),
-        ("B", 8, 768, 12, 85_318_656, 111_129_984),
-        ("L", 16, 1024, 24, 303_794_176, 330_327_552),
-        ("L", 8, 1024, 24, 302_614_528, 328_556_928),
+        ("S/16", 384, 12, 21_869_568, 26_205_696),
+        ("S/8", 384, 12, 21_427_200, 25_614_720),
+        ("B/16", 768, 12, 86_203_392, 26_402_304),
+        ("B/8", 768, 12, 85_318_656, 25_811_328),
+        ("L/16", 1024, 24, 303_794_176, 26_533_376),
+        ("L/8", 1024, 24, 302_614_528, 25_942_400),
     ],
 )
-def test_parameter_counts(size: str, patch: int, width: int, depth: int, encoder: int, whole: int) -> None:
+def test_parameter_counts(name: str, plus: str, width: int, depth: int, encoder: int, decoder: int) -> None:
+    """Every model of the paper, encoder and decoder apart; the Fourier loss of "+" has no parameters."""
     with torch.device("meta"):
-        model = MaskedAutoencoder(vit_config(size, patch, plus=True))
-    values = 6 * patch**2
+        model = MaskedAutoencoder(named_config(name + plus))
+    values = 6 * model.config.patch**2
     assert 12 * width**2 + 9 * width + 256 == BLOCK[width]
     assert depth * BLOCK[width] + values * width + 4 * width == encoder
-    assert encoder + DECODER_BLOCKS + 512 * width + 2048 + 513 * values == whole
+    assert DECODER_BLOCKS + 512 * width + 2048 + 513 * values == decoder
     assert sum(parameter.numel() for parameter in model.encoder.parameters()) == encoder
-    assert sum(parameter.numel() for parameter in model.parameters()) == whole
+    assert sum(parameter.numel() for parameter in model.decoder.parameters()) == decoder
+    assert sum(parameter.numel() for parameter in model.parameters()) == encoder + decoder
 
 
 # ---- what it is
@@ -117,6 +120,33 @@ def test_state_dict_keys_are_stable() -> None:
     expected |= {f"encoder.blocks.{n}.{key}" for n in range(2) for key in encoder_block}
     expected |= {f"decoder.blocks.0.{key}" for key in decoder_block}
     assert set(build().state_dict()) == expected
+
+
+def test_state_dict_shapes_are_stable() -> None:
+    """One block of each kind of S/16, as docs/models.md prints it."""
+    with torch.device("meta"):
+        shapes = {
+            name: tuple(value.shape) for name, value in MaskedAutoencoder(named_config("S/16")).state_dict().items()
+        }
+    expected = {
+        "encoder.patch_embed.proj.weight": (384, 6, 16, 16),
+        "encoder.pos_embed": (1, 257, 384),
+        "encoder.cls_token": (1, 1, 384),
+        "encoder.blocks.11.in_proj.weight": (1536 + 3 * 384, 384),
+        "encoder.blocks.11.mlp_bias": (1536,),
+        "encoder.blocks.11.q_norm.weight": (64,),
+        "encoder.blocks.11.attn_out_proj.weight": (384, 384),
+        "encoder.blocks.11.mlp_out_proj.weight": (384, 1536),
+        "encoder.blocks.11.ls.gamma": (384,),
+        "decoder.embed.weight": (512, 384),
+        "decoder.mask_token": (1, 1, 512),
+        "decoder.blocks.7.attn.qkv.weight": (1536, 512),
+        "decoder.blocks.7.mlp.fc1.weight": (2048, 512),
+        "decoder.pred.weight": (1536, 512),
+    }
+    assert {name: shapes[name] for name in expected} == expected
+    assert "encoder.blocks.12.in_norm.weight" not in shapes
+    assert "decoder.blocks.8.norm1.weight" not in shapes
 
 
 def test_initial_weights() -> None:

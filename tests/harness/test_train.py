@@ -67,6 +67,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path) -> None:
     values = train_cell(tiny_recipe, trained(tiny_recipe), tmp_path / "cell", "print")
     assert (values["wells"], values["steps"], values["crops"]) == (32, 12 * 32 // 8, 12 * 32)
+    assert values["attention"] == "sdpa: encoder 2 × 8 FLASH_ATTENTION, decoder 5 × 8 FLASH_ATTENTION"
     rows = read_log(tmp_path / "cell" / "train.jsonl")
     validations = [row["validation_loss"] for row in rows if row["kind"] == "validation"]
     assert len(validations) == 3

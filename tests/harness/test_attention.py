@@ -1,0 +1,117 @@
+"""The attention that a recipe asks for is the one that runs, is named, and gives the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.models import attention
+from harness.models.attention import AttentionError, attention_kernel, describe_choice, installed_flash_packages
+from harness.models.blocks import encoder_blocks
+from harness.models.config import MaeConfig, named_config
+
+CPU = torch.device("cpu")
+
+
+def block_and_tokens(tokens: int, head_width: int) -> tuple[torch.nn.Module, Tensor]:
+    torch.manual_seed(0)
+    block = encoder_blocks(2 * head_width, 1, 2, drop_path=0.0, layer_scale=1.0, qk_norm=True)[0]
+    return block, torch.randn(3, tokens, 2 * head_width)
+
+
+def output_and_gradient(block: torch.nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    tokens = tokens.clone().requires_grad_()
+    output = block(tokens)
+    output.square().mean().backward()
+    assert tokens.grad is not None
+    return output.detach(), tokens.grad
+
+
+@pytest.mark.parametrize("head_width", [32, 64])
+@pytest.mark.parametrize("tokens", [65, 257])
+def test_fused_attention_equals_plain_on_odd_lengths_with_qk_norm(tokens: int, head_width: int) -> None:
+    """The class token makes lengths odd: 64 + 1 and 256 + 1 in the encoder. Kernels tile them; none may be lost."""
+    block, given = block_and_tokens(tokens, head_width)
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = output_and_gradient(block, given)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        fused = output_and_gradient(block, given)
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["FA4", "FA3", "FA2"])
+@pytest.mark.parametrize("tokens", [65, 257])
+def test_flash_attention_agrees_with_plain_attention(name: str, tokens: int) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if name != "FA2" and name not in installed_flash_packages():
+        pytest.skip(f"{name} is not installed")
+    block, given = (part.cuda() for part in block_and_tokens(tokens, 64))
+    with torch.autocast("cuda", torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH):
+            plain = output_and_gradient(block, given)
+        with attention_kernel("flash", torch.device("cuda", 0), torch.bfloat16) as chosen:
+            flash = output_and_gradient(block, given)
+    if not chosen.startswith(name):
+        pytest.skip(f"{chosen} is newer and takes its place")
+    torch.testing.assert_close(flash, plain, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "sdpa"])
+def test_without_a_gpu_the_choice_is_torchs(wanted: str) -> None:
+    with attention_kernel(wanted, CPU, torch.float32) as chosen:
+        assert chosen == "sdpa"
+
+
+def test_flash_where_it_cannot_run_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AttentionError, match=r"launch\.attention is flash, but this run is on cpu.*auto or sdpa"):  # noqa: SIM117
+        with attention_kernel("flash", CPU, torch.bfloat16):
+            pass
+    with pytest.raises(AttentionError, match=r"no torch\.float32 kernel: set train\.precision to bf16"):
+        attention._require_flash(torch.device("cuda"), torch.float32)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    with pytest.raises(AttentionError, match="built without it and neither FA4 nor FA3 is installed"):
+        attention._require_flash(torch.device("cuda"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("installed", "major", "chosen"),
+    [
+        ({"flash_attn.cute.interface", "flash_attn_interface"}, 9, "FA4"),
+        ({"flash_attn_interface"}, 9, "FA3"),
+        ({"flash_attn_interface"}, 8, None),  # version 3 is for Hopper alone
+        (set(), 9, None),
+    ],
+)
+def test_the_newest_package_that_fits_the_gpu_is_taken(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], major: int, chosen: str | None
+) -> None:
+    monkeypatch.setattr(attention, "_is_installed", installed.__contains__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    package = attention._package_for(torch.device("cuda", 0), torch.bfloat16)
+    assert (package.name if package else None) == chosen
+    assert attention._package_for(torch.device("cuda", 0), torch.float32) is None
+
+
+def test_a_package_is_put_in_place_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(attention, "_package_for", lambda device, dtype: attention.FLASH_PACKAGES[1])
+    monkeypatch.setattr(attention, "activate_flash_attention_impl", calls.append)
+    monkeypatch.setattr(attention, "restore_flash_attention_impl", lambda: calls.append("restored"))
+    with attention_kernel("auto", torch.device("cuda"), torch.bfloat16) as chosen:
+        assert (chosen, calls) == ("FA3", ["FA3"])
+    assert calls == ["FA3", "restored"]
+
+
+def test_the_choice_is_told_for_both_attentions_of_a_step() -> None:
+    assert describe_choice(named_config("S/16"), CPU, torch.float32) == (
+        "encoder 65 × 64 FLASH_ATTENTION, decoder 257 × 32 FLASH_ATTENTION"
+    )
+    with sdpa_kernel(SDPBackend.MATH):
+        told = describe_choice(replace(MaeConfig(), mask_ratio=0.5), CPU, torch.float32)
+    assert told == "encoder 129 × 64 MATH, decoder 257 × 32 MATH"
