@@ -1,0 +1,114 @@
+"""A web server on loopback that serves a folder with ranges, and fails on request."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+FAULTS = ("500", "503", "429", "truncated", "reset", "slow", "wrong bytes")
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Serves `folder`; each request first takes a fault from `faults`, if there is one, or None for a good answer."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.faults: Iterator[str | None] = iter(())
+        self.lock = threading.Lock()
+        self.requests: list[str] = []
+        self.bytes_sent = 0
+        self.ignore_ranges = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def times(self, name: str) -> int:
+        return Counter(self.requests)[name]
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that gave up are what the tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FaultyServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        name = self.path.lstrip("/")
+        with self.server.lock:
+            self.server.requests.append(name)
+            fault = next(self.server.faults, None) if body else None
+        path = self.server.folder / name
+        if fault and fault.isdigit():
+            return self._status(int(fault))
+        if not path.is_file():
+            return self._status(404)
+        data = path.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted and not self.server.ignore_ranges:
+            begin, end = int(wanted[1]), int(wanted[2] or len(data) - 1)
+            part = data[begin : end + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{end}/{len(data)}")
+        else:
+            part = data
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        return self._send(part, fault) if body else None
+
+    def _send(self, part: bytes, fault: str | None) -> None:
+        if fault == "slow":
+            time.sleep(1.5)
+        if fault == "wrong bytes":
+            part = bytes(255 - byte for byte in part)
+        if fault in ("truncated", "reset"):
+            part = part[: len(part) // 2]
+        with self.server.lock:
+            self.server.bytes_sent += len(part)
+        self.wfile.write(part)
+        if fault in ("truncated", "reset"):
+            self.wfile.flush()
+            if fault == "reset":  # lingering for 0 s: closing sends a reset, not an end
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.shutdown(socket.SHUT_RDWR) if fault == "truncated" else self.connection.close()
+            self.close_connection = True
+
+    def _status(self, code: int) -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[FaultyServer]:
+    """Serve a folder until the block ends."""
+    server = FaultyServer(folder)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
