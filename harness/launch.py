@@ -1,8 +1,8 @@
 """Launching cells through submitit: a bounded number of processes on this machine, or SLURM job arrays.
 
-A job is one cell; it runs whatever stages the cell lacks (`stages.run_cell`). On this machine the sweep stays and
-watches; on SLURM it submits one array per resource shape and leaves, and coming back submits what is neither done nor
-queued. Nothing here decides a result.
+A job runs whatever stages its cells lack (`stages.run_cell`). On this machine the sweep stays and watches, and a
+process may take several small cells in turn; on SLURM a job is one cell, and the sweep submits one array per resource
+shape and leaves; coming back submits what is neither done nor queued. Nothing here decides a result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from harness.files import write_json
 from harness.grid import Cell
 from harness.recipe import Launch, Recipe, per_name
-from harness.stages import run_cell
+from harness.stages import read_outcome, run_cell, run_cells
 
 POLL_SECONDS = 0.2
 LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
@@ -28,18 +28,26 @@ LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one cell's job ended: `error` is the end of its traceback, None where it went well."""
+    """How one cell ended: `error` is the end of its traceback, None where it went well."""
 
     cell: Cell
     error: str | None
     log: Path
 
 
+@dataclass
+class _Job:
+    """A local process and the cells it has yet to end, in the order in which it takes them."""
+
+    handle: Any
+    cells: list[Cell]
+
+
 def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
-    """Run cells on this machine, at most `launch.parallel` at a time, yielding each as it ends.
+    """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
 
     `watch` is called between polls with the cells that run. Leaving early (Ctrl-C) stops the running jobs; their
-    checkpoints stay.
+    checkpoints stay. A process that dies costs the cell it was at; those behind it go to another.
     """
     import submitit
 
@@ -48,22 +56,40 @@ def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Ce
     launch = recipe.launch
     executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, gpus_per_node=_local_gpus(launch))
     recipe_json = recipe.model_dump_json()
-    waiting = list(todo)
-    running: dict[str, tuple[Cell, Any]] = {}
+    waiting = batches(todo, launch)
+    jobs: list[_Job] = []
     try:
         with _threads(launch):
-            while waiting or running:
-                while waiting and len(running) < launch.parallel:
-                    cell = waiting.pop(0)
-                    running[cell.id] = cell, executor.submit(run_cell, recipe_json, cell.id)
+            while waiting or jobs:
+                while waiting and len(jobs) < launch.parallel:
+                    batch = waiting.pop(0)
+                    handle = executor.submit(run_cells, recipe_json, [cell.id for cell in batch], folder)
+                    jobs.append(_Job(handle, batch))
                 time.sleep(POLL_SECONDS)
-                watch([cell for cell, _ in running.values()])
-                for cell, job in [pair for pair in running.values() if pair[1].done()]:
-                    del running[cell.id]
-                    yield Outcome(cell, _error(job), Path(job.paths.stderr))
+                watch([job.cells[0] for job in jobs if job.cells])
+                for job in list(jobs):
+                    over = job.handle.done()  # asked before looking at what it left, so that nothing is missed
+                    yield from _ended(job, folder)
+                    if over:
+                        jobs.remove(job)
+                        if job.cells:
+                            yield Outcome(job.cells.pop(0), _error(job.handle), Path(job.handle.paths.stderr))
+                        waiting = [job.cells, *waiting] if job.cells else waiting
     finally:
-        for _, job in running.values():
-            job.cancel()
+        for job in jobs:
+            job.handle.cancel()
+
+
+def batches(todo: Sequence[Cell], launch: Launch) -> list[list[Cell]]:
+    """Cells for each process in turn: `launch.cells_per_job`, fewer where a process would have none."""
+    size = max(1, min(launch.cells_per_job, -(-len(todo) // launch.parallel)))
+    return [list(todo[start : start + size]) for start in range(0, len(todo), size)]
+
+
+def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:
+    """Take off the cells that the job has ended, each with what it left."""
+    while job.cells and (found := read_outcome(folder, job.cells[0].id)) is not None:
+        yield Outcome(job.cells.pop(0), found["error"], Path(job.handle.paths.stderr))
 
 
 def _local_gpus(launch: Launch) -> int:
@@ -90,14 +116,17 @@ class _threads:  # noqa: N801  (a context manager, used like a function)
                 os.environ[name] = value
 
 
-def _error(job: Any) -> str | None:  # noqa: ANN401  (submitit is untyped)
-    if job.state == "INTERRUPTED":
-        return "the process was killed"
+def _error(job: Any) -> str:  # noqa: ANN401  (submitit is untyped)
+    """Why a process ended before its cells did."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
     try:
         job.result()
-    except Exception as error:  # submitit wraps whatever the job raised
+    except FailedJobError as error:  # it raised, outside any cell
         return _last_line_of_trace(str(error)) or type(error).__name__
-    return None
+    except UncompletedJobError:  # it left no result
+        return "the process was killed"
+    return "the process left no outcome"
 
 
 def _last_line_of_trace(text: str) -> str:

@@ -229,6 +229,7 @@ class Launch(Section):
 
     executor: Literal["slurm", "local"] = "slurm"
     parallel: PositiveInt = Field(64, description="cells that run at one time")
+    cells_per_job: PositiveInt = Field(1, description="cells that one local process takes in turn")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
+from harness.files import write_json
 from harness.grid import Cell, cells, fingerprint
 from harness.ledger import STAGES, Row, Stage
+from harness.preempt import Preempted
 from harness.recipe import Recipe
 
 
@@ -142,6 +145,36 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
             if _is_first_rank():
                 ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
     return list(work.missing)
+
+
+def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None:
+    """Run several cells in turn in one process, which imports and warms up once; this is what a local job runs.
+
+    Each cell leaves its outcome in the folder `outcomes`; one that raises does not keep the next from running.
+    """
+    for cell_id in cell_ids:
+        error = None
+        try:
+            run_cell(recipe_json, cell_id)
+        except Preempted:  # the process was told to stop, not this cell
+            raise
+        except Exception as raised:  # whatever it is, it is this cell's own
+            traceback.print_exc()
+            error = "".join(traceback.format_exception_only(raised)).strip()
+        write_json(_outcome_path(outcomes, cell_id), {"error": error})
+
+
+def read_outcome(outcomes: Path, cell_id: str) -> dict[str, str | None] | None:
+    """What `run_cells` left of a cell, None as long as it has not ended."""
+    try:
+        found: dict[str, str | None] = json.loads(_outcome_path(outcomes, cell_id).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _outcome_path(outcomes: Path, cell_id: str) -> Path:
+    return outcomes / f"{cell_id}.outcome.json"
 
 
 def _is_first_rank() -> bool:

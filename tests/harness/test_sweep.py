@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from harness import ledger, sweep
+from harness.grid import cells
+from harness.launch import batches
 from harness.recipe_file import load
 
 TIMES = {"stage_seconds", "train_seconds"}
@@ -142,6 +144,33 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(
     assert "do not fill one batch of 10000" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
     assert len(list((tmp_path / "out").glob("ledger/vit_s16-two-*/evaluate.json"))) == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_the_cell_it_was_at_and_no_other(
+    write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    arguments = ["launch.cells_per_job=7", "launch.parallel=1"]
+    recipe = write_tiny_recipe(tmp_path)
+    process = subprocess.Popen(command(recipe, *arguments), stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/ledger/*/train.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    max(children, key=lambda child: child.memory_info().rss).kill()
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert said.count("FAILED") == 1
+    assert "the process was killed" in said
+    assert said.count("done ") == 6
+
+
+def test_local_processes_take_cells_in_order_and_none_stays_idle(tiny_recipe_file: Path) -> None:
+    recipe = load(tiny_recipe_file, "laptop", ["launch.cells_per_job=4"])
+    todo = cells(recipe)
+    assert [len(batch) for batch in batches(todo, recipe.launch)] == [4, 3]
+    assert [cell for batch in batches(todo, recipe.launch) for cell in batch] == list(todo)
+    assert [len(batch) for batch in batches(todo[:3], recipe.launch)] == [2, 1]
 
 
 def test_two_sweeps_of_one_study_do_not_run_at_once(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
