@@ -53,8 +53,8 @@ class AssayOptions:
     controls: int = 100
     side: int = 144
     effect: float = 1.0
-    photons: float = 5.0
-    read_noise: float = 0.12
+    photons: float = 3.0
+    read_noise: float = 0.18
 
     def __post_init__(self) -> None:
         """Refuse what cannot be rendered."""

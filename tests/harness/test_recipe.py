@@ -236,7 +236,7 @@ def test_the_recipe_states_the_papers_study() -> None:
 def test_the_miniature_is_the_same_grid() -> None:
     recipe = load(SCALING, "laptop")
     cells = {(recipe.models[m].size, recipe.models[m].patch) for m in recipe.grid.models}
-    assert cells == {(size, patch) for size in "SBL" for patch in (16, 8)}
+    assert cells == {(size, patch) for size in "SBL" for patch in (8, 4)}
     assert len(recipe.grid.datasets) >= 3
 
 
