@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from harness.recipe import Mae, Model, Recipe, Train, per_name
@@ -104,9 +105,10 @@ def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
     science: dict[str, Any] = {"dataset": dataset, "fraction": chosen.fraction}
     made = [build for build in recipe.prepare.build if build.output == chosen.shards]
     if made:
-        science["build"] = made[0].model_dump(mode="json", exclude={"root", "output", "workers"})
+        elsewhere = {"root", "output", "workers", "on_error"}
+        science["build"] = made[0].model_dump(mode="json", exclude=elsewhere, exclude_none=True)
         assay = recipe.prepare.assay
-        if assay is not None and assay.output == made[0].root:
+        if assay is not None and assay.output == Path(made[0].root):
             science["assay"] = assay.model_dump(mode="json", exclude={"output"})
     return science
 

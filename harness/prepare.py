@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.recipe import Assay, Build, Recipe, unknown_name
+from harness.recipe import Assay, Build, Curation, Recipe, unknown_name
+
+if TYPE_CHECKING:
+    import shards.curation
 
 
 def prepare(recipe: Recipe) -> None:
@@ -40,9 +43,21 @@ def _build(options: Build) -> None:
         options.root,
         options.output,
         options=options.options,
+        curation=_curation(options.curation),
         validation_experiments=options.validation_experiments,
         validation_fraction=options.validation_fraction,
         wells_per_shard=options.wells_per_shard,
+        eight_bit=options.eight_bit,
         seed=options.seed,
         workers=options.workers,
+        on_error=options.on_error,
     )
+
+
+def _curation(rules: Curation | None) -> shards.curation.Curation | None:
+    from shards.curation import Curation as Rules
+
+    if rules is None:
+        return None
+    given = rules.model_dump(exclude={"controls"})
+    return Rules(**given) if rules.controls is None else Rules(**given, controls=tuple(rules.controls))

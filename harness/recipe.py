@@ -49,18 +49,33 @@ class Assay(Section):
     options: dict[Name, int | float] = Field({}, description="fields of `shards.assay.AssayOptions`")
 
 
+class Curation(Section):
+    """Which wells to leave out (`shards.curation`): rare perturbations, and a share of the controls."""
+
+    perturbation: str = Field("treatment", description="column that names perturbations")
+    min_experiments: PositiveInt = Field(1, description="least experiments of a perturbation")
+    min_wells: PositiveInt = Field(1, description="least wells of a perturbation")
+    controls: list[str] | None = Field(None, description="treatments that are negative controls; null: the usual ones")
+    control_fraction: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of control wells to keep")
+
+
 class Build(Section):
-    """Build shards (`shards.build`) from a layout on disk where they are missing."""
+    """Build shards (`shards.build`) from a layout on disk, or at an fsspec URL, where they are missing."""
 
     layout: Name
-    root: YamlPath
+    root: Annotated[str, Field(min_length=1)]
     output: YamlPath
     options: dict[Name, str] = Field({}, description="the layout's own options, as in --option name=value")
+    curation: Curation | None = None
     validation_experiments: list[str] | None = Field(None, description="else a fraction of them is drawn")
     validation_fraction: Probability = 0.1
     wells_per_shard: PositiveInt = 64
+    eight_bit: Annotated[str, Field(pattern=r"^(shift|\d+:\d+)$")] | None = Field(
+        None, description="16-bit pixels to 8 bits: 'shift' (v >> 8), or LOW:HIGH; null: as stored"
+    )
     seed: Count = 0
     workers: PositiveInt = 2
+    on_error: Literal["stop", "quarantine"] = Field("stop", description="what a bad image does")
 
 
 class Prepare(Section):

@@ -30,6 +30,9 @@ def ids(*overrides: str, profile: str = "laptop") -> set[str]:
         "evaluate.tails=[0.1, 0.9]",
         "fit.convention=mae_train",
         "prepare.build.0.workers=1",
+        "prepare.build.0.on_error=quarantine",
+        "prepare.build.0.eight_bit=null",
+        "prepare.build.0.curation=null",
         "datasets.unused={shards: x}",
         "models.vit_l16.depth=9",  # not in this grid
     ],
@@ -53,6 +56,8 @@ def test_what_changes_no_training_leaves_every_id(override: str) -> None:
         "train.precision=bf16",
         "prepare.assay.seed=5",
         "prepare.build.0.seed=5",
+        "prepare.build.0.eight_bit=shift",
+        "prepare.build.0.curation={min_wells: 2}",
         "grid.seeds=[5, 6]",
     ],
 )

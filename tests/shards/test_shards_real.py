@@ -8,6 +8,7 @@ from shards.build import build
 from shards.format import ShardSet
 from shards.loader import training_batches, well_tiles
 from shards.transform import self_standardise
+from shards.wells import LayoutError
 
 
 def files(folder, channels: int) -> list[np.ndarray]:
@@ -51,3 +52,25 @@ def test_cell_painting_well_equals_its_files(real_data, tmp_path):
     assert shards.wells[["key", "plate"]].to_numpy().tolist() == [["BR00143976_C03_C03_f03", "BR00143976_C03"]]
     assert shards.manifest.channels == ("Brightfield", "MitoTracker", "AGP", "RNA", "ER", "DNA")
     assert np.array_equal(shards.read_well(0), np.stack(files(root / "BR00143976_C03", 6)))
+
+
+def test_dim_sixteen_bit_wells_become_eight_bit_by_a_stated_range(real_data, tmp_path):
+    """By a file:// URL, and through load_data.csv, as a downloaded plate comes: the same pixels by another route."""
+    root = real_data / "cellpainting"
+    (tmp_path / "load_data.csv").write_text(
+        "Metadata_Plate,Metadata_Well,Metadata_Site,FileName_OrigDNA,PathName_OrigDNA,FileName_OrigER,PathName_OrigER\n"
+        f"BR00143976,C03,3,r03c03f03p01-ch6sk1fk1fl1.tiff,{root}/BR00143976_C03,"
+        f"r03c03f03p01-ch5sk1fk1fl1.tiff,{root}/BR00143976_C03\n"
+    )
+    build(
+        "load_data", f"file://{tmp_path}", tmp_path / "out", eight_bit="0:8191", validation_fraction=0, progress=False
+    )
+    shards = ShardSet.open(tmp_path / "out")
+    assert (shards.manifest.channels, shards.manifest.pixel_type) == (("DNA", "ER"), "uint8")
+    stored = np.stack([tifffile.imread(next(root.glob(f"*/*-ch{number}sk1*.tiff"))) for number in (6, 5)]).astype(float)
+    assert np.array_equal(shards.read_well(0), np.floor(255 * stored.clip(0, 8191) / 8191 + 0.5))
+
+
+def test_real_wells_are_refused_as_the_wrong_release(real_data, tmp_path):
+    with pytest.raises(LayoutError, match=r"metadata.csv: no such table"):
+        build("rxrx3", real_data / "cpjump1" / "images", tmp_path / "out", progress=False)

@@ -1,0 +1,60 @@
+"""What a recipe prepares: every option of the builder is reachable from it."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.prepare import prepare
+from harness.recipe_file import load
+from shards.assay import AssayOptions, render_assay
+from shards.format import ShardSet
+
+SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+
+
+@pytest.fixture
+def assay(tmp_path: Path) -> Path:
+    """Two experiments of eight genes and six controls each."""
+    options = AssayOptions(experiments=2, complexes=2, members=3, singles=2, controls=6, side=32, guides=1)
+    render_assay(options, tmp_path / "images", workers=1)
+    return tmp_path / "images"
+
+
+def test_a_recipe_curates_and_quarantines(assay: Path, tmp_path: Path) -> None:
+    rows = (line.split(",") for line in (assay / "metadata.csv").read_text().splitlines()[1:])
+    address = next(row[3] for row in rows if row[1] == "gene-001" and row[4] != "EMPTY_control")
+    bad = assay / "gene-001" / "Plate1" / f"{address}_s1_w1.png"
+    bad.write_bytes(bad.read_bytes()[:50])
+    build = (
+        f"prepare.build=[{{layout: rxrx3, root: {assay}, output: {tmp_path}/shards, "
+        "validation_experiments: [gene-002], "
+        "curation: {min_experiments: 2, control_fraction: 0.0, controls: [EMPTY_control]}, "
+        "on_error: quarantine, wells_per_shard: 5, workers: 1}]"
+    )
+    prepare(load(SCALING, "laptop", ["prepare.assay=null", build]))
+    manifest = ShardSet.open(tmp_path / "shards").manifest
+    assert manifest.removed == {"min_experiments": 0, "min_wells": 0, "control_fraction": 12}
+    assert [well.key for well in manifest.quarantined] == [f"gene-001_1_{address}"]
+    assert manifest.wells == {"train": 7, "validation": 8}
+    assert manifest.experiments == {"train": ("gene-001",), "validation": ("gene-002",)}
+    assert len(manifest.shards) == 4
+
+
+def test_eight_bit_rules_reach_the_builder(assay: Path, tmp_path: Path) -> None:
+    build = f"prepare.build=[{{layout: rxrx3, root: {assay}, output: {tmp_path}/shards, eight_bit: '0:4095'}}]"
+    with pytest.raises(ValueError, match="8-bit rule '0:4095' needs uint16 pixels"):
+        prepare(load(SCALING, "laptop", ["prepare.assay=null", build]))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("eight_bit: half", "eight_bit"),
+        ("curation: {min_wells: 0}", "min_wells"),
+        ("curation: {min_well: 3}", "did you mean 'min_wells'"),
+        ("on_error: ignore", "on_error"),
+    ],
+)
+def test_wrong_options_are_named(field: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(SCALING, "laptop", [f"prepare.build=[{{layout: rxrx3, root: /x, output: /y, {field}}}]"])
