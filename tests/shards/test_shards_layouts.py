@@ -1,11 +1,15 @@
 """Layouts: what each one finds on disk, and how it words what is wrong there."""
 
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
+from PIL import Image
 
 from shards.images import read_well
 from shards.layouts import read_layout
@@ -201,3 +205,18 @@ def test_reserved_columns_are_refused(folder):
     edit(folder / "wells.csv", "dose", "shard")
     with pytest.raises(LayoutError, match="column 'shard' is reserved"):
         read_layout("folder", folder)
+
+
+def test_folder_images_may_be_rows_of_a_parquet_file(folder, tmp_path):
+    """An image dataset's file beside plain ones; one that is missing is named by its own path."""
+    png = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(png, "png")
+    pq.write_table(pa.table({"png": [b"", png.getvalue()]}), folder / "images.parquet")
+    edit(folder / "wells.csv", "a_DNA.tif", "images.parquet#1.png")
+    table = read_layout("folder", folder)
+    check_images(table)
+    (first, _) = table.rows(0, 2)
+    assert read_well(first["images"])[:, 0, 0].tolist() == [7, 0]
+    (folder / "images.parquet").unlink()
+    with pytest.raises(LayoutError, match=r"wells.csv, line 2: image file .*images.parquet#1.png does not exist"):
+        check_images(table)
