@@ -1,1 +1,22 @@
 """Images → WebDataset tar shards → batches of crops. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def decode(key: str, data: bytes) -> NDArray[np.generic] | None:
+    """Decode the image of a sample, for the webdataset library: `webdataset.WebDataset(urls).decode(shards.decode)`.
+
+    Gives a NumPy array (C, H, W) for a `.zs` member, and None, which leaves it to others, for the rest. Raises
+    ShardError if the payload is damaged.
+    """
+    if key.removeprefix(".") != "zs":
+        return None
+    from shards.payload import decode_payload
+
+    return decode_payload(data)

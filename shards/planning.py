@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
-from shards.format import SPLITS, Split
+from shards.format import DEFAULT_CHUNK, DEFAULT_CODEC, SPLITS, Split
 from shards.order import nested_experiments, shuffled
 from shards.wells import WellTable, names
 from shards.writing import BuildError, OnError, Task
@@ -37,6 +37,9 @@ class Plan(Sequence[Task]):
     output: Path
     on_error: OnError
     eight_bit: str | None
+    codec: str
+    codec_trial: dict[str, float]
+    chunk: int
 
     def __len__(self) -> int:
         return len(self.cuts)
@@ -51,7 +54,10 @@ class Plan(Sequence[Task]):
             return replace(self, cuts=self.cuts[index])
         cut = self.cuts[index]
         rows = tuple(self.table.rows(cut.begin, cut.end))
-        return Task(self.output, cut.name, cut.split, self.table.channels, rows, self.on_error, self.eight_bit)
+        return Task(
+            self.output, cut.name, cut.split, self.table.channels, rows, self.on_error, self.eight_bit,
+            self.codec, self.chunk,
+        )  # fmt: skip
 
     @property
     def images(self) -> int:
@@ -93,6 +99,8 @@ def plan_shards(
     seed: int,
     on_error: OnError,
     eight_bit: str | None = None,
+    codec: str = DEFAULT_CODEC,
+    chunk: int = DEFAULT_CHUNK,
 ) -> Plan:
     """Cut each split, shuffled across plates, into shards."""
     import numpy as np
@@ -108,7 +116,7 @@ def plan_shards(
             cuts.append(Cut(f"{split}-{number:06d}.tar", split, before + begin, before + end))
         before += len(chosen)
     wells = table.wells.iloc[np.concatenate(orders)].reset_index(drop=True)
-    return Plan(replace(table, wells=wells), tuple(cuts), output, on_error, eight_bit)
+    return Plan(replace(table, wells=wells), tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
 
 
 def digest_of(table: WellTable) -> str:

@@ -21,7 +21,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shards.format import VERSION, Entry, Quarantined, Shard, ShardWriter, Split, replacing
+from shards.format import (
+    DEFAULT_CHUNK,
+    DEFAULT_CODEC,
+    VERSION,
+    Entry,
+    Quarantined,
+    Shard,
+    ShardWriter,
+    Split,
+    replacing,
+)
 from shards.images import ImageError, read_well
 from shards.sources import state
 
@@ -47,13 +57,15 @@ class Task:
     wells: tuple[Row, ...]
     on_error: OnError
     eight_bit: str | None = None
+    codec: str = DEFAULT_CODEC
+    chunk: int = DEFAULT_CHUNK
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that the shard is made of: rows, and size and time of change of every image file."""
         files = [[state(location) for location in _images(row)] for row in self.wells]
         rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
-        return digest([VERSION, self.channels, rows, files, self.eight_bit])
+        return digest([VERSION, self.channels, rows, files, self.eight_bit, self.codec, self.chunk])
 
     @property
     def record(self) -> Path:
@@ -94,7 +106,7 @@ def write_shard(task: Task) -> Record:
     entries, quarantined = {}, []
     path = task.output / task.name
     with replacing(path) as file:
-        writer = ShardWriter(file)
+        writer = ShardWriter(file, task.codec, task.chunk)
         for row in task.wells:
             key, origin = str(row["key"]), str(row["origin"])
             described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
@@ -111,6 +123,8 @@ def write_shard(task: Task) -> Record:
     shard = None
     if entries:
         shard = Shard(name=task.name, split=task.split, wells=len(entries), bytes=writer.bytes, sha256=sha256)
+        with replacing(task.output / shard.index) as file:
+            file.write(writer.index())
     else:
         path.unlink()
     record = Record(fingerprint=task.fingerprint, shard=shard, entries=entries, quarantined=tuple(quarantined))

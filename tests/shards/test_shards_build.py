@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import shards as shards_package
 from shards.build import build, main
 from shards.format import ShardError, ShardSet, ShardWriter
 from shards.images import ImageError, read_well
@@ -52,9 +53,10 @@ def test_every_reader_sees_the_pixels_of_the_files(screen, tmp_path, dtype):
     seen = set()
     for shard in shards.manifest.shards:
         path = tmp_path / "out" / shard.name
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False).decode():
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False).decode(shards_package.decode):
             seen.add(sample["__key__"])
-            assert np.array_equal(sample["npy"], expected[sample["__key__"]])
+            assert np.array_equal(sample["zs"], expected[sample["__key__"]])
+            assert sample["zs"].dtype == np.dtype(dtype)
             assert sample["json"]["treatment"] == table.loc[sample["__key__"], "treatment"]
             assert sample["json"]["SMILES"] == table.loc[sample["__key__"], "SMILES"]
             assert sample["json"]["channels"][3] == "Syto14"
@@ -255,7 +257,7 @@ def test_wells_of_two_pixel_types_are_refused(screen, tmp_path):
         (lambda f: (f / "wells.parquet").write_bytes(b"PAR1"), "wells.parquet: not the table"),
         (lambda f: (f / "train-000000.tar").unlink(), "train-000000.tar: missing, but manifest.json says"),
         (lambda f: os.truncate(f / "train-000000.tar", 700), "train-000000.tar: 700 bytes, but"),
-        (lambda f: rewrite(f, "version", 2), "manifest.json: version: "),
+        (lambda f: rewrite(f, "version", 1), "manifest.json: version: "),
         (lambda f: rewrite(f, "shards", 0, "name", "../../etc/passwd.tar"), "shards.0.name: String should match"),
         (lambda f: rewrite(f, "wells", "train", 5), "other train experiments or another count"),
         (
@@ -278,6 +280,9 @@ def rewrite(folder: Path, *path_and_value) -> None:
     for step in path:
         place = place[step]
     place[last] = value
+    manifest.pop("checksum")
+    content = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    manifest["checksum"] = hashlib.sha256(content).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -302,12 +307,12 @@ def test_any_well_can_be_read_back_from_its_entry_and_by_tarfile(shape, dtype, k
     entries = [writer.add(name, image, {"note": text}) for name in (key, "other" if key != "other" else "another")]
     writer.close()
     with tarfile.open(fileobj=io.BytesIO(file.getvalue())) as archive:
-        assert archive.getnames()[:2] == [f"{key}.npy", f"{key}.json"]
-        assert np.array_equal(np.load(io.BytesIO(archive.extractfile(f"{key}.npy").read())), image)
+        assert archive.getnames()[:2] == [f"{key}.zs", f"{key}.json"]
+        assert np.array_equal(shards_package.decode(".zs", archive.extractfile(f"{key}.zs").read()), image)
         assert json.load(archive.extractfile(f"{key}.json")) == {"note": text}
     for entry in entries:
-        pixels = np.frombuffer(file.getvalue(), dtype, image.size, entry.offset).reshape(-1, entry.height, entry.width)
-        assert np.array_equal(pixels, image)
+        assert (entry.height, entry.width, entry.pixel_type) == (*shape[1:], dtype)
+        assert file.getvalue()[entry.offset :].startswith(b"wellzarr")
 
 
 @pytest.mark.parametrize(

@@ -127,14 +127,14 @@ def test_more_ranks_than_wells_leave_some_ranks_without_tiles(shards):
 def test_an_error_surfaces_at_its_batch_and_ends_the_threads(shards, monkeypatch, workers):
     wells = shards.indices("train")
     bad = wells[draws(0, 8, 1, len(wells), (20, 20), 8).well[0]]
-    read = ShardSet.read_crop
+    windows = ShardSet.windows
 
-    def failing(self, index, y, x, size):
-        if index == bad:
+    def failing(self, indices, corners):
+        if bad in indices:
             raise OSError("stale file handle")
-        return read(self, index, y, x, size)
+        return windows(self, indices, corners)
 
-    monkeypatch.setattr(ShardSet, "read_crop", failing)
+    monkeypatch.setattr(ShardSet, "windows", failing)
     batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=4, workers=workers)
     got = [next(batches), next(batches)]
     assert len(got) == 2

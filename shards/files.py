@@ -1,0 +1,104 @@
+"""Files that appear whole or not at all, and where a set's files lie.
+
+A `Source` is all that reading asks of a place: `LocalFolder` here, object stores in `shards.remote`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Range = tuple[str, int, int]
+"""Bytes of a file: its name inside the set, the first byte, and the one after the last."""
+
+
+class Source(Protocol):
+    """Where the files of a shard set lie. Every method may be called from several threads at once."""
+
+    @property
+    def place(self) -> Path | str:
+        """Folder or URL, for messages."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file of the set; None if there is no such file."""
+
+    def load(self, name: str) -> NDArray[np.uint8]:
+        """All bytes of a file, read or memory-mapped; OSError if there is no such file."""
+
+    def ranges(self, wanted: Sequence[Range]) -> Sequence[bytes]:
+        """Parts of files, each exactly as long as asked for; OSError if a file is absent or ends before."""
+
+    def descriptor(self, name: str) -> int | None:
+        """A new file descriptor that the caller closes; None where files can be read by `ranges` alone."""
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A set on this machine's file systems."""
+
+    place: Path
+
+    def size(self, name: str) -> int | None:
+        """See Source."""
+        path = self.place / name
+        return path.stat().st_size if path.is_file() else None
+
+    def load(self, name: str) -> NDArray[np.uint8]:
+        """See Source; memory-mapped."""
+        path = self.place / name
+        if not path.stat().st_size:
+            return np.empty(0, np.uint8)
+        return np.memmap(path, mode="r", dtype=np.uint8)
+
+    def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        """See Source."""
+        return [self._range(*one) for one in wanted]
+
+    def descriptor(self, name: str) -> int:
+        """See Source."""
+        return os.open(self.place / name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _range(self, name: str, start: int, stop: int) -> bytes:
+        with (self.place / name).open("rb") as file:
+            file.seek(start)
+            found = file.read(stop - start)
+        if len(found) != stop - start:
+            raise OSError(f"{self.place / name}: ends at byte {start + len(found)}, before byte {stop}")
+        return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file under a name of this process's own, then flush it to disk and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine that no longer live were writing in a folder when they were killed."""
+    for path in folder.glob(f".*.{platform.node()}.*.tmp"):
+        if not _lives(path.name.split(".")[-2]):
+            path.unlink(missing_ok=True)
+
+
+def _lives(pid: str) -> bool:
+    try:
+        state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # a zombie writes no more
