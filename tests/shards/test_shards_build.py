@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -174,7 +175,9 @@ def test_a_complete_build_is_left_untouched(screen, tmp_path, capsys):
     root, output = screen(), tmp_path / "out"
     command = ["--layout", "rxrx3", "--root", str(root), "--output", str(output), "--workers", "1"]
     assert main(command) == 0
-    assert "built in" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "built in" in said.out
+    assert re.search(r"12/12 \[\d\d:\d\d<00:00, .* MB/s of pixels\]", said.err)  # done, elapsed, to go, speed
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert main(command) == 0
     assert "complete already: nothing was changed" in capsys.readouterr().out
@@ -390,3 +393,33 @@ def test_workers_end_when_the_build_alone_is_killed(screen, tmp_path):
     build.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
+
+
+@pytest.mark.slow
+def test_a_plan_takes_little_memory_for_every_well(tmp_path):
+    """100,000 wells of six channels: below 2 kB each at the peak, so that a million fit into 2 GB; and no files."""
+    header = "well_id,experiment_name,plate,address,gene,treatment,SMILES,concentration,perturbation_type,cell_type\n"
+    rows = (
+        f"gene-{n // 10000:03d}_1_A{n},gene-{n // 10000:03d},1,A{n},G{n % 977},G{n % 977}_guide_1,"
+        f'"CC1=[N+](CCCC)C2=CC=CC=C2 |c:1,13,{n}|",0.25,CRISPR,HUVEC\n'
+        for n in range(100_000)
+    )
+    (tmp_path / "metadata.csv").write_text("".join([header, *rows]))
+    code = f"""
+import resource
+from pathlib import Path
+from shards.curation import Curation, curate
+from shards.layouts import read_layout
+from shards.planning import choose_validation, digest_of, plan_shards
+import numpy, pandas, pyarrow
+pandas.DataFrame({{"warm": ["up"]}})["warm"].str.fullmatch("up")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+table, _ = curate(read_layout("rxrx3", {str(tmp_path)!r}), Curation(min_wells=2), 0)
+apart = choose_validation(table, None, 0.1, 0)
+plan = plan_shards(table, apart, Path("unused"), wells_per_shard=64, seed=0, on_error="stop")
+digest_of(plan.table)
+assert len(plan[0].wells) == 64
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / plan.images)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(ended.stdout) < 2000
