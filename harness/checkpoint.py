@@ -6,12 +6,15 @@ generator's state needs saving.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from harness.engines import Engine
 from harness.files import write_whole
 
 
@@ -30,19 +33,17 @@ class Progress:
     validation: dict[str, float] = field(default_factory=dict)  # the last one's losses
 
 
-def save(path: Path, fingerprint: str, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write a checkpoint; a crash at any moment leaves either the old one or the new one."""
-    state = {
-        "fingerprint": fingerprint,
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "progress": asdict(progress),
-    }
-    write_whole(path, lambda file: torch.save(state, file))
+def save(path: Path, fingerprint: str, engine: Engine, progress: Progress) -> None:
+    """Write a checkpoint; a crash at any moment leaves either the old one or the new one. All ranks must call it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model, optimiser = get_state_dict(engine.model, engine.optimiser, options=options)
+    state = {"fingerprint": fingerprint, "model": model, "optimiser": optimiser, "progress": asdict(progress)}
+    if engine.here.is_first:
+        write_whole(path, lambda file: torch.save(state, file))
 
 
-def load(path: Path, fingerprint: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
-    """Restore model and optimiser, and return the progress, or None where there is no checkpoint.
+def load(path: Path, fingerprint: str, engine: Engine) -> Progress | None:
+    """Restore the engine, and return the progress, or None where there is no checkpoint. All ranks must call it.
 
     Raises:
         CheckpointError: the file is damaged, or belongs to other settings or data.
@@ -56,16 +57,18 @@ def load(path: Path, fingerprint: str, model: nn.Module, optimiser: torch.optim.
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}); remove it to start again") from error
     if not matches:
         raise CheckpointError(f"{path}: made with other settings or data; remove it to start again")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    set_state_dict(
+        engine.model, engine.optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"],
+        options=StateDictOptions(full_state_dict=True),
+    )  # fmt: skip
     return Progress(**state["progress"])
 
 
-def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
-    """The finished model as safetensors, with string `metadata` in its header."""
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """A finished model's state_dict as safetensors, with string `metadata` in its header."""
     from safetensors.torch import save as to_bytes
 
-    tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    tensors = {name: value.contiguous().cpu() for name, value in weights.items()}
     write_whole(path, lambda file: file.write(to_bytes(tensors, metadata)))
 
 

@@ -17,15 +17,19 @@ import torch
 from numpy.typing import NDArray
 
 from harness.checkpoint import load_weights
+from harness.course import config_of
+from harness.crops import prepare
 from harness.data import Wells, evaluation_wells, validation_wells
 from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, write_embeddings
+from harness.engines import autocast
 from harness.files import write_whole
 from harness.grid import Cell
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.parallel import Ranks, ranks
 from harness.recipe import Embed, Recipe
-from harness.train import VALIDATION_SEED, WEIGHTS, autocast, config_of, prepare
+from harness.train import WEIGHTS
+from harness.validate import VALIDATION_SEED
 from shards.format import ShardSet
 from shards.loader import well_tiles
 

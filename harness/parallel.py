@@ -1,7 +1,7 @@
-"""Ranks: who this process is among those that train one cell, and the few collectives the loop needs.
+"""Ranks and meshes: who this process is among those that train one cell, and the few collectives the loop needs.
 
 One process is the common case and costs nothing here. Several come from submitit (one task per GPU) or from
-torchrun's variables; they train with DistributedDataParallel.
+torchrun's variables; `engines.py` says how they share a model.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: `rank` of `world`, computing on `device`."""
+    """This process's place: `rank` of `world`, computing on `device`.
+
+    `control` is a gloo group for words between hosts, which must not wait for the device; None in one process.
+    """
 
     rank: int
     world: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -40,20 +47,32 @@ class Ranks:
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so; all ranks get the same answer."""
-        return bool(self.sum(torch.tensor(float(flag), device=self.device))) if self.world > 1 else flag
+        """Whether any rank says so; all ranks get the same answer. It waits: `pace.Agreement` is for every step."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor(int(flag))
+        dist.all_reduce(votes, group=self.control)
+        return bool(votes)
 
     def wait(self) -> None:
         """Return once every rank is here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass averages gradients over ranks."""
-        if self.world == 1:
-            return model
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    def mesh(self, shard: int) -> DeviceMesh:
+        """`shard` neighbours hold one copy of the model together; with fewer than all ranks, there are several copies.
+
+        Raises:
+            ValueError: copies of `shard` ranks do not fill the world.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if self.world % shard:
+            raise ValueError(f"launch.shard_gpus is {shard}, which does not divide {self.world} ranks")
+        if shard == self.world:
+            return init_device_mesh(self.device.type, (shard,), mesh_dim_names=("shard",))
+        shape = (self.world // shard, shard)
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -79,9 +98,9 @@ def ranks(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
     try:
-        yield Ranks(rank, world, chosen)
+        yield Ranks(rank, world, chosen, dist.new_group(backend="gloo"))
     finally:
         dist.destroy_process_group()
 

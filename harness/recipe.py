@@ -254,6 +254,10 @@ class Launch(Section):
     cpus_per_task: PositiveInt = 12
     loader_workers: Count = 8
     checkpoint_minutes: PositiveFloat = 20.0
+    engine: Literal["auto", "single", "ddp", "hsdp", "fsdp"] = Field(
+        "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
+    )
+    shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
     slurm: Slurm = Slurm()
 
 

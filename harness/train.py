@@ -2,6 +2,7 @@
 
 A step is a pure function of the state before it and (seed, step): its crops, masks and dropped paths all follow from
 the position in the order. So a run that was killed and resumed on one process ends bit for bit like one that was not.
+The loop never asks the device for a number but where a row of the log is written.
 
 Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L tokens.
 """
@@ -9,8 +10,8 @@ Shapes: B crops of this rank's part of the global batch, C channels, S crop side
 from __future__ import annotations
 
 import time
-from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,54 +22,23 @@ from torch import Tensor
 
 from harness import checkpoint
 from harness.checkpoint import Progress
-from harness.data import Wells, training_wells, validation_wells
-from harness.grid import Cell, Training, model_shape
+from harness.course import Course, config_of, course_of
+from harness.crops import StepInput, prepare, steps_ahead
+from harness.engines import Engine, EngineOptions, build_engine, choose_engine
+from harness.grid import Cell
 from harness.meter import Meter
 from harness.models.attention import attention_kernel, describe_choice
-from harness.models.config import MaeConfig
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
-from harness.optim import build_optimiser, learning_rate, set_learning_rate
+from harness.optim import build_optimiser
+from harness.pace import Agreement, collected_garbage
 from harness.parallel import Ranks, ranks
 from harness.preempt import Preempted, StopFlag, stop_on_signals
 from harness.recipe import Recipe
-from shards.format import ShardSet
-from shards.loader import training_batches, validation_batches, well_tiles
-from shards.transform import self_standardise
+from harness.validate import validate
+from shards.loader import training_batches
 
-VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches
-VALIDATION_BATCH = 64
-TILES_PER_WELL = 1 << 20  # more than any well has: keys of different wells never meet
-LOG_ROWS = 200
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run of training will do, counted from its shards."""
-
-    shards: ShardSet
-    experiments: tuple[str, ...]
-    wells: Wells
-    validation: Wells
-    steps: int
-    validate_every: int
-    log_every: int
-
-
-def config_of(cell: Cell, pool: str = "mean") -> MaeConfig:
-    """The network of a cell."""
-    assert cell.architecture is not None
-    names = (
-        *model_shape(cell),
-        "drop_path",
-        "layer_scale",
-        "qk_norm",
-        "fourier_weight",
-        "fourier_mode",
-        "fourier_norm",
-    )
-    return MaeConfig(**{name: cell.architecture[name] for name in names}, pool=pool)  # type: ignore[arg-type]
 
 
 def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
@@ -78,19 +48,23 @@ def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
 
     Raises:
         Preempted: a signal asked to stop; the checkpoint is written.
-        ValueError: the shards do not fit the recipe.
+        ValueError: the shards or the engine do not fit the recipe.
     """
     with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
         torch.manual_seed(cell.seed)
         model = MaskedAutoencoder(config_of(cell)).to(here.device)
         values: dict[str, Any] = {**_identity(cell), "parameters": sum(p.numel() for p in model.parameters())}
+        weights = model.state_dict()
         if cell.training is not None:
             dtype = torch.bfloat16 if cell.training.settings["precision"] == "bf16" else torch.float32
             with attention_kernel(recipe.launch.attention, here.device, dtype) as kernel:
                 values["attention"] = f"{kernel}: {describe_choice(model.config, here.device, dtype)}"
-                values |= _train(recipe, cell, model, here, stop, folder, fingerprint)
+                run = _begin(recipe, cell, model, here, folder, fingerprint)
+                _train(recipe, run, stop, folder, fingerprint)
+            values |= _values(run)
+            weights = run.engine.weights()
         if here.is_first:
-            checkpoint.save_weights(folder / WEIGHTS, model, {"cell": cell.id, "fingerprint": fingerprint})
+            checkpoint.save_weights(folder / WEIGHTS, weights, {"cell": cell.id, "fingerprint": fingerprint})
             (folder / CHECKPOINT).unlink(missing_ok=True)
         here.wait()
     return values
@@ -114,11 +88,8 @@ class Run:
     """A cell in training: its parts, and how far it has come."""
 
     cell: Cell
-    training: Training
-    plan: Plan
-    model: MaskedAutoencoder
-    wrapped: torch.nn.Module  # the model as the engine runs it
-    optimiser: torch.optim.Optimizer
+    course: Course
+    engine: Engine
     progress: Progress
     meter: Meter | None  # on the first rank
     here: Ranks
@@ -126,205 +97,132 @@ class Run:
 
     def at(self, every: int) -> bool:
         """Whether the step just done ends a stretch of `every` steps, or the run."""
-        return self.progress.step % every == 0 or self.progress.step == self.plan.steps
+        return self.progress.step % every == 0 or self.progress.step == self.course.steps
 
     @property
     def finished(self) -> bool:
         """All steps done, or no better validation for as long as early stopping's patience."""
-        early = self.training.settings["early_stopping"]
+        early = self.course.training.settings["early_stopping"]
         patient = early is None or self.progress.stale_validations < early["patience"]
-        return self.progress.step >= self.plan.steps or not patient
+        return self.progress.step >= self.course.steps or not patient
 
-    def step(self, images: Tensor) -> None:
-        """One update on this rank's crops (B, C, S, S)."""
-        step, seed = self.progress.step, self.cell.seed
-        set_learning_rate(self.optimiser, _learning_rate(self.training, step, self.plan.steps))
+    def noise(self, step: int, count: int) -> Tensor:
+        """What masks this rank's `count` crops of a step: (B, L), by their places in the order of training."""
+        first = step * self.course.training.batch + self.here.rank * count
+        return masking_noise(self.cell.seed, range(first, first + count), self.engine.model.config.tokens)
+
+    def step(self, inputs: StepInput) -> None:
+        """One update on this rank's crops."""
+        step = self.progress.step
         # Stochastic depth draws from torch's global generator; crops and masks carry their own keys.
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, self.here.rank]).generate_state(1)[0]))
-        first = step * self.training.batch + self.here.rank * len(images)
-        noise = masking_noise(seed, range(first, first + len(images)), self.model.config.tokens)  # (B, L)
-        crops = prepare(images, self.cell, self.here)
-        with autocast(self.here.device, self.training.settings["precision"]):
-            loss: Tensor = self.wrapped(crops, noise.to(self.here.device)).loss
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.losses.append(loss.detach())
+        torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.here.rank]).generate_state(1)[0]))
+        crops = prepare(inputs.batch.images, self.cell, self.here)  # (B, C, S, S)
+        self.losses.append(self.engine.accumulate(crops, inputs.noise, 1.0, last=True))
+        self.engine.step(self.course.learning_rate(step))
         self.progress.step += 1
 
     def log(self) -> None:
         """The mean loss since the last row."""
         mean = float(self.here.mean(torch.stack(self.losses).mean()))
         if self.meter:
-            rate = self.optimiser.param_groups[0]["lr"]
-            values = {"loss": mean, "learning_rate": rate, "progress": self.progress.step / self.plan.steps}
+            rate = self.course.learning_rate(self.progress.step - 1)
+            values = {"loss": mean, "learning_rate": rate, "progress": self.progress.step / self.course.steps}
             self.meter.advance(len(self.losses), values, self.progress.step)
         self.losses.clear()
 
     def validate(self) -> None:
         """Measure, log, and count how long there was nothing better."""
-        settings, progress = self.training.settings, self.progress
-        found = validate(self.model, self.cell, self.plan, self.here, settings)
-        early, loss = settings["early_stopping"], found["validation_loss"]
+        progress, early = self.progress, self.course.training.settings["early_stopping"]
+        found = validate(self.engine, self.cell, self.course)
+        loss = found["validation_loss"]
         better = loss < progress.best_loss - (early["min_delta"] if early else 0.0)
         progress.stale_validations = 0 if better else progress.stale_validations + 1
         progress.best_loss, progress.validation = min(progress.best_loss, loss), found
         if self.meter:
-            crops = progress.step * self.training.batch
+            crops = progress.step * self.course.training.batch
             self.meter.write({"kind": "validation", "step": progress.step, "crops": crops, **found})
             self.meter.pause()
 
 
-def _train(
-    recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, stop: StopFlag, folder: Path, fingerprint: str
-) -> dict[str, Any]:
-    run = _begin(recipe, cell, model, here, folder, fingerprint)
-    began, saved = time.monotonic() - run.progress.seconds, time.monotonic()
-    batches = training_batches(
-        run.plan.shards, run.plan.wells, crop=model.config.crop, batch=run.training.batch, seed=cell.seed,
-        first_batch=run.progress.step, last_batch=run.plan.steps, rank=here.rank, world=here.world,
-        workers=recipe.launch.loader_workers,
-    )  # fmt: skip
-    model.train()
-    try:
+def _train(recipe: Recipe, run: Run, stop: StopFlag, folder: Path, fingerprint: str) -> None:
+    """Step until the run is finished.
+
+    Raises:
+        Preempted: all ranks agreed to stop, and saved.
+    """
+    began, saved, wanted = time.monotonic() - run.progress.seconds, time.monotonic(), False
+    agree = Agreement(run.here)
+    run.engine.model.train()
+    log = closing(run.meter) if run.meter else nullcontext()
+    with log, closing(_inputs(recipe, run)) as inputs, collected_garbage() as collect:
         while not run.finished:
             with run.meter.waiting() if run.meter else nullcontext():
-                crops = next(batches)
-            run.step(crops.images)
-            stopping = here.any(bool(stop))
-            if run.at(run.plan.log_every) or stopping:
+                crops = next(inputs)
+            run.step(crops)
+            stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * recipe.launch.checkpoint_minutes)
+            if run.at(run.course.log_every) or stopping:
                 run.log()
-            if run.at(run.plan.validate_every):
+            if run.at(run.course.validate_every):
                 run.validate()
             run.progress.seconds = time.monotonic() - began
-            due = not run.losses and time.monotonic() - saved > 60 * recipe.launch.checkpoint_minutes
-            if stopping or here.any(due):
-                if here.is_first:
-                    checkpoint.save(folder / CHECKPOINT, fingerprint, model, run.optimiser, run.progress)
-                saved = time.monotonic()
+            wanted = wanted or due
+            if stopping or (wanted and not run.losses):
+                checkpoint.save(folder / CHECKPOINT, fingerprint, run.engine, run.progress)
+                saved, wanted = time.monotonic(), False
             if stopping and not run.finished:
+                agree.close()
                 reason = stop.reason or "another rank was told to stop"
-                raise Preempted(f"{cell.id}: {reason}; saved at step {run.progress.step} of {run.plan.steps}")
-    finally:
-        batches.close()
-        if run.meter:
-            run.meter.close()
-    return _values(run)
+                raise Preempted(f"{run.cell.id}: {reason}; saved at step {run.progress.step} of {run.course.steps}")
+            collect(run.progress.step)
+        agree.close()
 
 
 def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, folder: Path, fingerprint: str) -> Run:
     """Everything in place, from the checkpoint where there is one."""
+    course = course_of(recipe, cell)
+    chosen, peak = course.training.settings["optimiser"], course.training.learning_rate
+    engine = build_engine(
+        model,
+        lambda module: build_optimiser(
+            module, chosen["name"], peak=peak, betas=tuple(chosen["betas"]), weight_decay=chosen["weight_decay"]
+        ),
+        here,
+        _engine_options(recipe, cell, model, here),
+    )
+    progress = checkpoint.load(folder / CHECKPOINT, fingerprint, engine) or Progress()
+    meter = Meter(folder, cell.id, course.steps, progress.step, course.training.batch) if here.is_first else None
+    return Run(cell, course, engine, progress, meter, here, [])
+
+
+def _engine_options(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks) -> EngineOptions:
     assert cell.training is not None
-    training, plan = cell.training, _plan(recipe, cell, cell.training)
-    chosen = training.settings["optimiser"]
-    optimiser = build_optimiser(
-        model, chosen["name"], peak=training.learning_rate, betas=tuple(chosen["betas"]),
-        weight_decay=chosen["weight_decay"],
+    launch = recipe.launch
+    shard = launch.shard_gpus or min(here.world, launch.gpus_per_node or here.world)
+    memory = torch.cuda.get_device_properties(here.device).total_memory if here.device.type == "cuda" else None
+    parameters = sum(p.numel() for p in model.parameters())
+    name = choose_engine(launch.engine, here.world, parameters, memory, shard)
+    return EngineOptions(name, cell.training.settings["precision"], shard)
+
+
+def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:
+    """What the steps still to do take, on the device."""
+    batches = training_batches(
+        run.course.shards, run.course.wells, crop=run.engine.model.config.crop, batch=run.course.training.batch,
+        seed=run.cell.seed, first_batch=run.progress.step, last_batch=run.course.steps, rank=run.here.rank,
+        world=run.here.world, workers=recipe.launch.loader_workers,
     )  # fmt: skip
-    progress = checkpoint.load(folder / CHECKPOINT, fingerprint, model, optimiser) or Progress()
-    meter = Meter(folder, cell.id, plan.steps, progress.step, training.batch) if here.is_first else None
-    return Run(cell, training, plan, model, here.wrap(model), optimiser, progress, meter, here, [])
+    return steps_ahead(batches, run.noise, run.progress.step, run.here.device)
 
 
 def _values(run: Run) -> dict[str, Any]:
-    progress, plan = run.progress, run.plan
+    progress, course = run.progress, run.course
     return {
-        "crops": progress.step * run.training.batch,
+        "crops": progress.step * course.training.batch,
         "steps": progress.step,
-        "planned_steps": plan.steps,
-        "experiments": list(plan.experiments),
-        "wells": len(plan.wells),
+        "planned_steps": course.steps,
+        "experiments": list(course.experiments),
+        "wells": len(course.wells),
         "train_seconds": round(progress.seconds, 2),
         "best_validation_loss": progress.best_loss,
         **progress.validation,
     }
-
-
-def _plan(recipe: Recipe, cell: Cell, training: Training) -> Plan:
-    """Count steps and choose wells.
-
-    Raises:
-        ValueError: channels or batch do not fit the shards.
-    """
-    assert cell.dataset is not None
-    dataset = recipe.datasets[cell.dataset]
-    shards = ShardSet.open(dataset.shards)
-    if len(shards.manifest.channels) != recipe.mae.channels:
-        names = ", ".join(shards.manifest.channels)
-        raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")
-    experiments, wells = training_wells(shards, dataset.fraction)
-    steps = training.epochs * len(wells) // training.batch
-    if steps == 0:
-        raise ValueError(
-            f"dataset {cell.dataset} has {len(wells)} images: {training.epochs} epochs of them "
-            f"do not fill one batch of {training.batch}"
-        )
-    validations = min(training.settings["validations"], steps)
-    return Plan(
-        shards, experiments, wells, validation_wells(shards, training.settings["validation_wells"]), steps,
-        validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
-    )  # fmt: skip
-
-
-def _learning_rate(training: Training, step: int, steps: int) -> float:
-    schedule = training.settings["schedule"]
-    return learning_rate(
-        step, steps, training.learning_rate, warmup_fraction=schedule["warmup"],
-        initial_fraction=schedule["start_factor"], final_fraction=schedule["final_factor"],
-    )  # fmt: skip
-
-
-def prepare(images: Tensor, cell: Cell, here: Ranks) -> Tensor:
-    """Pixels (B, C, S, S) as they lie in the shards, on the device and self-standardised."""
-    assert cell.architecture is not None
-    return self_standardise(images.to(here.device, non_blocking=True), cell.architecture["value_range"])
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 products where the recipe says so; weights and sums stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-@torch.no_grad()
-def validate(
-    model: MaskedAutoencoder, cell: Cell, plan: Plan, here: Ranks, settings: dict[str, Any]
-) -> dict[str, float]:
-    """Masked MSE on crops of unseen experiments, of the model and of predicting each channel's mean.
-
-    The Fourier term of a "+" model is left out, so that all cells are compared by one measure.
-    """
-    model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=here.device)  # loss, mean predictor's loss, crops
-    read = well_tiles if settings["validation_view"] == "tiles" else validation_batches
-    batches = read(
-        plan.shards, plan.validation, crop=model.config.crop, batch=VALIDATION_BATCH, rank=here.rank, world=here.world
-    )
-    seen: Counter[int] = Counter()
-    for batch in batches:
-        crops = prepare(batch.images, cell, here)
-        noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.tokens)
-        with autocast(here.device, settings["precision"]):
-            output = model(crops, noise.to(here.device))
-        flat = mean_predictor_loss(crops, output.mask, model.config.patch)
-        losses = torch.stack([output.reconstruction_loss.double(), flat.double(), torch.ones_like(sums[0])])
-        sums += losses * len(crops)
-    loss, mean_loss, _ = (here.sum(sums) / here.sum(sums)[2]).tolist()
-    model.train()
-    return {"validation_loss": loss, "mean_predictor_loss": mean_loss}
-
-
-def _mask_keys(wells: list[int], seen: Counter[int]) -> list[int]:
-    """A key for each crop that depends on its well and its number within the well alone."""
-    keys = []
-    for well in wells:
-        keys.append(well * TILES_PER_WELL + seen[well])
-        seen[well] += 1
-    return keys
-
-
-def mean_predictor_loss(crops: Tensor, mask: Tensor, patch: int) -> Tensor:
-    """The masked loss of a model that predicts 0, the channel's mean, everywhere: crops (B, C, S, S), mask (B, L)."""
-    from harness.models.blocks import patchify
-
-    squared = patchify(crops, patch).square().mean(-1)  # (B, L)
-    return (squared * mask).sum() / mask.sum()

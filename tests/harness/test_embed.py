@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.course import config_of
+from harness.crops import prepare
 from harness.embed import embed_cell, pixel_statistics
 from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, write_embeddings
 from harness.evaluate import evaluate_cell
 from harness.grid import cells
 from harness.models.mae import MaskedAutoencoder
 from harness.recipe import Recipe
-from harness.train import config_of, prepare, train_cell
+from harness.train import train_cell
 from shards.format import ShardSet
 
 

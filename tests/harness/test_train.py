@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness import checkpoint, train
+from harness.crops import StepInput
 from harness.grid import Cell, cells
 from harness.meter import read_log
 from harness.preempt import Preempted
@@ -94,9 +95,9 @@ def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_the_same(
     stops = iter([7, 20, 33])
     due, real = next(stops), train.Run.step
 
-    def step_then_signal(run: train.Run, images: torch.Tensor) -> None:
+    def step_then_signal(run: train.Run, inputs: StepInput) -> None:
         nonlocal due
-        real(run, images)
+        real(run, inputs)
         if run.progress.step == due:
             due = next(stops, -1)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -117,8 +118,8 @@ def test_a_checkpoint_of_other_settings_or_half_a_file_is_refused(
     cell, path = trained(tiny_recipe), tmp_path / "cell" / "checkpoint.pt"
     real = train.Run.step
 
-    def step_then_signal(run: train.Run, images: torch.Tensor) -> None:
-        real(run, images)
+    def step_then_signal(run: train.Run, inputs: StepInput) -> None:
+        real(run, inputs)
         os.kill(os.getpid(), signal.SIGUSR2)
 
     monkeypatch.setattr(train.Run, "step", step_then_signal)

@@ -1,0 +1,75 @@
+"""The course of one run, counted from its shards: which wells, how many steps, when to validate, log, and how fast.
+
+Also the network that a cell's fields describe. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.data import Wells, training_wells, validation_wells
+from harness.grid import Cell, Training, model_shape
+from harness.models.config import MaeConfig, Pool
+from harness.optim import learning_rate
+from harness.recipe import Recipe
+from shards.format import ShardSet
+
+LOG_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run of training will do."""
+
+    shards: ShardSet
+    experiments: tuple[str, ...]
+    wells: Wells
+    validation: Wells
+    training: Training
+    steps: int
+    validate_every: int
+    log_every: int
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that follows `step` others."""
+        schedule = self.training.settings["schedule"]
+        return learning_rate(
+            step, self.steps, self.training.learning_rate, warmup_fraction=schedule["warmup"],
+            initial_fraction=schedule["start_factor"], final_fraction=schedule["final_factor"],
+        )  # fmt: skip
+
+
+def config_of(cell: Cell, pool: Pool = "mean") -> MaeConfig:
+    """The network of a cell."""
+    assert cell.architecture is not None
+    own = ("drop_path", "layer_scale", "qk_norm", "position_temperature")
+    fourier = ("fourier_weight", "fourier_mode", "fourier_norm")
+    chosen = {name: cell.architecture[name] for name in (*own, *fourier)}
+    return MaeConfig(**model_shape(cell), **chosen, pool=pool)
+
+
+def course_of(recipe: Recipe, cell: Cell) -> Course:
+    """Count steps and choose wells.
+
+    Raises:
+        ValueError: channels or batch do not fit the shards.
+    """
+    assert cell.dataset is not None
+    assert cell.training is not None
+    dataset, training = recipe.datasets[cell.dataset], cell.training
+    shards = ShardSet.open(dataset.shards)
+    if len(shards.manifest.channels) != recipe.mae.channels:
+        names = ", ".join(shards.manifest.channels)
+        raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")
+    experiments, wells = training_wells(shards, dataset.fraction)
+    steps = training.epochs * len(wells) // training.batch
+    if steps == 0:
+        raise ValueError(
+            f"dataset {cell.dataset} has {len(wells)} images: {training.epochs} epochs of them "
+            f"do not fill one batch of {training.batch}"
+        )
+    validations = min(training.settings["validations"], steps)
+    return Course(
+        shards, experiments, wells, validation_wells(shards, training.settings["validation_wells"]), training, steps,
+        validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Engines: how the ranks of a cell share its model. They differ in memory and traffic, never in the numbers.
+
+    single     one process
+    ddp        a whole copy on every rank; gradients averaged
+    hsdp       a copy on every few ranks (a node's), each holding a part; gradients averaged over copies
+    fsdp       one copy, spread over all ranks
+
+In float32 all of them take the same steps, up to rounding.
+
+Shapes: B crops of one micro-batch, C channels, S crop side, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from harness.optim import set_learning_rate
+from harness.parallel import Ranks
+
+if TYPE_CHECKING:
+    from harness.models.mae import MaskedAutoencoder
+
+EngineName = Literal["single", "ddp", "hsdp", "fsdp"]
+State = dict[str, Any]
+MakeOptimiser = Callable[[torch.nn.Module], Optimizer]
+
+WEIGHTS_SHARE = 0.5  # of a device's memory that weights, gradients and optimiser may fill before they are sharded
+BYTES_PER_PARAMETER = 16  # float32 weight and gradient, and at most two float32 moments
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the recipe says of engines, resolved for this machine.
+
+    Attributes:
+        precision: of the products; weights, gradients' sums and the optimiser stay in float32.
+        shard: ranks that hold one copy of the model together, under hsdp.
+    """
+
+    name: EngineName
+    precision: Literal["fp32", "bf16"] = "fp32"
+    shard: int = 1
+
+
+class Engine:
+    """A model and its optimiser on this rank. This class is the `single` engine; the others override what differs.
+
+    A step is `accumulate` once per micro-batch, then `step`. `model` computes as usual (forward, `embed`,
+    `reconstruct`, under `autocast`) for validation; with shards, all ranks must then call it equally often.
+
+    Attributes:
+        model: the network, its parameters perhaps shards. Its names are those of a bare one.
+        optimiser: over those parameters.
+    """
+
+    def __init__(
+        self, model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
+    ) -> None:
+        self.model, self.here, self.options = model, here, options
+        self.prepare()
+        self.optimiser = make_optimiser(self.model)
+
+    def prepare(self) -> None:
+        """Share the model among the ranks; called before the optimiser is built over its parameters."""
+
+    def autocast(self) -> torch.autocast:
+        """Products in bfloat16 where the recipe says so."""
+        return autocast(self.here.device, self.options.precision)
+
+    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+        """Add the gradient of `weight` times the loss, and return that weighted loss, detached, on the device.
+
+        Args:
+            crops: (B, C, S, S), self-standardised, on the device.
+            noise: (B, L), on the device.
+            weight: of this micro-batch in this rank's loss; gradients are averaged over ranks.
+            last: no other micro-batch follows before `step`; ranks exchange gradients only now.
+        """
+        with self.autocast():
+            loss: Tensor = self.model(crops, noise).loss
+        weighted = loss * weight
+        weighted.backward()  # type: ignore[no-untyped-call]
+        return weighted.detach()
+
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm of the whole averaged gradient, on the device; between the last `accumulate` and `step`."""
+        from torch.distributed.tensor import DTensor
+
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def step(self, learning_rate: float) -> None:
+        """Move the weights, and forget the gradient."""
+        set_learning_rate(self.optimiser, learning_rate)
+        self.optimiser.step()
+        self.forget_gradient()
+
+    def forget_gradient(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> State:
+        """Weights and optimiser as `torch.distributed.checkpoint` saves and loads them: by name, whole or in shards.
+
+        The names are the same under every engine and number of ranks. All ranks must call it. Before the first step it
+        is a template to load into, not a state to save: what the optimiser makes lazily is made here.
+        """
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        model, optimiser = get_state_dict(self.model, self.optimiser)
+        return {"model": model, "optimiser": optimiser}
+
+    def load(self, state: State) -> None:
+        """Take over a `state()` into which a checkpoint was loaded. All ranks must call it."""
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        set_state_dict(
+            self.model,
+            self.optimiser,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimiser"],
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole model's state_dict on the CPU of the first rank; empty on the others. All ranks must call it."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        found = get_model_state_dict(self.model, options=options)
+        return {name: value for name, value in found.items() if isinstance(value, Tensor) and self.here.is_first}
+
+
+class Ddp(Engine):
+    """DistributedDataParallel: gradients are averaged while the backward pass still runs."""
+
+    def prepare(self) -> None:
+        ids = [self.here.device.index] if self.here.device.type == "cuda" else None
+        self._wrapped = torch.nn.parallel.DistributedDataParallel(
+            self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+        with nullcontext() if last else self._wrapped.no_sync():
+            with self.autocast():
+                loss: Tensor = self._wrapped(crops, noise).loss
+            weighted = loss * weight
+            weighted.backward()  # type: ignore[no-untyped-call]
+        return weighted.detach()
+
+
+def build_engine(
+    model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
+) -> Engine:
+    """The engine that `options` name, over a model that already lies on this rank's device.
+
+    Raises:
+        ValueError: the engine does not fit the number of ranks.
+    """
+    if options.name == "single":
+        if here.world > 1:
+            raise ValueError(f"launch.engine is single, but {here.world} ranks run: ddp, hsdp or fsdp")
+        return Engine(model, make_optimiser, here, options)
+    if here.world == 1:
+        raise ValueError(f"launch.engine is {options.name}, but there is one rank: single, or auto")
+    if options.name == "ddp":
+        return Ddp(model, make_optimiser, here, options)
+    from harness.fsdp import Fsdp
+
+    return Fsdp(model, make_optimiser, here, options)
+
+
+def choose_engine(wanted: str, world: int, parameters: int, device_bytes: int | None, shard: int) -> EngineName:
+    """What `auto` stands for: single for one rank; ddp where a whole copy is small beside the device's memory; else
+    hsdp where its shards (of `shard` ranks) are, and fsdp.
+
+    Args:
+        parameters: of the model.
+        device_bytes: memory of one device; None where it is not known (a CPU), which counts as enough.
+    """
+    if wanted != "auto":
+        return wanted  # type: ignore[return-value]
+    if world == 1:
+        return "single"
+    room = WEIGHTS_SHARE * device_bytes if device_bytes else float("inf")
+    if parameters * BYTES_PER_PARAMETER <= room:
+        return "ddp"
+    fits_a_few = parameters * BYTES_PER_PARAMETER <= room * shard
+    return "hsdp" if fits_a_few and world > shard > 1 else "fsdp"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 products where the recipe says so; weights and sums stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

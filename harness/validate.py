@@ -1,0 +1,92 @@
+"""Validation: the masked loss on crops of experiments that no training saw (supplement A.3).
+
+Shapes: B crops of a batch, C channels, S crop side, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.course import Course
+from harness.crops import prepare
+from harness.engines import Engine
+from harness.grid import Cell
+from harness.models.blocks import patchify
+from harness.models.masking import masking_noise
+from shards.loader import Batch, validation_batches, well_tiles
+
+VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches
+VALIDATION_BATCH = 64
+TILES_PER_WELL = 1 << 20  # more than any well has: keys of different wells never meet
+
+
+@torch.no_grad()
+def validate(engine: Engine, cell: Cell, course: Course) -> dict[str, float]:
+    """Masked MSE on crops of unseen experiments, of the model and of predicting each channel's mean.
+
+    The Fourier term of a "+" model is left out, so that all cells are compared by one measure.
+    """
+    model, here = engine.model, engine.here
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=here.device)  # loss, mean predictor's loss, crops
+    seen: Counter[int] = Counter()
+    for batch in _batches(engine, cell, course):
+        count = len(batch.wells)
+        batch = batch if count else _blank(course, model.config.crop)
+        crops = prepare(batch.images, cell, here)
+        noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.tokens)
+        with engine.autocast():
+            output = model(crops, noise.to(here.device))
+        flat = mean_predictor_loss(crops, output.mask, model.config.patch)
+        losses = torch.stack([output.reconstruction_loss.double(), flat.double(), torch.ones_like(sums[0])])
+        sums += losses * count
+    loss, mean_loss, _ = (here.sum(sums) / here.sum(sums)[2]).tolist()
+    model.train()
+    return {"validation_loss": loss, "mean_predictor_loss": mean_loss}
+
+
+def _batches(engine: Engine, cell: Cell, course: Course) -> Iterator[Batch]:
+    """This rank's crops; every rank yields equally often, as engines with shards need, so some batches are empty."""
+    assert cell.training is not None
+    crop, here = engine.model.config.crop, engine.here
+    tiles = cell.training.settings["validation_view"] == "tiles"
+    read = well_tiles if tiles else validation_batches
+    found = read(course.shards, course.validation, crop=crop, batch=VALIDATION_BATCH, rank=here.rank, world=here.world)
+    read_here = 0
+    for batch in found:
+        read_here += 1
+        yield batch
+    if tiles:
+        most = max(_tile_batches(course, crop, rank, here.world) for rank in range(here.world))
+        yield from (_blank(course, crop, 0) for _ in range(most - read_here))
+
+
+def _tile_batches(course: Course, crop: int, rank: int, world: int) -> int:
+    """How many batches of tiles a rank reads."""
+    tiles = (course.shards.shapes[course.validation[rank::world]] // crop).prod(axis=1).sum()
+    return -(-int(tiles) // VALIDATION_BATCH)
+
+
+def _blank(course: Course, crop: int, count: int = 1) -> Batch:
+    """Black crops that stand in where a rank has none."""
+    shape = (count, len(course.shards.manifest.channels), crop, crop)
+    return Batch(torch.zeros(shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
+
+
+def _mask_keys(wells: list[int], seen: Counter[int]) -> list[int]:
+    """A key for each crop that depends on its well and its number within the well alone."""
+    keys = []
+    for well in wells:
+        keys.append(well * TILES_PER_WELL + seen[well])
+        seen[well] += 1
+    return keys
+
+
+def mean_predictor_loss(crops: Tensor, mask: Tensor, patch: int) -> Tensor:
+    """The masked loss of a model that predicts 0, the channel's mean, everywhere: crops (B, C, S, S), mask (B, L)."""
+    squared = patchify(crops, patch).square().mean(-1)  # (B, L)
+    return (squared * mask).sum() / mask.sum()
