@@ -1,4 +1,8 @@
-"""What a run says of itself: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA."""
+"""What a run says of itself: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA.
+
+A step asks the device for nothing: the clock is read on the host, and only `advance`, once per row of the log, is
+called where the loop has just waited for the device anyway.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.files import write_whole
+from harness.hardware import peak_flops, peak_memory_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+GIGA = 1e9
 
 
 class Writer(Protocol):
@@ -20,10 +31,27 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What speed is measured against: this rank's device, how many like it share the work, and a crop's true cost."""
+
+    device: torch.device
+    world: int
+    flops_per_crop: float  # training, `analysis.flops` convention mae_train
+
+    def mfu(self, crops_per_second: float) -> float | None:
+        """Share of all devices' dense bf16 peak that goes into the model's own products (recomputed activations do
+        not count twice); None where the peak is not known."""
+        peak = peak_flops(self.device)
+        return crops_per_second * self.flops_per_crop / (self.world * peak) if peak else None
+
+
 class Meter:
     """One rank's log of a cell. After a resume, the log continues where the checkpoint stands."""
 
-    def __init__(self, folder: Path, title: str, total_steps: int, step: int, batch: int) -> None:
+    def __init__(
+        self, folder: Path, title: str, total_steps: int, step: int, batch: int, machine: Machine | None = None
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
@@ -35,7 +63,7 @@ class Meter:
             total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
             mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr,
         )  # fmt: skip
-        self._batch = batch
+        self._batch, self._machine = batch, machine
         self._since, self._waited = time.perf_counter(), 0.0
 
     @contextmanager
@@ -46,12 +74,27 @@ class Meter:
         self._waited += time.perf_counter() - start
 
     def advance(self, steps: int, values: dict[str, float], step: int) -> None:
-        """Log `values` at `step`, `steps` after the last call, with the speed in between."""
+        """Log `values` at `step`, `steps` after the last call, with the speed in between.
+
+        The row gets `crops_per_second` of all ranks; `step_seconds`; `data_wait`, the share of the time that the loop
+        waited for data; `peak_memory_gb` of this rank; and `mfu` where the device's peak is known.
+        """
         now = time.perf_counter()
-        seconds, waited = now - self._since, self._waited
+        seconds, waited = max(now - self._since, 1e-9), self._waited
         self._since, self._waited = now, 0.0
-        speed = {"crops_per_second": steps * self._batch / max(seconds, 1e-9), "data_wait": waited / max(seconds, 1e-9)}
-        self._bar.set_postfix({k: f"{v:.4f}" for k, v in values.items() if "loss" in k}, refresh=False)
+        speed = {
+            "crops_per_second": steps * self._batch / seconds,
+            "step_seconds": seconds / steps,
+            "data_wait": waited / seconds,
+        }
+        shown = {k: f"{v:.4f}" for k, v in values.items() if "loss" in k}
+        if self._machine:
+            speed["peak_memory_gb"] = peak_memory_bytes(self._machine.device) / GIGA
+            mfu = self._machine.mfu(speed["crops_per_second"])
+            if mfu is not None:
+                speed["mfu"] = mfu
+                shown["mfu"] = f"{mfu:.0%}"
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update(steps * self._batch)
         self.write({"kind": "train", "step": step, **values, **speed})
 

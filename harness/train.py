@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.flops import VitMae, flops_per_crop
 from harness import checkpoint
 from harness.checkpoint import Progress
 from harness.course import Course, config_of, course_of
 from harness.crops import StepInput, prepare, steps_ahead
 from harness.engines import Engine, EngineOptions, build_engine, choose_engine
-from harness.grid import Cell
-from harness.meter import Meter
+from harness.grid import Cell, model_shape
+from harness.meter import Machine, Meter
 from harness.models.attention import attention_kernel, describe_choice
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
@@ -190,7 +191,10 @@ def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, fo
         _engine_options(recipe, cell, model, here),
     )
     progress = checkpoint.load(folder / CHECKPOINT, fingerprint, engine) or Progress()
-    meter = Meter(folder, cell.id, course.steps, progress.step, course.training.batch) if here.is_first else None
+    machine = Machine(here.device, here.world, flops_per_crop("mae_train", VitMae(**model_shape(cell))))
+    meter = (
+        Meter(folder, cell.id, course.steps, progress.step, course.training.batch, machine) if here.is_first else None
+    )
     return Run(cell, course, engine, progress, meter, here, [])
 
 

@@ -1,0 +1,214 @@
+"""An exported encoder is timm's, gives our numbers, and nothing but such a file is opened."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.models.config import MaeConfig, Pool, named_config
+from harness.models.encoder_file import (
+    FORMAT,
+    EncoderFileError,
+    SelfStandardise,
+    expected_shapes,
+    load_config,
+    load_encoder,
+    load_transform,
+    save_encoder,
+)
+from harness.models.mae import MaskedAutoencoder
+from harness.models.torchvision_cure import import_timm
+
+TINY = MaeConfig(
+    width=32, depth=2, heads=2, patch=4, crop=16, channels=3, decoder_width=16, decoder_depth=1, decoder_heads=2,
+    layer_scale=0.5, drop_path=0.1,
+)  # fmt: skip
+
+
+def build(config: MaeConfig = TINY) -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    return MaskedAutoencoder(config).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, build().encoder.state_dict(), TINY, value_range=4095.0, notes={"cell": "vit-one-s0"})
+    return path
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.randint(0, 4096, (4, 3, 16, 16), generator=torch.Generator().manual_seed(1)).to(torch.uint16)
+
+
+@pytest.mark.parametrize("pool", ["class", "mean", "std", "mean_std"])
+def test_the_loaded_encoder_is_timms_and_gives_our_numbers(tmp_path: Path, pixels: Tensor, pool: Pool) -> None:
+    ours, path = build(replace(TINY, pool=pool)), tmp_path / "encoder.safetensors"
+    save_encoder(path, ours.encoder.state_dict(), ours.config, value_range=4095.0)
+    encoder, images = load_encoder(path), load_transform(path)(pixels)
+    assert isinstance(encoder, import_timm().models.vision_transformer.VisionTransformer)
+    assert not encoder.training
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder.forward_features(images), ours.encoder(ours._patches(images)), atol=1e-6, rtol=0
+        )
+        torch.testing.assert_close(encoder(images), ours.embed(images), atol=1e-6, rtol=0)
+        assert encoder(images).shape[1] == encoder.num_features
+
+
+def test_the_usual_type_of_timm_model_where_timm_has_the_pool(saved: Path) -> None:
+    """A plain class can be pickled, scripted, and found by timm's own tools."""
+    assert type(load_encoder(saved)) is import_timm().models.vision_transformer.VisionTransformer
+
+
+def test_it_says_where_it_comes_from_and_can_be_fine_tuned(saved: Path, pixels: Tensor) -> None:
+    encoder = load_encoder(saved)
+    assert encoder.pretrained_cfg["cell"] == "vit-one-s0"
+    assert load_config(saved) == TINY
+    encoder(load_transform(saved)(pixels)).sum().backward()
+    assert encoder.blocks[0].in_proj.weight.grad is not None
+    assert not encoder.pos_embed.requires_grad
+
+
+def test_timm_alone_loads_the_file(saved: Path) -> None:
+    """The card promises that no code of ours is needed."""
+    vision_transformer = import_timm().models.vision_transformer
+    peer = vision_transformer.VisionTransformer(
+        img_size=16, patch_size=4, in_chans=3, num_classes=0, embed_dim=32, depth=2, num_heads=2, qkv_bias=False,
+        qk_norm=True, init_values=0.5, global_pool="avg", fc_norm=False,
+        block_fn=vision_transformer.ParallelScalingBlock,
+    )  # fmt: skip
+    peer.load_state_dict(load_file(saved), strict=True)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(saved: Path) -> None:
+    """The first byte of a pickle, 0x80, is also the low byte of many lengths, such as 2,432 = 0x980."""
+    raw = saved.read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    padded = size + (0x80 - size) % 256
+    saved.write_bytes(struct.pack("<Q", padded) + raw[8 : 8 + size].ljust(padded) + raw[8 + size :])
+    assert saved.read_bytes()[:1] == b"\x80"
+    assert load_config(saved) == TINY
+    load_encoder(saved)
+
+
+def test_the_transform_standardises_one_image_or_many(saved: Path, pixels: Tensor) -> None:
+    transform = load_transform(saved)
+    many = transform(pixels)
+    torch.testing.assert_close(many.mean(dim=(2, 3)), torch.zeros(4, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(many.var(dim=(2, 3), correction=0), torch.ones(4, 3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(transform(pixels[1]), many[1])
+    with pytest.raises(ValueError, match="give value_range"):
+        SelfStandardise()(pixels.float())
+
+
+@pytest.mark.parametrize("name", ["S/16", "L/8+"])
+def test_expected_shapes_are_those_of_the_network(name: str) -> None:
+    with torch.device("meta"):
+        state = MaskedAutoencoder(named_config(name)).encoder.state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == expected_shapes(named_config(name))
+
+
+# ---- what is refused
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_a_pickle_in_safetensors_clothing_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "encoder.safetensors"
+    for legacy in (False, True):
+        torch.save({"w": Bomb()}, path, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(EncoderFileError, match=r"encoder\.safetensors: a pickle under another name"):
+            load_encoder(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def write_raw(path: Path, header: bytes, size: int | None = None, body: bytes = b"") -> None:
+    path.write_bytes(struct.pack("<Q", len(header) if size is None else size) + header + body)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda p: p.write_bytes(b""), "not a safetensors file, or cut off"),
+        (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50), "not a safetensors file, or cut off"),
+        (lambda p: write_raw(p, b"{}", size=2**63), "not a safetensors file, or cut off"),
+        (lambda p: write_raw(p, b"not json"), "its header is not JSON"),
+        (lambda p: write_raw(p, b"[" * 100_000), "its header is not JSON"),
+        (lambda p: write_raw(p, b"[1, 2]"), "its header is no mapping"),
+        (lambda p: write_raw(p, b"\xff\xfe{}"), "its header is not JSON"),
+        (lambda p: save_file({"w": torch.zeros(2)}, p), "no encoder of this project"),
+        (lambda p: save_file({"w": torch.zeros(2)}, p, {"format": "pt"}), "no encoder of this project"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, write: Callable[[Path], Any], message: str) -> None:
+    path = tmp_path / "encoder.safetensors"
+    write(path)
+    with pytest.raises(EncoderFileError, match=message) as caught:
+        load_encoder(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EncoderFileError, match=r"nowhere\.safetensors: cannot be read: No such file"):
+        load_encoder(tmp_path / "nowhere.safetensors")
+
+
+def changed(saved: Path, config: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> None:
+    """Rewrite a good file with another config or other tensors (None takes one out)."""
+    weights = load_file(saved) | (tensors or {})
+    metadata = {"format": FORMAT, "value_range": "null"}
+    metadata["config"] = json.dumps({**vars(TINY), **(config or {})})
+    save_file({name: value for name, value in weights.items() if value is not None}, saved, metadata)
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        ({"depth": 10**9}, {}, "its config has 1000000000 blocks, the file has 32 tensors"),
+        ({"crop": 4 * 10**9}, {}, r"pos_embed has shape \(1, 17, 32\), its config says"),
+        ({"width": 64}, {}, "has shape .* its config says"),
+        ({"width": 32.0}, {}, r"width is 32\.0, not a whole number"),
+        ({"width": "32"}, {}, "width is '32', not a whole number"),
+        ({"heads": 3}, {}, "width is 32: it must be a multiple of heads"),
+        ({"colour": 1}, {}, "'colour', which this version does not know"),
+        ({}, {"norm.bias": None}, r"lacks 'norm\.bias' \(1 missing, 0 foreign\)"),
+        ({}, {"head.weight": torch.zeros(2)}, r"has 'head\.weight', which an encoder has not"),
+        ({}, {"norm.bias": torch.zeros(31)}, r"norm\.bias has shape \(31,\), its config says \(32,\)"),
+        ({}, {"norm.bias": torch.zeros(32, dtype=torch.int64)}, r"norm\.bias is I64: weights are floating point"),
+        ({}, {"norm.bias": torch.full((32,), torch.nan)}, r"norm\.bias holds NaN or infinity"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(
+    saved: Path, config: dict[str, Any], tensors: dict[str, Any], message: str
+) -> None:
+    changed(saved, config, tensors)
+    with pytest.raises(EncoderFileError, match=message):
+        load_encoder(saved)
+
+
+def test_a_torn_file_is_refused(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(EncoderFileError, match="damaged"):
+        load_encoder(saved)
+
+
+def test_foreign_weights_are_not_written(tmp_path: Path) -> None:
+    weights = build().encoder.state_dict() | {"head.weight": torch.zeros(1)}
+    with pytest.raises(EncoderFileError, match=r"has 'head\.weight'"):
+        save_encoder(tmp_path / "encoder.safetensors", weights, TINY)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,96 @@
+"""Export: a finished cell becomes a folder that someone without the recipe can use, and says what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import ledger
+from harness.course import config_of
+from harness.export import ExportError, export_cell, load_encoder, load_transform, main
+from harness.grid import Cell, cells
+from harness.ledger import Row
+from harness.models.mae import MaskedAutoencoder
+from harness.recipe import Recipe
+from harness.recipe_file import load
+from harness.stages import cell_folder
+from harness.train import train_cell
+from shards.format import ShardSet
+
+RECALL = {"recall": 0.61, "low": 0.55, "high": 0.67, "chance": 0.1, "pairs": 18, "unknown_pairs": 0}
+
+
+def cell_of(recipe: Recipe, kind: str) -> Cell:
+    return next(cell for cell in cells(recipe) if cell.kind == kind)
+
+
+@pytest.fixture
+def finished(tiny_recipe: Recipe) -> Recipe:
+    """The tiny study with one cell trained and one evaluation in the ledger."""
+    cell = cell_of(tiny_recipe, "trained")
+    values = train_cell(tiny_recipe, cell, cell_folder(tiny_recipe, cell), "print")
+    ledger.record(tiny_recipe.output, Row(cell.id, "train", "print", values))
+    found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
+    ledger.record(tiny_recipe.output, Row(cell.id, "evaluate", "e", found | {"recall": {"a|b": RECALL}}))
+    return tiny_recipe
+
+
+def test_an_exported_cell_needs_no_recipe(finished: Recipe, tmp_path: Path) -> None:
+    cell = cell_of(finished, "trained")
+    paths = export_cell(finished, cell, tmp_path / "out")
+    assert [path.name for path in paths] == ["encoder.safetensors", "recipe.yaml", "README.md"]
+    model = MaskedAutoencoder(config_of(cell))
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(cell_folder(finished, cell) / "model.safetensors"))
+    well = torch.from_numpy(ShardSet.open(finished.datasets["one"].shards).read_well(0)[None, :, :32, :32].copy())
+    standardised = load_transform(paths[0])(well)
+    with torch.no_grad():
+        vector = load_encoder(paths[0])(standardised)
+        torch.testing.assert_close(vector, model.eval().embed(standardised), atol=1e-6, rtol=0)
+    assert load_encoder(paths[0]).pretrained_cfg["cell"] == cell.id
+
+
+def test_the_card_says_what_the_ledger_says(finished: Recipe, tmp_path: Path) -> None:
+    cell = cell_of(finished, "trained")
+    export_cell(finished, cell, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    trained = ledger.read(finished.output, cell.id, "train")
+    assert trained is not None
+    assert f"| validation loss | {trained.values['validation_loss']:.4f} |" in card
+    assert f"| crops seen | {trained.values['crops']:,} in {trained.values['steps']:,} steps |" in card
+    assert "| a\\|b | 0.610 | 0.550 to 0.670 | 0.10 | 18 |" in card  # a pipe in a name does not break the table
+    assert f"`{cell.id}`" in card
+    channels = ", ".join(ShardSet.open(finished.datasets["one"].shards).manifest.channels)
+    assert f"| channels, in order | {channels} |" in card
+    assert "license_name: not-chosen-yet" in card
+    assert "None has been chosen" in card
+
+
+def test_the_recipe_beside_the_weights_is_the_study(finished: Recipe, tmp_path: Path) -> None:
+    export_cell(finished, cell_of(finished, "trained"), tmp_path)
+    text = (tmp_path / "recipe.yaml").read_text() + "profiles: {laptop: {}}\n"
+    (tmp_path / "again.yaml").write_text(text)
+    assert load(tmp_path / "again.yaml", "laptop") == finished
+
+
+def test_what_is_not_trained_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="is not trained yet"):
+        export_cell(tiny_recipe, cell_of(tiny_recipe, "trained"), tmp_path / "out")
+    with pytest.raises(ExportError, match=r"pixel_statistics-.* has no network"):
+        export_cell(tiny_recipe, cell_of(tiny_recipe, "pixel_statistics"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(
+    finished: Recipe, tiny_recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell, common = cell_of(finished, "trained"), ["--profile", "laptop", "--output", str(tmp_path / "out")]
+    assert main([str(tiny_recipe_file), cell.id[:-2], *common]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert main([str(tiny_recipe_file), "vit", *common]) == 2
+    assert "'vit' names" in capsys.readouterr().err
+    assert main([str(tmp_path / "no.yaml"), cell.id, *common]) == 2
+    assert "no.yaml: cannot be read" in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""The log tells speed, waiting, memory and the share of the peak, survives a resume, and never asks the device."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis.flops import VitMae, flops_per_crop
+from harness import meter
+from harness.meter import Machine, Meter, read_log
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_row_by_hand(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps of 512 crops in 8 s, 2 s of them waiting: 640 crops/s, .8 s a step, a quarter waiting. At 100 GFLOP a
+    crop on four devices of 100 TFLOP/s that is 64 of 400 TFLOP/s."""
+    monkeypatch.setattr(meter, "peak_flops", lambda device: 100e12)
+    log = Meter(tmp_path, "cell", 100, 0, 512, Machine(CPU, 4, 100e9))
+    with log.waiting():
+        clock.now += 2
+    clock.now += 6
+    log.advance(10, {"loss": 0.5}, 10)
+    log.close()
+    (row,) = read_log(tmp_path / "train.jsonl")
+    assert (row["kind"], row["step"], row["loss"]) == ("train", 10, 0.5)
+    assert row["crops_per_second"] == pytest.approx(640)
+    assert row["step_seconds"] == pytest.approx(0.8)
+    assert row["data_wait"] == pytest.approx(0.25)
+    assert row["mfu"] == pytest.approx(0.16)
+    assert row["peak_memory_gb"] > 0.02
+
+
+def test_validation_does_not_count_as_training(tmp_path: Path, clock: Clock) -> None:
+    log = Meter(tmp_path, "cell", 100, 0, 8)
+    clock.now += 4
+    log.advance(4, {}, 4)
+    clock.now += 1000
+    log.pause()
+    clock.now += 2
+    log.advance(4, {}, 8)
+    log.close()
+    assert [row["step_seconds"] for row in read_log(tmp_path / "train.jsonl")] == pytest.approx([1.0, 0.5])
+
+
+def test_without_a_known_peak_there_is_no_mfu(tmp_path: Path) -> None:
+    log = Meter(tmp_path, "cell", 10, 0, 8, Machine(CPU, 1, 1e9))
+    log.advance(1, {}, 1)
+    log.close()
+    (row,) = read_log(tmp_path / "train.jsonl")
+    assert "mfu" not in row
+    assert "peak_memory_gb" in row
+
+
+def test_the_papers_rate_is_a_tenth_of_an_a100() -> None:
+    """3.5 G crops in 20,000 A100 hours are 48.6 crops/s; at 696 GFLOP a crop that is about 11% of 312 TFLOP/s."""
+    cost = flops_per_crop("mae_train", VitMae(width=1024, depth=24, heads=16, patch=8))
+    assert 48.6 * cost / 312e12 == pytest.approx(0.108, abs=0.002)
+
+
+def test_a_resumed_log_continues_where_the_checkpoint_stands(tmp_path: Path) -> None:
+    log = Meter(tmp_path, "cell", 100, 0, 8)
+    for step in (10, 20, 30):
+        log.advance(10, {"loss": 1.0 / step}, step)
+    log.close()
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # killed while writing
+    again = Meter(tmp_path, "cell", 100, 20, 8)
+    again.advance(10, {"loss": 0.5}, 30)
+    again.close()
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(10, 0.1), (20, 0.05), (30, 0.5)]
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = Meter(tmp_path, "cell", 100, 0, 8, Machine(CPU, 1, 1e9))
+    log.advance(10, {"loss": 0.25}, 10)
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/step_seconds", "train/peak_memory_gb"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("train/loss")[0].value == 0.25
