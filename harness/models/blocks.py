@@ -63,7 +63,7 @@ def encoder_blocks(
     Stochastic depth rises linearly from 0 at the first block to `drop_path` at the last, as in timm and DeiT.
     """
     vision_transformer = import_timm().models.vision_transformer
-    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+    rates = [drop_path * n / max(depth - 1, 1) for n in range(depth)]
     return nn.ModuleList(
         vision_transformer.ParallelScalingBlock(
             width, heads, MLP_RATIO, qkv_bias=False, qk_norm=qk_norm, init_values=layer_scale, drop_path=rate
