@@ -52,7 +52,7 @@ def test_every_mixture_of_faults_gives_the_right_bytes(server):
     server.faults = iter(random.Random(1).choices([*FAULTS[:5], None, None, None], k=60))
     patient = Store(server.url, Patience(attempts=20, seconds=0.5, pause=0.001))
     ranges = [("train-000000.tar", begin, begin + 900) for begin in range(0, 99_000, 3000)]
-    assert patient.read_many(ranges, at_once=8) == [DATA[begin:end] for _, begin, end in ranges]
+    assert patient.read_many(ranges) == [DATA[begin:end] for _, begin, end in ranges]
 
 
 @pytest.mark.parametrize(("fault", "attempts"), [("403", 1), ("401", 1), ("429", 3)])
