@@ -161,7 +161,7 @@ def _shard_faults(
     """Every fault of one archive and its sidecar index."""
     faults = list[Fault]()
     path, sidecar = (f"{source.place}/{name}" for name in (shard.name, shard.index))
-    _guarded(faults, path, lambda: _check_file(source, shard))
+    sound = _guarded(faults, path, lambda: _check_file(source, shard))
     # A damaged archive is read on all the same: its members may say which images are affected.
     size = _guarded(faults, path, lambda: source.size(shard.name) or 0)
     read = _reading(source, shard.name)
@@ -178,7 +178,7 @@ def _shard_faults(
             if number < len(keys):
                 faults += _pixel_faults(path, keys[number], index, number, read)
     loaded = _guarded(faults, sidecar, lambda: ShardIndex.parse(source.load(shard.index)))
-    if loaded is not None and rebuilt is not None:
+    if loaded is not None and rebuilt is not None and sound:
         _guarded(faults, sidecar, lambda: _check_same(loaded, rebuilt[0]))
     yield from faults
 
@@ -203,13 +203,14 @@ def _row_faults(
         yield f"its {len(keys)} images are not the {len(rows)} that {WELLS} lists, or not in that order"
         return
     for key, row, record in zip(keys, rows.to_dict("records"), index.records, strict=True):
-        if (row["height"], row["width"]) != (record["height"], record["width"]):
-            yield f"{key}: {record['height']} x {record['width']} pixels, but {WELLS} says {row['height']} x {row['width']}"
+        stated, held = ((one["height"], one["width"]) for one in (row, record))
+        if stated != held:
+            yield f"{key}: {held[0]} x {held[1]} pixels, but {WELLS} says {stated[0]} x {stated[1]}"
         begin = int(record["json_offset"])
         metadata = json.loads(read(begin, begin + int(record["json_length"])))
-        stated = metadata.get("experiment") if isinstance(metadata, dict) else None
-        if stated != row["experiment"]:
-            yield f"{key}: its metadata names experiment {stated!r}, but {WELLS} says {row['experiment']!r}"
+        named = metadata.get("experiment") if isinstance(metadata, dict) else None
+        if named != row["experiment"]:
+            yield f"{key}: its metadata names experiment {named!r}, but {WELLS} says {row['experiment']!r}"
 
 
 def _pixel_faults(
