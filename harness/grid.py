@@ -105,7 +105,7 @@ def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
     science: dict[str, Any] = {"dataset": dataset, "fraction": chosen.fraction}
     made = [build for build in recipe.prepare.build if build.output == chosen.shards]
     if made:
-        elsewhere = {"root", "output", "workers", "on_error"}
+        elsewhere = {"root", "output", "workers", "on_error", "codec", "chunk"}
         science["build"] = made[0].model_dump(mode="json", exclude=elsewhere, exclude_none=True)
         assay = recipe.prepare.assay
         if assay is not None and assay.output == Path(made[0].root):

@@ -48,6 +48,8 @@ def _build(options: Build) -> None:
         validation_fraction=options.validation_fraction,
         wells_per_shard=options.wells_per_shard,
         eight_bit=options.eight_bit,
+        codec=options.codec,
+        chunk=options.chunk,
         seed=options.seed,
         workers=options.workers,
         on_error=options.on_error,

@@ -73,6 +73,8 @@ class Build(Section):
     eight_bit: Annotated[str, Field(pattern=r"^(shift|\d+:\d+)$")] | None = Field(
         None, description="16-bit pixels to 8 bits: 'shift' (v >> 8), or LOW:HIGH; null: as stored"
     )
+    codec: str = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
+    chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
     seed: Count = 0
     workers: PositiveInt = 2
     on_error: Literal["stop", "quarantine"] = Field("stop", description="what a bad image does")

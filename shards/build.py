@@ -18,9 +18,12 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from shards.codecs import CODECS
 from shards.curation import Curation, curate
 from shards.finishing import check_pixel_types, finish
 from shards.format import (
+    DEFAULT_CHUNK,
+    DEFAULT_CODEC,
     MANIFEST,
     SPLITS,
     Manifest,
@@ -32,6 +35,7 @@ from shards.format import (
 from shards.images import ImageError, eight_bit_rule
 from shards.layouts import LAYOUTS, read_layout
 from shards.planning import Plan, choose_validation, digest_of, plan_shards
+from shards.trial import with_codec
 from shards.wells import LayoutError, check_images
 from shards.writing import RECORDS, BuildError, OnError, finished, write_shards
 
@@ -50,6 +54,8 @@ def build(
     validation_fraction: float = 0.1,
     wells_per_shard: int = 64,
     eight_bit: str | None = None,
+    codec: str = DEFAULT_CODEC,
+    chunk: int = DEFAULT_CHUNK,
     seed: int = 0,
     workers: int = 1,
     on_error: OnError = "stop",
@@ -59,9 +65,9 @@ def build(
 
     `curation` leaves wells out, and the manifest says how many and why. Validation takes the named experiments, else
     `validation_fraction` of them (at least one; 0 for none). Wells are shuffled across plates within a split.
-    `eight_bit` converts 16-bit pixels (`shards.images.EightBit`). A bad image stops the build, or with
-    on_error="quarantine" its well is left out and listed in the manifest. The same inputs and options give the same
-    bytes for any number of workers.
+    `eight_bit` converts 16-bit pixels (`shards.images.EightBit`). `codec` (a name, or "trial") and `chunk` (side in
+    pixels) say how they are stored, without loss. A bad image stops the build, or with on_error="quarantine" its well
+    is left out and listed in the manifest. The same inputs and options give the same bytes for any number of workers.
 
     Raises LayoutError or ImageError for bad input, and BuildError for options that cannot be met, or if `output` holds
     a build of other inputs or options.
@@ -79,6 +85,7 @@ def build(
         table, apart, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error, eight_bit=eight_bit
     )
     del table  # the plan holds it in the order of the shards
+    plan = with_codec(plan, codec, chunk)
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {
         "layout": layout,
@@ -89,6 +96,8 @@ def build(
         "validation_fraction": validation_fraction if named is None else None,
         "wells_per_shard": wells_per_shard,
         "eight_bit": eight_bit,
+        "codec": codec,
+        "chunk": chunk,
         "seed": seed,
     }
     _claim(plan, made_with)
@@ -171,6 +180,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--wells-per-shard", type=int, default=64, help="well images per tar file (default %(default)s)")
     add("--eight-bit", metavar="shift|LOW:HIGH", help="convert 16-bit pixels to 8 bits (default: keep them as stored)")
+    add(
+        "--codec",
+        default=DEFAULT_CODEC,
+        help=f"{', '.join(CODECS)}, or trial: the best on a sample (default %(default)s)",
+    )
+    add("--chunk", type=int, default=DEFAULT_CHUNK, help="side of the chunks, in pixels (default %(default)s)")
     add("--seed", type=int, default=0, help="of the split, the order and the controls drawn (default %(default)s)")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
     add(
@@ -200,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             validation_fraction=given.validation_fraction,
             wells_per_shard=given.wells_per_shard,
             eight_bit=given.eight_bit,
+            codec=given.codec,
+            chunk=given.chunk,
             seed=given.seed,
             workers=given.workers,
             on_error=given.on_error,

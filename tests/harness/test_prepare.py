@@ -29,7 +29,7 @@ def test_a_recipe_curates_and_quarantines(assay: Path, tmp_path: Path) -> None:
         f"prepare.build=[{{layout: rxrx3, root: {assay}, output: {tmp_path}/shards, "
         "validation_experiments: [gene-002], "
         "curation: {min_experiments: 2, control_fraction: 0.0, controls: [EMPTY_control]}, "
-        "on_error: quarantine, wells_per_shard: 5, workers: 1}]"
+        "on_error: quarantine, wells_per_shard: 5, codec: lz4, chunk: 32, workers: 1}]"
     )
     prepare(load(SCALING, "laptop", ["prepare.assay=null", build]))
     manifest = ShardSet.open(tmp_path / "shards").manifest
@@ -38,6 +38,7 @@ def test_a_recipe_curates_and_quarantines(assay: Path, tmp_path: Path) -> None:
     assert manifest.wells == {"train": 7, "validation": 8}
     assert manifest.experiments == {"train": ("gene-001",), "validation": ("gene-002",)}
     assert len(manifest.shards) == 4
+    assert (manifest.codec, manifest.chunk) == ("lz4", 32)
 
 
 def test_eight_bit_rules_reach_the_builder(assay: Path, tmp_path: Path) -> None:
