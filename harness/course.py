@@ -13,6 +13,7 @@ from harness.models.config import MaeConfig, Pool
 from harness.optim import learning_rate
 from harness.recipe import Recipe
 from shards.format import ShardSet
+from shards.order import draws
 
 LOG_ROWS = 200
 
@@ -37,6 +38,12 @@ class Course:
             step, self.steps, self.training.learning_rate, warmup_fraction=schedule["warmup"],
             initial_fraction=schedule["start_factor"], final_fraction=schedule["final_factor"],
         )  # fmt: skip
+
+    def crops(self, seed: int, first: int, count: int, crop: int) -> list[str]:
+        """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
+        drawn = draws(seed, first, count, len(self.wells), self.shards.shapes[self.wells], crop)
+        keys = self.shards.wells.loc[self.wells[drawn.well], "key"]
+        return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
 
 
 def config_of(cell: Cell, pool: Pool = "mean") -> MaeConfig:

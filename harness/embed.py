@@ -8,7 +8,11 @@ Shapes: T tiles in a forward pass, W wells, C channels, S crop side, D embedding
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,57 +31,87 @@ from harness.grid import Cell
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.parallel import Ranks, ranks
+from harness.preempt import StopFlag, abreast, stop_on_signals
 from harness.recipe import Embed, Recipe
+from harness.sealed import checksum
 from harness.train import WEIGHTS
 from harness.validate import VALIDATION_SEED
 from shards.format import ShardSet
 from shards.loader import well_tiles
 
 RECONSTRUCTED_CROPS = 6
+PART_WELLS = 4096  # embedded, then written: a stop or a crash loses less than this many
+Features = NDArray[np.float32]  # (W, D)
+Encode = Callable[[Wells], Features]
 
 
-def embed_cell(recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
+def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
     """Embed every well of `recipe.embed` with a cell's model, and return the ledger's values.
+
+    Goes on after the parts that an earlier run of the same `fingerprint` and weights left in `folder`.
 
     Raises:
         CheckpointError: the weights are missing or damaged.
+        Preempted: a signal asked to stop; the parts that are done stay.
         ValueError: the wells do not fit the model.
     """
     assert recipe.embed is not None
-    with ranks(recipe.launch.device) as here:
+    with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
         shards, wells = evaluation_wells(recipe.embed.shards, recipe.embed.experiments)
-        if cell.kind == "pixel_statistics":
-            features = pixel_statistics(shards, wells)
-        else:
-            features = _encode(recipe, cell, folder, shards, wells, here)
+        encode = _encoder(recipe, cell, folder, shards, here, stop)
+        parts = folder / f"embedding-{_identity(cell, folder, fingerprint)}"
+        features = in_parts(wells, parts, here, encode)
         if here.is_first:
             write_embeddings(folder / EMBEDDINGS, shards.wells.loc[wells], features)
+            shutil.rmtree(parts)
         here.wait()
     return {"kind": cell.kind, "wells": len(wells), "width": int(features.shape[1])}
 
 
-def _encode(
-    recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, wells: Wells, here: Ranks
-) -> NDArray[np.float32]:
+def _identity(cell: Cell, folder: Path, fingerprint: str) -> str:
+    weights = None if cell.kind == "pixel_statistics" else checksum(folder / WEIGHTS)
+    return hashlib.sha256(json.dumps([fingerprint, weights, PART_WELLS]).encode()).hexdigest()[:16]
+
+
+def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: Ranks, stop: StopFlag) -> Encode:
+    """What turns wells into features (W, D); it raises Preempted when a rank is told to stop."""
+    if cell.kind == "pixel_statistics":
+        return lambda wells: pixel_statistics(shards, abreast(wells, here, stop))
     assert recipe.embed is not None
-    model = MaskedAutoencoder(config_of(cell, recipe.embed.pool)).to(here.device)
+    options, precision = recipe.embed, recipe.train.precision
+    model = MaskedAutoencoder(config_of(cell, options.pool)).to(here.device)
     load_weights(folder / WEIGHTS, model)
     model.eval()
-    features = embed_wells(model, cell, shards, wells, recipe.embed, here, recipe.train.precision)
     if here.is_first and cell.kind == "trained":
         _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)
-    return features
+    return lambda wells: embed_wells(model, cell, shards, wells, options, here, precision, stop)
+
+
+def in_parts(wells: Wells, folder: Path, here: Ranks, encode: Encode) -> Features:
+    """`encode` the wells part by part, (W, D), writing each part to `folder`; one that is there is read instead."""
+    features = []
+    for number, first in enumerate(range(0, len(wells), PART_WELLS)):
+        path = folder / f"{number:05d}.npy"
+        if here.any(not path.exists()):
+            part = encode(wells[first : first + PART_WELLS])
+            if here.is_first:
+                write_whole(path, partial(np.save, arr=part, allow_pickle=False))
+        else:
+            part = np.load(path, allow_pickle=False)
+        features.append(part)
+    return np.concatenate(features)
 
 
 @torch.inference_mode()
 def embed_wells(
-    model: MaskedAutoencoder, cell: Cell, shards: ShardSet, wells: Wells, options: Embed, here: Ranks, precision: str
-) -> NDArray[np.float32]:
+    model: MaskedAutoencoder, cell: Cell, shards: ShardSet, wells: Wells, options: Embed, here: Ranks, precision: str,
+    stop: StopFlag,
+) -> Features:  # fmt: skip
     """Mean embedding of each well's tiles, (W, D), in the order of `wells`; ranks share the work."""
     place = {int(well): i for i, well in enumerate(wells)}
     sums = torch.zeros(len(wells), model.config.embedding_width, dtype=torch.float64, device=here.device)  # (W, D)
     tiles = torch.zeros(len(wells), dtype=torch.float64, device=here.device)  # (W,)
-    for batch in _tiles(shards, wells, model.config.crop, options.batch, here):
+    for batch in abreast(_tiles(shards, wells, model.config.crop, options.batch, here), here, stop):
         with autocast(here.device, precision):
             found = model.embed(prepare(batch.images, cell, here))  # (T, D)
         rows = torch.tensor([place[int(well)] for well in batch.wells], device=here.device)
@@ -97,7 +131,7 @@ def _tiles(shards: ShardSet, wells: Wells, crop: int, batch: int, here: Ranks) -
             bar.update(len(part.images))
 
 
-def pixel_statistics(shards: ShardSet, wells: Wells) -> NDArray[np.float32]:
+def pixel_statistics(shards: ShardSet, wells: Iterable[int]) -> Features:
     """Mean and standard deviation of each channel of each raw well: (W, 2 C)."""
     rows = []
     for well in wells:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from harness.guard import update
 from harness.optim import set_learning_rate
 from harness.parallel import Ranks
 
@@ -58,7 +59,10 @@ class Engine:
     Attributes:
         model: the network, its parameters perhaps shards. Its names are those of a bare one.
         optimiser: over those parameters.
+        layout: names the stage and ranks that its saved state is bound to; empty where any engine can take it over.
     """
+
+    layout = ""
 
     def __init__(
         self, model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
@@ -96,10 +100,13 @@ class Engine:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def step(self, learning_rate: float) -> None:
-        """Move the weights, and forget the gradient."""
+    def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
+        """Move the weights, unless `skip`, a bool scalar on the device, says otherwise; and forget the gradient."""
         set_learning_rate(self.optimiser, learning_rate)
-        self.optimiser.step()
+        if skip is None:
+            self.optimiser.step()
+        else:
+            update(self.optimiser, skip)
         self.forget_gradient()
 
     def forget_gradient(self) -> None:

@@ -96,7 +96,11 @@ def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
 
 
 def _settings(train: Train) -> dict[str, Any]:
-    return train.model_dump(mode="json", exclude={"epochs", "batch", "learning_rate"})
+    """All that `Training` has no field for. Of what guards a run, only leave to skip updates changes a result."""
+    elsewhere = {"epochs", "batch", "learning_rate", "skip_limit"}
+    elsewhere |= set() if train.nonfinite == "skip" else {"nonfinite"}
+    elsewhere |= set() if train.spike == "skip" else {"spike", "spike_factor"}
+    return train.model_dump(mode="json", exclude=elsewhere)
 
 
 def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ called where the loop has just waited for the device anyway.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.files import write_whole
 from harness.hardware import peak_flops, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ class Meter:
     """One rank's log of a cell. After a resume, the log continues where the checkpoint stands."""
 
     def __init__(
-        self, folder: Path, title: str, total_steps: int, step: int, batch: int, machine: Machine | None = None
-    ) -> None:
+        self, folder: Path, title: str, total_steps: int, step: int, batch: int, machine: Machine | None = None,
+        log_bytes: int = 0,
+    ) -> None:  # fmt: skip
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
         self._path = folder / "train.jsonl"
-        _keep_until(self._path, step)
+        _cut(self._path, log_bytes)
         self._log = self._path.open("a", encoding="utf-8")
         self._board: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(
@@ -107,6 +108,11 @@ class Meter:
             if isinstance(value, float):
                 self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
+    def position(self) -> int:
+        """The log's length in bytes, all of them on disk: where a checkpoint of now continues it."""
+        os.fsync(self._log.fileno())
+        return os.fstat(self._log.fileno()).st_size
+
     def pause(self) -> None:
         """Do not count the time since the last `advance` as training (a validation or a save just ran)."""
         self._since = time.perf_counter()
@@ -117,13 +123,13 @@ class Meter:
         self._board.close()
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the rows after `step`: they will be made again. A torn last line goes with them."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if 0 <= _step_of(line) <= step]
-    write_whole(path, lambda file: file.write("".join(f"{line}\n" for line in kept).encode()))
+def _cut(path: Path, length: int) -> None:
+    """Drop what was logged after a checkpoint: it will be made again. A torn last line goes with it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.seek(0)
+        kept = file.read(length)
+        file.truncate(kept.rfind(b"\n") + 1)
 
 
 def _step_of(line: str) -> int:

@@ -1,18 +1,26 @@
-"""Stopping in order: a signal sets a flag, and the loop acts on it at a step's boundary.
+"""Stopping in order: a signal sets a flag, and all ranks act on it at the same boundary.
 
-SIGUSR2 is what submitit sends before a time limit, SIGTERM what SLURM sends on preemption and the sweep on Ctrl-C.
+SIGUSR2 is what submitit sends before a time limit, SIGTERM what SLURM sends on preemption and the sweep on Ctrl-C. One
+rank that gets one is enough; a second signal changes nothing. In training the boundary is the end of a step
+(`pace.Agreement`), in validation and embedding the end of a batch (`abreast`).
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from harness.parallel import Ranks
+
+Item = TypeVar("Item")
 
 
 class Preempted(Exception):  # noqa: N818  (it is no error: the work is saved and goes on later)
-    """The work was stopped at a step's boundary, after its checkpoint was written."""
+    """The work was stopped at a boundary, after what the next run needs was written."""
 
 
 class StopFlag:
@@ -24,8 +32,11 @@ class StopFlag:
     def __bool__(self) -> bool:
         return self.reason is not None
 
+    def __str__(self) -> str:
+        return self.reason or "another rank was told to stop"
+
     def set(self, number: int, frame: FrameType | None = None) -> None:
-        self.reason = signal.Signals(number).name
+        self.reason = self.reason or signal.Signals(number).name
 
 
 @contextmanager
@@ -39,3 +50,28 @@ def stop_on_signals() -> Iterator[StopFlag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def abreast(items: Iterable[Item], here: Ranks, stop: StopFlag) -> Iterator[Item]:
+    """Yield this rank's items, all ranks in step, until every rank has no more; ranks may have different numbers.
+
+    Before each item the hosts ask one another whether any was told to stop.
+
+    Raises:
+        Preempted: one was; on all ranks before the same item.
+    """
+    for item in _padded(items, here):
+        if here.any(bool(stop)):
+            raise Preempted(f"{stop}")
+        if item is not None:
+            yield item
+
+
+def _padded(items: Iterable[Item], here: Ranks) -> Iterator[Item | None]:
+    """This rank's items, then None for as long as another rank has items."""
+    iterator = iter(items)
+    while True:
+        item = next(iterator, None)
+        if not here.any(item is not None):
+            return
+        yield item

@@ -173,6 +173,16 @@ class Train(Section):
     validation_view: Literal["centre", "tiles"] = Field(
         "centre", description="a well's centre crop, as in A.3, or all of its tiles where there are few wells"
     )
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a loss or gradient that is not finite ends the run, or its update is left out"
+    )
+    spike: Literal["report", "stop", "skip"] = Field(
+        "report", description="what to do with a step whose loss jumps; report: apply it, and say so in the log"
+    )
+    spike_factor: Annotated[float, Field(gt=1)] = Field(
+        3.0, description="a jump is a loss above this many times its running mean over some 100 steps"
+    )
+    skip_limit: Count = Field(10, description="more updates left out than this end the run")
 
 
 class Exclude(Section):
@@ -260,6 +270,8 @@ class Launch(Section):
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
     )
     shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
+    checkpoint_keep: PositiveInt = Field(2, description="checkpoints kept of a running cell: the last so many")
+    checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that one for good")
     slurm: Slurm = Slurm()
 
 

@@ -144,6 +144,8 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
             values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
             if _is_first_rank():
                 ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
+                if stage == "train":
+                    _discard_checkpoints(folder)
     return list(work.missing)
 
 
@@ -202,7 +204,7 @@ def _train(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[s
 def _embed(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
     from harness.embed import embed_cell
 
-    return embed_cell(recipe, cell, folder)
+    return embed_cell(recipe, cell, folder, stage_print)
 
 
 def _evaluate(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
@@ -216,3 +218,10 @@ _RUN: dict[Stage, Callable[[Recipe, Cell, Path, str], dict[str, Any]]] = {
     "embed": _embed,
     "evaluate": _evaluate,
 }
+
+
+def _discard_checkpoints(folder: Path) -> None:
+    """Only now, for a run that dies between its last step and its row in the ledger goes on from them."""
+    from harness.checkpoint import discard
+
+    discard(folder)

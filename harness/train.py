@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from analysis.flops import VitMae, flops_per_crop
-from harness import checkpoint
-from harness.checkpoint import Progress
+from harness.checkpoint import Checkpoints, Progress, save_weights, say
 from harness.course import Course, config_of, course_of
 from harness.crops import StepInput, prepare, steps_ahead
 from harness.engines import Engine, EngineOptions, build_engine, choose_engine
 from harness.grid import Cell, model_shape
+from harness.guard import Guard, Policy
 from harness.meter import Machine, Meter
 from harness.models.attention import attention_kernel, describe_choice
 from harness.models.mae import MaskedAutoencoder
@@ -39,16 +39,17 @@ from harness.recipe import Recipe
 from harness.validate import validate
 from shards.loader import training_batches
 
-CHECKPOINT, WEIGHTS = "checkpoint.pt", "model.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
     """Train one cell, or just initialise an untrained one, and return its ledger values.
 
-    Leaves weights and a log in `folder`; resumes from the checkpoint where one is there.
+    Leaves weights, a log and its checkpoints in `folder`; resumes from the last whole checkpoint where one is there.
 
     Raises:
         Preempted: a signal asked to stop; the checkpoint is written.
+        Diverged: a step that the recipe does not allow; the checkpoint before it stays.
         ValueError: the shards or the engine do not fit the recipe.
     """
     with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
@@ -61,12 +62,12 @@ def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
             with attention_kernel(recipe.launch.attention, here.device, dtype) as kernel:
                 values["attention"] = f"{kernel}: {describe_choice(model.config, here.device, dtype)}"
                 run = _begin(recipe, cell, model, here, folder, fingerprint)
-                _train(recipe, run, stop, folder, fingerprint)
+                with closing(run.checkpoints):
+                    _train(recipe, run, stop)
             values |= _values(run)
             weights = run.engine.weights()
         if here.is_first:
-            checkpoint.save_weights(folder / WEIGHTS, weights, {"cell": cell.id, "fingerprint": fingerprint})
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            save_weights(folder / WEIGHTS, weights, {"cell": cell.id, "fingerprint": fingerprint})
         here.wait()
     return values
 
@@ -92,20 +93,27 @@ class Run:
     course: Course
     engine: Engine
     progress: Progress
+    guard: Guard
+    checkpoints: Checkpoints
     meter: Meter | None  # on the first rank
     here: Ranks
-    losses: list[Tensor]  # of the steps since the last row of the log
+    logged: int  # the step of the last row of the log, or of the start
 
     def at(self, every: int) -> bool:
         """Whether the step just done ends a stretch of `every` steps, or the run."""
         return self.progress.step % every == 0 or self.progress.step == self.course.steps
 
     @property
+    def validation_due(self) -> bool:
+        """Whether this step's validation is still to do; also after a stop in the midst of it."""
+        return self.progress.validated < self.progress.step and self.at(self.course.validate_every)
+
+    @property
     def finished(self) -> bool:
-        """All steps done, or no better validation for as long as early stopping's patience."""
+        """All steps done and validated, or no better validation for as long as early stopping's patience."""
         early = self.course.training.settings["early_stopping"]
         patient = early is None or self.progress.stale_validations < early["patience"]
-        return self.progress.step >= self.course.steps or not patient
+        return (self.progress.step >= self.course.steps or not patient) and not self.validation_due
 
     def noise(self, step: int, count: int) -> Tensor:
         """What masks this rank's `count` crops of a step: (B, L), by their places in the order of training."""
@@ -118,70 +126,110 @@ class Run:
         # Stochastic depth draws from torch's global generator; crops and masks carry their own keys.
         torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.here.rank]).generate_state(1)[0]))
         crops = prepare(inputs.batch.images, self.cell, self.here)  # (B, C, S, S)
-        self.losses.append(self.engine.accumulate(crops, inputs.noise, 1.0, last=True))
-        self.engine.step(self.course.learning_rate(step))
+        loss = self.engine.accumulate(crops, inputs.noise, 1.0, last=True)
+        skip = self.guard.judge(loss, step)
+        self.engine.step(self.course.learning_rate(step), skip if self.guard.policy.skips else None)
         self.progress.step += 1
 
-    def log(self) -> None:
-        """The mean loss since the last row."""
-        mean = float(self.here.mean(torch.stack(self.losses).mean()))
-        if self.meter:
-            rate = self.course.learning_rate(self.progress.step - 1)
-            values = {"loss": mean, "learning_rate": rate, "progress": self.progress.step / self.course.steps}
-            self.meter.advance(len(self.losses), values, self.progress.step)
-        self.losses.clear()
+    def look(self) -> None:
+        """Say which steps were bad since the last look, and end the run if the recipe does not allow them."""
+        found = self.guard.look()
+        for bad in found:
+            if self.meter:
+                say(f"{self.cell.id}: {bad}")
+                crops = {rank: self._crops(bad.step, rank) for rank in bad.suspects}
+                self.meter.write(bad.row(self.guard.names, crops))
+        self.guard.enforce(found, self.checkpoints.last)
 
-    def validate(self) -> None:
-        """Measure, log, and count how long there was nothing better."""
+    def _crops(self, step: int, rank: int) -> list[str]:
+        part = self.course.training.batch // self.here.world
+        first = step * self.course.training.batch + rank * part
+        return self.course.crops(self.cell.seed, first, part, self.engine.model.config.crop)
+
+    def log(self) -> None:
+        """The mean loss and gradient norm of the sound steps since the last row, if there was one."""
+        loss, norm, sound = self.guard.window.tolist()
+        if self.meter and sound:
+            step, rate = self.progress.step, self.course.learning_rate(self.progress.step - 1)
+            values = {"loss": loss / sound, "gradient_norm": norm / sound, "learning_rate": rate}
+            self.meter.advance(step - self.logged, {**values, "progress": step / self.course.steps}, step)
+            self.logged = step
+        self.guard.window.zero_()
+
+    def validate(self, stop: StopFlag) -> bool:
+        """Measure, log, and count how long there was nothing better; whether it went through without a stop."""
         progress, early = self.progress, self.course.training.settings["early_stopping"]
-        found = validate(self.engine, self.cell, self.course)
-        loss = found["validation_loss"]
-        better = loss < progress.best_loss - (early["min_delta"] if early else 0.0)
+        try:
+            found = validate(self.engine, self.cell, self.course, stop)
+        except Preempted:
+            return False
+        loss, best = found["validation_loss"], progress.best_loss
+        better = best is None or loss < best - (early["min_delta"] if early else 0.0)
         progress.stale_validations = 0 if better else progress.stale_validations + 1
-        progress.best_loss, progress.validation = min(progress.best_loss, loss), found
+        progress.best_loss = loss if best is None else min(best, loss)
+        progress.validated, progress.validation = progress.step, found
         if self.meter:
             crops = progress.step * self.course.training.batch
             self.meter.write({"kind": "validation", "step": progress.step, "crops": crops, **found})
             self.meter.pause()
+        return True
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the validation of this very step is the best so far."""
+        return self.progress.validated == self.progress.step and self.progress.stale_validations == 0
+
+    def save(self, *, now: bool = False, best: bool = False) -> None:
+        """Save what the next step depends on: in the background, or before this returns."""
+        self.progress.log_bytes = self.meter.position() if self.meter else 0
+        save = self.checkpoints.save_now if now else self.checkpoints.save
+        save(self.engine, self.progress, best=best)
 
 
-def _train(recipe: Recipe, run: Run, stop: StopFlag, folder: Path, fingerprint: str) -> None:
+def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
     """Step until the run is finished.
 
     Raises:
         Preempted: all ranks agreed to stop, and saved.
     """
-    began, saved, wanted = time.monotonic() - run.progress.seconds, time.monotonic(), False
+    launch, progress = recipe.launch, run.progress
+    began, saved = time.monotonic() - progress.seconds, time.monotonic()
     agree = Agreement(run.here)
     run.engine.model.train()
     log = closing(run.meter) if run.meter else nullcontext()
     with log, closing(_inputs(recipe, run)) as inputs, collected_garbage() as collect:
         while not run.finished:
-            with run.meter.waiting() if run.meter else nullcontext():
-                crops = next(inputs)
-            run.step(crops)
-            stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * recipe.launch.checkpoint_minutes)
-            if run.at(run.course.log_every) or stopping:
-                run.log()
-            if run.at(run.course.validate_every):
-                run.validate()
-            run.progress.seconds = time.monotonic() - began
-            wanted = wanted or due
-            if stopping or (wanted and not run.losses):
-                checkpoint.save(folder / CHECKPOINT, fingerprint, run.engine, run.progress)
-                saved, wanted = time.monotonic(), False
+            if not run.validation_due:  # else a stop came in the midst of it
+                with run.meter.waiting() if run.meter else nullcontext():
+                    crops = next(inputs)
+                run.step(crops)
+                if run.at(run.course.log_every):
+                    run.look()
+                    run.log()
+            stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * launch.checkpoint_minutes)
+            if run.validation_due and not stopping:
+                run.look()
+                stopping = not run.validate(stop)
+            progress.seconds = time.monotonic() - began
+            best = launch.checkpoint_best and run.is_best
             if stopping and not run.finished:
+                run.look()
+                run.save(now=True, best=best)
                 agree.close()
-                reason = stop.reason or "another rank was told to stop"
-                raise Preempted(f"{run.cell.id}: {reason}; saved at step {run.progress.step} of {run.course.steps}")
-            collect(run.progress.step)
+                raise Preempted(f"{run.cell.id}: {stop}; saved at step {progress.step} of {run.course.steps}")
+            if due or best:
+                run.look()
+                run.save(best=best)
+                saved = time.monotonic()
+            collect(progress.step)
         agree.close()
 
 
 def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, folder: Path, fingerprint: str) -> Run:
-    """Everything in place, from the checkpoint where there is one."""
-    course = course_of(recipe, cell)
-    chosen, peak = course.training.settings["optimiser"], course.training.learning_rate
+    """Everything in place, from the last whole checkpoint where there is one."""
+    course, launch = course_of(recipe, cell), recipe.launch
+    settings, peak = course.training.settings, course.training.learning_rate
+    chosen = settings["optimiser"]
     engine = build_engine(
         model,
         lambda module: build_optimiser(
@@ -190,12 +238,24 @@ def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, fo
         here,
         _engine_options(recipe, cell, model, here),
     )
-    progress = checkpoint.load(folder / CHECKPOINT, fingerprint, engine) or Progress()
-    machine = Machine(here.device, here.world, flops_per_crop("mae_train", VitMae(**model_shape(cell))))
-    meter = (
-        Meter(folder, cell.id, course.steps, progress.step, course.training.batch, machine) if here.is_first else None
-    )
-    return Run(cell, course, engine, progress, meter, here, [])
+    bad = recipe.train
+    policy = Policy(bad.nonfinite, bad.spike, bad.spike_factor, bad.skip_limit)
+    guard = Guard(policy, here, engine.model)
+    checkpoints = Checkpoints(
+        folder, fingerprint, here, {"guard": guard.state, "window": guard.window}, keep=launch.checkpoint_keep,
+        layout=engine.layout,
+    )  # fmt: skip
+    progress, notes = checkpoints.resume(engine)
+    meter = None
+    if here.is_first:
+        machine = Machine(here.device, here.world, flops_per_crop("mae_train", VitMae(**model_shape(cell))))
+        meter = Meter(
+            folder, cell.id, course.steps, progress.step, course.training.batch, machine, progress.log_bytes
+        )  # fmt: skip
+        for note in notes:
+            say(f"{cell.id}: {note}")
+            meter.write({"kind": "resume", "step": progress.step, "note": note})
+    return Run(cell, course, engine, progress, guard, checkpoints, meter, here, logged=progress.step)
 
 
 def _engine_options(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks) -> EngineOptions:

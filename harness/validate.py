@@ -17,6 +17,7 @@ from harness.engines import Engine
 from harness.grid import Cell
 from harness.models.blocks import patchify
 from harness.models.masking import masking_noise
+from harness.preempt import StopFlag, abreast
 from shards.loader import Batch, validation_batches, well_tiles
 
 VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches
@@ -25,16 +26,19 @@ TILES_PER_WELL = 1 << 20  # more than any well has: keys of different wells neve
 
 
 @torch.no_grad()
-def validate(engine: Engine, cell: Cell, course: Course) -> dict[str, float]:
+def validate(engine: Engine, cell: Cell, course: Course, stop: StopFlag) -> dict[str, float]:
     """Masked MSE on crops of unseen experiments, of the model and of predicting each channel's mean.
 
     The Fourier term of a "+" model is left out, so that all cells are compared by one measure.
+
+    Raises:
+        Preempted: a rank was told to stop.
     """
     model, here = engine.model, engine.here
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=here.device)  # loss, mean predictor's loss, crops
     seen: Counter[int] = Counter()
-    for batch in _batches(engine, cell, course):
+    for batch in abreast(_batches(engine, cell, course), here, stop):
         count = len(batch.wells)
         batch = batch if count else _blank(course, model.config.crop)
         crops = prepare(batch.images, cell, here)

@@ -1,5 +1,7 @@
 """A well is the mean over its tiles, its metadata travels with it, and evaluation reads what was written."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from harness import embed
 from harness.course import config_of
 from harness.crops import prepare
 from harness.embed import embed_cell, pixel_statistics
@@ -14,6 +17,7 @@ from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, wri
 from harness.evaluate import evaluate_cell
 from harness.grid import cells
 from harness.models.mae import MaskedAutoencoder
+from harness.preempt import Preempted
 from harness.recipe import Recipe
 from harness.train import train_cell
 from shards.format import ShardSet
@@ -23,7 +27,7 @@ def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) ->
     """48-pixel wells and 32-pixel crops: one tile in the corner, so the embedding is that crop's own."""
     cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained")
     train_cell(tiny_recipe, cell, tmp_path, "print")
-    values = embed_cell(tiny_recipe, cell, tmp_path)
+    values = embed_cell(tiny_recipe, cell, tmp_path, "print")
     wells, features = read_embeddings(tmp_path / EMBEDDINGS)
     assert values["wells"] == len(wells) == 48
     assert features.shape == (48, 16)
@@ -41,7 +45,7 @@ def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) ->
 def test_a_trained_cell_leaves_reconstructions_of_unseen_wells(tiny_recipe: Recipe, tmp_path: Path) -> None:
     cell = next(c for c in cells(tiny_recipe) if c.kind == "trained")
     train_cell(tiny_recipe, cell, tmp_path, "print")
-    embed_cell(tiny_recipe, cell, tmp_path)
+    embed_cell(tiny_recipe, cell, tmp_path, "print")
     shards = ShardSet.open(tiny_recipe.embed.shards)
     unseen = set(shards.wells.loc[shards.wells["split"] == "validation", "key"])
     with np.load(tmp_path / RECONSTRUCTIONS, allow_pickle=False) as arrays:
@@ -49,6 +53,40 @@ def test_a_trained_cell_leaves_reconstructions_of_unseen_wells(tiny_recipe: Reci
         visible = ~np.broadcast_to(arrays["mask"], arrays["original"].shape)
         np.testing.assert_array_equal(arrays["original"][visible], arrays["reconstruction"][visible])
         assert visible.mean() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("kind", ["trained", "pixel_statistics"])
+def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    cell = next(c for c in cells(tiny_recipe) if c.kind == kind)
+    if kind == "trained":
+        train_cell(tiny_recipe, cell, tmp_path, "print")
+    monkeypatch.setattr(embed, "PART_WELLS", 10)
+    embed_cell(tiny_recipe, cell, tmp_path, "print")
+    calm = read_embeddings(tmp_path / EMBEDDINGS)
+    read, asked = ShardSet.read_well, []
+
+    def signal_at_the_25th(shards: ShardSet, index: int) -> np.ndarray:
+        asked.append(index)
+        if len(asked) == 25:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(shards, index)
+
+    monkeypatch.setattr(ShardSet, "read_well", signal_at_the_25th)
+    (tmp_path / EMBEDDINGS).unlink()
+    with pytest.raises(Preempted, match="SIGTERM"):
+        embed_cell(tiny_recipe, cell, tmp_path, "print")
+    (parts,) = tmp_path.glob("embedding-*")
+    done = len(list(parts.glob("*.npy")))
+    assert 1 <= done <= 2
+    assert not (tmp_path / EMBEDDINGS).exists()
+    asked.clear()
+    monkeypatch.setattr(ShardSet, "read_well", lambda shards, index: (asked.append(index), read(shards, index))[1])
+    embed_cell(tiny_recipe, cell, tmp_path, "print")
+    assert len(set(asked) - set(range(10 * done))) == 48 - 10 * done
+    np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm[1])
+    assert not parts.exists()
 
 
 def test_pixel_statistics_are_mean_and_deviation_per_channel(tiny_recipe: Recipe) -> None:

@@ -77,16 +77,27 @@ def test_the_papers_rate_is_a_tenth_of_an_a100() -> None:
 
 def test_a_resumed_log_continues_where_the_checkpoint_stands(tmp_path: Path) -> None:
     log = Meter(tmp_path, "cell", 100, 0, 8)
+    positions = {0: 0}
     for step in (10, 20, 30):
         log.advance(10, {"loss": 1.0 / step}, step)
+        positions[step] = log.position()
     log.close()
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while writing
-    again = Meter(tmp_path, "cell", 100, 20, 8)
+    again = Meter(tmp_path, "cell", 100, 20, 8, log_bytes=positions[20])
     again.advance(10, {"loss": 0.5}, 30)
     again.close()
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(10, 0.1), (20, 0.05), (30, 0.5)]
+
+
+def test_a_log_that_lost_its_end_continues_after_its_last_whole_row(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
+    log = Meter(tmp_path, "cell", 100, 20, 8, log_bytes=1000)
+    log.advance(10, {"loss": 0.5}, 30)
+    log.close()
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 30]
 
 
 def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""The global random generators of torch, NumPy and Python, as tensors that a checkpoint can hold.
+
+Nothing in training needs them: crops, masks and dropped paths are pure functions of (seed, step). They are kept so
+that whatever else draws from them (a library, a new augmentation) goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NO_GAUSS = float("nan")
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The state of every global generator of this process."""
+    version, words, gauss = random.getstate()
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+        "python_gauss": torch.tensor(NO_GAUSS if gauss is None else gauss, dtype=torch.float64),
+        "numpy": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+        "numpy_position": torch.tensor([numpy["state"]["pos"], numpy["has_gauss"]], dtype=torch.int64),
+        "numpy_gauss": torch.tensor(numpy["gauss"], dtype=torch.float64),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Put every global generator back where `generator_states` found it."""
+    torch.set_rng_state(states["torch"])
+    version, *words = states["python"].tolist()
+    gauss = float(states["python_gauss"])
+    random.setstate((version, tuple(words), None if np.isnan(gauss) else gauss))
+    position, has_gauss = states["numpy_position"].tolist()
+    key = states["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, position, has_gauss, float(states["numpy_gauss"])))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,141 @@
+"""Ranks as real processes, forked from a server that imports torch and the harness once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["harness.train", "harness.embed", "harness.fsdp", "torch.utils.tensorboard", "tqdm"])
+PREEMPTED, DIVERGED = 75, 76  # exit codes
+
+Work = Callable[..., None]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(world: int, work: Work, *arguments: Any) -> list[BaseProcess]:
+    """Start `work(*arguments)` on every rank; `work` is a function of a module."""
+    port = free_port()
+    processes = [CONTEXT.Process(target=_rank, args=(rank, world, port, work, arguments)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    return list(processes)
+
+
+def run(world: int, work: Work, *arguments: Any, timeout: float = 120, grace: float = 2) -> list[int | None]:
+    """`start`, and the exit codes. Once a rank was killed the others have `grace` seconds to notice, then go too."""
+    processes = start(world, work, *arguments)
+    deadline = time.monotonic() + timeout
+    while alive := [process for process in processes if process.is_alive()]:
+        wait([process.sentinel for process in alive], max(0.0, deadline - time.monotonic()))
+        if any(process.exitcode == -signal.SIGKILL for process in processes):
+            deadline = min(deadline, time.monotonic() + grace)
+        if time.monotonic() >= deadline:
+            for process in alive:
+                process.kill()
+                process.join()
+    return [process.exitcode for process in processes]
+
+
+def _rank(rank: int, world: int, port: int, work: Work, arguments: tuple[Any, ...]) -> None:
+    place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    work(*arguments)
+
+
+def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
+    """Train a cell on this rank; exits with PREEMPTED or DIVERGED where that is how it ends."""
+    from harness.grid import cells
+    from harness.guard import Diverged
+    from harness.preempt import Preempted
+    from harness.recipe import Recipe
+    from harness.train import train_cell
+
+    recipe = Recipe.model_validate_json(recipe_json, strict=False)
+    if hook is not None:
+        hook()
+    try:
+        train_cell(recipe, next(c for c in cells(recipe) if c.id == cell_id), folder, "print")
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except Diverged as diverged:
+        print(diverged, file=sys.stderr)
+        sys.exit(DIVERGED)
+
+
+class SignalAfter:
+    """A hook: one rank sends itself a signal when a step is done."""
+
+    def __init__(self, rank: int, step: int, number: int = signal.SIGTERM) -> None:
+        self.rank, self.step, self.number = rank, step, number
+
+    def __call__(self) -> None:
+        if os.environ["RANK"] == str(self.rank):
+            after_step(self._signal)
+
+    def _signal(self, step: int) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def after_step(call: Callable[[int], None]) -> None:
+    """Call `call` with the number of steps done, after each step of this process."""
+    from harness import train
+
+    real = train.Run.step
+
+    def step(run: train.Run, *arguments: Any) -> None:
+        real(run, *arguments)
+        call(run.progress.step)
+
+    train.Run.step = step  # type: ignore[method-assign]
+
+
+class KillAt:
+    """A hook: one rank is killed with SIGKILL, when a number of steps are done or within a save.
+
+    Within a save: just before the writing threads' so many-th operation on the file system, whichever it is: a flush,
+    the folder's new name, the pointer's move, the removal of an old checkpoint.
+    """
+
+    def __init__(self, rank: int, *, steps: int = 0, operations: int = 0) -> None:
+        self.rank, self.steps, self.operations = rank, steps, operations
+
+    def __call__(self) -> None:
+        if os.environ["RANK"] != str(self.rank):
+            return
+        left = {"steps": self.steps, "operations": self.operations}
+
+        def count(what: str) -> None:
+            left[what] -= 1
+            if left[what] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        after_step(lambda step: count("steps"))
+        for name in ("fsync", "rename", "replace", "unlink", "rmdir"):
+            setattr(os, name, self._counted(getattr(os, name), lambda: count("operations")))
+
+    @staticmethod
+    def _counted(real: Callable[..., Any], count: Callable[[], None]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **options: Any) -> Any:
+            if threading.current_thread().name.lower().startswith(("checkpoint", "asynccheckpoint")):
+                count()
+            return real(*arguments, **options)
+
+        return operation
