@@ -32,16 +32,16 @@ def parameter_groups(
 def build_optimiser(
     module: "nn.Module", name: OptimiserName, *, peak: float, betas: tuple[float, float], weight_decay: float
 ) -> "Optimizer":
-    """Lion (lion-pytorch) or torch's AdamW over `parameter_groups`.
+    """Lion (lion-pytorch's multi-tensor one) or torch's AdamW over `parameter_groups`.
 
     Raises:
         ValueError: no such optimiser.
     """
     groups = parameter_groups(module.named_parameters(), weight_decay)
     if name == "lion":
-        from lion_pytorch import Lion
+        from lion_pytorch.foreach import Lion  # a handful of kernels for all tensors, not eight for each
 
-        lion: Optimizer = Lion(groups, lr=peak, betas=betas)
+        lion: Optimizer = Lion([group for group in groups if group["params"]], lr=peak, betas=betas)
         return lion
     if name == "adamw":
         from torch.optim import AdamW

@@ -1,0 +1,113 @@
+"""How `train_step` measures: the best batch of a contender, found by doubling, in a process of its own."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks.contenders import Contender, Setting
+from harness.hardware import peak_memory_bytes
+
+WARM_UP, BLOCKS = 2, 3
+WORTH = 1.02  # a doubled batch must gain this much for the search to go on
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One contender's best."""
+
+    batch: int
+    crops_per_second: float
+    peak_memory_gb: float
+
+    @property
+    def step_ms(self) -> float:
+        return 1000 * self.batch / self.crops_per_second
+
+
+@dataclass(frozen=True)
+class Search:
+    """From the first batch up, doubling while it gains; each batch timed for at least `seconds`."""
+
+    first: int
+    largest: int
+    seconds: float
+
+
+def best_speed(contender: Contender, setting: Setting, search: Search) -> Speed:
+    """The contender's speed at its best batch, measured in a fresh process, so that no other's memory, caches or
+    compiled code are in the way.
+
+    Raises:
+        RuntimeError: not even the first batch fits.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_search, (contender, setting, search, torch.get_num_threads()))
+
+
+def _search(contender: Contender, setting: Setting, search: Search, threads: int) -> Speed:
+    torch.set_num_threads(threads)
+    best: Speed | None = None
+    batch = search.first
+    while batch <= search.largest:
+        found = _speed(contender, replace(setting, batch=batch), search.seconds)
+        if found is None or (best and found.crops_per_second < WORTH * best.crops_per_second):
+            break
+        best = found
+        batch *= 2
+    if best is None:
+        raise RuntimeError(f"{contender.name}: a batch of {search.first} does not fit on {setting.device}")
+    return best
+
+
+def _speed(contender: Contender, setting: Setting, seconds: float) -> Speed | None:
+    """None where the batch does not fit."""
+    gc.collect()
+    if setting.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(setting.device)
+    torch.manual_seed(0)
+    try:
+        step = contender.build(setting)
+        times = timed(step, setting.device, seconds)
+    except torch.OutOfMemoryError:
+        return None
+    return Speed(setting.batch, setting.batch / times, peak_memory_bytes(setting.device) / 1e9)
+
+
+def timed(step: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Seconds a step: the median of blocks of steps. The device is waited for only between blocks."""
+    for _ in range(WARM_UP):
+        step()
+    wait(device)
+    start = time.perf_counter()
+    step()
+    wait(device)
+    steps = max(1, round(seconds / BLOCKS / max(time.perf_counter() - start, 1e-6)))
+    blocks = []
+    for _ in range(BLOCKS):
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        wait(device)
+        blocks.append((time.perf_counter() - start) / steps)
+    return statistics.median(blocks)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_rate(device: torch.device, bf16: bool) -> float:
+    """FLOP/s of one large square product: what this machine really reaches at best."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    return 2 * side**3 / timed(lambda: torch.mm(a, b), device, 1.0)
