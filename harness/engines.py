@@ -4,8 +4,9 @@
     ddp        a whole copy on every rank; gradients averaged
     hsdp       a copy on every few ranks (a node's), each holding a part; gradients averaged over copies
     fsdp       one copy, spread over all ranks
+    deepspeed  ZeRO 1, 2 or 3 (`zero.py`)
 
-In float32 all of them take the same steps, up to rounding.
+In float32 all of them take the same steps, up to rounding. `docs/engines.md` says when to use which.
 
 Shapes: B crops of one micro-batch, C channels, S crop side, L tokens.
 """
@@ -28,7 +29,7 @@ from harness.parallel import Ranks
 if TYPE_CHECKING:
     from harness.models.mae import MaskedAutoencoder
 
-EngineName = Literal["single", "ddp", "hsdp", "fsdp"]
+EngineName = Literal["single", "ddp", "hsdp", "fsdp", "deepspeed"]
 State = dict[str, Any]
 MakeOptimiser = Callable[[torch.nn.Module], Optimizer]
 
@@ -43,11 +44,13 @@ class EngineOptions:
     Attributes:
         precision: of the products; weights, gradients' sums and the optimiser stay in float32.
         shard: ranks that hold one copy of the model together, under hsdp.
+        zero_stage: of DeepSpeed.
     """
 
     name: EngineName
     precision: Literal["fp32", "bf16"] = "fp32"
     shard: int = 1
+    zero_stage: Literal[1, 2, 3] = 2
 
 
 class Engine:
@@ -168,15 +171,20 @@ def build_engine(
 
     Raises:
         ValueError: the engine does not fit the number of ranks.
+        RuntimeError: DeepSpeed is asked for and not installed.
     """
     if options.name == "single":
         if here.world > 1:
-            raise ValueError(f"launch.engine is single, but {here.world} ranks run: ddp, hsdp or fsdp")
+            raise ValueError(f"launch.engine is single, but {here.world} ranks run: ddp, hsdp, fsdp or deepspeed")
         return Engine(model, make_optimiser, here, options)
     if here.world == 1:
         raise ValueError(f"launch.engine is {options.name}, but there is one rank: single, or auto")
     if options.name == "ddp":
         return Ddp(model, make_optimiser, here, options)
+    if options.name == "deepspeed":
+        from harness.zero import Zero
+
+        return Zero(model, make_optimiser, here, options)
     from harness.fsdp import Fsdp
 
     return Fsdp(model, make_optimiser, here, options)

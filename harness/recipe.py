@@ -266,12 +266,13 @@ class Launch(Section):
     cpus_per_task: PositiveInt = 12
     loader_workers: Count = 8
     checkpoint_minutes: PositiveFloat = 20.0
-    engine: Literal["auto", "single", "ddp", "hsdp", "fsdp"] = Field(
+    engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
     )
     shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
     checkpoint_keep: PositiveInt = Field(2, description="checkpoints kept of a running cell: the last so many")
     checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that one for good")
+    zero_stage: Literal[1, 2, 3] = Field(2, description="deepspeed: shard the optimiser, gradients too, weights too")
     slurm: Slurm = Slurm()
 
 

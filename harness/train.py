@@ -265,7 +265,7 @@ def _engine_options(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: 
     memory = torch.cuda.get_device_properties(here.device).total_memory if here.device.type == "cuda" else None
     parameters = sum(p.numel() for p in model.parameters())
     name = choose_engine(launch.engine, here.world, parameters, memory, shard)
-    return EngineOptions(name, cell.training.settings["precision"], shard)
+    return EngineOptions(name, cell.training.settings["precision"], shard, launch.zero_stage)
 
 
 def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:

@@ -1,0 +1,164 @@
+"""DeepSpeed's ZeRO behind the engine's interface: stage 1 shards the optimiser, 2 gradients too, 3 weights too.
+
+DeepSpeed keeps flat buffers of its own. What leaves this room has the names and shapes of the model, whole: a state
+saved here loads under every other engine and number of ranks, and the other way round, at the price of gathering
+each parameter when it is saved. Its step asks the device for the gradient's norm each time; that is its own doing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.engines import Engine, EngineOptions, MakeOptimiser, State
+from harness.optim import set_learning_rate
+from harness.parallel import Ranks
+
+if TYPE_CHECKING:
+    from harness.models.mae import MaskedAutoencoder
+
+
+MOMENTS = {"Lion": ("exp_avg",), "AdamW": ("exp_avg", "exp_avg_sq")}  # what each optimiser keeps for each weight
+
+
+class Zero(Engine):
+    """ZeRO without its initialisation, its optimisers or its schedules, so that numbers stay those of the others."""
+
+    def __init__(
+        self, model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
+    ) -> None:
+        super().__init__(model, make_optimiser, here, options)
+        self._groups = _named_groups(model, self.optimiser)
+        self._api = import_deepspeed(here.device)
+        self._zero, *_ = self._api.initialize(
+            model=model, optimizer=self.optimiser, config=zero_config(options, here), dist_init_required=False
+        )
+        self._stage3 = options.zero_stage == 3
+        self._moments = MOMENTS[type(self.optimiser).__name__]
+        self._counts_steps = isinstance(self.optimiser, torch.optim.AdamW)
+        self._make_moments()
+
+    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+        self._zero.set_gradient_accumulation_boundary(last)
+        loss: Tensor = self._zero(crops, noise).loss
+        weighted = loss * weight
+        self._zero.backward(weighted, scale_wrt_gas=False)
+        return weighted.detach()
+
+    def gradient_norm(self) -> Tensor:
+        gradients = self._zero.optimizer.averaged_gradients.values()  # this rank's parts
+        squares = [part.float().square().sum() for group in gradients if group is not None for part in group]
+        return self.here.sum(torch.stack(squares).sum()).sqrt()
+
+    def step(self, learning_rate: float) -> None:
+        set_learning_rate(self.optimiser, learning_rate)
+        self._zero.step()
+
+    def forget_gradient(self) -> None:
+        zero = self._zero.optimizer
+        zero.zero_grad()
+        zero.averaged_gradients = {} if self._stage3 else dict.fromkeys(zero.averaged_gradients)
+        zero.micro_step_id = 0 if self._stage3 else -1
+
+    def state(self) -> State:
+        model: dict[str, Any] = dict(self.model.named_buffers())
+        moments: dict[str, dict[str, Tensor]] = {}
+        fragments = self._api.utils
+        for name, parameter in self._parameters():
+            model[name] = fragments.safe_get_full_fp32_param(parameter)
+            moments[name] = {key: fragments.safe_get_full_optimizer_state(parameter, key) for key in self._moments}
+            if self._counts_steps:
+                moments[name]["step"] = next(iter(self.optimiser.state.values()))["step"].clone()
+        groups = [
+            {**{key: value for key, value in group.items() if key != "params"}, "params": names}
+            for names, group in zip(self._groups, self.optimiser.param_groups, strict=True)
+        ]
+        return {"model": model, "optimiser": {"state": moments, "param_groups": groups}}
+
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        fragments, saved = self._api.utils, state["optimiser"]["state"]
+        for name, parameter in self._parameters():
+            fragments.safe_set_full_fp32_param(parameter, state["model"][name])
+            # The copy that computes is another than the one that the optimiser moves.
+            gathered = self._api.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage3)
+            with gathered:
+                parameter.copy_(state["model"][name])
+            for key in self._moments:
+                fragments.safe_set_full_optimizer_state(parameter, saved[name][key], key)
+        if self._counts_steps:
+            count = next(iter(saved.values()))["step"]
+            for kept in self.optimiser.state.values():
+                kept["step"].copy_(count)
+
+    def weights(self) -> dict[str, Tensor]:
+        found = self.state()["model"]
+        return {name: value.detach().cpu() for name, value in found.items() if self.here.is_first}
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    def _make_moments(self) -> None:
+        """Begin the optimiser's moments at zero now rather than at the first step, so that a state can be loaded."""
+        zero = self._zero.optimizer
+        flat = zero.fp32_partitioned_groups_flat if self._stage3 else zero.single_partition_of_fp32_groups
+        for part in flat:
+            self.optimiser.state[part] = {key: torch.zeros_like(part) for key in self._moments}
+            if self._counts_steps:
+                self.optimiser.state[part]["step"] = torch.zeros(())
+        if not self._stage3:  # which find each parameter's part of the moments when told to
+            zero._lazy_init_hp_params_optimizer_state()
+
+
+def _named_groups(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[list[str]]:
+    """The names in each of the optimiser's groups, before DeepSpeed replaces them by flat buffers."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in optimiser.param_groups]
+
+
+def zero_config(options: EngineOptions, here: Ranks) -> dict[str, Any]:
+    """DeepSpeed's configuration. Micro-batches are counted by the engine's caller, so it is told of one."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": options.zero_stage, "overlap_comm": here.device.type == "cuda"},
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {
+            "enabled": options.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],  # none: gradients are summed in float32
+        },
+        "steps_per_print": sys.maxsize,
+    }
+
+
+def import_deepspeed(device: torch.device) -> ModuleType:
+    """DeepSpeed, kept from guessing the device and from compiling C++ for half a minute on a CPU.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Ranks of several runs that compile into one folder wait for, or break, one another.
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(tempfile.gettempdir()) / f"torch_extensions_{os.getpid()}"))
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise RuntimeError(
+            f"launch.engine is deepspeed, but deepspeed cannot be imported ({error}): "
+            "pip install 'microscopy-scaling[deepspeed]', or another engine"
+        ) from error
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    module: ModuleType = deepspeed
+    return module
