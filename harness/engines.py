@@ -19,19 +19,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.grid import Cell
 from harness.guard import update
-from harness.optim import set_learning_rate
+from harness.optim import build_optimiser, set_learning_rate
 from harness.parallel import Ranks
+from harness.per_block import set_up_blocks
+from harness.recipe import Recipe
 
 if TYPE_CHECKING:
     from harness.models.mae import MaskedAutoencoder
 
 EngineName = Literal["single", "ddp", "hsdp", "fsdp", "deepspeed"]
 State = dict[str, Any]
-MakeOptimiser = Callable[[torch.nn.Module], Optimizer]
+MakeOptimiser = Callable[[nn.Module], Optimizer]
 
 WEIGHTS_SHARE = 0.5  # of a device's memory that weights, gradients and optimiser may fill before they are sharded
 BYTES_PER_PARAMETER = 16  # float32 weight and gradient, and at most two float32 moments
@@ -96,12 +99,12 @@ class Engine:
         weighted.backward()  # type: ignore[no-untyped-call]
         return weighted.detach()
 
-    def gradient_norm(self) -> Tensor:
-        """The 2-norm of the whole averaged gradient, on the device; between the last `accumulate` and `step`."""
-        from torch.distributed.tensor import DTensor
+    def gradient_squares(self) -> Tensor | None:
+        """This rank's part of the squared norm of each trained parameter's averaged gradient: (P,), float64.
 
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        None where the gradients lie in the parameters themselves, as everywhere but in DeepSpeed.
+        """
+        return None
 
     def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
         """Move the weights, unless `skip`, a bool scalar on the device, says otherwise; and forget the gradient."""
@@ -151,7 +154,7 @@ class Ddp(Engine):
 
     def prepare(self) -> None:
         ids = [self.here.device.index] if self.here.device.type == "cuda" else None
-        self._wrapped = torch.nn.parallel.DistributedDataParallel(
+        self._wrapped = nn.parallel.DistributedDataParallel(
             self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
@@ -162,6 +165,30 @@ class Ddp(Engine):
             weighted = loss * weight
             weighted.backward()  # type: ignore[no-untyped-call]
         return weighted.detach()
+
+
+def engine_of(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks) -> Engine:
+    """The engine that trains a cell as its recipe says, over `model` on this rank's device.
+
+    Raises:
+        ValueError, RuntimeError: as `build_engine`.
+    """
+    assert cell.training is not None
+    launch, settings, peak = recipe.launch, cell.training.settings, cell.training.learning_rate
+    on_gpu = here.device.type == "cuda"
+    shard = launch.shard_gpus or min(here.world, launch.gpus_per_node or here.world)
+    memory = torch.cuda.get_device_properties(here.device).total_memory if on_gpu else None
+    name = choose_engine(launch.engine, here.world, sum(p.numel() for p in model.parameters()), memory, shard)
+    set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
+    chosen = settings["optimiser"]
+
+    def make_optimiser(module: nn.Module) -> Optimizer:
+        betas, decay = tuple(chosen["betas"]), chosen["weight_decay"]
+        return build_optimiser(module, chosen["name"], peak=peak, betas=betas, weight_decay=decay)
+
+    return build_engine(
+        model, make_optimiser, here, EngineOptions(name, settings["precision"], shard, launch.zero_stage)
+    )
 
 
 def build_engine(

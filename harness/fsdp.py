@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
 from harness.engines import Engine
+from harness.per_block import blocks_of
 
 
 class Fsdp(Engine):
@@ -59,9 +60,3 @@ def shard_dimension(shape: tuple[int, ...], shards: int) -> int:
     if shape[0] >= shards:
         return 0
     return next((i for i, size in enumerate(shape) if size % shards == 0), 0)
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks: whatever stands in a list of modules."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [block for listed in lists for block in listed if not isinstance(block, nn.ModuleList)]

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.recipe import Mae, Model, Recipe, Train, per_name
+from harness.recipe import Mae, Model, Recipe, Train
+from harness.recipe_fields import per_name
 
 ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"

@@ -97,9 +97,13 @@ class Guard:
         window: float64 sums since they were last cleared: losses, gradient norms, sound steps.
     """
 
-    def __init__(self, policy: Policy, here: Ranks, model: nn.Module) -> None:
+    def __init__(
+        self, policy: Policy, here: Ranks, model: nn.Module, squares: Callable[[], Tensor | None] = lambda: None
+    ) -> None:
+        """`squares`, where it gives any, are this rank's part of each squared gradient norm: (P,), float64."""
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.policy, self.names = policy, [name for name, _ in trained]
+        self._squares = squares
         self._here, self._parameters = here, [p for _, p in trained]
         copies = [copies_of(p, here.world) for _, p in trained]
         self._shares = torch.tensor(copies, dtype=torch.float64, device=here.device).reciprocal()  # (P,)
@@ -122,7 +126,10 @@ class Guard:
         world = self._here.world
         slots = torch.zeros(world, dtype=torch.float64, device=loss.device)
         slots[self._here.rank] = loss.double()
-        seen = self._here.sum(torch.cat([slots, gradient_squares(self._parameters) * self._shares]))
+        squares = self._squares()
+        if squares is None:
+            squares = gradient_squares(self._parameters) * self._shares
+        seen = self._here.sum(torch.cat([slots, squares]))
         mean, norm = seen[:world].mean(), seen[world:].sum().sqrt()
         running, count, _ = self.state
         broken = ~(torch.isfinite(mean) & torch.isfinite(norm))

@@ -19,7 +19,9 @@ from typing import Any
 
 from harness.files import write_json
 from harness.grid import Cell
-from harness.recipe import Launch, Recipe, per_name
+from harness.recipe import Recipe
+from harness.recipe_fields import per_name
+from harness.recipe_launch import Launch
 from harness.stages import read_outcome, run_cell, run_cells
 
 POLL_SECONDS = 0.2

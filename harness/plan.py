@@ -12,7 +12,8 @@ from pathlib import Path
 
 from analysis.flops import CONVENTIONS, VitMae, compute, decoder_parameters, encoder_parameters
 from harness.grid import Cell, model_shape
-from harness.recipe import Recipe, per_name
+from harness.recipe import Recipe
+from harness.recipe_fields import per_name
 
 
 @dataclass(frozen=True)

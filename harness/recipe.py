@@ -8,37 +8,24 @@ turning a recipe into cells is `grid.py`.
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-Number = TypeVar("Number", int, float)
-FieldPath = tuple[str | int, ...]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
-    """In a mapping by name, `name: null` in a profile takes the entry out."""
-    return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, dict) else entries
-
-
-Entries = BeforeValidator(_without_nulls)
-YamlPath = Annotated[Path, Field(strict=False)]
-Pair = Annotated[tuple[float, float], Field(strict=False)]
-
-# A value for all cells, or one for each model or dataset by name.
-PerName = Annotated[PositiveInt | dict[Name, PositiveInt], Entries]
-RatePerName = Annotated[PositiveFloat | dict[Name, PositiveFloat], Entries]
+from harness.recipe_fields import (
+    Count,
+    Entries,
+    FieldPath,
+    Fraction,
+    Name,
+    Pair,
+    PerName,
+    Probability,
+    RatePerName,
+    Section,
+    YamlPath,
+)
+from harness.recipe_launch import Hardware, Launch
 
 
 class Assay(Section):
@@ -84,7 +71,7 @@ class Prepare(Section):
     """What to make before the first cell runs, if it is not there yet."""
 
     assay: Assay | None = None
-    build: list[Build] = []
+    build: list[Build] = Field([])
 
 
 class Dataset(Section):
@@ -195,8 +182,8 @@ class Grid(Section):
 
     models: Annotated[list[Name], Field(min_length=1)]
     datasets: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Count], Field(min_length=1)] = [0]
-    exclude: list[Exclude] = []
+    seeds: list[Count] = Field([0], min_length=1)
+    exclude: list[Exclude] = Field([])
     untrained: bool = True
     pixel_statistics: bool = True
 
@@ -241,50 +228,6 @@ class Fit(Section):
     overlay_table6: bool = Field(False, description="draw the paper's Table 6 beside this study's points")
 
 
-class Slurm(Section):
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    hours: PositiveFloat = 24.0
-    memory_gb: PositiveInt | None = None
-    setup: list[str] = []
-
-
-class Launch(Section):
-    """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity."""
-
-    executor: Literal["slurm", "local"] = "slurm"
-    parallel: PositiveInt = Field(64, description="cells that run at one time")
-    cells_per_job: PositiveInt = Field(1, description="cells that one local process takes in turn")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["auto", "sdpa", "flash"] = Field(
-        "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
-    )
-    nodes: PerName = Field(1, description="per model")
-    gpus_per_node: Count = 8
-    cpus_per_task: PositiveInt = 12
-    loader_workers: Count = 8
-    checkpoint_minutes: PositiveFloat = 20.0
-    engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
-        "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
-    )
-    shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
-    checkpoint_keep: PositiveInt = Field(2, description="checkpoints kept of a running cell: the last so many")
-    checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that one for good")
-    zero_stage: Literal[1, 2, 3] = Field(2, description="deepspeed: shard the optimiser, gradients too, weights too")
-    slurm: Slurm = Slurm()
-
-
-class Hardware(Section):
-    """What a plan assumes of the machines."""
-
-    gpu: str = "A100-80GB"
-    peak_tflops: PositiveFloat = Field(312.0, description="dense bf16, per GPU")
-    mfu: Fraction = Field(0.3, description="share of the peak that training reaches, by true MAE FLOPs")
-    price_per_hour: Annotated[float, Field(ge=0)] = 2.0
-
-
 class Recipe(Section):
     """A whole study."""
 
@@ -321,6 +264,7 @@ class Recipe(Section):
             (("train", "batch"), self.train.batch, self.grid.datasets),
             (("train", "learning_rate"), self.train.learning_rate, self.grid.models),
             (("launch", "nodes"), self.launch.nodes, self.grid.models),
+            (("launch", "crops_per_gpu_step"), self.launch.crops_per_gpu_step, self.grid.models),
         ]
         return [
             (path, f"has no value for {name!r}, which the grid uses; it has {', '.join(values)}")
@@ -356,8 +300,3 @@ def unknown_name(name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
     return f"{name!r} is not known; {hint}"
-
-
-def per_name(values: Number | dict[str, Number], name: str) -> Number:
-    """The value for `name` of a field that holds one value for all or one for each."""
-    return values[name] if isinstance(values, dict) else values

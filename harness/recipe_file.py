@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness.recipe import FieldPath, Recipe
+from harness.recipe import Recipe
+from harness.recipe_fields import FieldPath
 
 MAX_ERRORS_SHOWN = 12
 MAX_FIELDS = 20_000

@@ -21,21 +21,22 @@ import torch
 from torch import Tensor
 
 from analysis.flops import VitMae, flops_per_crop
+from harness.accumulate import loss_weights, micro_batch
 from harness.checkpoint import Checkpoints, Progress, save_weights, say
 from harness.course import Course, config_of, course_of
 from harness.crops import StepInput, prepare, steps_ahead
-from harness.engines import Engine, EngineOptions, build_engine, choose_engine
+from harness.engines import Engine, engine_of
 from harness.grid import Cell, model_shape
 from harness.guard import Guard, Policy
 from harness.meter import Machine, Meter
 from harness.models.attention import attention_kernel, describe_choice
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
-from harness.optim import build_optimiser
 from harness.pace import Agreement, collected_garbage
 from harness.parallel import Ranks, ranks
 from harness.preempt import Preempted, StopFlag, stop_on_signals
 from harness.recipe import Recipe
+from harness.recipe_fields import per_name
 from harness.validate import validate
 from shards.loader import training_batches
 
@@ -97,6 +98,7 @@ class Run:
     checkpoints: Checkpoints
     meter: Meter | None  # on the first rank
     here: Ranks
+    most: int | None  # crops in one forward pass
     logged: int  # the step of the last row of the log, or of the start
 
     def at(self, every: int) -> bool:
@@ -121,15 +123,27 @@ class Run:
         return masking_noise(self.cell.seed, range(first, first + count), self.engine.model.config.tokens)
 
     def step(self, inputs: StepInput) -> None:
-        """One update on this rank's crops."""
+        """One update on this rank's crops, in micro-batches of at most `most`."""
         step = self.progress.step
         # Stochastic depth draws from torch's global generator; crops and masks carry their own keys.
         torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.here.rank]).generate_state(1)[0]))
-        crops = prepare(inputs.batch.images, self.cell, self.here)  # (B, C, S, S)
-        loss = self.engine.accumulate(crops, inputs.noise, 1.0, last=True)
+        loss = self._accumulate(inputs)
         skip = self.guard.judge(loss, step)
         self.engine.step(self.course.learning_rate(step), skip if self.guard.policy.skips else None)
         self.progress.step += 1
+
+    def _accumulate(self, inputs: StepInput) -> Tensor:
+        """The gradient of the global batch's loss, and this rank's part of that loss."""
+        size = micro_batch(len(inputs), self.most)
+        config, count = self.engine.model.config, len(inputs) // size
+        hidden = config.tokens - config.visible_tokens  # patches of every crop
+        weights = loss_weights([size * hidden] * count, self.course.training.batch * hidden, self.here.world)
+        loss = torch.zeros((), device=self.here.device)
+        for number, weight in enumerate(weights):
+            part = inputs.part(number * size, (number + 1) * size)
+            crops = prepare(part.batch.images, self.cell, self.here)  # (size, C, S, S)
+            loss = loss + self.engine.accumulate(crops, part.noise, weight, last=number == count - 1)
+        return loss
 
     def look(self) -> None:
         """Say which steps were bad since the last look, and end the run if the recipe does not allow them."""
@@ -228,19 +242,11 @@ def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
 def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, folder: Path, fingerprint: str) -> Run:
     """Everything in place, from the last whole checkpoint where there is one."""
     course, launch = course_of(recipe, cell), recipe.launch
-    settings, peak = course.training.settings, course.training.learning_rate
-    chosen = settings["optimiser"]
-    engine = build_engine(
-        model,
-        lambda module: build_optimiser(
-            module, chosen["name"], peak=peak, betas=tuple(chosen["betas"]), weight_decay=chosen["weight_decay"]
-        ),
-        here,
-        _engine_options(recipe, cell, model, here),
-    )
+    engine = engine_of(recipe, cell, model, here)
+    most = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     bad = recipe.train
     policy = Policy(bad.nonfinite, bad.spike, bad.spike_factor, bad.skip_limit)
-    guard = Guard(policy, here, engine.model)
+    guard = Guard(policy, here, engine.model, engine.gradient_squares)
     checkpoints = Checkpoints(
         folder, fingerprint, here, {"guard": guard.state, "window": guard.window}, keep=launch.checkpoint_keep,
         layout=engine.layout,
@@ -255,17 +261,7 @@ def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, fo
         for note in notes:
             say(f"{cell.id}: {note}")
             meter.write({"kind": "resume", "step": progress.step, "note": note})
-    return Run(cell, course, engine, progress, guard, checkpoints, meter, here, logged=progress.step)
-
-
-def _engine_options(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks) -> EngineOptions:
-    assert cell.training is not None
-    launch = recipe.launch
-    shard = launch.shard_gpus or min(here.world, launch.gpus_per_node or here.world)
-    memory = torch.cuda.get_device_properties(here.device).total_memory if here.device.type == "cuda" else None
-    parameters = sum(p.numel() for p in model.parameters())
-    name = choose_engine(launch.engine, here.world, parameters, memory, shard)
-    return EngineOptions(name, cell.training.settings["precision"], shard, launch.zero_stage)
+    return Run(cell, course, engine, progress, guard, checkpoints, meter, here, most, logged=progress.step)
 
 
 def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:

@@ -53,14 +53,30 @@ class Zero(Engine):
         self._zero.backward(weighted, scale_wrt_gas=False)
         return weighted.detach()
 
-    def gradient_norm(self) -> Tensor:
-        gradients = self._zero.optimizer.averaged_gradients.values()  # this rank's parts
-        squares = [part.float().square().sum() for group in gradients if group is not None for part in group]
-        return self.here.sum(torch.stack(squares).sum()).sqrt()
+    def gradient_squares(self) -> Tensor:
+        parts = [self._gradient(parameter) for _, parameter in self._parameters()]
+        zero = torch.zeros((), dtype=torch.float64, device=self.here.device)
+        return torch.stack([zero if part is None else part.double().square().sum() for part in parts])
 
-    def step(self, learning_rate: float) -> None:
+    def _gradient(self, parameter: Any) -> Tensor | None:  # noqa: ANN401  (DeepSpeed's attributes)
+        """This rank's part of a parameter's averaged gradient, flat; None where it has none."""
+        if self._stage3:
+            part: Tensor = self._api.utils.safe_get_local_grad(parameter)
+            return part
+        held = parameter._hp_mapping
+        if held is None:
+            return None
+        gradient: Tensor = held.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+        place = held.lp_fragment_address
+        whole = gradient.numel() == parameter.numel()
+        return gradient.narrow(0, place.start, place.numel) if whole else gradient
+
+    def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
         set_learning_rate(self.optimiser, learning_rate)
-        self._zero.step()
+        if skip is not None and bool(skip):  # it waits for the device, as DeepSpeed's own step does
+            self.forget_gradient()
+        else:
+            self._zero.step()
 
     def forget_gradient(self) -> None:
         zero = self._zero.optimizer

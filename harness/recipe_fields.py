@@ -1,0 +1,40 @@
+"""The words that a recipe's schema is written in: bounded numbers, names, and sections that accept nothing unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Number = TypeVar("Number", int, float)
+FieldPath = tuple[str | int, ...]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
+    """In a mapping by name, `name: null` in a profile takes the entry out."""
+    return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, dict) else entries
+
+
+Entries = BeforeValidator(_without_nulls)
+YamlPath = Annotated[Path, Field(strict=False)]
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+
+# A value for all cells, or one for each model or dataset by name.
+PerName = Annotated[PositiveInt | dict[Name, PositiveInt], Entries]
+RatePerName = Annotated[PositiveFloat | dict[Name, PositiveFloat], Entries]
+
+
+def per_name(values: Number | dict[str, Number], name: str) -> Number:
+    """The value for `name` of a field that holds one value for all or one for each."""
+    return values[name] if isinstance(values, dict) else values

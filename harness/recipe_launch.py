@@ -1,0 +1,60 @@
+"""The part of a recipe that says where and how cells run. Nothing here changes a result or a cell's identity."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from harness.recipe_fields import Count, Fraction, PerName, Section
+
+
+class Slurm(Section):
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    hours: PositiveFloat = 24.0
+    memory_gb: PositiveInt | None = None
+    setup: list[str] = Field([])
+
+
+class Launch(Section):
+    """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity."""
+
+    executor: Literal["slurm", "local"] = "slurm"
+    parallel: PositiveInt = Field(64, description="cells that run at one time")
+    cells_per_job: PositiveInt = Field(1, description="cells that one local process takes in turn")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["auto", "sdpa", "flash"] = Field(
+        "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
+    )
+    nodes: PerName = Field(1, description="per model")
+    gpus_per_node: Count = 8
+    cpus_per_task: PositiveInt = 12
+    loader_workers: Count = 8
+    checkpoint_minutes: PositiveFloat = 20.0
+    engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
+        "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
+    )
+    shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
+    checkpoint_keep: PositiveInt = Field(2, description="checkpoints kept of a running cell: the last so many")
+    checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that one for good")
+    zero_stage: Literal[1, 2, 3] = Field(2, description="deepspeed: shard the optimiser, gradients too, weights too")
+    crops_per_gpu_step: PerName | None = Field(
+        None, description="most crops in one forward pass; the global batch is accumulated from them; per model"
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none", description="activations of a block to compute again in the backward pass: none, the cheap ones, all"
+    )
+    compile: bool | None = Field(None, description="torch.compile each block; null: where there is a GPU")
+    slurm: Slurm = Slurm()
+
+
+class Hardware(Section):
+    """What a plan assumes of the machines."""
+
+    gpu: str = "A100-80GB"
+    peak_tflops: PositiveFloat = Field(312.0, description="dense bf16, per GPU")
+    mfu: Fraction = Field(0.3, description="share of the peak that training reaches, by true MAE FLOPs")
+    price_per_hour: Annotated[float, Field(ge=0)] = 2.0
