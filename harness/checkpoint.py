@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
@@ -63,16 +63,14 @@ class Checkpoints:
     """The checkpoints of one cell. Every rank has one, and all call the same methods at the same steps.
 
     `extras` are tensors alike on all ranks (running sums, a guard's state) that are saved, and filled in place.
-    `layout` names how the state is cut where that binds it, as DeepSpeed's is to its ranks; empty where it does not.
     """
 
     def __init__(
         self, folder: Path, fingerprint: str, here: Ranks, extras: dict[str, Tensor] | None = None, *, keep: int = 2,
-        layout: str = "",
     ) -> None:  # fmt: skip
         self.folder = folder / "checkpoints"
         self._fingerprint, self._here, self._extras = fingerprint, here, extras or {}
-        self._keep, self._layout = keep, layout
+        self._keep = keep
         # Its own group: the writing thread's collectives must not mix with those of the training.
         self._group = dist.new_group(backend="gloo") if here.world > 1 else None
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
@@ -97,7 +95,7 @@ class Checkpoints:
             async_stager=self._stager, no_dist=self._group is None,
         )  # fmt: skip
         facts = {
-            "format": FORMAT, "fingerprint": self._fingerprint, "layout": self._layout, "world": self._here.world,
+            "format": FORMAT, "fingerprint": self._fingerprint, "world": self._here.world,
             "device": self._here.device.type, "progress": asdict(progress), "best": best,
         }  # fmt: skip
         assert isinstance(written, Future)
@@ -191,7 +189,8 @@ class Checkpoints:
         name = place.name.removeprefix(".").removesuffix(".partial")
         write_sealed(place / SEAL, seal)
         sync_folder(place)
-        shutil.rmtree(self.folder / name, ignore_errors=True)  # damaged, or from before a fall-back
+        if (self.folder / name).exists():  # damaged, or saved before a validation that was cut short
+            (self.folder / name).rename(self.folder / f".{name}.replaced.partial")
         place.rename(self.folder / name)
         sync_folder(self.folder)
         for pointer in (LATEST, *([BEST] if seal["best"] else [])):
@@ -202,6 +201,7 @@ class Checkpoints:
         for other in self.folder.glob("step-*"):
             if other.name not in keep:
                 shutil.rmtree(other)
+        shutil.rmtree(self.folder / f".{name}.replaced.partial", ignore_errors=True)
 
     def _everywhere(self, work: Callable[[], Any]) -> list[Any]:
         """Do `work` on every rank and return all results to all; one rank's failure is raised on all."""
@@ -257,12 +257,6 @@ class Checkpoints:
                 f"{self.folder / name}: written in format {seal['format']}, this version reads format {FORMAT}; "
                 f"finish the cell with the version that began it, or remove {self.folder} to start again"
             )
-        if seal["layout"] != self._layout:
-            raise CheckpointError(
-                f"{self.folder / name}: written by {seal['layout'] or 'an engine without DeepSpeed'}, this run is "
-                f"{self._layout or 'without DeepSpeed'}; DeepSpeed's state fits only the stage and number of "
-                f"ranks that wrote it: run the same again, or remove {self.folder} to start again under another engine"
-            )
 
     def _restore(self, folder: Path, seal: dict[str, Any], engine: Resumable) -> None:
         here = self._here
@@ -304,27 +298,3 @@ def _read_pointer(path: Path) -> str | None:
 
 def _name(step: int) -> str:
     return f"step-{step:09d}"
-
-
-def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """A finished model's state_dict as safetensors, with string `metadata` in its header."""
-    from safetensors.torch import save as to_bytes
-
-    from harness.files import write_whole
-
-    tensors = {name: value.contiguous().cpu() for name, value in weights.items()}
-    write_whole(path, lambda file: file.write(to_bytes(tensors, metadata)))
-
-
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill `model` from `save_weights`'s file.
-
-    Raises:
-        CheckpointError: the file is missing or does not fit the model.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:  # missing, torn, or of another shape: each library layer raises its own
-        raise CheckpointError(f"{path}: cannot be loaded into this model: {error}") from error

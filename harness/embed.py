@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.checkpoint import load_weights
 from harness.course import config_of
 from harness.crops import prepare
 from harness.data import Wells, evaluation_wells, validation_wells
@@ -36,6 +35,7 @@ from harness.recipe import Embed, Recipe
 from harness.sealed import checksum
 from harness.train import WEIGHTS
 from harness.validate import VALIDATION_SEED
+from harness.weights import load_weights
 from shards.format import ShardSet
 from shards.loader import well_tiles
 

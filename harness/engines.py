@@ -65,10 +65,7 @@ class Engine:
     Attributes:
         model: the network, its parameters perhaps shards. Its names are those of a bare one.
         optimiser: over those parameters.
-        layout: names the stage and ranks that its saved state is bound to; empty where any engine can take it over.
     """
-
-    layout = ""
 
     def __init__(
         self, model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions

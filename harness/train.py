@@ -22,7 +22,7 @@ from torch import Tensor
 
 from analysis.flops import VitMae, flops_per_crop
 from harness.accumulate import loss_weights, micro_batch
-from harness.checkpoint import Checkpoints, Progress, save_weights, say
+from harness.checkpoint import Checkpoints, Progress, say
 from harness.course import Course, config_of, course_of
 from harness.crops import StepInput, prepare, steps_ahead
 from harness.engines import Engine, engine_of
@@ -38,6 +38,7 @@ from harness.preempt import Preempted, StopFlag, stop_on_signals
 from harness.recipe import Recipe
 from harness.recipe_fields import per_name
 from harness.validate import validate
+from harness.weights import save_weights
 from shards.loader import training_batches
 
 WEIGHTS = "model.safetensors"
@@ -248,9 +249,8 @@ def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, fo
     policy = Policy(bad.nonfinite, bad.spike, bad.spike_factor, bad.skip_limit)
     guard = Guard(policy, here, engine.model, engine.gradient_squares)
     checkpoints = Checkpoints(
-        folder, fingerprint, here, {"guard": guard.state, "window": guard.window}, keep=launch.checkpoint_keep,
-        layout=engine.layout,
-    )  # fmt: skip
+        folder, fingerprint, here, {"guard": guard.state, "window": guard.window}, keep=launch.checkpoint_keep
+    )
     progress, notes = checkpoints.resume(engine)
     meter = None
     if here.is_first:

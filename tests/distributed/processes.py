@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -139,3 +140,64 @@ class KillAt:
             return real(*arguments, **options)
 
         return operation
+
+
+class SignalIn:
+    """A hook: one rank (or none, -1) sends itself signals when a module prepares its so many-th batch of crops."""
+
+    def __init__(self, module: str, rank: int, call: int, *numbers: int) -> None:
+        self.module, self.rank, self.left, self.numbers = module, rank, call, numbers
+
+    def __call__(self) -> None:
+        module = importlib.import_module(self.module)
+        module.VALIDATION_BATCH = 4  # type: ignore[attr-defined]  # so that validation has several batches
+        real = module.prepare
+
+        def prepare(*arguments: Any) -> Any:
+            self.left -= 1
+            for number in self.numbers if self.left == 0 else ():
+                os.kill(os.getpid(), number)
+            return real(*arguments)
+
+        if os.environ["RANK"] == str(self.rank):
+            module.prepare = prepare  # type: ignore[attr-defined]
+
+
+class Poison:
+    """A hook: one pixel that is no number in the first crop of one rank, at one step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.left = rank, step + 1
+
+    def __call__(self) -> None:
+        from harness import train
+
+        real = train.prepare
+
+        def prepare(*arguments: Any) -> Any:
+            crops = real(*arguments)
+            self.left -= 1
+            if self.left == 0:
+                crops[0, 0, 0, 0] = float("nan")
+            return crops
+
+        if os.environ["RANK"] == str(self.rank):
+            train.prepare = prepare
+
+
+def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
+    """Embed a trained cell's wells on this rank, ten at a time; exits with PREEMPTED where that is how it ends."""
+    from harness import embed as room
+    from harness.grid import cells
+    from harness.preempt import Preempted
+    from harness.recipe import Recipe
+
+    recipe = Recipe.model_validate_json(recipe_json, strict=False)
+    room.PART_WELLS = 10
+    if hook is not None:
+        hook()
+    try:
+        room.embed_cell(recipe, next(c for c in cells(recipe) if c.id == cell_id), folder, "print")
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(PREEMPTED)

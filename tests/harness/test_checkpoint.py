@@ -243,16 +243,6 @@ def test_another_fingerprint_or_format_is_refused(tmp_path: Path) -> None:
         small.checkpoints(tmp_path).resume(small)
 
 
-def test_a_checkpoint_bound_to_a_layout_is_refused_elsewhere(tmp_path: Path) -> None:
-    small = Small()
-    held = Checkpoints(tmp_path, "print", ALONE, {"sum": small.sum}, layout="DeepSpeed ZeRO-2 on 4 ranks")
-    small.step()
-    held.save(small, small.progress)
-    held.close()
-    with pytest.raises(CheckpointError, match="written by DeepSpeed ZeRO-2 on 4 ranks, this run is without DeepSpeed"):
-        small.resume(tmp_path)
-
-
 def test_a_whole_checkpoint_of_another_model_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
     trained(tmp_path, 2)
     small = Small()

@@ -25,6 +25,7 @@ from harness.meter import read_log
 from harness.preempt import Preempted
 from harness.recipe import Recipe
 from harness.recipe_file import load
+from harness.stages import run_cell
 from harness.train import train_cell
 from shards.loader import training_batches
 
@@ -186,6 +187,23 @@ def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
     train_cell(tiny_recipe, cell, tmp_path / "storm", "print")
     assert [row["step"] for row in rows(tmp_path / "storm") if row["kind"] == "train"] == list(range(4, 49, 4))
     assert rows(tmp_path / "storm") == rows(tmp_path / "calm")
+
+
+def test_the_best_validations_checkpoint_outlives_the_run(tiny_recipe_file: Path) -> None:
+    recipe = load(tiny_recipe_file, "laptop", ["launch.checkpoint_best=true", "train.learning_rate=0.02"])
+    from harness.prepare import prepare
+    from harness.sealed import read_sealed
+
+    prepare(recipe)
+    cell = trained(recipe)
+    folder = recipe.output / "cells" / cell.id
+    run_cell(recipe.model_dump_json(), cell.id)
+    found = {
+        row["validation_loss"]: row["step"] for row in read_log(folder / "train.jsonl") if "validation_loss" in row
+    }
+    name = f"step-{found[min(found)]:09d}"
+    assert read_sealed(folder / "checkpoints" / "best") == {"checkpoint": name}
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best", name]
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:

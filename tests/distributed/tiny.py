@@ -1,0 +1,42 @@
+"""The tiny study's one cell under an engine, and what a run of it left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from harness.grid import cells
+from harness.meter import read_log
+from harness.recipe import Recipe
+from harness.recipe_file import load
+
+TIMED = {"crops_per_second", "step_seconds", "data_wait", "peak_memory_gb", "mfu"}
+
+
+def tiny(write: Callable[[Path], Path], folder: Path, *overrides: str) -> tuple[Recipe, str]:
+    """The study with its shards built, and the id of its trained S/16."""
+    from harness.prepare import prepare
+
+    recipe = load(write(folder), "laptop", ["launch.shard_gpus=2", *overrides])
+    prepare(recipe)
+    return recipe, next(c.id for c in cells(recipe) if (c.model, c.dataset) == ("vit_s16", "two"))
+
+
+def launched(recipe: Recipe, **changes: object) -> str:
+    """The recipe with another `launch`, as JSON for a process."""
+    return recipe.model_copy(update={"launch": recipe.launch.model_copy(update=changes)}).model_dump_json()
+
+
+def rows(folder: Path, *kinds: str) -> list[dict[str, Any]]:
+    """The log's rows of some kinds, without what the clock decides."""
+    found = read_log(folder / "train.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in found if row["kind"] in kinds]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
