@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.data import Wells, training_wells, validation_wells
+from harness.data import Wells, training_order, training_wells, validation_wells
 from harness.grid import Cell, Training, model_shape
 from harness.models.config import MaeConfig, Pool
 from harness.optim import learning_rate
 from harness.recipe import Recipe
 from shards.format import ShardSet
-from shards.order import draws
+from shards.order import Order, placed
 
 LOG_ROWS = 200
 
@@ -25,6 +25,7 @@ class Course:
     shards: ShardSet
     experiments: tuple[str, ...]
     wells: Wells
+    order: Order
     validation: Wells
     training: Training
     steps: int
@@ -41,8 +42,9 @@ class Course:
 
     def crops(self, seed: int, first: int, count: int, crop: int) -> list[str]:
         """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
-        drawn = draws(seed, first, count, len(self.wells), self.shards.shapes[self.wells], crop)
-        keys = self.shards.wells.loc[self.wells[drawn.well], "key"]
+        wells = self.wells[self.order.wells(first, count)]
+        drawn = placed(seed, first, wells, self.shards.shapes[wells], crop)
+        keys = self.shards.wells.loc[wells, "key"]
         return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
 
 
@@ -76,7 +78,9 @@ def course_of(recipe: Recipe, cell: Cell) -> Course:
             f"do not fill one batch of {training.batch}"
         )
     validations = min(training.settings["validations"], steps)
+    assert cell.data is not None
+    order = training_order(shards, wells, cell.data.get("stream"), training.batch, cell.seed)
     return Course(
-        shards, experiments, wells, validation_wells(shards, training.settings["validation_wells"]), training, steps,
-        validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
+        shards, experiments, wells, order, validation_wells(shards, training.settings["validation_wells"]), training,
+        steps, validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which wells a cell sees: the recipe's datasets and experiments, as indices into shards."""
+"""Which wells a cell sees, and in what order: the recipe's datasets and experiments, as indices into shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format import ShardSet
-from shards.order import nested_experiments
+from shards.order import Order, RandomOrder, nested_experiments
+from shards.prefetch import wells_per_shard
+from shards.stream import StreamOrder
 
 NESTING_SEED = 0  # one nesting order for all cells: each dataset size is a subset of the next
 Wells = NDArray[np.int64]
@@ -18,6 +20,17 @@ def training_wells(shards: ShardSet, fraction: float) -> tuple[tuple[str, ...], 
     """The nested fraction of the training experiments, and the indices of their wells."""
     chosen = nested_experiments(shards.manifest.experiments["train"], fraction, NESTING_SEED)
     return chosen, shards.indices("train", chosen)
+
+
+def training_order(shards: ShardSet, wells: Wells, stream: dict[str, int] | None, batch: int, seed: int) -> Order:
+    """The order in which a cell sees its wells: random, or by streams with the fields of `recipe.Stream`.
+
+    Raises:
+        ValueError: the lanes do not divide the batch.
+    """
+    if stream is None:
+        return RandomOrder(seed, len(wells))
+    return StreamOrder(seed, wells_per_shard(shards, wells), batch, **stream)
 
 
 def validation_wells(shards: ShardSet, most: int) -> Wells:

@@ -105,9 +105,11 @@ def _settings(train: Train) -> dict[str, Any]:
 
 
 def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
-    """Which images: the dataset's name and fraction, and how prepared shards are rendered and split."""
+    """Which images and in what order: the dataset's name and fraction, how prepared shards are rendered and split."""
     chosen = recipe.datasets[dataset]
     science: dict[str, Any] = {"dataset": dataset, "fraction": chosen.fraction}
+    if chosen.order == "stream":
+        science["stream"] = chosen.stream.model_dump(mode="json")
     made = [build for build in recipe.prepare.build if build.output == chosen.shards]
     if made:
         elsewhere = {"root", "output", "workers", "on_error", "codec", "chunk"}

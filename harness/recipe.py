@@ -74,11 +74,23 @@ class Prepare(Section):
     build: list[Build] = Field([])
 
 
+class Stream(Section):
+    """Reading shards in sequence (docs/order.md). Every field decides which crops make a batch."""
+
+    lanes: PositiveInt = Field(64, description="sequences read side by side; divides the batch")
+    crops: PositiveInt = Field(8, description="crops of each image read")
+    block: PositiveInt = Field(64, description="images of a lane whose crops are mixed")
+
+
 class Dataset(Section):
     """One dataset size: a folder of shards, or a nested fraction of its training experiments."""
 
     shards: YamlPath
     fraction: Fraction = 1.0
+    order: Literal["random", "stream"] = Field(
+        "random", description="random: crops anywhere; stream: shards from front to back, for object stores"
+    )
+    stream: Stream = Stream()
     images: PositiveInt | None = Field(None, description="training images, for a plan made where the shards are not")
 
 
@@ -280,6 +292,7 @@ class Recipe(Section):
         for name, model in self.models.items():
             if crop % model.patch:
                 wrong.append((("models", name, "patch"), f"{model.patch} does not divide the crop of {crop} pixels"))
+        wrong += self._uneven_lanes()
         if self.mae.decoder_width % self.mae.decoder_heads:
             text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"
             wrong.append((("mae", "decoder_heads"), text))
@@ -292,6 +305,16 @@ class Recipe(Section):
         ):
             if len(set(repeated)) < len(repeated):
                 wrong.append((("grid", name), "names an entry twice"))
+        return wrong
+
+    def _uneven_lanes(self) -> list[tuple[FieldPath, str]]:
+        wrong: list[tuple[FieldPath, str]] = []
+        for name in self.grid.datasets:
+            dataset, batch = self.datasets.get(name), self.train.batch
+            size = batch.get(name) if isinstance(batch, dict) else batch
+            if dataset and size and dataset.order == "stream" and size % dataset.stream.lanes:
+                text = f"{dataset.stream.lanes} does not divide train.batch, {size} crops"
+                wrong.append((("datasets", name, "stream", "lanes"), text))
         return wrong
 
 

@@ -269,7 +269,7 @@ def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:
     batches = training_batches(
         run.course.shards, run.course.wells, crop=run.engine.model.config.crop, batch=run.course.training.batch,
         seed=run.cell.seed, first_batch=run.progress.step, last_batch=run.course.steps, rank=run.here.rank,
-        world=run.here.world, workers=recipe.launch.loader_workers,
+        world=run.here.world, workers=recipe.launch.loader_workers, order=run.course.order,
     )  # fmt: skip
     return steps_ahead(batches, run.noise, run.progress.step, run.here.device)
 

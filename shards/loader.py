@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.format import ShardSet
-from shards.order import Draws, draws
+from shards.order import Draws, Order, RandomOrder, placed
 
 Item = TypeVar("Item")
 Indices = NDArray[np.int64]
@@ -52,23 +52,25 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 2,
+    order: Order | None = None,
 ) -> Generator[Batch]:
     """Yield this rank's part of the global batches `first_batch` to `last_batch` (exclusive).
 
-    `batch` counts the crops of all ranks together; global batch b is the same crops for every `world`. `wells` are
-    sampled without replacement, each once per epoch of `len(wells)` crops; a batch may span two epochs. `workers`
-    threads read ahead; with 0, reading happens as batches are asked for. Raises ValueError if `batch` does not divide
-    by `world`; reading errors surface at the batch they belong to.
+    `batch` counts the crops of all ranks together; global batch b is the same crops for every `world`. Without an
+    `order`, `wells` are sampled without replacement, each once per epoch of `len(wells)` crops; a batch may span two
+    epochs. `workers` threads read ahead; with 0, reading happens as batches are asked for. Raises ValueError if `batch`
+    does not divide by `world`; reading errors surface at the batch they belong to.
     """
     _check_rank(rank, world)
     if batch % world or batch < 1:
         raise ValueError(f"the global batch of {batch} does not divide by {world} ranks")
     part = batch // world
-    shapes = shards.shapes[wells]
+    sequence = RandomOrder(seed, len(wells)) if order is None else order
 
     def load(number: int) -> Batch:
-        drawn = draws(seed, number * batch + rank * part, part, len(wells), shapes, crop)
-        return _read(shards, replace(drawn, well=wells[drawn.well]), crop)
+        first = number * batch + rank * part
+        chosen = wells[sequence.wells(first, part)]
+        return _read(shards, placed(seed, first, chosen, shards.shapes[chosen], crop), crop)
 
     return _ahead(load, range(first_batch, last_batch), workers)
 

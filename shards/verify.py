@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from shards.format import MANIFEST, SPLITS, WELLS, Manifest, Shard, read_manifes
 from shards.index import ShardIndex, rebuild
 from shards.payload import decode_payload
 from shards.remote import source_of
+from shards.tar import ReadAt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 PIECE = 16 << 20
-"""Bytes read at one time while a file's checksum is taken."""
+"""Bytes of an archive that are read at one time."""
+PIECES = 4
 MOST_ROW = 1 << 16
 """Bytes that one row of the table may take, uncompressed, before it is refused unread."""
 SAMPLE = 64
@@ -161,10 +164,10 @@ def _shard_faults(
     """Every fault of one archive and its sidecar index."""
     faults = list[Fault]()
     path, sidecar = (f"{source.place}/{name}" for name in (shard.name, shard.index))
-    sound = _guarded(faults, path, lambda: _check_file(source, shard))
+    size = _guarded(faults, path, lambda: _size(source, shard.name))
+    read = _reading(source, shard.name, size or 0)
+    sound = size is not None and _guarded(faults, path, lambda: _check_file(shard, size, read))
     # A damaged archive is read on all the same: its members may say which images are affected.
-    size = _guarded(faults, path, lambda: source.size(shard.name) or 0)
-    read = _reading(source, shard.name)
     rebuilt = _guarded(faults, path, lambda: rebuild(read, size, shard.sha256)) if size else None
     if rebuilt is not None:
         index, headers, keys = rebuilt
@@ -183,21 +186,25 @@ def _shard_faults(
     yield from faults
 
 
-def _check_file(source: Source, shard: Shard) -> bool:
-    size = source.size(shard.name)
+def _size(source: Source, name: str) -> int:
+    size = source.size(name)
+    if size is None:
+        raise ShardError("missing")
+    return size
+
+
+def _check_file(shard: Shard, size: int, read: ReadAt) -> bool:
     if size != shard.bytes:
-        raise ShardError("missing" if size is None else f"{size} bytes, but {MANIFEST} states {shard.bytes}")
+        raise ShardError(f"{size} bytes, but {MANIFEST} states {shard.bytes}")
     found = hashlib.sha256()
     for begin in range(0, size, PIECE):
-        found.update(source.ranges([(shard.name, begin, min(size, begin + PIECE))])[0])
+        found.update(read(begin, min(size, begin + PIECE)))
     if found.hexdigest() != shard.sha256:
         raise ShardError(f"its checksum is not the one in {MANIFEST}")
     return True
 
 
-def _row_faults(
-    rows: pd.DataFrame, keys: Sequence[str], index: ShardIndex, read: Callable[[int, int], bytes]
-) -> Iterator[str]:
+def _row_faults(rows: pd.DataFrame, keys: Sequence[str], index: ShardIndex, read: ReadAt) -> Iterator[str]:
     """Where the table and the archive tell different things of the same image."""
     if list(rows["key"]) != list(keys):
         yield f"its {len(keys)} images are not the {len(rows)} that {WELLS} lists, or not in that order"
@@ -213,9 +220,7 @@ def _row_faults(
             yield f"{key}: its metadata names experiment {named!r}, but {WELLS} says {row['experiment']!r}"
 
 
-def _pixel_faults(
-    path: str, key: str, index: ShardIndex, number: int, read: Callable[[int, int], bytes]
-) -> list[Fault]:
+def _pixel_faults(path: str, key: str, index: ShardIndex, number: int, read: ReadAt) -> list[Fault]:
     faults = list[Fault]()
     record = index.records[number]
     begin = int(record["offset"])
@@ -233,8 +238,20 @@ def _check_same(sidecar: ShardIndex, rebuilt: ShardIndex) -> bool:
     return True
 
 
-def _reading(source: Source, name: str) -> Callable[[int, int], bytes]:
-    return lambda begin, end: bytes(source.ranges([(name, begin, end)])[0])
+def _reading(source: Source, name: str, size: int) -> ReadAt:
+    """Read a file by large pieces, the last few kept: one request each where it is remote, however small the parts."""
+
+    @lru_cache(PIECES)
+    def piece(number: int) -> bytes:
+        return bytes(source.ranges([(name, number * PIECE, min(size, (number + 1) * PIECE))])[0])
+
+    def read(begin: int, end: int) -> bytes:
+        if not 0 <= begin <= end <= size:
+            raise ShardError(f"the archive is cut short at byte {size}, before byte {end}")
+        held = range(begin // PIECE, -(-end // PIECE))
+        return b"".join(piece(n)[max(0, begin - n * PIECE) : end - n * PIECE] for n in held)
+
+    return read
 
 
 def _guarded(faults: list[Fault], path: str, act: Callable[[], Found], prefix: str = "") -> Found | None:

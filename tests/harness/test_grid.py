@@ -1,5 +1,6 @@
 """A cell is named by what changes its result, and by nothing else."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,24 @@ def test_what_changes_training_changes_every_trained_id(override: str) -> None:
         return {cell for cell in found if "untrained" not in cell and "pixel" not in cell}
 
     assert trained(ids(override)).isdisjoint(trained(ids()))
+
+
+def test_the_stream_order_and_each_of_its_fields_change_the_ids_of_its_dataset_alone() -> None:
+    first, *others = load(SCALING, "laptop").grid.datasets
+    stream = f"datasets.{first}.order=stream"
+    lanes = f"datasets.{first}.stream.lanes"
+    found = [
+        ids(stream, f"{lanes}=1"),
+        ids(stream, f"{lanes}=2"),
+        ids(stream, f"{lanes}=1", f"datasets.{first}.stream.crops=3"),
+        ids(stream, f"{lanes}=1", f"datasets.{first}.stream.block=3"),
+        ids(),
+    ]
+    of_first = [{cell for cell in each if f"-{first}-" in cell} for each in found]
+    assert all(one.isdisjoint(other) for one, other in itertools.combinations(of_first, 2))
+    assert len({frozenset(each - mine) for each, mine in zip(found, of_first, strict=True)}) == 1
+    assert others
+    assert ids(f"{lanes}=1") == ids()  # what the random order does not use
 
 
 def test_moving_the_shards_changes_no_id(tmp_path: Path) -> None:

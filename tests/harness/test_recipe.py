@@ -123,6 +123,11 @@ BAD_FILES = [
     (MINIMAL.replace("[all]", "[third]"), "grid.datasets.0: 'third' is not known; known: all", 8),
     (MINIMAL.replace("depth: 2", "depth: two"), "models.vit_s16.depth", 6),
     (MINIMAL.replace("laptop: {}", "laptop: {mae: {crop: 30}}"), "16 does not divide the crop of 30", 6),
+    (
+        MINIMAL.replace("laptop: {}", "laptop: {datasets: {all: {order: stream, stream: {lanes: 3}}}}"),
+        "datasets.all.stream.lanes: 3 does not divide train.batch, 4096 crops",
+        10,
+    ),
     (MINIMAL.replace("laptop: {}", "laptop: {train: {epoch: 3}}"), "did you mean 'epochs'", 10),
     (MINIMAL.replace("laptop: {}", "laptop: 3"), "must map a profile's name", 9),
     (MINIMAL.replace("laptop: {}", "laptop: {}\n  other: {nme: x}"), "did you mean 'name'", 11),

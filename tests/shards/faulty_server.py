@@ -29,6 +29,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.bytes_sent = 0
         self.ignore_ranges = False
+        self.missing = ""  # name of a file that is not to be found
+        self.refuse = ""  # GETs of names that end so fail with 500
 
     @property
     def url(self) -> str:
@@ -44,6 +46,7 @@ class FaultyServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: FaultyServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for an acknowledgement that is delayed
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -57,9 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.requests.append(name)
             fault = next(self.server.faults, None) if body else None
         path = self.server.folder / name
+        if body and self.server.refuse and name.endswith(self.server.refuse):
+            return self._status(500)
         if fault and fault.isdigit():
             return self._status(int(fault))
-        if not path.is_file():
+        if not path.is_file() or name == self.server.missing:
             return self._status(404)
         data = path.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))

@@ -1,0 +1,53 @@
+"""A recipe's order reaches the loader: which crops a cell trains on, and nothing else about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness import train
+from harness.course import course_of
+from harness.grid import Cell, cells
+from harness.recipe import Recipe, Stream
+from harness.train import train_cell
+from shards.order import RandomOrder
+from shards.stream import StreamOrder
+
+
+def streaming(recipe: Recipe) -> tuple[Recipe, Cell]:
+    """The tiny study with dataset `two` streamed: 8 crops a batch from 4 lanes, 3 crops of each of its 32 images."""
+    chosen = {"order": "stream", "stream": Stream(lanes=4, crops=3, block=5)}
+    datasets = {**recipe.datasets, "two": recipe.datasets["two"].model_copy(update=chosen)}
+    changed = recipe.model_copy(update={"datasets": datasets})
+    return changed, next(cell for cell in cells(changed) if (cell.model, cell.dataset) == ("vit_s16", "two"))
+
+
+def test_a_streamed_cell_has_the_order_of_its_recipe(tiny_recipe: Recipe) -> None:
+    recipe, cell = streaming(tiny_recipe)
+    course = course_of(recipe, cell)
+    assert isinstance(course.order, StreamOrder)
+    assert (course.order.seed, course.order.batch, course.order.lanes) == (0, 8, 4)
+    assert (course.order.crops, course.order.block, course.order.count) == (3, 5, len(course.wells))
+    assert course.steps == 12 * 32 // 8  # an epoch is a crop per image, whatever a pass is
+    plain = next(cell for cell in cells(tiny_recipe) if cell.dataset == "two")
+    assert course_of(tiny_recipe, plain).order == RandomOrder(0, 32)
+
+
+def test_training_sees_each_image_as_often_as_the_stream_says(
+    tiny_recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, cell = streaming(tiny_recipe)
+    seen, real = [], train.training_batches
+
+    def watched(*arguments, **options):
+        for batch in real(*arguments, **options):
+            seen.append(batch.wells.numpy().copy())
+            yield batch
+
+    monkeypatch.setattr(train, "training_batches", watched)
+    train_cell(recipe, cell, tmp_path / "cell", "print")
+    course = course_of(recipe, cell)
+    drawn = course.wells[course.order.wells(0, 12 * 32)]
+    assert np.array_equal(np.concatenate(seen)[: len(drawn)], drawn)
+    counts = np.bincount(np.concatenate(seen)[:96])[course.wells]
+    assert set(counts) == {3}  # a pass: 32 images, 3 crops of each
