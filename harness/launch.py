@@ -1,28 +1,22 @@
-"""Launching cells through submitit: a bounded number of processes on this machine, or SLURM job arrays.
+"""Launching cells on this machine, through submitit: a bounded number of processes, each taking cells in turn.
 
-A job runs whatever stages its cells lack (`stages.run_cell`). On this machine the sweep stays and watches, and a
-process may take several small cells in turn; on SLURM a job is one cell, and the sweep submits one array per resource
-shape and leaves; coming back submits what is neither done nor queued. Nothing here decides a result.
+A cell runs whatever stages it lacks (`stages.run_cell`), and the sweep stays and watches. What goes to SLURM instead is
+in `cluster/`. Nothing here decides a result.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_json
 from harness.grid import Cell
 from harness.recipe import Recipe
-from harness.recipe_fields import per_name
 from harness.recipe_launch import Launch
-from harness.stages import read_outcome, run_cell, run_cells
+from harness.stages import read_outcome, run_cells
 
 POLL_SECONDS = 0.2
 LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
@@ -143,62 +137,3 @@ def _jobs_folder(recipe: Recipe) -> Path:
     folder = recipe.output / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def submit_slurm(recipe: Recipe, todo: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Submit one job array per resource shape, and return the cells submitted by array id.
-
-    Cells whose job is still queued or running are left out.
-    """
-    import submitit
-
-    jobs_path = recipe.output / "slurm_jobs.json"
-    known: dict[str, str] = json.loads(jobs_path.read_text()) if jobs_path.exists() else {}
-    alive = _alive()
-    fresh = [cell for cell in todo if known.get(cell.id) not in alive]
-    submitted: dict[str, list[Cell]] = {}
-    for nodes, group in itertools.groupby(sorted(fresh, key=lambda c: _nodes(recipe, c)), lambda c: _nodes(recipe, c)):
-        shape = list(group)
-        executor = submitit.SlurmExecutor(folder=_jobs_folder(recipe))
-        executor.update_parameters(**slurm_parameters(recipe, nodes))
-        jobs = executor.map_array(run_cell, [recipe.model_dump_json()] * len(shape), [cell.id for cell in shape])
-        known |= {cell.id: job.job_id for cell, job in zip(shape, jobs, strict=True)}
-        write_json(jobs_path, known)
-        submitted[jobs[0].job_id.split("_")[0]] = shape
-    return submitted
-
-
-def slurm_parameters(recipe: Recipe, nodes: int) -> dict[str, Any]:
-    """submitit's parameters for cells on `nodes` nodes: one task per GPU."""
-    launch, slurm = recipe.launch, recipe.launch.slurm
-    parameters = {
-        "job_name": recipe.name,
-        "nodes": nodes,
-        "ntasks_per_node": max(1, launch.gpus_per_node),
-        "gpus_per_node": launch.gpus_per_node or None,
-        "cpus_per_task": launch.cpus_per_task,
-        "time": round(60 * slurm.hours),
-        "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
-        "array_parallelism": launch.parallel,
-        "setup": slurm.setup or None,
-        **slurm.model_dump(include={"partition", "account", "qos", "constraint"}),
-    }
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _nodes(recipe: Recipe, cell: Cell) -> int:
-    return per_name(recipe.launch.nodes, cell.model) if cell.kind == "trained" else 1
-
-
-def _alive() -> set[str]:
-    """Ids (`123_4`) of this user's jobs that SLURM still knows as queued or running.
-
-    Raises:
-        RuntimeError: squeue does not answer.
-    """
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%F_%K"]
-    try:
-        return set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split())
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or error
-        raise RuntimeError(f"squeue does not answer, so it is unknown which cells are queued: {detail}") from error

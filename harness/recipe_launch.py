@@ -9,14 +9,25 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from harness.recipe_fields import Count, Fraction, PerName, Section
 
 
+SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|*()\[\]-]+$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
 class Slurm(Section):
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    """What every job asks of SLURM. Only `setup` is shell; everything else is quoted."""
+
+    partition: SlurmWord | None = None
+    account: SlurmWord | None = None
+    qos: SlurmWord | None = None
+    constraint: SlurmWord | None = None
     hours: PositiveFloat = 24.0
-    memory_gb: PositiveInt | None = None
-    setup: list[str] = Field([])
+    memory_gb: PositiveInt | None = Field(None, description="per node")
+    signal_seconds: PositiveInt = Field(300, description="before the limit, jobs save and requeue: give a save time")
+    attempts: PositiveInt = Field(5, description="submissions of a stage whose failures may pass, until it is held back")
+    container: str | None = Field(None, description="srun --container-image, where the cluster has it")
+    modules: list[SlurmWord] = Field([], description="module load, before anything else")
+    environment: dict[Variable, str] = Field({}, description="variables of the job")
+    setup: list[str] = Field([], description="shell lines before the job's own")
 
 
 class Launch(Section):

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness import ledger
+from harness import fence, ledger
 from harness.files import write_json
 from harness.grid import Cell, cells, fingerprint
 from harness.ledger import STAGES, Row, Stage
@@ -139,14 +139,26 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
     with _alone(folder):
         work = todo(recipe, cell)
         for stage in work.missing:
-            start = time.perf_counter()
-            values = _RUN[stage](recipe, cell, folder, work.fingerprints[stage])
-            values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
-            if _is_first_rank():
-                ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
-                if stage == "train":
-                    _discard_checkpoints(folder)
+            _run(recipe, work, stage)
     return list(work.missing)
+
+
+def run_stage(recipe: Recipe, cell: Cell, stage: Stage) -> None:
+    """Run one stage of a cell unless it is done; what a SLURM job does, whose `fence` keeps others from the cell."""
+    work = todo(recipe, cell)
+    if stage in work.missing:
+        _run(recipe, work, stage)
+
+
+def _run(recipe: Recipe, work: Work, stage: Stage) -> None:
+    cell, start = work.cell, time.perf_counter()
+    values = _RUN[stage](recipe, cell, cell_folder(recipe, cell), work.fingerprints[stage])
+    values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
+    if _is_first_rank():
+        fence.check()
+        ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
+        if stage == "train":
+            _discard_checkpoints(cell_folder(recipe, cell))
 
 
 def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None:

@@ -11,11 +11,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import stages
+from harness import stages, status
 from harness.grid import Cell, cells
 from harness.ledger import LedgerError
 from harness.plan import plan_cells, table
@@ -26,14 +27,20 @@ from harness.stages import StageError, Work
 VERBS = {
     "run": "do what is missing of the study, then draw the report (the verb when none is given)",
     "plan": "say what every cell costs, and run nothing",
-    "status": "say what is done and what is missing",
+    "status": "say where every cell stands (--watch, --json)",
+    "logs": "show what failed first in a CELL, or the log of one of its ranks (--rank)",
+    "resume": "submit again what is missing or failed; --force: what failed by its own fault too",
+    "cancel": "cancel the study's jobs, or those of the CELLs named",
     "report": "draw plots and tables from the ledger as it stands",
 }
 EXAMPLES = """examples:
   python -m harness.sweep recipes/scaling.yaml
   python -m harness.sweep plan recipes/scaling.yaml --profile slurm
   python -m harness.sweep recipes/scaling.yaml 'grid.models=[vit_s16]' train.epochs=2
+  python -m harness.sweep status recipes/scaling.yaml --watch
+  python -m harness.sweep logs recipes/scaling.yaml vit_l8-rxrx3-s0 --rank 3
 """
+WATCH_SECONDS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,9 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("verb", choices=VERBS, nargs="?", default="run", metavar="verb")
     parser.add_argument("recipe", type=Path, nargs="?", help="a YAML file such as recipes/scaling.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="field=value", help="on top of the recipe and its profile")
+    words = "fields on top of the recipe and its profile; for logs and cancel: cells, by id or its beginning"
+    parser.add_argument("words", nargs="*", metavar="field=value|cell", help=words)
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
+    parser.add_argument("--watch", action="store_true", help="status, run: refresh in place until nothing is under way")
+    parser.add_argument("--json", action="store_true", help="status: for scripts")
+    parser.add_argument("--force", action="store_true", help="resume: also what failed for a reason that stays")
+    parser.add_argument("--rank", type=int, help="logs: of this rank")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
     return parser
 
@@ -76,12 +88,36 @@ def _act(options: argparse.Namespace) -> int:
     if options.recipe is None:
         raise RecipeError("no recipe given; try python -m harness.sweep recipes/scaling.yaml")
     profile, why = (options.profile, "as asked") if options.profile else default_profile()
-    recipe = load(options.recipe, profile, options.overrides)
+    overrides = [word for word in options.words if "=" in word]
+    recipe = load(options.recipe, profile, overrides)
     if options.print_recipe:
         print(to_yaml(recipe), end="")
         return 0
-    print(f"profile {profile}: {why}", flush=True)
-    return {"run": _run, "plan": _plan, "status": _status, "report": _report}[options.verb](recipe)
+    if not options.json:
+        print(f"profile {profile}: {why}", flush=True)
+    chosen = _chosen(recipe, options.verb, [word for word in options.words if "=" not in word])
+    return ACTIONS[options.verb](recipe, options, chosen)
+
+
+def _chosen(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
+    """The cells that the words name.
+
+    Raises:
+        RecipeError: a word names no cell, or the verb takes none.
+    """
+    if words and verb not in ("logs", "cancel"):
+        raise RecipeError(f"{words[0]!r} is no field=value; only logs and cancel take cells")
+    if verb == "logs" and len(words) != 1:
+        raise RecipeError("logs takes one cell: python -m harness.sweep logs RECIPE CELL")
+    found = []
+    for word in words:
+        fits = [cell for cell in cells(recipe) if cell.id.startswith(word)]
+        exact = [cell for cell in fits if cell.id == word] or fits
+        if len(exact) != 1:
+            some = ", ".join(cell.id for cell in exact[:5]) or "see status"
+            raise RecipeError(f"{word!r} names {len(exact) or 'no'} cells of this recipe: {some}")
+        found += exact
+    return found
 
 
 def default_profile() -> tuple[str, str]:
@@ -95,16 +131,45 @@ def default_profile() -> tuple[str, str]:
     return "slurm", f"sbatch answers ({answer.stdout.strip()})"
 
 
-def _plan(recipe: Recipe) -> int:
+def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
     print(table(recipe, plan_cells(recipe, cells(recipe))))
     return 0
 
 
-def _status(recipe: Recipe) -> int:
-    works = [stages.todo(recipe, cell) for cell in cells(recipe)]
-    for work in works:
-        print(f"{work.cell.id:<44}{'missing ' + ', '.join(work.missing) if work.missing else 'done'}")
-    print(_counts(works))
+def _status(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+    if options.watch:
+        return _watch(recipe)
+    found = status.statuses(recipe)
+    print(status.as_json(found) if options.json else status.table(found))
+    return 0
+
+
+def _watch(recipe: Recipe) -> int:
+    """Refresh the table in place until nothing is queued or running."""
+    try:
+        while True:
+            found = status.statuses(recipe)
+            clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
+            print(f"{clear}{time.strftime('%H:%M:%S')}\n{status.table(found)}", flush=True)
+            if not any(one.state in ("queued", "running") for one in found):
+                return 0
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        print("\njobs go on; status shows them, cancel ends them, the same command comes back", file=sys.stderr)
+        return 130
+
+
+def _logs(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+    from harness.logs import shown
+
+    print(shown(recipe, chosen[0], options.rank))
+    return 0
+
+
+def _cancel(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+    from harness.cluster.submit import cancel
+
+    print(f"cancelled {cancel(recipe, [cell.id for cell in chosen] or None)} jobs; resume submits them again")
     return 0
 
 
@@ -113,18 +178,19 @@ def _counts(works: Sequence[Work]) -> str:
     return f"{len(works)} cells: {len(works) - left} done, {left} to do"
 
 
-def _run(recipe: Recipe) -> int:
+def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
     from harness.prepare import prepare
 
+    if recipe.launch.executor == "slurm":
+        prepare(recipe)
+        return _submit(recipe, options)
     with _only_sweep(recipe.output):
         prepare(recipe)
         works = [stages.todo(recipe, cell) for cell in cells(recipe)]
         print(_counts(works) + ("" if any(work.missing for work in works) else "; nothing to run"), flush=True)
         missing = [work.cell for work in works if work.missing]
-        if recipe.launch.executor == "slurm":
-            return _submit(recipe, missing)
         failed = _run_local(recipe, missing)
-        _report(recipe)
+        _draw(recipe)
     if failed:
         print(f"{failed} of {len(missing)} cells failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
@@ -150,24 +216,50 @@ def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
     return failed
 
 
-def _submit(recipe: Recipe, missing: Sequence[Cell]) -> int:
-    from harness.launch import submit_slurm
+def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
+    from harness.cluster.shapes import warnings
+    from harness.cluster.submit import submit
 
-    submitted = submit_slurm(recipe, missing)
-    for array, group in submitted.items():
-        print(f"submitted job array {array}: {len(group)} cells ({', '.join(sorted({c.model for c in group}))})")
-    if missing and not submitted:
+    for warning in warnings(recipe):
+        print(f"warning: {warning}", file=sys.stderr)
+    works = [stages.todo(recipe, cell) for cell in cells(recipe)]
+    submission = submit(recipe, works, options.force)
+    print(_counts(works))
+    for entry in submission.entries:
+        print(f"submitted job {entry.array}: {entry.stage}" + (f" of {len(entry.cells)} cells" if entry.cells else ""))
+    for held in submission.held:
+        print(f"held back {held.cell.id}: {held.stage}: {held.cause.text} (resume --force tries again)")
+    if not submission.entries and any(work.missing for work in works) and not submission.held:
         print("every missing cell is already queued or running")
-    print("the same command shows progress, submits what is left, and `report` draws what is done")
+    if not any(work.missing for work in works):
+        return _draw(recipe)
+    if options.watch:
+        return _watch(recipe)
+    print("jobs go on without this command: status shows them, cancel ends them, run again submits what is left")
     return 0
 
 
-def _report(recipe: Recipe) -> int:
+def _report(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+    return _draw(recipe)
+
+
+def _draw(recipe: Recipe) -> int:
     from harness.report import report
 
     for path in report(recipe):
         print(f"wrote {path}")
     return 0
+
+
+ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "status": _status,
+    "logs": _logs,
+    "resume": _run,
+    "cancel": _cancel,
+    "report": _report,
+}
 
 
 @contextmanager

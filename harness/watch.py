@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from harness import ledger
 from harness.grid import Cell
@@ -14,8 +11,8 @@ from harness.launch import Outcome
 from harness.plan import CellPlan
 from harness.recipe import Recipe
 from harness.stages import cell_folder
+from harness.tail import last_row
 
-TAIL_BYTES = 4096
 EMBEDDING_SHARE = 0.5  # embedding and evaluation over training, roughly; only the bar and its ETA depend on it
 
 
@@ -70,21 +67,3 @@ def describe(recipe: Recipe, outcome: Outcome) -> str:
     if evaluated:
         facts.append(", ".join(f"{name} {found['recall']:.3f}" for name, found in evaluated.values["recall"].items()))
     return f"done   {cell.id}: {'; '.join(facts)}"
-
-
-def last_row(path: Path, kind: str) -> dict[str, Any] | None:
-    """The last whole row of a kind near the end of a log, read without reading all of it."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("kind") == kind:
-            return row
-    return None

@@ -1,9 +1,12 @@
-"""Shared fixtures. Real images and profiles are looked for where SCALING_TEST_DATA points."""
+"""Shared fixtures, the tiny study among them. Real images and profiles are looked for where SCALING_TEST_DATA points."""
 
 import os
 from pathlib import Path
 
 import pytest
+from tiny_study import tiny_images, tiny_recipe, tiny_recipe_file, write_tiny_recipe
+
+__all__ = ["tiny_images", "tiny_recipe", "tiny_recipe_file", "write_tiny_recipe"]
 
 # Tests run side by side, and tiny tensors lose more to threads than they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

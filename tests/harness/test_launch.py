@@ -1,25 +1,65 @@
-"""What is asked of SLURM follows from the recipe: one task per GPU, and nothing that was not set."""
+"""What is asked of SLURM follows from the recipe: one task per GPU, nothing that was not set, nothing unquoted."""
 
+from __future__ import annotations
+
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness import launch
-from harness.recipe_file import load
+from harness.cluster import shapes
+from harness.cluster.commands import SlurmError
+from harness.cluster.submit import submit
+from harness.grid import cells
+from harness.recipe_file import RecipeError, load
+from harness.stages import Work
 
 SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 
 
 def test_slurm_is_asked_for_what_the_recipe_says() -> None:
     recipe = load(SCALING, "slurm", ["launch.slurm.partition=gpu", "launch.slurm.hours=1.5"])
-    assert launch.slurm_parameters(recipe, 32) == {
-        "job_name": "scaling", "nodes": 32, "ntasks_per_node": 8, "gpus_per_node": 8, "cpus_per_task": 12, "time": 90,
-        "array_parallelism": 16, "partition": "gpu",
+    largest = next(cell for cell in cells(recipe) if cell.model == "vit_l8" and cell.kind == "trained")
+    wanted = shapes.shape(recipe.launch, largest, "train")
+    assert wanted == shapes.Shape(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
+    assert shapes.options(recipe, wanted) == {
+        "nodes": 32, "ntasks_per_node": 8, "gpus_per_node": 8, "cpus_per_task": 12, "time": 90, "partition": "gpu",
     }  # fmt: skip
+    assert shapes.shape(recipe.launch, largest, "embed").nodes == 1
+    assert shapes.shape(recipe.launch, largest, "evaluate") == shapes.Shape(1, 1, 0, 12)
 
 
-def test_without_an_answer_from_squeue_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     recipe = load(SCALING, "slurm", [f"output={tmp_path}/out"])
-    with pytest.raises(RuntimeError, match="unknown which cells are queued"):
-        launch.submit_slurm(recipe, [])
+    works = [Work(cell, {}, ("train",)) for cell in cells(recipe)]
+    with pytest.raises(SlurmError, match="sbatch is not installed"):
+        submit(recipe, works)
+    assert not (tmp_path / "out" / "jobs" / "book.json").exists()
+
+
+@pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint"])
+@pytest.mark.parametrize("value", ["gpu; rm -rf ~", "gpu\n#SBATCH --uid=0", "$(id)", "a b"])
+def test_what_slurm_is_told_cannot_hold_shell(field: str, value: str) -> None:
+    with pytest.raises(RecipeError, match=f"launch.slurm.{field}"):
+        load(SCALING, "slurm", [f"launch.slurm.{field}={value!r}"])
+
+
+def test_environment_and_code_reach_the_shell_quoted(tmp_path: Path) -> None:
+    """bash itself is asked what it makes of the lines."""
+    hostile = 'it\'s $(touch stolen); `touch stolen` "x"'
+    recipe = load(SCALING, "slurm", [])
+    slurm = recipe.launch.slurm.model_copy(update={"environment": {"GREETING": hostile}})
+    lines = shapes.setup_lines(slurm, tmp_path / "a b'c")
+    script = "\n".join([*lines, 'printf "%s\\n" "$GREETING" "${PYTHONPATH%%:*}"'])
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert said.splitlines() == [hostile, str(tmp_path / "a b'c")]
+    assert not (tmp_path / "stolen").exists()
+
+
+def test_short_limits_are_warned_about() -> None:
+    recipe = load(SCALING, "slurm", ["launch.slurm.hours=0.1", "launch.slurm.signal_seconds=300"])
+    said = "\n".join(shapes.warnings(recipe))
+    assert "ten minutes or less" in said
+    assert "signal_seconds" in said
+    assert shapes.warnings(load(SCALING, "slurm", [])) == []
