@@ -1,4 +1,4 @@
-"""Shared fixtures, the tiny study among them. Real images and profiles are looked for where SCALING_TEST_DATA points."""
+"""Fixtures for all, the tiny study among them. Real images and profiles: where SCALING_TEST_DATA points."""
 
 import os
 from pathlib import Path
