@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from harness import fence
 from harness.generators import generator_states, restore_generators
 from harness.parallel import Ranks
 from harness.sealed import Damaged, check, checksum, read_sealed, sync_folder, write_sealed
@@ -186,6 +187,7 @@ class Checkpoints:
         """On the first rank: seal the folder, name it, point to it, and drop what is no longer kept."""
         if not self._here.is_first:
             return
+        fence.check()
         name = place.name.removeprefix(".").removesuffix(".partial")
         write_sealed(place / SEAL, seal)
         sync_folder(place)

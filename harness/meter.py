@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness import fence
 from harness.hardware import peak_flops, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -100,7 +101,12 @@ class Meter:
         self.write({"kind": "train", "step": step, **values, **speed})
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row to the log, and its numbers to TensorBoard under `<kind>/<name>`."""
+        """Add a row to the log, and its numbers to TensorBoard under `<kind>/<name>`.
+
+        Raises:
+            Fenced: a newer start of this cell has taken over, whose log it is now.
+        """
+        fence.check()
         json.dump(row, self._log)
         self._log.write("\n")
         self._log.flush()

@@ -39,15 +39,26 @@ class StopFlag:
         self.reason = self.reason or signal.Signals(number).name
 
 
+_open: StopFlag | None = None
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """While this is open, SIGTERM and SIGUSR2 set the flag; the handlers before it come back after."""
-    flag = StopFlag()
+    """While this is open, SIGTERM and SIGUSR2 set the flag; the handlers before it come back after.
+
+    Within another such block it is that one's flag: what was asked before a stage began counts for the stage.
+    """
+    global _open
+    if _open is not None:
+        yield _open
+        return
+    flag = _open = StopFlag()
     numbers = (signal.SIGTERM, signal.SIGUSR2)
     before = {number: signal.signal(number, flag.set) for number in numbers}
     try:
         yield flag
     finally:
+        _open = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

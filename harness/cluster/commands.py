@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections.abc import Sequence
 
@@ -37,6 +38,27 @@ def refusal(options: Sequence[str]) -> str | None:
     except SlurmError as error:
         return str(error)
     return None
+
+
+def longest_minutes(partition: str | None) -> float:
+    """The longest time limit of a partition, or of the default one; infinite where there is none.
+
+    Many clusters queue a job beyond it for ever instead of refusing it.
+    """
+    for line in ask("sinfo", "--noheader", "--format=%P %l").splitlines():
+        name, _, limit = line.partition(" ")
+        if name.rstrip("*") == partition or (partition is None and name.endswith("*")):
+            return _minutes(limit.strip())
+    return math.inf
+
+
+def _minutes(limit: str) -> float:
+    """`1-02:03:04`, `02:03:04`, `03:04` or `infinite`, in minutes."""
+    days, _, clock = limit.rpartition("-")
+    if not clock.replace(":", "").isdigit():
+        return math.inf
+    hours, minutes, seconds = ([0.0, 0.0] + [float(part) for part in clock.split(":")])[-3:]
+    return float(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def max_array_size() -> int:

@@ -7,6 +7,7 @@ What is queued or running is left alone; what failed for a reason that passes is
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,11 @@ def _decide(
 
 def _ask_for_refusals(recipe: Recipe, chains: Sequence[Chain]) -> None:
     wanted = {shape(recipe.launch, chain.cell, stage) for chain in chains for stage in chain.stages}
+    slurm = recipe.launch.slurm
+    longest = commands.longest_minutes(slurm.partition) if wanted else math.inf
+    if 60 * slurm.hours > longest:
+        where = slurm.partition or "the default partition"
+        raise SlurmError(f"jobs of {where} end after {longest / 60:g} hours: set launch.slurm.hours to that or less")
     for one in sorted(wanted):
         refused = commands.refusal(arguments(recipe, one))
         if refused is not None:

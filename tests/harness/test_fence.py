@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from harness import fence, ledger
+from harness.checkpoint import CheckpointError, Checkpoints, Progress
 from harness.fence import Fence, Fenced, Start
+from harness.parallel import Ranks
 
 
 def test_a_restart_takes_over_and_the_zombie_is_told(tmp_path: Path) -> None:
@@ -28,3 +34,37 @@ def test_stages_do_not_fence_one_another(tmp_path: Path) -> None:
     training = Fence(tmp_path, "train", Start(3, 0, "12_0"))
     Fence(tmp_path, "embed", Start(1, 0, "13_0")).check()
     training.check()
+
+
+class Linear:
+    """The least that a checkpoint can hold."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(2, 2)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+
+
+def test_a_zombies_checkpoint_does_not_become_the_latest(tmp_path: Path) -> None:
+    fence.hold(Fence(tmp_path, "train", Start(1, 0, "7_0")))
+    try:
+        held = Checkpoints(tmp_path, "print", Ranks(0, 1, torch.device("cpu")))
+        held.save_now(Linear(), Progress(step=1))
+        latest = (tmp_path / "checkpoints" / "latest").read_bytes()
+        Fence(tmp_path, "train", Start(1, 1, "7_0"))
+        with pytest.raises(CheckpointError, match="taken over"):
+            held.save_now(Linear(), Progress(step=2))
+        held.close()
+        assert (tmp_path / "checkpoints" / "latest").read_bytes() == latest
+    finally:
+        fence.hold(None)
+
+
+def test_a_process_without_a_fence_is_never_stopped_by_one(tmp_path: Path) -> None:
+    Fence(tmp_path, "train", Start(9, 9, "9_9"))
+    fence.check()
+    assert ledger.read(tmp_path, "any", "train") is None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness.cluster import shapes
+from harness.cluster import commands, shapes
 from harness.cluster.commands import SlurmError
 from harness.cluster.submit import submit
 from harness.grid import cells
@@ -55,6 +56,21 @@ def test_environment_and_code_reach_the_shell_quoted(tmp_path: Path) -> None:
     said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert said.splitlines() == [hostile, str(tmp_path / "a b'c")]
     assert not (tmp_path / "stolen").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [
+        ("1-02:03:30", 1563.5),
+        ("02:00:00", 120),
+        ("05:30", 5.5),
+        ("30:00", 30),
+        ("infinite", math.inf),
+        ("n/a", math.inf),
+    ],
+)
+def test_time_limits_are_read_as_slurm_writes_them(limit: str, minutes: float) -> None:
+    assert commands._minutes(limit) == minutes
 
 
 def test_short_limits_are_warned_about() -> None:

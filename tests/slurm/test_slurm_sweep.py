@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from conftest import start
 from slurm_cluster import Cluster, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -59,15 +63,6 @@ def local_rows(
     return rows(folder / "out")
 
 
-def training_starts(output: Path) -> dict[str, int]:
-    """How often each cell's log says that it began at its first step."""
-    found = {}
-    for path in output.glob("cells/*/train.jsonl"):
-        first = [row for row in map(json.loads, path.read_text().splitlines()) if row["kind"] == "train"]
-        found[path.parent.name] = sum(1 for row in first if row["step"] == first[0]["step"])
-    return found
-
-
 def test_a_study_ends_by_itself_and_equals_the_local_one(
     cluster: Cluster, slurm_recipe: Path, local_rows: dict[str, object]
 ) -> None:
@@ -89,3 +84,151 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     )
     nodes = cluster.run("sacct", "-X", "-n", "-a", "-P", "-o", "jobname,nnodes").splitlines()
     assert any("train" in line and line.endswith("|2") for line in nodes)
+
+
+LONG = ("train.epochs=150", "train.validations=150", "launch.checkpoint_minutes=0.02")
+STORM = (
+    *LONG, "grid.untrained=false", "train.batch={one: 8, two: 8, none: 1000}", "grid.datasets=[one, two, none]",
+    "launch.slurm.partition=spot", "launch.slurm.signal_seconds=30",
+)  # fmt: skip
+
+
+def with_a_dataset_that_cannot_train(recipe: Path) -> Path:
+    """A third dataset, the second under another name: the storm gives it a batch that it cannot fill."""
+    text = recipe.read_text()
+    shards = text.split("two: {shards: ")[1].split("}")[0]
+    recipe.write_text(text.replace("models:", f"  none: {{shards: {shards}, fraction: 0.9}}\nmodels:", 1))
+    return recipe
+
+
+def first_ranks(cluster: Cluster) -> list[psutil.Process]:
+    """The processes of this cluster's jobs that run a cell, first ranks only."""
+    found = []
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        environment, command = process.info["environ"] or {}, process.info["cmdline"] or []
+        mine = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
+        if mine and environment.get("SLURM_PROCID") == "0" and "submitit.core._submit" in command:
+            found.append(process)
+    return found
+
+
+def training(recipe: Path) -> list[dict[str, object]]:
+    return [one for one in statuses(recipe) if one["stage"] == "train" and one["step"]]
+
+
+@pytest.mark.timeout(1500)
+def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
+    cluster: Cluster, slurm_recipe: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Preemption, requeue, lost nodes, a lost controller, a killed rank, a cancelled job, a cell that must fail."""
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(calm)), *STORM)
+    assert "do not fill one batch of 1000" in local.stdout
+    recipe = with_a_dataset_that_cannot_train(slurm_recipe)
+    output = recipe.parent / "out"
+    assert sweep(recipe, *STORM).returncode == 0
+
+    def calmly(condition: Callable[[], object], what: str) -> None:
+        until(lambda: cluster.hurry() or condition(), 300, what)
+
+    def live() -> list[dict[str, object]]:
+        found = json.loads(sweep("status", recipe, "--json", *STORM).stdout)
+        return [one for one in found if one["stage"] == "train" and one["step"]]
+
+    calmly(lambda: len(live()) >= 2, "two cells train")
+    cluster.run("scontrol", "requeue", str(live()[0]["job"]))
+    calmly(live, "a cell trains")
+    first_ranks(cluster)[0].kill()
+    cluster.kill_node(1)
+    calmly(live, "a cell trains on what is left")
+    cluster.kill_node(2)
+    cluster.stop_controller()
+    cluster.start_controller()
+    cluster.revive_node(1)
+    cluster.revive_node(2)
+    calmly(live, "a cell trains again")
+    cluster.run("sbatch", "--partition=main", "--nodes=4", "--exclusive", "--wrap=sleep 1", "--output=/dev/null")
+    calmly(live, "a cell trains after the preemption")
+    cluster.run("scancel", str(live()[0]["job"]))
+    for _ in range(6):  # the report resubmits what failed for a reason that passes; a cancelled report needs a person
+        until(lambda: cluster.hurry() or not cluster.run("squeue", "-h"), 600, "the queue is empty")
+        left = {str(one["cell"]) for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)
+                if one["state"] != "done"}  # fmt: skip
+        if all("-none-" in cell for cell in left):
+            break
+        sweep("resume", recipe, *STORM)
+    assert approximately(rows(output)) == approximately(rows(calm / "out"))
+    found = {str(one["cell"]): one for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)}
+    failed = {name: one for name, one in found.items() if one["state"] != "done"}
+    assert len(failed) == 2
+    assert all("do not fill one batch of 1000" in str(one["reason"]) for one in failed.values())
+    said = sweep("logs", recipe, next(iter(failed)), *STORM).stdout
+    assert "rank 0 failed first" in said
+    assert "ValueError" in said
+
+
+def test_two_simultaneous_runs_submit_each_cell_once(cluster: Cluster, slurm_recipe: Path) -> None:
+    waits = ["launch.slurm.setup=[sleep 600]"]
+    command = [sys.executable, "-m", "harness.sweep", str(slurm_recipe), "--profile", "laptop", *waits]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+    said = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted("submitted job" in text for text in said) == [False, True]
+    book = json.loads((slurm_recipe.parent / "out" / "jobs" / "book.json").read_text())
+    given = [(cell, entry["stage"]) for entry in book["entries"] for cell in entry["cells"]]
+    assert len(given) == len(set(given))
+    cancelled = sweep("cancel", slurm_recipe)
+    assert "resume submits them again" in cancelled.stdout
+    until(lambda: not cluster.run("squeue", "-h"), 60, "everything is cancelled")
+    assert {one["state"] for one in statuses(slurm_recipe)} == {"failed"}
+    assert {one["reason"] for one in statuses(slurm_recipe)} == {"cancelled"}
+    assert "submitted job" in sweep("resume", slurm_recipe, *waits).stdout
+
+
+def test_1500_cells_exceed_the_largest_array_and_still_submit(cluster: Cluster, slurm_recipe: Path) -> None:
+    seeds = f"grid.seeds={list(range(375))}"
+    many = [seeds, "grid.untrained=false", "grid.pixel_statistics=false", "launch.slurm.setup=[sleep 600]"]
+    ended = sweep(slurm_recipe, *many)
+    assert ended.returncode == 0, ended.stderr
+    queued = [job for job, state in cluster.queue() if state in ("PENDING", "RUNNING")]
+    assert len(queued) == 3 * 1500 + 1
+    assert max(int(job.split("_")[1]) for job in queued if "_" in job) == 99  # MaxArraySize is 101
+    began = time.monotonic()
+    ended = sweep("status", slurm_recipe, *many)
+    print(f"status of 1,500 cells: {time.monotonic() - began:.2f} s")
+    assert "1500 cells: " in ended.stdout
+    throttled = sweep("run", slurm_recipe, *many, "launch.parallel=2")
+    assert throttled.returncode == 0
+    shown = cluster.run("scontrol", "show", "job", queued[0].split("_")[0])
+    assert "ArrayTaskThrottle=2" in shown, "the recipe's throttle reaches arrays that wait already"
+    sweep("cancel", slurm_recipe, *many)
+
+
+def test_an_impossible_request_is_refused_before_anything_is_queued(cluster: Cluster, slurm_recipe: Path) -> None:
+    for override, field in (
+        ("launch.slurm.partition=nowhere", "launch.slurm.partition"),
+        ("launch.gpus_per_node=64", "launch.gpus_per_node"),
+        ("launch.nodes=99", "launch.nodes"),
+        ("launch.slurm.hours=9000", "launch.slurm.hours to that or less"),
+    ):
+        ended = sweep(slurm_recipe, override)
+        assert ended.returncode == 2, ended.stdout
+        assert field in ended.stderr, ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert not cluster.run("squeue", "-h")
+
+
+def test_without_accounting_the_same_works(slurm_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = start(accounting=False, nodes=2, port=20_000 + os.getpid() % 40 * 100)
+    try:
+        for name in ("SLURM_CONF", "PATH", "LC_ALL"):
+            monkeypatch.setenv(name, bare.environment[name])
+        few = ["grid.models=[vit_s16]", "grid.datasets=[one]", "grid.untrained=false"]
+        assert sweep(slurm_recipe, *few).returncode == 0
+        output = slurm_recipe.parent / "out"
+        until(lambda: (output / "report" / "recall_versus_compute.png").exists(), 280, "the report")
+        ended = sweep("status", slurm_recipe, *few)
+        assert "2 cells: 2 done" in ended.stdout, ended.stdout
+    finally:
+        bare.down()
