@@ -88,7 +88,7 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
 
 LONG = ("train.epochs=150", "train.validations=150", "launch.checkpoint_minutes=0.02")
 STORM = (
-    *LONG, "grid.untrained=false", "train.batch={one: 8, two: 8, none: 1000}", "grid.datasets=[one, two, none]",
+    *LONG, "grid.untrained=false", "train.batch={one: 8, two: 8, none: 100000}", "grid.datasets=[one, two, none]",
     "launch.slurm.partition=spot", "launch.slurm.signal_seconds=30",
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
     calm = tmp_path / "calm"
     calm.mkdir()
     local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(calm)), *STORM)
-    assert "do not fill one batch of 1000" in local.stdout
+    assert "do not fill one batch of 100000" in local.stdout
     recipe = with_a_dataset_that_cannot_train(slurm_recipe)
     output = recipe.parent / "out"
     assert sweep(recipe, *STORM).returncode == 0
@@ -162,7 +162,7 @@ def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
     found = {str(one["cell"]): one for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)}
     failed = {name: one for name, one in found.items() if one["state"] != "done"}
     assert len(failed) == 2
-    assert all("do not fill one batch of 1000" in str(one["reason"]) for one in failed.values())
+    assert all("do not fill one batch of 100000" in str(one["reason"]) for one in failed.values())
     said = sweep("logs", recipe, next(iter(failed)), *STORM).stdout
     assert "rank 0 failed first" in said
     assert "ValueError" in said

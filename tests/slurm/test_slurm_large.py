@@ -1,0 +1,41 @@
+"""The paper's largest shape, 32 nodes of 8 GPUs, on a cluster of that size: accepted, and 256 tasks really start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import start
+from slurm_cluster import Cluster
+
+from harness.cluster import commands, shapes
+from harness.grid import cells
+from harness.recipe_file import load
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+
+
+@pytest.fixture
+def large() -> Iterator[Cluster]:
+    cluster = start(accounting=False, nodes=32, cpus=8, gpus=8, port=30_000)
+    yield cluster
+    cluster.down()
+
+
+def test_256_gpus_for_one_cell(large: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_CONF", "PATH", "LC_ALL"):
+        monkeypatch.setenv(name, large.environment[name])
+    recipe = load(SCALING, "slurm", ["launch.cpus_per_task=1"])
+    largest = next(cell for cell in cells(recipe) if cell.model == "vit_l8_plus" and cell.kind == "trained")
+    wanted = shapes.shape(recipe.launch, largest, "train")
+    assert commands.refusal(shapes.arguments(recipe, wanted)) is None
+    said = large.run(
+        "srun", "--nodes=32", "--ntasks-per-node=8", "--gpus-per-node=8", "printenv", "SLURMD_NODENAME", seconds=200
+    )
+    assert len(said.split()) == 256
+    assert len(set(said.split())) == 32
+    too_many = shapes.arguments(recipe, shapes.Shape(33, 8, 8, 1))
+    assert "not available" in str(commands.refusal(too_many))
