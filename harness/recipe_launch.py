@@ -8,7 +8,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from harness.recipe_fields import Count, Fraction, PerName, Section
 
-
 SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|*()\[\]-]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -23,7 +22,9 @@ class Slurm(Section):
     hours: PositiveFloat = 24.0
     memory_gb: PositiveInt | None = Field(None, description="per node")
     signal_seconds: PositiveInt = Field(300, description="before the limit, jobs save and requeue: give a save time")
-    attempts: PositiveInt = Field(5, description="submissions of a stage whose failures may pass, until it is held back")
+    attempts: PositiveInt = Field(
+        5, description="submissions of a stage whose failures may pass, until it is held back"
+    )
     container: str | None = Field(None, description="srun --container-image, where the cluster has it")
     modules: list[SlurmWord] = Field([], description="module load, before anything else")
     environment: dict[Variable, str] = Field({}, description="variables of the job")
