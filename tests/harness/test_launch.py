@@ -34,7 +34,7 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     recipe = load(SCALING, "slurm", [f"output={tmp_path}/out"])
     works = [Work(cell, {}, ("train",)) for cell in cells(recipe)]
-    with pytest.raises(SlurmError, match="sbatch is not installed"):
+    with pytest.raises(SlurmError, match="is not installed here"):
         submit(recipe, works)
     assert not (tmp_path / "out" / "jobs" / "book.json").exists()
 
