@@ -22,6 +22,7 @@ from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.models.torchvision_cure import import_timm
 from harness.optim import build_optimiser
+from harness.per_block import set_up_blocks
 from shards.transform import self_standardise
 
 Step = Callable[[], None]
@@ -74,8 +75,7 @@ def ours(setting: Setting) -> Step:
 def compile_model(model: MaskedAutoencoder, how: str) -> None:
     """`blocks`: every block by itself, as the engines do; `whole` and `reduce-overhead` (CUDA graphs): all at once."""
     if how == "blocks":
-        for block in (*model.encoder.blocks, *model.decoder.blocks):
-            block.compile()
+        set_up_blocks(model, "none", compiled=True)
     elif how == "whole":
         model.compile()
     elif how == "reduce-overhead":

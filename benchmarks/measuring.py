@@ -82,8 +82,13 @@ def _speed(contender: Contender, setting: Setting, seconds: float) -> Speed | No
     return Speed(setting.batch, setting.batch / times, peak_memory_bytes(setting.device) / 1e9)
 
 
-def timed(step: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Seconds a step: the median of blocks of steps. The device is waited for only between blocks."""
+def timed(
+    step: Callable[[], object],
+    device: torch.device,
+    seconds: float,
+    pick: Callable[[list[float]], float] = statistics.median,
+) -> float:
+    """Seconds a step: the median (or `pick`) of blocks of steps. The device is waited for only between blocks."""
     for _ in range(WARM_UP):
         step()
     wait(device)
@@ -98,7 +103,7 @@ def timed(step: Callable[[], object], device: torch.device, seconds: float) -> f
             step()
         wait(device)
         blocks.append((time.perf_counter() - start) / steps)
-    return statistics.median(blocks)
+    return pick(blocks)
 
 
 def wait(device: torch.device) -> None:
@@ -107,7 +112,7 @@ def wait(device: torch.device) -> None:
 
 
 def matmul_rate(device: torch.device, bf16: bool) -> float:
-    """FLOP/s of one large square product: what this machine really reaches at best."""
+    """FLOP/s of one large square product: what this machine really reaches, in the best of its blocks."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    return 2 * side**3 / timed(lambda: torch.mm(a, b), device, 1.0)
+    return 2 * side**3 / timed(lambda: torch.mm(a, b), device, 2.0, min)

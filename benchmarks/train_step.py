@@ -89,12 +89,11 @@ def rows(results: list[Result], on_gpu: bool) -> list[dict[str, Any]]:
         best = max((r for r in of_model if r.name.startswith("ours")), key=lambda r: r.speed.crops_per_second)
         for peer in PEERS:
             same = next((r.speed for r in of_model if r.name == peer.name), None)
-            goal = EAGER_GOAL if peer is EAGER else PEER_GOAL
-            rate, memory = best.speed.crops_per_second, best.speed.peak_memory_gb
-            found.append(
-                _row(f"{model} speed", "crops/s", rate, same and same.crops_per_second, peer.name, goal, on_gpu)
-            )
-            found.append(_row(f"{model} memory", "GB", memory, same and same.peak_memory_gb, peer.name, None, on_gpu))
+            target = EAGER_GOAL if peer is EAGER else PEER_GOAL
+            rate, memory = (same.crops_per_second, same.peak_memory_gb) if same else (None, None)
+            ours = best.speed
+            found.append(_row(f"{model} speed", "crops/s", ours.crops_per_second, rate, peer.name, target, on_gpu))
+            found.append(_row(f"{model} memory", "GB", ours.peak_memory_gb, memory, peer.name, None, on_gpu))
         goal = MFU_GOALS.get(model.rstrip("+"))
         met = best.of_peak >= goal if best.of_peak is not None and goal is not None else None
         found.append({

@@ -66,6 +66,18 @@ def test_the_loaded_encoder_is_timms_and_gives_our_numbers(tmp_path: Path, pixel
         assert encoder(images).shape[1] == encoder.num_features
 
 
+def test_a_full_network_gives_our_numbers_in_float64(tmp_path: Path) -> None:
+    """Twelve blocks at real width: what differs in float32 is rounding, so in float64 nothing does."""
+    ours = build(replace(named_config("S/16"), layer_scale=0.5)).double()
+    save_encoder(tmp_path / "encoder.safetensors", ours.encoder.state_dict(), ours.config)
+    encoder = load_encoder(tmp_path / "encoder.safetensors")
+    images = torch.randn(1, 6, 256, 256, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        tokens = ours.encoder(ours._patches(images))
+        torch.testing.assert_close(encoder.forward_features(images), tokens, atol=1e-11, rtol=0)
+        torch.testing.assert_close(encoder(images), ours.embed(images), atol=1e-11, rtol=0)
+
+
 def test_the_usual_type_of_timm_model_where_timm_has_the_pool(saved: Path) -> None:
     """A plain class can be pickled, scripted, and found by timm's own tools."""
     assert type(load_encoder(saved)) is import_timm().models.vision_transformer.VisionTransformer
