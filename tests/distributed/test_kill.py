@@ -10,7 +10,7 @@ import pytest
 from processes import KillAt, run, train
 from tiny import launched, rows, same_weights, tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 6  # a kill comes at the latest after so many
 OPERATIONS = (40, 5)  # a save takes the first rank some ten, another rank one or two
 
