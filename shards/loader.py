@@ -1,43 +1,33 @@
 """Shards → batches of crops on this rank: training crops in the exact global order, validation crops, well tiles.
 
-Threads read ahead: reading is memory copies, during which NumPy releases the interpreter. A batch is a unit of work,
-and batches leave in order, so the number of threads never changes what a run sees.
+The number of threads never changes what a run sees.
 
-Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well.
+Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well, K crops of a piece of work.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shards.ahead import Batch, Buffers, Stretch, in_order
 from shards.format import ShardSet
 from shards.order import Draws, Order, RandomOrder, placed
 
-Item = TypeVar("Item")
+__all__ = ["Batch", "training_batches", "validation_batches", "well_tiles"]
+
 Indices = NDArray[np.int64]
+Piece = tuple[int, NDArray[np.generic]]
 
-READ_AHEAD = 2
-"""Items under way or waiting per thread."""
+WORK_BYTES = 4 << 20
+"""Pixels of one piece of work: some milliseconds of decoding, many times what handing it to a thread costs."""
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Crops of this rank, already flipped, in the shards' pixel type, and the well each comes from."""
-
-    images: Tensor  # (B, C, s, s) uint8 or uint16
-    wells: Tensor  # (B,) int64, indices into ShardSet.wells
+WORK_CROPS = 64
 
 
 def training_batches(
@@ -53,26 +43,39 @@ def training_batches(
     world: int = 1,
     workers: int = 2,
     order: Order | None = None,
+    sums: bool = False,
+    pin: bool = False,
 ) -> Generator[Batch]:
     """Yield this rank's part of the global batches `first_batch` to `last_batch` (exclusive).
 
     `batch` counts the crops of all ranks together; global batch b is the same crops for every `world`. Without an
     `order`, `wells` are sampled without replacement, each once per epoch of `len(wells)` crops; a batch may span two
-    epochs. `workers` threads read ahead; with 0, reading happens as batches are asked for. Raises ValueError if `batch`
-    does not divide by `world`; reading errors surface at the batch they belong to.
+    epochs. `workers` threads read ahead; with 0, reading happens as batches are asked for. `sums` also gives the exact
+    sums of pixels and squares, `pin` puts crops into pinned memory. Raises ValueError if `batch` does not divide by
+    `world`; reading errors surface at the batch they belong to.
     """
     _check_rank(rank, world)
     if batch % world or batch < 1:
         raise ValueError(f"the global batch of {batch} does not divide by {world} ranks")
     part = batch // world
     sequence = RandomOrder(seed, len(wells)) if order is None else order
+    buffers = Buffers(shards.manifest.pixel_type, pin)
 
-    def load(number: int) -> Batch:
-        first = number * batch + rank * part
-        chosen = wells[sequence.wells(first, part)]
-        return _read(shards, placed(seed, first, chosen, shards.shapes[chosen], crop), crop)
+    def drawn(first: int, count: int) -> Draws:
+        chosen = wells[sequence.wells(first, count)]
+        return placed(seed, first, chosen, shards.shapes[chosen], crop)
 
-    return _ahead(load, range(first_batch, last_batch), workers)
+    def stretch(numbers: range) -> Stretch:
+        if world == 1:
+            draws = [drawn(numbers.start * batch, len(numbers) * batch)]
+        else:
+            draws = [drawn(number * batch + rank * part, part) for number in numbers]
+        alone = [partial(stretch, range(number, number + 1)) for number in numbers] if len(numbers) > 1 else []
+        return _stretch(shards, draws, crop, part, buffers, sums, alone)
+
+    together = max(1, _crops_of_work(shards, crop) // part)
+    starts = range(first_batch, last_batch, together)
+    return in_order((stretch(range(start, min(start + together, last_batch))) for start in starts), workers)
 
 
 def validation_batches(
@@ -85,13 +88,14 @@ def validation_batches(
     """
     _check_rank(rank, world)
     parts = [np.array_split(wells[start : start + batch], world)[rank] for start in range(0, len(wells), batch)]
+    buffers = Buffers(shards.manifest.pixel_type)
 
-    def load(part: Indices) -> Batch:
+    def stretch(part: Indices) -> Stretch:
         top, left = (shards.shapes[part] - crop).T // 2
         unflipped = np.zeros(len(part), dtype=bool)
-        return _read(shards, Draws(part, top, left, unflipped, unflipped), crop)
+        return _stretch(shards, [Draws(part, top, left, unflipped, unflipped)], crop, len(part), buffers)
 
-    return _ahead(load, parts, workers)
+    return in_order(map(stretch, parts), workers)
 
 
 def well_tiles(
@@ -100,63 +104,85 @@ def well_tiles(
     """Yield every tile of this rank's wells, in batches of `batch` tiles filled across wells; the last may be smaller.
 
     A well's tiles are the floor(H/s) x floor(W/s) squares from its upper left corner, 64 of 256 pixels in a 2048 x 2048
-    image. Each well is on exactly one rank, `wells[rank::world]`, and its tiles come one after another.
+    image. Each well is decoded once, on exactly one rank, `wells[rank::world]`, and its tiles come one after another.
     """
     _check_rank(rank, world)
-    waiting: list[Batch] = []
-    with closing(_ahead(partial(_tiles, shards, crop), wells[rank::world].tolist(), workers)) as loaded:
-        for tiles in loaded:
-            *full, rest = _rebatch([*waiting, tiles], batch)
-            yield from full
-            waiting = [rest]
-    if waiting and len(waiting[0].wells):
-        yield waiting[0]
+    return in_order(_tiled(shards, wells[rank::world].tolist(), crop, batch), workers)
 
 
-def _tiles(shards: ShardSet, size: int, index: int) -> Batch:
-    image = torch.from_numpy(shards.read_well(index))  # (C, H, W)
-    channels, height, width = image.shape
-    rows, columns = height // size, width // size
-    if not rows * columns:
-        raise ValueError(f"well {index} is {height} x {width}: smaller than a tile of {size}")
-    grid = image[:, : rows * size, : columns * size].reshape(channels, rows, size, columns, size)
-    tiles = grid.permute(1, 3, 0, 2, 4).reshape(rows * columns, channels, size, size)  # (T, C, s, s)
-    return Batch(tiles, torch.full((len(tiles),), index))
+def _crops_of_work(shards: ShardSet, crop: int) -> int:
+    manifest = shards.manifest
+    size = len(manifest.channels) * crop * crop * np.dtype(manifest.pixel_type).itemsize
+    return max(1, min(WORK_CROPS, WORK_BYTES // max(1, size)))
 
 
-def _rebatch(parts: list[Batch], size: int) -> list[Batch]:
-    """Join batches and cut them into full ones; the last of the list is what remains, perhaps nothing."""
-    images, wells = torch.cat([part.images for part in parts]), torch.cat([part.wells for part in parts])
-    cuts = range(0, len(wells) + 1, size)
-    return [Batch(images[cut : cut + size], wells[cut : cut + size]) for cut in cuts]
+def _stretch(
+    shards: ShardSet,
+    draws: Sequence[Draws],
+    crop: int,
+    part: int,
+    buffers: Buffers,
+    sums: bool = False,
+    alone: Sequence[Callable[[], Stretch]] = (),
+) -> Stretch:
+    """Batches of `part` crops each, and their reading in pieces. The draws' wells are numbers in the set."""
+    wells = np.concatenate([drawn.well for drawn in draws])
+    corners = np.concatenate([np.stack([d.top, d.left, d.flip_vertical, d.flip_horizontal], axis=1) for d in draws])
+    count, channels = len(wells), len(shards.manifest.channels)
+    images = buffers.take(count, channels, crop, crop)
+    totals = np.zeros((count, channels, 2), np.uint64) if sums else None
+    windows, pixels, each = shards.windows(wells, corners), images.numpy(), _crops_of_work(shards, crop)
+    work = [
+        partial(shards.reader.read, windows.part(a, a + each), pixels[a : a + each], _rows(totals, a, a + each))
+        for a in range(0, count, each)
+    ]
+    batches = [
+        Batch(images[a : a + part], torch.from_numpy(wells[a : a + part]), _tensor(_rows(totals, a, a + part)))
+        for a in range(0, max(count, 1), max(part, 1))
+    ]
+    return Stretch(batches, work, alone)
 
 
-def _read(shards: ShardSet, drawn: Draws, crop: int) -> Batch:
-    """Read crops; `drawn.well` are indices into the shards."""
-    shape = (len(drawn.well), len(shards.manifest.channels), crop, crop)
-    images = np.empty(shape, np.dtype(shards.manifest.pixel_type))
-    corners = np.stack([drawn.top, drawn.left, drawn.flip_vertical, drawn.flip_horizontal], axis=1)
-    shards.reader.read(shards.windows(drawn.well, corners), images)
-    return Batch(torch.from_numpy(images), torch.from_numpy(np.asarray(drawn.well)))
+def _rows(totals: NDArray[np.uint64] | None, begin: int, end: int) -> NDArray[np.uint64] | None:
+    return None if totals is None else totals[begin:end]
 
 
-def _ahead(load: Callable[[Item], Batch], items: Iterable[Item], workers: int) -> Generator[Batch]:
-    """Load items in order, at most READ_AHEAD per thread ahead of the consumer; closing ends the threads."""
-    if not workers:
-        yield from map(load, items)
-        return
-    remaining = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="shard-reader")
-    try:
-        pending: deque[Future[Batch]] = deque(
-            pool.submit(load, item) for item in islice(remaining, workers * READ_AHEAD)
-        )
-        while pending:
-            loaded = pending.popleft().result()
-            pending.extend(pool.submit(load, item) for item in islice(remaining, 1))
-            yield loaded
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _tensor(totals: NDArray[np.uint64] | None) -> Tensor | None:
+    return None if totals is None else torch.from_numpy(totals.view(np.int64))  # far below 2 ** 63
+
+
+def _tiled(shards: ShardSet, wells: Sequence[int], crop: int, size: int) -> Iterator[Stretch]:
+    """One piece of work for each well, with the batches that are full once it is done."""
+    buffers, channels = Buffers(shards.manifest.pixel_type), len(shards.manifest.channels)
+    tiles = (shards.shapes[wells] // crop).prod(axis=1)
+    left, filled, batch = int(tiles.sum()), 0, None
+    for well, count in zip(wells, tiles.tolist(), strict=True):
+        pieces, full, first = list[Piece](), list[Batch](), 0
+        while first < count:
+            if batch is None:
+                many = min(size, left)
+                batch, filled = Batch(buffers.take(many, channels, crop, crop), torch.empty(many, dtype=torch.int64)), 0
+            some = min(count - first, len(batch.wells) - filled)
+            batch.wells[filled : filled + some] = well
+            pieces.append((first, batch.images.numpy()[filled : filled + some]))
+            first, filled, left = first + some, filled + some, left - some
+            if filled == len(batch.wells):
+                full.append(batch)
+                batch = None
+        yield Stretch(full, [partial(_cut, shards, well, crop, pieces, buffers)])
+
+
+def _cut(shards: ShardSet, well: int, crop: int, pieces: Sequence[Piece], buffers: Buffers) -> None:
+    """Decode a well and cut its tiles. A piece is the first tile's number, and where it and the next ones go."""
+    height, width = shards.shapes[well].tolist()
+    if not pieces:
+        raise ValueError(f"well {well} is {height} x {width}: smaller than a tile of {crop}")
+    image = buffers.take(1, len(shards.manifest.channels), height, width).numpy()
+    shards.reader.read(shards.windows(np.array([well]), np.zeros((1, 4), np.int64)), image)
+    for first, into in pieces:
+        for number, tile in enumerate(into, start=first):
+            y, x = crop * (number // (width // crop)), crop * (number % (width // crop))
+            tile[...] = image[0, :, y : y + crop, x : x + crop]
 
 
 def _check_rank(rank: int, world: int) -> None:

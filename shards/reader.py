@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from shards.codecs import codec_named
 from shards.errors import ShardError
 from shards.files import LocalFolder, Range, Source, replacing
-from shards.index import ShardIndex, rebuild
+from shards.index import RECORD, ShardIndex, rebuild
 from shards.manifest import Manifest, Shard
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ ReadMode = Literal["runs", "span"]
 times as much, in a fifth of the requests: for file systems that charge by request."""
 
 OPEN_SHARDS = 256
-INDEX, READ, CHECKSUM, FRAME = range(1, 5)
+INDEX, READ, CHECKSUM, FRAME, OUTSIDE = range(1, 6)
 FAILURES = {
     INDEX: "the sidecar index does not fit the image: rebuild it with python -m shards.index",
     READ: "the file cannot be read, or ends before",
@@ -53,6 +53,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.shard)
 
+    def part(self, begin: int, end: int) -> Windows:
+        """Windows `begin` to `end` (exclusive) alone."""
+        return Windows(self.shard[begin:end], self.position[begin:end], self.corners[begin:end])
+
 
 class OpenShard:
     """A shard's index, and its file where it has a descriptor. Closed when nobody holds it any more."""
@@ -68,7 +72,7 @@ class OpenShard:
     def place(self, position: int) -> tuple[int, int, int]:
         """What the kernel asks for of an image: descriptor, addresses of its record and of the shard's offsets."""
         records, offsets = self.index.addresses
-        return -1 if self.descriptor is None else self.descriptor, records + 80 * position, offsets
+        return -1 if self.descriptor is None else self.descriptor, records + RECORD.itemsize * position, offsets
 
     def __del__(self) -> None:
         if getattr(self, "descriptor", None) is not None:
@@ -100,17 +104,15 @@ class Reader:
         shards = [self.opened(number) for number in windows.shard.tolist()]
         positions = windows.position.tolist()
         places = np.array([s.place(position) for s, position in zip(shards, positions, strict=True)], np.int64)
-        self._check_inside(windows, shards, out.shape[2:])
         memory, kept = self._fetched(windows, shards, out.shape[2:])
-        codec, failure = codec_named(self.manifest.codec), np.zeros(3, np.int64)
-        none = np.empty((0, out.shape[1], 2), np.uint64)
-        kernel.read_crops(
-            addresses(), self.manifest.chunk, *codec.flags, self.mode == "span", places, memory, windows.corners, out,
-            none if sums is None else sums, failure,
+        codec, none = codec_named(self.manifest.codec), np.empty((0, out.shape[1], 2), np.uint64)
+        failure = kernel.read_crops(
+            addresses(), self.manifest.chunk, out.itemsize, *codec.flags, self.mode == "span", places, memory,
+            windows.corners, out.view(np.uint8), none if sums is None else sums,
         )  # fmt: skip
         del kept
         if failure[0]:
-            self._fail(windows, shards, failure)
+            self._fail(windows, shards, failure, out.shape[2:])
 
     def opened(self, number: int) -> OpenShard:
         """A shard of the manifest, open; the longest unused is let go where too many are."""
@@ -124,18 +126,6 @@ class Reader:
             while len(self._open) > self.open_shards:
                 self._open.popitem(last=False)
         return found
-
-    def _check_inside(self, windows: Windows, shards: Sequence[OpenShard], size: tuple[int, ...]) -> None:
-        for shard, number, position, corner in zip(
-            shards, windows.shard.tolist(), windows.position.tolist(), windows.corners.tolist(), strict=True
-        ):
-            record = shard.index.records[position]
-            height, width = int(record["height"]), int(record["width"])
-            top, left = corner[:2]
-            if not (0 <= top <= height - size[0] and 0 <= left <= width - size[1] and min(size) > 0):
-                name = self.manifest.shards[number].name
-                window = f"window of {size[0]} x {size[1]} at ({top}, {left})"
-                raise ValueError(f"{window} leaves the {height} x {width} image {position} of {name}")
 
     def runs(self, windows: Windows, size: tuple[int, ...]) -> list[list[Range]]:
         """The bytes of each window's rows of chunks: for whoever fetches them itself. `size` is (h, w)."""
@@ -176,13 +166,19 @@ class Reader:
                 number += 1
         return memory, buffers
 
-    def _fail(self, windows: Windows, shards: Sequence[OpenShard], failure: NDArray[np.int64]) -> None:
-        status, k, chunk = failure.tolist()
-        shard = self.manifest.shards[int(windows.shard[k])]
-        where = f"{self.source.place}/{shard.name}: image {int(windows.position[k])}"
-        where += f", chunk {chunk}" if chunk >= 0 else ""
-        record = shards[k].index.records[int(windows.position[k])]
-        raise ShardError(f"{where} (at byte {int(record['offset'])}): {FAILURES[status]}")
+    def _fail(
+        self, windows: Windows, shards: Sequence[OpenShard], failure: tuple[int, int, int], size: tuple[int, ...]
+    ) -> None:
+        """Word what the kernel stopped at."""
+        status, k, chunk = failure
+        name, position = self.manifest.shards[int(windows.shard[k])].name, int(windows.position[k])
+        record = shards[k].index.records[position]
+        if status == OUTSIDE:
+            top, left = windows.corners[k, :2].tolist()
+            image = f"the {record['height']} x {record['width']} image {position} of {name}"
+            raise ValueError(f"a window of {size[0]} x {size[1]} at ({top}, {left}) leaves {image}")
+        where = f"{self.source.place}/{name}: image {position}" + (f", chunk {chunk}" if chunk >= 0 else "")
+        raise ShardError(f"{where} (payload at byte {record['offset']}): {FAILURES[status]}")
 
 
 def open_index(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from shards.build import build
-from shards.format import ShardSet
+from shards.format import ShardError, ShardSet
 from shards.loader import Batch, training_batches, validation_batches, well_tiles
-from shards.order import draws
+from shards.order import draws, placed
+from shards.reader import Reader
+from shards.stream import StreamOrder
 
 
 @pytest.fixture(params=["uint8", "uint16"])
@@ -124,29 +126,69 @@ def test_more_ranks_than_wells_leave_some_ranks_without_tiles(shards):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_surfaces_at_its_batch_and_ends_the_threads(shards, monkeypatch, workers):
+def test_damage_surfaces_at_its_batch_with_file_and_chunk_and_ends_the_threads(shards, workers):
     wells = shards.indices("train")
-    bad = wells[draws(0, 8, 1, len(wells), (20, 20), 8).well[0]]
-    windows = ShardSet.windows
-
-    def failing(self, indices, corners):
-        if bad in indices:
-            raise OSError("stale file handle")
-        return windows(self, indices, corners)
-
-    monkeypatch.setattr(ShardSet, "windows", failing)
+    bad = shards.wells.iloc[wells[draws(0, 8, 1, len(wells), (20, 20), 8).well[0]]]
+    with (shards.folder / bad["shard"]).open("r+b") as file:
+        file.seek(bad["offset"] + 1500)  # behind the header: in the only chunk
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
     batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=4, workers=workers)
     got = [next(batches), next(batches)]
     assert len(got) == 2
-    with pytest.raises(OSError, match="stale file handle"):
+    with pytest.raises(ShardError, match=rf"{bad['shard']}: image \d+, chunk 0 .*its checksum does not fit"):
         next(batches)
     assert not reader_threads()
 
 
+def test_memory_is_used_again_but_never_while_a_batch_or_a_part_of_one_is_held(shards):
+    """The oracle reads everything twice: once with each batch let go at once, once with a crop of each kept."""
+    wells = shards.indices("train")
+    options = {"crop": 8, "batch": 64, "seed": 5, "first_batch": 0, "last_batch": 40}
+    copies, places = [], set()
+    for batch in training_batches(shards, wells, **options, workers=2):
+        copies.append(batch.images.clone())
+        places.add(batch.images.data_ptr())
+        del batch
+    assert len(places) < 12
+    kept = [(b.images[3], b.images.numpy()[60:]) for b in training_batches(shards, wells, **options, workers=2)]
+    for copy, (crop, last) in zip(copies, kept, strict=True):
+        assert torch.equal(copy[3], crop)
+        assert np.array_equal(copy[60:], last)
+
+
+def test_sums_are_those_of_the_pixels(shards):
+    wells = shards.indices("train")
+    options = {"crop": 12, "batch": 8, "seed": 5, "first_batch": 0, "last_batch": 3}
+    for batch in training_batches(shards, wells, **options, sums=True):
+        pixels = batch.images.numpy().astype(np.int64)
+        assert np.array_equal(batch.sums[..., 0], pixels.sum((2, 3)))
+        assert np.array_equal(batch.sums[..., 1], (pixels**2).sum((2, 3)))
+        mean, deviation = batch.moments()
+        np.testing.assert_allclose(mean, pixels.mean((2, 3)), rtol=1e-12)
+        np.testing.assert_allclose(deviation, pixels.std((2, 3)), rtol=1e-9)
+
+
+def test_another_order_is_followed(shards):
+    wells = shards.indices("train")
+    order = StreamOrder(3, [5, 5, 5, 1], batch=8, lanes=2, crops=2, block=4)
+    images, seen = joined(
+        list(training_batches(shards, wells, crop=8, batch=8, seed=3, first_batch=0, last_batch=4, order=order))
+    )
+    assert np.array_equal(seen, wells[order.wells(0, 32)])
+    where = placed(3, 0, seen, (20, 20), 8)
+    whole = shards.read_well(int(seen[9]))[:, where.top[9] : where.top[9] + 8, where.left[9] : where.left[9] + 8]
+    whole = whole[:, ::-1] if where.flip_vertical[9] else whole
+    assert np.array_equal(images[9], whole[:, :, ::-1] if where.flip_horizontal[9] else whole)
+
+
 @pytest.mark.parametrize("reader", ["training", "tiles"])
 def test_closing_early_ends_the_threads_and_reads_little_ahead(shards, monkeypatch, reader):
-    read, calls = Batch.__init__, []
-    monkeypatch.setattr(Batch, "__init__", lambda self, *a, **k: (calls.append(1), read(self, *a, **k))[1])
+    read, crops = Reader.read, []
+    monkeypatch.setattr(
+        Reader, "read", lambda self, windows, *a: (crops.append(len(windows)), read(self, windows, *a))[1]
+    )
     wells = shards.indices("train")
     if reader == "training":
         batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=10**6, workers=2)
@@ -156,7 +198,7 @@ def test_closing_early_ends_the_threads_and_reads_little_ahead(shards, monkeypat
     assert reader_threads()
     batches.close()
     assert not reader_threads()
-    assert len(calls) < 40
+    assert sum(crops) <= 5 * 64  # four pieces of work ahead, and the one that was asked for
 
 
 def reader_threads() -> list[str]:

@@ -1,0 +1,113 @@
+"""Reading ahead: threads fill the memory of batches before they are asked for, and batches leave in order.
+
+Threads rather than processes: the kernel holds no lock, so they scale, and pixels are written once, where they stay.
+
+Shapes: B batch (of this rank), C channels, s crop size.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEAST_AHEAD = 2
+"""Stretches under way or waiting, at least; and pieces of work for each thread."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of this rank, already flipped, in the shards' pixel type, and the well each comes from."""
+
+    images: Tensor  # (B, C, s, s) uint8 or uint16
+    wells: Tensor  # (B,) int64, indices into ShardSet.wells
+    sums: Tensor | None = None  # (B, C, 2) int64, of pixels and of their squares, where asked for
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every crop and channel, (B, C) each in float64, from the exact sums."""
+        if self.sums is None:
+            raise ValueError("these batches were read without sums")
+        mean, square = (self.sums.double() / self.images[0, 0].numel()).unbind(-1)
+        return mean, (square - mean**2).clamp(min=0).sqrt()
+
+
+class Buffers:
+    """Memory for batches, used again as soon as nothing refers to it any more, and never before.
+
+    Fresh memory costs a page fault for every 4 KiB. Pinned memory is left to torch's own allocator, which does the same
+    and also waits for copies to the GPU that are under way.
+    """
+
+    def __init__(self, pixel_type: str, pin: bool = False) -> None:
+        self._dtype, self._pin = np.dtype(pixel_type), pin
+        self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def take(self, *shape: int) -> Tensor:
+        """A tensor of any content, of the pixel type and this shape."""
+        if self._pin:
+            return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype, pin_memory=True)
+        size = math.prod(shape) * self._dtype.itemsize
+        free = self._free[size]
+        memory = free.pop() if free else np.empty(size, np.uint8)
+        lent = memory.view(self._dtype).reshape(shape)  # lives as long as any tensor or array made from it
+        weakref.finalize(lent, free.append, memory).atexit = False
+        return torch.from_numpy(lent)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Batches, and the pieces of work that fill them, in any order."""
+
+    batches: Sequence[Batch]
+    work: Sequence[Callable[[], None]]
+    alone: Sequence[Callable[[], Stretch]] = ()  # each batch on its own, to be read again if the stretch fails
+
+
+def in_order(stretches: Iterable[Stretch], workers: int) -> Generator[Batch]:
+    """Yield batches in order, their stretches read ahead by threads; with no workers, when they are asked for.
+
+    An error surfaces at the batch it belongs to. Closing, or an error, ends the threads.
+    """
+    if not workers:
+        for stretch in stretches:
+            yield from _finish(stretch, [])
+        return
+    remaining, pending = iter(stretches), deque[tuple[Stretch, list[Future[None]]]]()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="shard-reader")
+    try:
+        while True:
+            while len(pending) < LEAST_AHEAD or sum(len(work) for _, work in pending) < LEAST_AHEAD * workers:
+                if not (more := list(islice(remaining, 1))):
+                    break
+                pending.append((more[0], [pool.submit(piece) for piece in more[0].work]))
+            if not pending:
+                return
+            yield from _finish(*pending.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish(stretch: Stretch, futures: list[Future[None]]) -> Generator[Batch]:
+    """The batches of a stretch, as soon as all its work is done."""
+    try:
+        for future in futures:
+            future.result()
+        if not futures:
+            for piece in stretch.work:
+                piece()
+    except Exception:
+        if not stretch.alone:
+            raise
+        for one in stretch.alone:
+            yield from _finish(one(), [])
+    else:
+        yield from stretch.batches
