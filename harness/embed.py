@@ -135,8 +135,10 @@ def pixel_statistics(shards: ShardSet, wells: Iterable[int]) -> Features:
     """Mean and standard deviation of each channel of each raw well: (W, 2 C)."""
     rows = []
     for well in wells:
-        pixels = shards.read_well(int(well)).astype(np.float64)  # (C, H, W)
-        rows.append(np.concatenate([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))]))
+        sums = np.zeros((len(shards.manifest.channels), 2), np.uint64)
+        pixels = shards.read_well(int(well), sums=sums)  # (C, H, W)
+        mean, square = (sums / pixels[0].size).T
+        rows.append(np.concatenate([mean, np.sqrt(np.maximum(square - mean**2, 0))]))
     return np.stack(rows).astype(np.float32)
 
 

@@ -166,13 +166,19 @@ class ShardSet:
             return np.broadcast_to(shapes[0].copy(), shapes.shape)
         return shapes
 
-    def read_well(self, index: int) -> NDArray[np.generic]:
-        """Read a whole well image, (C, H, W)."""
+    def read_well(
+        self, index: int, *, into: NDArray[np.generic] | None = None, sums: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.generic]:
+        """Read a whole well image, (C, H, W); into an array that is there, if one is given.
+
+        `sums` (C, 2) is filled with the exact sums of each channel's pixels and of their squares.
+        """
         height, width = self.shapes[index].tolist()
-        out = np.empty((1, len(self.manifest.channels), height, width), self.manifest.pixel_type)
-        self.reader.read(self.windows(np.array([index]), np.zeros((1, 4), np.int64)), out)
-        image: NDArray[np.generic] = out[0]
-        return image
+        if into is None:
+            into = np.empty((len(self.manifest.channels), height, width), self.manifest.pixel_type)
+        everything = self.windows(np.array([index]), np.zeros((1, 4), np.int64))
+        self.reader.read(everything, into[None], None if sums is None else sums[None])
+        return into
 
     def read_crop(self, index: int, y: int, x: int, size: int) -> NDArray[np.generic]:
         """Read the (C, s, s) crop whose upper left corner is row `y`, column `x`; ValueError if it leaves the image."""

@@ -177,12 +177,11 @@ def _cut(shards: ShardSet, well: int, crop: int, pieces: Sequence[Piece], buffer
     height, width = shards.shapes[well].tolist()
     if not pieces:
         raise ValueError(f"well {well} is {height} x {width}: smaller than a tile of {crop}")
-    image = buffers.take(1, len(shards.manifest.channels), height, width).numpy()
-    shards.reader.read(shards.windows(np.array([well]), np.zeros((1, 4), np.int64)), image)
+    image = shards.read_well(well, into=buffers.take(len(shards.manifest.channels), height, width).numpy())
     for first, into in pieces:
         for number, tile in enumerate(into, start=first):
             y, x = crop * (number // (width // crop)), crop * (number % (width // crop))
-            tile[...] = image[0, :, y : y + crop, x : x + crop]
+            tile[...] = image[:, y : y + crop, x : x + crop]
 
 
 def _check_rank(rank: int, world: int) -> None:

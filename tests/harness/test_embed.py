@@ -67,11 +67,11 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     calm = read_embeddings(tmp_path / EMBEDDINGS)
     read, asked = ShardSet.read_well, []
 
-    def signal_at_the_25th(shards: ShardSet, index: int) -> np.ndarray:
+    def signal_at_the_25th(shards: ShardSet, index: int, **into: np.ndarray) -> np.ndarray:
         asked.append(index)
         if len(asked) == 25:
             os.kill(os.getpid(), signal.SIGTERM)
-        return read(shards, index)
+        return read(shards, index, **into)
 
     monkeypatch.setattr(ShardSet, "read_well", signal_at_the_25th)
     (tmp_path / EMBEDDINGS).unlink()
@@ -82,7 +82,9 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     assert 1 <= done <= 2
     assert not (tmp_path / EMBEDDINGS).exists()
     asked.clear()
-    monkeypatch.setattr(ShardSet, "read_well", lambda shards, index: (asked.append(index), read(shards, index))[1])
+    monkeypatch.setattr(
+        ShardSet, "read_well", lambda shards, index, **into: (asked.append(index), read(shards, index, **into))[1]
+    )
     embed_cell(tiny_recipe, cell, tmp_path, "print")
     assert len(set(asked) - set(range(10 * done))) == 48 - 10 * done
     np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm[1])
