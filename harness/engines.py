@@ -48,12 +48,15 @@ class EngineOptions:
         precision: of the products; weights, gradients' sums and the optimiser stay in float32.
         shard: ranks that hold one copy of the model together, under hsdp.
         zero_stage: of DeepSpeed.
+        gather: how hsdp and fsdp send weights to one another. A GPU under autocast takes bf16, half of the traffic; a
+            CPU's LayerNorm takes no weights of another type than its input.
     """
 
     name: EngineName
     precision: Literal["fp32", "bf16"] = "fp32"
     shard: int = 1
     zero_stage: Literal[1, 2, 3] = 2
+    gather: Literal["fp32", "bf16"] = "fp32"
 
 
 class Engine:
@@ -183,9 +186,9 @@ def engine_of(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks)
         betas, decay = tuple(chosen["betas"]), chosen["weight_decay"]
         return build_optimiser(module, chosen["name"], peak=peak, betas=betas, weight_decay=decay)
 
-    return build_engine(
-        model, make_optimiser, here, EngineOptions(name, settings["precision"], shard, launch.zero_stage)
-    )
+    precision = settings["precision"]
+    options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
+    return build_engine(model, make_optimiser, here, options)
 
 
 def build_engine(

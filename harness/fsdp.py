@@ -22,7 +22,7 @@ class Fsdp(Engine):
         hybrid = self.options.name == "hsdp"
         self.mesh = self.here.mesh(self.options.shard if hybrid else self.here.world)
         shards = self.options.shard if hybrid else self.here.world
-        shard_model(self.model, self.mesh, shards, self.options.precision)
+        shard_model(self.model, self.mesh, shards, self.options.gather)
 
     def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
         assert isinstance(self.model, FSDPModule)
@@ -30,13 +30,13 @@ class Fsdp(Engine):
         return super().accumulate(crops, noise, weight, last=last)
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, precision: str) -> None:
+def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) -> None:
     """Turn `model`'s parameters into shards over `mesh`, block by block.
 
-    In bf16 parameters are gathered in bfloat16 and gradients summed in float32. Inputs are not cast: the noise that
-    orders the patches would lose its order.
+    With `gather` bf16, parameters are gathered in bfloat16 and gradients summed in float32. Inputs are not cast: the
+    noise that orders the patches would lose its order.
     """
-    bf16 = torch.bfloat16 if precision == "bf16" else None
+    bf16 = torch.bfloat16 if gather == "bf16" else None
     policy = MixedPrecisionPolicy(
         param_dtype=bf16, reduce_dtype=torch.float32 if bf16 else None, cast_forward_inputs=False
     )

@@ -152,6 +152,9 @@ class Schedule(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     start_factor: Annotated[float, Field(gt=0, le=1)] = 0.04
     final_factor: Annotated[float, Field(ge=0, le=1)] = 4e-6
+    cycle_momentum: Literal[False] = Field(
+        False, exclude=True, description="betas stay as they are; torch's OneCycleLR would cycle the first"
+    )
 
 
 class EarlyStopping(Section):

@@ -37,6 +37,8 @@ class Zero(Engine):
     ) -> None:
         super().__init__(model, make_optimiser, here, options)
         self._groups = _named_groups(model, self.optimiser)
+        if options.zero_stage == 3:
+            _pass_over_empty_groups(self.optimiser)
         self._api = import_deepspeed(here.device)
         self._zero, *_ = self._api.initialize(
             model=model, optimizer=self.optimiser, config=zero_config(options, here), dist_init_required=False
@@ -54,11 +56,17 @@ class Zero(Engine):
         return weighted.detach()
 
     def gradient_squares(self) -> Tensor:
-        parts = [self._gradient(parameter) for _, parameter in self._parameters()]
         zero = torch.zeros((), dtype=torch.float64, device=self.here.device)
+        flat = {} if self._stage3 else {group: _flat(parts) for group, parts in self._averaged().items()}
+        parts = [self._gradient(parameter, flat) for _, parameter in self._parameters()]
         return torch.stack([zero if part is None else part.double().square().sum() for part in parts])
 
-    def _gradient(self, parameter: Any) -> Tensor | None:  # noqa: ANN401  (DeepSpeed's attributes)
+    def _averaged(self) -> dict[int, list[Tensor]]:
+        """Stages 1 and 2: the averaged gradients in this rank's partition of each group, in its order."""
+        found: dict[int, list[Tensor]] = self._zero.optimizer.averaged_gradients
+        return found
+
+    def _gradient(self, parameter: Any, flat: dict[int, Tensor]) -> Tensor | None:  # noqa: ANN401  (their attributes)
         """This rank's part of a parameter's averaged gradient, flat; None where it has none."""
         if self._stage3:
             part: Tensor = self._api.utils.safe_get_local_grad(parameter)
@@ -66,10 +74,8 @@ class Zero(Engine):
         held = parameter._hp_mapping
         if held is None:
             return None
-        gradient: Tensor = held.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
-        place = held.lp_fragment_address
-        whole = gradient.numel() == parameter.numel()
-        return gradient.narrow(0, place.start, place.numel) if whole else gradient
+        place = held.hp_fragment_address
+        return flat[held.param_group_index].narrow(0, place.start, place.numel)
 
     def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
         set_learning_rate(self.optimiser, learning_rate)
@@ -81,7 +87,7 @@ class Zero(Engine):
     def forget_gradient(self) -> None:
         zero = self._zero.optimizer
         zero.zero_grad()
-        zero.averaged_gradients = {} if self._stage3 else dict.fromkeys(zero.averaged_gradients)
+        zero.averaged_gradients = {} if self._stage3 else dict.fromkeys(self._averaged())
         zero.micro_step_id = 0 if self._stage3 else -1
 
     def state(self) -> State:
@@ -132,6 +138,25 @@ class Zero(Engine):
                 self.optimiser.state[part]["step"] = torch.zeros(())
         if not self._stage3:  # which find each parameter's part of the moments when told to
             zero._lazy_init_hp_params_optimizer_state()
+
+
+def _pass_over_empty_groups(optimiser: torch.optim.Optimizer) -> None:
+    """Stage 3 steps one group at a time while the others are empty, which multi-tensor Lion does not expect."""
+    step = optimiser.step
+
+    def step_with_weights() -> None:
+        groups = optimiser.param_groups
+        optimiser.param_groups = [group for group in groups if group["params"]]
+        try:
+            step()
+        finally:
+            optimiser.param_groups = groups
+
+    optimiser.step = step_with_weights  # type: ignore[assignment,method-assign]
+
+
+def _flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
 
 
 def _named_groups(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[list[str]]:

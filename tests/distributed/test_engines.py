@@ -1,0 +1,119 @@
+"""Every engine takes the same steps, in real processes over gloo: losses agree to five decimals in float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import engine_work
+import numpy as np
+import processes
+import pytest
+from engine_work import RATE, STEPS, Trial
+
+from harness.grid import cells
+from harness.meter import read_log
+from harness.parallel import ranks
+from harness.prepare import prepare
+from harness.recipe import Recipe
+from harness.recipe_file import load
+from harness.train import train_cell
+
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")
+pytestmark = pytest.mark.slow
+
+SHARED = [Trial("ddp"), Trial("fsdp"), Trial("ddp", pieces=2), Trial("fsdp", "adamw", pieces=2)]
+ON_TWO = [*SHARED, Trial("ddp", pieces=4), Trial("ddp", precision="bf16"), Trial("fsdp", precision="bf16")]
+ON_FOUR = [*SHARED, Trial("hsdp"), Trial("hsdp", "adamw", pieces=2)]
+ZERO = [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, pieces=2)]
+ZERO += [Trial("deepspeed", zero_stage=3), Trial("deepspeed", precision="bf16")]
+ALL = [(2, t) for t in ON_TWO] + [(4, t) for t in ON_FOUR]
+ALL += [(2, t) for t in ZERO] if HAS_DEEPSPEED else []
+
+# Softmax ignores a shift that all keys share: these have no gradient but rounding noise, and walk at random.
+NO_GRADIENT = ("k_norm.bias", "attn.qkv.bias")
+Found = dict[tuple[int, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What came of every trial, by number of ranks and name."""
+    results: Found = {}
+    for world in (2, 4):
+        folder = tmp_path_factory.mktemp(f"ranks{world}")
+        trials = [trial for of, trial in ALL if of == world]
+        codes = processes.run(world, engine_work.run_trials, trials, folder, timeout=240)
+        assert codes == [0] * world
+        results |= {(world, t.name): json.loads((folder / f"{t.name}.json").read_text()) for t in trials}
+    return results
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Any]]:
+    """The same steps in one process, by optimiser."""
+    with ranks("cpu") as here:
+        return {name: engine_work.run_trial(Trial("single", name), here) for name in ("lion", "adamw")}
+
+
+@pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
+def test_an_engine_takes_the_steps_of_one_process(
+    world: int, trial: Trial, found: Found, alone: dict[str, dict[str, Any]]
+) -> None:
+    one, many = alone[trial.optimiser], found[world, trial.name]
+    off = 2e-2 if trial.precision == "bf16" else 5e-6
+    assert many["losses"] == pytest.approx(one["losses"], abs=off)
+    assert many["norm"] == pytest.approx(one["norm"], rel=3e-2 if trial.precision == "bf16" else 1e-5)
+    assert many["repeated"] == pytest.approx(many["losses"][-2:], abs=1e-6)  # from a state, in a new engine
+    if trial.precision == "fp32":
+        np.testing.assert_allclose(many["embedding"], one["embedding"], atol=1e-3)
+
+
+@pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
+def test_an_engine_leaves_the_weights_of_one_process(
+    world: int, trial: Trial, found: Found, alone: dict[str, dict[str, Any]]
+) -> None:
+    one, many = alone[trial.optimiser]["weights"], found[world, trial.name]["weights"]
+    assert many.keys() == one.keys()
+    for name in one.keys() - {name for name in one if name.endswith(NO_GRADIENT)}:
+        off = np.abs(np.asarray(many[name]) - np.asarray(one[name]))
+        assert off.max() <= 2 * RATE * STEPS * 1.05  # where a gradient is noise, its sign may differ
+        assert off.mean() < (2e-3 if trial.precision == "bf16" else 2e-5)
+
+
+def test_all_ranks_see_a_flag_at_the_same_step(tmp_path: Path) -> None:
+    assert processes.run(3, engine_work.agree_on_a_stop, tmp_path) == [0, 0, 0]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == ["4", "4", "4"]
+
+
+def tiny(file: Path, *overrides: str) -> Recipe:
+    recipe = load(file, "laptop", ["models.vit_s16.drop_path=0", *overrides])
+    prepare(recipe)
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("world", "overrides"),
+    [
+        (4, ["launch.engine=hsdp", "launch.shard_gpus=2", "train.validation_view=tiles", "train.validation_wells=3"]),
+        pytest.param(2, ["launch.engine=deepspeed", "launch.zero_stage=3"], marks=needs_deepspeed),
+    ],
+    ids=["hsdp", "deepspeed"],
+)
+def test_a_cell_trains_and_validates_alike_where_some_ranks_have_no_crops(
+    tiny_recipe_file: Path, tmp_path: Path, world: int, overrides: list[str]
+) -> None:
+    """Fewer validation wells than ranks: those without take part with blank crops that do not count."""
+    common = ["train.validation_wells=1", *[o for o in overrides if o.startswith("train")]]
+    plain, shared = tiny(tiny_recipe_file, *common), tiny(tiny_recipe_file, *common, *overrides)
+    cell = next(c for c in cells(plain) if (c.model, c.dataset) == ("vit_s16", "one"))
+    assert cell.id in {c.id for c in cells(shared)}  # an engine is no part of a cell
+    train_cell(plain, cell, tmp_path / "one", "print")
+    assert processes.run(world, processes.train, shared.model_dump_json(), cell.id, tmp_path / "many") == [0] * world
+    one, many = (read_log(tmp_path / name / "train.jsonl") for name in ("one", "many"))
+    for kind, value in (("train", "loss"), ("validation", "validation_loss")):
+        expected = [row[value] for row in one if row["kind"] == kind]
+        assert [row[value] for row in many if row["kind"] == kind] == pytest.approx(expected, abs=1e-5)
+    assert (tmp_path / "many" / "model.safetensors").stat().st_size > 0

@@ -1,0 +1,80 @@
+"""Steps arrive in order, one ahead, with the noise of their place; and nothing is left behind when they end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+import pytest
+import torch
+
+from harness.crops import StepInput, steps_ahead
+from harness.pace import collected_garbage
+from shards.loader import Batch
+
+CPU = torch.device("cpu")
+
+
+def batches(count: int, closed: list[bool]) -> Generator[Batch]:
+    try:
+        for number in range(count):
+            yield Batch(torch.full((2, 1, 4, 4), number, dtype=torch.uint8), torch.tensor([number, number]))
+    finally:
+        closed.append(True)
+
+
+def noise(step: int, count: int) -> torch.Tensor:
+    return torch.full((count, 3), float(step))
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("steps-ahead")}
+
+
+def test_steps_come_in_order_with_their_noise() -> None:
+    closed: list[bool] = []
+    found = list(steps_ahead(batches(5, closed), noise, 10, CPU))
+    assert [int(step.batch.images[0, 0, 0, 0]) for step in found] == [0, 1, 2, 3, 4]
+    assert [float(step.noise[0, 0]) for step in found] == [10, 11, 12, 13, 14]
+    assert closed == [True]
+    assert not threads()
+
+
+def test_closing_early_closes_the_loader_and_ends_the_thread() -> None:
+    closed: list[bool] = []
+    steps = steps_ahead(batches(5, closed), noise, 0, CPU)
+    next(steps)
+    steps.close()
+    assert closed == [True]
+    assert not threads()
+
+
+def test_an_error_of_the_loader_surfaces_at_its_step() -> None:
+    def broken() -> Generator[Batch]:
+        yield from batches(1, [])
+        raise OSError("shard is gone")
+
+    steps = steps_ahead(broken(), noise, 0, CPU)
+    assert len(next(steps)) == 2
+    with pytest.raises(OSError, match="shard is gone"):
+        next(steps)
+    assert not threads()
+
+
+def test_a_part_of_a_step_is_its_crops_with_their_noise() -> None:
+    images, wells = torch.arange(4).reshape(4, 1, 1, 1).to(torch.uint8), torch.arange(4)
+    part = StepInput(Batch(images, wells), torch.arange(4.0)[:, None]).part(1, 3)
+    assert part.batch.images.flatten().tolist() == part.batch.wells.tolist() == part.noise.flatten().tolist() == [1, 2]
+
+
+def test_garbage_is_collected_between_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+
+    with collected_garbage() as collect:
+        assert not gc.isenabled()
+        calls: list[int] = []
+        monkeypatch.setattr(gc, "collect", lambda generation=2: calls.append(generation) or 0)
+        for step in range(1, 2001):
+            collect(step)
+        assert calls == [1, 1]
+    assert gc.isenabled()
