@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 SHARED = [Trial("ddp"), Trial("fsdp"), Trial("ddp", pieces=2), Trial("fsdp", "adamw", pieces=2)]
 ON_TWO = [*SHARED, Trial("ddp", pieces=4), Trial("ddp", precision="bf16"), Trial("fsdp", precision="bf16")]
-ON_FOUR = [*SHARED, Trial("hsdp"), Trial("hsdp", "adamw", pieces=2)]
+ON_FOUR = [Trial("ddp", pieces=2), Trial("fsdp"), Trial("hsdp"), Trial("hsdp", "adamw", pieces=2)]
 ZERO = [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, pieces=2)]
 ZERO += [Trial("deepspeed", zero_stage=3), Trial("deepspeed", precision="bf16")]
 ALL = [(2, t) for t in ON_TWO] + [(4, t) for t in ON_FOUR]
