@@ -96,6 +96,7 @@ def setup_lines(slurm: Slurm, code: Path) -> list[str]:
         *slurm.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in slurm.environment.items()),
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
         "export PYTHONSAFEPATH=1",  # the folder that a job starts in is no place for its code
     ]
 
