@@ -34,6 +34,7 @@ def test_stages_do_not_fence_one_another(tmp_path: Path) -> None:
     training = Fence(tmp_path, "train", Start(3, 0, "12_0"))
     Fence(tmp_path, "embed", Start(1, 0, "13_0")).check()
     training.check()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fence-embed.json", "fence-train.json"]
 
 
 class Linear:
