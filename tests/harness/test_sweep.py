@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -121,7 +122,10 @@ def test_ctrl_c_leaves_a_sweep_that_resumes(
     calm: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     recipe = write_tiny_recipe(tmp_path)
-    process = subprocess.Popen(command(recipe), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
+    process = subprocess.Popen(
+        command(recipe), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heeds
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/ledger/*/train.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
