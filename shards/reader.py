@@ -35,7 +35,7 @@ times as much, in a fifth of the requests: for file systems that charge by reque
 OPEN_SHARDS = 256
 INDEX, READ, CHECKSUM, FRAME, OUTSIDE = range(1, 6)
 FAILURES = {
-    INDEX: "the sidecar index does not fit the image: rebuild it with python -m shards.index",
+    INDEX: "the sidecar index does not fit the image: delete it, and it is read from the archive again",
     READ: "the file cannot be read, or ends before",
     CHECKSUM: "its checksum does not fit",
     FRAME: "it cannot be decompressed to a chunk of this size",

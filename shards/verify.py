@@ -234,7 +234,7 @@ def _check_same(sidecar: ShardIndex, rebuilt: ShardIndex) -> bool:
         raise ShardError("the index of another archive")
     same = np.array_equal(sidecar.records, rebuilt.records) and np.array_equal(sidecar.offsets, rebuilt.offsets)
     if not same:
-        raise ShardError("not what its archive gives: rebuild it with python -m shards.index")
+        raise ShardError("not what its archive gives: delete it, and it is read from the archive again")
     return True
 
 
