@@ -1,21 +1,29 @@
 """The corrections room: remove what a batch, not a gene, does to embeddings. Fitted on control wells, applied to all.
 
-All arithmetic is float64: float32 moves cosines by up to 7.5e-4 through the whitening.
+All arithmetic is float64: float32 moves cosines by up to 7.5e-4 through the whitening. `apply_named` picks a correction
+by its name; chromosome arms, which are corrected gene by gene, are in `arms.py`.
 
-Legend: W wells, N control wells, D embedding width, R rank of the controls (at most min(N - 1, D)).
+Legend: W wells, N control wells, n control wells of one batch, D embedding width, R rank of the controls
+(at most min(N - 1, D)).
 """
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy import linalg
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Names = npt.NDArray[np.generic]
+Correction = Literal["none", "centre_scale", "pca_centre_scale", "tvn"]
+CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 
 TVN_RIDGE = 0.5  # added to each batch's covariance, as in EFAAR_benchmarking
 ROUNDING = 1e-12  # a spread below this part of a feature's size is rounding, not signal
+ILL_CONDITIONED = 1e-7  # below this ratio of QR's pivots the rank is counted with care
 
 
 @dataclass(frozen=True)
@@ -28,25 +36,56 @@ class CentreScale:
 
     def apply(self, embeddings: npt.ArrayLike) -> Floats:
         """Standardise (W, D) embeddings: subtract the controls' mean, divide by their standard deviation."""
-        result: Floats = (checked_embeddings(embeddings) - self.mean) / self.scale
+        return self.standardised(checked_embeddings(embeddings))
+
+    def standardised(self, values: Floats) -> Floats:
+        """`apply` for values that were checked."""
+        result: Floats = values - self.mean
+        result /= self.scale
         return result
 
 
 @dataclass(frozen=True)
-class BatchWhitening:
-    """(covariance + ridge I)^(-1/2) of one batch's controls, kept as its few directions that differ from ridge^(-1/2).
+class BatchCentreScale:
+    """A centre-scale for each batch, from that batch's controls."""
 
-    `directions` (R, K) are orthonormal, `gains` (K,) their factors; all other directions are multiplied by `rest`.
+    batches: Mapping[Hashable, CentreScale]
+
+    def apply(self, embeddings: npt.ArrayLike, batch: npt.ArrayLike) -> Floats:
+        """Standardise the wells of each batch. Raises ValueError for a batch that was not fitted."""
+        values = checked_embeddings(embeddings)
+        result = np.empty_like(values)
+        for name, rows in _rows_by_batch(np.asarray(batch), self.batches):
+            result[rows] = self.batches[name].standardised(values[rows])
+        return result
+
+
+@dataclass(frozen=True)
+class PcaCentreScale:
+    """Standardise each batch by all of its wells, project to principal axes, centre-scale on the controls.
+
+    The screen's own wells are what it is fitted on, so it is applied to them alone: `corrected` (W, K).
     """
 
-    directions: Floats
-    gains: Floats
+    corrected: Floats
+    explained: float  # fraction of the variance that the K axes keep
+
+
+@dataclass(frozen=True)
+class BatchWhitening:
+    """(covariance + ridge I)^(-1/2) of one batch's controls: the symmetric matrix `rest` I + left right.
+
+    `left` (R, K), `right` (K, R); K is n where a batch has fewer controls than R dimensions, else R.
+    """
+
+    left: Floats
+    right: Floats
     rest: float
 
-    def apply(self, rotated: Floats) -> Floats:
-        """Multiply rows (W, R) by the symmetric matrix."""
-        within = (rotated @ self.directions) * (self.gains - self.rest)
-        result: Floats = self.rest * rotated + within @ self.directions.T
+    def apply(self, whitened: Floats) -> Floats:
+        """Multiply rows (W, R) by the matrix."""
+        result: Floats = (whitened @ self.left) @ self.right
+        result += self.rest * whitened
         return result
 
 
@@ -55,13 +94,12 @@ class Tvn:
     """A fitted typical variation normalisation."""
 
     standardise: CentreScale
-    components: Floats  # (R, D) principal axes of the standardised controls
-    standardise_components: CentreScale
+    whiten: Floats  # (D, R) standardised controls times this have the identity as their covariance
     whitenings: Mapping[Hashable, BatchWhitening]
 
     @property
     def constant_features(self) -> int:
-        """Features that did not vary over the controls; they drop out with the principal axes."""
+        """Features that did not vary over the controls; they drop out."""
         return self.standardise.constant_features
 
     def apply(self, embeddings: npt.ArrayLike, batch: npt.ArrayLike) -> Floats:
@@ -70,14 +108,11 @@ class Tvn:
         Raises:
             ValueError: for a batch that was not among those fitted, or embeddings that are not finite.
         """
-        batches = np.asarray(batch)
-        rotated = self.standardise_components.apply(self.standardise.apply(embeddings) @ self.components.T)
-        corrected = np.empty_like(rotated)
-        for name in np.unique(batches):
-            if name not in self.whitenings:
-                raise ValueError(f"batch {name} was not fitted; fitted are {', '.join(map(str, self.whitenings))}")
-            here = batches == name
-            corrected[here] = self.whitenings[name].apply(rotated[here])
+        values = checked_embeddings(embeddings)
+        corrected = np.empty((len(values), self.whiten.shape[1]))
+        for name, rows in _rows_by_batch(np.asarray(batch), self.whitenings):
+            whitened = self.standardise.standardised(values[rows]) @ self.whiten
+            corrected[rows] = self.whitenings[name].apply(whitened)
         return corrected
 
 
@@ -91,12 +126,51 @@ def fit_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike) -> Centr
     return _centre_scale(values[_checked_controls(control, len(values))])
 
 
+def fit_batch_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> BatchCentreScale:
+    """`fit_centre_scale` batch by batch. Raises as it does, and for a batch with fewer than two controls."""
+    values, controls, batches = _checked(embeddings, control, batch)
+    named = {name: _centre_scale(values[controls & (batches == name)]) for name in np.unique(batches)}
+    return BatchCentreScale(named)
+
+
+def pca_centre_scale(
+    embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike, components: int = 128
+) -> PcaCentreScale:
+    """EFAAR_benchmarking's PCA baseline: (W, D) → (W, min(components, D, W - 1)).
+
+    Each batch is standardised by all of its wells, the whole is projected to its first principal axes, and those are
+    standardised on each batch's controls.
+
+    Raises:
+        ValueError: as `fit_batch_centre_scale` does, or if fewer than one component is asked for.
+    """
+    if components < 1:
+        raise ValueError(f"components must be at least 1, not {components}")
+    values, controls, batches = _checked(embeddings, control, batch)
+    scaled = np.empty_like(values)
+    for name in np.unique(batches):
+        here = batches == name
+        scaled[here] = _centre_scale(values[here]).standardised(values[here])
+    scaled -= scaled.mean(axis=0)
+    spread, axes = np.linalg.eigh(scaled.T @ scaled)  # ascending
+    kept = min(components, int((spread > spread[-1] * len(scaled) * np.finfo(float).eps).sum()))
+    if kept == 0:
+        raise ValueError(f"all {values.shape[1]} features are constant in every batch; there is nothing to project")
+    projected = scaled @ axes[:, : -kept - 1 : -1]
+    corrected = fit_batch_centre_scale(projected, controls, batches).apply(projected, batches)
+    return PcaCentreScale(corrected, float(spread[-kept:].sum() / spread.sum()))
+
+
 def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> Tvn:
     """Fit TVN as EFAAR_benchmarking defines it, on the controls among (W, D) embeddings.
 
     Standardise on all controls; rotate to all principal axes of the controls; standardise on controls again; multiply
-    each batch by (covariance of that batch's controls + 0.5 I)^(-1/2). No centring per batch, no re-colouring. Axes
-    along which the controls do not vary are left out: the second standardisation could only blow up their rounding.
+    each batch by (covariance of that batch's controls + 0.5 I)^(-1/2). No centring per batch, no re-colouring.
+
+    Rotating and standardising again gives the controls unit covariance; any other whitening differs from it by one
+    rotation of all wells, which the steps that follow carry along and no cosine or distance sees. So a triangular
+    factor takes the place of the principal axes, at a fraction of their cost. Directions along which the controls do
+    not vary are left out: standardising could only blow up their rounding.
 
     Args:
         embeddings: (W, D), one row per well.
@@ -107,19 +181,31 @@ def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayL
         ValueError: if there is no control, a batch has fewer than two (named), all features are constant over the
             controls, shapes differ, or a value is not finite.
     """
-    values = checked_embeddings(embeddings)
-    controls = _checked_controls(control, len(values))
-    batches = np.asarray(batch)
-    if batches.shape != controls.shape:
-        raise ValueError(f"batch has shape {batches.shape}, but there are {len(values)} embeddings")
-    _check_controls_per_batch(controls, batches)
-    standardise = _centre_scale(values[controls])
-    standardised = standardise.apply(values[controls])  # (N, D)
-    components = _principal_axes(standardised)
-    standardise_components = _centre_scale(standardised @ components.T)
-    rotated = standardise_components.apply(standardised @ components.T)  # (N, R)
-    whitenings = {name: _whitening(rotated[batches[controls] == name]) for name in np.unique(batches)}
-    return Tvn(standardise, components, standardise_components, whitenings)
+    values, controls, batches = _checked(embeddings, control, batch)
+    chosen = values[controls]
+    standardise = _centre_scale(chosen)
+    standardised = standardise.standardised(chosen)  # (N, D)
+    whiten = _whitening_matrix(standardised)
+    whitened = standardised @ whiten  # (N, R)
+    of = batches[controls]
+    return Tvn(standardise, whiten, {name: _batch_whitening(whitened[of == name]) for name in np.unique(batches)})
+
+
+def apply_named(correction: Correction, embeddings: npt.ArrayLike, control: Mask, batch: npt.ArrayLike) -> Floats:
+    """Fit the correction of that name on the controls and apply it to all wells; (W, D) → (W, any width).
+
+    Raises:
+        ValueError: as the corrections do, or for an unknown name.
+    """
+    if correction == "tvn":
+        return fit_tvn(embeddings, control, batch).apply(embeddings, batch)
+    if correction == "centre_scale":
+        return fit_centre_scale(embeddings, control).apply(embeddings)
+    if correction == "pca_centre_scale":
+        return pca_centre_scale(embeddings, control, batch).corrected
+    if correction == "none":
+        return checked_embeddings(embeddings)
+    raise ValueError(f"no correction {correction!r}; known: {', '.join(CORRECTIONS)}")
 
 
 def checked_embeddings(embeddings: npt.ArrayLike) -> Floats:
@@ -138,6 +224,16 @@ def checked_embeddings(embeddings: npt.ArrayLike) -> Floats:
     return values
 
 
+def _checked(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[Floats, Mask, Names]:
+    values = checked_embeddings(embeddings)
+    controls = _checked_controls(control, len(values))
+    batches = np.asarray(batch)
+    if batches.shape != controls.shape:
+        raise ValueError(f"batch has shape {batches.shape}, but there are {len(values)} embeddings")
+    _check_controls_per_batch(controls, batches)
+    return values, controls, batches
+
+
 def _checked_controls(control: npt.ArrayLike, wells: int) -> Mask:
     mask = np.asarray(control)
     if mask.dtype != np.bool_ or mask.shape != (wells,):
@@ -147,12 +243,26 @@ def _checked_controls(control: npt.ArrayLike, wells: int) -> Mask:
     return mask
 
 
-def _check_controls_per_batch(controls: Mask, batches: npt.NDArray[np.generic]) -> None:
+def _check_controls_per_batch(controls: Mask, batches: Names) -> None:
     names, inverse = np.unique(batches, return_inverse=True)
     counts = np.bincount(inverse, weights=controls, minlength=len(names)).astype(int)
     poor = [f"{name!s} ({count})" for name, count in zip(names, counts, strict=True) if count < 2]
     if poor:
         raise ValueError(f"each batch needs at least 2 control wells for its covariance; too few in {', '.join(poor)}")
+
+
+def _rows_by_batch(
+    batches: Names, fitted: Mapping[Hashable, object]
+) -> list[tuple[Hashable, npt.NDArray[np.int64] | slice]]:
+    """The rows of each batch; a slice where they lie together, which spares a copy."""
+    found: list[tuple[Hashable, npt.NDArray[np.int64] | slice]] = []
+    for name in np.unique(batches):
+        if name not in fitted:
+            raise ValueError(f"batch {name} was not fitted; fitted are {', '.join(map(str, fitted))}")
+        rows = np.flatnonzero(batches == name)
+        together = rows[-1] - rows[0] + 1 == len(rows)
+        found.append((name, slice(rows[0], rows[-1] + 1) if together else rows))
+    return found
 
 
 def _centre_scale(controls: Floats) -> CentreScale:
@@ -161,19 +271,42 @@ def _centre_scale(controls: Floats) -> CentreScale:
     return CentreScale(mean, np.where(constant, np.inf, scale), int(constant.sum()))
 
 
-def _principal_axes(standardised: Floats) -> Floats:
-    """Axes (R, D) along which the centred controls vary, largest first."""
+def _whitening_matrix(standardised: Floats) -> Floats:
+    """(D, R) that takes the centred controls (N, D) to unit (population) covariance."""
+    count, width = standardised.shape
+    if count > width:
+        (triangle,) = linalg.qr(standardised, mode="r", check_finite=False)
+        triangle = triangle[:width]
+        pivots = np.abs(np.diag(triangle))
+        if pivots.min() > ILL_CONDITIONED * pivots.max():
+            inverse: Floats = linalg.solve_triangular(triangle, np.sqrt(count) * np.eye(width), check_finite=False)
+            return inverse
     _, singular, axes = np.linalg.svd(standardised, full_matrices=False)
     rank = int((singular > singular[0] * max(standardised.shape) * np.finfo(np.float64).eps).sum())
     if rank == 0:
-        raise ValueError(f"all {standardised.shape[1]} features are constant over the controls; nothing to correct by")
-    result: Floats = axes[:rank]
+        raise ValueError(f"all {width} features are constant over the controls; nothing to correct by")
+    result: Floats = axes[:rank].T * (np.sqrt(count) / singular[:rank])
     return result
 
 
-def _whitening(controls: Floats) -> BatchWhitening:
-    """From one batch's controls (n, R): the covariance's eigenvectors are the right singular vectors."""
-    centred = controls - controls.mean(axis=0)
-    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-    gains = (singular**2 / (len(controls) - 1) + TVN_RIDGE) ** -0.5
-    return BatchWhitening(axes.T, gains, TVN_RIDGE**-0.5)
+def _batch_whitening(controls: Floats) -> BatchWhitening:
+    """From one batch's whitened controls (n, R).
+
+    With the centred controls X, f(X^T X) - f(0) I = X^T g(X X^T) X for f(s) = (s / (n - 1) + ridge)^(-1/2) and
+    g(s) = (f(s) - f(0)) / s, so the smaller of the two products is decomposed.
+    """
+    count, rank = controls.shape
+    centred = (controls - controls.mean(axis=0)) / np.sqrt(count - 1)
+    rest = TVN_RIDGE**-0.5
+    if count >= rank:
+        spread, axes = np.linalg.eigh(centred.T @ centred)
+        return BatchWhitening(axes * ((np.maximum(spread, 0) + TVN_RIDGE) ** -0.5 - rest), axes.T, rest)
+    spread, axes = np.linalg.eigh(centred @ centred.T)
+    return BatchWhitening(((centred.T @ axes) * _gain_per_spread(spread)) @ axes.T, centred, rest)
+
+
+def _gain_per_spread(spread: Floats) -> Floats:
+    """((s + r)^(-1/2) - r^(-1/2)) / s, written so that small s lose no digits."""
+    root, rest = np.sqrt(np.maximum(spread, 0) + TVN_RIDGE), np.sqrt(TVN_RIDGE)
+    result: Floats = -1 / (root * rest * (root + rest))
+    return result

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from analysis.correct import fit_centre_scale, fit_tvn
+from analysis.arms import fit_arms
+from analysis.correct import (
+    CORRECTIONS,
+    apply_named,
+    fit_batch_centre_scale,
+    fit_centre_scale,
+    fit_tvn,
+    pca_centre_scale,
+)
 
 
 def screen(wells=400, features=12, batches=3, control_share=0.4, seed=0):
@@ -30,7 +38,7 @@ def published_tvn(embeddings, control, batch):
     for name in np.unique(batch):
         here = batch == name
         covariance = np.cov(values[here & control], rowvar=False) + 0.5 * np.eye(values.shape[1])
-        result[here] = values[here] @ linalg.fractional_matrix_power(covariance, -0.5)
+        result[here] = values[here] @ linalg.fractional_matrix_power(covariance, -0.5).real
     return result
 
 
@@ -146,3 +154,101 @@ def test_one_batch_name_per_well_is_needed():
     embeddings, control, batch = screen()
     with pytest.raises(ValueError, match="batch has shape"):
         fit_tvn(embeddings, control, batch[:-1])
+
+
+# --- few and many controls, other corrections ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("control_share", [0.06, 0.2, 0.95], ids=["fewer than features", "few per batch", "many"])
+def test_tvn_agrees_with_the_formula_however_many_controls_there_are(control_share):
+    """Each number of controls takes another path; the formula's axes without variance are left out there as here."""
+    embeddings, control, batch = screen(wells=600, features=40, control_share=control_share, seed=3)
+    corrected = fit_tvn(embeddings, control, batch).apply(embeddings, batch)
+    rank = min(40, control.sum() - 1)
+    assert corrected.shape == (600, rank)
+    values = fit_centre_scale(embeddings, control).apply(embeddings)
+    _, _, axes = np.linalg.svd(values[control], full_matrices=False)
+    projected = values @ axes[:rank].T
+    expected = published_tvn(projected, control, batch)
+    np.testing.assert_allclose(cosines(corrected), cosines(expected), atol=1e-9)
+
+
+def test_nearly_collinear_features_are_not_taken_for_constant_ones():
+    embeddings, control, batch = screen()
+    widened = np.column_stack([embeddings, embeddings[:, 0] * (1 + 1e-9) + 1e-5 * embeddings[:, 1]])
+    assert fit_tvn(widened, control, batch).apply(widened, batch).shape[1] in (12, 13)
+    twice = np.column_stack([embeddings, embeddings])  # exactly collinear: half of the axes hold only rounding
+    corrected = fit_tvn(twice, control, batch).apply(twice, batch)
+    assert corrected.shape[1] == 12
+    plain = fit_tvn(embeddings, control, batch).apply(embeddings, batch)
+    np.testing.assert_allclose(cosines(corrected), cosines(plain), atol=1e-8)
+
+
+def test_centre_scale_per_batch_makes_each_batch_s_controls_standard():
+    embeddings, control, batch = screen()
+    scaled = fit_batch_centre_scale(embeddings, control, batch).apply(embeddings, batch)
+    for name in np.unique(batch):
+        controls = scaled[control & (batch == name)]
+        np.testing.assert_allclose(controls.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(controls.std(axis=0), 1)
+
+
+def test_pca_centre_scale_is_scikit_learn_s_pca_between_two_standardisations():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    embeddings, control, batch = screen()
+    found = pca_centre_scale(embeddings, control, batch, components=5)
+    scaled = embeddings.copy()
+    for name in np.unique(batch):
+        here = batch == name
+        scaled[here] = (scaled[here] - scaled[here].mean(axis=0)) / scaled[here].std(axis=0)
+    pca = decomposition.PCA(5).fit(scaled)
+    projected = pca.transform(scaled)
+    for name in np.unique(batch):
+        here = batch == name
+        projected[here] -= projected[here & control].mean(axis=0)
+        projected[here] /= projected[here & control].std(axis=0)
+    np.testing.assert_allclose(cosines(found.corrected), cosines(projected), atol=1e-9)
+    assert found.explained == pytest.approx(pca.explained_variance_ratio_.sum())
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_every_correction_is_reached_by_name(name):
+    embeddings, control, batch = screen()
+    assert len(apply_named(name, embeddings, control, batch)) == 400
+
+
+def test_an_unknown_correction_is_named_with_those_there_are():
+    embeddings, control, batch = screen()
+    with pytest.raises(ValueError, match="no correction 'combat'; known: none, centre_scale"):
+        apply_named("combat", embeddings, control, batch)
+
+
+# --- chromosome arms -------------------------------------------------------------------------------------------------
+
+
+def test_what_an_arm_s_unexpressed_genes_share_is_taken_from_all_its_genes():
+    rng = np.random.default_rng(0)
+    arm = np.repeat(["1p", "1q", ""], [60, 20, 5])
+    bias = {"1p": np.array([3.0, 0.0]), "1q": np.array([0.0, 5.0]), "": np.zeros(2)}
+    own = rng.normal(size=(85, 2))
+    expression = np.where(np.arange(85) % 2, -4.0, 1.0)  # 30 unexpressed on 1p, 10 on 1q
+    expression[0] = np.nan
+    values = own + np.array([bias[name] for name in arm])
+    fitted = fit_arms(values, arm.tolist(), expression)
+    assert fitted.too_few == {"1q": 10}
+    corrected = fitted.apply(values, arm.tolist())
+    unexpressed = (arm == "1p") & (expression < -3)
+    np.testing.assert_allclose(corrected[arm == "1p"], (own - own[unexpressed].mean(axis=0))[arm == "1p"])
+    np.testing.assert_array_equal(corrected[arm != "1p"], values[arm != "1p"])
+
+
+@pytest.mark.parametrize(("unexpressed", "corrected"), [(20, False), (21, True)])
+def test_an_arm_needs_more_than_twenty_unexpressed_genes(unexpressed, corrected):
+    values, arm = np.ones((50, 3)), ["1p"] * 25 + ["2p"] * 25
+    expression = np.array([-4.0] * unexpressed + [0.0] * (25 - unexpressed) + [-4.0] * 25)
+    assert ("1p" in fit_arms(values, arm, expression).means) is corrected
+
+
+def test_expression_that_leaves_no_arm_to_correct_is_an_error():
+    with pytest.raises(ValueError, match="no chromosome arm has more than 20 unexpressed genes"):
+        fit_arms(np.ones((3, 2)), ["1p", "1p", "1p"], [0.0, 0.0, -4.0])
