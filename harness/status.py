@@ -61,7 +61,7 @@ def _status(recipe: Recipe, work: Work, submitted: Submitted | None, known: dict
     if submitted is None:
         return CellStatus(work.cell.id, stage, "missing")
     folder, job = stages.cell_folder(recipe, work.cell), known[submitted.job]
-    restarts = max(job.restarts, _restarts(folder, submitted.job))
+    restarts = _restarts(folder, submitted.job)
     if job.phase == "unknown" and _is_alive(folder, submitted.job):
         job = JobState("RUNNING")
     if job.phase == "running":

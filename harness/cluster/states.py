@@ -17,11 +17,10 @@ CHUNK = 500  # ids in one question: a command line has its limit
 
 @dataclass(frozen=True)
 class JobState:
-    """One job or array element: SLURM's state, why it waits, and how often it was restarted."""
+    """One job or array element: SLURM's state, and why it waits."""
 
     state: str  # SLURM's word, `UNKNOWN` where SLURM has forgotten the job
     reason: str = ""
-    restarts: int = 0
 
     @property
     def phase(self) -> Phase:
@@ -43,15 +42,32 @@ UNKNOWN = JobState("UNKNOWN")
 def states(jobs: Sequence[str]) -> dict[str, JobState]:
     """The state of each job (`123` or `123_4`), `UNKNOWN` where neither command knows it.
 
+    squeue's word counts; accounting is asked for what has left the queue.
+
     Raises:
         SlurmError: squeue does not answer, so that a live job could be taken for a lost one.
     """
     if not jobs:
         return {}
-    found = _from_squeue({job.split("_")[0] for job in jobs})
-    ended = [job for job in jobs if job not in found or found[job].phase == "ended"]
-    found |= _from_sacct(sorted({job.split("_")[0] for job in ended}))
-    return {job: found.get(job, UNKNOWN) for job in jobs}
+    queued = _from_squeue({_array(job) for job in jobs})
+    found = {job: _known(queued, job) for job in jobs}
+    forgotten = [job for job, state in found.items() if state is UNKNOWN]
+    accounted = _from_sacct(sorted({_array(job) for job in forgotten}))
+    return found | {job: _ended(_known(accounted, job)) for job in forgotten}
+
+
+def _array(job: str) -> str:
+    return job.split("_")[0]
+
+
+def _known(found: dict[str, JobState], job: str) -> JobState:
+    """An array cancelled before any element began is remembered as one job: its word holds for every element."""
+    return found.get(job) or found.get(_array(job), UNKNOWN)
+
+
+def _ended(account: JobState) -> JobState:
+    """Accounting that still calls a job live which the queue has forgotten is stale."""
+    return account if account.phase == "ended" else UNKNOWN
 
 
 def _from_squeue(arrays: set[str]) -> dict[str, JobState]:
@@ -60,30 +76,32 @@ def _from_squeue(arrays: set[str]) -> dict[str, JobState]:
     found = {}
     for line in lines:
         number, element, state, reason = line.split("|", 3)
-        array = element.split("_")[0]
+        array = _array(element)
         if array in arrays or number in arrays:
             found[array if element.endswith("_N/A") else element] = JobState(state, reason)
     return found
 
 
 def _from_sacct(arrays: Sequence[str]) -> dict[str, JobState]:
-    """From accounting, where the cluster keeps any."""
+    """From accounting, where the cluster keeps any and it answers; nothing is lost by going without."""
     found: dict[str, JobState] = {}
     for start in range(0, len(arrays), CHUNK):
         ids = ",".join(arrays[start : start + CHUNK])
-        fields = "--format=JobID,State,Restarts"
         try:
-            text = ask("sacct", "--allocations", "--array", "--noheader", "--parsable2", "--jobs", ids, fields)
+            text = ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", "--jobs", ids)
         except SlurmError:
-            return {}  # no accounting here
+            return {}
         found |= _parsed(text.splitlines())
     return found
 
 
 def _parsed(lines: Iterable[str]) -> dict[str, JobState]:
-    """`123_4|CANCELLED by 1000|2` and the like; the newest row of a job comes last."""
+    """`123_4|CANCELLED by 1000`, or `123_[5-9%2]|CANCELLED by 1000` for elements that never began.
+
+    The newest row of a job comes last. Elements in brackets are held as the array: `_known` finds them there.
+    """
     found = {}
     for line in lines:
-        job, state, restarts = line.split("|", 2)
-        found[job] = JobState(state.split()[0], restarts=int(restarts or 0))
+        job, state = line.split("|", 1)
+        found[_array(job) if "[" in job else job] = JobState(state.split()[0])
     return found

@@ -15,6 +15,8 @@ import pytest
 from conftest import start
 from slurm_cluster import Cluster, until
 
+from harness.cluster import states as slurm_states
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +185,24 @@ def test_two_simultaneous_runs_submit_each_cell_once(cluster: Cluster, slurm_rec
     assert {one["state"] for one in statuses(slurm_recipe)} == {"failed"}
     assert {one["reason"] for one in statuses(slurm_recipe)} == {"cancelled"}
     assert "submitted job" in sweep("resume", slurm_recipe, *waits).stdout
+
+
+def test_accounting_tells_how_jobs_ended_that_the_queue_has_forgotten(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("PATH", cluster.environment["PATH"])
+    monkeypatch.setattr(slurm_states, "_from_squeue", lambda arrays: {})
+    batch = ["sbatch", "--parsable", f"--output={tmp_path}/%A_%a.log"]
+    mixed = cluster.run(*batch, "--array=0-1", "--wrap=exit $SLURM_ARRAY_TASK_ID").strip()
+    never = cluster.run(*batch, "--array=0-2", "--hold", "--wrap=true").strip()
+    cluster.run("scancel", never)
+    wanted = {f"{mixed}_0": "COMPLETED", f"{mixed}_1": "FAILED"} | {f"{never}_{n}": "CANCELLED" for n in range(3)}
+    until(
+        lambda: {job: one.state for job, one in slurm_states.states(list(wanted)).items()} == wanted,
+        60,
+        "all accounted",
+    )
 
 
 def test_1500_cells_exceed_the_largest_array_and_still_submit(cluster: Cluster, slurm_recipe: Path) -> None:
