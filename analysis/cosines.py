@@ -1,10 +1,15 @@
-"""The exact null behind recall: order statistics of all genes' pairwise cosines, in blocks and in little memory.
+"""The exact null behind recall: order statistics of many pairwise cosines, in blocks and in little memory.
 
-Legend: G genes, D embedding width, P known pairs, N = G(G-1)/2 null pairs.
+Products are taken in float32, which orders nearly all of the null; what lies so close to a wanted rank that float32
+cannot tell is computed again in float64. The result is that of float64 throughout, at half of its cost.
+
+Legend: G genes, D embedding width, P pairs, N pairs in the null, R and C rows and columns of a block.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,87 +17,219 @@ import numpy.typing as npt
 from analysis.correct import Floats
 
 Indices = npt.NDArray[np.int64]
+Singles = npt.NDArray[np.float32]
+Block = tuple[Indices, Indices, Singles]  # genes of the rows (R,), of the columns (C,), cosines (R, C)
 
-BLOCK_ROWS = 256  # genes whose cosines to all later genes are held at once
-WHOLE_NULL = 1 << 22  # up to this many pairs (32 MB) the null is kept whole instead of bracketed
-SAMPLED_PAIRS = 1 << 20  # pairs drawn to bracket an order statistic of a larger null
-BRACKET_DEVIATIONS = 8.0  # half width of a bracket in standard errors of the sampled rank
+BLOCK_VALUES = 1 << 22  # cosines held at once (16 MB)
+PAIRS_AT_ONCE = 2048  # embeddings gathered for so many pairs
+WHOLE_NULL = 1 << 21  # up to this many pairs the null is kept whole instead of bracketed
+SAMPLE_GENES = (1024, 4096)  # fewest and most genes drawn to bracket an order statistic of a larger null
+BRACKET_DEVIATIONS = 6.0  # half width of a bracket in standard errors of the sampled rank
+ROUNDING_DEVIATIONS = 8.0  # float32 products err like a random walk of D roundings (Higham and Mary 2019)
 
 
-def order_statistics(
-    directions: Floats, ranks: Sequence[int], first: Indices, second: Indices
-) -> tuple[dict[int, float], Floats]:
-    """Null values of the given ranks (from 0), without holding the null; and the cosines of the pairs.
+@dataclass(frozen=True)
+class Directions:
+    """The embeddings of a map and what is needed of their directions."""
+
+    values: npt.NDArray[np.floating[Any]]  # (G, D) as given
+    norms: Floats  # (G,) none of them 0
+    single: Singles  # (G, D) of length 1
+
+    @staticmethod
+    def of(values: npt.NDArray[np.floating[Any]]) -> "Directions":
+        """Directions of (G, D) finite embeddings. A zero row has none; the caller sees to it."""
+        single = np.empty(values.shape, np.float32)
+        norms = np.empty(len(values))
+        for rows in _pieces(len(values)):
+            part = values[rows].astype(np.float64)
+            norms[rows] = np.linalg.norm(part, axis=1)
+            with np.errstate(invalid="ignore"):  # infinite rows become NaN; their norms tell
+                single[rows] = part / np.where(norms[rows], norms[rows], 1)[:, None]
+        return Directions(values, norms, single)
+
+    def cosines(self, first: Indices, second: Indices) -> Floats:
+        """Cosines of pairs (P,) in float64; the same to the last bit whichever gene comes first."""
+        found = np.empty(len(first))
+        for rows in _pieces(len(first)):
+            a, b = first[rows], second[rows]
+            products = np.einsum("pd,pd->p", self.values[a].astype(np.float64), self.values[b].astype(np.float64))
+            found[rows] = products / (self.norms[a] * self.norms[b])
+        return found
+
+    def single_cosines(self, first: Indices, second: Indices) -> Singles:
+        """Cosines of pairs (P,), right to within `rounding`."""
+        found = np.empty(len(first), np.float32)
+        for rows in _pieces(len(first)):
+            found[rows] = np.einsum("pd,pd->p", self.single[first[rows]], self.single[second[rows]])
+        return found
+
+    @property
+    def rounding(self) -> float:
+        """How far a cosine in float32 may be from its value."""
+        return ROUNDING_DEVIATIONS * (math.sqrt(self.values.shape[1]) + 4) * 2.0**-24
+
+
+class Null(Protocol):
+    """A set of pairs whose cosines are ranked."""
+
+    @property
+    def size(self) -> int:
+        """How many pairs it holds."""
+
+    def blocks(self, directions: Directions) -> Iterator[Block]:
+        """Every pair once; NaN where a block holds what is not in the null."""
+
+    def sample(self, directions: Directions, random: np.random.Generator) -> Singles:
+        """Cosines between some genes, as a block."""
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Every unordered pair of different genes."""
+
+    genes: int
+
+    @property
+    def size(self) -> int:
+        return math.comb(self.genes, 2)
+
+    def blocks(self, directions: Directions) -> Iterator[Block]:
+        every = np.arange(self.genes)
+        height = max(16, BLOCK_VALUES // self.genes)
+        for start in range(0, self.genes, height):
+            rows, columns = every[start : start + height], every[start:]
+            block = directions.single[start : start + height] @ directions.single[start:].T
+            block[np.tril_indices(len(rows))] = np.nan
+            yield rows, columns, block
+
+    def sample(self, directions: Directions, random: np.random.Generator) -> Singles:
+        fewest, most = SAMPLE_GENES
+        drawn = random.choice(self.genes, min(self.genes, max(fewest, min(most, self.genes // 8))), replace=False)
+        block: Singles = directions.single[drawn] @ directions.single[drawn].T
+        np.fill_diagonal(block, np.nan)
+        return block
+
+
+@dataclass(frozen=True)
+class DrawnPairs:
+    """Every gene of one draw with every other gene of another; both are drawn with replacement."""
+
+    rows: Indices
+    columns: Indices
+
+    @property
+    def size(self) -> int:
+        most = int(max(self.rows.max(), self.columns.max())) + 1
+        alike = np.bincount(self.rows, minlength=most) @ np.bincount(self.columns, minlength=most)
+        return len(self.rows) * len(self.columns) - int(alike)
+
+    def blocks(self, directions: Directions) -> Iterator[Block]:
+        height = max(16, BLOCK_VALUES // len(self.columns))
+        for start in range(0, len(self.rows), height):
+            rows = self.rows[start : start + height]
+            yield rows, self.columns, _block(directions, rows, self.columns)
+
+    def sample(self, directions: Directions, random: np.random.Generator) -> Singles:
+        rows, columns = (random.choice(drawn, min(len(drawn), SAMPLE_GENES[0])) for drawn in (self.rows, self.columns))
+        return _block(directions, rows, columns)
+
+
+def _block(directions: Directions, rows: Indices, columns: Indices) -> Singles:
+    block: Singles = directions.single[rows] @ directions.single[columns].T
+    block[rows[:, None] == columns] = np.nan
+    return block
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What a bracket holds."""
+
+    bracket: tuple[float, float]
+    below: int  # pairs below the bracket
+    cosines: Singles  # (P,) of those inside
+    first: npt.NDArray[np.int32]  # (P,)
+    second: npt.NDArray[np.int32]
+
+
+def order_statistics(directions: Directions, null: Null, ranks: Sequence[int]) -> dict[int, float]:
+    """Null values of the given ranks (from 0, ascending), exact in float64, without holding the null.
 
     Each rank is bracketed from a sample; one pass counts what lies below the bracket and keeps what lies inside. The
     pass is repeated with a wider bracket in the rare case that a rank falls outside.
-
-    Args:
-        directions: (G, D) unit vectors.
-        ranks: positions in the ascending null, each in [0, N).
-        first, second: (P,) genes of each pair, first < second, ordered by first.
     """
-    total = math.comb(len(directions), 2)
-    deviations = BRACKET_DEVIATIONS if total > WHOLE_NULL else math.inf
-    while True:
-        brackets = _brackets(directions, ranks, total, deviations)
-        below, inside, cosines = _scan(directions, brackets, first, second)
-        offsets = [rank - count for rank, count in zip(ranks, below, strict=True)]
-        if all(0 <= offset < len(values) for offset, values in zip(offsets, inside, strict=True)):
-            picked = [
-                float(np.partition(values, offset)[offset]) for offset, values in zip(offsets, inside, strict=True)
-            ]
-            return dict(zip(ranks, picked, strict=True)), cosines
+    found: dict[int, float] = {}
+    deviations = BRACKET_DEVIATIONS if null.size > WHOLE_NULL else math.inf
+    while wanted := [rank for rank in dict.fromkeys(ranks) if rank not in found]:
+        brackets = _brackets(directions, null, wanted, deviations)
+        for rank, inside in zip(wanted, _scan(directions, null, brackets), strict=True):
+            value = _resolve(directions, inside, rank)
+            if value is not None:
+                found[rank] = value
         deviations *= 4
+    return found
 
 
-def _brackets(directions: Floats, ranks: Sequence[int], total: int, deviations: float) -> list[tuple[float, float]]:
+def compare(
+    directions: Directions, first: Indices, second: Indices, threshold: float, single: Singles,
+    relation: Callable[[Floats, float], npt.NDArray[np.bool_]],
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """`relation` (np.less or np.greater) between cosines of pairs (P,) and a threshold, as float64 decides it."""
+    result = relation(single.astype(np.float64), threshold)
+    close = np.flatnonzero(np.abs(single - threshold) <= directions.rounding)
+    result[close] = relation(directions.cosines(first[close], second[close]), threshold)
+    return result
+
+
+def _brackets(directions: Directions, null: Null, ranks: Sequence[int], deviations: float) -> list[tuple[float, float]]:
     """An interval of cosines per rank that very likely holds it."""
     if math.isinf(deviations):
         return [(-math.inf, math.inf)] * len(ranks)
-    rng = np.random.default_rng(0)  # decides speed alone: the result is exact whatever is drawn
-    drawn = rng.integers(len(directions), size=(2, SAMPLED_PAIRS))
-    a, b = drawn[:, drawn[0] != drawn[1]]
-    chunks = np.array_split(np.arange(len(a)), 64)
-    sample = np.sort(np.concatenate([np.einsum("pd,pd->p", directions[a[c]], directions[b[c]]) for c in chunks]))
-    return [_bracket(sample, rank / total, deviations) for rank in ranks]
+    # The draw decides speed alone: the result is exact whatever is drawn.
+    block = null.sample(directions, np.random.default_rng(0))
+    drawn = np.sort(block[~np.isnan(block)])
+    return [_bracket(block, drawn, rank / null.size, deviations) for rank in ranks]
 
 
-def _bracket(sample: Floats, fraction: float, deviations: float) -> tuple[float, float]:
-    size = len(sample)
-    margin = deviations * math.sqrt(size * fraction * (1 - fraction)) + deviations
-    start, stop = math.floor(fraction * size - margin), math.ceil(fraction * size + margin)
-    return (sample[start] if start >= 0 else -math.inf, sample[stop] if stop < size else math.inf)
+def _bracket(block: Singles, drawn: Singles, fraction: float, deviations: float) -> tuple[float, float]:
+    """Genes differ in how often they fall below a cosine, and a sample of few genes errs with them."""
+    size = len(drawn)
+    per_gene = (block < drawn[min(int(fraction * size), size - 1)]).mean(axis=1)
+    error = 2 * per_gene.std() / math.sqrt(len(block)) + math.sqrt(fraction * (1 - fraction) / size) + 1 / size
+    start, stop = (math.floor(size * (fraction + sign * deviations * error)) for sign in (-1, 1))
+    return (float(drawn[start]) if start >= 0 else -math.inf, float(drawn[stop]) if stop < size else math.inf)
 
 
-def _scan(
-    directions: Floats, brackets: Sequence[tuple[float, float]], first: Indices, second: Indices
-) -> tuple[list[int], list[Floats], Floats]:
-    """One pass over the null: how many lie below each bracket, which inside, and the pairs' cosines from the same pass.
-
-    Taking the pairs from the same products keeps a pair equal, to the last bit, to itself in the null.
-    """
+def _scan(directions: Directions, null: Null, brackets: Sequence[tuple[float, float]]) -> list[_Inside]:
+    """One pass over the null."""
     below = [0] * len(brackets)
-    inside: list[list[Floats]] = [[] for _ in brackets]
-    cosines = np.empty(len(first))
-    for start, block in _cosine_blocks(directions):
-        here = slice(*np.searchsorted(first, (start, start + len(block))))
-        cosines[here] = block[first[here] - start, second[here] - start]
-        null = block[_upper(block)]
+    parts: list[list[tuple[Singles, npt.NDArray[np.int32], npt.NDArray[np.int32]]]] = [[] for _ in brackets]
+    for rows, columns, block in null.blocks(directions):
         for index, (low, high) in enumerate(brackets):
-            under = null < low
+            under = block < np.float32(low)
             below[index] += int(np.count_nonzero(under))
-            inside[index].append(null[~under & (null <= high)])
-    return below, [np.concatenate(parts) for parts in inside], cosines
+            inside = np.flatnonzero((block <= np.float32(high)) ^ under)
+            row, column = np.divmod(inside, len(columns))
+            parts[index].append((block.ravel()[inside], rows[row].astype(np.int32), columns[column].astype(np.int32)))
+    joined = [[np.concatenate(arrays) for arrays in zip(*part, strict=True)] for part in parts]
+    return [_Inside(bracket, count, *arrays) for bracket, count, arrays in zip(brackets, below, joined, strict=True)]
 
 
-def _cosine_blocks(directions: Floats) -> Iterator[tuple[int, Floats]]:
-    """Cosines of BLOCK_ROWS genes at a time with themselves and all later genes."""
-    for start in range(0, len(directions), BLOCK_ROWS):
-        yield start, directions[start : start + BLOCK_ROWS] @ directions[start:].T
+def _resolve(directions: Directions, inside: _Inside, rank: int) -> float | None:
+    """The null value of that rank, or None where the bracket does not hold it with room for float32's rounding."""
+    offset = rank - inside.below
+    if not 0 <= offset < len(inside.cosines):
+        return None
+    middle = float(np.partition(inside.cosines, offset)[offset])
+    margin = 2 * directions.rounding
+    if not inside.bracket[0] < middle - margin < middle + margin < inside.bracket[1]:
+        return None
+    close = np.flatnonzero(np.abs(inside.cosines - middle) <= margin)
+    offset -= int(np.count_nonzero(inside.cosines < middle)) - int(np.count_nonzero(inside.cosines[close] < middle))
+    exact = directions.cosines(inside.first[close].astype(np.int64), inside.second[close].astype(np.int64))
+    return float(np.partition(exact, offset)[offset])
 
 
-def _upper(block: Floats) -> npt.NDArray[np.bool_]:
-    """Where a block holds a pair for the first time: right of its diagonal."""
-    result: npt.NDArray[np.bool_] = np.arange(block.shape[1]) > np.arange(block.shape[0])[:, None]
-    return result
+def _pieces(count: int) -> Iterator[slice]:
+    for start in range(0, count, PAIRS_AT_ONCE):
+        yield slice(start, start + PAIRS_AT_ONCE)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.correct import fit_centre_scale, fit_tvn
-from analysis.recall import PROTOCOL, aggregate, read_pairs, relationship_recall
+from analysis.aggregate import aggregate
+from analysis.correct import apply_named
+from analysis.pairs import read_pairs
+from analysis.recall import VERSIONS, relationship_recall
 from harness.embeddings import EMBEDDINGS, read_embeddings
 from harness.recipe import Evaluate, Recipe
 
@@ -31,37 +33,31 @@ def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
         if column not in wells:
             raise ValueError(f"{path}: no column {column!r}; it has {', '.join(wells.columns)}")
     control = (wells[settings.control.column] == settings.control.value).to_numpy(bool)
-    corrected = _corrected(settings, features, control, wells[settings.batch_column].to_numpy())
+    corrected = apply_named(settings.correction, features, control, wells[settings.batch_column].to_numpy())
     gene = wells[settings.gene_column].fillna("").astype(str).tolist()
     guide = wells["treatment"].fillna("").astype(str).tolist() if "treatment" in wells else None
-    genes, vectors = aggregate(corrected, gene, guide)
-    sources = {name: _source(settings, genes, vectors, list_path) for name, list_path in settings.relationships.items()}
+    found = aggregate(corrected, gene, guide)
+    sources = _recall(settings, found.genes, found.embeddings)
     return {
-        "protocol": f"relationship_recall/{PROTOCOL}",
+        "protocol": f"relationship_recall/{VERSIONS['current']}",
         "correction": settings.correction,
-        "genes": len(genes),
+        "genes": len(found.genes),
         "recall": sources,
     }
 
 
-def _corrected(
-    settings: Evaluate, features: NDArray[np.float64], control: NDArray[np.bool_], batch: NDArray[Any]
-) -> NDArray[np.float64]:
-    if settings.correction == "tvn":
-        return fit_tvn(features, control, batch).apply(features, batch)
-    if settings.correction == "centre_scale":
-        return fit_centre_scale(features, control).apply(features)
-    return features
-
-
-def _source(settings: Evaluate, genes: Any, vectors: NDArray[np.float64], path: Path) -> dict[str, Any]:  # noqa: ANN401
-    low, high = settings.tails
-    found = relationship_recall(genes, vectors, read_pairs(path), low=low, high=high, replicates=settings.bootstrap)
+def _recall(settings: Evaluate, genes: list[str], vectors: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+    """Per source."""
+    lists = [read_pairs(path, name) for name, path in settings.relationships.items()]
+    results = relationship_recall(genes, vectors, lists, thresholds=[settings.tails], replicates=settings.bootstrap)
     return {
-        "recall": found.recall,
-        "low": found.recall_low,
-        "high": found.recall_high,
-        "chance": found.chance,
-        "pairs": found.pairs,
-        "unknown_pairs": found.unknown_pairs,
+        found.source: {
+            "recall": found.recall,
+            "low": found.recall_low,
+            "high": found.recall_high,
+            "chance": found.chance,
+            "pairs": found.pairs,
+            "unknown_pairs": found.unknown_pairs,
+        }
+        for found in results
     }

@@ -1,6 +1,7 @@
 """Relationship recall: the published definition, planted truth, invariances, and untidy relationship lists."""
 
 import itertools
+import random
 from collections import Counter
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import cosines
-from analysis.recall import PairFileError, Pairs, aggregate, read_pairs, relationship_recall
+from analysis import cosines, recall
+from analysis.aggregate import aggregate, curate
+from analysis.cosines import AllPairs, Directions, DrawnPairs, order_statistics
+from analysis.pairs import PairFileError, Pairs, read_pairs
+from analysis.recall import relationship_recall
 
 
 def pairs_of(*pairs, source="known"):
@@ -20,6 +24,12 @@ def pairs_of(*pairs, source="known"):
 
 def gene_names(count):
     return [f"G{index:05}" for index in range(count)]
+
+
+def recall_of(names, embeddings, pairs, low=0.05, high=0.95, **options):
+    """The result of one source at one pair of thresholds."""
+    (result,) = relationship_recall(names, embeddings, [pairs], thresholds=[(low, high)], **options)
+    return result
 
 
 def random_map(genes, width, known, seed):
@@ -53,7 +63,7 @@ def published_recall(names, embeddings, pairs, low, high):
 )
 def test_recall_is_that_of_the_published_definition(genes, seed, tails):
     names, embeddings, pairs = random_map(genes, 5, 15, seed)
-    result = relationship_recall(names, embeddings, pairs, *tails, replicates=10)
+    result = recall_of(names, embeddings, pairs, *tails, replicates=10)
     assert result.recall == pytest.approx(published_recall(names, embeddings, pairs, *tails))
 
 
@@ -63,18 +73,18 @@ def test_a_pair_exactly_at_five_percent_is_recalled():
     embeddings = np.column_stack([np.cos(angles), np.sin(angles)])
     names = gene_names(5)
     lowest, second = pairs_of((names[0], names[4])), pairs_of((names[1], names[4]))
-    assert relationship_recall(names, embeddings, lowest, 0.1, 1.0).recall == 1
-    assert relationship_recall(names, embeddings, second, 0.1, 1.0).recall == 0
+    assert recall_of(names, embeddings, lowest, 0.1, 1.0).recall == 1
+    assert recall_of(names, embeddings, second, 0.1, 1.0).recall == 0
 
 
 def test_a_null_too_large_to_hold_is_searched_exactly(monkeypatch):
     names, embeddings, pairs = random_map(400, 16, 300, seed=3)
-    whole = relationship_recall(names, embeddings, pairs)
-    for deviations in (8.0, 1e-9):  # the second brackets nothing and has to be widened
+    whole = recall_of(names, embeddings, pairs)
+    for deviations in (6.0, 1e-9):  # the second brackets nothing and has to be widened
         monkeypatch.setattr(cosines, "WHOLE_NULL", 0)
-        monkeypatch.setattr(cosines, "SAMPLED_PAIRS", 2000)
+        monkeypatch.setattr(cosines, "SAMPLE_GENES", (50, 50))
         monkeypatch.setattr(cosines, "BRACKET_DEVIATIONS", deviations)
-        assert relationship_recall(names, embeddings, pairs) == whole
+        assert recall_of(names, embeddings, pairs) == whole
 
 
 @settings(max_examples=15, deadline=None)
@@ -85,8 +95,8 @@ def test_recall_sees_neither_gene_order_nor_rotation_nor_scale(seed):
     order = rng.permutation(60)
     rotation, _ = np.linalg.qr(rng.normal(size=(8, 8)))
     scale = rng.uniform(0.01, 100, size=(60, 1))
-    plain = relationship_recall(names, embeddings, pairs, replicates=10).recall
-    moved = relationship_recall(
+    plain = recall_of(names, embeddings, pairs, replicates=10).recall
+    moved = recall_of(
         [names[index] for index in order], ((embeddings * scale) @ rotation)[order], pairs, replicates=10
     ).recall
     assert moved == plain
@@ -95,10 +105,112 @@ def test_recall_sees_neither_gene_order_nor_rotation_nor_scale(seed):
 def test_random_embeddings_recall_at_chance_within_the_interval():
     covered = 0
     for seed in range(20):
-        result = relationship_recall(*random_map(200, 32, 400, seed), replicates=300, seed=seed)
+        result = recall_of(*random_map(200, 32, 400, seed), replicates=300, seed=seed)
         assert result.chance == pytest.approx(0.10)
         covered += result.recall_low <= result.chance <= result.recall_high
     assert covered >= 16
+
+
+def test_each_tail_alone_and_together():
+    names, embeddings, pairs = random_map(80, 4, 200, seed=5)
+    both = recall_of(names, embeddings, pairs, 0.1, 0.8)
+    low, high = recall_of(names, embeddings, pairs, 0.1, 1.0), recall_of(names, embeddings, pairs, 0.0, 0.8)
+    assert both.recall == pytest.approx(low.recall + high.recall)
+    assert (both.low_tail, both.high_tail) == (low.recall, high.recall)
+    assert (both.chance, low.chance, high.chance) == pytest.approx((0.3, 0.1, 0.2))
+
+
+def test_several_sources_and_thresholds_in_one_pass_are_those_of_single_passes():
+    names, embeddings, first = random_map(60, 6, 100, seed=1)
+    _, _, second = random_map(60, 6, 40, seed=2)
+    thresholds = [(0.05, 0.95), (0.1, 0.9), (0.0, 0.99)]
+    together = relationship_recall(names, embeddings, [first, second], thresholds=thresholds, replicates=20)
+    assert [(result.low, result.high) for result in together] == thresholds * 2
+    assert together[:3] == [recall_of(names, embeddings, first, *pair, replicates=20) for pair in thresholds]
+
+
+def test_random_pairs_of_a_source_s_genes_stand_beside_its_recall():
+    """Genes that all look alike recall each other whether or not they are known to work together."""
+    rng = np.random.default_rng(0)
+    names, embeddings = gene_names(200), rng.normal(size=(200, 32))
+    embeddings[:20] = embeddings[0] + 0.1 * rng.normal(size=(20, 32))
+    pairs = pairs_of(*((names[a], names[a + 1]) for a in range(0, 20, 2)))
+    assert recall_of(names, embeddings, pairs).random_pairs == 1
+    _, _, spread = random_map(200, 4, 500, seed=0)
+    assert recall_of(names, rng.normal(size=(200, 32)), spread).random_pairs == pytest.approx(0.10, abs=0.01)
+
+
+def test_no_replicates_means_no_interval():
+    result = recall_of(*random_map(20, 4, 10, 0), replicates=0)
+    assert (result.recall_low, result.recall_high) == (None, None)
+
+
+# --- the legacy protocol ---------------------------------------------------------------------------------------------
+
+
+def legacy_recall(names, embeddings, pairs, drawn):
+    """EFAAR_benchmarking 0.1 in plain words: three nulls of 5,000 x 5,000 drawn genes, a gene with itself left out."""
+    order = np.argsort(names)
+    names, embeddings = [names[index] for index in order], embeddings[order]
+    directions = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    position, seeds, recalls = {name: index for index, name in enumerate(names)}, random.Random(42), []
+    for _ in range(3):
+        draws = []
+        for _ in range(2):
+            np.random.seed(seeds.randint(0, 2**31 - 1))
+            draws.append(np.random.choice(len(names), drawn))
+        null = np.sort((directions[draws[0]] @ directions[draws[1]].T)[draws[0][:, None] != draws[1]])
+        q = np.array([directions[position[a]] @ directions[position[b]] for a, b in pairs.pairs])
+        low = np.searchsorted(null, q - 1e-12, "right") / len(null) <= 0.05
+        recalls.append((low | (np.searchsorted(null, q + 1e-12, "left") / len(null) >= 0.95)).mean())
+    return np.mean(recalls)
+
+
+def test_the_legacy_null_is_that_of_the_first_release(monkeypatch):
+    monkeypatch.setattr(recall, "LEGACY_GENES", 300)
+    names, embeddings, pairs = random_map(150, 12, 400, seed=8)
+    shuffled = np.random.default_rng(0).permutation(150)
+    found = recall_of([names[index] for index in shuffled], embeddings[shuffled], pairs, protocol="legacy")
+    assert found.recall == pytest.approx(legacy_recall(names, embeddings, pairs, 300), abs=0.005)
+    assert found.protocol == "legacy/1"
+
+
+def test_an_unknown_protocol_is_named():
+    with pytest.raises(ValueError, match="no protocol 'paper'; known: current, legacy"):
+        recall_of(*random_map(20, 4, 10, 0), protocol="paper")
+
+
+# --- order statistics ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["held whole", "bracketed"])
+@pytest.mark.parametrize("kind", ["all", "drawn"])
+def test_order_statistics_are_those_of_float64_though_products_are_float32(kind, whole, monkeypatch):
+    """Embeddings so alike that float32 cannot order their cosines."""
+    rng = np.random.default_rng(4)
+    embeddings = 1 + 1e-4 * rng.normal(size=(300, 64))
+    directions = Directions.of(embeddings)
+    null = AllPairs(300) if kind == "all" else DrawnPairs(*rng.integers(300, size=(2, 200)))
+    if not whole:
+        monkeypatch.setattr(cosines, "WHOLE_NULL", 0)
+        monkeypatch.setattr(cosines, "SAMPLE_GENES", (40, 40))
+    if kind == "all":
+        first, second = np.triu_indices(300, 1)
+    else:
+        first, second = (grid.ravel() for grid in np.meshgrid(null.rows, null.columns, indexing="ij"))
+        first, second = first[first != second], second[first != second]
+    expected = np.sort(directions.cosines(first, second))
+    assert null.size == len(expected)
+    ranks = [0, 7, len(expected) // 20, len(expected) // 2, len(expected) - 1]
+    found = order_statistics(directions, null, ranks)
+    assert found == {rank: expected[rank] for rank in ranks}
+
+
+def test_float32_embeddings_are_not_copied_to_float64():
+    names, embeddings, pairs = random_map(200, 8, 300, seed=9)
+    single = embeddings.astype(np.float32)
+    assert Directions.of(single).values is single
+    assert recall_of(names, single, pairs).recall == recall_of(names, single.astype(float), pairs).recall
 
 
 def test_planted_complexes_are_found():
@@ -107,10 +219,10 @@ def test_planted_complexes_are_found():
     complex_of = np.arange(300) // 3
     shared = rng.normal(size=(100, 64))
     pairs = pairs_of(*((names[3 * c + i], names[3 * c + j]) for c in range(100) for i, j in ((0, 1), (0, 2), (1, 2))))
-    strong = relationship_recall(names, shared[complex_of] + 0.3 * rng.normal(size=(300, 64)), pairs)
+    strong = recall_of(names, shared[complex_of] + 0.3 * rng.normal(size=(300, 64)), pairs)
     opposite = shared[complex_of] * np.where(np.arange(300) % 3, 1, -1)[:, None]
     assert strong.recall == 1
-    assert relationship_recall(names, opposite + 0.3 * rng.normal(size=(300, 64)), pairs).recall == 1  # low tail
+    assert recall_of(names, opposite + 0.3 * rng.normal(size=(300, 64)), pairs).recall == 1  # low tail
 
 
 def test_the_interval_is_no_narrower_than_repeating_the_study_would_show():
@@ -123,7 +235,7 @@ def test_the_interval_is_no_narrower_than_repeating_the_study_would_show():
         embeddings = shared[np.arange(160) // 4] + 2.5 * rng.normal(size=(160, 24))
         members = [range(4 * c, 4 * c + 4) for c in range(40)]
         pairs = pairs_of(*((names[a], names[b]) for m in members for a, b in itertools.combinations(m, 2)))
-        result = relationship_recall(names, embeddings, pairs, replicates=200)
+        result = recall_of(names, embeddings, pairs, replicates=200)
         recalls.append(result.recall)
         widths.append((result.recall_high - result.recall_low) / (2 * 1.96))
     assert 0.9 < np.mean(widths) / np.std(recalls) < 1.9
@@ -131,8 +243,8 @@ def test_the_interval_is_no_narrower_than_repeating_the_study_would_show():
 
 def test_pairs_with_genes_outside_the_map_are_counted_not_dropped_silently():
     names, embeddings, _ = random_map(10, 4, 1, 0)
-    result = relationship_recall(names, embeddings, pairs_of((names[0], names[1]), (names[0], "TP53")))
-    assert (result.pairs, result.unknown_pairs, result.genes) == (1, 1, 10)
+    result = recall_of(names, embeddings, pairs_of((names[0], names[1]), (names[0], "TP53")))
+    assert (result.pairs, result.unknown_pairs, result.unknown_genes, result.genes) == (1, 1, 1, 10)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +252,11 @@ def test_pairs_with_genes_outside_the_map_are_counted_not_dropped_silently():
     [
         (["A", "B", "A"], np.eye(3), r"genes repeat \(A\)"),
         (["A", "B", "C"], np.diag([1.0, 1.0, 0.0]), "embedding of C is zero"),
-        (["A", "B", "C"], np.full((3, 2), np.nan), "3 of 3 embeddings hold NaN"),
+        (
+            ["A", "B", "C"],
+            np.array([[1, 0], [np.nan, 1], [0, np.inf]]),
+            r"2 of 3 embeddings hold .* \(B, C\)",
+        ),
         (["A", "B"], np.eye(3), "2 genes, but 3 embeddings"),
         (["A", "B"], np.eye(2), "at least 3"),
         (["X", "Y", "Z"], np.eye(3), "known: none of its 1 pairs has both genes among the 3"),
@@ -148,12 +264,17 @@ def test_pairs_with_genes_outside_the_map_are_counted_not_dropped_silently():
 )
 def test_a_map_that_cannot_be_ranked_is_an_error(names, embeddings, message):
     with pytest.raises(ValueError, match=message):
-        relationship_recall(names, embeddings, pairs_of(("A", "B")))
+        recall_of(names, embeddings, pairs_of(("A", "B")))
+
+
+def test_no_source_is_an_error():
+    with pytest.raises(ValueError, match="no relationship list was given"):
+        relationship_recall(["A", "B", "C"], np.eye(3), [])
 
 
 def test_thresholds_out_of_order_are_an_error():
     with pytest.raises(ValueError, match=r"low 0\.95, high 0\.05"):
-        relationship_recall(["A", "B", "C"], np.eye(3), pairs_of(("A", "B")), 0.95, 0.05)
+        recall_of(["A", "B", "C"], np.eye(3), pairs_of(("A", "B")), 0.95, 0.05)
 
 
 # --- aggregation -----------------------------------------------------------------------------------------------------
@@ -162,16 +283,17 @@ def test_thresholds_out_of_order_are_an_error():
 def test_guides_weigh_alike_whatever_their_number_of_replicates():
     embeddings = np.array([[0.0], [2.0], [4.0], [10.0], [7.0], [99.0]])
     genes = ["B", "B", "B", "B", "A", ""]
-    names, values = aggregate(embeddings, genes, ["b1", "b1", "b1", "b2", "a1", ""])
-    assert names == ["A", "B"]
-    np.testing.assert_allclose(values, [[7], [6]])  # guide b1 averages 2, b2 10
-    np.testing.assert_allclose(aggregate(embeddings, genes)[1], [[7], [4]])  # without guides: all wells alike
+    found = aggregate(embeddings, genes, ["b1", "b1", "b1", "b2", "a1", ""])
+    assert found.genes == ["A", "B"]
+    assert (found.wells.tolist(), found.guides.tolist()) == ([1, 4], [1, 2])
+    np.testing.assert_allclose(found.embeddings, [[7], [6]])  # guide b1 averages 2, b2 10
+    np.testing.assert_allclose(aggregate(embeddings, genes).embeddings, [[7], [4]])  # without guides: all wells alike
 
 
 def test_columns_of_a_filtered_table_are_taken_by_position():
     wells = pd.DataFrame({"gene": ["A", "B", "B"], "guide": ["a1", "b1", "b2"]}, index=[7, 3, 0])
-    names, values = aggregate(np.array([[1.0], [2.0], [4.0]]), wells["gene"], wells["guide"])
-    assert (names, values.tolist()) == (["A", "B"], [[1.0], [3.0]])
+    found = aggregate(np.array([[1.0], [2.0], [4.0]]), wells["gene"], wells["guide"])
+    assert (found.genes, found.embeddings.tolist()) == (["A", "B"], [[1.0], [3.0]])
 
 
 @pytest.mark.parametrize(
@@ -185,6 +307,25 @@ def test_columns_of_a_filtered_table_are_taken_by_position():
 def test_aggregation_needs_a_gene_per_well(genes, message):
     with pytest.raises(ValueError, match=message):
         aggregate(np.eye(2), genes)
+
+
+def test_the_median_ignores_one_well_that_went_wrong():
+    embeddings = np.array([[1.0], [2.0], [900.0]])
+    assert aggregate(embeddings, ["A"] * 3, method="median").embeddings.tolist() == [[2.0]]
+    with pytest.raises(ValueError, match="no aggregation 'mode'; known: mean, median"):
+        aggregate(embeddings, ["A"] * 3, method="mode")
+
+
+def test_curation_keeps_what_was_seen_often_enough_and_says_what_it_dropped():
+    perturbation = ["a", "a", "a", "b", "b", "c", "DMSO", "DMSO", "DMSO"]
+    experiment = ["1", "2", "3", "1", "1", "1", "1", "1", "2"]
+    control = np.array([name == "DMSO" for name in perturbation])
+    found = curate(perturbation, experiment, control, min_experiments=3, min_wells=3, controls_per_experiment=1)
+    assert found.keep[:6].tolist() == [True] * 3 + [False] * 3
+    assert found.keep[6:8].sum() == 1
+    assert found.keep[8]
+    counts = (found.perturbations, found.dropped_perturbations, found.dropped_wells, found.dropped_controls)
+    assert counts == (1, 2, 3, 1)
 
 
 # --- relationship lists ----------------------------------------------------------------------------------------------
