@@ -61,7 +61,7 @@ def ours(setting: Setting) -> Step:
 
     def step() -> None:
         nonlocal position
-        noise = masking_noise(0, range(position, position + batch), config.tokens)
+        noise = masking_noise(0, range(position, position + batch), config.noise_values)
         position += batch
         with setting.autocast():
             loss = model(self_standardise(pixels), noise.to(setting.device, non_blocking=True)).loss

@@ -1,6 +1,6 @@
 """From batches of pixels on the host to what the model sees on the device, one step ahead of it.
 
-Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L tokens.
+Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L values of noise.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def rank_memory(
             options,
         )
         images = torch.randn(crops, config.channels, config.crop, config.crop)
-        noise = torch.rand(crops, config.tokens)
+        noise = torch.rand(crops, config.noise_values)
         for parameter in engine.model.parameters():  # the optimiser's moments are there from the first step on
             parameter.grad = torch.zeros_like(parameter)
         engine.step(1e-4)

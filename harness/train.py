@@ -119,9 +119,9 @@ class Run:
         return (self.progress.step >= self.course.steps or not patient) and not self.validation_due
 
     def noise(self, step: int, count: int) -> Tensor:
-        """What masks this rank's `count` crops of a step: (B, L), by their places in the order of training."""
+        """This rank's part of a step's noise, (B, `noise_values`), by its crops' places in the order of training."""
         first = step * self.course.training.batch + self.here.rank * count
-        return masking_noise(self.cell.seed, range(first, first + count), self.engine.model.config.tokens)
+        return masking_noise(self.cell.seed, range(first, first + count), self.engine.model.config.noise_values)
 
     def step(self, inputs: StepInput) -> None:
         """One update on this rank's crops, in micro-batches of at most `most`."""

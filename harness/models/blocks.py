@@ -55,6 +55,26 @@ class PatchEmbedding(nn.Module):
         return nn.functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
+class StochasticDepth(nn.Module):
+    """Leaves a block out for some of a batch's samples (Huang et al. 2016), as timm's `DropPath` does, but by noise that
+    comes with the batch: any number of ranks, in any split of the batch, leaves out the same.
+
+    Set `noise` (B,) in [0, 1) before the block runs; without it, and in eval mode, no sample is left out.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.noise: Tensor | None = None
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """What the block would add, (B, L, D): nothing with probability `rate`, else scaled to the same mean."""
+        if not self.training or self.noise is None:
+            return branch
+        keep = (self.noise >= self.rate).to(branch.dtype) / (1 - self.rate)  # (B,)
+        return branch * keep[:, None, None]
+
+
 def encoder_blocks(
     width: int, depth: int, heads: int, *, drop_path: float, layer_scale: float | None, qk_norm: bool
 ) -> nn.ModuleList:
@@ -63,13 +83,14 @@ def encoder_blocks(
     Stochastic depth rises linearly from 0 at the first block to `drop_path` at the last, as in timm and DeiT.
     """
     vision_transformer = import_timm().models.vision_transformer
-    rates = [drop_path * n / max(depth - 1, 1) for n in range(depth)]
-    return nn.ModuleList(
-        vision_transformer.ParallelScalingBlock(
-            width, heads, MLP_RATIO, qkv_bias=False, qk_norm=qk_norm, init_values=layer_scale, drop_path=rate
+    blocks = nn.ModuleList()
+    for n in range(depth):
+        block = vision_transformer.ParallelScalingBlock(
+            width, heads, MLP_RATIO, qkv_bias=False, qk_norm=qk_norm, init_values=layer_scale
         )
-        for rate in rates
-    )
+        block.drop_path = StochasticDepth(drop_path * n / max(depth - 1, 1))
+        blocks.append(block)
+    return blocks
 
 
 def decoder_blocks(width: int, depth: int, heads: int) -> nn.ModuleList:

@@ -116,6 +116,11 @@ class MaeConfig:
         return round(self.tokens * (1 - self.mask_ratio))
 
     @property
+    def noise_values(self) -> int:
+        """Random numbers that a crop takes in training: one per patch, and one per block under stochastic depth."""
+        return self.tokens + (self.depth if self.drop_path else 0)
+
+    @property
     def patch_values(self) -> int:
         """Numbers in one patch: channels × patch × patch."""
         return self.channels * self.patch**2

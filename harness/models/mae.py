@@ -63,17 +63,19 @@ class Encoder(nn.Module):
         )
         self.norm = layer_norm(config.width)
 
-    def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
+    def forward(self, patches: Tensor, index: Tensor | None = None, depth_noise: Tensor | None = None) -> Tensor:
         """Patches (B, V, N) at grid places index (B, V) → normed tokens (B, 1 + V, D), the class token first.
 
-        Without an index, the patches are all L, in order.
+        Without an index, the patches are all L, in order. Noise (B, blocks) chooses the blocks that stochastic depth
+        leaves out in training mode; without it there is none.
         """
         B = patches.shape[0]
         positions = self.pos_embed[:, 1:] if index is None else self.pos_embed[0, 1:][index]
         tokens = self.patch_embed(patches) + positions
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(B, -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1)
-        for block in self.blocks:
+        for n, block in enumerate(self.blocks):
+            block.drop_path.noise = None if depth_noise is None else depth_noise[:, n]
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
         return normed
@@ -123,9 +125,8 @@ class Decoder(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """MAE-ViT of the paper (supplement A.2.3) on self-standardised images.
 
-    Randomness: masks follow from the `noise` argument alone (`masking.masking_noise`). Stochastic depth, active in
-    training mode only, and the initial weights draw from torch's global generator: seed it before a step, and before
-    building, for a result that repeats.
+    Randomness: masks and stochastic depth follow from the `noise` argument alone (`masking.masking_noise`). The initial
+    weights draw from torch's global generator: seed it before building, for a result that repeats.
 
     On the meta device: build, shard, `to_empty`, then `reset_parameters`, which refills the fixed positions too.
 
@@ -151,7 +152,8 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             images: (B, C, H, W), self-standardised: mean 0 and variance 1 per image and channel.
-            noise: (B, L); per sample, the patches with the most noise are masked.
+            noise: (B, L), in training mode (B, `config.noise_values`); per sample, the patches with the most noise are
+                masked, and what follows the patches' values is for stochastic depth, one value per encoder block.
 
         Raises:
             ValueError: images or noise of another shape than the configuration's.
@@ -205,10 +207,13 @@ class MaskedAutoencoder(nn.Module):
         return patchify(images, self.config.patch)
 
     def _predict(self, patches: Tensor, noise: Tensor) -> tuple[Tensor, Masking]:
-        if noise.shape != patches.shape[:2]:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {tuple(patches.shape[:2])}")
-        masking = random_masking(noise, self.config.visible_tokens)
-        encoded = self.encoder(take_tokens(patches, masking.visible), masking.visible)
+        L = self.config.tokens
+        wanted = (len(patches), self.config.noise_values if self.training else L)
+        if len(noise) != wanted[0] or noise.shape[1] < wanted[1]:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {wanted}")
+        masking = random_masking(noise[:, :L], self.config.visible_tokens)
+        depth_noise = noise[:, L:] if self.training and self.config.drop_path else None
+        encoded = self.encoder(take_tokens(patches, masking.visible), masking.visible, depth_noise)
         return self.decoder(encoded, masking.visible), masking
 
     def _fourier_loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor | None:

@@ -1,4 +1,5 @@
-"""Which patches the encoder sees: random, but a pure function of a seed and a sample's place in the order.
+"""Which patches the encoder sees, and which blocks it leaves out: random, but a pure function of a seed and a sample's
+place in the order.
 
 Shapes: B batch, L tokens (patches), V visible tokens, D width.
 """
@@ -20,8 +21,8 @@ class Masking(NamedTuple):
     mask: Tensor  # (B, L) bool, True where masked
 
 
-def masking_noise(seed: int, positions: Iterable[int], tokens: int) -> Tensor:
-    """Noise (B, L) in [0, 1) on the CPU, one row per sample.
+def masking_noise(seed: int, positions: Iterable[int], values: int) -> Tensor:
+    """Noise (B, values) in [0, 1) on the CPU, one row per sample; a shorter row is the beginning of a longer one.
 
     A row depends on the seed and its sample's position in the training order alone, never on the batch around it, so
     that any number of ranks, and a run resumed on another number of them, masks alike.
@@ -29,9 +30,9 @@ def masking_noise(seed: int, positions: Iterable[int], tokens: int) -> Tensor:
     Args:
         seed: non-negative.
         positions: each sample's place in the order of training, counted over all epochs; non-negative.
-        tokens: L.
+        values: L for the patches; in training `MaeConfig.noise_values`.
     """
-    return torch.stack([_row(seed, position, tokens) for position in positions])
+    return torch.stack([_row(seed, position, values) for position in positions])
 
 
 def random_masking(noise: Tensor, visible_tokens: int) -> Masking:
@@ -59,7 +60,7 @@ def _over_features(index: Tensor, tokens: Tensor) -> Tensor:
     return index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
 
 
-def _row(seed: int, position: int, tokens: int) -> Tensor:
+def _row(seed: int, position: int, values: int) -> Tensor:
     key = np.array([seed, position], dtype=np.uint64)
     bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, _MASKING_STREAM], dtype=np.uint64))
-    return torch.from_numpy(np.random.Generator(bits).random(tokens, dtype=np.float32))
+    return torch.from_numpy(np.random.Generator(bits).random(values, dtype=np.float32))

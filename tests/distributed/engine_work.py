@@ -21,7 +21,7 @@ from harness.pace import Agreement
 from harness.parallel import Ranks, ranks
 
 CONFIG = MaeConfig(
-    width=16, depth=2, heads=2, patch=8, crop=32, decoder_width=16, decoder_depth=1, decoder_heads=2, drop_path=0.0
+    width=16, depth=2, heads=2, patch=8, crop=32, decoder_width=16, decoder_depth=1, decoder_heads=2, drop_path=0.3
 )
 BATCH, STEPS, RATE = 8, 5, 1e-3
 
@@ -57,7 +57,7 @@ def take_step(engine: Engine, guard: Guard, trial: Trial, step: int, *, forget: 
     """One step of the global batch; its loss. With `forget`, a gradient of twice the size is made and dropped first."""
     here, part = engine.here, BATCH // engine.here.world
     crops = torch.randn(BATCH, 6, 32, 32, generator=torch.Generator().manual_seed(step))
-    noise = masking_noise(0, range(step * BATCH, (step + 1) * BATCH), CONFIG.tokens)
+    noise = masking_noise(0, range(step * BATCH, (step + 1) * BATCH), CONFIG.noise_values)
     mine = slice(here.rank * part, (here.rank + 1) * part)
     if forget:
         engine.accumulate(crops[mine], noise[mine], 2.0, last=True)

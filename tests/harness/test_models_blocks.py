@@ -45,7 +45,7 @@ def test_positions_by_hand() -> None:
 
 def test_stochastic_depth_rises_linearly_to_the_last_block() -> None:
     blocks = encoder_blocks(8, 4, 2, drop_path=0.3, layer_scale=None, qk_norm=True)
-    assert [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [block.drop_path.rate for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 @given(tokens=st.integers(2, 64), share=st.floats(0.01, 0.99))

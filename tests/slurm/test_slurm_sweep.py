@@ -140,6 +140,7 @@ def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
     cluster.run("sbatch", "--job-name=dearer", *dearer, "--wrap=sleep 1")
     calmly(lambda: not cluster.run("squeue", "-h", "--name=dearer"), "the dearer job takes the nodes and ends")
     calmly(lambda: len(live()) >= 2, "two cells train after the preemption")
+    assert any(one["restarts"] for one in live()), "preempted cells came back under their own ids"
     cluster.run("scontrol", "requeue", str(live()[0]["job"]))
     calmly(live, "a cell trains")
     first_ranks(cluster)[0].kill()
