@@ -69,9 +69,9 @@ class StochasticDepth(nn.Module):
 
     def forward(self, branch: Tensor) -> Tensor:
         """What the block would add, (B, L, D): nothing with probability `rate`, else scaled to the same mean."""
-        if not self.training or self.noise is None:
+        if not self.training or self.noise is None or not self.rate:
             return branch
-        keep = (self.noise >= self.rate).to(branch.dtype) / (1 - self.rate)  # (B,)
+        keep = (self.noise >= self.rate).to(branch.dtype) * (1 / (1 - self.rate))  # (B,)
         return branch * keep[:, None, None]
 
 

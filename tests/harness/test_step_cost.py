@@ -53,7 +53,7 @@ def test_multi_tensor_lion_is_lion() -> None:
             optimiser = Lion(optimiser.param_groups, lr=1e-3, betas=(0.9, 0.95))
         images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         for step in range(5):
-            model(images, masking_noise(step, range(4), TINY.tokens)).loss.backward()
+            model(images, masking_noise(step, range(4), TINY.noise_values)).loss.backward()
             optimiser.step()
             optimiser.zero_grad()
         # softmax does not see what is shared by all keys: its gradient is rounding noise, and Lion takes its sign
@@ -88,7 +88,7 @@ def test_traced_blocks_give_the_same_loss_and_gradients() -> None:
             for block in (*model.encoder.blocks, *model.decoder.blocks):
                 block.compile(backend="aot_eager")
         images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        loss = model(images, masking_noise(0, range(4), TINY.tokens)).loss
+        loss = model(images, masking_noise(0, range(4), TINY.noise_values)).loss
         loss.backward()
         return loss.detach(), [p.grad for p in model.parameters()]
 
