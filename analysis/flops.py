@@ -1,9 +1,11 @@
-"""The compute room: what one crop costs a masked autoencoder, under three named conventions.
+"""The compute room: what one crop costs a system, under three named conventions.
 
 "FLOPs" on a published axis may mean multiply-accumulates (MACs) or floating-point operations (2 per MAC), forward or
 training, of all tokens or of the visible ones. A number without its convention is therefore worth nothing, and every
 function that returns compute takes the convention's name. Closed forms count the matrix products (linear layers,
 attention, the patch convolution); norms, softmax, GELU and biases are below 1% and left out, as is usual.
+
+`VitMae` and its formulas are here; the paper's other systems are in `systems.py` and meet the conventions as `System`.
 
 Legend: L tokens, D width.
 """
@@ -11,6 +13,7 @@ Legend: L tokens, D width.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 FLOPS_PER_MAC = 2
 PASSES_PER_TRAINING_STEP = 3  # the backward pass costs two forward passes: one per operand of each product
@@ -73,6 +76,34 @@ class VitMae:
         """Tokens the encoder sees in training: the unmasked patches and the class token, which is never masked."""
         return round(self.patches * (1 - self.mask_ratio)) + self.class_token
 
+    def dense_forward_macs(self) -> float:
+        """Forward MACs per crop of the encoder on all tokens."""
+        return encoder_forward_macs(self, self.tokens)
+
+    def training_forward_macs(self) -> float:
+        """Forward MACs per crop in training: the encoder on visible tokens, the decoder on all."""
+        return encoder_forward_macs(self, self.visible_tokens) + decoder_forward_macs(self)
+
+    def parameters(self) -> int:
+        """All trained parameters."""
+        return encoder_parameters(self) + decoder_parameters(self)
+
+
+class System(Protocol):
+    """Anything whose crops cost something: `VitMae`, and the classes of `systems.py`."""
+
+    def dense_forward_macs(self) -> float:
+        """Forward MACs per crop of what embeds, on the whole crop."""
+        ...
+
+    def training_forward_macs(self) -> float:
+        """Forward MACs per crop of all that a training step runs."""
+        ...
+
+    def parameters(self) -> int:
+        """All trained parameters."""
+        ...
+
 
 def block_macs(width: int, tokens: float, mlp_ratio: float = 4.0) -> float:
     """Forward MACs of one transformer block, parallel or sequential: 4LD² + 2L²D (attention) + 2LDH (MLP, H hidden)."""
@@ -102,24 +133,26 @@ def decoder_forward_macs(model: VitMae) -> float:
     return projection + blocks + model.patches * model.decoder_width * model.pixels_per_patch
 
 
-def dense_forward(model: VitMae) -> float:
+def dense_forward(model: System) -> float:
     """Forward MACs per crop of the encoder on all tokens: what papers around 2022 print as GFLOPs."""
-    return encoder_forward_macs(model, model.tokens)
+    return model.dense_forward_macs()
 
 
-def mae_train(model: VitMae) -> float:
+def mae_train(model: System) -> float:
     """True training FLOPs per crop: 2 per MAC, forward and backward, encoder on visible tokens, decoder on all."""
-    forward = encoder_forward_macs(model, model.visible_tokens) + decoder_forward_macs(model)
-    return FLOPS_PER_MAC * PASSES_PER_TRAINING_STEP * forward
+    return FLOPS_PER_MAC * PASSES_PER_TRAINING_STEP * model.training_forward_macs()
 
 
-def touvron(model: VitMae) -> float:
+def touvron(model: System) -> float:
     """The paper's count per crop (supplement A.5): DeiT III Table 1 x 1.69 for the crop, x 16 for patch 8.
 
     The paper's count knows neither channels, mask nor decoder. For shapes or crops it does not list, such as a
     miniature, the table's entry is replaced by the dense forward MACs of the same shape at patch 16 on the model's own
-    crop. Either way the patch factor is (16 / patch)^4, so that patch 8 costs 16 times patch 16 as in the paper.
+    crop. Either way the patch factor is (16 / patch)^4, so that patch 8 costs 16 times patch 16 as in the paper. For
+    systems that are no MAE-ViT the paper gives no count: theirs is `dense_forward`, the same kind of number.
     """
+    if not isinstance(model, VitMae):
+        return model.dense_forward_macs()
     listed = DEIT3_TABLE1.get((model.width, model.depth))
     if listed is not None and model.crop == PAPER_CROP and model.mlp_ratio == 4:
         at_patch_16 = listed * PAPER_CROP_FACTOR
@@ -143,7 +176,7 @@ class Convention:
     version: int
     unit: str
     meaning: str
-    per_crop: Callable[[VitMae], float]
+    per_crop: Callable[[System], float]
 
 
 CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
@@ -169,12 +202,12 @@ def named_convention(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-def flops_per_crop(convention: str, model: VitMae) -> float:
+def flops_per_crop(convention: str, model: System) -> float:
     """Cost of one training crop in the convention's unit."""
     return named_convention(convention).per_crop(model)
 
 
-def compute(convention: str, model: VitMae, crops: float) -> float:
+def compute(convention: str, model: System, crops: float) -> float:
     """Cost of training on `crops` crops (supplement A.5: cost per crop times crops seen), in the convention's unit."""
     return flops_per_crop(convention, model) * crops
 

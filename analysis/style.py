@@ -84,14 +84,19 @@ def encoding(models: pd.DataFrame, further_sizes: Iterable[str] = ()) -> Encodin
     if len(others) > len(OTHER_COLOURS):
         raise ValueError(f"{len(others)} sizes beside S, B and L, but only {len(OTHER_COLOURS)} colours: {others}")
     colours = {size: COLOURS[size] for size in known} | dict(zip(others, OTHER_COLOURS, strict=False))
-    variants = {(-int(row["patch"]), patch_label(row["model"], row["patch"])) for row in models.to_dict("records")}
+    variants = {
+        (0 if pd.isna(row["patch"]) else -int(row["patch"]), patch_label(row["model"], row["patch"]))
+        for row in models.to_dict("records")
+    }
     markers = {label: MARKERS[index % len(MARKERS)] for index, (_, label) in enumerate(sorted(variants))}
     ranks = models.drop_duplicates("dataset").sort_values("dataset_rank")
     return Encoding(colours, markers, tuple(ranks["dataset"].astype(str)))
 
 
-def patch_label(model: str, patch: int) -> str:
-    """The patch as models write it: "8", or "8+" for ViT-L/8+, which adds the Fourier loss."""
+def patch_label(model: str, patch: int | None) -> str:
+    """The patch as models write it: "8", or "8+" for ViT-L/8+, which adds the Fourier loss; "none" for a U-net."""
+    if pd.isna(patch):
+        return "none"
     return f"{patch}+" if model.endswith("+") else f"{patch}"
 
 

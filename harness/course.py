@@ -1,6 +1,6 @@
 """The course of one run, counted from its shards: which wells, how many steps, when to validate, log, and how fast.
 
-Also the network that a cell's fields describe. Nothing here computes.
+Nothing here computes.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.data import Wells, training_order, training_wells, validation_wells
-from harness.grid import Cell, Training, model_shape
-from harness.models.config import MaeConfig, Pool
+from harness.grid import Cell, Training
 from harness.optim import learning_rate
 from harness.recipe import Recipe
 from shards.format import ShardSet
@@ -46,15 +45,6 @@ class Course:
         drawn = placed(seed, first, wells, self.shards.shapes[wells], crop)
         keys = self.shards.wells.loc[wells, "key"]
         return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
-
-
-def config_of(cell: Cell, pool: Pool = "mean") -> MaeConfig:
-    """The network of a cell."""
-    assert cell.architecture is not None
-    own = ("drop_path", "layer_scale", "qk_norm", "position_temperature")
-    fourier = ("fourier_weight", "fourier_mode", "fourier_norm")
-    chosen = {name: cell.architecture[name] for name in (*own, *fourier)}
-    return MaeConfig(**model_shape(cell), **chosen, pool=pool)
 
 
 def course_of(recipe: Recipe, cell: Cell) -> Course:

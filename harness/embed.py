@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.course import config_of
 from harness.crops import prepare
 from harness.data import Wells, evaluation_wells, validation_wells
 from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, write_embeddings
@@ -29,6 +28,9 @@ from harness.files import write_whole
 from harness.grid import Cell
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
+from harness.models.mu_net import MuNet
+from harness.models.network import Network
+from harness.networks import build
 from harness.parallel import Ranks, ranks
 from harness.preempt import StopFlag, abreast, stop_on_signals
 from harness.recipe import Embed, Recipe
@@ -42,6 +44,7 @@ from shards.loader import well_tiles
 RECONSTRUCTED_CROPS = 6
 PART_WELLS = 4096  # embedded, then written: a stop or a crash loses less than this many
 Features = NDArray[np.float32]  # (W, D)
+Inpainter = MaskedAutoencoder | MuNet  # networks that can reconstruct
 Encode = Callable[[Wells], Features]
 
 
@@ -79,10 +82,10 @@ def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: R
         return lambda wells: pixel_statistics(shards, abreast(wells, here, stop))
     assert recipe.embed is not None
     options, precision = recipe.embed, recipe.train.precision
-    model = MaskedAutoencoder(config_of(cell, options.pool)).to(here.device)
+    model = build(cell, options.pool).to(here.device)
     load_weights(folder / WEIGHTS, model)
     model.eval()
-    if here.is_first and cell.kind == "trained":
+    if here.is_first and cell.kind == "trained" and isinstance(model, Inpainter):
         _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)
     return lambda wells: embed_wells(model, cell, shards, wells, options, here, precision, stop)
 
@@ -104,7 +107,7 @@ def in_parts(wells: Wells, folder: Path, here: Ranks, encode: Encode) -> Feature
 
 @torch.inference_mode()
 def embed_wells(
-    model: MaskedAutoencoder, cell: Cell, shards: ShardSet, wells: Wells, options: Embed, here: Ranks, precision: str,
+    model: Network, cell: Cell, shards: ShardSet, wells: Wells, options: Embed, here: Ranks, precision: str,
     stop: StopFlag,
 ) -> Features:  # fmt: skip
     """Mean embedding of each well's tiles, (W, D), in the order of `wells`; ranks share the work."""
@@ -143,7 +146,7 @@ def pixel_statistics(shards: ShardSet, wells: Iterable[int]) -> Features:
 
 
 @torch.inference_mode()
-def _save_reconstructions(path: Path, model: MaskedAutoencoder, cell: Cell, shards: ShardSet, here: Ranks) -> None:
+def _save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: ShardSet, here: Ranks) -> None:
     """Crops of unseen experiments, original and filled in, for a figure like the paper's Figure 7."""
     wells = validation_wells(shards, RECONSTRUCTED_CROPS)
     tiles = [*well_tiles(shards, wells, crop=model.config.crop, batch=RECONSTRUCTED_CROPS)]

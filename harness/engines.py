@@ -30,7 +30,7 @@ from harness.per_block import set_up_blocks
 from harness.recipe import Recipe
 
 if TYPE_CHECKING:
-    from harness.models.mae import MaskedAutoencoder
+    from harness.models.network import Network
 
 EngineName = Literal["single", "ddp", "hsdp", "fsdp", "deepspeed"]
 State = dict[str, Any]
@@ -70,9 +70,7 @@ class Engine:
         optimiser: over those parameters.
     """
 
-    def __init__(
-        self, model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
-    ) -> None:
+    def __init__(self, model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> None:
         self.model, self.here, self.options = model, here, options
         self.prepare()
         self.optimiser = make_optimiser(self.model)
@@ -89,7 +87,7 @@ class Engine:
 
         Args:
             crops: (B, C, S, S), self-standardised, on the device.
-            noise: (B, L), on the device.
+            noise: (B, L), on the device: what comes with each crop (`models.network`).
             weight: of this micro-batch in this rank's loss; gradients are averaged over ranks.
             last: no other micro-batch follows before `step`; ranks exchange gradients only now.
         """
@@ -167,7 +165,7 @@ class Ddp(Engine):
         return weighted.detach()
 
 
-def engine_of(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks) -> Engine:
+def engine_of(recipe: Recipe, cell: Cell, model: Network, here: Ranks) -> Engine:
     """The engine that trains a cell as its recipe says, over `model` on this rank's device.
 
     Raises:
@@ -183,17 +181,15 @@ def engine_of(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks)
     chosen = settings["optimiser"]
 
     def make_optimiser(module: nn.Module) -> Optimizer:
-        betas, decay = tuple(chosen["betas"]), chosen["weight_decay"]
-        return build_optimiser(module, chosen["name"], peak=peak, betas=betas, weight_decay=decay)
+        given = {name: value for name, value in chosen.items() if name != "name"}
+        return build_optimiser(module, chosen["name"], peak=peak, **given)
 
     precision = settings["precision"]
     options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
     return build_engine(model, make_optimiser, here, options)
 
 
-def build_engine(
-    model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
-) -> Engine:
+def build_engine(model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> Engine:
     """The engine that `options` name, over a model that already lies on this rank's device.
 
     Raises:

@@ -47,8 +47,8 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
         ExportError: the cell has no network, or has not been trained yet.
         harness.models.encoder_file.EncoderFileError: its weights do not fit its recipe.
     """
-    from harness.course import config_of
     from harness.models.encoder_file import save_encoder
+    from harness.networks import config_of
 
     row = ledger.read(recipe.output, cell.id, "train")
     if cell.architecture is None:

@@ -47,7 +47,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) ->
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, mp_policy=policy, shard_placement_fn=place)
     fully_shard(model, mesh=mesh, mp_policy=policy, shard_placement_fn=place)
-    for method in ("embed", "reconstruct"):
+    for method in (name for name in ("embed", "reconstruct") if hasattr(model, name)):
         register_fsdp_forward_method(model, method)
 
 

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.recipe import Mae, Model, Recipe, Train
+from harness.recipe import Recipe, Train
 from harness.recipe_fields import per_name
+from harness.recipe_models import DEFAULT_KIND, architecture
 
 ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
@@ -37,7 +38,7 @@ class Cell:
 
     kind: Kind
     model: str
-    architecture: dict[str, Any] | None  # the encoder's `Model` fields and the shared `Mae` fields
+    architecture: dict[str, Any] | None  # the model's fields and those of `Mae` that it heeds
     dataset: str | None
     data: dict[str, Any] | None  # what decides which images are seen, never where they lie
     training: Training | None
@@ -71,17 +72,12 @@ def cells(recipe: Recipe) -> list[Cell]:
     return found
 
 
-def _architecture(model: Model, mae: Mae) -> dict[str, Any]:
-    return {**mae.model_dump(mode="json"), **model.model_dump(mode="json")}
-
-
 def _pixel_statistics(recipe: Recipe) -> Cell:
     return Cell("pixel_statistics", PIXEL_STATISTICS, None, None, None, None, 0)
 
 
 def _untrained(recipe: Recipe, model: str, seed: int) -> Cell:
-    architecture = _architecture(recipe.models[model], recipe.mae)
-    return Cell("untrained", model, architecture, None, None, None, seed)
+    return Cell("untrained", model, architecture(recipe.models[model], recipe.mae), None, None, None, seed)
 
 
 def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
@@ -90,18 +86,19 @@ def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
         epochs=per_name(train.epochs, dataset),
         batch=per_name(train.batch, dataset),
         learning_rate=per_name(train.learning_rate, model),
-        settings=_settings(train),
+        settings=_settings(train, model),
     )
-    architecture = _architecture(recipe.models[model], recipe.mae)
-    return Cell("trained", model, architecture, dataset, _data(recipe, dataset), training, seed)
+    network = architecture(recipe.models[model], recipe.mae)
+    return Cell("trained", model, network, dataset, _data(recipe, dataset), training, seed)
 
 
-def _settings(train: Train) -> dict[str, Any]:
+def _settings(train: Train, model: str) -> dict[str, Any]:
     """All that `Training` has no field for. Of what guards a run, only leave to skip updates changes a result."""
-    elsewhere = {"epochs", "batch", "learning_rate", "skip_limit"}
+    elsewhere = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers"}
     elsewhere |= set() if train.nonfinite == "skip" else {"nonfinite"}
     elsewhere |= set() if train.spike == "skip" else {"spike", "spike_factor"}
-    return train.model_dump(mode="json", exclude=elsewhere)
+    optimiser = train.optimisers.get(model, train.optimiser)
+    return {**train.model_dump(mode="json", exclude=elsewhere), "optimiser": optimiser.science()}
 
 
 def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
@@ -120,8 +117,13 @@ def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
     return science
 
 
+def model_kind(cell: Cell) -> str | None:
+    """Which kind of network a cell has (`recipe_models.py`); None for one that has none."""
+    return None if cell.architecture is None else str(cell.architecture.get("kind", DEFAULT_KIND))
+
+
 def model_shape(cell: Cell) -> dict[str, Any]:
-    """The fields of `analysis.flops.VitMae` for this cell."""
+    """The fields of `analysis.flops.VitMae` for this cell, whose model is a MAE-ViT."""
     if cell.architecture is None:
         raise ValueError(f"cell {cell.id} has no model")
     wanted = ("width", "depth", "heads", "patch", "crop", "channels", "mask_ratio")

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-OptimiserName = Literal["lion", "adamw"]
+OptimiserName = Literal["lion", "adamw", "sgd"]
 
 
 def parameter_groups(
@@ -30,9 +30,15 @@ def parameter_groups(
 
 
 def build_optimiser(
-    module: "nn.Module", name: OptimiserName, *, peak: float, betas: tuple[float, float], weight_decay: float
+    module: "nn.Module",
+    name: OptimiserName,
+    *,
+    peak: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    momentum: float = 0.9,
+    weight_decay: float,
 ) -> "Optimizer":
-    """Lion (lion-pytorch's multi-tensor one) or torch's AdamW over `parameter_groups`.
+    """Lion (lion-pytorch's multi-tensor one), torch's AdamW, or torch's SGD with momentum, over `parameter_groups`.
 
     Raises:
         ValueError: no such optimiser.
@@ -47,7 +53,11 @@ def build_optimiser(
         from torch.optim import AdamW
 
         return AdamW(groups, lr=peak, betas=betas)
-    raise ValueError(f"no optimiser {name!r}: lion or adamw")
+    if name == "sgd":
+        from torch.optim import SGD
+
+        return SGD(groups, lr=peak, momentum=momentum)
+    raise ValueError(f"no optimiser {name!r}: lion, adamw or sgd")
 
 
 def set_learning_rate(optimiser: "Optimizer", value: float) -> None:

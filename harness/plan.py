@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.flops import CONVENTIONS, VitMae, compute, decoder_parameters, encoder_parameters
-from harness.grid import Cell, model_shape
+from analysis.flops import CONVENTIONS, compute
+from harness.grid import Cell
+from harness.networks import cost_of
 from harness.recipe import Recipe
 from harness.recipe_fields import per_name
 
@@ -45,18 +46,17 @@ def plan_cells(recipe: Recipe, cells: Sequence[Cell]) -> list[CellPlan]:
 
 def plan_cell(recipe: Recipe, cell: Cell) -> CellPlan:
     """The plan of one cell."""
-    shape = VitMae(**model_shape(cell))
+    system = cost_of(cell)
     images, steps, batch = 0, 0, 0
     if cell.training is not None and cell.dataset is not None:
         images, batch = training_images(recipe, cell.dataset), cell.training.batch
         steps = cell.training.epochs * images // batch
     crops = steps * batch
-    flops = {name: compute(name, shape, crops) for name in CONVENTIONS}
+    flops = {name: compute(name, system, crops) for name in CONVENTIONS}
     effective = recipe.hardware.peak_tflops * 1e12 * recipe.hardware.mfu
     gpus = per_name(recipe.launch.nodes, cell.model) * recipe.launch.gpus_per_node if crops else 0
     hours = flops["mae_train"] / effective / 3600
-    parameters = encoder_parameters(shape) + decoder_parameters(shape)
-    return CellPlan(cell, parameters, images, crops, steps, flops, gpus, hours)
+    return CellPlan(cell, system.parameters(), images, crops, steps, flops, gpus, hours)
 
 
 def training_images(recipe: Recipe, name: str) -> int:

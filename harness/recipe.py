@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from harness.recipe_fields import (
     Count,
@@ -26,6 +26,7 @@ from harness.recipe_fields import (
     YamlPath,
 )
 from harness.recipe_launch import Hardware, Launch
+from harness.recipe_models import Mae, Model
 
 
 class Assay(Section):
@@ -94,55 +95,17 @@ class Dataset(Section):
     images: PositiveInt | None = Field(None, description="training images, for a plan made where the shards are not")
 
 
-class Model(Section):
-    """One MAE-ViT encoder (supplement A.2.3)."""
-
-    size: Literal["S", "B", "L"]
-    width: PositiveInt
-    depth: PositiveInt
-    heads: PositiveInt
-    patch: PositiveInt
-    drop_path: Probability = 0.0
-    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
-
-    @model_validator(mode="after")
-    def _divides(self) -> Model:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.width % 4:
-            raise ValueError(f"width {self.width} is not a multiple of 4, which 2-D sin-cos positions need")
-        return self
-
-
-class Mae(Section):
-    """What all masked autoencoders of the study share (supplement A.2.3)."""
-
-    crop: PositiveInt = 256
-    channels: PositiveInt = 6
-    value_range: PositiveFloat | None = Field(
-        None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
-    )
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    decoder_width: PositiveInt = 512
-    decoder_depth: PositiveInt = 8
-    decoder_heads: PositiveInt = 16
-    layer_scale: PositiveFloat = 1e-4
-    qk_norm: bool = True
-    position_temperature: Annotated[float, Field(gt=1)] = Field(
-        10_000.0, description="longest wavelength of the fixed positions, in 2 pi patches"
-    )
-    qkv_bias: Literal[False] = False
-    parallel_blocks: Literal[True] = True
-    fourier_mode: Literal["patch", "image"] = "patch"
-    fourier_norm: Literal["backward", "ortho"] = Field(
-        "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
-    )
-
-
 class Optimiser(Section):
-    name: Literal["lion", "adamw"] = "lion"
+    """Lion and AdamW take `betas`; SGD takes `momentum`."""
+
+    name: Literal["lion", "adamw", "sgd"] = "lion"
     betas: Pair = (0.9, 0.95)
+    momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+
+    def science(self) -> dict[str, Any]:
+        """The fields that this optimiser heeds, as JSON."""
+        return self.model_dump(mode="json", exclude={"betas" if self.name == "sgd" else "momentum"})
 
 
 class Schedule(Section):
@@ -167,6 +130,9 @@ class Train(Section):
     batch: PerName = Field(4096, description="global batch in crops; per dataset")
     learning_rate: RatePerName = Field(1e-4, description="peak; per model")
     optimiser: Optimiser = Optimiser()
+    optimisers: Annotated[dict[Name, Optimiser], Entries] = Field(
+        {}, description="of the models named here, in place of `optimiser`"
+    )
     schedule: Schedule = Schedule()
     early_stopping: EarlyStopping | None = None
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -268,6 +234,7 @@ class Recipe(Section):
         uses: list[tuple[FieldPath, str, dict[str, Any]]] = []
         uses += [(("grid", "models", i), n, self.models) for i, n in enumerate(self.grid.models)]
         uses += [(("grid", "datasets", i), n, self.datasets) for i, n in enumerate(self.grid.datasets)]
+        uses += [(("train", "optimisers", name), name, self.models) for name in self.train.optimisers]
         for i, cell in enumerate(self.grid.exclude):
             uses += [(("grid", "exclude", i, "model"), cell.model, self.models)]
             uses += [(("grid", "exclude", i, "dataset"), cell.dataset, self.datasets)]
@@ -290,11 +257,9 @@ class Recipe(Section):
         ]
 
     def _misfits(self) -> list[tuple[FieldPath, str]]:
-        crop = self.mae.crop
         wrong: list[tuple[FieldPath, str]] = []
         for name, model in self.models.items():
-            if crop % model.patch:
-                wrong.append((("models", name, "patch"), f"{model.patch} does not divide the crop of {crop} pixels"))
+            wrong += [(("models", name, field), text) for field, text in model.misfits(self.mae)]
         wrong += self._uneven_lanes()
         if self.mae.decoder_width % self.mae.decoder_heads:
             text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"

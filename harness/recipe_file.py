@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.recipe import Recipe
 from harness.recipe_fields import FieldPath
+from harness.recipe_models import ARM
 
 MAX_ERRORS_SHOWN = 12
 MAX_FIELDS = 20_000
@@ -227,6 +228,8 @@ def _explain(loc: FieldPath, error: dict[str, Any]) -> str:
         fields = _fields_at(loc[:-1])
         nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
         return "unknown field; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(fields)}")
+    if error["type"] == "union_tag_invalid":
+        return f"unknown kind {error['input'].get('kind')!r}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
     if error["type"] == "missing":
         return "is required and missing"
     shown = repr(error["input"])
@@ -238,8 +241,13 @@ def _fields_at(loc: FieldPath) -> list[str]:
     """The field names of the section that stands at `loc`."""
     schema: dict[str, Any] = Recipe.model_json_schema()
     here = schema
-    for key in _real(loc):
+    for key in loc:
         here = _resolve(here, schema)
+        if isinstance(key, str) and key.startswith(ARM):
+            arms = (_resolve(arm, schema) for arm in here["oneOf"])
+            here = next(arm for arm in arms if arm["properties"]["kind"]["const"] == key.removeprefix(ARM))
+        if isinstance(key, str) and _is_arm(key):
+            continue
         named = here.get("properties", {}).get(key) or here.get("items")
         here = named or next(iter(here.get("patternProperties", {}).values()), {})
     return list(_resolve(here, schema).get("properties", {}))
@@ -256,7 +264,7 @@ def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 def _is_other_arm(error: dict[str, Any]) -> bool:
     """Of a field that takes a value or a mapping by name, whether this is the complaint of the arm not meant."""
-    arm = next((k for k in error["loc"] if isinstance(k, str) and _is_arm(k)), None)
+    arm = next((k for k in error["loc"] if isinstance(k, str) and _is_arm(k) and not k.startswith(ARM)), None)
     if arm is None:
         return False
     return error["type"] == "dict_type" if "dict[" in arm else isinstance(error["input"], dict)

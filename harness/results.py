@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.flops import VitMae, compute
+from analysis.flops import compute
 from harness import ledger
-from harness.grid import Cell, model_shape
+from harness.grid import Cell
 from harness.meter import read_log
+from harness.networks import cost_of
 from harness.recipe import Recipe
 from harness.stages import cell_folder
 
@@ -92,4 +93,4 @@ def _crops(recipe: Recipe, cell: Cell) -> int:
 
 def _compute(cell: Cell, crops: int, convention: str) -> float:
     """NaN for a baseline: it was not trained, so it has no place on a compute axis."""
-    return compute(convention, VitMae(**model_shape(cell)), crops) if cell.kind == "trained" else float("nan")
+    return compute(convention, cost_of(cell), crops) if cell.kind == "trained" else float("nan")

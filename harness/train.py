@@ -20,18 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.flops import VitMae, flops_per_crop
+from analysis.flops import flops_per_crop
 from harness.accumulate import loss_weights, micro_batch
 from harness.checkpoint import Checkpoints, Progress, say
-from harness.course import Course, config_of, course_of
+from harness.course import Course, course_of
 from harness.crops import StepInput, prepare, steps_ahead
 from harness.engines import Engine, engine_of
-from harness.grid import Cell, model_shape
+from harness.grid import Cell
 from harness.guard import Guard, Policy
 from harness.meter import Machine, Meter
 from harness.models.attention import attention_kernel, describe_choice
-from harness.models.mae import MaskedAutoencoder
+from harness.models.config import MaeConfig
 from harness.models.masking import masking_noise
+from harness.models.network import Network
+from harness.networks import build, cost_of
 from harness.pace import Agreement, collected_garbage
 from harness.parallel import Ranks, ranks
 from harness.preempt import Preempted, StopFlag, stop_on_signals
@@ -56,13 +58,14 @@ def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
     """
     with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
         torch.manual_seed(cell.seed)
-        model = MaskedAutoencoder(config_of(cell)).to(here.device)
+        model = build(cell).to(here.device)
         values: dict[str, Any] = {**_identity(cell), "parameters": sum(p.numel() for p in model.parameters())}
         weights = model.state_dict()
         if cell.training is not None:
             dtype = torch.bfloat16 if cell.training.settings["precision"] == "bf16" else torch.float32
             with attention_kernel(recipe.launch.attention, here.device, dtype) as kernel:
-                values["attention"] = f"{kernel}: {describe_choice(model.config, here.device, dtype)}"
+                if isinstance(model.config, MaeConfig):
+                    values["attention"] = f"{kernel}: {describe_choice(model.config, here.device, dtype)}"
                 run = _begin(recipe, cell, model, here, folder, fingerprint)
                 with closing(run.checkpoints):
                     _train(recipe, run, stop)
@@ -136,9 +139,9 @@ class Run:
     def _accumulate(self, inputs: StepInput) -> Tensor:
         """The gradient of the global batch's loss, and this rank's part of that loss."""
         size = micro_batch(len(inputs), self.most)
-        config, count = self.engine.model.config, len(inputs) // size
-        hidden = config.tokens - config.visible_tokens  # patches of every crop
-        weights = loss_weights([size * hidden] * count, self.course.training.batch * hidden, self.here.world)
+        count = len(inputs) // size
+        # Every crop hides equally many patches, so crops may be counted in place of them.
+        weights = loss_weights([size] * count, self.course.training.batch, self.here.world)
         loss = torch.zeros((), device=self.here.device)
         for number, weight in enumerate(weights):
             part = inputs.part(number * size, (number + 1) * size)
@@ -240,7 +243,7 @@ def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
         agree.close()
 
 
-def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, folder: Path, fingerprint: str) -> Run:
+def _begin(recipe: Recipe, cell: Cell, model: Network, here: Ranks, folder: Path, fingerprint: str) -> Run:
     """Everything in place, from the last whole checkpoint where there is one."""
     course, launch = course_of(recipe, cell), recipe.launch
     engine = engine_of(recipe, cell, model, here)
@@ -254,7 +257,7 @@ def _begin(recipe: Recipe, cell: Cell, model: MaskedAutoencoder, here: Ranks, fo
     progress, notes = checkpoints.resume(engine)
     meter = None
     if here.is_first:
-        machine = Machine(here.device, here.world, flops_per_crop("mae_train", VitMae(**model_shape(cell))))
+        machine = Machine(here.device, here.world, flops_per_crop("mae_train", cost_of(cell)))
         meter = Meter(
             folder, cell.id, course.steps, progress.step, course.training.batch, machine, progress.log_bytes
         )  # fmt: skip

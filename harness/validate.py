@@ -9,13 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from harness.course import Course
 from harness.crops import prepare
 from harness.engines import Engine
 from harness.grid import Cell
-from harness.models.blocks import patchify
 from harness.models.masking import masking_noise
 from harness.preempt import StopFlag, abreast
 from shards.loader import Batch, validation_batches, well_tiles
@@ -27,9 +25,9 @@ TILES_PER_WELL = 1 << 20  # more than any well has: keys of different wells neve
 
 @torch.no_grad()
 def validate(engine: Engine, cell: Cell, course: Course, stop: StopFlag) -> dict[str, float]:
-    """Masked MSE on crops of unseen experiments, of the model and of predicting each channel's mean.
+    """The validation loss on crops of unseen experiments, of the model and of one that predicts nothing in particular.
 
-    The Fourier term of a "+" model is left out, so that all cells are compared by one measure.
+    For masked autoencoders: masked MSE, without the Fourier term, and the error of predicting each channel's mean.
 
     Raises:
         Preempted: a rank was told to stop.
@@ -45,8 +43,8 @@ def validate(engine: Engine, cell: Cell, course: Course, stop: StopFlag) -> dict
         noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.tokens)
         with engine.autocast():
             output = model(crops, noise.to(here.device))
-        flat = mean_predictor_loss(crops, output.mask, model.config.patch)
-        losses = torch.stack([output.reconstruction_loss.double(), flat.double(), torch.ones_like(sums[0])])
+        flat = model.trivial_loss(crops, output)
+        losses = torch.stack([output.validation_loss.double(), flat.double(), torch.ones_like(sums[0])])
         sums += losses * count
     loss, mean_loss, _ = (here.sum(sums) / here.sum(sums)[2]).tolist()
     model.train()
@@ -88,9 +86,3 @@ def _mask_keys(wells: list[int], seen: Counter[int]) -> list[int]:
         keys.append(well * TILES_PER_WELL + seen[well])
         seen[well] += 1
     return keys
-
-
-def mean_predictor_loss(crops: Tensor, mask: Tensor, patch: int) -> Tensor:
-    """The masked loss of a model that predicts 0, the channel's mean, everywhere: crops (B, C, S, S), mask (B, L)."""
-    squared = patchify(crops, patch).square().mean(-1)  # (B, L)
-    return (squared * mask).sum() / mask.sum()

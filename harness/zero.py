@@ -23,18 +23,20 @@ from harness.optim import set_learning_rate
 from harness.parallel import Ranks
 
 if TYPE_CHECKING:
-    from harness.models.mae import MaskedAutoencoder
+    from harness.models.network import Network
 
 
-MOMENTS = {"Lion": ("exp_avg",), "AdamW": ("exp_avg", "exp_avg_sq")}  # what each optimiser keeps for each weight
+MOMENTS = {
+    "Lion": ("exp_avg",),
+    "AdamW": ("exp_avg", "exp_avg_sq"),
+    "SGD": ("momentum_buffer",),
+}  # what each optimiser keeps for each weight
 
 
 class Zero(Engine):
     """ZeRO without its initialisation, its optimisers or its schedules, so that numbers stay those of the others."""
 
-    def __init__(
-        self, model: MaskedAutoencoder, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions
-    ) -> None:
+    def __init__(self, model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> None:
         super().__init__(model, make_optimiser, here, options)
         self._groups = _named_groups(model, self.optimiser)
         if options.zero_stage == 3:

@@ -56,8 +56,8 @@ class PatchEmbedding(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Leaves a block out for some of a batch's samples (Huang et al. 2016), as timm's `DropPath` does, but by noise that
-    comes with the batch: any number of ranks, in any split of the batch, leaves out the same.
+    """Leaves a block out for some of a batch's samples (Huang et al. 2016), as timm's `DropPath` does, but by noise
+    that comes with the batch: any number of ranks, in any split of the batch, leaves out the same.
 
     Set `noise` (B,) in [0, 1) before the block runs; without it, and in eval mode, no sample is left out.
     """

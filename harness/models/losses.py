@@ -7,13 +7,18 @@ Patches are laid out as `blocks.patchify` cuts them: channel after channel.
 import torch
 from torch import Tensor
 
-from harness.models.blocks import unpatchify
+from harness.models.blocks import patchify, unpatchify
 from harness.models.config import FourierNorm
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """L_MAE: squared error per patch (B, L, N), averaged over the masked patches. A scalar."""
     return _masked_mean((prediction.float() - target.float()).square().mean(dim=-1), mask)
+
+
+def mean_predictor_loss(images: Tensor, mask: Tensor, patch: int) -> Tensor:
+    """L_MAE of a model that predicts 0, the channel's mean, everywhere: images (B, C, H, W), mask (B, L)."""
+    return _masked_mean(patchify(images, patch).square().mean(dim=-1), mask)
 
 
 def patch_fourier_loss(

@@ -13,6 +13,7 @@ from harness.models import losses
 from harness.models.blocks import (
     TOKEN_STD,
     PatchEmbedding,
+    StochasticDepth,
     decoder_blocks,
     encoder_blocks,
     initialise_weights,
@@ -21,8 +22,9 @@ from harness.models.blocks import (
     sincos_positions,
     unpatchify,
 )
-from harness.models.config import MaeConfig
+from harness.models.config import MaeConfig, Pool
 from harness.models.masking import Masking, place_tokens, random_masking, take_tokens
+from harness.models.network import Network, Output
 
 
 class MaeOutput(NamedTuple):
@@ -33,6 +35,11 @@ class MaeOutput(NamedTuple):
     fourier_loss: Tensor | None  # scalar: L_FT; None where its weight is 0
     prediction: Tensor  # (B, L, N)
     mask: Tensor  # (B, L) bool, True where masked
+
+    @property
+    def validation_loss(self) -> Tensor:
+        """L_MAE alone: the Fourier term of a "+" model is left out, so that all are compared by one measure."""
+        return self.reconstruction_loss
 
 
 class Reconstruction(NamedTuple):
@@ -75,6 +82,7 @@ class Encoder(nn.Module):
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(B, -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1)
         for n, block in enumerate(self.blocks):
+            assert isinstance(block.drop_path, StochasticDepth)
             block.drop_path.noise = None if depth_noise is None else depth_noise[:, n]
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
@@ -84,6 +92,17 @@ class Encoder(nn.Module):
         initialise_weights(self)
         nn.init.normal_(self.cls_token, std=TOKEN_STD)
         self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.width, self.config.position_temperature))
+
+
+def pooled(tokens: Tensor, pool: Pool) -> Tensor:
+    """Tokens (B, 1 + L, D), the class token first → one vector per image, (B, D), or (B, 2·D) for "mean_std"."""
+    patches = tokens[:, 1:]
+    if pool == "class":
+        return tokens[:, 0]
+    if pool == "mean":
+        return patches.mean(dim=1)
+    spread = patches.std(dim=1, correction=0)
+    return spread if pool == "std" else torch.cat([patches.mean(dim=1), spread], dim=1)
 
 
 class Decoder(nn.Module):
@@ -122,7 +141,7 @@ class Decoder(nn.Module):
         self.pos_embed.copy_(sincos_positions(config.grid, config.decoder_width, config.position_temperature))
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Network):
     """MAE-ViT of the paper (supplement A.2.3) on self-standardised images.
 
     Randomness: masks and stochastic depth follow from the `noise` argument alone (`masking.masking_noise`). The initial
@@ -139,6 +158,8 @@ class MaskedAutoencoder(nn.Module):
     The two `pos_embed` are buffers. The keys below `encoder.` are those of timm's `VisionTransformer` built with
     `block_fn=ParallelScalingBlock`; without QK-norm or LayerScale theirs are absent.
     """
+
+    config: MaeConfig
 
     def __init__(self, config: MaeConfig) -> None:
         super().__init__()
@@ -175,15 +196,7 @@ class MaskedAutoencoder(nn.Module):
         Raises:
             ValueError: images of another shape than the configuration's.
         """
-        tokens: Tensor = self.encoder(self._patches(images))
-        if self.config.pool == "class":
-            return tokens[:, 0]
-        patches = tokens[:, 1:]
-        if self.config.pool == "mean":
-            return patches.mean(dim=1)
-        if self.config.pool == "std":
-            return patches.std(dim=1, correction=0)
-        return torch.cat([patches.mean(dim=1), patches.std(dim=1, correction=0)], dim=1)
+        return pooled(self.encoder(self._patches(images)), self.config.pool)
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> Reconstruction:
         """Fill in the masked patches, for a figure. Arguments and errors as in `forward`."""
@@ -193,6 +206,11 @@ class MaskedAutoencoder(nn.Module):
         merged = torch.where(mask, prediction.to(target.dtype), target)
         mask_patches = mask.expand(-1, -1, self.config.patch**2)
         return Reconstruction(unpatchify(merged, self.config.patch), unpatchify(mask_patches, self.config.patch))
+
+    def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
+        """The masked error of predicting each channel's mean."""
+        assert isinstance(output, MaeOutput)
+        return losses.mean_predictor_loss(images, output.mask, self.config.patch)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from harness import embed
-from harness.course import config_of
 from harness.crops import prepare
 from harness.embed import embed_cell, pixel_statistics
 from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, write_embeddings
 from harness.evaluate import evaluate_cell
 from harness.grid import cells
 from harness.models.mae import MaskedAutoencoder
+from harness.networks import config_of
 from harness.preempt import Preempted
 from harness.recipe import Recipe
 from harness.train import train_cell

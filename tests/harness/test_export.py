@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from harness import ledger
-from harness.course import config_of
 from harness.export import ExportError, export_cell, load_encoder, load_transform, main
 from harness.grid import Cell, cells
 from harness.ledger import Row
 from harness.models.mae import MaskedAutoencoder
+from harness.networks import config_of
 from harness.recipe import Recipe
 from harness.recipe_file import load
 from harness.stages import cell_folder

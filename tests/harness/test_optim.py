@@ -69,8 +69,18 @@ def test_adamw_first_step_by_hand() -> None:
     assert layer.weight.item() == pytest.approx(0.85)
 
 
+def test_sgd_with_momentum_by_hand() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    optimiser = build_optimiser(layer, "sgd", peak=0.1, momentum=0.9, weight_decay=0.5)
+    for _ in range(2):
+        layer.weight.grad = torch.tensor([[2.0]])
+        optimiser.step()  # 1 - .1·(2 + .5) = .75; then .75 - .1·(.9·2.5 + 2 + .375) = .2875
+    assert layer.weight.item() == pytest.approx(0.2875)
+
+
 def test_an_unknown_optimiser_is_refused(model: MaskedAutoencoder) -> None:
-    with pytest.raises(ValueError, match="no optimiser 'sgdw': lion or adamw"):
+    with pytest.raises(ValueError, match="no optimiser 'sgdw': lion, adamw or sgd"):
         build_optimiser(model, "sgdw", peak=0.1, betas=(0.9, 0.95), weight_decay=0.0)
 
 

@@ -1,0 +1,113 @@
+"""The networks that a recipe can name, one section for each kind, and what they share.
+
+`kind` says which; without it a model is a MAE-ViT. A kind's fields are its science: all of them are part of a cell's
+identity. `networks.py` builds what stands here, `costs.py` says what it costs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+
+from harness.recipe_fields import Probability, Section
+
+Misfit = tuple[str, str]  # field of the model, and what is wrong with it
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+DEFAULT_KIND = "mae_vit"
+ARM = "kind-"  # what pydantic's error paths name the arms of the union by; no field begins so
+
+
+class Mae(Section):
+    """What all networks of the study share (crops and channels), and all masked vision transformers (A.2.3)."""
+
+    crop: PositiveInt = 256
+    channels: PositiveInt = 6
+    value_range: PositiveFloat | None = Field(
+        None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
+    )
+    mask_ratio: Ratio = 0.75
+    decoder_width: PositiveInt = 512
+    decoder_depth: PositiveInt = 8
+    decoder_heads: PositiveInt = 16
+    layer_scale: PositiveFloat = 1e-4
+    qk_norm: bool = True
+    position_temperature: Annotated[float, Field(gt=1)] = Field(
+        10_000.0, description="longest wavelength of the fixed positions, in 2 pi patches"
+    )
+    qkv_bias: Literal[False] = False
+    parallel_blocks: Literal[True] = True
+    fourier_mode: Literal["patch", "image"] = "patch"
+    fourier_norm: Literal["backward", "ortho"] = Field(
+        "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
+    )
+
+
+class MaeVit(Section):
+    """One MAE-ViT encoder (supplement A.2.3)."""
+
+    kind: Literal["mae_vit"] = Field("mae_vit", exclude=True)  # left out, so that ids are those of before
+    size: Literal["S", "B", "L"]
+    width: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    patch: PositiveInt
+    drop_path: Probability = 0.0
+    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
+
+    @model_validator(mode="after")
+    def _divides(self) -> MaeVit:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4, which 2-D sin-cos positions need")
+        return self
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """What of this model does not fit the study's crops."""
+        return _indivisible("patch", self.patch, shared.crop)
+
+
+class MuNet(Section):
+    """A masked U-net (supplement A.2.2); `docs/models.md` says what of it is known and what is our reading."""
+
+    kind: Literal["mu_net"]
+    size: str = Field("MU-net", description="its name in figures")
+    widths: Annotated[list[PositiveInt], Field(min_length=2)] = Field(
+        [32, 64, 128, 256, 512], description="channels of each scale; each is half as large as the one before"
+    )
+    blocks: PositiveInt = Field(6, description="residual blocks of two convolutions at each scale, down and up")
+    kernel: Literal[3, 5] = 3
+    mask_ratio: Ratio = 0.75
+    mask_patch: PositiveInt = Field(16, description="side of the squares that are hidden, pixels")
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """What of this model does not fit the study's crops."""
+        smallest = 2 ** (len(self.widths) - 1)
+        found = _indivisible("mask_patch", self.mask_patch, shared.crop)
+        if shared.crop % smallest:
+            found.append(("widths", f"{len(self.widths)} scales need a crop of a multiple of {smallest} pixels"))
+        return found
+
+
+def _indivisible(field: str, patch: int, crop: int) -> list[Misfit]:
+    return [(field, f"{patch} does not divide the crop of {crop} pixels")] if crop % patch else []
+
+
+def _arm(value: Any) -> str:  # noqa: ANN401  (whatever stands in the YAML)
+    kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else getattr(value, "kind", DEFAULT_KIND)
+    return f"{ARM}{kind}"
+
+
+Model = Annotated[
+    Annotated[MaeVit, Tag(f"{ARM}mae_vit")] | Annotated[MuNet, Tag(f"{ARM}mu_net")],
+    Discriminator(_arm),
+]
+SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; of a MAE-ViT's, all
+    "mu_net": {"crop", "channels", "value_range"},
+}
+
+
+def architecture(model: Model, shared: Mae) -> dict[str, Any]:
+    """All that decides what a model computes, as JSON: its own fields, and those of `shared` that it heeds."""
+    return {**shared.model_dump(mode="json", include=SHARED.get(model.kind)), **model.model_dump(mode="json")}
