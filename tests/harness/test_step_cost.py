@@ -67,7 +67,7 @@ def test_multi_tensor_lion_is_lion() -> None:
 def test_nothing_breaks_the_graph(fourier_weight: float) -> None:
     """The whole step compiles to one graph, and so does a block alone: nothing asks the host in between."""
     model = MaskedAutoencoder(replace(TINY, fourier_weight=fourier_weight)).train()
-    parts = [(model, (torch.randn(4, 3, 16, 16), torch.rand(4, 16)))]
+    parts = [(model, (torch.randn(4, 3, 16, 16), torch.rand(4, TINY.noise_values)))]
     parts += [(block, (torch.randn(4, 5, 32),)) for block in model.encoder.blocks]
     parts += [(model.decoder.blocks[0], (torch.randn(4, 17, 16),))]
     for part, inputs in parts:
