@@ -28,7 +28,7 @@ sweep: install
 	$(BIN)/python -m harness.sweep $(RECIPE) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=15 $(ARGS)
 
 test-fast: install
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
