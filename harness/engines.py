@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.engine_choice import EngineName, choose_engine
 from harness.grid import Cell
 from harness.guard import update
 from harness.optim import build_optimiser, set_learning_rate
@@ -32,12 +33,8 @@ from harness.recipe import Recipe
 if TYPE_CHECKING:
     from harness.models.network import Network
 
-EngineName = Literal["single", "ddp", "hsdp", "fsdp", "deepspeed"]
 State = dict[str, Any]
 MakeOptimiser = Callable[[nn.Module], Optimizer]
-
-WEIGHTS_SHARE = 0.5  # of a device's memory that weights, gradients and optimiser may fill before they are sharded
-BYTES_PER_PARAMETER = 16  # float32 weight and gradient, and at most two float32 moments
 
 
 @dataclass(frozen=True)
@@ -211,25 +208,6 @@ def build_engine(model: Network, make_optimiser: MakeOptimiser, here: Ranks, opt
     from harness.fsdp import Fsdp
 
     return Fsdp(model, make_optimiser, here, options)
-
-
-def choose_engine(wanted: str, world: int, parameters: int, device_bytes: int | None, shard: int) -> EngineName:
-    """What `auto` stands for: single for one rank; ddp where a whole copy is small beside the device's memory; else
-    hsdp where its shards (of `shard` ranks) are, and fsdp.
-
-    Args:
-        parameters: of the model.
-        device_bytes: memory of one device; None where it is not known (a CPU), which counts as enough.
-    """
-    if wanted != "auto":
-        return wanted  # type: ignore[return-value]
-    if world == 1:
-        return "single"
-    room = WEIGHTS_SHARE * device_bytes if device_bytes else float("inf")
-    if parameters * BYTES_PER_PARAMETER <= room:
-        return "ddp"
-    fits_a_few = parameters * BYTES_PER_PARAMETER <= room * shard
-    return "hsdp" if fits_a_few and world > shard > 1 else "fsdp"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -1,6 +1,7 @@
-"""The plan: what each cell costs before it is spent, in crops, FLOPs under every convention, GPU hours and money.
+"""The plan: what each cell costs before it is spent, in crops, FLOPs, memory, traffic, hours, money and energy.
 
-Closed forms over the recipe; no torch, no pandas, so that it answers at once.
+Closed forms over the recipe; no torch, no pandas, so that it answers at once. What a plan assumes of machines stands in
+the recipe's `hardware`: above all the share of the peak that training reaches, which a finished cell's log replaces.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.flops import CONVENTIONS, compute
+from analysis.flops import CONVENTIONS, FLOPS_PER_MAC, System, compute, dense_forward
 from harness.grid import Cell
+from harness.machines import Machine
 from harness.networks import cost_of
+from harness.plan_run import GIGA, TERA, Run, run_of
 from harness.recipe import Recipe
 from harness.recipe_fields import per_name
+
+CROPS_PER_WELL = 64  # a 2048² well in tiles of 256² (supplement A.3)
+HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What one cell will cost; GPU hours are of training alone, at the recipe's stated share of the peak."""
+    """What one cell will cost. `run` is None for a cell that trains nothing; `embed_hours` are GPU hours too, and None
+    where the number of wells is not known."""
 
     cell: Cell
     parameters: int
@@ -28,11 +35,23 @@ class CellPlan:
     steps: int
     flops: dict[str, float]  # by convention
     gpus: int
-    gpu_hours: float
+    run: Run | None
+    embed_hours: float | None
 
     @property
     def wall_hours(self) -> float:
-        return self.gpu_hours / max(1, self.gpus)
+        """Of training."""
+        return self.steps * self.run.step_seconds / HOUR if self.run else 0.0
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of training."""
+        return self.wall_hours * max(1, self.gpus)
+
+    @property
+    def all_hours(self) -> float:
+        """GPU hours of training and embedding."""
+        return self.gpu_hours + (self.embed_hours or 0.0)
 
 
 def plan_cells(recipe: Recipe, cells: Sequence[Cell]) -> list[CellPlan]:
@@ -41,22 +60,40 @@ def plan_cells(recipe: Recipe, cells: Sequence[Cell]) -> list[CellPlan]:
     Raises:
         ValueError: a dataset has neither shards nor `images`, so its size is unknown.
     """
-    return [plan_cell(recipe, cell) for cell in cells if cell.architecture is not None]
+    wells = embedded_wells(recipe)
+    return [plan_cell(recipe, cell, wells) for cell in cells if cell.architecture is not None]
 
 
-def plan_cell(recipe: Recipe, cell: Cell) -> CellPlan:
-    """The plan of one cell."""
+def plan_cell(recipe: Recipe, cell: Cell, wells: int | None) -> CellPlan:
+    """The plan of one cell, which embeds `wells` wells."""
     system = cost_of(cell)
-    images, steps, batch = 0, 0, 0
+    images, steps, batch, gpus, run = 0, 0, 0, 0, None
     if cell.training is not None and cell.dataset is not None:
         images, batch = training_images(recipe, cell.dataset), cell.training.batch
         steps = cell.training.epochs * images // batch
-    crops = steps * batch
-    flops = {name: compute(name, system, crops) for name in CONVENTIONS}
-    effective = recipe.hardware.peak_tflops * 1e12 * recipe.hardware.mfu
-    gpus = per_name(recipe.launch.nodes, cell.model) * recipe.launch.gpus_per_node if crops else 0
-    hours = flops["mae_train"] / effective / 3600
-    return CellPlan(cell, system.parameters(), images, crops, steps, flops, gpus, hours)
+        gpus = per_name(recipe.launch.nodes, cell.model) * recipe.launch.gpus_per_node
+        run = run_of(recipe, cell, system)
+    flops = {name: compute(name, system, steps * batch) for name in CONVENTIONS}
+    hours = None if wells is None else wells * CROPS_PER_WELL * embed_seconds(recipe, cell, system) / HOUR
+    return CellPlan(cell, system.parameters(), images, steps * batch, steps, flops, gpus, run, hours)
+
+
+def embed_seconds(recipe: Recipe, cell: Cell, system: System) -> float:
+    """GPU seconds for a crop's forward pass through the encoder, at the training's share of the peak."""
+    effective = recipe.hardware.machine.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model)
+    return FLOPS_PER_MAC * dense_forward(system) / effective
+
+
+def embedded_wells(recipe: Recipe) -> int | None:
+    """Wells that every cell embeds: the shards' count, or that of a dataset with the same shards; None if unknown."""
+    if recipe.embed is None:
+        return 0
+    shards = recipe.embed.shards
+    counts = _manifest_wells(shards)
+    if counts is not None:
+        return sum(counts.values())
+    same = [dataset for dataset in recipe.datasets.values() if dataset.shards == shards]
+    return max((dataset.images for dataset in same if dataset.images), default=None)
 
 
 def training_images(recipe: Recipe, name: str) -> int:
@@ -68,9 +105,9 @@ def training_images(recipe: Recipe, name: str) -> int:
         ValueError: neither is known.
     """
     dataset = recipe.datasets[name]
-    counted = _manifest_images(dataset.shards)
+    counted = _manifest_wells(dataset.shards)
     if counted is not None:
-        return round(counted * dataset.fraction)
+        return round(counted["train"] * dataset.fraction)
     if dataset.images is None:
         raise ValueError(
             f"datasets.{name}: no shards at {dataset.shards} and no `images`, so its size is unknown; "
@@ -79,30 +116,22 @@ def training_images(recipe: Recipe, name: str) -> int:
     return dataset.images
 
 
-def _manifest_images(folder: Path) -> int | None:
-    path = folder / "manifest.json"
-    return int(json.loads(path.read_text(encoding="utf-8"))["wells"]["train"]) if path.exists() else None
+def _manifest_wells(folder: Path) -> dict[str, int] | None:
+    path = Path(folder) / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))["wells"] if path.exists() else None
 
 
-def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
-    """The plan as text, a line per cell and the sum."""
-    head = f"{'cell':<44}{'params':>9}{'crops':>9}{'steps':>9}" + "".join(f"{name:>15}" for name in CONVENTIONS)
-    lines = [head + f"{'GPUs':>6}{'hours':>9}{'GPU h':>10}"]
+def misfits(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
+    """What cannot fit, one line per model and batch, in the recipe's words."""
+    found: dict[str, None] = {}
     for plan in plans:
-        counts = f"{_short(plan.parameters):>9}{_short(plan.crops):>9}{plan.steps:>9}"
-        flops = "".join(f"{value:>15.2e}" for value in plan.flops.values())
-        lines.append(f"{plan.cell.id:<44}{counts}{flops}{plan.gpus:>6}{plan.wall_hours:>9.2f}{plan.gpu_hours:>10.1f}")
-    hours, hardware = sum(plan.gpu_hours for plan in plans), recipe.hardware
-    lines += [
-        f"{len(plans)} cells with a model: {_short(sum(plan.crops for plan in plans))} crops, {hours:,.0f} GPU hours "
-        f"of {hardware.gpu} at {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s (mae_train), "
-        f"{hours * hardware.price_per_hour:,.0f} at {hardware.price_per_hour:g} an hour"
-    ]
-    return "\n".join(lines)
-
-
-def _short(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
+        if plan.run is not None and not plan.run.fits:
+            run = plan.run
+            assert run.memory is not None
+            needs = f"{run.memory.total / GIGA:.0f} GB of {machine.name}'s {machine.memory_gb:.0f}"
+            instead = f"{run.instead} would" if run.instead else "no setting would: take more or larger GPUs"
+            line = (
+                f"{plan.cell.model} with {run.setting.crops} crops a pass on {plan.gpus} GPUs needs {needs}; {instead}"
+            )
+            found[line] = None
+    return list(found)

@@ -32,6 +32,7 @@ Pair = Annotated[tuple[float, float], Field(strict=False)]
 
 # A value for all cells, or one for each model or dataset by name.
 PerName = Annotated[PositiveInt | dict[Name, PositiveInt], Entries]
+SharePerName = Annotated[Fraction | dict[Name, Fraction], Entries]
 RatePerName = Annotated[PositiveFloat | dict[Name, PositiveFloat], Entries]
 
 

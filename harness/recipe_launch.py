@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from harness.recipe_fields import Count, Fraction, PerName, Section
+from harness.machines import MACHINES, Machine, machine_named
+from harness.recipe_fields import Count, PerName, Section, SharePerName
+
+MACHINE_FIELDS = tuple(field.name for field in fields(Machine) if field.name != "name")
 
 SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|*()\[\]-]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -64,9 +68,30 @@ class Launch(Section):
 
 
 class Hardware(Section):
-    """What a plan assumes of the machines."""
+    """What a plan assumes of the machines. A GPU type in the table fills in what is null; any other needs all of it."""
 
-    gpu: str = "A100-80GB"
-    peak_tflops: PositiveFloat = Field(312.0, description="dense bf16, per GPU")
-    mfu: Fraction = Field(0.3, description="share of the peak that training reaches, by true MAE FLOPs")
-    price_per_hour: Annotated[float, Field(ge=0)] = 2.0
+    gpu: str = Field("A100-80GB", description="a type of harness/machines.py, or any name with the fields below")
+    peak_tflops: PositiveFloat | None = Field(None, description="dense bf16, per GPU")
+    memory_gb: PositiveFloat | None = Field(None, description="per GPU, of 1e9 bytes")
+    watts: PositiveFloat | None = Field(None, description="per GPU, at work")
+    link_gb_s: PositiveFloat | None = Field(None, description="per GPU and direction, within a node")
+    network_gb_s: PositiveFloat | None = Field(None, description="per GPU and direction, between nodes")
+    price_per_hour: Annotated[float, Field(ge=0)] | None = Field(None, description="of one GPU")
+    mfu: SharePerName = Field(0.3, description="share of the peak that training reaches, by true MAE FLOPs; per model")
+    loader_crops_per_core: PositiveFloat = Field(1500.0, description="a second; benchmarks.loader measures it")
+
+    @model_validator(mode="after")
+    def _known(self) -> Hardware:
+        if machine_named(self.gpu) is None:
+            absent = [name for name in MACHINE_FIELDS if getattr(self, name) is None]
+            if absent:
+                known = ", ".join(machine.name for machine in MACHINES)
+                raise ValueError(f"{self.gpu!r} is none of {known}: state {', '.join(absent)} for it")
+        return self
+
+    @property
+    def machine(self) -> Machine:
+        """The GPU that a plan is for: the table's, with what the recipe says instead."""
+        said = {name: value for name in MACHINE_FIELDS if (value := getattr(self, name)) is not None}
+        found = machine_named(self.gpu)
+        return replace(found, **said) if found else Machine(self.gpu, **said)

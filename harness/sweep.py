@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import stages, status
+from harness import plan_table, stages, status
 from harness.grid import Cell, cells
 from harness.ledger import LedgerError
-from harness.plan import plan_cells, table
+from harness.plan import misfits, plan_cells
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, json_schema, load, to_yaml
 from harness.stages import StageError, Work
@@ -77,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument("--watch", action="store_true", help="status, run: refresh in place until nothing is under way")
-    parser.add_argument("--json", action="store_true", help="status: for scripts")
-    parser.add_argument("--force", action="store_true", help="resume: also what failed for a reason that stays")
+    parser.add_argument("--json", action="store_true", help="plan, status: for scripts")
+    parser.add_argument("--measure-memory", action="store_true", help="plan: also by torch's tracker over fake ranks")
+    help_force = "resume: also what failed for a reason that stays; run: also what does not fit a GPU by the plan"
+    parser.add_argument("--force", action="store_true", help=help_force)
     parser.add_argument("--rank", type=int, help="logs: of this rank")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
     return parser
@@ -132,8 +134,14 @@ def default_profile() -> tuple[str, str]:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
-    print(table(recipe, plan_cells(recipe, cells(recipe))))
-    return 0
+    plans = plan_cells(recipe, cells(recipe))
+    print(plan_table.as_json(recipe, plans) if options.json else plan_table.table(recipe, plans))
+    if options.measure_memory:
+        print(plan_table.measured_memory(plans))
+    refused = misfits(plans, recipe.hardware.machine)
+    for line in refused:
+        print(f"does not fit: {line}", file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _status(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
@@ -223,6 +231,9 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
     works = [stages.todo(recipe, cell) for cell in cells(recipe)]
+    refused = misfits(plan_cells(recipe, [work.cell for work in works if work.missing]), recipe.hardware.machine)
+    if refused and not options.force:
+        raise RecipeError("nothing was submitted, for this would not fit (--force submits it):\n" + "\n".join(refused))
     submission = submit(recipe, works, options.force)
     print(_counts(works))
     for entry in submission.entries:

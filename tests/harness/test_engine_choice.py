@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from harness.engines import EngineOptions, build_engine, choose_engine
+from harness.engine_choice import choose_engine
+from harness.engines import EngineOptions, build_engine
 from harness.parallel import Ranks
 from harness.zero import import_deepspeed, zero_config
 

@@ -1,0 +1,121 @@
+"""The plan: what a study costs, whether it fits, and the paper's own study beside its published figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.flops import VitMae
+from harness import sweep
+from harness.machines import MACHINES, machine_named
+from harness.plan_memory import Recompute, Setting, alternatives, memory
+from harness.plan_run import traffic_bytes, traffic_seconds
+from harness.stages import Work
+
+RECIPE = str(Path(__file__).parents[2] / "recipes" / "scaling.yaml")
+S16 = VitMae(width=384, depth=12, heads=6, patch=16)
+B8 = VitMae(width=768, depth=12, heads=12, patch=8)
+L8 = VitMae(width=1024, depth=24, heads=16, patch=8)
+FSDP = Setting("fsdp", 256, 256, 8, "bf16", "none", "lion")
+
+
+def plan(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = sweep.main(["plan", RECIPE, "--profile", "slurm", *words])
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+def test_the_papers_study_comes_out_beside_its_published_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    """facts.md: 3.5 G crops at 11% of an A100 are the paper's "more than 20,000 A100 hours", to two digits."""
+    code, out, _ = plan(capsys)
+    assert code == 0
+    said = out[out.index("the paper's vit_l8_plus") :]
+    assert "3.5G crops in more than 20,000 A100 hours; here 4.65G" in said
+    assert "after 37.6 of 50 epochs" in said
+    hours = float(said.split(": ")[-1].split(" A100 hours")[0].replace(",", ""))
+    assert hours == pytest.approx(3.5e9 * 696e9 / (0.11 * 312e12) / 3600, rel=0.002)  # 696 GFLOPs a crop: facts.md
+    assert hours == pytest.approx(20_000, rel=0.03)
+
+
+def test_the_whole_of_it_is_there_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = plan(capsys, "--json", "grid.models=[vit_l8]", "grid.datasets=[rxrx3]", "hardware.gpu=H100-SXM")
+    assert code == 0
+    found = json.loads(out)
+    cell = next(cell for cell in found["cells"] if cell["cell"].startswith("vit_l8-rxrx3"))
+    assert found["machine"]["peak_tflops"] == 989.4
+    assert (cell["gpus"], cell["crops"], cell["run"]["part"]) == (256, 26855 * 4096, 16)
+    assert cell["gpu_hours"] == pytest.approx(26855 * 4096 * 696e9 / (0.3 * 989.4e12) / 3600, rel=0.002)
+    assert cell["embed_gpu_hours"] == pytest.approx(2.2e6 * 64 * 2 * 361.6e9 / (0.3 * 989.4e12) / 3600, rel=0.002)
+
+
+def test_what_cannot_fit_is_refused_in_the_recipes_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """16,384 crops over 8 GPUs are 2,048 a pass: 128 GB of activations for ViT-S/16."""
+    words = ["grid.models=[vit_s16]", "grid.datasets=[rpi_52m]", "launch.crops_per_gpu_step=null"]
+    code, _, err = plan(capsys, *words)
+    assert code == 1
+    assert "vit_s16 with 2048 crops a pass on 8 GPUs needs 128 GB of A100-80GB's 86" in err
+    suggested = err.split("; ")[1].split(" would")[0]
+    code, _, err = plan(capsys, *words, suggested)
+    assert (code, err) == (0, "")
+
+
+def test_a_run_that_cannot_fit_submits_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("harness.prepare.prepare", lambda recipe: None)
+    monkeypatch.setattr("harness.stages.todo", lambda recipe, cell: Work(cell, {}, ("train",)))
+    monkeypatch.setattr("harness.cluster.submit.submit", lambda *_: pytest.fail("submitted"))
+    words = [f"output={tmp_path}", "hardware.gpu=A10G", "grid.models=[vit_l8]", "grid.datasets=[rxrx1]"]
+    assert sweep.main([RECIPE, "--profile", "slurm", *words, "launch.nodes=1"]) == 2
+    assert "vit_l8 with 64 crops a pass on 8 GPUs needs" in capsys.readouterr().err
+
+
+def test_a_gpu_that_the_table_lacks_needs_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["plan", RECIPE, "--profile", "slurm", "hardware.gpu=TPU"]) == 2
+    assert "state peak_tflops, memory_gb, watts, link_gb_s, network_gb_s, price_per_hour" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "model", "recompute"),
+    [("vit_s16", S16, "none"), ("vit_b8", B8, "selective"), ("vit_l8", L8, "full")],
+)
+def test_the_closed_form_is_what_torchs_tracker_counts(name: str, model: VitMae, recompute: Recompute) -> None:
+    from harness.memory import model_named, rank_memory
+
+    found = rank_memory(model_named(name), world=256, crops=8, recompute=recompute)
+    assert memory(model, replace(FSDP, recompute=recompute)).total == pytest.approx(found.peak, rel=0.06)
+
+
+def test_traffic_by_hand() -> None:
+    """A large ring sends each gradient twice; sharded weights are gathered in the forward and the backward pass."""
+    assert traffic_bytes(10, "ddp", passes=3) == 80
+    assert traffic_bytes(10, "fsdp", passes=3) == 3 * 2 * 20 + 40
+    assert traffic_bytes(10, "single", passes=1) == 0
+    a100 = machine_named("a100-80gb")
+    assert a100 is not None
+    ddp = replace(FSDP, engine="ddp")
+    across = traffic_seconds(L8, ddp, 1, 32, a100)
+    assert across == pytest.approx(8 * 328.6e6 / 200e9, rel=0.01)  # eight 25 GB/s ports a node
+    assert traffic_seconds(L8, replace(ddp, world=8), 1, 1, a100) == pytest.approx(8 * 328.6e6 / 300e9, rel=0.01)
+
+
+@given(part=st.integers(1, 4096), world=st.sampled_from([1, 8, 64]), gigabytes=st.floats(1, 200))
+def test_the_nearest_change_is_the_first_that_fits(part: int, world: int, gigabytes: float) -> None:
+    setting = replace(FSDP, engine="ddp" if world > 1 else "single", world=world, shard=8, crops=part)
+    tried = list(alternatives(setting, part))
+    assert all(part % one.crops == 0 for _, one in tried)
+    sizes = [one.crops for _, one in tried if one.recompute == "none"]
+    assert sizes == sorted(sizes, reverse=True)
+    fits = [memory(B8, one).total <= gigabytes * 1e9 for _, one in tried]
+    if any(fits):
+        assert memory(B8, tried[fits.index(True)][1]).total <= gigabytes * 1e9
+
+
+def test_names_of_machines_are_unique_whatever_their_case() -> None:
+    assert len({machine.name.lower() for machine in MACHINES}) == len(MACHINES)
