@@ -273,6 +273,7 @@ def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:
         run.course.shards, run.course.wells, crop=run.engine.model.config.crop, batch=run.course.training.batch,
         seed=run.cell.seed, first_batch=run.progress.step, last_batch=run.course.steps, rank=run.here.rank,
         world=run.here.world, workers=recipe.launch.loader_workers, order=run.course.order,
+        pin=run.here.device.type == "cuda",
     )  # fmt: skip
     return steps_ahead(batches, run.noise, run.progress.step, run.here.device)
 

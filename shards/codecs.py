@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.entropy import HuffmanCompressor
 from shards.errors import ShardError
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Codec:
 
     def _compress(self, data: bytes) -> bytes:
         if self.compressor == "zstd":
-            return _zstd(self.shuffle, get_ident()).compress(data)
+            repeats = self.shuffle or not self.delta
+            return (_zstd(self.shuffle, get_ident()) if repeats else _huffman(get_ident())).compress(data)
         if self.compressor == "lz4":
             from imagecodecs import lz4_encode
 
@@ -162,9 +164,15 @@ def _little(pixel_type: np.dtype[Any]) -> np.dtype[Any]:
 
 
 @lru_cache(64)
+def _huffman(thread: int) -> HuffmanCompressor:
+    """A thread's own compressor of differences."""
+    return HuffmanCompressor()
+
+
+@lru_cache(64)
 def _zstd(matches: bool, thread: int) -> zstandard.ZstdCompressor:
-    """A thread's own compressor. Noise hardly ever repeats, and short matches only slow decoding down, so next to none
-    are sought: what is left is Huffman coding. The grouped bytes of 16-bit pixels do repeat."""
+    """A thread's own compressor of pixels. Short matches only slow decoding down, so few are sought; the grouped bytes
+    of 16-bit pixels do repeat."""
     import zstandard
 
     if matches:

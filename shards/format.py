@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards import columns
 from shards.codecs import Codec, codec_named, crc32c
 from shards.errors import ShardError
 from shards.files import LocalFolder, Source, remove_abandoned, replacing
@@ -140,9 +141,7 @@ class ShardSet:
     @cached_property
     def wells(self) -> pd.DataFrame:
         """The table: one row per well image, in the order of the shards."""
-        import pandas as pd
-
-        return pd.read_parquet(io.BytesIO(self._table.tobytes()))
+        return columns.read_frame(columns.opened(self._table))
 
     def indices(self, split: Split, experiments: Iterable[str] | None = None) -> NDArray[np.int64]:
         """Numbers of the wells of a split, or of those of its experiments that are named."""
@@ -157,11 +156,8 @@ class ShardSet:
     @cached_property
     def shapes(self) -> NDArray[np.int64]:
         """Height and width of each well image, (wells, 2); a view of one row where all are the same."""
-        import pyarrow.parquet as parquet
-
-        file = parquet.ParquetFile(io.BytesIO(self._table.tobytes()))
-        columns = file.read(["height", "width"])
-        shapes = np.stack([columns[name].to_numpy() for name in ("height", "width")], axis=1).astype(np.int64)
+        sides = self._columns("height", "width")
+        shapes = np.stack([np.from_dlpack(side) for side in sides], axis=1).astype(np.int64)
         if len(shapes) and (shapes == shapes[0]).all():
             return np.broadcast_to(shapes[0].copy(), shapes.shape)
         return shapes
@@ -222,13 +218,13 @@ class ShardSet:
     @cached_property
     def _experiments(self) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
         """Names of the experiments, and each well's number among them."""
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
+        coded = self._columns("experiment")[0].cast("string").dictionary_encode()
+        return np.array(coded.dictionary.to_pylist(), dtype=str), np.from_dlpack(coded.indices).astype(np.int32)
 
-        table = parquet.read_table(io.BytesIO(self._table.tobytes()), columns=["experiment"])
-        coded = table["experiment"].cast(pa.string()).combine_chunks().dictionary_encode()
-        names = np.array(coded.dictionary.to_pylist(), dtype=str)
-        return names, coded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    def _columns(self, *names: str) -> list[Any]:
+        """Columns of the table as Arrow arrays; without pandas, whose import takes longer than all else here."""
+        table = columns.read_columns(columns.opened(self._table), names)
+        return [table[name].combine_chunks() for name in names]
 
     def _check(self) -> None:
         manifest, place = self.manifest, f"{self.folder}/{MANIFEST}"

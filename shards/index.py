@@ -12,11 +12,14 @@ Shapes: W wells of the shard, N chunks of an image.
 
 from __future__ import annotations
 
+import argparse
 import json
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,3 +180,27 @@ def _row(read: ReadAt, image: Member, text: Member) -> tuple[Header, Row]:
         raise ShardError(f"the metadata is not JSON: {error}") from None
     shape = (header.height, header.width)
     return header, Row(image.offset, image.size, *shape, bounds, text.offset, text.size, crc32c(metadata))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    from shards.files import LocalFolder
+    from shards.manifest import read_manifest
+    from shards.reader import rebuilt, write_sidecar
+
+    parser = argparse.ArgumentParser(prog="python -m shards.index", description="Write all sidecar indices anew.")
+    parser.add_argument("folder", type=Path, help="folder of a finished shard set")
+    folder = LocalFolder(parser.parse_args(arguments).folder)
+    try:
+        manifest = read_manifest(folder)
+        for shard in manifest.shards:
+            write_sidecar(folder.place, shard, rebuilt(folder, shard, manifest))
+    except (ShardError, OSError) as error:
+        print(f"shards.index: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder.place}: {len(manifest.shards)} indices written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,77 +40,10 @@ OFFSET, LENGTH, HEIGHT, WIDTH, FIRST, CHUNKS, CHECKSUM = range(7)
 RECORD_WORDS = 10
 CRC = 4
 
-
-@njit(nogil=True, cache=True)
-def read_crops(
-    calls: Array,  # addresses of C functions
-    chunk: int,  # T
-    wide: int,  # bytes of a pixel
-    compressor: int,
-    delta: bool,
-    shuffle: bool,
-    one_span: bool,  # read a crop's bytes at once, those between its runs too
-    places: Array,  # (K, 3): file descriptor, address of the image's record, address of the shard's offsets
-    memory: Array,  # (K, R) addresses of the runs where they have been read already; (K, 0) to read them here
-    corners: Array,  # (K, 4): top, left, whether to flip rows, columns
-    out: Array,  # (K, C, h, w * wide) bytes
-    sums: Array,  # (K, C, 2) sums of pixels and of their squares; (0, C, 2) to leave out
-) -> tuple[int, int, int]:
-    """Fill `out` and `sums`; return the status, crop and chunk of the first failure, which ends the reading."""
-    channels, height, width = out.shape[1], out.shape[2], out.shape[3] // wide
-    tile, spare = (
-        np.empty(channels * chunk * chunk * wide, np.uint8),
-        np.empty(channels * chunk * chunk * wide, np.uint8),
-    )
-    buffer, source, status, number, k = np.empty(0, np.uint8), 0, OK, -1, 0
-    context = call_create(calls[ZSTD_CREATE], ()) if compressor == ZSTD else 0
-    for k in range(out.shape[0]):
-        top, left, crop = corners[k, 0], corners[k, 1], out[k]
-        record = carray(pointer(places[k, 1]), RECORD_WORDS, np.int64)
-        if top < 0 or left < 0 or top + height > record[HEIGHT] or left + width > record[WIDTH]:
-            status = OUTSIDE
-            break
-        bounds = carray(pointer(places[k, 2] + 4 * record[FIRST]), record[CHUNKS] + 1, np.uint32)
-        rows, columns = -(-record[HEIGHT] // chunk), -(-record[WIDTH] // chunk)
-        if rows * columns != record[CHUNKS] or not _index_fits(calls, record, bounds):
-            status = BAD_INDEX
-            break
-        first, last = left // chunk, (left + width - 1) // chunk
-        upper, lower = top // chunk, (top + height - 1) // chunk
-        for row in range(upper, lower + 1):
-            start, stop = np.int64(bounds[row * columns + first]), np.int64(bounds[row * columns + last + 1])
-            if memory.shape[1]:
-                source = memory[k, row - upper]
-            elif one_span and row > upper:
-                source = buffer.ctypes.data + start - np.int64(bounds[upper * columns + first])
-            else:
-                end = np.int64(bounds[lower * columns + last + 1]) if one_span else stop
-                if len(buffer) < end - start:
-                    buffer = np.empty(2 * (end - start), np.uint8)
-                source = buffer.ctypes.data
-                if not _read(calls, places[k, 0], record[OFFSET] + start, end - start, source):
-                    status = SHORT_READ
-                    break
-            for column in range(first, last + 1):
-                number = row * columns + column
-                at, stored = source + np.int64(bounds[number]) - start, np.int64(bounds[number + 1] - bounds[number])
-                status = _decode(calls, context, compressor, delta, shuffle, wide, at, stored, tile, spare)
-                if status != OK:
-                    break
-                plain = compressor == NONE and not (delta or shuffle)
-                pixels = carray(pointer(at), len(tile), np.uint8) if plain else tile
-                _place(pixels, crop, chunk, wide, row * chunk - top, column * chunk - left, corners[k, 2] != 0)
-            if status != OK:
-                break
-        if status != OK:
-            break
-        if corners[k, 3]:
-            _reverse_rows(crop, wide, spare)
-        if len(sums):
-            _sum(crop, wide, sums[k])
-    if compressor == ZSTD:
-        call_free(calls[ZSTD_FREE], (context,))
-    return status, k, number
+SIGNATURE = (
+    "UniTuple(int64, 3)(int64[::1], int64, int64, int64, boolean, boolean, boolean, int64[:, ::1], int64[:, ::1], "
+    "int64[:, ::1], uint8[:, :, :, ::1], uint64[:, :, ::1])"
+)
 
 
 @njit(nogil=True, cache=True)
@@ -139,9 +72,7 @@ def _read(calls: Array, descriptor: int, at: int, count: int, into: int) -> bool
 def _decode(
     calls: Array,
     context: int,
-    compressor: int,
-    delta: bool,
-    shuffle: bool,
+    codec: tuple[int, bool, bool],
     wide: int,
     at: int,
     stored: int,
@@ -149,7 +80,7 @@ def _decode(
     spare: Array,
 ) -> int:
     """Check the chunk of `stored` bytes at address `at`, and decode it into `tile` if it is encoded at all."""
-    size, body = len(tile), stored - CRC
+    (compressor, delta, shuffle), size, body = codec, len(tile), stored - CRC
     if body < 0:
         return BAD_FRAME
     if call_crc32c(calls[CRC32C], (0, at, body)) != carray(pointer(at + body), 1, np.uint32)[0]:
@@ -288,3 +219,90 @@ def _word_sums(line: Array) -> tuple[np.uint64, np.uint64]:
         total += value
         squares += value * value
     return total, squares
+
+
+@njit(nogil=True, cache=True)
+def _read_crop(
+    calls: Array,
+    context: int,
+    codec: tuple[int, bool, bool],
+    shape: tuple[int, int, bool],  # T, bytes of a pixel, whether to read the crop's bytes at once
+    place: Array,  # (3,)
+    memory: Array,  # (R,) or (0,)
+    corner: Array,  # (4,)
+    crop: Array,  # (C, h, w * wide)
+    tile: Array,
+    spare: Array,
+    buffer: Array,
+) -> tuple[int, int, Array]:
+    """Fill one crop, columns not yet flipped; return the status, the chunk it stands for, and the buffer, which grows.
+
+    `base` is where the payload's first byte would lie, were all of it in memory.
+    """
+    (chunk, wide, one_span), (top, left) = shape, (corner[0], corner[1])
+    height, width = crop.shape[1], crop.shape[2] // wide
+    record = carray(pointer(place[1]), RECORD_WORDS, np.int64)
+    if top < 0 or left < 0 or top + height > record[HEIGHT] or left + width > record[WIDTH]:
+        return OUTSIDE, -1, buffer
+    bounds = carray(pointer(place[2] + 4 * record[FIRST]), record[CHUNKS] + 1, np.uint32)
+    rows, columns = -(-record[HEIGHT] // chunk), -(-record[WIDTH] // chunk)
+    if rows * columns != record[CHUNKS] or not _index_fits(calls, record, bounds):
+        return BAD_INDEX, -1, buffer
+    first, last = left // chunk, (left + width - 1) // chunk
+    upper, lower = top // chunk, (top + height - 1) // chunk
+    plain, base = codec[0] == NONE and not (codec[1] or codec[2]), 0
+    for row in range(upper, lower + 1):
+        start = np.int64(bounds[row * columns + first])
+        if len(memory):
+            base = memory[row - upper] - start
+        elif row == upper or not one_span:
+            count = np.int64(bounds[(lower if one_span else row) * columns + last + 1]) - start
+            if len(buffer) < count:
+                buffer = np.empty(2 * count, np.uint8)
+            if not _read(calls, place[0], record[OFFSET] + start, count, buffer.ctypes.data):
+                return SHORT_READ, row * columns + first, buffer
+            base = buffer.ctypes.data - start
+        for number in range(row * columns + first, row * columns + last + 1):
+            at, stored = base + np.int64(bounds[number]), np.int64(bounds[number + 1] - bounds[number])
+            status = _decode(calls, context, codec, wide, at, stored, tile, spare)
+            if status != OK:
+                return status, number, buffer
+            pixels = carray(pointer(at), len(tile), np.uint8) if plain else tile
+            column = number - row * columns
+            _place(pixels, crop, chunk, wide, row * chunk - top, column * chunk - left, corner[2] != 0)
+    return OK, -1, buffer
+
+
+@njit(SIGNATURE, nogil=True, cache=True)  # compiled, or loaded, when this module is imported
+def read_crops(
+    calls: Array,  # addresses of C functions
+    chunk: int,  # T
+    wide: int,  # bytes of a pixel
+    compressor: int,
+    delta: bool,
+    shuffle: bool,
+    one_span: bool,  # read a crop's bytes at once, those between its runs too
+    places: Array,  # (K, 3): file descriptor, address of the image's record, address of the shard's offsets
+    memory: Array,  # (K, R) addresses of the runs where they have been read already; (K, 0) to read them here
+    corners: Array,  # (K, 4): top, left, whether to flip rows, columns
+    out: Array,  # (K, C, h, w * wide) bytes
+    sums: Array,  # (K, C, 2) sums of pixels and of their squares; (0, C, 2) to leave out
+) -> tuple[int, int, int]:
+    """Fill `out` and `sums`; return the status, crop and chunk of the first failure, which ends the reading."""
+    size, buffer, status, number, k = out.shape[1] * chunk * chunk * wide, np.empty(0, np.uint8), OK, -1, 0
+    tile, spare = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    context = call_create(calls[ZSTD_CREATE], ()) if compressor == ZSTD else 0
+    codec, shape = (compressor, delta, shuffle), (chunk, wide, one_span)
+    for k in range(out.shape[0]):
+        status, number, buffer = _read_crop(
+            calls, context, codec, shape, places[k], memory[k], corners[k], out[k], tile, spare, buffer
+        )
+        if status != OK:
+            break
+        if corners[k, 3]:
+            _reverse_rows(out[k], wide, spare)
+        if len(sums):
+            _sum(out[k], wide, sums[k])
+    if compressor == ZSTD:
+        call_free(calls[ZSTD_FREE], (context,))
+    return status, k, number

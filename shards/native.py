@@ -1,6 +1,5 @@
 """Addresses of C functions in libraries that come as wheels, for the kernel to call without the interpreter's lock.
 
-zstd and LZ4 are the ones that imagecodecs brings, CRC-32C is google-crc32c's (which Zarr uses too), `pread` is libc's.
 Addresses are passed to the kernel as numbers, so that its machine code can be cached between processes.
 """
 
@@ -8,7 +7,6 @@ Addresses are passed to the kernel as numbers, so that its machine code can be c
 from __future__ import annotations
 
 import ctypes
-import importlib
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +15,15 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from shards.libraries import CRC, LZ4, ZSTD, function
+
 FUNCTIONS = (
     ("pread", None),
-    ("crc32c_extend", "google_crc32c._crc32c"),
-    ("ZSTD_createDCtx", "imagecodecs._zstd"),
-    ("ZSTD_freeDCtx", "imagecodecs._zstd"),
-    ("ZSTD_decompressDCtx", "imagecodecs._zstd"),
-    ("LZ4_decompress_safe", "imagecodecs._lz4"),
+    ("crc32c_extend", CRC),
+    ("ZSTD_createDCtx", ZSTD),
+    ("ZSTD_freeDCtx", ZSTD),
+    ("ZSTD_decompressDCtx", ZSTD),
+    ("LZ4_decompress_safe", LZ4),
 )
 PREAD, CRC32C, ZSTD_CREATE, ZSTD_FREE, ZSTD_DECODE, LZ4_DECODE = range(len(FUNCTIONS))
 
@@ -31,17 +31,8 @@ PREAD, CRC32C, ZSTD_CREATE, ZSTD_FREE, ZSTD_DECODE, LZ4_DECODE = range(len(FUNCT
 @lru_cache
 def addresses() -> NDArray[np.int64]:
     """Where the functions lie in this process, in the order of FUNCTIONS; ImportError names one that is not found."""
-    return np.array([_address(function, module) for function, module in FUNCTIONS], np.int64)
-
-
-def _address(function: str, module: str | None) -> int:
-    file = None if module is None else importlib.import_module(module).__file__
-    try:
-        found = getattr(ctypes.CDLL(file), function)  # searches the libraries that the module links, too
-    except (OSError, AttributeError):
-        place = "libc" if module is None else module.partition(".")[0]
-        raise ImportError(f"{place} gives no {function}: reinstall it from its wheel (pip install {place})") from None
-    return ctypes.cast(found, ctypes.c_void_p).value or 0
+    found = [ctypes.cast(function(name, module), ctypes.c_void_p).value for name, module in FUNCTIONS]
+    return np.array(found, np.int64)
 
 
 def _caller(result: Any, *arguments: Any) -> Any:

@@ -33,9 +33,11 @@ ReadMode = Literal["runs", "span"]
 times as much, in a fifth of the requests: for file systems that charge by request."""
 
 OPEN_SHARDS = 256
+"""Each takes two of the process's file descriptors, of which 1,024 are a usual limit."""
+
 INDEX, READ, CHECKSUM, FRAME, OUTSIDE = range(1, 6)
 FAILURES = {
-    INDEX: "the sidecar index does not fit the image: delete it, and it is read from the archive again",
+    INDEX: "the sidecar index does not fit the image: rebuild it with python -m shards.index",
     READ: "the file cannot be read, or ends before",
     CHECKSUM: "its checksum does not fit",
     FRAME: "it cannot be decompressed to a chunk of this size",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shards.columns import read_frame
 from shards.sources import find, is_folder, join, row_location
 from shards.tables import fields_of, filled, read_csv, require_cells, require_columns, whole_numbers
 from shards.wells import CHANNEL, LayoutError, WellTable, names, table_of
@@ -133,7 +134,7 @@ def _file_images(file: str, column: str) -> pd.DataFrame | None:
     parquet, _ = open_parquet(file, state(file))
     if not {"__key__", column} <= set(parquet.schema_arrow.names):
         return None
-    keys = parquet.read(columns=["__key__"]).column(0).to_pandas().astype(str)
+    keys = read_frame(parquet, ["__key__"])["__key__"].astype(str)
     fields = keys.str.extract(f"^{KEY.pattern}$")
     wrong = fields["well"].isna()
     if wrong.any():

@@ -182,4 +182,4 @@ def open_parquet(file: str, unchanged: tuple[int, int] | None) -> tuple[ParquetF
 def _row_group(file: str, unchanged: tuple[int, int] | None, group: int, column: str) -> pa.ChunkedArray:
     """One column of one row group: what reading any of its rows costs, and all that is held in memory."""
     parquet, _ = open_parquet(file, unchanged)
-    return parquet.read_row_group(group, columns=[column]).column(0)
+    return parquet.read_row_group(group, columns=[column], use_threads=False).column(0)  # see shards.columns

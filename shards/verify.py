@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from shards import columns
 from shards.errors import ShardError
 from shards.files import LocalFolder, Source
 from shards.format import MANIFEST, SPLITS, WELLS, Manifest, Shard, read_manifest
@@ -95,22 +95,19 @@ def verify(source: Source, sample: int | None = SAMPLE, seed: int = 0, workers: 
 
 def _table(source: Source, manifest: Manifest) -> pd.DataFrame:
     """The table of wells, once its checksum, size and columns are those that the manifest implies."""
-    import pyarrow.parquet as parquet
-
     if source.size(WELLS) is None:
         raise ShardError("missing")
     data = source.load(WELLS)
     if hashlib.sha256(data.data).hexdigest() != manifest.wells_sha256:
         raise ShardError(f"its checksum is not the one in {MANIFEST}")
-    file, rows = parquet.ParquetFile(io.BytesIO(data.tobytes())), sum(manifest.wells.values())
+    file, rows = columns.opened(data), sum(manifest.wells.values())
     groups = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
     if file.metadata.num_rows != rows or sum(groups) > MOST_ROW * (rows + 16):
         raise ShardError(f"{file.metadata.num_rows} rows of {sum(groups)} bytes, but {MANIFEST} states {rows} wells")
     needed = {"key", "experiment", "shard", "split", "height", "width"}
     if missing := sorted(needed - set(file.schema_arrow.names)):
         raise ShardError(f"no column {', '.join(missing)}")
-    table: pd.DataFrame = file.read().to_pandas()
-    return table
+    return columns.read_frame(file)
 
 
 def _split(manifest: Manifest, table: pd.DataFrame, place: str, faults: list[Fault]) -> dict[str, object]:

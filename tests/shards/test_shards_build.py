@@ -375,6 +375,25 @@ def test_two_builds_into_one_folder_end_with_one_whole_set(screen, tmp_path):
     assert digests(tmp_path / "shared") == digests(tmp_path / "alone")
 
 
+THREADS = """
+import sys
+from pathlib import Path
+import pyarrow.parquet
+from shards.format import ShardSet
+threads = lambda: len(list(Path("/proc/self/task").iterdir()))
+before = threads()
+shards = ShardSet.open(Path(sys.argv[1]))
+print(len(shards.shapes), len(shards.indices("train", ["gene-001"])), threads() - before)
+"""
+
+
+def test_opening_a_set_starts_no_threads(screen, tmp_path):
+    """Arrow's threads can abort a process that ends while they still hold what they read."""
+    built(screen(), tmp_path / "out", validation_experiments=["gene-002"])
+    command = [sys.executable, "-c", THREADS, str(tmp_path / "out")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "12 4 0\n"
+
+
 @pytest.mark.slow
 def test_workers_end_when_the_build_alone_is_killed(screen, tmp_path):
     import psutil

@@ -108,6 +108,7 @@ def test_nested_experiments_counts():
 
 
 @pytest.mark.parametrize("batch", [7, 24])
+@settings(deadline=None)
 @given(seed=seeds, wells=st.integers(1, 60), number=st.integers(0, 10**6), worlds=st.permutations([1, 2, 3, 4, 8]))
 def test_no_rank_ever_has_a_batch_more(batch, seed, wells, number, worlds):
     """Ranks cut every global batch alike, also where an epoch ends within it: equal parts, or a refusal."""

@@ -1,0 +1,187 @@
+"""Crops per second and core of our loader beside its peers', in one run on the same images.
+
+    python -m benchmarks.loader [--json] [--wells 16] [--seconds 6]
+
+Wells are 2048 x 2048 x 6 of 8 bits, cut from the real images that SCALING_TEST_DATA points to (without them, smoothed
+noise), warm in the page cache. Every contender runs in a process of its own that is bound to one core. Peers come from
+`pip install webdataset mosaicml-streaming litdata`; the latter two do not fit this project's pinned versions, so put
+them into another folder on PYTHONPATH. One that is absent is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.builder import write_wells
+from benchmarks.crop_readers import LOSSLESS, OURS, PEERS, PLAIN, Contender
+from harness.models.torchvision_cure import import_timm
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one contender reached: crops/s of all its cores, the best of the rounds and their median."""
+
+    crops_per_second: float
+    median: float
+    first_batch: float  # seconds from opening the set, imports done
+    read_per_crop: float | None  # MB; None where files are mapped rather than read
+    memory: float  # MB resident at most, in all
+
+
+def measure(contender: Contender, folder: Path, cores: int, seconds: float) -> Speed:
+    """Run a contender in a fresh process on so many cores."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (contender.name, folder, cores, seconds))
+
+
+def _measure(name: str, folder: Path, cores: int, seconds: float) -> Speed:
+    """Inside the process. Time is the clock's: what others do on the machine counts against a contender."""
+    contender = next(one for one in (*OURS, *PEERS) if one.name == name)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if contender in OURS:
+        importlib.import_module("shards.kernel")  # an import, as torch is
+    else:
+        import_timm()  # peers import torchvision
+    opened = time.perf_counter()
+    crops = contender.crops(folder, cores)
+    next(crops)
+    first, rates, before, total = time.perf_counter() - opened, [], _bytes_read(), 0
+    for _ in range(ROUNDS):
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / ROUNDS:
+            done += next(crops)
+        rates.append(done / (time.perf_counter() - began))
+        total += done
+    read = (_bytes_read() - before) / total / 1e6
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return Speed(max(rates), statistics.median(rates), first, read if read > 0.01 else None, memory)
+
+
+def _bytes_read() -> int:
+    with suppress(OSError):
+        return int(Path("/proc/self/io").read_text().split()[1])
+    return 0
+
+
+def whole_wells(folder: Path) -> float:
+    """Milliseconds to decode one whole well on one core, the best of all."""
+    import numpy as np
+
+    from shards.format import ShardSet
+
+    shards = ShardSet.open(folder)
+    into, best = shards.read_well(0), float("inf")
+    for number in np.resize(np.arange(len(shards.wells)), 40).tolist():
+        began = time.perf_counter()
+        shards.read_well(number, into=into)
+        best = min(best, time.perf_counter() - began)
+    return 1000 * best
+
+
+def rows(wells: int, seconds: float) -> list[dict[str, Any]]:
+    """The measurements, as {name, unit, ours, peer, peer_name, ratio, goal, met}."""
+    import_timm()  # peers import torchvision
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "images"
+        pixels = write_wells(root, wells)
+        speeds: dict[str, Speed] = {}
+        for contender in (*OURS, *PEERS):
+            if not contender.installed:
+                continue
+            folder = Path(place) / contender.folder
+            if not folder.exists():
+                contender.prepare(root, folder)
+            speeds[contender.name] = measure(contender, folder, 1, seconds)
+            print(f"{contender.name}: {speeds[contender.name]}", file=sys.stderr)
+        lossless = Path(place) / OURS[0].folder
+        stored = sum(path.stat().st_size for path in lossless.glob("*.tar"))
+        two = measure(OURS[0], lossless, 2, seconds)
+        return _rows(speeds, two, pixels / stored, whole_wells(lossless))
+
+
+def _rows(speeds: dict[str, Speed], two: Speed, ratio: float, whole: float) -> list[dict[str, Any]]:
+    best, plain = speeds[f"ours, {LOSSLESS}"], speeds[f"ours, {PLAIN}"]
+    mine = best.crops_per_second
+    found = [
+        _row("crops, lossless", "crops/s per core", mine, goal=1500),
+        _row("compression, lossless", "ratio", ratio, goal=1.9),
+        _row("crops, uncompressed", "crops/s per core", plain.crops_per_second, goal=5000),
+        _row("two cores over one, lossless", "ratio", two.crops_per_second / mine, goal=1.9),
+        _row("first batch of 256, lossless", "s", best.first_batch, goal=0.5, most=True),
+        _row("memory, two threads", "MB", two.memory, goal=1000, most=True),
+        _row("read per crop, lossless", "MB", best.read_per_crop or 0.0, goal=0.5, most=True),
+        _row("whole well, lossless", "ms", whole),
+    ]
+    single = [p for p in PEERS if p.name in speeds and p.per_read == 1]
+    fastest = max(single, key=lambda p: speeds[p.name].crops_per_second, default=None)
+    for peer in PEERS:
+        if peer.name not in speeds:
+            found.append(_row("crops, lossless", "crops/s per core", mine, f"{peer.name} (not installed)"))
+            continue
+        goal = 18 if peer.name == PEERS[0].name else 3.5 if peer is fastest else None
+        found.append(
+            _row("crops, lossless", "crops/s per core", mine, peer.name, speeds[peer.name].crops_per_second, goal)
+        )
+    return found
+
+
+def _row(
+    name: str,
+    unit: str,
+    mine: float,
+    peer_name: str | None = None,
+    peer: float | None = None,
+    goal: float | None = None,
+    most: bool = False,
+) -> dict[str, Any]:
+    """One measurement; with a peer, the goal is for the ratio."""
+    ratio = None if peer is None else mine / peer
+    value = mine if ratio is None else ratio
+    met = None if goal is None else value <= goal if most else value >= goal
+    numbers = {"ours": mine, "peer": peer, "ratio": ratio}
+    rounded = {key: None if number is None else float(f"{number:.4g}") for key, number in numbers.items()}
+    return {"name": name, "unit": unit, **rounded, "peer_name": peer_name, "goal": goal, "met": met}
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """The rows as text."""
+    lines = []
+    for number, row in zip(count(1), found, strict=False):
+        peer = "" if row["peer_name"] is None else f"; {row['peer_name']}: {row['peer'] or '-'}"
+        ratio = f" (ours {row['ratio']} x)" if row["ratio"] else ""
+        goal = "" if row["goal"] is None else f"; goal {row['goal']}: {'met' if row['met'] else 'NOT met'}"
+        lines.append(f"{number:2d} {row['name']}: {row['ours']} {row['unit']}{peer}{ratio}{goal}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
+    parser.add_argument("--wells", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each contender (default %(default)s)")
+    given = parser.parse_args(arguments)
+    found = rows(given.wells, given.seconds)
+    print(json.dumps(found, indent=1) if given.json else table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
