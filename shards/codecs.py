@@ -31,6 +31,11 @@ LEAST_SAVING = 0.1
 """Below this share of bytes saved, compressing is not worth its decoding."""
 
 
+NOISE = 6
+"""Differences that Huffman codes cannot shrink by more are noise, in which a search for repetitions does not pay. A
+code has at least one bit, which is a limit of 8."""
+
+
 @dataclass(frozen=True)
 class Codec:
     """One way to store chunks. All of them are lossless."""
@@ -83,8 +88,11 @@ class Codec:
 
     def _compress(self, data: bytes) -> bytes:
         if self.compressor == "zstd":
-            repeats = self.shuffle or not self.delta
-            return (_zstd(self.shuffle, get_ident()) if repeats else _huffman(get_ident())).compress(data)
+            found = _huffman(get_ident()).compress(data) if self.delta and not self.shuffle else None
+            if found is not None and NOISE * len(found) >= len(data):
+                return found
+            searched = _zstd(self.shuffle, get_ident()).compress(data)
+            return searched if found is None or len(searched) < len(found) else found
         if self.compressor == "lz4":
             from imagecodecs import lz4_encode
 
