@@ -1,173 +1,208 @@
-"""The fit room: from runs to a law with honest error bars. Every fit names the compute convention it was made in."""
+"""The fit room: from anyone's table to laws with honest intervals and the checklist, from Python or the command line.
 
-from dataclasses import dataclass, field
+    python -m analysis.fit DATA.csv --x flops --y loss [--group curve] [--train-where 'Training==1'] [--law auto|NAME]
+        [--predict-at 1e21 ...] [--json]
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
+Two --x columns fit a joint law of model size and data; three, a law of model size, unique data and data seen.
+"""
 
-from analysis.correct import Floats
-from analysis.flops import named_convention
-from analysis.laws import LogLinear, least_squares
+from __future__ import annotations
 
-REPLICATES = 2000
-MINIMUM_COMPUTES = 3  # two points leave a line no residual to judge it by
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Interval:
-    """Ends of an interval and the probability it is meant to hold."""
+    from analysis.correct import Floats
+    from analysis.estimate import Fitted
+    from analysis.fitting import Result
+    from analysis.metric import Metric
+    from analysis.parameters import Parameter
+    from analysis.read_table import Curve
 
-    low: float
-    high: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Band:
-    """A law and its interval over a grid of compute; all (n,)."""
-
-    compute: Floats
-    centre: Floats
-    low: Floats
-    high: Floats
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A log-linear law fitted to one source's runs, with what its bootstrap over runs says about it."""
-
-    source: str
-    convention: str
-    law: LogLinear
-    slope: Interval
-    intercept: Interval
-    runs: int
-    computes: int  # distinct ones
-    compute_low: float
-    compute_high: float
-    residual_deviation: float  # standard deviation of runs about the law, n - 2 degrees of freedom
-    draws: Floats = field(repr=False, compare=False)  # (K, 2) intercepts and slopes of the replicates
-    noise: Floats = field(repr=False, compare=False)  # (K,) one run's residual per replicate
-
-    def band(self, compute: npt.ArrayLike, *, new_run: bool = False) -> Band:
-        """The law over a grid with its interval: of the law itself, or of what one new run would give."""
-        grid = np.atleast_1d(np.asarray(compute, dtype=np.float64))
-        replicates = self.draws[:, :1] + self.draws[:, 1:] * np.log10(grid)  # (K, n)
-        if new_run:
-            replicates = replicates + self.noise[:, None]
-        tail = (1 - self.slope.confidence) / 2
-        low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
-        return Band(grid, self.law.predict(grid), low, high)
-
-    def summary(self) -> dict[str, str | float | int]:
-        """The fit as one flat row for a table or JSON."""
-        return {
-            "source": self.source,
-            "convention": self.convention,
-            "convention_version": named_convention(self.convention).version,
-            "law": "log_linear",
-            "slope": self.law.slope,
-            "slope_low": self.slope.low,
-            "slope_high": self.slope.high,
-            "intercept": self.law.intercept,
-            "intercept_low": self.intercept.low,
-            "intercept_high": self.intercept.high,
-            "confidence": self.slope.confidence,
-            "runs": self.runs,
-            "computes": self.computes,
-            "compute_low": self.compute_low,
-            "compute_high": self.compute_high,
-            "residual_deviation": self.residual_deviation,
-        }
+EXAMPLES = """examples:
+  python -m analysis.fit runs.csv --x flops --y loss --predict-at 1e21 1e22 --json
+  python -m analysis.fit curves.csv --x 'Seen Examples' --y Loss --group Task Model --train-where 'Training == 1'
+  python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12
+  python -m analysis.fit recall.csv --x compute --y recall --factors flops_per_crop crops
+"""
+LAWS_HELP = """auto (an average of laws), or one of: log_linear, logit_linear, power_law (M1), power_offset (M2), m3,
+m4, soft_start, bnsl, saturating, joint, data_constrained"""
 
 
-def fit_log_linear(
-    source: str,
-    convention: str,
-    compute: npt.ArrayLike,
-    recall: npt.ArrayLike,
-    *,
-    replicates: int = REPLICATES,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Fit:
-    """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
+def as_json(result: Result, group: str) -> dict[str, Any]:
+    """One group's result for a program: numbers that are not finite become null."""
+    law = result.law
+    return {
+        "group": group,
+        "n_train": len(result.points),
+        "law": result.name,
+        "space": law.space,
+        "members": [_member(member, float(share)) for member, share in zip(law.members, law.shares, strict=True)],
+        "parameters_of": result.parameters_of,
+        "parameters": {one.name: _parameter(one) for one in result.parameters},
+        "predictions": [
+            asdict(one) | {"x": one.x[0] if len(one.x) == 1 else list(one.x)} for one in result.predictions
+        ],
+        "held_out": asdict(result.held_out) if result.held_out else None,
+        "checklist": [asdict(check) for check in result.checks],
+        "warnings": [f"{check.check}: {check.detail}" for check in result.checks if check.verdict == "warn"],
+    }
 
-    Seeds are runs of their own. Replicates in which fewer than two distinct computes were drawn fix no line and are
-    drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
 
-    Args:
-        source: name of the relationship source.
-        convention: name of the compute convention that `compute` is in.
-        compute: (n,) compute of each run, positive.
-        recall: (n,) recall of each run.
+def _parameter(one: Parameter) -> dict[str, Any]:
+    """A parameter that the points do not identify has a range and no value."""
+    value = one.value if one.identified else None
+    return {"value": value, "low": one.low, "high": one.high, "method": one.method, "identified": one.identified}
+
+
+def _member(member: Fitted, share: float) -> dict[str, Any]:
+    from analysis.parameters import natural
+
+    values = natural(member.law.name, member.theta[None], member.coordinates)
+    settings = member.settings
+    return {
+        "law": member.law.name, "share": share, "tail": settings.tail, "prior_strength": settings.belief.strength,
+        "huber": settings.huber, "parameters": {name: float(value[0]) for name, value in values.items()},
+        "certificate": asdict(member.certificate),
+    }  # fmt: skip
+
+
+def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
+    """Every group of a table, as the command line says it.
 
     Raises:
-        ValueError: if the convention is unknown, values are not finite or compute not positive, or the runs have fewer
-            than 3 distinct computes.
+        ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
     """
-    named_convention(convention)
-    x, y = _checked(source, compute, recall)
-    intercept, slope = (values.item() for values in least_squares(x, y, np.ones((1, len(x)))))
-    residuals = y - (intercept + slope * x)
-    rng = np.random.default_rng(seed)
-    draws = _bootstrap(x, y, replicates, rng)
-    tail = (1 - confidence) / 2
-    ends = np.quantile(draws, [tail, 1 - tail], axis=0)
-    return Fit(
-        source=source,
-        convention=convention,
-        law=LogLinear(intercept, slope),
-        slope=Interval(ends[0, 1].item(), ends[1, 1].item(), confidence),
-        intercept=Interval(ends[0, 0].item(), ends[1, 0].item(), confidence),
-        runs=len(x),
-        computes=len(np.unique(x)),
-        compute_low=float(np.min(compute)),
-        compute_high=float(np.max(compute)),
-        residual_deviation=float(np.sqrt(np.sum(residuals**2) / (len(x) - 2))),
-        draws=draws,
-        noise=rng.choice(residuals * np.sqrt(len(x) / (len(x) - 2)), size=replicates),
-    )
+    from analysis.laws import named_law
+    from analysis.metric import Metric
+    from analysis.read_table import Columns, column, curves
+
+    names = tuple(column(table, name, "--x") for name in options.x)
+    y = column(table, options.y, "--y")
+    named = {
+        option: column(table, getattr(options, option), f"--{option.replace('_', '-')}")
+        for option in ("run", "x_low", "x_high")
+        if getattr(options, option)
+    }
+    groups = tuple(column(table, name, "--group") for name in options.group)
+    factors = tuple(column(table, name, "--factors") for name in options.factors)
+    metric = Metric(options.metric, options.bound) if options.metric else None
+    found, metric = curves(table, Columns(names, y, groups, factors, **named), options.train_where, metric)
+    if options.law != "auto":
+        named_law(options.law)
+    targets = _targets(options.predict_at, len(names))
+    results = [_one(curve, metric, targets, options) for curve in found]
+    if all("error" in one for one in results):
+        raise ValueError(f"no group could be fitted; {results[0]['group']}: {results[0]['error']}")
+    return {
+        "x": list(names), "y": y, "metric": asdict(metric) | {"meaning": metric.describe},
+        "confidence": options.confidence, "groups": results, "summary": _summary(results),
+    }  # fmt: skip
 
 
-def fit_sources(points: pd.DataFrame, convention: str, *, confidence: float = 0.95, seed: int = 0) -> list[Fit]:
-    """One fit per relationship source over the trained runs of `points`, in the order the sources appear.
+def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
+    """One group's result; a group that cannot be fitted says why, and the others go on."""
+    from analysis.fitting import fit_points
 
-    Args:
-        points: one row per run and source, with columns source, trained, compute and recall.
-
-    Raises:
-        ValueError: as `fit_log_linear`, naming the source.
-    """
-    trained = points[points["trained"].astype(bool)]
-    return [
-        fit_log_linear(str(source), convention, runs["compute"], runs["recall"], confidence=confidence, seed=seed)
-        for source, runs in trained.groupby("source", sort=False)
-    ]
+    try:
+        result = fit_points(
+            curve.train, metric, options.law, targets=targets, held_out=curve.held_out,
+            factors=curve.factors, confidence=options.confidence, notes=curve.notes,
+        )  # fmt: skip
+    except ValueError as error:
+        return {"group": curve.name, "n_train": len(curve.train), "error": str(error)}
+    return as_json(result, curve.name)
 
 
-def _checked(source: str, compute: npt.ArrayLike, recall: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """log10(compute) and recall, both (n,)."""
-    x, y = np.asarray(compute, dtype=np.float64), np.asarray(recall, dtype=np.float64)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"{source}: compute {x.shape} and recall {y.shape} must be vectors of one length")
-    bad = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y) & (x > 0)))
-    if bad.size:
-        raise ValueError(f"{source}: run {bad[0]} has compute {x[bad[0]]} and recall {y[bad[0]]}; both must be finite")
-    distinct = len(np.unique(x))
-    if distinct < MINIMUM_COMPUTES:
-        raise ValueError(
-            f"{source}: {len(x)} runs at {distinct} distinct computes; a law needs at least {MINIMUM_COMPUTES}"
-        )
-    return np.log10(x), y
+def _summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over groups with rows held out."""
+    scored = [one["held_out"] for one in results if one.get("held_out")]
+    summary: dict[str, Any] = {"groups": len(results), "failed": sum("error" in one for one in results)}
+    if scored:
+        for name in ("rmse_log", "rmse", "coverage"):
+            summary[f"mean_{name}"] = sum(one[name] for one in scored) / len(scored)
+    return summary
 
 
-def _bootstrap(x: Floats, y: Floats, replicates: int, rng: np.random.Generator) -> Floats:
-    """Intercepts and slopes (K, 2) of lines through runs drawn with replacement."""
-    fitted = np.empty((0, 2))
-    while len(fitted) < replicates:
-        drawn = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=replicates).astype(np.float64)
-        lines = np.column_stack(least_squares(x, y, drawn))
-        fitted = np.concatenate([fitted, lines[np.isfinite(lines[:, 1])]])
-    return fitted[:replicates]
+def _targets(words: Sequence[str], inputs: int) -> Floats | None:
+    """(m, d) from words: numbers, with commas between the inputs of one place."""
+    import numpy as np
+
+    if not words:
+        return None
+    try:
+        values = [[float(part) for part in word.split(",") if part] for word in words]
+    except ValueError as error:
+        raise ValueError(f"--predict-at: {error}; write 1e21, or 7e9,1.4e11 for two inputs") from None
+    if inputs > 1 and all(len(one) == 1 for one in values):
+        flat = [one[0] for one in values]
+        values = [flat[i : i + inputs] for i in range(0, len(flat), inputs)]
+    if any(len(one) != inputs or min(one) <= 0 for one in values):
+        raise ValueError(f"--predict-at: each place needs {inputs} positive number(s), as 7e9,1.4e11")
+    return np.array(values)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    """The value with NaN and infinity as null, which is all that JSON has."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.fit", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("data", help="a CSV, TSV or Parquet file with a row per run or checkpoint")
+    add("--x", nargs="+", action="extend", required=True, metavar="COLUMN", help="compute; two: model size, data")
+    add("--y", required=True, metavar="COLUMN", help="the metric")
+    add("--group", nargs="+", action="extend", default=[], metavar="COLUMN", help="a curve per value of these")
+    add("--train-where", metavar="EXPR", help="rows to fit; the others are scored. For example 'Training==1'")
+    add("--law", default="auto", help=LAWS_HELP)
+    add("--predict-at", nargs="+", action="extend", default=[], metavar="X", help="places to predict")
+    add("--metric", choices=["loss", "share", "score"], help="kind of y; by default guessed from name, range and trend")
+    add("--bound", type=float, default=1.0, help="bound of a share: 1, or 100 for per cent (with --metric share)")
+    add("--run", metavar="COLUMN", help="run of each row, where checkpoints of one run correlate")
+    add("--x-low", metavar="COLUMN", help="lower end of x, where it is only bounded")
+    add("--x-high", metavar="COLUMN", help="upper end of x")
+    add("--factors", nargs=2, default=[], metavar="COLUMN", help="the two factors behind x, for the two-factor check")
+    add("--confidence", type=float, default=0.9, help="of every interval, 0.5 to 0.99 (default 0.9)")
+    add("--json", action="store_true", help="print JSON instead of text")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, fit, print; exit status 0, or 2 where the table cannot be used as asked."""
+    options = _parser().parse_args(arguments)
+    from analysis.read_table import read_file
+
+    try:
+        found = fit_table(read_file(options.data), options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = _finite({"data": options.data} | found)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        from analysis.fit_text import text
+
+        print(text(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.fit import Fit
 from analysis.style import (
     AREAS,
     DARK,
@@ -26,6 +25,7 @@ from analysis.style import (
     patch_label,
     styled,
 )
+from analysis.trend import Fit
 
 PIXEL_STATISTICS = "pixel_statistics"
 CHANCE = 0.10  # both tails of five percent, where no trained cell says otherwise

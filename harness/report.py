@@ -73,8 +73,8 @@ def _loss_figure(recipe: Recipe, folder: Path, courses: pd.DataFrame, grid: Sequ
 
 def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Path]:
     from analysis import plot
-    from analysis.fit import MINIMUM_COMPUTES, fit_sources
     from analysis.tables import table6
+    from analysis.trend import MINIMUM_COMPUTES, fit_sources
 
     convention = recipe.fit.convention
     is_trained = found["trained"].astype(bool)

@@ -1,136 +1,161 @@
-"""The log-linear fit: known lines, honest intervals, refusals, and the refit of the paper's Table 6."""
+"""`python -m analysis.fit` on anybody's table: what it prints, what it understands, what it refuses and how."""
+
+import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
-from analysis.fit import fit_log_linear, fit_sources
-from analysis.tables import table6
+from analysis.fit import main
 
-
-def study(seed, runs=24, noise=0.01):
-    rng = np.random.default_rng(seed)
-    compute = np.geomspace(1e12, 1e15, runs // 3).repeat(3)  # three seeds per compute
-    return compute, 0.1 + 0.02 * np.log10(compute) + noise * rng.normal(size=runs)
+X = np.geomspace(1e18, 1e22, 14)
 
 
-def test_a_line_without_noise_is_recovered():
-    compute, recall = study(0, noise=0)
-    fit = fit_log_linear("CORUM", "touvron", compute, recall)
-    assert (fit.law.slope, fit.law.intercept) == pytest.approx((0.02, 0.1))
-    assert (fit.slope.low, fit.slope.high) == pytest.approx((0.02, 0.02))
-    assert fit.law.predict(1e18) == pytest.approx(0.46)
+def table(path, **columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return str(path)
 
 
-def test_the_line_is_scipy_s_least_squares():
-    compute, recall = study(1)
-    fit, peer = fit_log_linear("x", "touvron", compute, recall), stats.linregress(np.log10(compute), recall)
-    assert (fit.law.slope, fit.law.intercept) == pytest.approx((peer.slope, peer.intercept))
-    # at 24 runs the bootstrap over runs and the textbook's normal theory agree roughly
-    assert (fit.slope.high - fit.slope.low) / 2 == pytest.approx(1.96 * peer.stderr, rel=0.35)
+def fit(capsys, *arguments):
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    slopes, laws, new_runs = 0, 0, 0
-    for seed in range(100):
-        compute, recall = study(seed)
-        fit = fit_log_linear("x", "touvron", compute, recall, replicates=400)
-        law, run = fit.band([1e16]), fit.band([1e16], new_run=True)
-        truth = 0.1 + 0.02 * 16
-        slopes += fit.slope.low <= 0.02 <= fit.slope.high
-        laws += law.low[0] <= truth <= law.high[0]
-        new_runs += run.low[0] <= truth + 0.01 * np.random.default_rng(seed + 1000).normal() <= run.high[0]
-    assert min(slopes, laws, new_runs) >= 87  # of 95 expected
+def loss(x, noise=0.004, seed=0):
+    return (1.7 + 5e5 * x**-0.3) * np.exp(noise * np.random.default_rng(seed).normal(size=len(x)))
 
 
-def test_units_of_compute_change_no_prediction():
-    compute, recall = study(2)
-    plain = fit_log_linear("x", "touvron", compute, recall).band([1e13, 1e16])
-    rescaled = fit_log_linear("x", "touvron", compute * 1e6, recall).band([1e19, 1e22])
-    for name in ("centre", "low", "high"):
-        np.testing.assert_allclose(getattr(plain, name), getattr(rescaled, name))
+def test_help_is_quick_and_loads_no_pandas():
+    code = "import sys\nfrom analysis.fit import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print({'pandas', 'scipy', 'torch'} & set(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip().endswith("set()")
+    assert "--predict-at" in done.stdout
+    assert time.perf_counter() - begin < 5  # a second on a machine of one's own
 
 
-def test_the_convention_travels_with_the_fit():
-    compute, recall = study(3)
-    row = fit_log_linear("CORUM", "mae_train", compute, recall).summary()
-    assert (row["convention"], row["convention_version"], row["runs"], row["computes"]) == ("mae_train", 1, 24, 8)
+def test_groups_are_fitted_apart_scored_on_their_held_out_rows_and_extrapolated(tmp_path, capsys):
+    rows = {"Flops": np.tile(X, 2), "curve": ["a"] * 14 + ["b"] * 14, "train": np.tile(X <= 2e21, 2).astype(int)}
+    rows["Test Loss"] = np.concatenate([loss(X), 2 * loss(X, seed=1)])
+    path = tmp_path / "t.csv"
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(path, index=False)
+    found = fit(capsys, str(path), "--x", "flops", "--y", "test_loss", "--group", "curve", "--train-where", "train==1",
+                "--predict-at", "1e23", "1e24")  # fmt: skip
+    groups = {group["group"]: group for group in found["groups"]}
+    assert set(groups) == {"a", "b"}
+    for name, factor in (("a", 1), ("b", 2)):
+        group = groups[name]
+        assert (group["n_train"], group["held_out"]["n"]) == (11, 3)
+        assert group["held_out"]["rmse_log"] < 0.02
+        first = group["predictions"][0]
+        assert first["x"] == 1e23
+        assert first["low"] < factor * (1.7 + 5e5 * 1e23**-0.3) < first["high"]
+        assert {"n", "convergence", "rolling origin", "leave-one-out influence", "two factors"} <= {
+            check["check"] for check in group["checklist"]
+        }
+    assert found["summary"]["groups"] == 2
 
 
-def test_only_trained_runs_are_fitted_and_sources_stay_apart():
-    compute, recall = study(4, noise=0)
-    rows = [
-        {"source": source, "trained": True, "compute": c, "recall": sign * r}
-        for source, sign in (("Reactome", 1), ("CORUM", -1))
-        for c, r in zip(compute, recall, strict=True)
-    ]
-    rows.append({"source": "CORUM", "trained": False, "compute": np.nan, "recall": 0.3})
-    fits = fit_sources(pd.DataFrame(rows), "touvron")
-    assert [(fit.source, fit.law.slope) for fit in fits] == [
-        ("Reactome", pytest.approx(0.02)),
-        ("CORUM", pytest.approx(-0.02)),
-    ]
+def test_accuracy_in_per_cent_stays_below_its_bound(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", compute=X, Accuracy=100 * (0.95 - 0.6 * (X / 1e18) ** -0.15))
+    found = fit(capsys, path, "--x", "compute", "--y", "accuracy", "--predict-at", "1e25")
+    assert (found["metric"]["kind"], found["metric"]["bound"]) == ("share", 100)
+    prediction = found["groups"][0]["predictions"][0]
+    assert 87 < prediction["y"] < 95
+    assert prediction["high"] <= 100
+
+
+def test_two_columns_fit_a_joint_law(tmp_path, capsys):
+    size, data = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 6)))
+    noise = np.exp(0.002 * np.random.default_rng(0).normal(size=36))
+    path = table(tmp_path / "t.csv", N=size, D=data, loss=(1.7 + 400 * size**-0.34 + 410 * data**-0.28) * noise)
+    found = fit(capsys, path, "--x", "N", "D", "--y", "loss", "--predict-at", "7e10,1.4e12")["groups"][0]
+    parameters = found["parameters"]
+    assert parameters["alpha"]["low"] < 0.34 < parameters["alpha"]["high"]
+    assert parameters["beta"]["low"] < 0.28 < parameters["beta"]["high"]
+    assert found["predictions"][0]["y"] == pytest.approx(1.7 + 400 * 7e10**-0.34 + 410 * 1.4e12**-0.28, rel=0.01)
+
+
+def test_numbers_as_people_write_them_are_read(tmp_path, capsys):
+    path = tmp_path / "t.tsv"
+    pd.DataFrame({"params": ["70M", "160M", "1.4B", "6.9B", "12B", "n/a"], "ppl": ["9", "8.1", "7", "6.5", "6.3", "6"]}
+                 ).to_csv(path, index=False, sep="\t")  # fmt: skip
+    found = fit(capsys, str(path), "--x", "params", "--y", "ppl", "--predict-at", "7e10")["groups"][0]
+    assert found["n_train"] == 5
+    assert "first on line 7" in " ".join(found["warnings"])
+    assert 5 < found["predictions"][0]["y"] < 6.3
+
+
+def test_an_unidentified_parameter_is_a_range_and_never_a_point(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", c=X[:6], loss=(X[:6] / 1e18) ** -0.1 * (1 + 0.01 * np.sin(np.arange(6) * 9)))
+    group = fit(capsys, path, "--x", "c", "--y", "loss", "--law", "power_offset")["groups"][0]
+    plateau = group["parameters"]["E"]
+    assert plateau["value"] is None
+    assert plateau["low"] == 0
+    assert any("not identified" in warning for warning in group["warnings"])
+
+
+def test_compute_that_is_really_one_factor_is_told(tmp_path, capsys):
+    cost, crops = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e9, 1e12, 5), np.geomspace(1e6, 1e9, 5)))
+    recall = 0.3 + 0.05 * np.log10(cost / 1e9) + 0.002 * np.random.default_rng(0).normal(size=25)
+    path = table(tmp_path / "t.csv", compute=cost * crops, cost=cost, crops=crops, recall=recall)
+    group = fit(capsys, path, "--x", "compute", "--y", "recall", "--factors", "cost", "crops")["groups"][0]
+    assert any("carried by cost alone" in warning for warning in group["warnings"])
+
+
+def test_compute_known_only_within_bounds_widens_the_interval(tmp_path, capsys):
+    noise = 0.01 * np.random.default_rng(0).normal(size=14)
+    path = table(tmp_path / "t.csv", c=X, lo=X / 30, hi=X * 30, r=0.1 + 0.02 * np.log10(X) + noise)
+    arguments = [path, "--x", "c", "--y", "r", "--law", "log_linear", "--predict-at", "1e24"]
+    plain, bounded = (fit(capsys, *arguments, *extra)["groups"][0]["predictions"][0]
+                      for extra in ([], ["--x-low", "lo", "--x-high", "hi"]))  # fmt: skip
+    assert bounded["high"] - bounded["low"] > 1.05 * (plain["high"] - plain["low"])
+
+
+def test_a_group_that_cannot_be_fitted_does_not_stop_the_others(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", c=[*X, 1e18], loss=[*loss(X), 3.0], curve=["a"] * 14 + ["b"])
+    groups = fit(capsys, path, "--x", "c", "--y", "loss", "--group", "curve")["groups"]
+    assert "error" not in groups[0]
+    assert groups[1]["error"].startswith("1 points at 1 distinct x")
 
 
 @pytest.mark.parametrize(
-    ("compute", "recall", "message"),
+    ("arguments", "message"),
     [
-        ([1e12, 1e12, 1e13], [0.2, 0.3, 0.4], "CORUM: 3 runs at 2 distinct computes; a law needs at least 3"),
-        ([1e12, 0, 1e13], [0.2, 0.3, 0.4], "CORUM: run 1 has compute 0.0"),
-        ([1e12, 1e13, 1e14], [0.2, np.nan, 0.4], "CORUM: run 1 .* recall nan"),
-        ([1e12, 1e13], [0.2, 0.3, 0.4], "vectors of one length"),
+        (["--x", "flop", "--y", "loss"], "--x: no column 'flop'; did you mean 'flops'? (columns: flops, loss)"),
+        (["--x", "flops", "--y", "loss", "--train-where", "foo > 1"], "--train-where 'foo > 1': name 'foo'"),
+        (["--x", "flops", "--y", "loss", "--train-where", "flops > 1e30"], "no row of 14 fits"),
+        (["--x", "flops", "--y", "loss", "--law", "zipf"], "unknown law 'zipf'; known are auto,"),
+        (["--x", "flops", "--y", "loss", "--predict-at", "big"], "--predict-at: could not convert"),
+        (["--x", "flops", "--y", "loss", "--predict-at", "-1,2"], "each place needs 1 positive number(s)"),
+        (["--x", "flops", "--y", "loss", "--confidence", "0.999"], "confidence 0.999 is not calibrated"),
     ],
 )
-def test_runs_that_fix_no_law_are_refused(compute, recall, message):
-    with pytest.raises(ValueError, match=message):
-        fit_log_linear("CORUM", "touvron", compute, recall)
+def test_what_cannot_be_done_is_said_plainly(tmp_path, capsys, arguments, message):
+    path = table(tmp_path / "t.csv", flops=X, loss=loss(X))
+    arguments = [f"--predict-at={arguments[-1]}" if word == "--predict-at" else word for word in arguments]
+    arguments = [word for word in arguments if word not in ("big", "-1,2")]
+    assert main([path, *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_an_unknown_convention_is_refused():
-    with pytest.raises(ValueError, match="unknown compute convention 'flops'"):
-        fit_log_linear("CORUM", "flops", [1, 2, 3], [1, 2, 3])
+def test_a_missing_file_is_named(capsys):
+    assert main(["nowhere.csv", "--x", "a", "--y", "b"]) == 2
+    assert "nowhere.csv: no such file" in capsys.readouterr().err
 
 
-# --- Table 6 ---------------------------------------------------------------------------------------------------------
-
-
-def masked_autoencoders(source):
-    table = table6()
-    return table[(table["family"] == "MAE") & (table["benchmark"] == source)]
-
-
-def test_four_of_nine_masked_autoencoders_have_a_pinned_compute():
-    points = masked_autoencoders("CORUM")
-    assert (len(points), points["pinned"].sum()) == (9, 4)
-    assert (points["compute_touvron_low"] <= points["compute_touvron_high"]).all()
-    largest = points[points["train_dataset"] == "RPI-93M"].iloc[0]
-    assert largest["compute_touvron_low"] == pytest.approx(5.83e21, rel=1e-3)  # 1,666 G x 3.5 G crops
-
-
-# Slopes per decade and predictions for L/8+ on RPI-93M from an independent refit. It takes all nine masked
-# autoencoders for the slope and the other eight for the prediction, RPI-52M at its upper bound of 50 epochs.
-REFIT = [
-    ("CORUM", 0.0247, 0.610),
-    ("hu.MAP", 0.0178, 0.418),
-    ("Reactome", 0.0113, 0.263),
-    ("StringDB", 0.0175, 0.468),
-]
-
-
-@pytest.mark.parametrize(("source", "slope", "held_out"), REFIT)
-def test_table_6_is_refitted(source, slope, held_out):
-    points = masked_autoencoders(source)
-    fit = fit_log_linear(source, "touvron", points["compute_touvron_high"], points["recall"])
-    assert round(fit.law.slope, 4) == slope
-    others, target = points[points["train_dataset"] != "RPI-93M"], points[points["train_dataset"] == "RPI-93M"]
-    fit = fit_log_linear(source, "touvron", others["compute_touvron_high"], others["recall"])
-    assert round(fit.law.predict(target["compute_touvron_high"]).item(), 3) == held_out
-
-
-def test_other_families_have_no_compute():
-    table = table6()
-    others = table[table["family"] != "MAE"]
-    assert others["compute_touvron_high"].isna().all()
-    assert not others["pinned"].any()
-    assert len(table) == 4 * 19  # sources x models with their training sets
+def test_the_text_has_the_same_numbers(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", flops=X, loss=loss(X))
+    found = fit(capsys, path, "--x", "flops", "--y", "loss", "--predict-at", "1e23")["groups"][0]
+    assert main([path, "--x", "flops", "--y", "loss", "--predict-at", "1e23"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{found['predictions'][0]['y']:.4g}" in printed
+    assert "leave-one-out influence" in printed

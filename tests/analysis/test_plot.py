@@ -7,9 +7,9 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from analysis import plot
-from analysis.fit import fit_sources
 from analysis.style import COLOURS
 from analysis.tables import table6
+from analysis.trend import fit_sources
 
 SOURCES = ("CORUM", "Reactome")
 

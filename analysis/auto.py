@@ -1,0 +1,85 @@
+"""The automatic law: an average over forms, tails and beliefs instead of a pick, and how its settings were chosen.
+
+Chosen on the 72 vision curves of Alabdulmohsin et al. (2022) among 4,896 averages of M2, M4, soft_start and BNSL over
+tail weights and beliefs. What the choice made on three of the data sets does on the fourth is in docs/laws.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from analysis.correct import Floats
+from analysis.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_law
+from analysis.laws import Belief, Law, named_law
+from analysis.metric import Metric
+
+BELIEF = Belief(plateau=(-0.7, 0.7), exponent=(-0.7, 0.3))
+STRENGTHS = (5e-4, 2e-3)  # residual variances that the belief is weighed against, at most
+# law, weight of the side that is extrapolated, share of the average
+MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
+SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
+FEWEST = 3  # distinct x that any law needs; below, nothing is left to judge it by
+FEW = 6  # points below which forms with many parameters say nothing of their own
+WIDE = 10.0  # a positive score that grows so many fold is fitted as a power law
+CLEAN = 100.0  # the belief weighs at most as residuals of so many times the points' own noise variance
+LEAST_STRENGTH = 1e-7
+WINDOW = 4  # neighbours that noise is judged from
+CHI2_MEDIAN = 0.4549  # of chi² with one degree of freedom
+
+
+def noise_variance(points: Points, metric: Metric) -> float:
+    """Variance of the log metric about parabolas through four neighbours: noise without a law (robust)."""
+    ordered = points.subset(points.order)
+    u, z = np.log(ordered.x[:, 0]), metric.to_space(ordered.y, "log")
+    if len(u) < WINDOW:
+        return float("inf")
+    places = np.lib.stride_tricks.sliding_window_view(u, WINDOW)  # (windows, WINDOW)
+    apart = places[:, :, None] - places[:, None, :] + np.eye(WINDOW)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights: Floats = 1 / apart.prod(axis=2)  # of the divided difference that no parabola moves
+        weights = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+        gap = np.sum(weights * np.lib.stride_tricks.sliding_window_view(z, WINDOW), axis=1)
+    gap = gap[np.isfinite(gap)]
+    return float(np.median(gap**2) / CHI2_MEDIAN) if len(gap) else float("inf")
+
+
+def members(metric: Metric, points: Points, name: str = "auto") -> list[tuple[Law, Settings, float]]:
+    """What a law's name stands for: laws, settings, shares.
+
+    A named law is fitted as itself, evenly weighted with next to no belief; joint laws by Huber's loss.
+    """
+    inputs = points.x.shape[1]
+    if name == "auto" and inputs > 1:
+        name = "joint" if inputs == 2 else "data_constrained"
+    if name == "auto" and metric.kind == "score" and points.y.min() > 0 and np.ptp(np.log(points.y)) > np.log(WIDE):
+        name = "power_law"
+    if name != "auto":
+        law = named_law(name)
+        return [(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), 1.0)]
+    if metric.kind == "score":
+        belief = replace(BELIEF, strength=1e-3)
+        return [(named_law(law), Settings(belief, tail), share) for law, tail, share in SCORE_MEMBERS]
+    chosen = MEMBERS if len(points) >= FEW else MEMBERS[:1]
+    most = max(CLEAN * noise_variance(points, metric), LEAST_STRENGTH)
+    return [
+        (named_law(law), Settings(replace(BELIEF, strength=min(strength, most)), tail), share)
+        for law, tail, share in chosen
+        for strength in STRENGTHS
+    ]
+
+
+def fit(points: Points, metric: Metric, law: str = "auto") -> Average:
+    """Fit a law by name, or the automatic average.
+
+    Raises:
+        ValueError: fewer than 3 distinct x, an unknown law, or a law of other inputs.
+    """
+    places = len(np.unique(points.x, axis=0)) if len(points) else 0
+    chosen = members(metric, points, law) if places >= FEWEST else []
+    needed = len(chosen[0][0].parameters) if chosen and points.x.shape[1] > 1 else FEWEST
+    if places < needed:
+        raise ValueError(f"{len(points)} points at {places} distinct x; this needs at least {needed}")
+    fitted = [fit_law(one, points, metric, settings) for one, settings, _ in chosen]
+    return average(fitted, [share for _, _, share in chosen])

@@ -1,0 +1,191 @@
+"""The estimation room: one law to one curve, with a certificate that it converged, and averages of laws.
+
+Legend: n points, d inputs, m places, K resamples, p parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.correct import Floats
+from analysis.laws import WEAK, Belief, Law
+from analysis.least_squares import Problem, Solution, polish, solve
+from analysis.metric import Coordinates, Metric
+
+AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
+FLATNESS = 1e-5  # what a Newton step may still promise where a fit has converged
+JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
+
+
+@dataclass(frozen=True)
+class Points:
+    """One curve's runs. Compute that is only bounded has its ends in `x_low` and `x_high`."""
+
+    x: Floats  # (n, d), positive
+    y: Floats  # (n,)
+    runs: tuple[object, ...] = ()  # the run of each point, where checkpoints of one run correlate
+    x_low: Floats | None = None  # (n, d)
+    x_high: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, keep: npt.NDArray[Any]) -> Points:
+        """The points at these places or where this mask is true."""
+        index = np.arange(len(self))[np.asarray(keep)]
+        low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
+        runs = tuple(self.runs[i] for i in index) if self.runs else ()
+        return Points(self.x[index], self.y[index], runs, low, high)
+
+    @property
+    def order(self) -> npt.NDArray[np.intp]:
+        """Places from the smallest first input to the largest."""
+        return np.argsort(self.x[:, 0], kind="stable")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The two factors behind a single x, such as cost per crop and crops, of each point."""
+
+    names: tuple[str, str]
+    values: Floats  # (n, 2), positive
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether the optimiser arrived: how flat it is there, how many starts agree, what loss was really reached."""
+
+    converged: bool
+    promise: float  # what a Newton step would still gain, as a share of the objective
+    starts: int
+    agreeing: int  # starts that ended at the best objective
+    objective: float
+    residual: float  # weighted root mean square residual, in the law's space
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a law is fitted."""
+
+    belief: Belief = WEAK
+    tail: float = 0.0  # weights grow as x**tail, towards the side that is extrapolated
+    huber: float | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law with its parameters."""
+
+    law: Law
+    coordinates: Coordinates
+    settings: Settings
+    theta: Floats  # (p,)
+    problem: Problem = field(repr=False, compare=False)
+    certificate: Certificate
+
+    def log_or_linear(self, x: Floats, theta: Floats | None = None) -> Floats:
+        """The law's space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
+        coordinates = self.coordinates
+        rows = self.theta[None] if theta is None else theta
+        z = self.law.form(rows, coordinates.inputs(x)[None])[0]
+        result: Floats = coordinates.z_ref + coordinates.z_scale * z
+        return result[0] if theta is None else result
+
+    def predict(self, x: Floats) -> Floats:
+        """The metric at places x (m, d)."""
+        return self.coordinates.metric.from_space(self.log_or_linear(x), self.law.space)
+
+
+@dataclass(frozen=True)
+class Average:
+    """Laws averaged in the space they share. One law alone is an average of one."""
+
+    members: tuple[Fitted, ...]
+    shares: Floats  # (members,), sum 1
+
+    @property
+    def space(self) -> str:
+        return self.members[0].law.space
+
+    @property
+    def metric(self) -> Metric:
+        return self.members[0].coordinates.metric
+
+    def log_or_linear(self, x: Floats) -> Floats:
+        """(m,) in the members' space."""
+        return self.shares @ np.stack([member.log_or_linear(x) for member in self.members])
+
+    def predict(self, x: Floats) -> Floats:
+        """The metric at places x (m, d)."""
+        return self.metric.from_space(self.log_or_linear(x), self.space)
+
+
+def fit_law(law: Law, points: Points, metric: Metric, settings: Settings | None = None) -> Fitted:
+    """Fit one law from its many starts and keep the best minimum.
+
+    Raises:
+        ValueError: the points have other inputs than the law, or no start led anywhere finite.
+    """
+    settings = settings or Settings()
+    if points.x.shape[1] != law.inputs:
+        raise ValueError(f"law {law.name} takes {law.inputs} inputs, the table gives {points.x.shape[1]}")
+    points = points.subset(points.order)
+    shared = (1, 2) if law.name == "data_constrained" else ()
+    coordinates = Coordinates.of(metric, law.space, points.x, points.y, shared)
+    problem = problem_of(law, points, coordinates, settings)
+    solution = solve(problem, law.starts(problem.inputs[0], problem.targets[0]))
+    if not np.isfinite(solution.objective).any():
+        raise ValueError(f"law {law.name}: no start led to a finite fit")
+    if settings.huber is not None:
+        solution = _better(solution, polish(problem, solution.theta))
+    best = solution.best
+    return Fitted(law, coordinates, settings, solution.theta[best], problem, _certify(solution, problem))
+
+
+def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Settings) -> Problem:
+    """The least-squares problem of points in some coordinates."""
+    inputs = coordinates.inputs(points.x)
+    weights = np.exp(settings.tail * (inputs[:, 0] - inputs[:, 0].max()))
+    prior = law.prior(settings.belief)
+    # Beliefs are about logarithms; a linear space is standardised, so its residuals are a share of the spread.
+    targets = coordinates.values(points.y)
+    return Problem(law.form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+
+
+def _better(first: Solution, second: Solution) -> Solution:
+    worse = second.objective > first.objective
+    theta = np.where(worse[:, None], first.theta, second.theta)
+    objective = np.minimum(first.objective, second.objective)
+    return replace(second, theta=theta, objective=objective, iterations=first.iterations + second.iterations)
+
+
+def _certify(solution: Solution, problem: Problem) -> Certificate:
+    best = solution.best
+    objective = float(solution.objective[best])
+    agreeing = int(np.sum(solution.objective <= objective * (1 + AGREEMENT) + 1e-15))
+    residual = problem.targets[0] - problem.model(solution.theta[best][None], problem.inputs)[0][0]
+    promise = float(solution.promise[best])
+    return Certificate(
+        converged=bool(promise < FLATNESS or objective < 1e-18),
+        promise=promise,
+        starts=len(solution.objective),
+        agreeing=agreeing,
+        objective=objective,
+        residual=float(np.sqrt(np.mean(problem.weights[0] * residual**2))),
+        iterations=solution.iterations,
+    )
+
+
+def average(members: Sequence[Fitted], shares: Sequence[float] | None = None) -> Average:
+    """An average of fitted laws of one space; equal shares when none are given."""
+    spaces = {member.law.space for member in members}
+    if len(spaces) != 1:
+        raise ValueError(f"laws of {len(spaces)} spaces cannot be averaged: {', '.join(sorted(spaces))}")
+    weights = np.ones(len(members)) if shares is None else np.asarray(shares, dtype=np.float64)
+    return Average(tuple(members), weights / weights.sum())

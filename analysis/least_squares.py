@@ -1,0 +1,207 @@
+"""The solver's room: many least-squares fits at once, as arrays. Starts, resamples and profiles are rows of one batch.
+
+Levenberg-Marquardt with analytic Jacobians, Gaussian priors, weights, and Huber's loss by reweighting; rows leave the
+batch as they converge. `polish` then takes a Huber fit to its minimum with Newton steps.
+
+Legend: K rows of the batch (starts, resamples), n points, d inputs, p parameters. An axis K of data may also be 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.correct import Floats
+
+# theta (K, p), inputs (K or 1, n, d) -> values (K, n), Jacobian (K, n, p)
+Model = Callable[[Floats, Floats], tuple[Floats, Floats]]
+Rows = npt.NDArray[np.intp]
+
+LONGEST_STEP = 3.0  # parameters are logarithms or of order one; beyond, a linearised model says nothing
+FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e9
+SHRINK, GROW = 0.2, 5.0
+DIFFERENCE = 1e-5  # step of the differences that give Newton its curvature
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Independent Gaussians: `strength` times the squared distance in deviations is added to the objective."""
+
+    mean: Floats  # (K or 1, p)
+    deviation: Floats  # (K or 1, p); infinite where nothing is held
+    strength: float
+
+    @property
+    def precision(self) -> Floats:
+        return self.strength / np.square(self.deviation)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is fitted: targets (K or 1, n) as the model of inputs (K or 1, n, d), with weights (K or 1, n)."""
+
+    model: Model
+    inputs: Floats
+    targets: Floats
+    weights: Floats
+    prior: Prior | None = None
+    huber: float | None = None  # residuals beyond it count linearly; None: squares throughout
+
+    def rows(self, rows: Rows) -> Problem:
+        """The problem of some rows of the batch."""
+
+        def pick(values: Floats) -> Floats:
+            return values if len(values) == 1 else values[rows]
+
+        prior = self.prior and Prior(pick(self.prior.mean), pick(self.prior.deviation), self.prior.strength)
+        data = pick(self.inputs), pick(self.targets), pick(self.weights)
+        return Problem(self.model, *data, prior, self.huber)
+
+    def at(self, theta: Floats) -> Local:
+        """Objective, downhill direction and Gauss-Newton curvature at parameters (K, p)."""
+        values, jacobian = self.model(theta, self.inputs)
+        residual = self.targets - values
+        if self.huber is None:
+            weight = np.broadcast_to(self.weights, residual.shape)
+            objective = np.sum(weight * residual**2, axis=1)
+        else:
+            size = np.maximum(np.abs(residual), self.huber)
+            weight = self.weights * (self.huber / size)
+            objective = np.sum(weight * (residual**2 + size * (size - self.huber)), axis=1)
+        weighted = np.swapaxes(jacobian * weight[..., None], 1, 2)  # (K, p, n)
+        downhill = (weighted @ residual[..., None])[..., 0]
+        curvature = weighted @ jacobian
+        if self.prior is not None:
+            precision, distance = self.prior.precision, theta - self.prior.mean
+            objective = objective + np.sum(precision * distance**2, axis=1)
+            downhill = downhill - precision * distance
+            curvature = curvature + precision[:, :, None] * np.eye(theta.shape[1])
+        return Local(objective, downhill, curvature)
+
+
+@dataclass(frozen=True)
+class Local:
+    """An objective's neighbourhood: value (K,), half the negative gradient (K, p), half the curvature (K, p, p)."""
+
+    objective: Floats
+    downhill: Floats
+    curvature: Floats
+
+    def updated(self, other: Local, where: npt.NDArray[np.bool_]) -> Local:
+        return Local(
+            np.where(where, other.objective, self.objective),
+            np.where(where[:, None], other.downhill, self.downhill),
+            np.where(where[:, None, None], other.curvature, self.curvature),
+        )
+
+    def step(self, damping: Floats) -> Floats:
+        """The damped step downhill (K, p), no longer than is trusted."""
+        diagonal = np.maximum(np.abs(np.einsum("kpp->kp", self.curvature)), 1e-12)
+        damped = self.curvature + (damping[:, None] * diagonal)[:, None, :] * np.eye(diagonal.shape[1])
+        finite = np.isfinite(damped).all(axis=(1, 2)) & np.isfinite(self.downhill).all(axis=1)
+        safe = np.where(finite[:, None, None], damped, np.eye(diagonal.shape[1]))
+        direction = np.where(finite[:, None], self.downhill, 0.0)
+        step = np.linalg.solve(safe, direction[..., None])[..., 0]
+        result: Floats = np.clip(np.nan_to_num(step), -LONGEST_STEP, LONGEST_STEP)
+        return result
+
+    def promise(self) -> Floats:
+        """What a Newton step still promises, as a share of the objective (K,): 0 at a minimum."""
+        step = self.step(np.full(len(self.objective), 1e-9))
+        gain = np.abs(np.einsum("kp,kp->k", step, self.downhill))
+        return np.asarray(gain / np.maximum(self.objective, 1e-300))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where each row of the batch ended."""
+
+    theta: Floats  # (K, p)
+    objective: Floats  # (K,); infinite where the model was not finite
+    promise: Floats  # (K,) see `Local.promise`
+    iterations: int
+
+    @property
+    def best(self) -> int:
+        return int(np.argmin(self.objective))
+
+
+def solve(problem: Problem, starts: Floats, *, iterations: int = 100, tolerance: float = 1e-9) -> Solution:
+    """Minimise the weighted squares of residuals (or Huber's loss) plus the prior, from every start at once.
+
+    Huber's loss is r² within δ and 2δ|r| - δ² beyond, which is twice the usual definition.
+
+    Args:
+        problem: model and data.
+        starts: (K, p).
+        iterations: at most so many steps.
+        tolerance: a row is done when a step gains less than this share of its objective.
+    """
+    theta = np.array(starts, dtype=np.float64)
+    rows = np.arange(len(theta))
+    damping = np.full(len(theta), FIRST_DAMPING)
+    part, done = problem, 0
+    with np.errstate(all="ignore"):
+        here = problem.at(theta)
+        objective = np.where(np.isfinite(here.objective), here.objective, np.inf)
+        for done in range(1, iterations + 1):  # noqa: B007  (told in the solution)
+            trial = theta[rows] + here.step(damping[rows])
+            there = part.at(trial)
+            better = there.objective <= objective[rows]  # false where it is not finite
+            settled = better & (objective[rows] - there.objective <= tolerance * objective[rows])
+            theta[rows[better]] = trial[better]
+            objective[rows[better]] = there.objective[better]
+            damping[rows] *= np.where(better, SHRINK, GROW)
+            here = here.updated(there, better)
+            stay = ~settled & (damping[rows] < LARGEST_DAMPING)
+            if not stay.any():
+                break
+            if not stay.all():
+                rows = rows[stay]
+                part, here = problem.rows(rows), Local(here.objective[stay], here.downhill[stay], here.curvature[stay])
+        promise = problem.at(theta).promise()
+    return Solution(theta, objective, promise, done)
+
+
+def polish(problem: Problem, theta: Floats, *, iterations: int = 80) -> Solution:
+    """Take Huber fits to their minimum by damped Newton steps.
+
+    Near the minimum of a loss that is almost absolute, reweighting crawls: its curvature counts all points, while only
+    those within δ bend the loss. Newton takes the true curvature, by differences of the gradient.
+    """
+    theta = np.array(theta, dtype=np.float64)
+    damping = np.full(len(theta), 1e-6)
+    done = 0
+    with np.errstate(all="ignore"):
+        here = problem.at(theta)
+        for done in range(1, iterations + 1):  # noqa: B007  (told in the solution)
+            newton = Local(here.objective, here.downhill, _newton_curvature(problem, theta))
+            trial = theta + newton.step(damping)
+            there = problem.at(trial)
+            better = there.objective < here.objective
+            theta = np.where(better[:, None], trial, theta)
+            here = here.updated(there, better)
+            damping = np.where(better, damping * 0.1, np.maximum(damping * 10, 1e-8))
+            if (damping > LARGEST_DAMPING).all():
+                break
+        promise = Local(here.objective, here.downhill, _newton_curvature(problem, theta)).promise()
+    return Solution(theta, here.objective, promise, done)
+
+
+def _newton_curvature(problem: Problem, theta: Floats) -> Floats:
+    """Half the second derivatives (K, p, p), by central differences of the analytic gradient, made positive."""
+    columns = []
+    for index in range(theta.shape[1]):
+        shift = np.zeros(theta.shape[1])
+        shift[index] = DIFFERENCE
+        slopes = [problem.at(theta + sign * shift).downhill for sign in (1, -1)]
+        columns.append((slopes[1] - slopes[0]) / (2 * DIFFERENCE))
+    hessian = np.stack(columns, axis=2)
+    hessian = (hessian + np.swapaxes(hessian, 1, 2)) / 2
+    finite = np.asarray(np.isfinite(hessian).all(axis=(1, 2)))
+    values, vectors = np.linalg.eigh(np.where(finite[:, None, None], hessian, np.eye(theta.shape[1])))
+    positive: Floats = (vectors * np.abs(values)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+    return positive
