@@ -25,24 +25,18 @@ FEW = 6  # points below which forms with many parameters say nothing of their ow
 WIDE = 10.0  # a positive score that grows so many fold is fitted as a power law
 CLEAN = 100.0  # the belief weighs at most as residuals of so many times the points' own noise variance
 LEAST_STRENGTH = 1e-7
-WINDOW = 4  # neighbours that noise is judged from
 CHI2_MEDIAN = 0.4549  # of chi² with one degree of freedom
 
 
 def noise_variance(points: Points, metric: Metric) -> float:
-    """Variance of the log metric about parabolas through four neighbours: noise without a law (robust)."""
+    """Variance of the log metric about the line between a point's neighbours: noise without a law (robust)."""
     ordered = points.subset(points.order)
     u, z = np.log(ordered.x[:, 0]), metric.to_space(ordered.y, "log")
-    if len(u) < WINDOW:
+    if len(u) < FEW - 1:
         return float("inf")
-    places = np.lib.stride_tricks.sliding_window_view(u, WINDOW)  # (windows, WINDOW)
-    apart = places[:, :, None] - places[:, None, :] + np.eye(WINDOW)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weights: Floats = 1 / apart.prod(axis=2)  # of the divided difference that no parabola moves
-        weights = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-        gap = np.sum(weights * np.lib.stride_tricks.sliding_window_view(z, WINDOW), axis=1)
-    gap = gap[np.isfinite(gap)]
-    return float(np.median(gap**2) / CHI2_MEDIAN) if len(gap) else float("inf")
+    share = (u[2:] - u[1:-1]) / np.maximum(u[2:] - u[:-2], 1e-12)
+    gap: Floats = z[1:-1] - share * z[:-2] - (1 - share) * z[2:]
+    return float(np.median(gap**2 / (1 + share**2 + (1 - share) ** 2)) / CHI2_MEDIAN)
 
 
 def members(metric: Metric, points: Points, name: str = "auto") -> list[tuple[Law, Settings, float]]:

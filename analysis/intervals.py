@@ -64,7 +64,9 @@ def bootstrap(fitted: Fitted, points: Points, count: int = RESAMPLES, seed: int 
         low, high = (fitted.coordinates.inputs(end) for end in (points.x_low, points.x_high))
         inputs = low + rng.random((count, *low.shape)) * (high - low)
     drawn = Problem(problem.model, inputs, problem.targets, weights, problem.prior, problem.huber)
-    return solve(drawn, np.repeat(fitted.theta[None], count, axis=0), iterations=iterations, tolerance=1e-5).theta
+    return solve(
+        drawn, np.repeat(fitted.theta[None], count, axis=0), iterations=iterations, tolerance=1e-4, certify=False
+    ).theta
 
 
 def spread(law: Average, points: Points, x: Floats, count: int = RESAMPLES, seed: int = 0) -> Floats:
@@ -143,6 +145,7 @@ def scale_at(
     noise = float(np.sqrt(np.sum(law.shares * [member.certificate.residual**2 for member in law.members])))
     noise *= float(np.mean([member.coordinates.z_scale for member in law.members]))
     draws = spread(law, points, x, count)
+    draws = draws[np.isfinite(draws).all(axis=1)]
     error, reach = (rolling.error, rolling.reach) if rolling.origins else (UNTRIED * noise, np.inf)
     distance = np.maximum(np.log(x[:, 0] / points.x[:, 0].max()), 0.0)
     grown = error * np.sqrt(np.maximum(1.0, distance / max(reach, 0.05)))

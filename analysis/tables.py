@@ -19,6 +19,7 @@ PAPER_MODELS = {
 # Crops seen by a masked autoencoder, as (fewest, most). Supplement A.1 and A.2: RxRx3 holds 2.2 M images and was seen
 # for 50 epochs. RPI-52M was seen for "up to 50 epochs" with early stopping, epochs not stated: between one and 50.
 # A.3: L/8+ saw over 3.5 G crops of RPI-93M.
+IMAGES = {"RxRx3": 2.2e6, "RPI-52M": 52e6, "RPI-93M": 93e6}  # supplement A.1
 CROPS_SEEN = {"RxRx3": (110e6, 110e6), "RPI-52M": (52e6, 2.6e9), "RPI-93M": (3.5e9, 3.5e9)}
 
 

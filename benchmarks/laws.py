@@ -1,0 +1,251 @@
+"""Extrapolation, coverage, the joint law's optimum and the speed of refits, beside the peers.
+
+    python -m benchmarks.laws [--data FOLDER] [--json]
+
+Peers' errors per curve were measured once from their authors' code (baselines_92.csv); SciPy's per-start loop is timed
+in this run. The data (Alabdulmohsin et al. 2022; Besiroglu et al. 2024) are not part of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares, minimize
+
+from analysis import auto
+from analysis.correct import Floats
+from analysis.estimate import Fitted, Points, Settings, fit_law, problem_of
+from analysis.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at
+from analysis.laws import Belief, named_law
+from analysis.least_squares import polish, solve
+from analysis.metric import Coordinates, Metric
+
+LOSS = Metric("loss")
+RESAMPLES = 1000
+SCIPY_RESAMPLES = 30  # timed, then scaled: the loop is slow
+
+
+@dataclass(frozen=True)
+class Task:
+    """One learning curve: rows to fit and rows to foretell."""
+
+    domain: str
+    task: str
+    model: str
+    train: Points
+    rest: Points
+
+    @property
+    def dataset(self) -> str:
+        return self.task.split("_")[0] if self.domain == "IC" else self.domain
+
+
+def tasks(folder: Path) -> list[Task]:
+    """The 92 curves."""
+    found = []
+    for name in ("vision", "lang"):
+        table = pd.read_csv(folder / f"benchmark.{name}.csv")
+        for (domain, task, model), rows in table.groupby(["Domain", "Task", "Model"], sort=False):
+            parts = [rows[rows["Training"] == part] for part in (1, 0)]
+            points = [Points(part[["Seen Examples"]].to_numpy(float), part["Loss"].to_numpy(float)) for part in parts]
+            found.append(Task(str(domain), str(task), str(model), *points))
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one curve was foretold."""
+
+    rmse: float  # of the log of the loss
+    scores: Floats  # |error| over the uncalibrated scale, per row held out
+
+
+def foretell(task: Task) -> Outcome:
+    law = auto.fit(task.train, LOSS)
+    rolling = rolling_origin(task.train, LOSS, "auto")
+    scale = scale_at(law, task.train, task.rest.x, rolling, confidence=0.9)
+    error = np.log(task.rest.y) - law.log_or_linear(task.rest.x)
+    return Outcome(float(np.sqrt(np.mean(error**2))), np.abs(error) / (scale.half_width / CALIBRATION[0.9]))
+
+
+def quantile(outcomes: list[Outcome], share: float) -> float:
+    """The score that this share of rows stays within, every curve counting as one."""
+    scores = np.concatenate([one.scores for one in outcomes])
+    weights = np.concatenate([np.full(len(one.scores), 1 / len(one.scores)) for one in outcomes])
+    order = np.argsort(scores)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(scores[order][min(np.searchsorted(reached, share), len(order) - 1)])
+
+
+def coverage(found: list[tuple[Task, Outcome]]) -> dict[str, float]:
+    """Coverage of 90% intervals per data set, calibrated on all the other data sets."""
+    covered = {}
+    for dataset in dict.fromkeys(task.dataset for task, _ in found):
+        factor = quantile([one for task, one in found if task.dataset != dataset], 0.9)
+        covered[dataset] = float(np.mean([np.mean(o.scores <= factor) for t, o in found if t.dataset == dataset]))
+    return covered
+
+
+def chinchilla(folder: Path) -> Points:
+    """Besiroglu et al.'s points: the five highest losses dropped, tokens = FLOP / 6N."""
+    table = pd.read_csv(folder / "chinchilla_epoch.csv").sort_values("loss").iloc[:-5]
+    size, flop = table["Model Size"].to_numpy(float), table["Training FLOP"].to_numpy(float)
+    return Points(np.column_stack([size, flop / (6 * size)]), table["loss"].to_numpy(float))
+
+
+def seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """The best of some runs."""
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def scipy_curve(fitted: Fitted) -> float:
+    """Seconds of SciPy's least_squares for as many resamples, one call each from the same start with our Jacobian."""
+    problem, rng = fitted.problem, np.random.default_rng(0)
+    n = problem.targets.shape[1]
+    draws = rng.integers(0, n, size=(SCIPY_RESAMPLES, n))
+
+    def loop() -> None:
+        for rows in draws:
+            inputs, targets = problem.inputs[:, rows], problem.targets[0, rows]
+            least_squares(
+                lambda t, u=inputs, z=targets: problem.model(t[None], u)[0][0] - z,
+                fitted.theta,
+                jac=lambda t, u=inputs: problem.model(t[None], u)[1][0],
+                method="lm",
+            )
+
+    return seconds(loop) * RESAMPLES / SCIPY_RESAMPLES
+
+
+def scipy_joint(fitted: Fitted) -> float:
+    """The same for the joint law's Huber loss: BFGS with the gradient, as the published fits were made."""
+    problem, rng, delta = fitted.problem, np.random.default_rng(0), fitted.settings.huber or 1e-3
+    n = problem.targets.shape[1]
+
+    def objective(theta: Floats, inputs: Floats, targets: Floats) -> tuple[float, Floats]:
+        values, jacobian = problem.model(theta[None], inputs)
+        residual = targets - values[0]
+        inside = np.abs(residual) <= delta
+        loss = np.where(inside, residual**2 / 2, delta * (np.abs(residual) - delta / 2)).sum()
+        return float(loss), -jacobian[0].T @ np.clip(residual, -delta, delta)
+
+    def loop() -> None:
+        for rows in rng.integers(0, n, size=(SCIPY_RESAMPLES, n)):
+            data = problem.inputs[:, rows], problem.targets[0, rows]
+            minimize(objective, fitted.theta, args=data, jac=True, method="BFGS")
+
+    return seconds(loop, 1) * RESAMPLES / SCIPY_RESAMPLES
+
+
+def row(
+    name: str, unit: str, ours: float, peer: float | None, peer_name: str, goal: float, met: bool
+) -> dict[str, Any]:
+    ratio = ours / peer if peer else None
+    return {"name": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name, "ratio": ratio,
+            "goal": goal, "met": bool(met)}  # fmt: skip
+
+
+def extrapolation(folder: Path) -> list[dict[str, Any]]:
+    """Errors and coverage over the 92 curves."""
+    found = [(task, foretell(task)) for task in tasks(folder)]
+    peers = pd.read_csv(folder / "baselines_92.csv").set_index(["domain", "task", "model"])
+    vision = [(t, o) for t, o in found if t.domain == "IC"]
+    ours = np.array([o.rmse for _, o in vision])
+
+    def peer(name: str, chosen: list[tuple[Task, Outcome]]) -> Floats:
+        return np.array([peers.loc[(t.domain, t.task, t.model), name] for t, _ in chosen], dtype=float)
+
+    m4 = peer("M4", vision)
+    wins = int(np.sum(ours <= m4))
+    rows = [
+        row("vision, 72 curves: mean RMSE", "log loss", ours.mean(), m4.mean(), "M4", 0.0268, ours.mean() <= 0.0268),
+        row("vision: mean RMSE", "log loss", ours.mean(), peer("BNSL_author_script", vision).mean(), "BNSL", 0.0268,
+            ours.mean() <= 0.0268),
+        row("vision: at least as good as M4", "curves of 72", wins, None, "M4", 52, wins >= 52),
+        row("vision: worst curve", "log loss", ours.max(), m4.max(), "M4", 0.10, ours.max() <= 0.10),
+    ]  # fmt: skip
+    for domain in ("BB", "LM", "NMT"):
+        chosen = [(t, o) for t, o in found if t.domain == domain]
+        mean, best = np.mean([o.rmse for _, o in chosen]), peer("M4", chosen).mean()
+        rows.append(row(f"language, {domain}: mean RMSE", "log loss", mean, best, "M4", best, mean <= best))
+    covered = coverage(found)
+    print({dataset: round(share, 3) for dataset, share in covered.items()}, file=sys.stderr)
+    on_vision = float(np.mean([covered[t.dataset] for t, _ in vision]))
+    everywhere = float(np.mean([covered[t.dataset] for t, _ in found]))
+    outcomes = [o for _, o in found]
+    print({c: round(quantile(outcomes, c), 3) for c in CALIBRATION}, "calibrated on all", file=sys.stderr)
+    return [
+        *rows,
+        row("90% intervals, vision, leave one set out", "coverage", on_vision, None, "", 0.85, on_vision >= 0.85),
+        row("90% intervals, all, leave one set out", "coverage", everywhere, None, "", 0.85, everywhere >= 0.85),
+    ]  # fmt: skip
+
+
+def joint(folder: Path) -> list[dict[str, Any]]:
+    """The optimum of the joint law from every start."""
+    points, law = chinchilla(folder), named_law("joint")
+    coordinates = Coordinates.of(LOSS, "log", points.x, points.y)
+    problem = problem_of(law, points, coordinates, Settings(Belief(strength=0.0), huber=1e-3))
+    starts = law.starts(problem.inputs[0], problem.targets[0])
+    objective = polish(problem, solve(problem, starts).theta).objective / 2
+    worst, published = float(objective.max()), 1.018274019e-3
+    return [
+        row(f"Chinchilla, worst of {len(starts)} starts", "sum-Huber", worst, published, "goal", published,
+            worst <= published)
+    ]  # fmt: skip
+
+
+def speed(folder: Path, found: list[Task]) -> list[dict[str, Any]]:
+    """1,000 refits of one curve and of the joint law, beside SciPy's loop."""
+    task = max((t for t in found if t.domain == "IC"), key=lambda t: len(t.train))
+    one = fit_law(named_law("power_offset"), task.train, LOSS)
+    points = chinchilla(folder)
+    both = fit_law(named_law("joint"), points, LOSS, Settings(huber=1e-3))
+    rows = []
+    for name, fitted, data, goal, peer, peer_name in (
+        ("one curve", one, task.train, 0.1, scipy_curve(one), "scipy least_squares loop"),
+        ("joint law", both, points, 0.6, scipy_joint(both), "scipy BFGS loop"),
+    ):
+        ours = seconds(lambda f=fitted, d=data: bootstrap(f, d, RESAMPLES))
+        rows.append(row(f"1,000 bootstrap refits, {name}", "s", ours, peer, peer_name, goal, ours < goal))
+        rows.append(row(f"speed-up, {name}", "times", peer / ours, None, peer_name, 10, peer / ours >= 10))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("SCALING_TEST_DATA", "../shared/data")) / "scaling_laws"
+    parser.add_argument("--data", type=Path, default=default, help="folder of the benchmark's tables")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if not (options.data / "benchmark.vision.csv").exists():
+        print(f"error: no benchmark.vision.csv in {options.data}; name the folder with --data", file=sys.stderr)
+        return 2
+    rows = [*joint(options.data), *speed(options.data, tasks(options.data)), *extrapolation(options.data)]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for one in rows:
+            beside = f"  {one['peer_name']} {one['peer']:.4g}" if one["peer"] else ""
+            verdict = "met" if one["met"] else "NOT met"
+            print(f"{one['name']:<48}{one['ours']:>14.6g} {one['unit']:<14} goal {one['goal']:<12.6g}{verdict}{beside}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
