@@ -1,0 +1,137 @@
+"""The frontier room: how a joint law would spend compute, and what iso-FLOP profiles say without a law.
+
+Compute is C = k N D. Under L = E + A N^-alpha + B D^-beta the best N grows as C^(beta / (alpha + beta)) and the best D
+as C^(alpha / (alpha + beta)) (Hoffmann et al. 2022).
+
+Legend: K resamples, n runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.correct import Floats
+from analysis.estimate import Fitted, Points
+from analysis.intervals import bootstrap
+from analysis.parameters import natural
+
+FEWEST_PER_BUDGET = 3  # runs that a parabola needs
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """A power with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Compute-optimal allocation: N = size_at_one C^a and D = data_at_one C^b, a + b = 1."""
+
+    size_exponent: Exponent
+    data_exponent: Exponent
+    compute: Floats  # (m,)
+    size: Floats  # (m,) best N at each compute
+    size_low: Floats
+    size_high: Floats
+    data: Floats  # (m,)
+    loss: Floats  # (m,) what the law foretells there
+
+
+def compute_optimal(
+    fitted: Fitted, points: Points, compute: Sequence[float], *, per_unit: float = 6.0, confidence: float = 0.9,
+    count: int = 1000,
+) -> Frontier:  # fmt: skip
+    """The best model size and data at each compute, with intervals from a bootstrap over runs.
+
+    Args:
+        fitted: the law `joint`.
+        points: the runs it was fitted to.
+        compute: budgets C.
+        per_unit: k in C = k N D; 6 FLOPs per parameter and token, or the cost that the convention has.
+
+    Raises:
+        ValueError: the law is not `joint`.
+    """
+    if fitted.law.name != "joint":
+        raise ValueError(f"a frontier needs the law joint, not {fitted.law.name}")
+    budgets = np.asarray(compute, dtype=np.float64)
+    share, size = _allocation(natural("joint", fitted.theta[None], fitted.coordinates), budgets / per_unit)
+    draws = natural("joint", bootstrap(fitted, points, count), fitted.coordinates)
+    shares, sizes = _allocation(draws, budgets / per_unit)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(shares, [tail, 1 - tail])
+    size_low, size_high = np.nanquantile(sizes, [tail, 1 - tail], axis=0)
+    data = budgets / per_unit / size[0]
+    return Frontier(
+        Exponent(float(share[0]), float(low), float(high)),
+        Exponent(float(1 - share[0]), float(1 - high), float(1 - low)),
+        budgets, size[0], size_low, size_high, data, fitted.predict(np.column_stack([size[0], data])),
+    )  # fmt: skip
+
+
+def _allocation(values: dict[str, Floats], product: Floats) -> tuple[Floats, Floats]:
+    """Exponents (K,) of the best N, and best N (K, m), where N D is given (m,)."""
+    alpha, beta = values["alpha"], values["beta"]
+    share = beta / (alpha + beta)
+    with np.errstate(all="ignore"):
+        log_g = (np.log(alpha) + np.log(values["A"]) - np.log(beta) - np.log(values["B"])) / (alpha + beta)
+        size = np.exp(log_g[:, None] + share[:, None] * np.log(product))
+    return share, size
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """One budget's parabola in log N: where loss is least, and whether the runs enclose it."""
+
+    compute: float
+    size: float
+    loss: float
+    runs: int
+    enclosed: bool
+
+
+def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2) -> list[IsoFlop]:
+    """Read the best size at each budget off parabolas of the metric in log N (Hoffmann et al., approach 2).
+
+    Args:
+        points: x (n, 2) of size and data, y a loss.
+        compute: (n,) of each run; runs within 1 / per_decade of a decade share a budget.
+    """
+    budgets = np.round(np.log10(compute) * per_decade) / per_decade
+    found = []
+    for budget in np.unique(budgets):
+        inside = budgets == budget
+        log_size, loss = np.log(points.x[inside, 0]), points.y[inside]
+        if len(np.unique(log_size)) < FEWEST_PER_BUDGET:
+            continue
+        bend, slope, level = np.polyfit(log_size, loss, 2)
+        if bend <= 0:
+            continue  # no minimum to read
+        best = -slope / (2 * bend)
+        enclosed = bool(log_size.min() <= best <= log_size.max())
+        least = float(level - slope**2 / (4 * bend))
+        found.append(IsoFlop(float(10**budget), float(np.exp(best)), least, int(inside.sum()), enclosed))
+    return found
+
+
+def iso_flop_exponent(readings: Sequence[IsoFlop], *, confidence: float = 0.9) -> Exponent:
+    """The power of compute that the best sizes follow, by least squares of logs over enclosed minima.
+
+    Raises:
+        ValueError: fewer than 3 enclosed minima.
+    """
+    from scipy import stats
+
+    enclosed = [one for one in readings if one.enclosed]
+    if len(enclosed) < FEWEST_PER_BUDGET:
+        raise ValueError(f"{len(enclosed)} budgets whose runs enclose their minimum; an exponent needs 3")
+    found = stats.linregress(np.log([one.compute for one in enclosed]), np.log([one.size for one in enclosed]))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(enclosed) - 2) * found.stderr)
+    return Exponent(float(found.slope), float(found.slope) - half, float(found.slope) + half)

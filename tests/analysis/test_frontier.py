@@ -1,0 +1,75 @@
+"""The compute-optimal frontier and iso-FLOP readings: exponents of a known law, and Chinchilla's as published."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.estimate import Points, Settings, fit_law
+from analysis.frontier import compute_optimal, iso_flop, iso_flop_exponent
+from analysis.laws import named_law
+from analysis.metric import Metric
+
+ALPHA, BETA = 0.34, 0.28
+
+
+def law(size, data):
+    return 1.7 + 400 * size**-ALPHA + 410 * data**-BETA
+
+
+def runs(noise=0.0, seed=0):
+    """Nine sizes around the optimum at each of seven budgets."""
+    compute = np.repeat(np.geomspace(1e18, 1e21, 7), 9)
+    share = BETA / (ALPHA + BETA)
+    centre = (ALPHA * 400 / (BETA * 410)) ** (1 / (ALPHA + BETA)) * (compute / 6) ** share
+    size = centre * np.tile(np.geomspace(0.3, 3, 9), 7)
+    data = compute / (6 * size)
+    loss = law(size, data) * np.exp(noise * np.random.default_rng(seed).normal(size=len(size)))
+    return Points(np.column_stack([size, data]), loss), compute
+
+
+def test_the_frontier_of_a_known_law_minimises_it():
+    points, _ = runs()
+    fitted = fit_law(named_law("joint"), points, Metric("loss"), Settings(huber=1e-3))
+    found = compute_optimal(fitted, points, [1e22])
+    assert found.size_exponent.value == pytest.approx(BETA / (ALPHA + BETA), rel=1e-3)
+    sizes = np.geomspace(found.size[0] / 2, found.size[0] * 2, 201)
+    assert np.argmin(law(sizes, 1e22 / 6 / sizes)) == pytest.approx(100, abs=2)
+    assert found.size[0] * found.data[0] * 6 == pytest.approx(1e22)
+    assert found.loss[0] == pytest.approx(law(found.size[0], found.data[0]), rel=1e-3)
+
+
+def test_iso_flop_parabolas_read_the_same_exponent():
+    points, compute = runs(noise=0.0005)
+    readings = iso_flop(points, compute)
+    assert [one.runs for one in readings] == [9] * 7
+    assert all(one.enclosed for one in readings)
+    found = iso_flop_exponent(readings)
+    assert found.low < BETA / (ALPHA + BETA) + 0.01
+    assert found.value == pytest.approx(BETA / (ALPHA + BETA), abs=0.03)
+
+
+def test_the_exponent_s_interval_holds_the_truth():
+    held = 0
+    for seed in range(10):
+        points, _ = runs(noise=0.003, seed=seed)
+        fitted = fit_law(named_law("joint"), points, Metric("loss"))
+        found = compute_optimal(fitted, points, [1e22], count=200).size_exponent
+        held += found.low <= BETA / (ALPHA + BETA) <= found.high
+    assert held >= 7  # of 9 expected
+
+
+def test_chinchilla_s_points_give_besiroglu_s_even_split(real_data):
+    table = pd.read_csv(real_data / "scaling_laws" / "chinchilla_epoch.csv").sort_values("loss").iloc[:-5]
+    size, flop = table["Model Size"].to_numpy(), table["Training FLOP"].to_numpy()
+    points = Points(np.column_stack([size, flop / (6 * size)]), table["loss"].to_numpy())
+    fitted = fit_law(named_law("joint"), points, Metric("loss"), Settings(huber=1e-3))
+    found = compute_optimal(fitted, points, [5.76e23])
+    assert found.size_exponent.value == pytest.approx(0.513, abs=0.002)  # beta / (alpha + beta) as they publish it
+    assert found.size_exponent.low < 0.513 < found.size_exponent.high
+
+
+def test_too_few_enclosed_minima_give_no_exponent():
+    points, compute = runs()
+    few = compute < 2e18
+    with pytest.raises(ValueError, match="1 budgets whose runs enclose their minimum; an exponent needs 3"):
+        iso_flop_exponent(iso_flop(points.subset(few), compute[few]))
