@@ -29,14 +29,25 @@ CHI2_MEDIAN = 0.4549  # of chi² with one degree of freedom
 
 
 def noise_variance(points: Points, metric: Metric) -> float:
-    """Variance of the log metric about the line between a point's neighbours: noise without a law (robust)."""
+    """Variance of the log metric about lines and parabolas through neighbours: noise without a law.
+
+    The lesser of the two medians: a parabola is not fooled by a bend, a line not by points at one x.
+    """
     ordered = points.subset(points.order)
     u, z = np.log(ordered.x[:, 0]), metric.to_space(ordered.y, "log")
+    return min(_about_neighbours(u, z, 3), _about_neighbours(u, z, 4))
+
+
+def _about_neighbours(u: Floats, z: Floats, window: int) -> float:
+    """The variance that divided differences over windows of neighbours see; infinite for too few points."""
     if len(u) < FEW - 1:
         return float("inf")
-    share = (u[2:] - u[1:-1]) / np.maximum(u[2:] - u[:-2], 1e-12)
-    gap: Floats = z[1:-1] - share * z[:-2] - (1 - share) * z[2:]
-    return float(np.median(gap**2 / (1 + share**2 + (1 - share) ** 2)) / CHI2_MEDIAN)
+    places = np.lib.stride_tricks.sliding_window_view(u, window) + 1e-9 * np.arange(window)  # never two at one place
+    apart = places[:, :, None] - places[:, None, :] + np.eye(window)
+    weights = 1 / apart.prod(axis=2)
+    weights = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    gap = np.sum(weights * np.lib.stride_tricks.sliding_window_view(z, window), axis=1)
+    return float(np.median(gap**2) / CHI2_MEDIAN)
 
 
 def members(metric: Metric, points: Points, name: str = "auto") -> list[tuple[Law, Settings, float]]:
