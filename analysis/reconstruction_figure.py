@@ -36,7 +36,7 @@ Image = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ReconstructionRow:
-    """One crop: original and reconstruction (C, H, W) in one unit, mask (H, W) true where masked."""
+    """One crop: original and reconstruction (C, H, W) in one unit; mask true where masked, (H, W) or (C, H, W)."""
 
     label: str
     original: npt.NDArray[np.floating]
@@ -80,10 +80,11 @@ def reconstructions(rows: Sequence[ReconstructionRow], channels: Sequence[str]) 
 
 def _check(row: ReconstructionRow, channels: Sequence[str]) -> None:
     shape = row.original.shape
-    if len(shape) != 3 or shape[0] != len(channels) or row.reconstruction.shape != shape or row.mask.shape != shape[1:]:
+    fits = row.reconstruction.shape == shape and row.mask.shape in (shape, shape[1:])
+    if len(shape) != 3 or shape[0] != len(channels) or not fits:
         raise ValueError(
             f"{row.label}: original {shape}, reconstruction {row.reconstruction.shape} and mask {row.mask.shape} "
-            f"must be (C, H, W), (C, H, W) and (H, W) of {len(channels)} channels"
+            f"must be (C, H, W), (C, H, W) and (H, W) or (C, H, W) of {len(channels)} channels"
         )
 
 
@@ -100,12 +101,13 @@ def _triptych(row: ReconstructionRow, indices: list[int], *, grey: bool) -> tupl
     original = row.original[indices].astype(np.float32)
     black, white = np.percentile(original, [DARKEST, BRIGHTEST], axis=(1, 2), keepdims=True)
     span = np.maximum(white - black, np.finfo(np.float32).tiny)
-    shown, guessed = (
-        _composite(np.clip((image - black) / span, 0, 1).astype(np.float32), grey=grey)
-        for image in (original, row.reconstruction[indices])
+    levels, filled = (
+        np.clip((image - black) / span, 0, 1).astype(np.float32) for image in (original, row.reconstruction[indices])
     )
-    masked = np.where(row.mask[:, :, None], np.float32(MASKED_GREY), shown)
-    return shown, masked, guessed
+    hidden = np.broadcast_to(row.mask, row.original.shape)[indices]  # a channel-agnostic model hides each its own
+    seen = _composite(np.where(hidden, np.float32(0), levels), grey=grey)
+    masked = np.where(np.all(hidden, axis=0, keepdims=True).transpose(1, 2, 0), np.float32(MASKED_GREY), seen)
+    return _composite(levels, grey=grey), masked, _composite(filled, grey=grey)
 
 
 def _composite(levels: Image, *, grey: bool) -> Image:

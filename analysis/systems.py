@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analysis.flops import VitMae, block_macs, encoder_parameters
+
 
 @dataclass(frozen=True)
 class MuNet:
@@ -57,6 +59,58 @@ class MuNet:
 
     def _blocks_parameters(self, width: int) -> int:
         return self.blocks * 2 * (conv_parameters(self.kernel, width, width) + 2 * width)
+
+
+@dataclass(frozen=True)
+class ChannelAgnosticMae:
+    """A channel-agnostic MAE: tokens of every channel in one encoder, a decoder for each trained channel.
+
+    Hidden patches cost nothing here, not even their embedding.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    crop: int = 256
+    channels: int = 6  # trained, each with a decoder
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    mask_ratio: float = 0.75
+
+    @property
+    def places(self) -> int:
+        """Patches of one channel."""
+        return (self.crop // self.patch) ** 2
+
+    def encoder_macs(self, patches: int) -> float:
+        """Forward MACs of the encoder on so many patches of any channels, and the class token."""
+        embedding = patches * self.patch**2 * self.width
+        return embedding + self.depth * block_macs(self.width, patches + 1)
+
+    def dense_forward_macs(self) -> float:
+        """The encoder on all tokens of all trained channels: grows with channels times places, and their square."""
+        return self.encoder_macs(self.channels * self.places)
+
+    def training_forward_macs(self) -> float:
+        """The encoder on visible tokens; projection, shared cross-attention and MLP, each channel's blocks, pixels."""
+        tokens, width = self.channels * self.places, self.decoder_width
+        visible = round(tokens * (1 - self.mask_ratio))
+        projection = (visible + 1) * self.width * width
+        cross = 4 * tokens * width**2 + 2 * tokens**2 * width + 8 * tokens * width**2
+        blocks = self.channels * self.decoder_depth * block_macs(width, self.places)
+        return self.encoder_macs(visible) + projection + cross + blocks + tokens * width * self.patch**2
+
+    def parameters(self) -> int:
+        """Trained parameters; positions, the placeholder and OpenPhenom's idle last norm are not among them."""
+        one = VitMae(self.width, self.depth, self.heads, self.patch, self.crop, channels=1)
+        width = self.decoder_width
+        block = 12 * width**2 + 13 * width  # two norms, attention and MLP with biases
+        shared = (4 * width**2 + width) + (8 * width**2 + 5 * width) + 3 * 2 * width
+        tokens = width * (1 + self.channels)
+        ends = (self.width * width + width) + (width * self.patch**2 + self.patch**2)
+        encoder = encoder_parameters(one) - 2 * self.width  # no final norm
+        return encoder + self.channels * self.decoder_depth * block + shared + tokens + ends
 
 
 def conv_macs(kernel: int, inputs: int, outputs: int, places: int) -> int:

@@ -26,6 +26,7 @@ from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, write_embeddings
 from harness.engines import autocast
 from harness.files import write_whole
 from harness.grid import Cell
+from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.models.mu_net import MuNet
@@ -44,7 +45,7 @@ from shards.loader import well_tiles
 RECONSTRUCTED_CROPS = 6
 PART_WELLS = 4096  # embedded, then written: a stop or a crash loses less than this many
 Features = NDArray[np.float32]  # (W, D)
-Inpainter = MaskedAutoencoder | MuNet  # networks that can reconstruct
+Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can reconstruct
 Encode = Callable[[Wells], Features]
 
 

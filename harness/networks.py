@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from analysis import systems
 from analysis.flops import System, VitMae
-from analysis.systems import MuNet as MuNetCost
 from harness.grid import Cell, model_kind, model_shape
+from harness.models.channel_config import ChannelAgnosticConfig
 from harness.models.config import MaeConfig, Pool
 
 if TYPE_CHECKING:
     from harness.models.mu_net import MuNetConfig
     from harness.models.network import Network
 
+CHANNEL_AGNOSTIC = (
+    "width", "depth", "heads", "patch", "crop", "decoder_width", "decoder_depth", "mask_ratio",
+)  # fmt: skip
 MU_NET = ("widths", "blocks", "kernel", "crop", "channels")
 
 
@@ -30,6 +34,10 @@ def build(cell: Cell, pool: Pool = "mean") -> Network:
         from harness.models.mu_net import MuNet
 
         return MuNet(mu_net_config(cell, pool))
+    if kind == "channel_agnostic":
+        from harness.models.channel_agnostic import ChannelAgnosticMae
+
+        return ChannelAgnosticMae(channel_agnostic_config(cell, pool))
     if kind == "mae_vit":
         from harness.models.mae import MaskedAutoencoder
 
@@ -52,6 +60,18 @@ def mu_net_config(cell: Cell, pool: Pool = "mean") -> MuNetConfig:
     return MuNetConfig(**fields | {"widths": tuple(fields["widths"])}, pool=pool)
 
 
+def channel_agnostic_config(cell: Cell, pool: Pool = "mean") -> ChannelAgnosticConfig:
+    """The configuration of a cell whose model is a channel-agnostic MAE."""
+    own = ("channels", "drop_path", "layer_scale", "qk_norm", "position_temperature", "fourier_weight", "fourier_norm")
+    chosen = _fields(cell, *CHANNEL_AGNOSTIC, "decoder_heads", *own)
+    return ChannelAgnosticConfig(**chosen, trained=_trained_channels(cell), pool=pool)
+
+
+def _trained_channels(cell: Cell) -> tuple[int, ...]:
+    given = _fields(cell, "channels", "train_channels")
+    return tuple(range(given["channels"]) if given["train_channels"] is None else given["train_channels"])
+
+
 def cost_of(cell: Cell) -> System:
     """What a cell's compute is counted from. No torch.
 
@@ -60,7 +80,9 @@ def cost_of(cell: Cell) -> System:
     """
     if model_kind(cell) == "mu_net":
         fields = _fields(cell, *MU_NET)
-        return MuNetCost(**fields | {"widths": tuple(fields["widths"])})
+        return systems.MuNet(**fields | {"widths": tuple(fields["widths"])})
+    if model_kind(cell) == "channel_agnostic":
+        return systems.ChannelAgnosticMae(**_fields(cell, *CHANNEL_AGNOSTIC), channels=len(_trained_channels(cell)))
     return VitMae(**model_shape(cell))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from harness.recipe_fields import Probability, Section
+from harness.recipe_fields import Count, Probability, Section
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -90,6 +90,40 @@ class MuNet(Section):
         return found
 
 
+class ChannelAgnostic(Section):
+    """A channel-agnostic MAE; the decoder of each channel, the mask and the positions are the study's `mae`."""
+
+    kind: Literal["channel_agnostic"]
+    size: str = Field("CA-MAE", description="its name in figures")
+    width: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    patch: PositiveInt
+    drop_path: Probability = 0.0
+    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
+    train_channels: list[Count] | None = Field(
+        None, description="numbers of the channels to train on; null: all. Embedding takes all of its shards' channels"
+    )
+
+    def trained(self, shared: Mae) -> list[int]:
+        """The channels that it learns from."""
+        return list(range(shared.channels)) if self.train_channels is None else self.train_channels
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """What of this model does not fit the study's crops."""
+        found = _indivisible("patch", self.patch, shared.crop)
+        if self.width % self.heads or self.width % 4:
+            found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
+        chosen = self.trained(shared)
+        if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= shared.channels:
+            found.append(("train_channels", f"must be different numbers below mae.channels, {shared.channels}"))
+        if shared.decoder_width % 8:
+            found.append(
+                ("kind", f"cross-attention needs mae.decoder_width {shared.decoder_width} to be a multiple of 8")
+            )
+        return found
+
+
 def _indivisible(field: str, patch: int, crop: int) -> list[Misfit]:
     return [(field, f"{patch} does not divide the crop of {crop} pixels")] if crop % patch else []
 
@@ -100,11 +134,14 @@ def _arm(value: Any) -> str:  # noqa: ANN401  (whatever stands in the YAML)
 
 
 Model = Annotated[
-    Annotated[MaeVit, Tag(f"{ARM}mae_vit")] | Annotated[MuNet, Tag(f"{ARM}mu_net")],
+    Annotated[MaeVit, Tag(f"{ARM}mae_vit")]
+    | Annotated[MuNet, Tag(f"{ARM}mu_net")]
+    | Annotated[ChannelAgnostic, Tag(f"{ARM}channel_agnostic")],
     Discriminator(_arm),
 ]
 SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; of a MAE-ViT's, all
     "mu_net": {"crop", "channels", "value_range"},
+    "channel_agnostic": set(Mae.model_fields) - {"fourier_mode"},
 }
 
 

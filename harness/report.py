@@ -108,7 +108,7 @@ def _draw_reconstructions(path: Path, target: Path) -> list[Path]:
 
     with np.load(path, allow_pickle=False) as arrays:
         rows = [
-            plot.ReconstructionRow(str(label), original, mask[0], filled)
+            plot.ReconstructionRow(str(label), original, mask[0] if len(mask) == 1 else mask, filled)
             for label, original, mask, filled in zip(
                 *(arrays[name] for name in ("wells", "original", "mask", "reconstruction")), strict=True
             )

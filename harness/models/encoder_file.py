@@ -146,7 +146,7 @@ def _with_spread_pool(pool: Pool) -> type[VisionTransformer]:
 
 def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
     """Configuration and metadata of a file whose tensors are those the configuration has, by name and shape."""
-    header = _header(path)
+    header = read_header(path)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise EncoderFileError(
@@ -166,8 +166,12 @@ def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
     return config, metadata
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The JSON header, read without trusting the file: its first bytes say what it is."""
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, read without trusting it: its first bytes say what it is.
+
+    Raises:
+        EncoderFileError: a pickle, or anything else that is no safetensors file.
+    """
     try:
         with path.open("rb") as file:
             start, brace = file.read(8), file.read(1)
