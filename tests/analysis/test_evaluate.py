@@ -1,0 +1,145 @@
+"""The command line on anyone's files: what it prints, what it counts, and one line for what it cannot use."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import evaluate
+
+CORRECT = ["--correct", "tvn", "--batch", "experiment", "--control", "treatment=EMPTY_control"]
+
+
+@pytest.fixture
+def screen(tmp_path):
+    """Two experiments of 12 genes in pairs that look alike, 20 controls each, and a list of those pairs."""
+    rng = np.random.default_rng(0)
+    direction = 6 * np.repeat(rng.normal(size=(6, 8)), 2, axis=0)
+    rows, features = [], []
+    for batch, experiment in enumerate(("e1", "e2")):
+        for gene in range(12):
+            rows.append({"key": f"{experiment}-{gene}", "experiment": experiment, "gene": f"G{gene:02}",
+                         "treatment": f"G{gene:02}_1"})  # fmt: skip
+            features.append(direction[gene] + rng.normal(0, 0.3, 8) + 40 * batch)
+        for control in range(20):
+            rows.append({"key": f"{experiment}-c{control}", "experiment": experiment, "gene": "",
+                         "treatment": "EMPTY_control"})  # fmt: skip
+            features.append(rng.normal(0, 1, 8) + 40 * batch)
+    table = pd.DataFrame(rows).join(pd.DataFrame(features, columns=[f"feature_{i}" for i in range(8)]))
+    pairs = [(f"G{i:02}", f"G{i + 1:02}") for i in range(0, 12, 2)]
+    lines = [*pairs, pairs[0][::-1], ("G00", "G00"), ("G00", ""), ("G00", "TP53")]
+    (tmp_path / "pairs.csv").write_text("entity1,entity2\n" + "".join(f"{a},{b}\n" for a, b in lines))
+    table.to_parquet(tmp_path / "wells.parquet")
+    return tmp_path
+
+
+def recall(folder, *more):
+    return ["recall", str(folder / "wells.parquet"), "--pairs", str(folder / "pairs.csv"), *more]
+
+
+def test_recall_of_planted_pairs_and_what_was_left_out(screen, capsys):
+    assert evaluate.main([*recall(screen, *CORRECT), "--json", "--thresholds", "0.05:0.95", "0:0.9"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["wells"], found["genes"], found["wells_without_gene"]) == (64, 12, 40)
+    assert found["lists"]["pairs"] == {"rows": 10, "duplicates": 1, "self_pairs": 1, "empty": 1}
+    both, wide = found["recall"]
+    assert (both["pairs"], both["unknown_pairs"], both["unknown_genes"]) == (6, 1, 1)
+    assert (both["protocol"], wide["low"], wide["high"]) == ("current/2", 0, 0.9)
+    assert wide["recall"] == 1  # 66 pairs of genes: the six alike are the highest
+    assert both["recall_low"] <= both["recall"] <= both["recall_high"]
+
+
+@pytest.mark.parametrize("correction", ["none", "centre_scale", "pca_centre_scale", "tvn"])
+@pytest.mark.parametrize("protocol", ["current", "legacy"])
+def test_every_correction_and_protocol_gives_a_table(screen, capsys, correction, protocol):
+    more = [*CORRECT[2:], "--correct", correction, "--protocol", protocol, "--bootstrap", "0", "--guide", "treatment"]
+    assert evaluate.main(recall(screen, *more)) == 0
+    assert f"protocol {protocol}/" in capsys.readouterr().out
+
+
+def test_csv_files_with_anyone_s_columns_will_do(screen, capsys):
+    table = pd.read_parquet(screen / "wells.parquet").rename(columns={"gene": "symbol"})
+    table = table.rename(columns={f"feature_{i}": f"emb{i}" for i in range(8)})
+    table.to_csv(screen / "wells.csv.gz", index=False)
+    command = [
+        "recall",
+        str(screen / "wells.csv.gz"),
+        "--pairs",
+        str(screen / "pairs.csv"),
+        "--key",
+        "symbol",
+        "--json",
+    ]
+    assert evaluate.main([*command, "--prefix", "emb"]) == 0
+    assert json.loads(capsys.readouterr().out)["genes"] == 12
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--key", "symbol"], "no column 'symbol'; the metadata has key, experiment, gene, treatment"),
+        (["--correct", "tvn"], "--correct tvn needs --control COLUMN=VALUE and --batch COLUMN"),
+        ([*CORRECT[:4], "--control", "treatment=DMSO"], "no well has treatment=DMSO; treatment holds EMPTY_control"),
+        ([*CORRECT[:4], "--control", "EMPTY_control"], "controls are named as COLUMN=VALUE, not 'EMPTY_control'"),
+        (["--thresholds", "5%"], "--thresholds are LOW:HIGH such as 0.05:0.95, not '5%'"),
+        (["--prefix", "dim_"], "no column starts with 'dim_'"),
+    ],
+)
+def test_options_that_do_not_fit_the_files_are_an_error_in_one_line(screen, capsys, more, message):
+    assert evaluate.main(recall(screen, *more)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def spoil(folder, edit):
+    path = folder / "wells.parquet"
+    edit(pd.read_parquet(path)).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t[(t["experiment"] == "e1") | (t["gene"] != "")], r"too few in e2 (0)"),
+        (lambda t: pd.concat([t, t.head(2)]), "2 wells come twice, the first of them e1-0"),
+        (lambda t: t.assign(**{f"feature_{i}": 1.0 for i in range(8)}), "all 8 features are constant"),
+        (lambda t: t.assign(feature_3="x"), "feature 'feature_3' holds"),
+        (lambda t: t.assign(**{f"feature_{i}": np.nan for i in range(8)}), "every feature has missing values"),
+    ],
+)
+def test_wells_that_cannot_be_used_are_an_error_in_one_line(screen, capsys, edit, message):
+    spoil(screen, edit)
+    assert evaluate.main(recall(screen, *CORRECT)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_wells_without_values_and_constant_features_are_counted_or_harmless(screen, capsys):
+    def holes(table):
+        table.loc[0, [f"feature_{i}" for i in range(8)]] = np.nan
+        return table.assign(feature_8=3.0)
+
+    spoil(screen, holes)
+    assert evaluate.main([*recall(screen, *CORRECT), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["excluded"]["wells_without_values"] == 1
+    assert found["wells"] == 63
+
+
+@pytest.mark.parametrize("text", ["entity1,entity2\n", "gene1,gene2\nA,B\n", "entity1,entity2\nX,Y\n"])
+def test_a_list_that_cannot_be_used_is_an_error_in_one_line(screen, capsys, text):
+    (screen / "pairs.csv").write_text(text)
+    assert evaluate.main(recall(screen)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["recall"], ["retrieval"], ["cellprofiler"]])
+def test_help_answers_in_under_a_second_without_numpy(command):
+    start = time.perf_counter()
+    code = "import sys; from analysis import evaluate\ntry: evaluate.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, *command, "--help"], check=True, stdout=subprocess.DEVNULL)
+    assert time.perf_counter() - start < 5  # .1 s on a quiet machine; this one may be busy
