@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     retrieval = _command(commands, "retrieval", "perturbation and siblings retrieval on JUMP-CP (Tables 8, 9)")
     retrieval.set_defaults(run=_retrieval, show=_show_retrieval)
     _retrieval_arguments(retrieval)
+    cellprofiler = _command(commands, "cellprofiler", "prediction of CellProfiler features (Table 7, Figure 9)")
+    cellprofiler.set_defaults(run=_cellprofiler, show=_show_cellprofiler)
+    _cellprofiler_arguments(cellprofiler)
     return parser
 
 
@@ -84,6 +87,18 @@ def _retrieval_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--compounds", type=Path, help="broad_sample and target_list; else the column Metadata_gene")
     command.add_argument("--protocol", choices=("paper", "copairs"), default="paper", help="how significance is tested")
     command.add_argument("--seed", type=int, default=0, help="of random ranks, where they are not enumerated")
+
+
+def _cellprofiler_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("embeddings", nargs="+", type=Path, help="tables of wells: parquet, csv, csv.gz")
+    command.add_argument("--features", nargs="+", type=Path, required=True, help="tables of CellProfiler features")
+    command.add_argument("--on", nargs="+", required=True, metavar="COLUMN", help="columns that name a well in both")
+    command.add_argument("--experiment", required=True, metavar="COLUMN", help="column of the embeddings' experiments")
+    command.add_argument("--train", required=True, help="experiment to train on")
+    command.add_argument("--test", required=True, help="experiment to test on")
+    command.add_argument("--standardise", choices=("train", "each"), default="train", help="by which wells")
+    command.add_argument("--output", type=Path, help="CSV of predictions; a run that was stopped goes on from it")
+    command.add_argument("--compare", type=Path, help="another model's CSV: draws Figure 9 beside --output")
 
 
 def _recall(given: argparse.Namespace) -> dict[str, Any]:
@@ -190,6 +205,25 @@ def _show_retrieval(found: dict[str, Any]) -> None:
             continue
         print(f"{kind:14} {row['fraction_retrieved']:18.4f} {row['mean_average_precision']:7.4f} {row['retrieved']:10} "
               f"{row['tested']:7} {row['queries']:8}")  # fmt: skip
+    print(f"protocol {found['protocol']}")
+
+
+def _cellprofiler(given: argparse.Namespace) -> dict[str, Any]:
+    from analysis.cellprofiler_files import predict_from_files
+
+    return predict_from_files(
+        given.embeddings, given.features, on=given.on, experiment=(given.experiment, given.train, given.test),
+        prefix=given.prefix, standardise=given.standardise, output=given.output, compare=given.compare,
+    )  # fmt: skip
+
+
+def _show_cellprofiler(found: dict[str, Any]) -> None:
+    print(f"{found['train_wells']} training wells, {found['test_wells']} test wells, {found['features']} features")
+    _show_excluded({name: found[name] for name in ("constant_features", "wells_without_match")})
+    print(f"{'category':20} {'features':>9} {'median R2':>10} {'MAD':>7}")
+    for row in found["table7"]:
+        spread = f"{row['median_absolute_deviation']:7.3f}"
+        print(f"{row['category']:20} {row['features']:9} {row['median_r2']:10.3f} {spread}")
     print(f"protocol {found['protocol']}")
 
 

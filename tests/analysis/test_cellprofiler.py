@@ -1,0 +1,192 @@
+"""CellProfiler prediction: scikit-learn's choices, A.6's transforms, and a run that goes on where it was stopped."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import evaluate
+from analysis.cellprofiler import (
+    Prediction,
+    category_of,
+    fit_transform,
+    predict_features,
+    r2,
+    table7,
+)
+from analysis.cellprofiler_files import read_predictions
+from analysis.elastic_net import RATIOS, ElasticNetFolds
+from analysis.profiles import TableError
+
+
+def regression_problem(samples, width, seed, noise):
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(width, width)) * np.exp(-np.arange(width) / (width / 4))[:, None]
+    features = rng.normal(size=(samples, width)) @ mixing + 3
+    target = features @ (rng.normal(size=width) * (rng.random(width) < 0.3))
+    return features, target / target.std() + noise * rng.normal(size=samples)
+
+
+@pytest.mark.parametrize(("samples", "width", "noise"), [(203, 12, 1.0), (150, 40, 0.3), (400, 5, 3.0)])
+def test_penalties_and_coefficients_are_scikit_learn_s(samples, width, noise):
+    models = pytest.importorskip("sklearn.linear_model")
+    features, target = regression_problem(samples, width, samples, noise)
+    ours = ElasticNetFolds(features).fit(target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where neither converges, both must stop at the same place
+        theirs = models.ElasticNetCV(l1_ratio=list(RATIOS), cv=5).fit(features, target)
+    assert ours.ratio == theirs.l1_ratio_
+    assert ours.alpha == pytest.approx(theirs.alpha_)
+    np.testing.assert_allclose(ours.coefficients, theirs.coef_, atol=1e-9)
+    np.testing.assert_allclose(ours.predict(features), theirs.predict(features), atol=1e-8)
+    assert ours.error == pytest.approx(theirs.mse_path_.mean(axis=-1).min())
+
+
+@pytest.mark.parametrize(
+    ("features", "target", "message"),
+    [
+        (np.ones((8, 2)), np.ones(8), "8 samples do not make 5 folds"),
+        (np.full((20, 2), np.nan), np.ones(20), "features must be a finite matrix"),
+        (np.eye(20), np.ones(20), "the target is constant"),
+        (np.eye(20), np.arange(19.0), "20 finite numbers"),
+    ],
+)
+def test_what_cannot_be_regressed_is_an_error(features, target, message):
+    with pytest.raises(ValueError, match=message):
+        ElasticNetFolds(features).fit(target)
+
+
+def test_skewed_features_are_transformed_as_the_supplement_says():
+    normal = np.random.default_rng(0).normal(size=5000)
+    right, left = np.exp(normal) - 5, 100 - np.exp(normal)
+    assert fit_transform(normal).kind == "none"
+    assert fit_transform(right).kind == "log"
+    np.testing.assert_allclose(fit_transform(right).apply(right), np.log1p(right - right.min()))
+    squared = fit_transform(left)
+    assert (squared.kind, squared.shift) == ("square", 0.0 if left.min() > 0 else left.min())
+    assert np.array_equal(np.argsort(squared.apply(left)), np.argsort(left))  # order is kept
+    assert fit_transform(right).apply(np.array([-99.0])) == 0  # a test well below the training minimum
+
+
+def test_scores_by_hand():
+    assert r2(np.array([1.0, 2, 3]), np.array([1.0, 2, 3])) == 1
+    assert r2(np.array([1.0, 2, 3]), np.array([2.0, 2, 2])) == 0
+    assert r2(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -3
+    names = ["Cells_Texture_Contrast_DNA_3_00", "Nuclei_AreaShape_Area", "Mine"]
+    assert [category_of(name) for name in names] == ["Texture", "AreaShape", "other"]
+    scores = {"Cells_AreaShape_A": 0.1, "Cells_AreaShape_B": 0.5, "Cells_AreaShape_C": 0.6, "Mine": 0.9}
+    table = table7([Prediction(name, category_of(name), score, "none", 0.1, 1.0, 3) for name, score in scores.items()])
+    assert table.to_dict("records") == [
+        {"category": "AreaShape", "features": 3, "median_r2": 0.5, "median_absolute_deviation": pytest.approx(0.1)},
+        {"category": "other", "features": 1, "median_r2": 0.9, "median_absolute_deviation": 0.0},
+    ]
+
+
+def experiments(wells=120, width=8, seed=0):
+    """Two experiments; texture follows the embeddings, intensity exponentially, area not at all."""
+    rng = np.random.default_rng(seed)
+    weights, parts = rng.normal(size=width) / width**0.5, []
+    for _ in range(2):
+        embeddings = rng.normal(size=(wells, width))
+        signal = embeddings @ weights
+        table = {
+            "Cells_Texture_A": signal + 0.1 * rng.normal(size=wells),
+            "Cells_Intensity_B": np.exp(signal + 0.1 * rng.normal(size=wells)),
+            "Cells_AreaShape_C": rng.normal(size=wells),
+            "Cells_Neighbors_D": np.ones(wells),
+        }
+        parts.append((embeddings, pd.DataFrame(table)))
+    return parts
+
+
+@pytest.mark.parametrize("standardise", ["train", "each"])
+def test_what_embeddings_hold_is_predicted_in_another_experiment(standardise):
+    predictions, constant = predict_features(*experiments(), standardise=standardise)
+    scores = {found.feature: found.r2 for found in predictions}
+    assert constant == ["Cells_Neighbors_D"]
+    assert scores["Cells_Texture_A"] > 0.9
+    assert scores["Cells_Intensity_B"] > 0.8
+    assert scores["Cells_AreaShape_C"] < 0.1
+    assert [found.transform for found in predictions] == ["none", "log", "none"]
+
+
+def test_predictions_that_are_there_are_not_made_again():
+    train, test = experiments()
+    given = Prediction("Cells_Texture_A", "Texture", 0.123, "none", 0.5, 1.0, 1)
+    made = []
+    found, _ = predict_features(train, test, done={"Cells_Texture_A": given}, progress=made.append)
+    assert found[0] == given
+    assert [row.feature for row in made] == ["Cells_Intensity_B", "Cells_AreaShape_C"]
+
+
+def test_wells_and_features_must_fit():
+    (train, table), test = experiments()
+    with pytest.raises(ValueError, match="different features"):
+        predict_features((train, table.drop(columns="Cells_Texture_A")), test)
+    with pytest.raises(ValueError, match="120 training embeddings, but features of 119 wells"):
+        predict_features((train, table.head(119)), test)
+    with pytest.raises(ValueError, match="1 features of the training wells hold NaN"):
+        predict_features((train, table.assign(Cells_Texture_A=np.nan)), test)
+
+
+@pytest.fixture
+def files(tmp_path):
+    parts = experiments()
+    rows, features = [], []
+    for name, (embeddings, table) in zip(("e1", "e2"), parts, strict=True):
+        keys = [f"{name}-{well}" for well in range(len(table))]
+        columns = [f"feature_{i}" for i in range(embeddings.shape[1])]
+        rows.append(pd.DataFrame(embeddings, columns=columns).assign(key=keys, experiment=name))
+        features.append(table.assign(key=keys))
+    pd.concat(rows).to_parquet(tmp_path / "wells.parquet")
+    pd.concat(features).sample(frac=1, random_state=0).to_csv(tmp_path / "features.csv", index=False)
+    return tmp_path
+
+
+def command(folder, *more):
+    named = ["--on", "key", "--experiment", "experiment", "--train", "e1", "--test", "e2"]
+    return ["cellprofiler", str(folder / "wells.parquet"), "--features", str(folder / "features.csv"), *named, *more]
+
+
+def test_the_command_goes_on_where_it_was_stopped_and_draws_figure_9(files, capsys):
+    output = files / "predictions.csv"
+    assert evaluate.main(command(files, "--output", str(output), "--json")) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["train_wells"], first["test_wells"], first["features"], first["constant_features"]) == (
+        120,
+        120,
+        3,
+        1,
+    )
+    whole = read_predictions(output)
+    lines = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(lines[:2]) + lines[2][:-9])  # killed while writing the second
+    assert list(read_predictions(output)) == ["Cells_Texture_A"]
+    other = files / "other.csv"
+    other.write_text("".join(lines))
+    assert evaluate.main(command(files, "--output", str(output), "--compare", str(other))) == 0
+    assert "Texture" in capsys.readouterr().out
+    assert read_predictions(output) == whole
+    assert (files / "predictions.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train", "e9"], "no well with features has experiment=e9; there are e1, e2"),
+        (["--on", "well"], "no column 'well'"),
+        (["--compare", "x.csv"], "name an --output"),
+    ],
+)
+def test_options_that_do_not_fit_are_an_error_in_one_line(files, capsys, more, message):
+    assert evaluate.main(command(files, *more)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_file_that_holds_no_predictions_is_not_added_to(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(TableError, match="not predictions; the header must be feature,category"):
+        read_predictions(tmp_path / "x.csv")
