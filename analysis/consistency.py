@@ -1,0 +1,217 @@
+"""The consistency room: do replicates of a perturbation agree, and how far is it from the controls?
+
+Consistency: cosines between replicates against cosines between wells of different perturbations, by the two-sample
+statistics of Kolmogorov-Smirnov and Cramér-von Mises; and for each perturbation its mean cosine, with a p from sets of
+unrelated wells of the same number. Magnitude: the energy distance to the controls, with a p from sets of controls.
+A perturbation in one well has neither; it is counted, and no NaN enters any null.
+
+Legend: W wells, D embedding width, R replicates, K draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.correct import Floats, Mask, Names, checked_embeddings
+
+DRAWS = 1000
+NULL_PAIRS = 100_000
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How alike replicates are."""
+
+    perturbations: list[str]  # with at least two wells
+    mean_cosine: Floats  # of each
+    p: Floats  # of each: share of random sets of as many unrelated wells that are at least as alike
+    single: int  # perturbations in one well only
+    ks: float  # Kolmogorov-Smirnov statistic of replicate pairs against unrelated pairs
+    cramer_von_mises: float
+    replicate_pairs: int
+
+    def summary(self) -> dict[str, float | int]:
+        """Numbers for a table or for JSON."""
+        return {
+            "ks": self.ks,
+            "cramer_von_mises": self.cramer_von_mises,
+            "median_cosine": float(np.median(self.mean_cosine)),
+            "consistent": float((self.p < 0.05).mean()),
+            "perturbations": len(self.perturbations),
+            "single": self.single,
+            "replicate_pairs": self.replicate_pairs,
+        }
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """How far perturbations are from the controls."""
+
+    perturbations: list[str]
+    distance: Floats  # energy distance
+    p: Floats
+    too_few: int  # perturbations with fewer wells than asked for
+
+
+def replicate_consistency(
+    embeddings: npt.ArrayLike, perturbation: Sequence[str], *, draws: int = DRAWS, seed: int = 0
+) -> Consistency:
+    """Consistency of every perturbation with at least two wells.
+
+    Args:
+        embeddings: (W, D); leave controls out, or give them one name.
+        perturbation: (W,) names.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, or there are not two perturbations, one of them replicated.
+    """
+    rows, code, names = _coded(embeddings, perturbation)
+    rng = np.random.default_rng(seed)
+    count = np.bincount(code)
+    replicated = np.flatnonzero(count >= 2)
+    if len(names) < 2 or not len(replicated):
+        raise ValueError(f"{len(names)} perturbations, none or all alone: consistency needs replicates and others")
+    mean = _mean_cosines(rows, code)[replicated]
+    p = np.empty(len(replicated))
+    for size in np.unique(count[replicated]):
+        null = np.sort(_unrelated_means(rows, code, int(size), draws, rng))
+        here = count[replicated] == size
+        p[here] = (1 + len(null) - np.searchsorted(null, mean[here])) / (1 + len(null))
+    alike = _replicate_cosines(rows, code)
+    ks, cvm = two_sample(alike, _unrelated_cosines(rows, code, rng))
+    chosen = [names[index] for index in replicated]
+    return Consistency(chosen, mean, p, int((count == 1).sum()), ks, cvm, len(alike))
+
+
+def two_sample(first: Floats, second: Floats) -> tuple[float, float]:
+    """Kolmogorov-Smirnov and Cramér-von Mises (T) statistics of two samples (Anderson 1962)."""
+    from scipy.stats import cramervonmises_2samp, ks_2samp
+
+    asymptotic = "asymptotic"  # only the statistic is used: exact p values would cost much and mean nothing here
+    ks = float(ks_2samp(first, second, method="asymp").statistic)
+    return ks, float(cramervonmises_2samp(first, second, method=asymptotic).statistic)
+
+
+def energy_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of wells (Székely and Rizzo 2013); 0 if and only if alike.
+
+    Raises:
+        ValueError: an empty set, or values that are not finite.
+    """
+    from scipy.spatial.distance import cdist
+
+    x, y = checked_embeddings(first), checked_embeddings(second)
+    if not len(x) or not len(y):
+        raise ValueError("an energy distance needs wells on both sides")
+    return float(2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean())
+
+
+def perturbation_magnitude(
+    embeddings: npt.ArrayLike, perturbation: Sequence[str], control: npt.ArrayLike, *, least: int = 2,
+    most_controls: int = 1000, draws: int = 200, seed: int = 0,
+) -> Magnitude:  # fmt: skip
+    """Energy distance of each perturbation's wells to the controls.
+
+    The p of R wells is from sets of R controls, drawn at random, against the others.
+
+    Args:
+        embeddings: (W, D).
+        perturbation: (W,) names; those of controls do not matter.
+        control: (W,) true for negative controls.
+        least: perturbations with fewer wells are counted and left out.
+        most_controls: at most so many are used, drawn at random.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, or too few controls or replicates.
+    """
+    from scipy.spatial.distance import cdist
+
+    values, controls = checked_embeddings(embeddings), np.asarray(control, dtype=bool)
+    names = np.asarray(perturbation, dtype=object)
+    if not len(values) == len(controls) == len(names):
+        raise ValueError(f"{len(values)} embeddings, but {len(names)} perturbations and {len(controls)} controls")
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(np.flatnonzero(controls))[:most_controls]
+    labels, code = np.unique(names[~controls].astype(str), return_inverse=True)
+    count = np.bincount(code, minlength=len(labels))
+    kept = np.flatnonzero(count >= least)
+    if not len(kept) or len(chosen) < 2 * count[kept].max():
+        raise ValueError(f"{len(chosen)} controls and {len(kept)} perturbations of {least} wells: too few to compare")
+    among = cdist(values[chosen], values[chosen])
+    treated = np.flatnonzero(~controls)
+    distance = np.array([_to_controls(values[treated[code == which]], values[chosen], among) for which in kept])
+    p = np.empty(len(kept))
+    for size in np.unique(count[kept]):
+        null = np.sort(_control_distances(among, int(size), draws, rng))
+        here = count[kept] == size
+        p[here] = (1 + len(null) - np.searchsorted(null, distance[here])) / (1 + len(null))
+    return Magnitude([str(labels[which]) for which in kept], distance, p, int((count < least).sum()))
+
+
+def _coded(embeddings: npt.ArrayLike, perturbation: Sequence[str]) -> tuple[Floats, npt.NDArray[np.int64], list[str]]:
+    values = checked_embeddings(embeddings)
+    names: Names = np.asarray(perturbation, dtype=object).astype(str)
+    if len(names) != len(values):
+        raise ValueError(f"{len(values)} embeddings, but {len(names)} perturbations")
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    unique, code = np.unique(names, return_inverse=True)
+    return values / np.where(norms, norms, 1), code, [str(name) for name in unique]
+
+
+def _mean_cosines(rows: Floats, code: npt.NDArray[np.int64]) -> Floats:
+    """Mean cosine between the wells of each code; |sum|² holds every pair twice and every well once. 0 for one well."""
+    count = np.bincount(code)
+    order = np.argsort(code, kind="stable")
+    sums = np.add.reduceat(rows[order], np.cumsum(count) - count, axis=0)
+    squares = np.bincount(code, (rows**2).sum(axis=1))
+    result: Floats = ((sums**2).sum(axis=1) - squares) / np.maximum(count * (count - 1), 1)
+    return result
+
+
+def _replicate_cosines(rows: Floats, code: npt.NDArray[np.int64]) -> Floats:
+    parts = []
+    for which in np.flatnonzero(np.bincount(code) >= 2):
+        inside = rows[code == which]
+        parts.append((inside @ inside.T)[np.triu_indices(len(inside), 1)])
+    return np.concatenate(parts)
+
+
+def _unrelated_cosines(rows: Floats, code: npt.NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    first, second = rng.integers(len(rows), size=(2, NULL_PAIRS))
+    apart: Mask = code[first] != code[second]
+    chunks = np.array_split(np.flatnonzero(apart), 50)
+    return np.concatenate([np.einsum("pd,pd->p", rows[first[part]], rows[second[part]]) for part in chunks])
+
+
+def _unrelated_means(
+    rows: Floats, code: npt.NDArray[np.int64], size: int, draws: int, rng: np.random.Generator
+) -> Floats:
+    """Mean cosine of `size` wells of different perturbations, as far as there are so many: (K,)."""
+    order = np.argsort(code, kind="stable")
+    starts, count = np.unique(code[order], return_index=True)[1], np.bincount(code)
+    found = np.empty(draws)
+    for draw in range(draws):
+        which = rng.choice(len(count), size, replace=size > len(count))
+        wells = rows[order[starts[which] + rng.integers(count[which])]]
+        total = wells.sum(axis=0)
+        found[draw] = (total @ total - (wells**2).sum()) / (size * (size - 1))
+    return found
+
+
+def _to_controls(wells: Floats, controls: Floats, among: Floats) -> float:
+    from scipy.spatial.distance import cdist
+
+    return float(2 * cdist(wells, controls).mean() - cdist(wells, wells).mean() - among.mean())
+
+
+def _control_distances(among: Floats, size: int, draws: int, rng: np.random.Generator) -> Floats:
+    """Energy distances of `size` controls to the others, (K,), from the controls' distances alone."""
+    found = np.empty(draws)
+    for draw in range(draws):
+        order = rng.permutation(len(among))
+        few, rest = order[:size], order[size:]
+        between, inside = among[np.ix_(few, rest)].mean(), among[np.ix_(few, few)].mean()
+        found[draw] = 2 * between - inside - among[np.ix_(rest, rest)].mean()
+    return found

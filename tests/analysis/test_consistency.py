@@ -1,0 +1,84 @@
+"""Replicate consistency and magnitude: planted truth, known statistics, and perturbations that stand alone."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.consistency import energy_distance, perturbation_magnitude, replicate_consistency, two_sample
+
+
+def screen(effect, seed=0, perturbations=30, replicates=4, width=16):
+    rng = np.random.default_rng(seed)
+    centre = effect * rng.normal(size=(perturbations, width))
+    name = np.repeat([f"P{i:02}" for i in range(perturbations)], replicates)
+    return np.repeat(centre, replicates, axis=0) + rng.normal(size=(len(name), width)), name.tolist()
+
+
+def test_replicates_of_a_strong_effect_agree_and_of_none_do_not():
+    strong, none = (replicate_consistency(*screen(effect)) for effect in (3, 0))
+    assert (strong.p < 0.05).all()
+    assert strong.ks > 0.9
+    assert (none.p < 0.05).mean() < 0.2
+    assert none.ks < 0.15
+    assert strong.cramer_von_mises > 20 * none.cramer_von_mises
+    assert strong.replicate_pairs == 30 * 6
+
+
+def test_mean_cosines_are_those_of_all_pairs():
+    embeddings, name = screen(1)
+    found = replicate_consistency(embeddings, name)
+    rows = embeddings[:4] / np.linalg.norm(embeddings[:4], axis=1, keepdims=True)
+    assert found.mean_cosine[0] == pytest.approx((rows @ rows.T)[np.triu_indices(4, 1)].mean())
+
+
+def test_a_perturbation_in_one_well_is_counted_and_makes_nothing_nan():
+    embeddings, name = screen(1)
+    found = replicate_consistency(np.vstack([embeddings, np.ones((2, 16))]), [*name, "alone", "alone too"])
+    assert found.single == 2
+    assert len(found.perturbations) == 30
+    assert np.isfinite([found.ks, found.cramer_von_mises, *found.mean_cosine, *found.p]).all()
+
+
+def test_nothing_replicated_is_an_error():
+    with pytest.raises(ValueError, match="none or all alone"):
+        replicate_consistency(np.eye(3), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="3 embeddings, but 2 perturbations"):
+        replicate_consistency(np.eye(3), ["a", "b"])
+
+
+def test_two_sample_statistics_by_their_definition():
+    first, second = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.3, 0.8, 0.9])
+    steps = np.sort(np.concatenate([first, second]))
+    lower = np.searchsorted(np.sort(first), steps, "right") / 3
+    upper = np.searchsorted(np.sort(second), steps, "right") / 4
+    ks, cvm = two_sample(first, second)
+    assert ks == pytest.approx(np.abs(lower - upper).max())
+    assert cvm == pytest.approx(3 * 4 / 7**2 * ((lower - upper) ** 2).sum())
+
+
+def test_energy_distance_is_scipy_s_in_one_dimension():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=50), 1 + 2 * rng.normal(size=70)
+    expected = stats.energy_distance(x, y) ** 2  # scipy takes the root
+    assert energy_distance(x[:, None], y[:, None]) == pytest.approx(expected)
+    assert energy_distance(x[:, None], x[:, None]) == pytest.approx(0, abs=1e-12)
+
+
+def test_strong_perturbations_are_far_from_the_controls():
+    embeddings, name = screen(0, perturbations=20)
+    embeddings[:40] += 4
+    rng = np.random.default_rng(1)
+    values = np.vstack([embeddings, rng.normal(size=(200, 16)), np.zeros((1, 16))])
+    control = np.array([False] * 80 + [True] * 200 + [False])
+    found = perturbation_magnitude(values, [*name, *["DMSO"] * 200, "alone"], control)
+    assert found.too_few == 1
+    assert (found.p[:10] < 0.01).all()
+    assert (found.p[10:] < 0.05).mean() <= 0.3
+    controls = values[control]
+    assert found.distance[3] == pytest.approx(energy_distance(values[12:16], controls))
+
+
+def test_magnitude_needs_controls():
+    embeddings, name = screen(1)
+    with pytest.raises(ValueError, match="too few to compare"):
+        perturbation_magnitude(embeddings, name, np.zeros(len(name), dtype=bool))
