@@ -1,7 +1,8 @@
 """The report: tables and plots of what the ledger holds, drawn again only when the ledger changed.
 
-`<output>/report/`: points.csv, curves.csv, fits.json, and loss_versus_compute, recall_versus_compute and
-reconstructions as PNG and SVG. It works on a half-finished sweep.
+`<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
+recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG. It works
+on a half-finished sweep.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from harness.stages import cell_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+FORMATS = ("png", "svg", "pdf")
 
 
 def report(recipe: Recipe) -> list[Path]:
@@ -55,7 +57,28 @@ def _write(recipe: Recipe, folder: Path) -> list[Path]:
         written += _loss_figure(recipe, folder, courses, grid)
     if found["trained"].any():
         written += _recall_figure(recipe, folder, found)
-    return written + _reconstructions(recipe, folder, grid)
+    written += _exports(folder, found)
+    return written + _reconstructions(recipe, folder, grid) + [_page(recipe, folder)]
+
+
+def _page(recipe: Recipe, folder: Path) -> Path:
+    """The whole study as one file, for which everything else must be there."""
+    from analysis.page import page
+    from harness.page_data import study
+
+    path, text = folder / "report.html", page(study(recipe))
+    write_whole(path, lambda file: file.write(text.encode()))
+    return path
+
+
+def _exports(folder: Path, found: pd.DataFrame) -> list[Path]:
+    """Points as Parquet, and recall per cell as a LaTeX table."""
+    from analysis.export import latex_table
+
+    parquet, latex = folder / "points.parquet", folder / "recall.tex"
+    write_whole(parquet, lambda file: found.to_parquet(file, index=False))
+    write_whole(latex, lambda file: file.write(latex_table(found).encode()))
+    return [parquet, latex]
 
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:
@@ -68,7 +91,7 @@ def _loss_figure(recipe: Recipe, folder: Path, courses: pd.DataFrame, grid: Sequ
     from harness.results import dataset_ranks
 
     figure = plot.loss_versus_compute(courses, dataset_ranks(recipe, grid), recipe.fit.convention)
-    return [*plot.save(figure, folder / "loss_versus_compute")]
+    return [*plot.save(figure, folder / "loss_versus_compute", FORMATS)]
 
 
 def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Path]:
@@ -83,7 +106,7 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
     write_json(folder / "fits.json", [fit.summary() for fit in fits])
     overlay = table6() if recipe.fit.overlay_table6 else None
     figure = plot.recall_versus_compute(trained, fits, baselines, convention, table6=overlay)
-    return [folder / "fits.json", *plot.save(figure, folder / "recall_versus_compute")]
+    return [folder / "fits.json", *plot.save(figure, folder / "recall_versus_compute", FORMATS)]
 
 
 def _reconstructions(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:

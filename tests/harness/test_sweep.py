@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -80,6 +82,28 @@ def test_a_sweep_goes_from_images_to_plots(calm: Path) -> None:
         assert "</svg>" in (report / f"{name}.svg").read_text()
     fits = json.loads((report / "fits.json").read_text())
     assert [fit["source"] for fit in fits] == ["complexes"]
+    page = (report / "report.html").read_text()
+    assert "cells are not finished" not in page
+    assert page.count('<tr data-state="done">') == 7
+    assert (report / "recall_versus_compute.pdf").read_bytes().startswith(b"%PDF")
+    assert "\\toprule" in (report / "recall.tex").read_text()
+    assert len(pd.read_parquet(report / "points.parquet")) == 7
+
+
+@pytest.mark.slow
+def test_a_half_finished_sweep_has_a_report_that_says_so(calm: Path, tmp_path: Path) -> None:
+    from harness.report import report
+
+    half = tmp_path / "half"
+    shutil.copytree(calm / "out", half)
+    rows = sorted(half.glob("ledger/*/evaluate.json"))
+    for row in rows[:5]:
+        row.unlink()
+    recipe = load(calm / "tiny.yaml", "laptop", [f"output={half}"])
+    assert half / "report" / "report.html" in report(recipe)
+    page = (half / "report" / "report.html").read_text()
+    assert "5 of 7 cells are not finished" in page
+    assert "Too few trained cells for a law" in page
 
 
 @pytest.mark.slow

@@ -1,0 +1,234 @@
+"""The ledger and the plan as what the report's page shows, under every compute convention."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.flops import CONVENTIONS
+from harness import ledger, results
+from harness.grid import Cell, cells, fingerprint
+from harness.plan import CellPlan, plan_cells
+from harness.recipe import Recipe
+from harness.stages import cell_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.page import CellRow, Next, SourceFit, Study
+
+LINE_POINTS = 60
+BEYOND = 3.0  # times the largest compute that lines are drawn to
+PROPOSED = 3  # runs that the page proposes
+PACKAGES = ("torch", "timm", "numpy", "pandas", "plotly")
+
+
+def study(recipe: Recipe) -> Study:
+    """Everything the page shows of a study as it stands, finished or not."""
+    from analysis.page import Study
+
+    grid = cells(recipe)
+    tables = {name: results.points(recipe, grid, name) for name in CONVENTIONS}
+    found, courses = tables[recipe.fit.convention], results.curves(recipe, grid, recipe.fit.convention)
+    plans = {plan.cell.id: plan for plan in _plans(recipe, grid)}
+    rows = [_row(recipe, cell, found, plans.get(cell.id)) for cell in grid]
+    undone = sum(row.state != "done" for row in rows)
+    figure = recipe.output / "report" / "reconstructions.png"
+    return Study(
+        title=f"Scaling study: {recipe.name}",
+        question=(
+            "How does the recall of known relationships grow with training compute, for masked autoencoders of "
+            f"{len(recipe.grid.models)} models on {len(recipe.grid.datasets)} data sets?"
+        ),
+        convention=recipe.fit.convention,
+        conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
+        sources=list(dict.fromkeys(found["source"])),
+        points=_points(tables, recipe.fit.convention),
+        courses=_courses(courses, grid, recipe),
+        frontier={name: _frontier(results.curves(recipe, grid, name)) for name in CONVENTIONS},
+        fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
+        cells=rows,
+        unfinished=f"{undone} of {len(rows)} cells are not finished; what follows is of the others." if undone else "",
+        next_runs=_next_runs(found, rows, plans, recipe.fit.convention),
+        provenance=_provenance(recipe, grid),
+        reconstructions=figure if figure.exists() else None,
+    )
+
+
+def _plans(recipe: Recipe, grid: Sequence[Cell]) -> list[CellPlan]:
+    """No plan where a dataset's size is not known: the page then shows no planned hours."""
+    try:
+        return plan_cells(recipe, grid)
+    except (ValueError, OSError):
+        return []
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    number = float(value) if isinstance(value, int | float) else math.nan
+    return number if math.isfinite(number) else None
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A table's row as JSON has it: missing values as None."""
+    import pandas as pd
+
+    return {
+        str(key): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)() for key, value in row.items()
+    }
+
+
+def _points(tables: Mapping[str, pd.DataFrame], convention: str) -> list[dict[str, Any]]:
+    rows = [_plain(row) for row in tables[convention].to_dict("records")]
+    for name, table in tables.items():
+        for row, value in zip(rows, table["compute"], strict=True):
+            if not isinstance(row["compute"], dict):
+                row["compute"] = {}
+            row["compute"][name] = _number(float(value))
+    return rows
+
+
+def _courses(courses: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[dict[str, Any]]:
+    by_name = {name: results.curves(recipe, grid, name) for name in CONVENTIONS}
+    drawn = []
+    for cell, rows in courses[courses["crops"] > 0].groupby("cell", sort=False):
+        first = _plain(rows.iloc[0].to_dict())
+        compute = {name: table.loc[rows.index, "compute"].tolist() for name, table in by_name.items()}
+        same = {"cell": cell, "size": first["size"], "patch": first["patch"]}
+        drawn.append(same | {"loss": rows["loss"].tolist(), "compute": compute})
+    return drawn
+
+
+def _frontier(courses: pd.DataFrame) -> dict[str, list[float]]:
+    from analysis.plot import lower_frontier
+
+    found = lower_frontier(courses[courses["compute"] > 0])
+    return {"x": found["compute"].tolist(), "y": found["loss"].tolist()}
+
+
+def _fits(
+    table: pd.DataFrame, convention: str, grid: Sequence[Cell], plans: Mapping[str, CellPlan]
+) -> dict[str, SourceFit]:
+    """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
+    from analysis.trend import MINIMUM_COMPUTES, fit_sources
+
+    trained = table[table["trained"].astype(bool)]
+    if not len(trained) or trained["compute"].nunique() < MINIMUM_COMPUTES:
+        return {}
+    return {
+        fit.source: _source_fit(fit, trained[trained["source"] == fit.source]) for fit in fit_sources(table, convention)
+    }
+
+
+def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a Fit, imported lazily)
+    import numpy as np
+
+    from analysis.page import SourceFit
+
+    grid = np.geomspace(fit.compute_low, fit.compute_high * BEYOND, LINE_POINTS)
+    band = fit.band(grid)
+    line = {"x": grid.tolist(), "y": band.centre.tolist(), "low": band.low.tolist(), "high": band.high.tolist()}
+    rises = "rises" if fit.slope.low > 0 else "falls" if fit.slope.high < 0 else "shows no clear trend"
+    answer = (
+        f"recall {rises}: {fit.law.slope:+.3f} per decade of compute "
+        f"({fit.slope.confidence:.0%} interval {fit.slope.low:+.3f} to {fit.slope.high:+.3f}, {fit.runs} runs)."
+    )
+    checks = _checks(runs)
+    warned = [f"{check['check']}: {check['detail']}" for check in checks if check["verdict"] == "warn"]
+    if any(text.startswith("two factors") for text in warned):
+        answer += " But see the two-factor check: compute may not be what carries it."
+    return SourceFit(answer, line, checks)
+
+
+def _checks(runs: pd.DataFrame) -> list[dict[str, str]]:
+    """The checklist of a straight line through one source's runs."""
+    import numpy as np
+
+    from analysis.estimate import Factors, Points
+    from analysis.fitting import fit_points
+    from analysis.metric import Metric
+
+    compute, crops = runs["compute"].to_numpy(float), runs["crops"].to_numpy(float)
+    factors = Factors(("cost per crop", "crops"), np.column_stack([compute / crops, crops]))
+    points = Points(compute[:, None], runs["recall"].to_numpy(float))
+    try:
+        found = fit_points(points, Metric("share"), "log_linear", factors=factors)
+    except ValueError as error:
+        return [{"check": "fit", "verdict": "warn", "detail": str(error)}]
+    return [{"check": one.check, "verdict": one.verdict, "detail": one.detail} for one in found.checks]
+
+
+def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None) -> CellRow:
+    from analysis.page import CellRow
+
+    mine = found[found["cell"] == cell.id]
+    stages = [ledger.read(recipe.output, cell.id, stage) for stage in ledger.STAGES]
+    there = [stage for stage in stages if stage is not None]
+    train = ledger.read(recipe.output, cell.id, "train")
+    log = cell_folder(recipe, cell) / "train.jsonl"
+    seconds = sum(float(stage.values.get("stage_seconds", 0.0)) for stage in there)
+    return CellRow(
+        cell=cell.id,
+        model=cell.model,
+        dataset=cell.dataset or "",
+        seed=cell.seed,
+        state="done" if len(mine) else "part" if there else "missing",
+        loss=_number(train.values.get("validation_loss")) if train else None,
+        recalls={str(source): float(value) for source, value in zip(mine["source"], mine["recall"], strict=True)},
+        planned_hours=None if plan is None else _number(plan.gpu_hours),
+        spent_hours=seconds / 3600 if there else None,
+        log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
+    )
+
+
+def _next_runs(
+    found: pd.DataFrame, rows: Sequence[CellRow], plans: Mapping[str, CellPlan], convention: str
+) -> list[Next]:
+    """Cells not done whose runs would narrow the first source's prediction at the largest planned compute."""
+    from analysis import auto, design
+    from analysis.estimate import Points
+    from analysis.metric import Metric
+    from analysis.page import Next
+
+    undone = [row for row in rows if row.state != "done" and row.cell in plans and plans[row.cell].crops]
+    trained = found[found["trained"].astype(bool)]
+    if not undone or not len(trained):
+        return []
+    source = str(trained["source"].iloc[0])
+    runs = trained[trained["source"] == source]
+    points = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
+    options = [
+        design.Candidate(row.cell, plans[row.cell].flops[convention], row.planned_hours)
+        for row in undone
+        if row.planned_hours
+    ]
+    target = max(plan.flops[convention] for plan in plans.values())
+    try:
+        law = auto.fit(points, Metric("share"), "log_linear")
+        chosen = design.next_runs(law, points, options, target, budget=math.inf, count=PROPOSED)
+    except ValueError:
+        return []  # too few runs for a law: there is nothing to design from yet
+    return [
+        Next(one.candidate.name, one.candidate.hours,
+             f"{source} at {target:.2g}: deviation of the law {one.before:.4f} → {one.after:.4f}")
+        for one in chosen
+    ]  # fmt: skip
+
+
+def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:
+    stages = [row for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)]
+    prints = sorted(f"{row.cell}/{row.stage}/{row.fingerprint}" for row in stages)
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    ours = f"microscopy-scaling {version('microscopy-scaling')}"
+    return {
+        "recipe": f"{recipe.name}, {fingerprint(recipe.model_dump(mode='json'))[:16]}",
+        "cells": ", ".join(sorted({cell.kind for cell in grid})) + f": {len(grid)}",
+        "ledger": f"{len(stages)} rows, {fingerprint(prints)[:16]}",
+        "compute": ", ".join(f"{c.name} version {c.version}" for c in CONVENTIONS.values()),
+        "fit": "recall = a + b log10(compute), least squares; intervals from runs drawn with replacement",
+        "written by": f"{ours}, Python {platform.python_version()}; {packages}",
+    }

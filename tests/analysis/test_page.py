@@ -1,0 +1,168 @@
+"""The report's page: whole in one file, safe from what it shows, and working in a real browser."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from analysis.page import CellRow, Next, SourceFit, Study, page
+
+CONVENTIONS = [{"name": "touvron", "unit": "FLOPs", "meaning": "the paper's"},
+               {"name": "mae_train", "unit": "FLOPs", "meaning": "training"}]  # fmt: skip
+SOURCES = ("CORUM", "StringDB")
+
+
+def study(**changes):
+    """Six trained cells, one of two missing, a baseline; compute under mae_train is ten times that of touvron."""
+    points, courses, cells = [], [], []
+    for number, (size, patch) in enumerate([("S", 16), ("S", 8), ("B", 16), ("B", 8), ("L", 16), ("L", 8)]):
+        cell = f"vit_{size.lower()}{patch}-rxrx3-s0"
+        compute = {"touvron": 1e15 * 10**number, "mae_train": 1e16 * 10**number}
+        same = {"cell": cell, "model": f"vit_{size.lower()}{patch}", "size": size, "patch": patch}
+        for source in SOURCES:
+            recall = 0.2 + 0.03 * number
+            points.append(same | {"dataset": "rxrx3", "dataset_rank": 1, "seed": 0, "source": source, "trained": True,
+                                  "recall": recall, "recall_low": recall - 0.02, "recall_high": recall + 0.02,
+                                  "compute": compute})  # fmt: skip
+        course = {name: [value / 4, value] for name, value in compute.items()}
+        courses.append(
+            {"cell": cell, "size": size, "patch": patch, "loss": [1.0, 0.9 - 0.05 * number], "compute": course}
+        )
+        recalls = dict.fromkeys(SOURCES, 0.2 + 0.03 * number)
+        cells.append(CellRow(cell, same["model"], "rxrx3", 0, "done", 0.9 - 0.05 * number, recalls, 10.0**number, 1.0,
+                             "../cells/x/train.jsonl"))  # fmt: skip
+    cells.append(CellRow("vit_g8-rxrx3-s0", "vit_g8", "rxrx3", 0, "missing", None, {}, 1e6, None, None))
+    line = {"x": [1e15, 1e20], "y": [0.2, 0.35], "low": [0.18, 0.3], "high": [0.22, 0.4]}
+    checks = [{"check": "two factors", "verdict": "warn", "detail": "carried by cost <per crop> alone"}]
+    fits = {one["name"]: {s: SourceFit(f"recall rises under {one['name']}", line, checks) for s in SOURCES}
+            for one in CONVENTIONS}  # fmt: skip
+    frontier = {one["name"]: {"x": [1e15, 1e20], "y": [1.0, 0.65]} for one in CONVENTIONS}
+    given = {
+        "title": "A <study>", "question": "Does recall grow?", "convention": "touvron", "conventions": CONVENTIONS,
+        "sources": SOURCES, "points": points, "courses": courses, "frontier": frontier, "fits": fits, "cells": cells,
+        "unfinished": "1 of 7 cells are not finished", "provenance": {"recipe": "x", "ledger": "18 rows"},
+        "next_runs": [Next("vit_g8-rxrx3-s0", 1e6, "CORUM: 0.02 → 0.01")],
+    }  # fmt: skip
+    return Study(**(given | changes))
+
+
+def outside_scripts(text):
+    return re.sub(r"<script.*?</script>", "", text, flags=re.S)
+
+
+def test_the_page_asks_for_nothing_from_anywhere():
+    text = outside_scripts(page(study()))
+    assert not re.search(r'(src|href)="(?!data:|#|\.\./cells)', text)
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_what_it_shows_cannot_break_out_of_it():
+    evil = '</script><script>alert("x")</script>'
+    text = page(study(title=evil, points=[{**study().points[0], "model": evil}]))
+    assert evil not in text
+    assert "&lt;/script&gt;" in text
+
+
+def test_answers_tables_and_checks_are_there_without_a_script():
+    text = outside_scripts(page(study()))
+    for words in ("recall rises under touvron", "1 of 7 cells are not finished", "vit_l8-rxrx3-s0", "18 rows",
+                  "carried by cost &lt;per crop&gt; alone", "0.02 → 0.01", "1.11e+06 GPU hours"):  # fmt: skip
+        assert words in text
+
+
+def test_a_study_without_any_finished_cell_has_a_page():
+    empty = study(
+        points=[], courses=[], fits={}, sources=(), frontier={one["name"]: {"x": [], "y": []} for one in CONVENTIONS}
+    )
+    assert "Too few trained cells for a law" in page(empty)
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium from the system, driven by Playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `test`)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: install the package chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """The page, offline, and everything that its console said."""
+    path = tmp_path / "report.html"
+    path.write_text(page(study()), encoding="utf-8")
+    context = browser.new_context(offline=True)
+    tab, said = context.new_page(), []
+    tab.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(".js-plotly-plot .trace, .js-plotly-plot .scatterlayer")
+    yield tab, said
+    context.close()
+
+
+def xs(tab, source="CORUM"):
+    return tab.evaluate(f"document.querySelector('[data-plot={source}]').data.at(-1).x")
+
+
+def column(tab, index):
+    cells = tab.locator(f"#cells tbody tr:not([hidden]) td:nth-child({index})")
+    return cells.all_text_contents()
+
+
+@pytest.mark.slow
+def test_the_convention_switches_by_keyboard_and_the_points_move(opened):
+    tab, said = opened
+    assert xs(tab) == pytest.approx(list(1e15 * 10.0 ** np.arange(6)))
+    tab.locator("input[value=touvron]").focus()
+    tab.keyboard.press("ArrowRight")
+    assert xs(tab) == pytest.approx(list(1e16 * 10.0 ** np.arange(6)))
+    assert tab.get_by_text("recall rises under mae_train").first.is_visible()
+    assert not tab.get_by_text("recall rises under touvron").first.is_visible()
+    assert said == []
+
+
+@pytest.mark.slow
+def test_cells_sort_by_number_both_ways_with_what_is_missing_last(opened):
+    tab, said = opened
+    button = tab.locator("#cells th button", has_text="loss")
+    button.focus()
+    tab.keyboard.press("Enter")
+    losses = column(tab, 6)
+    assert losses[-1] == ""
+    assert [float(one) for one in losses[:-1]] == sorted(float(one) for one in losses[:-1])
+    assert tab.locator("#cells th", has_text="loss").get_attribute("aria-sort") == "ascending"
+    button.click()
+    assert [float(one) for one in column(tab, 6)[:-1]] == sorted((float(one) for one in losses[:-1]), reverse=True)
+    assert said == []
+
+
+@pytest.mark.slow
+def test_cells_are_filtered_by_words_and_state(opened):
+    tab, said = opened
+    tab.fill("#words", "VIT_B rxrx3")
+    assert column(tab, 2) == ["vit_b16", "vit_b8"]
+    assert tab.text_content("#shown") == "2 of 7 cells"
+    tab.fill("#words", "")
+    tab.select_option("#state", "missing")
+    assert column(tab, 1) == ["vit_g8-rxrx3-s0"]
+    assert said == []
+
+
+@pytest.mark.slow
+def test_nothing_is_wider_than_a_phone_and_the_page_prints(opened):
+    tab, said = opened
+    tab.set_viewport_size({"width": 375, "height": 700})
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    assert tab.pdf(format="A4").startswith(b"%PDF")
+    assert said == []

@@ -1,0 +1,86 @@
+"""The report's page of a real recipe: a half-finished study is shown as far as it is, and says what to run next."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import ledger
+from harness.grid import cells
+from harness.ledger import Row
+from harness.recipe_file import load
+from harness.report import report
+from harness.stages import cell_folder
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+SOURCES = ("CORUM", "StringDB")
+
+
+def finished(recipe, cell, recall):
+    """Rows of a cell that is done, as the stages write them."""
+    crops = 10_000_000
+    if cell.kind == "trained":
+        log = cell_folder(recipe, cell) / "train.jsonl"
+        log.parent.mkdir(parents=True)
+        entries = [
+            {"kind": "validation", "step": seen // 4096, "crops": seen, "validation_loss": 1 - recall * seen / crops}
+            for seen in (1_000_000, crops)
+        ]
+        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        values = {"crops": crops, "validation_loss": 1 - recall, "stage_seconds": 3600.0}
+        ledger.record(recipe.output, Row(cell.id, "train", "x", values))
+    found = {"recall": recall, "low": recall - 0.02, "high": recall + 0.02, "chance": 0.1, "pairs": 99}
+    values = {"genes": 50, "recall": dict.fromkeys(SOURCES, found), "stage_seconds": 36.0}
+    ledger.record(recipe.output, Row(cell.id, "evaluate", "x", values))
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """The paper's study with one data set done, five models of it, and the baselines; its report is written."""
+    recipe = load(RECIPE, "slurm", [f"output={tmp_path_factory.mktemp('half')}"])
+    grid = cells(recipe)
+    done = [cell for cell in grid if cell.dataset == "rxrx3"][:5]
+    for number, cell in enumerate([*done, *(cell for cell in grid if cell.kind != "trained")]):
+        finished(recipe, cell, 0.2 + 0.03 * number + 0.004 * (number % 2))
+    return recipe, {path.name for path in report(recipe)}
+
+
+@pytest.mark.slow
+def test_a_half_finished_study_is_shown_as_far_as_it_is(half):
+    recipe, written = half
+    assert {"report.html", "points.parquet", "recall.tex", "recall_versus_compute.pdf"} <= written
+    text = (recipe.output / "report" / "report.html").read_text()
+    everything = cells(recipe)
+    undone = len(everything) - 5 - sum(cell.kind != "trained" for cell in everything)
+    assert f"{undone} of {len(everything)} cells are not finished" in text
+    for convention in ("touvron", "dense_forward", "mae_train"):
+        assert f'data-convention="{convention}"' in text
+    assert "per decade of compute" in text
+    assert "two factors" in text
+    assert "What to run next" in text
+    assert "Spent so far on" in text
+    links = re.findall(r'href="(\.\./[^"]+)"', text)
+    assert len(links) == 5
+    assert all((recipe.output / "report" / link).resolve().exists() for link in links)
+
+
+@pytest.mark.slow
+def test_numbers_of_every_convention_reach_the_page(half):
+    recipe, _ = half
+    text = (recipe.output / "report" / "report.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="study">(.*?)</script>', text, re.S)[1])
+    trained = [point for point in data["points"] if point["trained"] and point["source"] == "CORUM"]
+    assert len(trained) == 5
+    small = next(point for point in trained if point["model"] == "vit_s16")
+    assert small["compute"]["touvron"] == pytest.approx(4.6e9 * 1.69 * 1e7)
+    assert set(small["compute"]) == set(data["fits"]) == {"touvron", "dense_forward", "mae_train"}
+    assert len(data["courses"]) == 5
+    losses = data["frontier"]["touvron"]["y"]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_a_study_that_has_not_begun_has_a_page(tmp_path):
+    recipe = load(RECIPE, "slurm", [f"output={tmp_path}"])
+    report(recipe)
+    assert "Too few trained cells for a law" in (tmp_path / "report" / "report.html").read_text()
