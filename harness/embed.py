@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -64,12 +65,37 @@ def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
         shards, wells = evaluation_wells(recipe.embed.shards, recipe.embed.experiments)
         encode = _encoder(recipe, cell, folder, shards, here, stop)
         parts = folder / f"embedding-{_identity(cell, folder, fingerprint)}"
+        resumed, start = parts.exists(), time.perf_counter()
         features = in_parts(wells, parts, here, encode)
+        seconds = time.perf_counter() - start
         if here.is_first:
-            write_embeddings(folder / EMBEDDINGS, shards.wells.loc[wells], features)
+            made_by = _provenance(recipe, cell, folder, fingerprint)
+            write_embeddings(folder / EMBEDDINGS, shards.wells.loc[wells], features, made_by)
             shutil.rmtree(parts)
         here.wait()
-    return {"kind": cell.kind, "wells": len(wells), "width": int(features.shape[1])}
+        crops = int((shards.shapes[wells] // recipe.mae.crop).prod(axis=1).sum())
+    speed = None if resumed or cell.kind == "pixel_statistics" else round(crops / seconds, 1)
+    counts = {"wells": len(wells), "width": int(features.shape[1]), "crops": crops}
+    return {"kind": cell.kind, **counts, "ranks": here.world, "crops_per_second": speed}
+
+
+def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
+    """What a reader of the file needs to know of its making."""
+    assert recipe.embed is not None
+    options = recipe.embed
+    return {
+        "study": recipe.name,
+        "cell": cell.id,
+        "kind": cell.kind,
+        "model": cell.model,
+        "stage_fingerprint": fingerprint,
+        "weights_sha256": None if cell.kind == "pixel_statistics" else checksum(folder / WEIGHTS)[1],
+        "shards": str(options.shards),
+        "pool": options.pool,
+        "block": options.block,
+        "crop": recipe.mae.crop,
+        "precision": recipe.train.precision,
+    }
 
 
 def _identity(cell: Cell, folder: Path, fingerprint: str) -> str:
@@ -88,7 +114,23 @@ def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: R
     model.eval()
     if here.is_first and cell.kind == "trained" and isinstance(model, Inpainter):
         _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)
+    if options.block is not None:
+        keep_blocks(model, options.block)
     return lambda wells: embed_wells(model, cell, shards, wells, options, here, precision, stop)
+
+
+def keep_blocks(model: Network, count: int) -> None:
+    """Leave the encoder its first `count` blocks alone; its features are then those, after the final norm.
+
+    Raises:
+        ValueError: not a vision transformer, or one with fewer blocks.
+    """
+    if not isinstance(model, MaskedAutoencoder):
+        raise ValueError(f"embed.block is {count}, but {type(model).__name__} has no blocks to choose from")
+    blocks = model.encoder.blocks
+    if count > len(blocks):
+        raise ValueError(f"embed.block is {count}, but the encoder has {len(blocks)} blocks")
+    model.encoder.blocks = blocks[:count]
 
 
 def in_parts(wells: Wells, folder: Path, here: Ranks, encode: Encode) -> Features:

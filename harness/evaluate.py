@@ -1,10 +1,13 @@
 """Evaluation of one cell: its well embeddings, corrected and aggregated to genes, against each relationship source.
 
 The numbers are `analysis`'s; this module reads the files, names the columns, and shapes the ledger's row. No torch.
+Baselines go the same way: random features and, where given, CellProfiler's stand in every row; untrained networks and
+pixel statistics are cells of their own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +15,122 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.aggregate import aggregate
+from analysis.consistency import replicate_consistency
 from analysis.correct import apply_named
-from analysis.pairs import read_pairs
-from analysis.recall import VERSIONS, relationship_recall
+from analysis.pairs import Pairs, read_pairs
+from analysis.profiles import read_wells
+from analysis.recall import VERSIONS, RecallResult, relationship_recall
 from harness.embeddings import EMBEDDINGS, read_embeddings
 from harness.recipe import Evaluate, Recipe
 
+CONSISTENCY = "replicate_consistency/1"
+RANDOM_WIDTH = 128
+KEY = "key"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Wells:
+    """What the wells are, W of them."""
+
+    gene: list[str]
+    guide: list[str] | None
+    batch: NDArray[Any]
+    control: NDArray[np.bool_]
+    key: list[str]
+
 
 def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Recall of every relationship source by a cell's embeddings.
+    """Recall of every relationship source by a cell's embeddings, its consistency, and the baselines beside it.
 
     Raises:
-        ValueError: a column is missing, no controls, or a relationship list that cannot be used.
+        ValueError: a column is missing, no controls, a relationship list that cannot be used, or CellProfiler
+            features that lack a well.
     """
     settings = recipe.evaluate
     assert settings is not None
-    path = folder / EMBEDDINGS
-    wells, features = read_embeddings(path)
-    for column in (settings.batch_column, settings.control.column, settings.gene_column):
-        if column not in wells:
-            raise ValueError(f"{path}: no column {column!r}; it has {', '.join(wells.columns)}")
-    control = (wells[settings.control.column] == settings.control.value).to_numpy(bool)
-    corrected = apply_named(settings.correction, features, control, wells[settings.batch_column].to_numpy())
-    gene = wells[settings.gene_column].fillna("").astype(str).tolist()
-    guide = wells["treatment"].fillna("").astype(str).tolist() if "treatment" in wells else None
-    found = aggregate(corrected, gene, guide)
-    sources = _recall(settings, found.genes, found.embeddings)
-    return {
-        "protocol": f"relationship_recall/{VERSIONS['current']}",
-        "correction": settings.correction,
-        "genes": len(found.genes),
-        "recall": sources,
-    }
-
-
-def _recall(settings: Evaluate, genes: list[str], vectors: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
-    """Per source."""
+    wells, features = _read(settings, folder / EMBEDDINGS)
     lists = [read_pairs(path, name) for name, path in settings.relationships.items()]
-    results = relationship_recall(genes, vectors, lists, thresholds=[settings.tails], replicates=settings.bootstrap)
+    corrected = apply_named(settings.correction, features, wells.control, wells.batch)
+    genes, results = _recall(settings, wells, corrected, lists, settings.bootstrap)
     return {
-        found.source: {
-            "recall": found.recall,
-            "low": found.recall_low,
-            "high": found.recall_high,
-            "chance": found.chance,
-            "pairs": found.pairs,
-            "unknown_pairs": found.unknown_pairs,
-        }
-        for found in results
+        "protocol": f"relationship_recall/{VERSIONS[settings.protocol]}",
+        "correction": settings.correction,
+        "genes": genes,
+        "recall": {found.source: _row(found) for found in results},
+        "consistency": _consistency(wells, corrected),
+        "baselines": _baselines(settings, wells, lists),
     }
+
+
+def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
+    table, features = read_embeddings(path)
+    for column in (settings.batch_column, settings.control.column, settings.gene_column):
+        if column not in table:
+            raise ValueError(f"{path}: no column {column!r}; it has {', '.join(table.columns)}")
+    control = (table[settings.control.column] == settings.control.value).to_numpy(bool)
+    gene = table[settings.gene_column].fillna("").astype(str).tolist()
+    guide = table["treatment"].fillna("").astype(str).tolist() if "treatment" in table else None
+    key = table[KEY].astype(str).tolist() if KEY in table else []
+    return _Wells(gene, guide, table[settings.batch_column].to_numpy(), control, key), features
+
+
+def _recall(
+    settings: Evaluate, wells: _Wells, corrected: Floats, lists: list[Pairs], replicates: int
+) -> tuple[int, list[RecallResult]]:
+    found = aggregate(corrected, wells.gene, wells.guide)
+    results = relationship_recall(
+        found.genes, found.embeddings, lists,
+        protocol=settings.protocol, thresholds=[settings.tails], replicates=replicates,
+    )  # fmt: skip
+    return len(found.genes), results
+
+
+def _row(found: RecallResult) -> dict[str, Any]:
+    return {
+        "recall": found.recall,
+        "low": found.recall_low,
+        "high": found.recall_high,
+        "low_tail": found.low_tail,
+        "high_tail": found.high_tail,
+        "random_pairs": found.random_pairs,
+        "chance": found.chance,
+        "pairs": found.pairs,
+        "unknown_pairs": found.unknown_pairs,
+        "unknown_genes": found.unknown_genes,
+    }
+
+
+def _consistency(wells: _Wells, corrected: Floats) -> dict[str, Any] | None:
+    """Of the genes' replicates; None where no gene has two wells."""
+    named = np.array([gene != "" for gene in wells.gene])
+    names = [gene for gene in wells.gene if gene]
+    if len(set(names)) < 2 or len(set(names)) == len(names):
+        return None
+    return {"protocol": CONSISTENCY, **replicate_consistency(corrected[named], names).summary()}
+
+
+def _baselines(settings: Evaluate, wells: _Wells, lists: list[Pairs]) -> dict[str, dict[str, float]]:
+    """Recall per source by features that know nothing, and by those that were designed by hand."""
+    random = np.random.default_rng(0).normal(size=(len(wells.gene), RANDOM_WIDTH))
+    others = {"random_features": random}
+    if settings.cellprofiler is not None:
+        others["cellprofiler"] = _designed(settings.cellprofiler, wells.key)
+    found: dict[str, dict[str, float]] = {}
+    for name, features in others.items():
+        corrected = apply_named(settings.correction, features, wells.control, wells.batch)
+        found[name] = {result.source: result.recall for result in _recall(settings, wells, corrected, lists, 0)[1]}
+    return found
+
+
+def _designed(path: Path, keys: list[str]) -> Floats:
+    """CellProfiler's features of the same wells, in their order."""
+    table = read_wells([path])
+    place = {key: row for row, key in enumerate(table.column(KEY).astype(str))}
+    missing = [key for key in keys if key not in place]
+    if missing or not keys:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(keys)} embedded wells have no features here, as {missing[:3]}"
+        )
+    return table.features[[place[key] for key in keys]]

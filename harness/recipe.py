@@ -177,6 +177,9 @@ class Embed(Section):
     pool: Literal["mean", "class", "std", "mean_std"] = Field(
         "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
     )
+    block: PositiveInt | None = Field(
+        None, description="take the features after this many of a vision transformer's blocks; null: after the last"
+    )
     batch: PositiveInt = Field(256, description="tiles in one forward pass")
 
 
@@ -188,13 +191,17 @@ class Control(Section):
 class Evaluate(Section):
     """Relationship recall after correction and aggregation (supplement Table 6)."""
 
-    correction: Literal["tvn", "centre_scale", "none"] = "tvn"
+    protocol: Literal["current", "legacy"] = Field("current", description="which null ranks the known pairs")
+    correction: Literal["tvn", "centre_scale", "pca_centre_scale", "none"] = "tvn"
     batch_column: str = "experiment"
     control: Control = Control(column="treatment", value="EMPTY_control")
     gene_column: str = "gene"
     relationships: Annotated[dict[str, YamlPath], Entries, Field(min_length=1)]
     tails: Pair = (0.05, 0.95)
     bootstrap: PositiveInt = 1000
+    cellprofiler: YamlPath | None = Field(
+        None, description="table of CellProfiler features with the wells' keys: a baseline in every row"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluate:

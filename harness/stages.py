@@ -87,14 +87,18 @@ def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
 
 def _embed_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
     assert recipe.embed is not None
-    return [recipe.embed.experiments, recipe.embed.pool, recipe.mae.crop, shards_digest(recipe.embed.shards)]
+    options = recipe.embed
+    science = [options.experiments, options.pool, recipe.mae.crop, shards_digest(options.shards)]
+    return science if options.block is None else [*science, options.block]
 
 
 def _evaluate_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
     evaluate = recipe.evaluate
     assert evaluate is not None
     lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
-    return [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
+    if evaluate.cellprofiler is not None:
+        lists["cellprofiler features"] = _file_digest(evaluate.cellprofiler)
+    return [evaluate.model_dump(mode="json", exclude={"relationships", "cellprofiler"}), lists]
 
 
 @cache
@@ -120,7 +124,7 @@ def _file_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise StageError(f"{path}: relationship list cannot be read: {error.strerror}") from error
+        raise StageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:

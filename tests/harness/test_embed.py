@@ -12,7 +12,7 @@ import torch
 from harness import embed
 from harness.crops import prepare
 from harness.embed import embed_cell, pixel_statistics
-from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, write_embeddings
+from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, read_provenance, write_embeddings
 from harness.evaluate import evaluate_cell
 from harness.grid import cells
 from harness.models.mae import MaskedAutoencoder
@@ -145,3 +145,52 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"key": ["a"]}).to_parquet(tmp_path / "bare.parquet")
     with pytest.raises(ValueError, match="no columns named feature_0"):
         read_embeddings(tmp_path / "bare.parquet")
+
+
+def test_a_block_s_features_are_those_of_the_encoder_cut_after_it(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained" and "vit_b8" in str(c.model))
+    train_cell(tiny_recipe, cell, tmp_path, "print")
+
+    def embedded(block: int | None) -> np.ndarray:
+        options = tiny_recipe.embed.model_copy(update={"block": block})
+        embed_cell(tiny_recipe.model_copy(update={"embed": options}), cell, tmp_path, f"block {block}")
+        return read_embeddings(tmp_path / EMBEDDINGS)[1]
+
+    last, first = embedded(None), embedded(1)
+    np.testing.assert_array_equal(embedded(2), last)  # this one has two blocks
+    assert np.abs(first - last).max() > 1e-6  # LayerScale starts at 1e-4: a block hardly adds before it has trained
+    with pytest.raises(ValueError, match=r"embed.block is 3, but the encoder has 2 blocks"):
+        embedded(3)
+
+
+def test_embeddings_say_what_made_them(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained")
+    train_cell(tiny_recipe, cell, tmp_path, "print")
+    values = embed_cell(tiny_recipe, cell, tmp_path, "print")
+    said = read_provenance(tmp_path / EMBEDDINGS)
+    assert (said["cell"], said["pool"], said["stage_fingerprint"]) == (cell.id, "mean", "print")
+    assert len(said["weights_sha256"]) == 64
+    assert values["crops"] == 48  # one tile in each well
+    assert values["crops_per_second"] > 0
+
+
+def test_baselines_and_consistency_stand_in_the_row(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    planted(tmp_path)
+    wells, features = read_embeddings(tmp_path / EMBEDDINGS)
+    designed = pd.DataFrame(features, columns=[f"Cells_Texture_{i}" for i in range(3)])
+    designed.assign(key=wells["key"]).sample(frac=1, random_state=0).to_csv(tmp_path / "designed.csv", index=False)
+    row = evaluate_cell(evaluating(tiny_recipe, tmp_path, cellprofiler=tmp_path / "designed.csv"), tmp_path)
+    assert row["protocol"] == "relationship_recall/current/2"
+    assert row["baselines"]["cellprofiler"]["planted"] == row["recall"]["planted"]["recall"] == 1
+    assert row["baselines"]["random_features"]["planted"] < 1
+    assert row["consistency"]["protocol"] == "replicate_consistency/1"
+    assert row["consistency"]["ks"] > 0.5
+    legacy = evaluate_cell(evaluating(tiny_recipe, tmp_path, protocol="legacy"), tmp_path)
+    assert legacy["protocol"] == "relationship_recall/legacy/1"
+
+
+def test_wells_without_cellprofiler_features_are_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    planted(tmp_path)
+    pd.DataFrame({"key": ["e1-A"], "Cells_Texture_1": [1.0]}).to_csv(tmp_path / "designed.csv", index=False)
+    with pytest.raises(ValueError, match="65 of 66 embedded wells have no features here"):
+        evaluate_cell(evaluating(tiny_recipe, tmp_path, cellprofiler=tmp_path / "designed.csv"), tmp_path)
