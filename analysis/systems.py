@@ -113,6 +113,79 @@ class ChannelAgnosticMae:
         return encoder + self.channels * self.decoder_depth * block + shared + tokens + ends
 
 
+@dataclass(frozen=True)
+class DenseNet161:
+    """DenseNet-161 (Huang et al. 2017): growth 48, blocks of 6, 12, 36 and 24 layers, 96 features to begin with."""
+
+    crop: int = 256
+    channels: int = 6
+    classes: int = 0
+    embedding: int | None = None
+    growth: int = 48
+    layers: tuple[int, ...] = (6, 12, 36, 24)
+    stem: int = 96
+
+    def dense_forward_macs(self) -> float:
+        """Trunk, and the linear layer to the embedding."""
+        width, places = self.stem, (self.crop // 4) ** 2
+        total = conv_macs(7, self.channels, self.stem, (self.crop // 2) ** 2)
+        for n, layers in enumerate(self.layers):
+            for _ in range(layers):
+                total += conv_macs(1, width, 4 * self.growth, places)
+                total += conv_macs(3, 4 * self.growth, self.growth, places)
+                width += self.growth
+            if n < len(self.layers) - 1:  # a transition halves features, then sides
+                total += conv_macs(1, width, width // 2, places)
+                width, places = width // 2, places // 4
+        return total + width * (self.embedding or 0)
+
+    def training_forward_macs(self) -> float:
+        """The same, and the head."""
+        return self.dense_forward_macs() + (self.embedding or self._features()) * self.classes
+
+    def parameters(self) -> int:
+        """All trained parameters; convolutions have no bias, a normalisation two numbers a feature."""
+        width = self.stem
+        total = 49 * self.channels * self.stem + 2 * self.stem
+        for n, layers in enumerate(self.layers):
+            for _ in range(layers):
+                inner = 4 * self.growth
+                total += 2 * width + width * inner + 2 * inner + 9 * inner * self.growth
+                width += self.growth
+            if n < len(self.layers) - 1:
+                total += 2 * width + width * (width // 2)
+                width //= 2
+        total += 2 * width
+        neck = (width + 1) * self.embedding if self.embedding else 0
+        return total + neck + (self.embedding or width) * self.classes + self.classes
+
+    def _features(self) -> int:
+        width = self.stem
+        for n, layers in enumerate(self.layers):
+            width += layers * self.growth
+            width = width // 2 if n < len(self.layers) - 1 else width
+        return width
+
+
+@dataclass(frozen=True)
+class VitClassifier:
+    """A MAE-ViT's encoder on all of its tokens; the head is below a thousandth of it and left out."""
+
+    vit: VitMae
+
+    def dense_forward_macs(self) -> float:
+        """The encoder on all tokens."""
+        return self.vit.dense_forward_macs()
+
+    def training_forward_macs(self) -> float:
+        """The same: nothing is hidden."""
+        return self.vit.dense_forward_macs()
+
+    def parameters(self) -> int:
+        """Of the encoder."""
+        return encoder_parameters(self.vit)
+
+
 def conv_macs(kernel: int, inputs: int, outputs: int, places: int) -> int:
     """MACs of a convolution that gives `places` outputs."""
     return kernel**2 * inputs * outputs * places

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def micro_batch(part: int, most: int | None) -> int:
+def micro_batch(part: int, most: int | None, group: int = 1) -> int:
     """Crops in each micro-batch of a rank's `part` of the global batch: all, or the most that `most` allows.
 
-    Micro-batches are of one size, so that shapes never change: the largest divisor of `part` that is at most `most`.
+    Micro-batches are of one size, so that shapes never change: the largest divisor of `part` that is at most `most`
+    and a multiple of `group`, which divides `part`; at least one group.
     """
     if most is None or most >= part:
         return part
-    return max(size for size in range(1, most + 1) if part % size == 0)
+    return max((size for size in range(group, most + 1, group) if part % size == 0), default=group)
 
 
 def loss_weights(masked: Sequence[int], total: int, world: int) -> list[float]:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from harness.data import Wells, training_order, training_wells, validation_wells
 from harness.grid import Cell, Training
+from harness.labels import Labels, labelled_order, labels_of
 from harness.optim import learning_rate
 from harness.recipe import Recipe
 from shards.format import ShardSet
@@ -26,6 +30,7 @@ class Course:
     wells: Wells
     order: Order
     validation: Wells
+    labels: Labels | None  # of a classifier
     training: Training
     steps: int
     validate_every: int
@@ -38,6 +43,13 @@ class Course:
             step, self.steps, self.training.learning_rate, warmup_fraction=schedule["warmup"],
             initial_fraction=schedule["start_factor"], final_fraction=schedule["final_factor"],
         )  # fmt: skip
+
+    def with_labels(self, wells: Tensor, noise: Tensor) -> Tensor:
+        """The wells' noise (B, N), a classifier's with their labels before it (B, 1 + N)."""
+        if self.labels is None:
+            return noise
+        label = noise.new_tensor(self.labels.of_well[wells.cpu().numpy()]).clamp(min=0)  # of a blank crop: any
+        return torch.cat([label[:, None], noise], dim=1)
 
     def crops(self, seed: int, first: int, count: int, crop: int) -> list[str]:
         """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
@@ -61,6 +73,13 @@ def course_of(recipe: Recipe, cell: Cell) -> Course:
         names = ", ".join(shards.manifest.channels)
         raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")
     experiments, wells = training_wells(shards, dataset.fraction)
+    labels = labels_of(cell, shards, wells)
+    validation = validation_wells(shards, training.settings["validation_wells"])
+    if labels is not None:
+        wells = wells[labels.of_well[wells] >= 0]
+        validation = validation[labels.of_well[validation] >= 0]
+        if not len(validation):
+            raise ValueError(f"{dataset.shards}: no validation well has a label that the training wells have")
     steps = training.epochs * len(wells) // training.batch
     if steps == 0:
         raise ValueError(
@@ -69,8 +88,15 @@ def course_of(recipe: Recipe, cell: Cell) -> Course:
         )
     validations = min(training.settings["validations"], steps)
     assert cell.data is not None
-    order = training_order(shards, wells, cell.data.get("stream"), training.batch, cell.seed)
+    assert cell.architecture is not None
+    stream = cell.data.get("stream")
+    if labels is not None and stream is not None:
+        raise ValueError(f"a classifier samples by label or plate: datasets.{cell.dataset}.order must be random")
+    order = (
+        training_order(shards, wells, stream, training.batch, cell.seed) if labels is None
+        else labelled_order(cell.architecture, shards, wells, labels, cell.seed)
+    )  # fmt: skip
     return Course(
-        shards, experiments, wells, order, validation_wells(shards, training.settings["validation_wells"]), training,
-        steps, validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
+        shards, experiments, wells, order, validation, labels, training, steps,
+        validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
     )  # fmt: skip

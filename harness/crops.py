@@ -41,7 +41,7 @@ def prepare(images: Tensor, cell: Cell, here: Ranks) -> Tensor:
 
 
 def steps_ahead(
-    batches: Generator[Batch], noise: Callable[[int, int], Tensor], first_step: int, device: torch.device
+    batches: Generator[Batch], noise: Callable[[int, Tensor], Tensor], first_step: int, device: torch.device
 ) -> Generator[StepInput]:
     """Yield each batch with its noise on `device`, read, drawn and copied while the step before it computes.
 
@@ -49,7 +49,7 @@ def steps_ahead(
     and the compute stream waits for that copy alone. Closing this closes `batches`.
 
     Args:
-        noise: (step, crops) → (B, L) on the host.
+        noise: (step, the wells of its crops (B,)) → (B, L) on the host.
         first_step: the step of the first batch.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -59,9 +59,7 @@ def steps_ahead(
         if batch is None:
             return None
         with torch.cuda.stream(stream) if stream else nullcontext():
-            found = StepInput(
-                _each(batch, lambda t: _copied(t, device)), _copied(noise(step, len(batch.wells)), device)
-            )
+            found = StepInput(_each(batch, lambda t: _copied(t, device)), _copied(noise(step, batch.wells), device))
             return found, stream.record_event() if stream else None
 
     with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="steps-ahead") as pool:

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harness.adapt import adapted, by_plate
 from harness.crops import prepare
 from harness.data import Wells, evaluation_wells, validation_wells
 from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, write_embeddings
 from harness.engines import autocast
 from harness.files import write_whole
 from harness.grid import Cell
+from harness.labels import class_count
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
@@ -109,7 +111,7 @@ def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: R
         return lambda wells: pixel_statistics(shards, abreast(wells, here, stop))
     assert recipe.embed is not None
     options, precision = recipe.embed, recipe.train.precision
-    model = build(cell, options.pool).to(here.device)
+    model = build(cell, options.pool, class_count(recipe, cell)).to(here.device)
     load_weights(folder / WEIGHTS, model)
     model.eval()
     if here.is_first and cell.kind == "trained" and isinstance(model, Inpainter):
@@ -157,12 +159,14 @@ def embed_wells(
     place = {int(well): i for i, well in enumerate(wells)}
     sums = torch.zeros(len(wells), model.config.embedding_width, dtype=torch.float64, device=here.device)  # (W, D)
     tiles = torch.zeros(len(wells), dtype=torch.float64, device=here.device)  # (W,)
-    for batch in abreast(_tiles(shards, wells, model.config.crop, options.batch, here), here, stop):
-        with autocast(here.device, precision):
-            found = model.embed(prepare(batch.images, cell, here))  # (T, D)
-        rows = torch.tensor([place[int(well)] for well in batch.wells], device=here.device)
-        sums.index_add_(0, rows, found.double())
-        tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=here.device))
+    for part in by_plate(model, shards, wells):
+        with adapted(model, cell, shards, part, here, autocast(here.device, precision)):
+            for batch in abreast(_tiles(shards, part, model.config.crop, options.batch, here), here, stop):
+                with autocast(here.device, precision):
+                    found = model.embed(prepare(batch.images, cell, here))  # (T, D)
+                rows = torch.tensor([place[int(well)] for well in batch.wells], device=here.device)
+                sums.index_add_(0, rows, found.double())
+                tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=here.device))
     mean = here.sum(sums) / here.sum(tiles)[:, None]
     return mean.float().cpu().numpy()
 

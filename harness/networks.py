@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import systems
@@ -12,6 +13,8 @@ from analysis.flops import System, VitMae
 from harness.grid import Cell, model_kind, model_shape
 from harness.models.channel_config import ChannelAgnosticConfig
 from harness.models.config import MaeConfig, Pool
+from harness.recipe import Recipe
+from harness.recipe_models import DenseNet
 
 if TYPE_CHECKING:
     from harness.models.mu_net import MuNetConfig
@@ -20,11 +23,13 @@ if TYPE_CHECKING:
 CHANNEL_AGNOSTIC = (
     "width", "depth", "heads", "patch", "crop", "decoder_width", "decoder_depth", "mask_ratio",
 )  # fmt: skip
+VIT = ("width", "depth", "heads", "patch", "crop", "channels")
+DENSENET = ("crop", "channels", "embedding")
 MU_NET = ("widths", "blocks", "kernel", "crop", "channels")
 
 
-def build(cell: Cell, pool: Pool = "mean") -> Network:
-    """The network of a cell, its weights drawn from torch's global generator.
+def build(cell: Cell, pool: Pool = "mean", classes: int = 0) -> Network:
+    """The network of a cell, its weights drawn from torch's global generator; a classifier's head has `classes`.
 
     Raises:
         ValueError: the cell has no network.
@@ -34,6 +39,14 @@ def build(cell: Cell, pool: Pool = "mean") -> Network:
         from harness.models.mu_net import MuNet
 
         return MuNet(mu_net_config(cell, pool))
+    if kind == "densenet":
+        from harness.models.classifier import DenseNetClassifier, DenseNetConfig
+
+        return DenseNetClassifier(DenseNetConfig(**_fields(cell, *DENSENET, "group", "adaptive"), classes=classes))
+    if kind == "vit_classifier":
+        from harness.models.classifier import VitClassifier, VitClassifierConfig
+
+        return VitClassifier(VitClassifierConfig(_vit_config(cell, pool), classes))
     if kind == "channel_agnostic":
         from harness.models.channel_agnostic import ChannelAgnosticMae
 
@@ -50,6 +63,31 @@ def config_of(cell: Cell, pool: Pool = "mean") -> MaeConfig:
     own = ("drop_path", "layer_scale", "qk_norm", "position_temperature")
     chosen = _fields(cell, *own, "fourier_weight", "fourier_mode", "fourier_norm")
     return MaeConfig(**model_shape(cell), **chosen, pool=pool)
+
+
+def initialise(network: Network, recipe: Recipe, cell: Cell) -> None:
+    """Fill a network that begins with weights from disk.
+
+    Raises:
+        harness.models.encoder_file.EncoderFileError: the file cannot be read safely, or does not fit.
+    """
+    weights = weights_path(recipe, cell)
+    if weights is not None:
+        from harness.models.classifier import DenseNetClassifier, load_pretrained
+
+        assert isinstance(network, DenseNetClassifier)
+        load_pretrained(network.trunk, weights, network.config.channels)
+
+
+def weights_path(recipe: Recipe, cell: Cell) -> Path | None:
+    """The file that a cell's weights begin with, if they do."""
+    model = recipe.models.get(cell.model)
+    return model.weights.path if isinstance(model, DenseNet) and model.weights else None
+
+
+def _vit_config(cell: Cell, pool: Pool) -> MaeConfig:
+    own = ("drop_path", "layer_scale", "qk_norm", "position_temperature")
+    return MaeConfig(**_fields(cell, *VIT, *own), pool=pool)
 
 
 def mu_net_config(cell: Cell, pool: Pool = "mean") -> MuNetConfig:
@@ -81,6 +119,10 @@ def cost_of(cell: Cell) -> System:
     if model_kind(cell) == "mu_net":
         fields = _fields(cell, *MU_NET)
         return systems.MuNet(**fields | {"widths": tuple(fields["widths"])})
+    if model_kind(cell) == "densenet":
+        return systems.DenseNet161(**_fields(cell, *DENSENET))
+    if model_kind(cell) == "vit_classifier":
+        return systems.VitClassifier(VitMae(**_fields(cell, *VIT)))
     if model_kind(cell) == "channel_agnostic":
         return systems.ChannelAgnosticMae(**_fields(cell, *CHANNEL_AGNOSTIC), channels=len(_trained_channels(cell)))
     return VitMae(**model_shape(cell))

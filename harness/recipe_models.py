@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from harness.recipe_fields import Count, Probability, Section
+from harness.recipe_fields import Count, Name, Probability, Section, YamlPath
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -124,6 +124,49 @@ class ChannelAgnostic(Section):
         return found
 
 
+class Weights(Section):
+    """Weights from a file of yours; nothing is ever downloaded. The name, not the path, is part of an id."""
+
+    name: Name
+    path: YamlPath
+
+
+class DenseNet(Section):
+    """A weakly supervised DenseNet-161 (supplement A.2.1), with AdaBN over plates where it is `adaptive`."""
+
+    kind: Literal["densenet"]
+    size: str = Field("DenseNet-161", description="its name in figures")
+    adaptive: bool = Field(False, description="AdaBN: batches and statistics of one plate; else sampling by label")
+    group: Annotated[int, Field(ge=2)] = Field(16, description="crops of a sub-batch of the normalisation (GhostBN)")
+    embedding: PositiveInt | None = Field(None, description="width of a linear layer after the 2,208 features")
+    label: str = Field("treatment", description="column of the wells that names the classes")
+    weights: Weights | None = Field(None, description="to begin with: ImageNet's, from disk; null: random")
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """What of this model does not fit the study's crops."""
+        return [("kind", f"a DenseNet halves crops five times: {shared.crop} pixels")] if shared.crop % 32 else []
+
+
+class VitClassifier(Section):
+    """A weakly supervised classifier with the architecture of a MAE-ViT's encoder (supplement A.2.1)."""
+
+    kind: Literal["vit_classifier"]
+    size: str = Field("ViT-WSL", description="its name in figures")
+    width: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    patch: PositiveInt
+    drop_path: Probability = 0.0
+    label: str = Field("treatment", description="column of the wells that names the classes")
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """What of this model does not fit the study's crops."""
+        found = _indivisible("patch", self.patch, shared.crop)
+        if self.width % self.heads or self.width % 4:
+            found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
+        return found
+
+
 def _indivisible(field: str, patch: int, crop: int) -> list[Misfit]:
     return [(field, f"{patch} does not divide the crop of {crop} pixels")] if crop % patch else []
 
@@ -136,15 +179,21 @@ def _arm(value: Any) -> str:  # noqa: ANN401  (whatever stands in the YAML)
 Model = Annotated[
     Annotated[MaeVit, Tag(f"{ARM}mae_vit")]
     | Annotated[MuNet, Tag(f"{ARM}mu_net")]
-    | Annotated[ChannelAgnostic, Tag(f"{ARM}channel_agnostic")],
+    | Annotated[ChannelAgnostic, Tag(f"{ARM}channel_agnostic")]
+    | Annotated[DenseNet, Tag(f"{ARM}densenet")]
+    | Annotated[VitClassifier, Tag(f"{ARM}vit_classifier")],
     Discriminator(_arm),
 ]
+CLASSIFIERS = ("densenet", "vit_classifier")
 SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; of a MAE-ViT's, all
     "mu_net": {"crop", "channels", "value_range"},
+    "densenet": {"crop", "channels", "value_range"},
+    "vit_classifier": {"crop", "channels", "value_range", "layer_scale", "qk_norm", "position_temperature"},
     "channel_agnostic": set(Mae.model_fields) - {"fourier_mode"},
 }
 
 
 def architecture(model: Model, shared: Mae) -> dict[str, Any]:
     """All that decides what a model computes, as JSON: its own fields, and those of `shared` that it heeds."""
-    return {**shared.model_dump(mode="json", include=SHARED.get(model.kind)), **model.model_dump(mode="json")}
+    own = model.model_dump(mode="json", exclude={"weights": {"path"}})
+    return {**shared.model_dump(mode="json", include=SHARED.get(model.kind)), **own}

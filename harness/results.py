@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.flops import compute
 from harness import ledger
-from harness.grid import Cell
+from harness.grid import Cell, model_kind
 from harness.meter import read_log
 from harness.networks import cost_of
 from harness.recipe import Recipe
+from harness.recipe_models import CLASSIFIERS
 from harness.stages import cell_folder
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
 
     rows: list[dict[str, Any]] = []
     for cell in cells:
+        if model_kind(cell) in CLASSIFIERS:
+            continue  # a cross-entropy, which no masked loss compares with
         if cell.kind != "trained" or ledger.read(recipe.output, cell.id, "train") is None:
             continue
         for entry in read_log(cell_folder(recipe, cell) / "train.jsonl"):

@@ -23,6 +23,7 @@ from harness import fence, ledger
 from harness.files import write_json
 from harness.grid import Cell, cells, fingerprint
 from harness.ledger import STAGES, Row, Stage
+from harness.networks import weights_path
 from harness.preempt import Preempted
 from harness.recipe import Recipe
 
@@ -75,7 +76,7 @@ def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
     wanted = stages_of(recipe, cell)
     prints: dict[Stage, str] = {}
     science: dict[Stage, Callable[[], Any]] = {
-        "train": lambda: shards_digest(recipe.datasets[cell.dataset].shards) if cell.dataset else None,
+        "train": lambda: _train_science(recipe, cell),
         "embed": lambda: _embed_science(recipe),
         "evaluate": lambda: _evaluate_science(recipe),
     }
@@ -83,6 +84,12 @@ def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
     for stage in wanted:
         chained = prints[stage] = fingerprint([stage, chained, science[stage]()])
     return prints
+
+
+def _train_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+    shards = shards_digest(recipe.datasets[cell.dataset].shards) if cell.dataset else None
+    weights = weights_path(recipe, cell)
+    return shards if weights is None else [shards, _file_digest(weights)]
 
 
 def _embed_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)

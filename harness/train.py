@@ -28,12 +28,13 @@ from harness.crops import StepInput, prepare, steps_ahead
 from harness.engines import Engine, engine_of
 from harness.grid import Cell
 from harness.guard import Guard, Policy
+from harness.labels import class_count
 from harness.meter import Machine, Meter
 from harness.models.attention import attention_kernel, describe_choice
 from harness.models.config import MaeConfig
 from harness.models.masking import masking_noise
 from harness.models.network import Network
-from harness.networks import build, cost_of
+from harness.networks import build, cost_of, initialise
 from harness.pace import Agreement, collected_garbage
 from harness.parallel import Ranks, ranks
 from harness.preempt import Preempted, StopFlag, stop_on_signals
@@ -58,7 +59,8 @@ def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
     """
     with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
         torch.manual_seed(cell.seed)
-        model = build(cell).to(here.device)
+        model = build(cell, classes=class_count(recipe, cell)).to(here.device)
+        initialise(model, recipe, cell)
         values: dict[str, Any] = {**_identity(cell), "parameters": sum(p.numel() for p in model.parameters())}
         weights = model.state_dict()
         if cell.training is not None:
@@ -121,10 +123,12 @@ class Run:
         patient = early is None or self.progress.stale_validations < early["patience"]
         return (self.progress.step >= self.course.steps or not patient) and not self.validation_due
 
-    def noise(self, step: int, count: int) -> Tensor:
+    def noise(self, step: int, wells: Tensor) -> Tensor:
         """This rank's part of a step's noise, (B, `noise_values`), by its crops' places in the order of training."""
-        first = step * self.course.training.batch + self.here.rank * count
-        return masking_noise(self.cell.seed, range(first, first + count), self.engine.model.config.noise_values)
+        first = step * self.course.training.batch + self.here.rank * len(wells)
+        places = range(first, first + len(wells))
+        drawn = masking_noise(self.cell.seed, places, self.engine.model.config.noise_values)
+        return self.course.with_labels(wells, drawn)
 
     def step(self, inputs: StepInput) -> None:
         """One update on this rank's crops, in micro-batches of at most `most`."""
@@ -133,12 +137,14 @@ class Run:
         torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.here.rank]).generate_state(1)[0]))
         loss = self._accumulate(inputs)
         skip = self.guard.judge(loss, step)
-        self.engine.step(self.course.learning_rate(step), skip if self.guard.policy.skips else None)
+        skip_update = skip if self.guard.policy.skips else None
+        self.engine.step(self.course.learning_rate(step), skip_update)
+        self.engine.model.settle(skip_update)
         self.progress.step += 1
 
     def _accumulate(self, inputs: StepInput) -> Tensor:
         """The gradient of the global batch's loss, and this rank's part of that loss."""
-        size = micro_batch(len(inputs), self.most)
+        size = micro_batch(len(inputs), self.most, self.engine.model.group)
         count = len(inputs) // size
         # Every crop hides equally many patches, so crops may be counted in place of them.
         weights = loss_weights([size] * count, self.course.training.batch, self.here.world)
@@ -177,6 +183,7 @@ class Run:
     def validate(self, stop: StopFlag) -> bool:
         """Measure, log, and count how long there was nothing better; whether it went through without a stop."""
         progress, early = self.progress, self.course.training.settings["early_stopping"]
+        self.engine.model.agree(self.here.mean)
         try:
             found = validate(self.engine, self.cell, self.course, stop)
         except Preempted:
@@ -200,6 +207,7 @@ class Run:
     def save(self, *, now: bool = False, best: bool = False) -> None:
         """Save what the next step depends on: in the background, or before this returns."""
         self.progress.log_bytes = self.meter.position() if self.meter else 0
+        self.engine.model.agree(self.here.mean)
         save = self.checkpoints.save_now if now else self.checkpoints.save
         save(self.engine, self.progress, best=best)
 
@@ -246,6 +254,10 @@ def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
 def _begin(recipe: Recipe, cell: Cell, model: Network, here: Ranks, folder: Path, fingerprint: str) -> Run:
     """Everything in place, from the last whole checkpoint where there is one."""
     course, launch = course_of(recipe, cell), recipe.launch
+    if course.training.batch % (model.group * here.world):
+        raise ValueError(
+            f"train.batch {course.training.batch} over {here.world} ranks does not divide into groups of {model.group}"
+        )
     engine = engine_of(recipe, cell, model, here)
     most = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     bad = recipe.train

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
+from harness.adapt import adapted, by_plate
 from harness.course import Course
 from harness.crops import prepare
 from harness.engines import Engine
@@ -36,16 +38,19 @@ def validate(engine: Engine, cell: Cell, course: Course, stop: StopFlag) -> dict
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=here.device)  # loss, mean predictor's loss, crops
     seen: Counter[int] = Counter()
-    for batch in abreast(_batches(engine, cell, course), here, stop):
-        count = len(batch.wells)
-        batch = batch if count else _blank(course, model.config.crop)
-        crops = prepare(batch.images, cell, here)
-        noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.tokens)
-        with engine.autocast():
-            output = model(crops, noise.to(here.device))
-        flat = model.trivial_loss(crops, output)
-        losses = torch.stack([output.validation_loss.double(), flat.double(), torch.ones_like(sums[0])])
-        sums += losses * count
+    for wells in by_plate(model, course.shards, course.validation):
+        part = replace(course, validation=wells)
+        with adapted(model, cell, course.shards, wells, here, engine.autocast()):
+            for batch in abreast(_batches(engine, cell, part), here, stop):
+                count = len(batch.wells)
+                batch = batch if count else _blank(course, model.config.crop)
+                crops = prepare(batch.images, cell, here)
+                noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.tokens)
+                with engine.autocast():
+                    output = model(crops, course.with_labels(batch.wells, noise).to(here.device))
+                flat = model.trivial_loss(crops, output)
+                losses = torch.stack([output.validation_loss.double(), flat.double(), torch.ones_like(sums[0])])
+                sums += losses * count
     loss, mean_loss, _ = (here.sum(sums) / here.sum(sums)[2]).tolist()
     model.train()
     return {"validation_loss": loss, "mean_predictor_loss": mean_loss}

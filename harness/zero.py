@@ -110,6 +110,8 @@ class Zero(Engine):
     @torch.no_grad()
     def load(self, state: State) -> None:
         fragments, saved = self._api.utils, state["optimiser"]["state"]
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state["model"][name])
         for name, parameter in self._parameters():
             fragments.safe_set_full_fp32_param(parameter, state["model"][name])
             # The copy that computes is another than the one that the optimiser moves.

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, S crop side, N values of noise, D embedding width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -56,6 +57,8 @@ class Network(nn.Module):
     """
 
     config: Shape
+    group: int = 1  # crops that a forward pass in training needs together
+    adaptive: bool = False  # whether inference takes the statistics of a plate (`harness.adapt`)
 
     def embed(self, images: Tensor) -> Tensor:
         """One vector per crop: self-standardised (B, C, S, S) → (B, D). Call it in eval mode."""
@@ -67,3 +70,6 @@ class Network(nn.Module):
 
     def settle(self, skip: Tensor | None) -> None:
         """Called after each update: take over what forward passes gathered, unless `skip`, a bool scalar, is True."""
+
+    def agree(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Replace what ranks gathered each for itself by its `mean` over ranks. All ranks must call it."""

@@ -34,7 +34,7 @@ def load_openphenom(path: Path | str, config: ChannelAgnosticConfig = OPENPHENOM
             tensors that are not those of `config`; the text names the first.
     """
     path = Path(path)
-    weights = _safetensors(path) if path.suffix == SAFE else _torch_file(path)
+    weights = read_weights(path)
     with torch.device("meta"):
         model = ChannelAgnosticMae(config)
     _check(path, weights, model.state_dict())
@@ -55,6 +55,15 @@ def save_openphenom(path: Path | str, model: ChannelAgnosticMae, metadata: Mappi
         write_whole(path, partial(torch.save, {"state_dict": weights}))
     else:
         raise EncoderFileError(f"{path}: name it {SAFE}, or {', '.join(TORCH)} for torch's format")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors or torch's format, by its suffix; no pickle is run.
+
+    Raises:
+        EncoderFileError: as `load_openphenom`.
+    """
+    return _safetensors(path) if path.suffix == SAFE else _torch_file(path)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

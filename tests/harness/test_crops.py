@@ -23,8 +23,8 @@ def batches(count: int, closed: list[bool]) -> Generator[Batch]:
         closed.append(True)
 
 
-def noise(step: int, count: int) -> torch.Tensor:
-    return torch.full((count, 3), float(step))
+def noise(step: int, wells: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(wells), 3), float(step))
 
 
 def threads() -> set[str]:

@@ -1,0 +1,217 @@
+"""Weakly supervised classifiers (supplement A.2.1): which perturbation does this crop show? Their trunk embeds.
+
+timm's densenet161 for any number of channels, its batch normalisation by sub-batches (`norms.py`), or the encoder of
+the MAE-ViTs. ImageNet weights come from a file of the user's; nothing is ever downloaded.
+
+Shapes: B batch, C channels, S crop side, D embedding width, K classes, N values of noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.models.blocks import initialise_weights, patchify
+from harness.models.config import MaeConfig
+from harness.models.mae import Encoder, pooled
+from harness.models.network import Network, Output
+from harness.models.norms import by_sub_batches, sub_batch_norms
+from harness.models.torchvision_cure import import_timm
+
+DENSENET_FEATURES = 2208
+BACKBONE = "densenet161"
+
+
+@dataclass(frozen=True)
+class DenseNetConfig:
+    """Everything that shapes a DenseNet classifier.
+
+    Attributes:
+        classes: perturbations to tell apart; 0 for a trunk alone, which embeds.
+        group: crops of a sub-batch of the normalisation; 16 in the paper.
+        adaptive: AdaBN: statistics of a plate at inference.
+        embedding: width of a linear layer between the 2,208 features and the head, which then is the embedding.
+    """
+
+    crop: int = 256
+    channels: int = 6
+    classes: int = 0
+    group: int = 16
+    adaptive: bool = False
+    embedding: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """No patch is ever hidden."""
+        return 0
+
+    @property
+    def noise_values(self) -> int:
+        """Nothing is random."""
+        return 0
+
+    @property
+    def embedding_width(self) -> int:
+        """Length of the vector that `embed` gives for one crop."""
+        return self.embedding or DENSENET_FEATURES
+
+
+@dataclass(frozen=True)
+class VitClassifierConfig:
+    """A classifier over a MAE encoder's architecture; `vit` without its decoder, mask and Fourier loss."""
+
+    vit: MaeConfig
+    classes: int = 0
+
+    @property
+    def crop(self) -> int:
+        """Side of a square crop, pixels."""
+        return self.vit.crop
+
+    @property
+    def tokens(self) -> int:
+        """No patch is ever hidden."""
+        return 0
+
+    @property
+    def noise_values(self) -> int:
+        """One value per block under stochastic depth."""
+        return self.vit.depth if self.vit.drop_path else 0
+
+    @property
+    def embedding_width(self) -> int:
+        """Length of the vector that `embed` gives for one crop."""
+        return self.vit.embedding_width
+
+
+class ClassifierOutput(NamedTuple):
+    """What one pass gives."""
+
+    loss: Tensor  # scalar: cross-entropy
+    logits: Tensor  # (B, K)
+
+    @property
+    def validation_loss(self) -> Tensor:
+        """The cross-entropy."""
+        return self.loss
+
+
+class Classifier(Network):
+    """A trunk and a linear head. Noise (B, 1 + N) begins with each crop's label; the rest is for stochastic depth."""
+
+    config: DenseNetConfig | VitClassifierConfig
+    head: nn.Module
+
+    def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
+        """(B, C, S, S) → (B, D)."""
+        raise TypeError(f"{type(self).__name__} has no trunk")
+
+    def forward(self, images: Tensor, noise: Tensor) -> ClassifierOutput:
+        """One pass: images (B, C, S, S), self-standardised; noise (B, 1 + N), the label first.
+
+        Raises:
+            ValueError: a model without classes.
+        """
+        if not self.config.classes:
+            raise ValueError("this classifier has no classes: it embeds, and cannot be trained")
+        logits = self.head(self.features(images, noise[:, 1:]))
+        return ClassifierOutput(nn.functional.cross_entropy(logits.float(), noise[:, 0].long()), logits)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the head decides from: (B, D)."""
+        return self.features(images)
+
+    def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
+        """The cross-entropy of holding every class for as likely as any other: log K."""
+        return torch.full((), math.log(self.config.classes), device=images.device)
+
+
+class DenseNetClassifier(Classifier):
+    """timm's DenseNet-161. Keys: `trunk.` and timm's own, `neck.*` of the linear layer, `head.*`."""
+
+    config: DenseNetConfig
+
+    def __init__(self, config: DenseNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        trunk = import_timm().create_model(BACKBONE, pretrained=False, in_chans=config.channels, num_classes=0)
+        self.trunk = by_sub_batches(trunk, config.group)
+        self.neck = nn.Linear(DENSENET_FEATURES, config.embedding) if config.embedding else nn.Identity()
+        self.head = linear_head(config.embedding_width, config.classes)
+        self._norms = sub_batch_norms(self)
+        self.group, self.adaptive = config.group, config.adaptive
+
+    def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
+        wanted = (len(images), self.config.channels, self.config.crop, self.config.crop)
+        if images.shape != wanted:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
+        found: Tensor = self.neck(self.trunk(images))
+        return found
+
+    def settle(self, skip: Tensor | None) -> None:
+        for norm in self._norms:
+            norm.settle(skip)
+
+    @torch.no_grad()
+    def agree(self, mean: Callable[[Tensor], Tensor]) -> None:
+        for norm in self._norms:
+            for running in (norm.running_mean, norm.running_var):
+                running.copy_(mean(running))
+
+
+class VitClassifier(Classifier):
+    """The MAE encoder on all patches, and a head on its pooled tokens. Keys: `encoder.*` as a MAE's, `head.*`."""
+
+    config: VitClassifierConfig
+
+    def __init__(self, config: VitClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.vit)
+        self.head = linear_head(config.embedding_width, config.classes)
+        with torch.no_grad():
+            self.encoder.reset_parameters()
+            initialise_weights(self.head)
+
+    def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
+        noise = depth_noise if self.training and self.config.noise_values else None
+        return pooled(self.encoder(patchify(images, self.config.vit.patch), depth_noise=noise), self.config.vit.pool)
+
+
+def linear_head(width: int, classes: int) -> nn.Module:
+    """From an embedding to classes; nothing where there are none."""
+    return nn.Linear(width, classes) if classes else nn.Identity()
+
+
+def load_pretrained(trunk: nn.Module, path: Path, channels: int) -> None:
+    """Fill a trunk from a file of ImageNet weights under timm's names: safetensors, or torch's format.
+
+    The head is left out. The first convolution is fitted to `channels` as timm does: repeated over them and rescaled.
+
+    Raises:
+        EncoderFileError: the file cannot be read safely, or does not fit.
+    """
+    from harness.models.encoder_file import EncoderFileError
+    from harness.models.openphenom import read_weights
+
+    found = dict(read_weights(path))
+    wanted = trunk.state_dict()
+    for name in [name for name in found if name not in wanted]:
+        if not name.startswith(("classifier.", "head.")) and not name.endswith("num_batches_tracked"):
+            raise EncoderFileError(f"{path}: has {name!r}, which this trunk has not")
+        del found[name]
+    for name in wanted:
+        if name not in found:
+            raise EncoderFileError(f"{path}: lacks {name!r}")
+        if found[name].ndim == 4 and found[name].shape[1] != wanted[name].shape[1]:
+            found[name] = import_timm().models.adapt_input_conv(channels, found[name])
+        if found[name].shape != wanted[name].shape:
+            shapes = f"{tuple(found[name].shape)}, this trunk's has {tuple(wanted[name].shape)}"
+            raise EncoderFileError(f"{path}: {name} has shape {shapes}")
+    trunk.load_state_dict(found)
