@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness import ledger
 from harness.files import write_whole
-from harness.grid import Cell, cells
+from harness.grid import Cell, cells, model_kind
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, load, to_yaml
+from harness.recipe_models import DEFAULT_KIND
 from harness.stages import cell_folder
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
         raise ExportError(f"{cell.id} has no network: pixel statistics are computed from the images")
     if row is None:
         raise ExportError(f"{cell.id} is not trained yet: python -m harness.sweep runs what is missing")
+    if model_kind(cell) == "channel_agnostic":
+        return _export_channel_agnostic(recipe, cell, output)
+    if model_kind(cell) != DEFAULT_KIND:
+        raise ExportError(f"{cell.id} is a {model_kind(cell)}: only encoders of MAE-ViTs and CA-MAEs are exported")
     config = config_of(cell, recipe.embed.pool if recipe.embed else "mean")
     notes = {"cell": cell.id, "fingerprint": row.fingerprint, "recipe": recipe.name}
     channels = _channels(recipe, cell)
@@ -69,6 +74,24 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
     for name, text in ((RECIPE, to_yaml(recipe)), (CARD, card)):
         write_whole(output / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
     return [output / name for name in (ENCODER, RECIPE, CARD)]
+
+
+def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
+    """The whole model under OpenPhenom's names, as safetensors and in torch's format, and the recipe."""
+    from harness.models.channel_agnostic import ChannelAgnosticMae
+    from harness.models.openphenom import save_openphenom
+    from harness.networks import build
+    from harness.train import WEIGHTS
+    from harness.weights import load_weights
+
+    model = build(cell)
+    assert isinstance(model, ChannelAgnosticMae)
+    load_weights(cell_folder(recipe, cell) / WEIGHTS, model)
+    paths = [output / "model.safetensors", output / "model.pt"]
+    for path in paths:
+        save_openphenom(path, model, {"cell": cell.id, "recipe": recipe.name})
+    write_whole(output / RECIPE, lambda file: file.write(to_yaml(recipe).encode()))
+    return [*paths, output / RECIPE]
 
 
 def _encoder_weights(recipe: Recipe, cell: Cell) -> dict[str, Any]:

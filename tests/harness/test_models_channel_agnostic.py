@@ -16,12 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from analysis.systems import ChannelAgnosticMae as Cost
 from harness import ledger
 from harness.embeddings import RECONSTRUCTIONS
+from harness.export import export_cell
 from harness.grid import cells
 from harness.models.channel_agnostic import ChannelAgnosticMae, positions
 from harness.models.channel_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError
 from harness.models.masking import masking_noise
 from harness.models.openphenom import OPENPHENOM, load_openphenom, save_openphenom
+from harness.networks import channel_agnostic_config
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, load
 from harness.stages import cell_folder, run_cell
@@ -239,6 +241,11 @@ def test_a_tiny_study_trained_on_some_channels_embeds_all(tiny_recipe: Recipe, t
         assert not arrays["mask"][:, [2, 4]].any()
         assert arrays["mask"][:, [5, 0, 1, 3]].mean() == pytest.approx(0.75)
     assert ledger.read(recipe.output, trained.id, "evaluate") is not None
+    paths = export_cell(recipe, trained, tiny_recipe_file.parent / "export")
+    models = [load_openphenom(path, channel_agnostic_config(trained)) for path in paths[:2]]
+    crops = images(5)
+    with torch.no_grad():
+        torch.testing.assert_close(models[0].embed(crops), models[1].embed(crops), rtol=0, atol=0)
 
 
 def test_channels_that_are_not_there_are_refused(tiny_recipe_file: Path) -> None:

@@ -1,0 +1,101 @@
+"""The recipes that ship: each is right under both profiles, states the paper's settings, and runs in miniature."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import ledger
+from harness.grid import cells
+from harness.plan import plan_cells
+from harness.recipe import Recipe
+from harness.recipe_file import load
+from harness.recipe_models import CLASSIFIERS
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+OTHERS = {"scaling", "jump_wells", "jump_channels"}
+ROWS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
+TABLE6 = {  # supplement, Table 6: the cells that hold a number
+    "densenet": ["rxrx1", "rxrx3"], "densenet_adabn": ["rxrx1", "rxrx3"], "densenet_adabn_1024": ["rxrx1", "rxrx3"],
+    "mu_net_m": ["rxrx3"], "mu_net_l": ["rxrx3", "rpi_52m", "rpi_93m"], "vit_s16": ["rxrx3", "rpi_52m"],
+    "vit_b16": ["rxrx3", "rpi_52m"], "vit_b8": ["rpi_52m"], "vit_l16": ["rxrx3", "rpi_52m"],
+    "vit_l8_plus": ["rpi_52m", "rpi_93m"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("profile", ["slurm", "laptop"])
+def test_a_recipe_is_valid_and_says_what_to_expect(name: str, profile: str) -> None:
+    if profile == "slurm":  # a laptop's demo assay is planned once it is rendered
+        assert plan_cells(load(FOLDER / f"{name}.yaml", profile), cells(load(FOLDER / f"{name}.yaml", profile)))
+    assert cells(load(FOLDER / f"{name}.yaml", profile))
+    header = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
+    for word in ("Costs", "Expect", "laptop profile"):
+        assert word in header
+
+
+def test_table6_has_a_trained_cell_for_each_number_of_the_table_and_rows_are_those_cells() -> None:
+    whole = load(FOLDER / "table6.yaml", "slurm")
+    found = {(c.model, c.dataset): c.id for c in cells(whole) if c.kind == "trained"}
+    assert set(found) == {(model, dataset) for model, datasets in TABLE6.items() for dataset in datasets}
+    for name in ROWS:
+        rows = [c for c in cells(load(FOLDER / f"{name}.yaml", "slurm")) if c.kind == "trained"]
+        for cell in rows if name != "ca_mae_l16_plus" else []:
+            assert found[cell.model, cell.dataset] == cell.id
+
+
+def test_table6_states_the_papers_settings() -> None:
+    """Supplement A.2.1, A.2.2 and A.2.3."""
+    recipe = load(FOLDER / "table6.yaml", "slurm")
+    by_model = {c.model: c for c in cells(recipe) if c.kind == "trained"}
+    for name, cell in by_model.items():
+        assert cell.training is not None
+        optimiser, rate = cell.training.settings["optimiser"], cell.training.learning_rate
+        if name.startswith("densenet"):
+            assert (optimiser, rate) == ({"name": "sgd", "momentum": 0.9, "weight_decay": 1e-5}, 0.32768)
+            assert cell.architecture is not None
+            assert cell.architecture["group"] == 16
+        elif name.startswith("mu_net"):
+            assert (optimiser["name"], optimiser["weight_decay"], rate) == ("adamw", 0.05, 1e-3)
+        else:
+            assert (optimiser["name"], rate) == ("lion", 3e-5 if "_l" in name else 1e-4)
+    assert recipe.train.schedule.warmup == 0.1
+
+
+def miniature(tiny: Recipe, name: str) -> list[str]:
+    """Overrides that put the tiny study in the place of the demo assay."""
+    build = tiny.prepare.build[0]
+    made = f"{{layout: rxrx3, root: {build.root}, output: {build.output}, "
+    made += "validation_fraction: 0.34, wells_per_shard: 16}"
+    assert tiny.evaluate is not None
+    pairs = tiny.evaluate.relationships["complexes"]
+    return [
+        f"output={tiny.output.parent / name}", "prepare.assay=null", f"prepare.build=[{made}]",
+        f"datasets.assay={{shards: {build.output}}}", f"embed={{shards: {build.output}}}",
+        f"evaluate={{relationships: {{complexes: {pairs}}}, bootstrap: 20}}", "launch.device=cpu",
+        "launch.cells_per_job=40", "launch.parallel=1", "train.epochs=1", "train.validations=1",
+        "grid.untrained=false",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_all_systems_run_from_images_to_a_report(tiny_recipe: Recipe) -> None:
+    """The laptop profile of the whole table and of CA-MAE, on the tiny study: every kind, one process each."""
+    for name in ("table6", "ca_mae_l16_plus"):
+        overrides = miniature(tiny_recipe, name)
+        path = FOLDER / f"{name}.yaml"
+        command = [sys.executable, "-m", "harness.sweep", str(path), "--profile", "laptop", *overrides]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        recipe = load(path, "laptop", overrides)
+        for cell in cells(recipe):
+            row = ledger.read(recipe.output, cell.id, "evaluate")
+            assert row is not None, cell.id
+            assert 0 <= row.values["recall"]["complexes"]["recall"] <= 1
+        report = recipe.output / "report"
+        assert (report / "recall_versus_compute.png").read_bytes().startswith(b"\x89PNG")
+        curves = (report / "curves.csv").read_text()
+        assert not any(f",{name}," in curves for name, model in recipe.models.items() if model.kind in CLASSIFIERS)
