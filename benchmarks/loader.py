@@ -185,7 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wells", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=6.0, help="for each contender (default %(default)s)")
     given = parser.parse_args(arguments)
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # peers print as they please, their workers too
     found = rows(given.wells, given.seconds)
+    os.dup2(stdout, 1)
     print(json.dumps(found, indent=1) if given.json else table(found))
     return 0
 

@@ -88,18 +88,11 @@ def build(
     plan = with_codec(plan, codec, chunk)
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {
-        "layout": layout,
-        "root": str(root),
-        "options": dict(options or {}),
+        "layout": layout, "root": str(root), "options": dict(options or {}),
         "curation": None if curation is None else _as_text(curation),
-        "validation_experiments": named,
-        "validation_fraction": validation_fraction if named is None else None,
-        "wells_per_shard": wells_per_shard,
-        "eight_bit": eight_bit,
-        "codec": codec,
-        "chunk": chunk,
-        "seed": seed,
-    }
+        "validation_experiments": named, "validation_fraction": validation_fraction if named is None else None,
+        "wells_per_shard": wells_per_shard, "eight_bit": eight_bit, "codec": codec, "chunk": chunk, "seed": seed,
+    }  # fmt: skip
     _claim(plan, made_with)
     _run(plan, workers, progress)
     try:

@@ -95,15 +95,6 @@ def placed(seed: int, first: int, wells: Indices, image_shapes: ArrayLike, crop:
     )
 
 
-def draws(seed: int, first: int, count: int, wells: int, image_shape: ArrayLike, crop: int) -> Draws:
-    """Draw positions `first` to `first + count` of the random order over `wells` wells, as `placed` does.
-
-    `image_shape` is (height, width), or one such row per well.
-    """
-    well = RandomOrder(seed, wells).wells(first, count)
-    return placed(seed, first, well, np.broadcast_to(np.asarray(image_shape, dtype=np.int64), (wells, 2))[well], crop)
-
-
 def shuffled(count: int, seed: int) -> Indices:
     """Return 0 .. count - 1 in an order that depends on the seed alone."""
     shuffle = hashed(key(seed, "shuffle"), np.zeros(1, np.uint64))

@@ -25,6 +25,7 @@ from shards.errors import ShardError
 from shards.files import LocalFolder, Range, Source, replacing
 from shards.index import RECORD, ShardIndex, rebuild
 from shards.manifest import Manifest, Shard
+from shards.payload import Header
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +182,30 @@ class Reader:
             raise ValueError(f"a window of {size[0]} x {size[1]} at ({top}, {left}) leaves {image}")
         where = f"{self.source.place}/{name}: image {position}" + (f", chunk {chunk}" if chunk >= 0 else "")
         raise ShardError(f"{where} (payload at byte {record['offset']}): {FAILURES[status]}")
+
+
+def decode_image(header: Header, index: ShardIndex, position: int, payload: bytes) -> NDArray[np.generic]:
+    """Decode a whole image (C, H, W) from its payload, as `decode_payload` does, but by the kernel.
+
+    `header` and `index` are what the archive itself says (`shards.index.rebuild`). Raises ShardError, naming the chunk,
+    if one is damaged.
+    """
+    from shards import kernel
+    from shards.native import addresses
+
+    out = np.empty((1, header.channels, header.height, header.width), header.pixel_type)
+    data, none = np.frombuffer(payload, np.uint8), np.empty((0, header.channels, 2), np.uint64)
+    rows = index.bounds(position)[: -1 : header.grid[1]].astype(np.int64)  # where each row of chunks begins
+    records, offsets = index.addresses
+    place = np.array([[-1, records + RECORD.itemsize * position, offsets]], np.int64)
+    status, _, chunk = kernel.read_crops(
+        addresses(), header.chunk, out.itemsize, *header.codec.flags, False, place, (data.ctypes.data + rows)[None],
+        np.zeros((1, 4), np.int64), out.view(np.uint8), none,
+    )  # fmt: skip
+    if status:
+        raise ShardError(f"chunk {chunk} of {header.chunks}: {FAILURES[status]}")
+    image: NDArray[np.generic] = out[0]
+    return image
 
 
 def open_index(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:

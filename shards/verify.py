@@ -27,7 +27,8 @@ from shards.errors import ShardError
 from shards.files import LocalFolder, Source
 from shards.format import MANIFEST, SPLITS, WELLS, Manifest, Shard, read_manifest
 from shards.index import ShardIndex, rebuild
-from shards.payload import decode_payload
+from shards.payload import Header
+from shards.reader import decode_image
 from shards.remote import source_of
 from shards.tar import ReadAt
 
@@ -176,7 +177,7 @@ def _shard_faults(
             faults += [Fault(path, what) for what in _row_faults(rows, keys, index, read)]
         for number in chosen:
             if number < len(keys):
-                faults += _pixel_faults(path, keys[number], index, number, read)
+                faults += _pixel_faults(path, keys[number], headers[number], index, number, read)
     loaded = _guarded(faults, sidecar, lambda: ShardIndex.parse(source.load(shard.index)))
     if loaded is not None and rebuilt is not None and sound:
         _guarded(faults, sidecar, lambda: _check_same(loaded, rebuilt[0]))
@@ -217,11 +218,16 @@ def _row_faults(rows: pd.DataFrame, keys: Sequence[str], index: ShardIndex, read
             yield f"{key}: its metadata names experiment {named!r}, but {WELLS} says {row['experiment']!r}"
 
 
-def _pixel_faults(path: str, key: str, index: ShardIndex, number: int, read: ReadAt) -> list[Fault]:
+def _pixel_faults(path: str, key: str, header: Header, index: ShardIndex, number: int, read: ReadAt) -> list[Fault]:
     faults = list[Fault]()
     record = index.records[number]
     begin = int(record["offset"])
-    _guarded(faults, path, lambda: decode_payload(read(begin, begin + int(record["length"]))), f"{key}: ")
+    _guarded(
+        faults,
+        path,
+        lambda: decode_image(header, index, number, read(begin, begin + int(record["length"]))),
+        f"{key}: ",
+    )
     return faults
 
 
@@ -231,7 +237,7 @@ def _check_same(sidecar: ShardIndex, rebuilt: ShardIndex) -> bool:
         raise ShardError("the index of another archive")
     same = np.array_equal(sidecar.records, rebuilt.records) and np.array_equal(sidecar.offsets, rebuilt.offsets)
     if not same:
-        raise ShardError("not what its archive gives: delete it, and it is read from the archive again")
+        raise ShardError("not what its archive gives: write it anew with python -m shards.index")
     return True
 
 

@@ -7,11 +7,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from drawing import draws
 
 from shards.build import build
 from shards.format import ShardError, ShardSet
 from shards.loader import Batch, training_batches, validation_batches, well_tiles
-from shards.order import draws, placed
+from shards.order import placed
 from shards.reader import Reader
 from shards.stream import StreamOrder
 

@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from drawing import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.order import RandomOrder, draws, nested_experiments, shuffled
+from shards.order import RandomOrder, nested_experiments, shuffled
 
 seeds = st.integers(-(2**40), 2**70)
 
