@@ -7,7 +7,7 @@ is shutting down cannot let go of Python's memory. So no thread of Arrow's reads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,13 @@ def opened(data: NDArray[np.uint8]) -> ParquetFile:
 def read_columns(file: ParquetFile, names: Sequence[str] | None = None) -> pa.Table:
     """Columns of a file, or all of them."""
     return file.read(None if names is None else list(names), use_threads=False)
+
+
+def read_groups(file: ParquetFile, names: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
+    """Columns of one row group after another, by name: what is in memory at one time, however long the table."""
+    for number in range(file.num_row_groups):
+        group = file.read_row_group(number, list(names), use_threads=False)
+        yield {name: group[name].combine_chunks() for name in names}
 
 
 def read_frame(file: ParquetFile, names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,8 @@ __all__ = [
 ]  # fmt: skip
 
 WELLS = "wells.parquet"
+ROW_GROUP = 1 << 17
+"""Wells whose columns are in memory at one time while the table is read."""
 DEFAULT_CODEC = "delta+zstd"
 DEFAULT_CHUNK = 64
 
@@ -100,7 +102,7 @@ class ShardWriter:
 def write_index(folder: Path, wells: pd.DataFrame) -> str:
     """Write the table of well images and return its SHA-256."""
     buffer = io.BytesIO()
-    wells.to_parquet(buffer, index=False)
+    wells.to_parquet(buffer, index=False, row_group_size=ROW_GROUP)
     with replacing(folder / WELLS) as file:
         file.write(buffer.getbuffer())
     return hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -156,11 +158,15 @@ class ShardSet:
     @cached_property
     def shapes(self) -> NDArray[np.int64]:
         """Height and width of each well image, (wells, 2); a view of one row where all are the same."""
-        sides = self._columns("height", "width")
-        shapes = np.stack([np.from_dlpack(side) for side in sides], axis=1).astype(np.int64)
-        if len(shapes) and (shapes == shapes[0]).all():
-            return np.broadcast_to(shapes[0].copy(), shapes.shape)
-        return shapes
+        parts = [np.empty((0, 2), np.int64)]
+        for group in self._groups("height", "width"):
+            shapes = np.stack([np.from_dlpack(group[side]) for side in ("height", "width")], axis=1).astype(np.int64)
+            same = len(shapes) and (shapes == shapes[0]).all()
+            parts.append(np.broadcast_to(shapes[0].copy(), shapes.shape) if same else shapes)
+        held = [part for part in parts if len(part)]
+        if held and all(part.strides[0] == 0 and (part[0] == held[0][0]).all() for part in held):
+            return np.broadcast_to(held[0][0], (sum(map(len, held)), 2))
+        return np.concatenate(parts)
 
     def read_well(
         self, index: int, *, into: NDArray[np.generic] | None = None, sums: NDArray[np.uint64] | None = None
@@ -218,13 +224,16 @@ class ShardSet:
     @cached_property
     def _experiments(self) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
         """Names of the experiments, and each well's number among them."""
-        coded = self._columns("experiment")[0].cast("string").dictionary_encode()
-        return np.array(coded.dictionary.to_pylist(), dtype=str), np.from_dlpack(coded.indices).astype(np.int32)
+        known, parts = dict[str, int](), [np.empty(0, np.int32)]
+        for group in self._groups("experiment"):
+            coded = group["experiment"].cast("string").dictionary_encode()
+            numbers = [known.setdefault(name, len(known)) for name in coded.dictionary.to_pylist()]
+            parts.append(np.array(numbers, np.int32)[np.from_dlpack(coded.indices)])
+        return np.array(list(known), dtype=str), np.concatenate(parts)
 
-    def _columns(self, *names: str) -> list[Any]:
+    def _groups(self, *names: str) -> Iterator[dict[str, Any]]:
         """Columns of the table as Arrow arrays; without pandas, whose import takes longer than all else here."""
-        table = columns.read_columns(columns.opened(self._table), names)
-        return [table[name].combine_chunks() for name in names]
+        return columns.read_groups(columns.opened(self._table), names)
 
     def _check(self) -> None:
         manifest, place = self.manifest, f"{self.folder}/{MANIFEST}"
