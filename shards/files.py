@@ -5,6 +5,7 @@ A `Source` is all that reading asks of a place: `LocalFolder` here, object store
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -53,10 +54,10 @@ class LocalFolder:
 
     def load(self, name: str) -> NDArray[np.uint8]:
         """See Source; memory-mapped."""
-        path = self.place / name
-        if not path.stat().st_size:
-            return np.empty(0, np.uint8)
-        return np.memmap(path, mode="r", dtype=np.uint8)
+        with (self.place / name).open("rb") as file:  # np.memmap takes twice the time
+            if not os.fstat(file.fileno()).st_size:
+                return np.empty(0, np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
     def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         """See Source."""
