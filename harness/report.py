@@ -110,16 +110,18 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
 
 
 def _reconstructions(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:
-    """The figure of the trained cell with the lowest validation loss."""
+    """The figure of the trained cell with the lowest validation loss, of those that reconstruct."""
     best = min(
         (
             (float(row.values["validation_loss"]), cell_folder(recipe, cell) / "reconstructions.npz")
             for cell in grid
-            if cell.kind == "trained" and (row := ledger.read(recipe.output, cell.id, "train")) is not None
+            if cell.kind == "trained"
+            and (row := ledger.read(recipe.output, cell.id, "train")) is not None
+            and (cell_folder(recipe, cell) / "reconstructions.npz").exists()  # a classifier fills in nothing
         ),
         default=None,
     )
-    if best is None or not best[1].exists():
+    if best is None:
         return []
     return _draw_reconstructions(best[1], folder / "reconstructions")
 
