@@ -1,12 +1,16 @@
-"""The automatic law: an average over forms, tails and beliefs instead of a pick, and how its settings were chosen.
+"""The automatic laws: an average over forms, tails and beliefs instead of a pick, and how its settings were chosen.
 
-Chosen on the 72 vision curves of Alabdulmohsin et al. (2022) among 4,896 averages of M2, M4, soft_start and BNSL over
-tail weights and beliefs. What the choice made on three of the data sets does on the fourth is in docs/laws.md.
+Two averages differ in what they believe before data. `learning_curve` is for examples seen; `auto` is for anything
+else, such as compute or parameters, and believes little, no more than the points' own noise allows. Forms, shares and
+beliefs of `learning_curve` were chosen on the 72 vision curves of Alabdulmohsin et al. (2022) among 4,896 averages of
+M2, M4, soft_start and BNSL over tail weights and beliefs. What the choice made on three of the data sets does on the
+fourth is in docs/laws.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +19,24 @@ from analysis.estimate import JOINT_HUBER, Average, Points, Settings, average, f
 from analysis.laws import Belief, Law, named_law
 from analysis.metric import Metric
 
-BELIEF = Belief(plateau=(-0.7, 0.7), exponent=(-0.7, 0.3))
+
+@dataclass(frozen=True)
+class Experience:
+    """What is believed of a kind of x, and of how many times the points' own noise variance the belief may weigh."""
+
+    belief: Belief
+    noises: float
+
+
+EXPERIENCE = {
+    # exponents about .5, as measured on learning curves
+    "learning_curve": Experience(Belief(plateau=(-0.7, 0.7), exponent=(-0.7, 0.3)), 100.0),
+    # exponents of .03 to .7 (two deviations): compute .05 and .15, parameters .08 and .35 (Kaplan 2020, Hoffmann 2022)
+    "auto": Experience(Belief(plateau=(-0.7, 0.7), exponent=(-1.9, 0.8)), 3.0),
+}
+EXAMPLES_SEEN = re.compile(
+    r"example|sample|image|token|crop|well|sentence|step|epoch|shot|seen|(data|train).*(size|points)", re.I
+)
 STRENGTHS = (5e-4, 2e-3)  # residual variances that the belief is weighed against, at most
 # law, weight of the side that is extrapolated, share of the average
 MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
@@ -23,7 +44,6 @@ SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
 FEWEST = 3  # distinct x that any law needs; below, nothing is left to judge it by
 FEW = 6  # points below which forms with many parameters say nothing of their own
 WIDE = 10.0  # a positive score that grows so many fold is fitted as a power law
-CLEAN = 100.0  # the belief weighs at most as residuals of so many times the points' own noise variance
 LEAST_STRENGTH = 1e-7
 CHI2_MEDIAN = 0.4549  # of chi² with one degree of freedom
 
@@ -50,33 +70,39 @@ def _about_neighbours(u: Floats, z: Floats, window: int) -> float:
     return float(np.median(gap**2) / CHI2_MEDIAN)
 
 
+def average_for(x: str) -> str:
+    """Which of the two averages a column's name calls for."""
+    return "learning_curve" if EXAMPLES_SEEN.search(x) else "auto"
+
+
 def members(metric: Metric, points: Points, name: str = "auto") -> list[tuple[Law, Settings, float]]:
     """What a law's name stands for: laws, settings, shares.
 
     A named law is fitted as itself, evenly weighted with next to no belief; joint laws by Huber's loss.
     """
     inputs = points.x.shape[1]
-    if name == "auto" and inputs > 1:
+    if name in EXPERIENCE and inputs > 1:
         name = "joint" if inputs == 2 else "data_constrained"
-    if name == "auto" and metric.kind == "score" and points.y.min() > 0 and np.ptp(np.log(points.y)) > np.log(WIDE):
+    if name in EXPERIENCE and metric.kind == "score" and points.y.min() > 0 and np.ptp(np.log(points.y)) > np.log(WIDE):
         name = "power_law"
-    if name != "auto":
+    if name not in EXPERIENCE:
         law = named_law(name)
         return [(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), 1.0)]
     if metric.kind == "score":
-        belief = replace(BELIEF, strength=1e-3)
+        belief = replace(EXPERIENCE[name].belief, strength=1e-3)
         return [(named_law(law), Settings(belief, tail), share) for law, tail, share in SCORE_MEMBERS]
     chosen = MEMBERS if len(points) >= FEW else MEMBERS[:1]
-    most = max(CLEAN * noise_variance(points, metric), LEAST_STRENGTH)
+    experience = EXPERIENCE[name]
+    most = max(experience.noises * noise_variance(points, metric), LEAST_STRENGTH)
     return [
-        (named_law(law), Settings(replace(BELIEF, strength=min(strength, most)), tail), share)
+        (named_law(law), Settings(replace(experience.belief, strength=min(strength, most)), tail), share)
         for law, tail, share in chosen
         for strength in STRENGTHS
     ]
 
 
 def fit(points: Points, metric: Metric, law: str = "auto") -> Average:
-    """Fit a law by name, or the automatic average.
+    """Fit a law by name, or one of the averages.
 
     Raises:
         ValueError: fewer than 3 distinct x, an unknown law, or a law of other inputs.

@@ -32,8 +32,8 @@ EXAMPLES = """examples:
   python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12
   python -m analysis.fit recall.csv --x compute --y recall --factors flops_per_crop crops
 """
-LAWS_HELP = """auto (an average of laws), or one of: log_linear, logit_linear, power_law (M1), power_offset (M2), m3,
-m4, soft_start, bnsl, saturating, joint, data_constrained"""
+LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples seen), or one of: log_linear,
+logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, data_constrained"""
 
 
 def as_json(result: Result, group: str) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     Raises:
         ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
     """
+    from analysis.auto import EXPERIENCE, average_for
     from analysis.laws import named_law
     from analysis.metric import Metric
     from analysis.read_table import Columns, column, curves
@@ -95,7 +96,9 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     factors = tuple(column(table, name, "--factors") for name in options.factors)
     metric = Metric(options.metric, options.bound) if options.metric else None
     found, metric = curves(table, Columns(names, y, groups, factors, **named), options.train_where, metric)
-    if options.law != "auto":
+    if options.law == "auto":
+        options = argparse.Namespace(**vars(options) | {"law": average_for(names[0])})
+    elif options.law not in EXPERIENCE:
         named_law(options.law)
     targets = _targets(options.predict_at, len(names))
     results = [_one(curve, metric, targets, options) for curve in found]

@@ -77,7 +77,7 @@ def fit_points(
     Args:
         points: the runs.
         metric: what kind of number y is.
-        law: `auto` or a law's name.
+        law: an average (`auto`, `learning_curve`) or a law's name.
         targets: (m, d) places to predict; none: the checks look at twice the largest x.
         held_out: rows to score the law on.
         factors: the two factors behind x, for the two-factor check.
@@ -126,7 +126,7 @@ def fit_points(
 def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
     """The law whose parameters are told: of an average its first form, fitted alone and by the data alone."""
     first = fitted.members[0]
-    return fit_law(first.law, points, metric) if law == "auto" and first.law.inputs == 1 else first
+    return fit_law(first.law, points, metric) if law in auto.EXPERIENCE and first.law.inputs == 1 else first
 
 
 def _predictions(law: Average, places: Floats, scale: Scale) -> tuple[Prediction, ...]:

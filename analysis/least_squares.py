@@ -104,7 +104,10 @@ class Local:
         finite = np.isfinite(damped).all(axis=(1, 2)) & np.isfinite(self.downhill).all(axis=1)
         safe = np.where(finite[:, None, None], damped, np.eye(diagonal.shape[1]))
         direction = np.where(finite[:, None], self.downhill, 0.0)
-        step = np.linalg.solve(safe, direction[..., None])[..., 0]
+        try:
+            step = np.linalg.solve(safe, direction[..., None])[..., 0]
+        except np.linalg.LinAlgError:  # a parameter that no point sees any more
+            step = np.einsum("kpq,kq->kp", np.linalg.pinv(safe, hermitian=True), direction)
         result: Floats = np.clip(np.nan_to_num(step), -LONGEST_STEP, LONGEST_STEP)
         return result
 

@@ -62,10 +62,11 @@ def read_file(path: str | Path) -> pd.DataFrame:
         if path.suffix.lower() in (".parquet", ".pq"):
             return pd.read_parquet(path)
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            head = next((text for text in file if text.strip() and not text.startswith("#")), "")
+            above, head = 0, file.readline()
+            while head and (head.startswith("#") or not head.strip()):  # a later # may be a colour
+                above, head = above + 1, file.readline()
         separator = max((",", "\t", ";", "|"), key=head.count)
-        table = pd.read_csv(path, sep=separator, comment=None if "#" in head else "#", skipinitialspace=True,
-                            encoding="utf-8-sig")  # fmt: skip
+        table = pd.read_csv(path, sep=separator, skiprows=above, skipinitialspace=True, encoding="utf-8-sig")
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors

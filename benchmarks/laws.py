@@ -71,8 +71,8 @@ class Outcome:
 
 
 def foretell(task: Task) -> Outcome:
-    law = auto.fit(task.train, LOSS)
-    rolling = rolling_origin(task.train, LOSS, "auto")
+    law = auto.fit(task.train, LOSS, "learning_curve")
+    rolling = rolling_origin(task.train, LOSS, "learning_curve")
     scale = scale_at(law, task.train, task.rest.x, rolling, confidence=0.9)
     error = np.log(task.rest.y) - law.log_or_linear(task.rest.x)
     return Outcome(float(np.sqrt(np.mean(error**2))), np.abs(error) / (scale.half_width / CALIBRATION[0.9]))

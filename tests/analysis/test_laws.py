@@ -141,9 +141,30 @@ def test_learning_curves_are_extrapolated_better_than_by_m4(real_data):
         if not task.startswith(("inet", "cal")):  # half of the curves: the whole is in the benchmark
             continue
         train, rest = (rows[rows["Training"] == part] for part in (1, 0))
-        law = auto.fit(Points(train[["Seen Examples"]].to_numpy(), train["Loss"].to_numpy()), LOSS)
+        law = auto.fit(Points(train[["Seen Examples"]].to_numpy(), train["Loss"].to_numpy()), LOSS, "learning_curve")
         error = np.log(law.predict(rest[["Seen Examples"]].to_numpy()) / rest["Loss"].to_numpy())
         ours.append(np.sqrt(np.mean(error**2)))
         m4.append(peers[task, model])
     assert np.mean(ours) < 0.6 * np.mean(m4)
     assert max(ours) < 0.10
+
+
+def test_what_is_believed_depends_on_what_x_counts() -> None:
+    assert auto.average_for("Seen Examples") == auto.average_for("train_tokens") == "learning_curve"
+    assert auto.average_for("FLOPs") == auto.average_for("params") == auto.average_for("compute") == "auto"
+
+
+@pytest.mark.parametrize("exponent", [0.05, 0.15, 0.35])
+@pytest.mark.parametrize("plateau", [0.0, 1.7])
+def test_a_clean_law_of_compute_is_foretold_a_decade_on(exponent: float, plateau: float) -> None:
+    """Exponents as published for compute and parameters: the belief of learning curves (.5) must not bend them."""
+    x = np.logspace(17, 20.5, 10)[:, None]
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.002, 10))
+    y = (plateau + 2 * (x[:, 0] / 1e17) ** -exponent) * noise
+    found = auto.fit(Points(x, y), LOSS).predict(np.array([[3e21]]))
+    assert found == pytest.approx([plateau + 2 * 3e4**-exponent], rel=0.05)
+
+
+def test_a_law_whose_parameters_no_point_sees_is_still_solved() -> None:
+    x = np.logspace(17, 21, 9)[:, None]
+    auto.fit(Points(x, 2.1 + 4000 * x[:, 0] ** -0.2), LOSS, "bnsl")
