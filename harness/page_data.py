@@ -53,7 +53,7 @@ def study(recipe: Recipe) -> Study:
         fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
         cells=rows,
         unfinished=f"{undone} of {len(rows)} cells are not finished; what follows is of the others." if undone else "",
-        next_runs=_next_runs(found, rows, plans, recipe.fit.convention),
+        next_runs=_next_runs(recipe),
         provenance=_provenance(recipe, grid),
         reconstructions=figure if figure.exists() else None,
     )
@@ -185,38 +185,20 @@ def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None)
     )
 
 
-def _next_runs(
-    found: pd.DataFrame, rows: Sequence[CellRow], plans: Mapping[str, CellPlan], convention: str
-) -> list[Next]:
-    """Cells not done whose runs would narrow the first source's prediction at the largest planned compute."""
-    from analysis import auto, design
-    from analysis.estimate import Points
-    from analysis.metric import Metric
+def _next_runs(recipe: Recipe) -> list[Next]:
+    """Open cells that would narrow mean recall at the largest planned compute most per GPU hour."""
     from analysis.page import Next
+    from harness.next_runs import propose
 
-    undone = [row for row in rows if row.state != "done" and row.cell in plans and plans[row.cell].crops]
-    trained = found[found["trained"].astype(bool)]
-    if not undone or not len(trained):
-        return []
-    source = str(trained["source"].iloc[0])
-    runs = trained[trained["source"] == source]
-    points = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
-    options = [
-        design.Candidate(row.cell, plans[row.cell].flops[convention], row.planned_hours)
-        for row in undone
-        if row.planned_hours
-    ]
-    target = max(plan.flops[convention] for plan in plans.values())
     try:
-        law = auto.fit(points, Metric("share"), "log_linear")
-        chosen = design.next_runs(law, points, options, target, budget=math.inf, count=PROPOSED)
-    except ValueError:
-        return []  # too few runs for a law: there is nothing to design from yet
+        proposal = propose(recipe, count=PROPOSED, budget=math.inf)
+    except (ValueError, OSError):
+        return []  # too few runs for a law, or costs are not known: there is nothing to design from yet
+    where = f"mean recall at {proposal.target:.2g} ({proposal.convention})"
     return [
-        Next(one.candidate.name, one.candidate.hours,
-             f"{source} at {target:.2g}: deviation of the law {one.before:.4f} → {one.after:.4f}")
-        for one in chosen
-    ]  # fmt: skip
+        Next(one.candidate.name, one.candidate.hours, f"{where}: ± {one.before:.4f} → {one.after:.4f}")
+        for one in proposal.buy
+    ]
 
 
 def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument("--watch", action="store_true", help="status, run: refresh in place until nothing is under way")
     parser.add_argument("--json", action="store_true", help="plan, status: for scripts")
+    parser.add_argument("--next", type=int, metavar="K", help="plan: the K runs to buy next, from what is evaluated")
+    parser.add_argument("--budget", type=float, default=math.inf, metavar="GPU_HOURS", help="plan --next: for all K")
+    parser.add_argument("--target", type=float, metavar="FLOPS", help="plan --next: where recall shall be foretold")
     parser.add_argument("--measure-memory", action="store_true", help="plan: also by torch's tracker over fake ranks")
     help_force = "resume: also what failed for a reason that stays; run: also what does not fit a GPU by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
@@ -134,6 +138,12 @@ def default_profile() -> tuple[str, str]:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+    if options.next:
+        from harness import next_runs
+
+        proposal = next_runs.propose(recipe, count=options.next, budget=options.budget, target=options.target)
+        print(next_runs.as_json(proposal) if options.json else next_runs.text(proposal))
+        return 0
     plans = plan_cells(recipe, cells(recipe))
     print(plan_table.as_json(recipe, plans) if options.json else plan_table.table(recipe, plans))
     if options.measure_memory:

@@ -12,6 +12,7 @@ from harness.ledger import Row
 from harness.recipe_file import load
 from harness.report import report
 from harness.stages import cell_folder
+from harness.sweep import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 SOURCES = ("CORUM", "StringDB")
@@ -78,6 +79,25 @@ def test_numbers_of_every_convention_reach_the_page(half):
     assert len(data["courses"]) == 5
     losses = data["frontier"]["touvron"]["y"]
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.slow
+def test_plan_next_buys_within_the_budget(half, capsys):
+    recipe, _ = half
+    words = [f"output={recipe.output}", "--profile", "slurm", "--json"]
+    assert main(["plan", str(RECIPE), *words, "--next", "3", "--budget", "5000", "--target", "1e22"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 1 <= len(found["buy"]) <= 3
+    assert sum(one["gpu_hours"] for one in found["buy"]) <= 5000
+    assert all(one["after"] < one["before"] for one in found["buy"])
+    evaluated = {path.parent.name for path in recipe.output.glob("ledger/*/evaluate.json")}
+    assert not {one["cell"] for one in found["buy"] + found["drop"]} & evaluated
+
+
+def test_nothing_is_designed_from_no_runs(tmp_path, capsys):
+    words = [f"output={tmp_path}", "--profile", "slurm"]
+    assert main(["plan", str(RECIPE), *words, "--next", "3"]) == 2
+    assert "0 trained cells are evaluated, at 0 distinct computes" in capsys.readouterr().err
 
 
 def test_a_study_that_has_not_begun_has_a_page(tmp_path):
