@@ -1,0 +1,106 @@
+"""Intervals: what is resampled, what is foretold from what, and which confidence may be asked."""
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from analysis import auto, forms
+from analysis.estimate import Points, fit_law
+from analysis.intervals import bootstrap, factor, interval, resample_weights, rolling_origin, scale_at
+from analysis.laws import named_law
+from analysis.least_squares import Problem, solve
+from analysis.metric import Metric, guess_metric
+
+LOSS = Metric("loss")
+
+
+def curve(n=30, noise=0.01, seed=0):
+    x = np.geomspace(1e12, 1e17, n)
+    return Points(x[:, None], (0.2 + 3000 * x**-0.3) * np.exp(noise * np.random.default_rng(seed).normal(size=n)))
+
+
+def test_every_row_of_a_batch_is_scipy_s_weighted_least_squares():
+    rng, u = np.random.default_rng(0), np.linspace(-3, 3, 20)
+    z = forms.power_offset(np.array([[-1.0, 0.2, -0.5]]), u[None, :, None])[0][0] + 0.05 * rng.normal(size=20)
+    weights = rng.uniform(0.2, 3, size=(5, 20))
+    start = np.array([-0.7, 0.0, -1.0])
+    found = solve(Problem(forms.power_offset, u[None, :, None], z[None], weights), np.repeat(start[None], 5, axis=0))
+    for row, weight in zip(found.theta, weights, strict=True):
+
+        def residual(theta, weight=weight):
+            return np.sqrt(weight) * (forms.power_offset(theta[None], u[None, :, None])[0][0] - z)
+
+        np.testing.assert_allclose(row, least_squares(residual, start, xtol=1e-12, ftol=1e-12).x, atol=1e-4)
+    assert (found.promise < 1e-6).all()
+
+
+def test_whole_runs_are_drawn_where_runs_are_named():
+    points = Points(np.arange(1.0, 13)[:, None], np.ones(12), runs=tuple("aaaabbbbcccc"))
+    weights = resample_weights(points, np.zeros(12), 50, np.random.default_rng(0))
+    assert (weights.reshape(50, 3, 4) == weights.reshape(50, 3, 4)[:, :, :1]).all()
+    assert (weights.sum(axis=1) == 12).all()
+
+
+def test_checkpoints_that_correlate_are_drawn_in_blocks():
+    """Neighbours of a drawn checkpoint are then drawn with it more often than by chance."""
+    points, wave = Points(np.arange(1.0, 61)[:, None], np.ones(60)), np.sin(np.arange(60) / 5)
+    together = []
+    for residual in (wave, np.random.default_rng(0).permutation(wave)):
+        weights = resample_weights(points, residual, 400, np.random.default_rng(1))
+        assert (weights.sum(axis=1) == 60).all()
+        together.append(np.mean((weights[:, 1:] > 0) == (weights[:, :-1] > 0)))
+    assert together[0] > together[1] + 0.1
+
+
+def test_the_bootstrap_of_a_line_is_as_wide_as_theory_says():
+    x, found = np.geomspace(1e12, 1e16, 60), []
+    for seed in range(10):
+        noise = 0.05 * np.random.default_rng(seed).normal(size=60)
+        points = Points(x[:, None], np.exp(-0.2 * np.log(x) + noise))
+        found.append(bootstrap(fit_law(named_law("power_law"), points, LOSS), points, 500)[:, 1].std())
+    assert np.mean(found) == pytest.approx(0.05 / np.sqrt(np.sum((np.log(x) - np.log(x).mean()) ** 2)), rel=0.1)
+
+
+def test_rolling_origin_foretells_the_last_points_from_the_first_alone():
+    steady, broken = curve(), curve()
+    broken = Points(broken.x, np.where(np.arange(30) > 24, broken.y * 1.5, broken.y))
+    assert rolling_origin(steady, LOSS, "power_offset").error < 0.05
+    assert rolling_origin(broken, LOSS, "power_offset").error > 0.15
+    assert rolling_origin(curve(4), LOSS, "power_offset").origins == 0
+
+
+def test_intervals_grow_with_distance_and_confidence_and_hold_the_law():
+    points = curve()
+    law, rolling = auto.fit(points, LOSS), rolling_origin(points, LOSS, "auto")
+    places = np.array([[1e17], [1e19], [1e22]])
+    widths = {}
+    for confidence in (0.5, 0.9):
+        low, high = interval(law, places, scale_at(law, points, places, rolling, confidence=confidence))
+        assert (low < law.predict(places)).all()
+        assert (law.predict(places) < high).all()
+        widths[confidence] = np.log(high / low)
+    assert (np.diff(widths[0.9]) > 0).all()
+    assert (widths[0.9] > widths[0.5]).all()
+
+
+def test_only_a_calibrated_confidence_may_be_asked():
+    assert factor(0.8) < factor(0.85) < factor(0.9)
+    with pytest.raises(ValueError, match=r"confidence 0\.3 is not calibrated; between 0\.5 and 0\.99 is"):
+        factor(0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "y", "kind", "bound"),
+    [
+        ("val_loss", [3.0, 2.5, 2.4], "loss", 1),
+        ("Top-1 accuracy", [30.0, 55.0, 60.0], "share", 100),
+        ("recall", [0.2, 0.3, 0.35], "share", 1),
+        ("metric", [0.2, 0.3, 0.35], "share", 1),
+        ("metric", [9.0, 7.0, 6.5], "loss", 1),
+        ("elo", [900.0, 1000.0, 1100.0], "score", 1),
+        ("log_likelihood", [-3.0, -2.0, -1.8], "score", 1),
+    ],
+)
+def test_a_metric_s_kind_is_guessed_from_name_range_and_trend(name, y, kind, bound):
+    found = guess_metric(name, np.array([1.0, 10, 100]), np.array(y), [0, 0, 0])
+    assert (found.kind, found.bound) == (kind, bound)
