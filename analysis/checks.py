@@ -128,7 +128,11 @@ def checklist(
     metric = law.metric
     return [
         _count(points),
-        Check("convention", "info", f"{metric.describe}; compute is counted as the column counts it"),
+        Check(
+            "convention",
+            "info",
+            f"a {metric.kind}, fitted in {law.space} space; compute is counted as the column counts it",
+        ),
         _converged(law),
         _rolling(rolling, scale, law.space),
         _influence(influential),
@@ -174,7 +178,7 @@ def _influence(found: Influence) -> Check:
 
 def _factors(found: TwoFactors | None) -> Check:
     if found is None:
-        return Check("two factors", "info", "not checked: name the factors behind x (model cost, data) with --factors")
+        return Check("two factors", "info", "not checked: no two factors that both vary were named (--factors)")
     parts = [
         f"{name} {slope:+.3g} ± {half:.2g}"
         for name, slope, half in zip(found.names, found.slopes, found.half_widths, strict=True)
