@@ -148,13 +148,15 @@ def _place(pixels: Array, crop: Array, chunk: int, wide: int, row: int, column: 
     """Copy what lies inside the crop of a chunk whose corner is at (row, column) of it, which may lie outside."""
     channels, height, line = crop.shape
     x = max(0, -column)
-    count = wide * (min(chunk, line // wide - column) - x)
+    count = np.uint64(wide * (min(chunk, line // wide - column) - x))  # unsigned: no position counts from the end
     into = crop.reshape(crop.size)
     for c in range(channels):
         for y in range(max(0, -row), min(chunk, height - row)):
             to = height - 1 - row - y if flip_rows else row + y
-            source, at = wide * ((c * chunk + y) * chunk + x), (c * height + to) * line + wide * (column + x)
-            _copy(pixels[source : source + count], into[at : at + count])
+            source = np.uint64(wide * ((c * chunk + y) * chunk + x))
+            at = np.uint64((c * height + to) * line + wide * (column + x))
+            for i in range(count):
+                into[at + i] = pixels[source + i]
 
 
 @njit(nogil=True, cache=True)
