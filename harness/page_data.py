@@ -116,6 +116,7 @@ def _fits(
     """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
     from analysis.trend import MINIMUM_COMPUTES, fit_sources
 
+    table = results.one_family(table)
     trained = table[table["trained"].astype(bool)]
     if not len(trained) or trained["compute"].nunique() < MINIMUM_COMPUTES:
         return {}

@@ -21,7 +21,7 @@ from harness.stages import cell_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -98,11 +98,14 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
     from analysis import plot
     from analysis.tables import table6
     from analysis.trend import MINIMUM_COMPUTES, fit_sources
+    from harness.results import one_family
 
     convention = recipe.fit.convention
     is_trained = found["trained"].astype(bool)
     trained, baselines = found[is_trained], found[~is_trained]
-    fits = fit_sources(found, convention) if trained["compute"].nunique() >= MINIMUM_COMPUTES else []
+    family = one_family(found)
+    computes = family.loc[family["trained"].astype(bool), "compute"].nunique()
+    fits = fit_sources(family, convention) if computes >= MINIMUM_COMPUTES else []
     write_json(folder / "fits.json", [fit.summary() for fit in fits])
     overlay = table6() if recipe.fit.overlay_table6 else None
     figure = plot.recall_versus_compute(trained, fits, baselines, convention, table6=overlay)

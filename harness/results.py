@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POINT_COLUMNS = (
     "cell", "model", "size", "patch", "dataset", "dataset_rank", "seed", "trained", "source",
-    "recall", "recall_low", "recall_high", "chance", "pairs", "genes", "crops", "compute",
+    "recall", "recall_low", "recall_high", "chance", "pairs", "genes", "crops", "compute", "kind",
 )  # fmt: skip
 CURVE_COLUMNS = ("cell", "model", "size", "patch", "dataset", "crops", "seed", "compute", "loss")
 
@@ -42,6 +42,16 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
             rows.append(same | {"source": source} | recall | counts)
     table = pd.DataFrame(rows, columns=list(POINT_COLUMNS))
     return table.astype({"patch": "Int64", "dataset_rank": "Int64"})  # pixel statistics have neither
+
+
+def one_family(found: pd.DataFrame) -> pd.DataFrame:
+    """The points that one law can be asked of: the baselines, and the trained cells of the kind that has most of them.
+
+    A classifier and a masked autoencoder of the same compute are two points of two laws.
+    """
+    trained = found["trained"].astype(bool)
+    kinds = found.loc[trained, "kind"].value_counts()
+    return found if kinds.empty else found[~trained | (found["kind"] == kinds.index[0])]
 
 
 def _sources(recipe: Recipe, found: dict[str, Any]) -> list[str]:
@@ -86,6 +96,7 @@ def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
         "seed": cell.seed,
         "trained": cell.kind == "trained",
+        "kind": model_kind(cell) if cell.architecture else "",
     }
 
 
