@@ -22,7 +22,7 @@ from harness.grid import cells
 from harness.launch import batches
 from harness.recipe_file import load
 
-TIMES = {"stage_seconds", "train_seconds"}
+TIMES = {"stage_seconds", "train_seconds", "crops_per_second"}
 
 
 def command(recipe: Path, *arguments: str) -> list[str]:

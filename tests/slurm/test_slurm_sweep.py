@@ -40,7 +40,7 @@ def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
     found = {}
     for path in sorted(output.glob("ledger/*/*.json")):
         row = json.loads(path.read_text())
-        row["values"] = {name: value for name, value in row["values"].items() if "seconds" not in name}
+        row["values"] = {name: value for name, value in row["values"].items() if "second" not in name}
         found[f"{path.parent.name}/{path.name}"] = row
     return {name: row for name, row in found.items() if not name.startswith(drop or ("-",))}
 
