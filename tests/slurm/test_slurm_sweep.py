@@ -36,11 +36,13 @@ def statuses(recipe: Path) -> list[dict[str, object]]:
 
 
 def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
-    """Every ledger row without the times that it took."""
+    """Every ledger row without the times that it took and the ranks that took them."""
     found = {}
     for path in sorted(output.glob("ledger/*/*.json")):
         row = json.loads(path.read_text())
-        row["values"] = {name: value for name, value in row["values"].items() if "second" not in name}
+        row["values"] = {
+            name: value for name, value in row["values"].items() if "second" not in name and name != "ranks"
+        }
         found[f"{path.parent.name}/{path.name}"] = row
     return {name: row for name, row in found.items() if not name.startswith(drop or ("-",))}
 
