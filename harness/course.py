@@ -5,6 +5,7 @@ Nothing here computes.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,14 @@ from harness.data import Wells, training_order, training_wells, validation_wells
 from harness.grid import Cell, Training
 from harness.labels import Labels, labelled_order, labels_of
 from harness.optim import learning_rate
+from harness.parallel import Ranks
 from harness.recipe import Recipe
+from harness.shard_places import open_shards
 from shards.format import ShardSet
+from shards.loader import Batch, training_batches
 from shards.order import Order, placed
+from shards.prefetch import fetched_ahead
+from shards.stream import StreamOrder
 
 LOG_ROWS = 200
 
@@ -35,6 +41,19 @@ class Course:
     steps: int
     validate_every: int
     log_every: int
+
+    def batches(self, first: int, crop: int, seed: int, here: Ranks, workers: int) -> Generator[Batch]:
+        """This rank's crops of the steps from `first` on; the shards of a stream are there before they are read."""
+        found = training_batches(
+            self.shards, self.wells, crop=crop, batch=self.training.batch, seed=seed, first_batch=first,
+            last_batch=self.steps, rank=here.rank, world=here.world, workers=workers, order=self.order,
+            pin=here.device.type == "cuda",
+        )  # fmt: skip
+        if not isinstance(self.order, StreamOrder):
+            return found
+        return fetched_ahead(
+            found, self.shards, self.order, first_batch=first, last_batch=self.steps, rank=here.rank, world=here.world
+        )
 
     def learning_rate(self, step: int) -> float:
         """The rate of the update that follows `step` others."""
@@ -68,7 +87,7 @@ def course_of(recipe: Recipe, cell: Cell) -> Course:
     assert cell.dataset is not None
     assert cell.training is not None
     dataset, training = recipe.datasets[cell.dataset], cell.training
-    shards = ShardSet.open(dataset.shards)
+    shards = open_shards(recipe, dataset.shards, dataset.order)
     if len(shards.manifest.channels) != recipe.mae.channels:
         names = ", ".join(shards.manifest.channels)
         raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,17 +43,16 @@ def validation_wells(shards: ShardSet, most: int) -> Wells:
     return wells[np.linspace(0, len(wells) - 1, min(most, len(wells))).round().astype(np.int64)]
 
 
-def evaluation_wells(folder: Path, experiments: list[str] | None) -> tuple[ShardSet, Wells]:
+def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:
     """The wells to embed: all, or those of the experiments named.
 
     Raises:
         ValueError: an experiment is not in the shards.
     """
-    shards = ShardSet.open(folder)
     if experiments is None:
-        return shards, shards.wells.index.to_numpy(np.int64)
+        return shards.wells.index.to_numpy(np.int64)
     unknown = sorted(set(experiments) - set(shards.wells["experiment"]))
     if unknown:
         known = ", ".join(sorted(shards.wells["experiment"].unique())[:20])
-        raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {folder}; it holds {known}")
-    return shards, shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)
+        raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {shards.folder}; it holds {known}")
+    return shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)

@@ -39,6 +39,7 @@ from harness.parallel import Ranks, ranks
 from harness.preempt import StopFlag, abreast, stop_on_signals
 from harness.recipe import Embed, Recipe
 from harness.sealed import checksum
+from harness.shard_places import open_shards
 from harness.train import WEIGHTS
 from harness.validate import VALIDATION_SEED
 from harness.weights import load_weights
@@ -64,7 +65,8 @@ def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
     """
     assert recipe.embed is not None
     with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
-        shards, wells = evaluation_wells(recipe.embed.shards, recipe.embed.experiments)
+        shards = open_shards(recipe, recipe.embed.shards)
+        wells = evaluation_wells(shards, recipe.embed.experiments)
         encode = _encoder(recipe, cell, folder, shards, here, stop)
         parts = folder / f"embedding-{_identity(cell, folder, fingerprint)}"
         resumed, start = parts.exists(), time.perf_counter()

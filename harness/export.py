@@ -19,6 +19,7 @@ from harness.grid import Cell, cells, model_kind
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, load, to_yaml
 from harness.recipe_models import DEFAULT_KIND
+from harness.shard_places import manifest_of
 from harness.stages import cell_folder
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ def _channels(recipe: Recipe, cell: Cell) -> list[str]:
     if cell.dataset is None:
         return []
     try:
-        manifest = json.loads((recipe.datasets[cell.dataset].shards / "manifest.json").read_text(encoding="utf-8"))
-        return [str(name) for name in manifest["channels"]]
+        return [str(name) for name in manifest_of(recipe, recipe.datasets[cell.dataset].shards)["channels"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

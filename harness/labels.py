@@ -12,6 +12,7 @@ from harness.data import Wells, training_wells
 from harness.grid import Cell, model_kind
 from harness.recipe import Recipe
 from harness.recipe_models import CLASSIFIERS
+from harness.shard_places import open_shards
 from shards.format import ShardSet
 from shards.order import Order
 from shards.sampling import PlateOrder, WeightedOrder, balancing_weights
@@ -55,7 +56,7 @@ def class_count(recipe: Recipe, cell: Cell) -> int:
     if cell.dataset is None or model_kind(cell) not in CLASSIFIERS:
         return 0
     dataset = recipe.datasets[cell.dataset]
-    shards = ShardSet.open(dataset.shards)
+    shards = open_shards(recipe, dataset.shards)
     labels = labels_of(cell, shards, training_wells(shards, dataset.fraction)[1])
     return len(labels.names) if labels else 0
 

@@ -6,10 +6,8 @@ the recipe's `hardware`: above all the share of the peak that training reaches, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis.flops import CONVENTIONS, FLOPS_PER_MAC, System, compute, dense_forward
 from harness.grid import Cell
@@ -18,6 +16,7 @@ from harness.networks import cost_of
 from harness.plan_run import GIGA, TERA, Run, run_of
 from harness.recipe import Recipe
 from harness.recipe_fields import per_name
+from harness.shard_places import Place, manifest_of
 
 CROPS_PER_WELL = 64  # a 2048² well in tiles of 256² (supplement A.3)
 HOUR = 3600.0
@@ -89,7 +88,7 @@ def embedded_wells(recipe: Recipe) -> int | None:
     if recipe.embed is None:
         return 0
     shards = recipe.embed.shards
-    counts = _manifest_wells(shards)
+    counts = _manifest_wells(recipe, shards)
     if counts is not None:
         return sum(counts.values())
     same = [dataset for dataset in recipe.datasets.values() if dataset.shards == shards]
@@ -105,7 +104,7 @@ def training_images(recipe: Recipe, name: str) -> int:
         ValueError: neither is known.
     """
     dataset = recipe.datasets[name]
-    counted = _manifest_wells(dataset.shards)
+    counted = _manifest_wells(recipe, dataset.shards)
     if counted is not None:
         return round(counted["train"] * dataset.fraction)
     if dataset.images is None:
@@ -116,9 +115,12 @@ def training_images(recipe: Recipe, name: str) -> int:
     return dataset.images
 
 
-def _manifest_wells(folder: Path) -> dict[str, int] | None:
-    path = Path(folder) / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8"))["wells"] if path.exists() else None
+def _manifest_wells(recipe: Recipe, place: Place) -> dict[str, int] | None:
+    try:
+        counts: dict[str, int] = manifest_of(recipe, place)["wells"]
+    except FileNotFoundError:
+        return None
+    return counts
 
 
 def misfits(plans: Sequence[CellPlan], machine: Machine) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.recipe import Assay, Build, Curation, Recipe, unknown_name
+from harness.recipe import Recipe, unknown_name
+from harness.recipe_data import Assay, Build, Curation
 
 if TYPE_CHECKING:
     import shards.curation

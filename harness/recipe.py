@@ -12,87 +12,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from harness.recipe_data import Dataset, Prepare, Remote
 from harness.recipe_fields import (
     Count,
     Entries,
     FieldPath,
-    Fraction,
     Name,
     Pair,
     PerName,
     Probability,
     RatePerName,
     Section,
+    ShardPlace,
     YamlPath,
 )
 from harness.recipe_launch import Hardware, Launch
 from harness.recipe_models import Mae, Model
-
-
-class Assay(Section):
-    """Render the demo assay (`shards.assay`) where its folder is missing."""
-
-    output: YamlPath
-    seed: Count = 0
-    options: dict[Name, int | float] = Field({}, description="fields of `shards.assay.AssayOptions`")
-
-
-class Curation(Section):
-    """Which wells to leave out (`shards.curation`): rare perturbations, and a share of the controls."""
-
-    perturbation: str = Field("treatment", description="column that names perturbations")
-    min_experiments: PositiveInt = Field(1, description="least experiments of a perturbation")
-    min_wells: PositiveInt = Field(1, description="least wells of a perturbation")
-    controls: list[str] | None = Field(None, description="treatments that are negative controls; null: the usual ones")
-    control_fraction: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of control wells to keep")
-
-
-class Build(Section):
-    """Build shards (`shards.build`) from a layout on disk, or at an fsspec URL, where they are missing."""
-
-    layout: Name
-    root: Annotated[str, Field(min_length=1)]
-    output: YamlPath
-    options: dict[Name, str] = Field({}, description="the layout's own options, as in --option name=value")
-    curation: Curation | None = None
-    validation_experiments: list[str] | None = Field(None, description="else a fraction of them is drawn")
-    validation_fraction: Probability = 0.1
-    wells_per_shard: PositiveInt = 64
-    eight_bit: Annotated[str, Field(pattern=r"^(shift|\d+:\d+)$")] | None = Field(
-        None, description="16-bit pixels to 8 bits: 'shift' (v >> 8), or LOW:HIGH; null: as stored"
-    )
-    codec: str = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
-    chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
-    seed: Count = 0
-    workers: PositiveInt = 2
-    on_error: Literal["stop", "quarantine"] = Field("stop", description="what a bad image does")
-
-
-class Prepare(Section):
-    """What to make before the first cell runs, if it is not there yet."""
-
-    assay: Assay | None = None
-    build: list[Build] = Field([])
-
-
-class Stream(Section):
-    """Reading shards in sequence (docs/order.md). Every field decides which crops make a batch."""
-
-    lanes: PositiveInt = Field(64, description="sequences read side by side; divides the batch")
-    crops: PositiveInt = Field(8, description="crops of each image read")
-    block: PositiveInt = Field(64, description="images of a lane whose crops are mixed")
-
-
-class Dataset(Section):
-    """One dataset size: a folder of shards, or a nested fraction of its training experiments."""
-
-    shards: YamlPath
-    fraction: Fraction = 1.0
-    order: Literal["random", "stream"] = Field(
-        "random", description="random: crops anywhere; stream: shards from front to back, for object stores"
-    )
-    stream: Stream = Stream()
-    images: PositiveInt | None = Field(None, description="training images, for a plan made where the shards are not")
 
 
 class Optimiser(Section):
@@ -172,7 +107,7 @@ class Grid(Section):
 class Embed(Section):
     """Which wells to embed; each is tiled and its tiles' embeddings averaged (supplement A.3)."""
 
-    shards: YamlPath
+    shards: ShardPlace
     experiments: list[str] | None = Field(None, description="null: every experiment of the shards")
     pool: Literal["mean", "class", "std", "mean_std"] = Field(
         "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
@@ -223,6 +158,7 @@ class Recipe(Section):
     output: YamlPath
     prepare: Prepare = Prepare()
     datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1)]
+    remote: Remote = Remote()
     models: Annotated[dict[Name, Model], Entries, Field(min_length=1)]
     mae: Mae = Mae()
     train: Train = Train()
@@ -268,6 +204,10 @@ class Recipe(Section):
         for name, model in self.models.items():
             wrong += [(("models", name, field), text) for field, text in model.misfits(self.mae)]
         wrong += self._uneven_lanes()
+        for name, dataset in self.datasets.items():
+            if dataset.order == "stream" and isinstance(dataset.shards, str) and self.remote.cache is None:
+                text = f"a stream keeps whole shards of {dataset.shards} on this machine: say where, in remote.cache"
+                wrong.append((("datasets", name, "order"), text))
         if self.mae.decoder_width % self.mae.decoder_heads:
             text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"
             wrong.append((("mae", "decoder_heads"), text))

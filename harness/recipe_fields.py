@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    WithJsonSchema,
+)
 
 Number = TypeVar("Number", int, float)
 FieldPath = tuple[str | int, ...]
@@ -28,6 +37,17 @@ def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (whatever stands in th
 
 Entries = BeforeValidator(_without_nulls)
 YamlPath = Annotated[Path, Field(strict=False)]
+
+
+def _place(value: object) -> Path | str:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ValueError("should be a folder's path, or a URL such as s3://bucket/set")
+    return value if "://" in value else Path(value)
+
+
+ShardPlace = Annotated[Path | str, PlainValidator(_place), WithJsonSchema({"type": "string", "minLength": 1})]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 
 # A value for all cells, or one for each model or dataset by name.

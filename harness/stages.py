@@ -26,6 +26,7 @@ from harness.ledger import STAGES, Row, Stage
 from harness.networks import weights_path
 from harness.preempt import Preempted
 from harness.recipe import Recipe
+from harness.shard_places import Place, manifest_of
 
 
 class StageError(RuntimeError):
@@ -87,7 +88,7 @@ def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
 
 
 def _train_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
-    shards = shards_digest(recipe.datasets[cell.dataset].shards) if cell.dataset else None
+    shards = shards_digest(recipe, recipe.datasets[cell.dataset].shards) if cell.dataset else None
     weights = weights_path(recipe, cell)
     return shards if weights is None else [shards, _file_digest(weights)]
 
@@ -95,7 +96,7 @@ def _train_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
 def _embed_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
     assert recipe.embed is not None
     options = recipe.embed
-    science = [options.experiments, options.pool, recipe.mae.crop, shards_digest(options.shards)]
+    science = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
     return science if options.block is None else [*science, options.block]
 
 
@@ -108,22 +109,22 @@ def _evaluate_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
     return [evaluate.model_dump(mode="json", exclude={"relationships", "cellprofiler"}), lists]
 
 
-@cache
-def shards_digest(folder: Path) -> str:
-    """What the shards in `folder` hold: the SHA-256 of their checksums, from the manifest.
+def shards_digest(recipe: Recipe, place: Place) -> str:
+    """What the shards at `place` hold: the SHA-256 of their checksums, from the manifest.
 
     Raises:
         StageError: there is no manifest.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return fingerprint(sorted(shard["sha256"] for shard in manifest["shards"]))
+        return fingerprint(sorted(shard["sha256"] for shard in manifest_of(recipe, place)["shards"]))
     except FileNotFoundError:
         raise StageError(
-            f"{folder}: no shards here (no manifest.json); build them with python -m shards.build"
+            f"{place}: no shards here (no manifest.json); build them with python -m shards.build"
         ) from None
+    except OSError as error:
+        raise StageError(f"{place}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{folder / 'manifest.json'}: not a shard manifest ({error})") from error
+        raise StageError(f"{place}/manifest.json: not a shard manifest ({error})") from error
 
 
 @cache

@@ -42,7 +42,6 @@ from harness.recipe import Recipe
 from harness.recipe_fields import per_name
 from harness.validate import validate
 from harness.weights import save_weights
-from shards.loader import training_batches
 
 WEIGHTS = "model.safetensors"
 
@@ -281,12 +280,8 @@ def _begin(recipe: Recipe, cell: Cell, model: Network, here: Ranks, folder: Path
 
 def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:
     """What the steps still to do take, on the device."""
-    batches = training_batches(
-        run.course.shards, run.course.wells, crop=run.engine.model.config.crop, batch=run.course.training.batch,
-        seed=run.cell.seed, first_batch=run.progress.step, last_batch=run.course.steps, rank=run.here.rank,
-        world=run.here.world, workers=recipe.launch.loader_workers, order=run.course.order,
-        pin=run.here.device.type == "cuda",
-    )  # fmt: skip
+    crop, workers = run.engine.model.config.crop, recipe.launch.loader_workers
+    batches = run.course.batches(run.progress.step, crop, run.cell.seed, run.here, workers)
     return steps_ahead(batches, run.noise, run.progress.step, run.here.device)
 
 

@@ -39,13 +39,17 @@ def open_url(
     shards are asked for as they are needed, for the random order. `options` go to fsspec. Raises ShardError as
     `ShardSet.open` does, and OSError if the store cannot be read.
     """
-    store = Store(url, patience or Patience(), options or {})
+    return open_store(Store(url, patience or Patience(), options or {}), cache)
+
+
+def open_store(store: Store, cache: FileCache | None = None) -> ShardSet:
+    """As `open_url`."""
     if cache is None:
         return ShardSet.open(RemoteFolder(store), mode="span")
     manifest = read_manifest(RemoteFolder(store))
     whole = {shard.name: (shard.bytes, shard.sha256) for shard in manifest.shards}
     if (largest := max((size for size, _ in whole.values()), default=0)) > cache.limit:
-        raise ShardError(f"{url}: a shard has {largest} bytes, more than the cache of {cache.limit} bytes")
+        raise ShardError(f"{store.url}: a shard has {largest} bytes, more than the cache of {cache.limit} bytes")
     return ShardSet.open(RemoteFolder(store, cache, whole))
 
 

@@ -24,7 +24,6 @@ from harness import ledger, train
 from harness.adapt import adapted, by_plate
 from harness.course import course_of
 from harness.crops import StepInput
-from harness.data import evaluation_wells
 from harness.embed import embed_cell
 from harness.embeddings import EMBEDDINGS, read_embeddings
 from harness.grid import Cell, cells
@@ -39,6 +38,7 @@ from harness.parallel import Ranks
 from harness.preempt import Preempted
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, load
+from harness.shard_places import open_shards
 from harness.stages import run_cell
 from harness.train import train_cell
 from shards.format import ShardSet
@@ -248,9 +248,9 @@ def test_an_adaptive_study_goes_from_training_to_recall_and_asks_only_the_plate(
     assert list(again["key"]) == list(wells.loc[chosen, "key"])
     np.testing.assert_allclose(found, features[chosen], atol=1e-5)
     net = build(cell, classes=13).eval()
-    shards, every = evaluation_wells(recipe.embed.shards, None) if recipe.embed else (None, None)
-    assert shards is not None
-    assert every is not None
+    assert recipe.embed is not None
+    shards = open_shards(recipe, recipe.embed.shards)
+    every = shards.wells.index.to_numpy()
     assert [len(part) for part in by_plate(net, shards, every)] == [16, 16, 16]
     crop = torch.randn(1, 6, 32, 32)
     with torch.no_grad():

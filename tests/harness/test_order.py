@@ -8,7 +8,8 @@ import pytest
 from harness import train
 from harness.course import course_of
 from harness.grid import Cell, cells
-from harness.recipe import Recipe, Stream
+from harness.recipe import Recipe
+from harness.recipe_data import Stream
 from harness.train import train_cell
 from shards.order import RandomOrder
 from shards.stream import StreamOrder

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def test_an_unseen_real_well_is_reconstructed(real_data: Path, tmp_path: Path) -> None:
     """400 steps instead of the recipe's 4,000: the full run's error is stated in the recipe's header."""
     shards = ("prepare.build.0.output", "datasets.two_wells.shards", "embed.shards")
-    overrides = [f"output={tmp_path}/out", f"prepare.build.0.root={real_data}/cpjump1/images", "train.epochs=1280"]
+    overrides = [f"output={tmp_path}/out", f"prepare.build.0.root={real_data}/cpjump1/images", "train.epochs=3200"]
     overrides += [f"{field}={tmp_path}/shards" for field in shards]
     command = [sys.executable, "-m", "harness.sweep", str(ROOT / "recipes" / "jump_wells.yaml"), "--profile", "laptop"]
     ended = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=280)
@@ -43,6 +43,11 @@ def test_an_unseen_real_well_is_reconstructed(real_data: Path, tmp_path: Path) -
 
 
 ORDER = [7, 2, 5, 0, 6, 4, 1, 3]  # of the eight channels; 6 and 7 were never seen
+SMALLER = [
+    *(f"models.ca_s8.{field}" for field in ("width=48", "depth=2", "heads=3")),
+    *(f"mae.decoder_{field}" for field in ("width=48", "depth=1", "heads=3")),
+    *(f"train.{field}" for field in ("batch=8", "epochs=1400", "validations=1")),
+]
 BORROWED = {6: 5, 7: 5}  # filled in by the decoder of the last channel that was
 
 
@@ -50,9 +55,9 @@ BORROWED = {6: 5, 7: 5}  # filled in by the decoder of the last channel that was
 def test_eight_channels_in_another_order_are_embedded_and_filled_in_by_a_model_of_six(
     real_data: Path, tmp_path: Path
 ) -> None:
-    """160 steps of recipes/jump_channels.yaml; the figure is left in the test's folder to be looked at."""
+    """recipes/jump_channels.yaml, smaller and shorter; the figure is left in the test's folder to be looked at."""
     shards = ("prepare.build.0.output", "datasets.two_wells.shards", "embed.shards")
-    overrides = [f"output={tmp_path}/out", f"prepare.build.0.root={real_data}/cpjump1/images", "train.epochs=1280"]
+    overrides = [f"output={tmp_path}/out", f"prepare.build.0.root={real_data}/cpjump1/images", *SMALLER]
     overrides += [f"{field}={tmp_path}/shards" for field in shards]
     path = ROOT / "recipes" / "jump_channels.yaml"
     command = [sys.executable, "-m", "harness.sweep", str(path), "--profile", "laptop"]

@@ -1,0 +1,105 @@
+"""A recipe may name its shards by URL: the same crops, weights and embeddings, and clear words where it cannot work."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from faulty_server import FaultyServer, serving
+from safetensors.torch import load_file
+
+from harness.embeddings import EMBEDDINGS
+from harness.grid import cells
+from harness.ledger import Stage, rows
+from harness.plan import training_images
+from harness.recipe import Recipe
+from harness.recipe_file import RecipeError, load
+from harness.shard_places import manifest_of, open_shards
+from harness.stages import StageError, cell_folder, run_cell, todo
+from harness.train import WEIGHTS
+
+BUILT = ["prepare={}", "grid.models=[vit_s16]", "grid.datasets=[two]", "grid.untrained=false"]
+STREAM = ["datasets.two.order=stream", "datasets.two.stream={lanes: 2, crops: 2, block: 4}"]
+
+
+@pytest.fixture
+def server(tiny_recipe: Recipe):
+    shards = tiny_recipe.datasets["two"].shards
+    assert isinstance(shards, Path)
+    with serving(shards) as found:
+        yield found
+
+
+def behind(server: FaultyServer) -> list[str]:
+    """Overrides that put every set of the tiny study behind the server."""
+    return [*(f"{name}.shards={server.url}" for name in ("datasets.one", "datasets.two", "embed")), "remote.seconds=2"]
+
+
+def study(file: Path, output: Path, *overrides: str) -> Recipe:
+    return load(file, "laptop", [f"output={output}", *BUILT, *overrides])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_study_behind_a_url_ends_in_the_files_of_the_local_one(
+    tiny_recipe_file: Path, server: FaultyServer, tmp_path: Path, stream: bool
+) -> None:
+    """In both orders, and through answers that fail."""
+    order = STREAM if stream else []
+    local = study(tiny_recipe_file, tmp_path / "local", *order)
+    remote = study(
+        tiny_recipe_file, tmp_path / "remote", *order, *behind(server), "remote.attempts=12",
+        f"remote.cache={tmp_path}/cache",
+    )  # fmt: skip
+    server.faults = iter(random.Random(3).choices(["500", "truncated", "reset", *[None] * 20], k=100_000))
+    for recipe in (local, remote):
+        for cell in cells(recipe):
+            run_cell(recipe.model_dump_json(), cell.id)
+    stages: tuple[Stage, ...] = ("train", "embed", "evaluate")
+    prints = [
+        {(row.cell, stage): row.fingerprint for stage in stages for row in rows(recipe.output, stage)}
+        for recipe in (local, remote)
+    ]
+    assert prints[0] == prints[1] != {}
+    (cell,) = (cell for cell in cells(local) if cell.kind != "pixel_statistics")
+    near, far = (load_file(cell_folder(recipe, cell) / WEIGHTS) for recipe in (local, remote))
+    assert near.keys() == far.keys()
+    assert all(torch.equal(near[name], far[name]) for name in near)
+    assert (cell_folder(remote, cell) / EMBEDDINGS).is_file()
+    assert any((tmp_path / "cache").glob("*")) == stream
+
+
+def test_the_plan_and_the_digest_ask_for_the_manifest_once(
+    tiny_recipe_file: Path, server: FaultyServer, tmp_path: Path
+) -> None:
+    recipe = study(tiny_recipe_file, tmp_path / "out", *behind(server))
+    assert training_images(recipe, "two") == training_images(study(tiny_recipe_file, tmp_path), "two")
+    assert len(open_shards(recipe, recipe.datasets["two"].shards).wells) == 48
+    before = server.times("manifest.json")
+    assert [todo(recipe, cell).missing for cell in cells(recipe)]
+    manifest_of(recipe, recipe.datasets["two"].shards)
+    assert server.times("manifest.json") == before
+
+
+def test_a_server_that_has_no_set_or_refuses_is_named(
+    tiny_recipe_file: Path, server: FaultyServer, tmp_path: Path
+) -> None:
+    absent = [one.replace(server.url, f"{server.url}/nowhere") for one in behind(server)]
+    recipe = study(tiny_recipe_file, tmp_path / "out", *absent)
+    with pytest.raises(StageError, match=f"{server.url}/nowhere: no shards here"):
+        todo(recipe, cells(recipe)[0])
+    server.faults = iter(["500"] * 9)
+    refused = study(tiny_recipe_file, tmp_path / "out", *behind(server), "remote.attempts=2")
+    with pytest.raises(StageError, match=r"manifest.json cannot be read \(attempt 2\)"):
+        todo(refused, cells(refused)[0])
+
+
+def test_a_stream_behind_a_url_must_say_where_it_keeps_its_shards(tiny_recipe_file: Path, tmp_path: Path) -> None:
+    far = ["datasets.two.shards=s3://bucket/set", *STREAM]
+    with pytest.raises(RecipeError, match=r"datasets\.two\.order.*say where, in remote\.cache"):
+        study(tiny_recipe_file, tmp_path, *far)
+    kept = study(tiny_recipe_file, tmp_path, *far, f"remote.cache={tmp_path}", "remote.options={anon: true}")
+    assert kept.datasets["two"].shards == "s3://bucket/set"
+    assert kept.remote.options == {"anon": True}
