@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import train
+from harness import course as courses
 from harness.course import course_of
 from harness.grid import Cell, cells
 from harness.recipe import Recipe
@@ -38,14 +38,14 @@ def test_training_sees_each_image_as_often_as_the_stream_says(
     tiny_recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, cell = streaming(tiny_recipe)
-    seen, real = [], train.training_batches
+    seen, real = [], courses.training_batches
 
     def watched(*arguments, **options):
         for batch in real(*arguments, **options):
             seen.append(batch.wells.numpy().copy())
             yield batch
 
-    monkeypatch.setattr(train, "training_batches", watched)
+    monkeypatch.setattr(courses, "training_batches", watched)
     train_cell(recipe, cell, tmp_path / "cell", "print")
     course = course_of(recipe, cell)
     drawn = course.wells[course.order.wells(0, 12 * 32)]
