@@ -155,8 +155,14 @@ def _place(pixels: Array, crop: Array, chunk: int, wide: int, row: int, column: 
             to = height - 1 - row - y if flip_rows else row + y
             source = np.uint64(wide * ((c * chunk + y) * chunk + x))
             at = np.uint64((c * height + to) * line + wide * (column + x))
-            for i in range(count):
-                into[at + i] = pixels[source + i]
+            _copy_run(pixels, source, into, at, count)
+
+
+@njit(nogil=True, cache=True)
+def _copy_run(pixels: Array, source: np.uint64, into: Array, at: np.uint64, count: np.uint64) -> None:
+    """A loop of its own: inside the one over rows the compiler gives up its registers where rows run upwards."""
+    for i in range(count):
+        into[at + i] = pixels[source + i]
 
 
 @njit(nogil=True, cache=True)
