@@ -17,6 +17,7 @@ from harness.labels import Labels, labelled_order, labels_of
 from harness.optim import learning_rate
 from harness.parallel import Ranks
 from harness.recipe import Recipe
+from harness.recipe_launch import Launch
 from harness.shard_places import open_shards
 from shards.format import ShardSet
 from shards.loader import Batch, training_batches
@@ -42,12 +43,12 @@ class Course:
     validate_every: int
     log_every: int
 
-    def batches(self, first: int, crop: int, seed: int, here: Ranks, workers: int) -> Generator[Batch]:
+    def batches(self, first: int, crop: int, seed: int, here: Ranks, launch: Launch) -> Generator[Batch]:
         """This rank's crops of the steps from `first` on; the shards of a stream are there before they are read."""
         found = training_batches(
             self.shards, self.wells, crop=crop, batch=self.training.batch, seed=seed, first_batch=first,
-            last_batch=self.steps, rank=here.rank, world=here.world, workers=workers, order=self.order,
-            pin=here.device.type == "cuda",
+            last_batch=self.steps, rank=here.rank, world=here.world, workers=launch.loader_workers,
+            ahead=launch.loader_ahead, order=self.order, pin=here.device.type == "cuda",
         )  # fmt: skip
         if not isinstance(self.order, StreamOrder):
             return found

@@ -48,7 +48,14 @@ class Launch(Section):
     nodes: PerName = Field(1, description="per model")
     gpus_per_node: Count = 8
     cpus_per_task: PositiveInt = 12
-    loader_workers: Count = 8
+    loader_workers: Count = Field(8, description="threads of a rank that read crops")
+    loader_ahead: PositiveInt | None = Field(
+        None, description="batches a rank reads ahead; null: two, and what keeps its threads busy"
+    )
+    loader_read: Literal["runs", "span"] = Field(
+        "runs", description="a crop's bytes in several small reads, or in one four times as large where reads are dear"
+    )
+    loader_open_shards: PositiveInt = Field(256, description="shards a rank keeps open, two file descriptors each")
     checkpoint_minutes: PositiveFloat = 20.0
     engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"

@@ -28,14 +28,17 @@ def open_shards(recipe: Recipe, place: Place, order: Literal["random", "stream"]
     from shards.format import ShardSet
 
     if isinstance(place, Path):
-        return ShardSet.open(place)
-    from shards.cache import FileCache
-    from shards.prefetch import open_store
+        found = ShardSet.open(place, recipe.launch.loader_read)
+    else:
+        from shards.cache import FileCache
+        from shards.prefetch import open_store
 
-    remote = recipe.remote
-    whole = order == "stream" and remote.cache is not None
-    kept = FileCache(remote.cache, round(remote.cache_gb * GIGA)) if whole and remote.cache else None
-    return open_store(_store(place, remote), kept)
+        remote = recipe.remote
+        whole = order == "stream" and remote.cache is not None
+        kept = FileCache(remote.cache, round(remote.cache_gb * GIGA)) if whole and remote.cache else None
+        found = open_store(_store(place, remote), kept)
+    found.reader.open_shards = recipe.launch.loader_open_shards
+    return found
 
 
 def manifest_of(recipe: Recipe, place: Place) -> dict[str, Any]:

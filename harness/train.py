@@ -280,8 +280,8 @@ def _begin(recipe: Recipe, cell: Cell, model: Network, here: Ranks, folder: Path
 
 def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:
     """What the steps still to do take, on the device."""
-    crop, workers = run.engine.model.config.crop, recipe.launch.loader_workers
-    batches = run.course.batches(run.progress.step, crop, run.cell.seed, run.here, workers)
+    crop = run.engine.model.config.crop
+    batches = run.course.batches(run.progress.step, crop, run.cell.seed, run.here, recipe.launch)
     return steps_ahead(batches, run.noise, run.progress.step, run.here.device)
 
 

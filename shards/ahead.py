@@ -72,9 +72,10 @@ class Stretch:
     alone: Sequence[Callable[[], Stretch]] = ()  # each batch on its own, to be read again if the stretch fails
 
 
-def in_order(stretches: Iterable[Stretch], workers: int) -> Generator[Batch]:
+def in_order(stretches: Iterable[Stretch], workers: int, ahead: int | None = None) -> Generator[Batch]:
     """Yield batches in order, their stretches read ahead by threads; with no workers, when they are asked for.
 
+    `ahead` batches are under way or waiting, whole stretches of them; by default LEAST_AHEAD.
     An error surfaces at the batch it belongs to. Closing, or an error, ends the threads.
     """
     if not workers:
@@ -85,7 +86,7 @@ def in_order(stretches: Iterable[Stretch], workers: int) -> Generator[Batch]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="shard-reader")
     try:
         while True:
-            while len(pending) < LEAST_AHEAD or sum(len(work) for _, work in pending) < LEAST_AHEAD * workers:
+            while _wants_more(pending, workers, ahead):
                 if not (more := list(islice(remaining, 1))):
                     break
                 pending.append((more[0], [pool.submit(piece) for piece in more[0].work]))
@@ -94,6 +95,12 @@ def in_order(stretches: Iterable[Stretch], workers: int) -> Generator[Batch]:
             yield from _finish(*pending.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _wants_more(pending: Sequence[tuple[Stretch, list[Future[None]]]], workers: int, ahead: int | None) -> bool:
+    if ahead is not None:
+        return sum(len(stretch.batches) for stretch, _ in pending) < ahead
+    return len(pending) < LEAST_AHEAD or sum(len(work) for _, work in pending) < LEAST_AHEAD * workers
 
 
 def _finish(stretch: Stretch, futures: list[Future[None]]) -> Generator[Batch]:

@@ -42,6 +42,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 2,
+    ahead: int | None = None,
     order: Order | None = None,
     sums: bool = False,
     pin: bool = False,
@@ -50,7 +51,8 @@ def training_batches(
 
     `batch` counts the crops of all ranks together; global batch b is the same crops for every `world`. Without an
     `order`, `wells` are sampled without replacement, each once per epoch of `len(wells)` crops; a batch may span two
-    epochs. `workers` threads read ahead; with 0, reading happens as batches are asked for. `sums` also gives the exact
+    epochs. `workers` threads read `ahead` batches, or by default two and what keeps them busy; with 0 workers, reading
+    happens as batches are asked for. `sums` also gives the exact
     sums of pixels and squares, `pin` puts crops into pinned memory. Raises ValueError if `batch` does not divide by
     `world`; reading errors surface at the batch they belong to.
     """
@@ -73,9 +75,9 @@ def training_batches(
         alone = [partial(stretch, range(number, number + 1)) for number in numbers] if len(numbers) > 1 else []
         return _stretch(shards, draws, crop, part, buffers, sums, alone)
 
-    together = max(1, _crops_of_work(shards, crop) // part)
+    together = max(1, min(_crops_of_work(shards, crop) // part, ahead or last_batch))
     starts = range(first_batch, last_batch, together)
-    return in_order((stretch(range(start, min(start + together, last_batch))) for start in starts), workers)
+    return in_order((stretch(range(start, min(start + together, last_batch))) for start in starts), workers, ahead)
 
 
 def validation_batches(

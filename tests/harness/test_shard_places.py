@@ -10,9 +10,11 @@ import torch
 from faulty_server import FaultyServer, serving
 from safetensors.torch import load_file
 
+from harness import course as courses
 from harness.embeddings import EMBEDDINGS
 from harness.grid import cells
 from harness.ledger import Stage, rows
+from harness.parallel import Ranks
 from harness.plan import training_images
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, load
@@ -94,6 +96,25 @@ def test_a_server_that_has_no_set_or_refuses_is_named(
     refused = study(tiny_recipe_file, tmp_path / "out", *behind(server), "remote.attempts=2")
     with pytest.raises(StageError, match=r"manifest.json cannot be read \(attempt 2\)"):
         todo(refused, cells(refused)[0])
+
+
+def test_how_crops_are_read_is_the_recipes_to_say(
+    tiny_recipe: Recipe, tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [
+        "launch.loader_read=span",
+        "launch.loader_open_shards=2",
+        "launch.loader_ahead=5",
+        "launch.loader_workers=0",
+    ]
+    recipe = study(tiny_recipe_file, tmp_path, *said)
+    found = open_shards(recipe, recipe.datasets["two"].shards)
+    assert (found.reader.mode, found.reader.open_shards) == ("span", 2)
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(courses, "training_batches", lambda *_, **options: asked.append(options))
+    (cell,) = (cell for cell in cells(recipe) if cell.kind != "pixel_statistics")
+    courses.course_of(recipe, cell).batches(0, 32, 0, Ranks(0, 0, 1, torch.device("cpu")), recipe.launch)
+    assert (asked[0]["workers"], asked[0]["ahead"]) == (0, 5)
 
 
 def test_a_stream_behind_a_url_must_say_where_it_keeps_its_shards(tiny_recipe_file: Path, tmp_path: Path) -> None:

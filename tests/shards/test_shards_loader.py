@@ -202,6 +202,22 @@ def test_closing_early_ends_the_threads_and_reads_little_ahead(shards, monkeypat
     assert sum(crops) <= 5 * 64  # four pieces of work ahead, and the one that was asked for
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_no_more_batches_are_read_ahead_than_asked_for(shards, monkeypatch, ahead):
+    read, crops = Reader.read, []
+    monkeypatch.setattr(
+        Reader, "read", lambda self, windows, *a: (crops.append(len(windows)), read(self, windows, *a))[1]
+    )
+    options = {"crop": 8, "batch": 4, "seed": 0, "first_batch": 0, "last_batch": 9, "workers": 2}
+    batches = training_batches(shards, shards.indices("train"), ahead=ahead, **options)
+    for taken in range(1, 4):
+        next(batches)
+        assert 4 * taken <= sum(crops) <= 4 * (taken - 1 + ahead)
+    rest = [batch.wells for batch in batches]
+    plain = [batch.wells for batch in training_batches(shards, shards.indices("train"), **options)]
+    assert torch.equal(torch.cat(rest), torch.cat(plain[3:]))
+
+
 def reader_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("shard-reader")]
 
