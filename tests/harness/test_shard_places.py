@@ -113,7 +113,7 @@ def test_how_crops_are_read_is_the_recipes_to_say(
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(courses, "training_batches", lambda *_, **options: asked.append(options))
     (cell,) = (cell for cell in cells(recipe) if cell.kind != "pixel_statistics")
-    courses.course_of(recipe, cell).batches(0, 32, 0, Ranks(0, 0, 1, torch.device("cpu")), recipe.launch)
+    courses.course_of(recipe, cell).batches(0, 32, 0, Ranks(0, 1, torch.device("cpu")), recipe.launch)
     assert (asked[0]["workers"], asked[0]["ahead"]) == (0, 5)
 
 
