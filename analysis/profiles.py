@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 METADATA = "Metadata_"  # what pycytominer puts before a column that is not a feature
 FEATURE = "feature_"  # what this project's own embeddings put before one that is
-IDENTITIES = (("Metadata_Plate", "Metadata_Well"), ("key",))  # columns that say which well a row is
+OURS = frozenset({"key", "experiment", "plate", "well", "site"})  # never features, numbers though they may be
+IDENTITIES = (
+    ("Metadata_Experiment", "Metadata_Plate", "Metadata_Well"),
+    ("experiment", "plate", "well"),
+    ("Metadata_Plate", "Metadata_Well"),
+    ("key",),
+)  # columns that say which well a row is; the first that there are
 
 
 class TableError(ValueError):
@@ -59,8 +65,8 @@ def read_wells(paths: Sequence[Path], prefix: str | None = None) -> Wells:
     """Read tables of wells, one after another: .csv, .csv.gz, .tsv or .parquet.
 
     Features are the columns that start with `prefix`. Without one: those that start with "feature_", else the numeric
-    ones that do not start with "Metadata_". Features that a file lacks are left out, then wells of whose values most
-    are missing or infinite, then features with such a value in any other well; all three are counted.
+    ones that neither start with "Metadata_" nor name the well. Features that a file lacks are left out, then wells of
+    whose values most are missing or infinite, then features with such a value in any other well; all are counted.
 
     Raises:
         TableError: a file that cannot be read, has no features or shares none with the others, or a well that comes
@@ -129,7 +135,8 @@ def _feature_names(table: pd.DataFrame, path: Path, prefix: str | None) -> list[
     columns = [str(name) for name in table.columns]
     given = [name for name in columns if name.startswith(prefix or FEATURE)]
     if prefix is None and not given:
-        given = [name for name in columns if not name.startswith(METADATA) and numeric(name)]
+        others = [name for name in columns if not name.startswith(METADATA) and name.lower() not in OURS]
+        given = [name for name in others if numeric(name)]
     if not given:
         wanted = f"starts with {prefix!r}" if prefix else "is numeric"
         raise TableError(f"{path}: no column {wanted}, so there are no features; it has {', '.join(columns[:12])}, ...")

@@ -1,6 +1,6 @@
 """Recall against compute, one panel per relationship source, like the paper's Figures 5 and 8."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,11 @@ from analysis.style import (
 )
 from analysis.trend import Fit
 
-PIXEL_STATISTICS = "pixel_statistics"
+LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines that no training touches: a line each
 CHANCE = 0.10  # both tails of five percent, where no trained cell says otherwise
 SEED_DODGE = 0.012  # of the axis: seeds of one cell share a compute and would hide each other
-PIXELS: dict[str, Any] = {"color": "#AA4499", "linewidth": 1.0, "linestyle": (0, (6, 2, 1, 2))}
+INKS = ("#AA4499", "#882255", "#117733", "#999933")  # of the lines, in the order of the baselines
+DASHES = ((6, 2, 1, 2), (6, 2), (3, 1.5), (8, 2, 1, 2, 1, 2))
 DOTTED: dict[str, Any] = {"color": DARK, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 UNTRAINED: dict[str, Any] = {"color": "#56B4E9", "alpha": 0.25, "linewidth": 0}
 INTERVAL: dict[str, Any] = {"color": GREY, "alpha": 0.22, "linewidth": 0}
@@ -49,7 +50,8 @@ def recall_versus_compute(
         points: trained cells, one row per cell and source: cell, model, size, patch, dataset, dataset_rank, seed,
             source, recall, recall_low, recall_high, chance, compute. Seeds of one cell are drawn side by side.
         fits: at most one per source, in the same convention.
-        baselines: untrained models (trained false) and pixel statistics (model `pixel_statistics`), columns alike.
+        baselines: what was not trained here, columns alike, and `kind`: untrained models, drawn as a band, and those
+            of the kinds in `LINES`, a horizontal line each.
         convention: name of the compute convention.
         table6: `analysis.tables.table6()`, to lay the paper's masked autoencoders over panels of the same source.
 
@@ -63,7 +65,7 @@ def recall_versus_compute(
     sources = list(dict.fromkeys([*points["source"], *published["benchmark"]]))
     if not sources:
         raise ValueError("no points to draw: neither trained cells nor Table 6")
-    look = encoding(points, published["size"])
+    look, inks = encoding(points, published["size"]), _inks(baselines)
     chance_drawn = False
     with styled():
         figure, panels = _panels(len(sources))
@@ -74,7 +76,7 @@ def recall_versus_compute(
             for fit in fits:
                 if fit.source == source:
                     _draw_fit(axes, fit)
-            _draw_baselines(axes, baselines[baselines["source"] == source], look)
+            _draw_baselines(axes, baselines[baselines["source"] == source], look, inks)
             chance_drawn |= _draw_chance(axes, points[points["source"] == source])
             logarithmic_compute(axes)
         figure.supxlabel(compute_label(convention))
@@ -115,12 +117,21 @@ def _draw_fit(axes: Axes, fit: Fit) -> None:
     axes.text(0, 1.02, slope, transform=axes.transAxes, va="bottom", fontsize=7, color=DARK)
 
 
-def _draw_baselines(axes: Axes, baselines: pd.DataFrame, look: Encoding) -> None:
-    """Untrained models as a band from worst to best with their marks on the left edge; pixel statistics as a line."""
-    pixels = baselines[baselines["model"] == PIXEL_STATISTICS]
-    untrained = baselines[baselines["model"] != PIXEL_STATISTICS]
-    for recall in pixels["recall"].unique():
-        axes.axhline(recall, zorder=1.5, **PIXELS)
+def _inks(baselines: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """How the line of each baseline is drawn, by model."""
+    models = baselines.loc[baselines["kind"].isin(LINES), "model"].unique()
+    return {
+        str(model): {"color": INKS[n % len(INKS)], "linewidth": 1.0, "linestyle": (0, DASHES[n % len(DASHES)])}
+        for n, model in enumerate(models)
+    }
+
+
+def _draw_baselines(axes: Axes, baselines: pd.DataFrame, look: Encoding, inks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Untrained models as a band from worst to best with their marks on the left edge; other baselines as lines."""
+    untrained = baselines[~baselines["kind"].isin(LINES)]
+    for model, ink in inks.items():
+        for recall in baselines.loc[baselines["model"] == model, "recall"].unique():
+            axes.axhline(recall, zorder=1.5, **ink)
     if untrained.empty:
         return
     axes.axhspan(untrained["recall"].min(), untrained["recall"].max(), zorder=0.8, **UNTRAINED)
@@ -186,11 +197,9 @@ def _sections(
     if fits:
         lines.append(Line2D([], [], color=DARK, linewidth=1.3, label="log-linear fit"))
         lines.append(Patch(label=f"{fits[0].slope.confidence:.0%} interval of the fit", **INTERVAL))
-    is_pixels = baselines["model"] == PIXEL_STATISTICS
-    if (~is_pixels).any():
+    if (~baselines["kind"].isin(LINES)).any():
         lines.append(Patch(label="untrained (hollow: each)", **UNTRAINED))
-    if is_pixels.any():
-        lines.append(Line2D([], [], label="pixel statistics", **PIXELS))
+    lines += [Line2D([], [], label=model.replace("_", " "), **ink) for model, ink in _inks(baselines).items()]
     if chance_drawn:
         lines.append(Line2D([], [], label="chance", **DOTTED))
     paper = [_diamond(GREY, "compute known"), _diamond("white", "upper bound, bar to lower")]

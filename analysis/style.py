@@ -25,6 +25,7 @@ COLOURS = {"S": "#0072B2", "B": "#E69F00", "L": "#009E73"}  # Okabe and Ito's pa
 OTHER_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "P", "^", "v")  # coarsest patch first
 AREAS = (13.0, 32.0, 62.0, 100.0, 150.0)  # points², by data set rank
+LEGEND_ROW = 0.17  # inches
 GREY, DARK = "#8a8a8a", "#303030"
 
 Section = tuple[str, Sequence[Artist]]
@@ -133,6 +134,7 @@ def outside_legend(figure: Figure, sections: Iterable[Section]) -> None:
         if entries:
             handles += [_Heading(title), *entries]
     labels = [str(handle.get_label()) for handle in handles]
+    figure.set_figheight(max(figure.get_figheight(), LEGEND_ROW * len(handles) + 0.4))
     legend = figure.legend(
         handles,
         labels,

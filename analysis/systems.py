@@ -186,6 +186,28 @@ class VitClassifier:
         return encoder_parameters(self.vit)
 
 
+@dataclass(frozen=True)
+class PlainVit:
+    """A vision transformer as timm has them by default, on all of its tokens; without its head."""
+
+    vit: VitMae
+
+    def dense_forward_macs(self) -> float:
+        """Blocks that do attention and MLP one after the other cost what those side by side do."""
+        return self.vit.dense_forward_macs()
+
+    def training_forward_macs(self) -> float:
+        """The same: nothing is hidden."""
+        return self.vit.dense_forward_macs()
+
+    def parameters(self) -> int:
+        """Biases everywhere, two norms a block, learnt positions; neither QK-norm nor LayerScale."""
+        width, vit = self.vit.width, self.vit
+        embedding = (vit.channels * vit.patch**2 + 1) * width
+        positions = (2 + (vit.crop // vit.patch) ** 2) * width  # and the class token, with a position of its own
+        return embedding + positions + vit.depth * (12 * width**2 + 13 * width) + 2 * width
+
+
 def conv_macs(kernel: int, inputs: int, outputs: int, places: int) -> int:
     """MACs of a convolution that gives `places` outputs."""
     return kernel**2 * inputs * outputs * places

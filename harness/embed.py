@@ -34,7 +34,7 @@ from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.models.mu_net import MuNet
 from harness.models.network import Network
-from harness.networks import build
+from harness.networks import build, initialise, weights_path
 from harness.parallel import Ranks, ranks
 from harness.preempt import StopFlag, abreast, stop_on_signals
 from harness.recipe import Embed, Recipe
@@ -59,7 +59,7 @@ def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
     Goes on after the parts that an earlier run of the same `fingerprint` and weights left in `folder`.
 
     Raises:
-        CheckpointError: the weights are missing or damaged.
+        CheckpointError, EncoderFileError: the weights are missing or damaged, or do not fit.
         Preempted: a signal asked to stop; the parts that are done stay.
         ValueError: the wells do not fit the model.
     """
@@ -68,7 +68,7 @@ def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
         shards = open_shards(recipe, recipe.embed.shards)
         wells = evaluation_wells(shards, recipe.embed.experiments)
         encode = _encoder(recipe, cell, folder, shards, here, stop)
-        parts = folder / f"embedding-{_identity(cell, folder, fingerprint)}"
+        parts = folder / f"embedding-{_identity(recipe, cell, folder, fingerprint)}"
         resumed, start = parts.exists(), time.perf_counter()
         features = in_parts(wells, parts, here, encode)
         seconds = time.perf_counter() - start
@@ -93,7 +93,7 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
         "kind": cell.kind,
         "model": cell.model,
         "stage_fingerprint": fingerprint,
-        "weights_sha256": None if cell.kind == "pixel_statistics" else checksum(folder / WEIGHTS)[1],
+        "weights_sha256": weights[1] if (weights := _weights(recipe, cell, folder)) else None,
         "shards": str(options.shards),
         "pool": options.pool,
         "block": options.block,
@@ -102,9 +102,17 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
     }
 
 
-def _identity(cell: Cell, folder: Path, fingerprint: str) -> str:
-    weights = None if cell.kind == "pixel_statistics" else checksum(folder / WEIGHTS)
+def _identity(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> str:
+    weights = _weights(recipe, cell, folder)
     return hashlib.sha256(json.dumps([fingerprint, weights, PART_WELLS]).encode()).hexdigest()[:16]
+
+
+def _weights(recipe: Recipe, cell: Cell, folder: Path) -> list[Any] | None:
+    """Size and SHA-256 of the file that the cell's weights are in; None for a cell without any."""
+    if cell.architecture is None:
+        return None
+    given = weights_path(recipe, cell) if cell.kind == "pretrained" else None
+    return checksum(given or folder / WEIGHTS)
 
 
 def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: Ranks, stop: StopFlag) -> Encode:
@@ -114,7 +122,10 @@ def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: R
     assert recipe.embed is not None
     options, precision = recipe.embed, recipe.train.precision
     model = build(cell, options.pool, class_count(recipe, cell)).to(here.device)
-    load_weights(folder / WEIGHTS, model)
+    if cell.kind == "pretrained":
+        initialise(model, recipe, cell)
+    else:
+        load_weights(folder / WEIGHTS, model)
     model.eval()
     if here.is_first and cell.kind == "trained" and isinstance(model, Inpainter):
         _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)

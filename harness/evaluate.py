@@ -1,8 +1,8 @@
 """Evaluation of one cell: its well embeddings, corrected and aggregated to genes, against each relationship source.
 
 The numbers are `analysis`'s; this module reads the files, names the columns, and shapes the ledger's row. No torch.
-Baselines go the same way: random features and, where given, CellProfiler's stand in every row; untrained networks and
-pixel statistics are cells of their own.
+Baselines go the same way: random features stand in every row; untrained networks, networks from elsewhere, measured
+profiles and pixel statistics are cells of their own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from analysis.aggregate import aggregate
 from analysis.consistency import replicate_consistency
 from analysis.correct import apply_named
 from analysis.pairs import Pairs, read_pairs
-from analysis.profiles import read_wells
 from analysis.recall import VERSIONS, RecallResult, relationship_recall
 from harness.embeddings import EMBEDDINGS, read_embeddings
 from harness.recipe import Evaluate, Recipe
 
 CONSISTENCY = "replicate_consistency/1"
 RANDOM_WIDTH = 128
-KEY = "key"
 
 Floats = NDArray[np.float64]
 
@@ -38,15 +36,13 @@ class _Wells:
     guide: list[str] | None
     batch: NDArray[Any]
     control: NDArray[np.bool_]
-    key: list[str]
 
 
 def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Recall of every relationship source by a cell's embeddings, its consistency, and the baselines beside it.
 
     Raises:
-        ValueError: a column is missing, no controls, a relationship list that cannot be used, or CellProfiler
-            features that lack a well.
+        ValueError: a column is missing, no controls, or a relationship list that cannot be used.
     """
     settings = recipe.evaluate
     assert settings is not None
@@ -72,8 +68,7 @@ def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
     control = (table[settings.control.column] == settings.control.value).to_numpy(bool)
     gene = table[settings.gene_column].fillna("").astype(str).tolist()
     guide = table["treatment"].fillna("").astype(str).tolist() if "treatment" in table else None
-    key = table[KEY].astype(str).tolist() if KEY in table else []
-    return _Wells(gene, guide, table[settings.batch_column].to_numpy(), control, key), features
+    return _Wells(gene, guide, table[settings.batch_column].to_numpy(), control), features
 
 
 def _recall(
@@ -112,25 +107,8 @@ def _consistency(wells: _Wells, corrected: Floats) -> dict[str, Any] | None:
 
 
 def _baselines(settings: Evaluate, wells: _Wells, lists: list[Pairs]) -> dict[str, dict[str, float]]:
-    """Recall per source by features that know nothing, and by those that were designed by hand."""
+    """Recall per source by features that know nothing."""
     random = np.random.default_rng(0).normal(size=(len(wells.gene), RANDOM_WIDTH))
-    others = {"random_features": random}
-    if settings.cellprofiler is not None:
-        others["cellprofiler"] = _designed(settings.cellprofiler, wells.key)
-    found: dict[str, dict[str, float]] = {}
-    for name, features in others.items():
-        corrected = apply_named(settings.correction, features, wells.control, wells.batch)
-        found[name] = {result.source: result.recall for result in _recall(settings, wells, corrected, lists, 0)[1]}
-    return found
-
-
-def _designed(path: Path, keys: list[str]) -> Floats:
-    """CellProfiler's features of the same wells, in their order."""
-    table = read_wells([path])
-    place = {key: row for row, key in enumerate(table.column(KEY).astype(str))}
-    missing = [key for key in keys if key not in place]
-    if missing or not keys:
-        raise ValueError(
-            f"{path}: {len(missing)} of {len(keys)} embedded wells have no features here, as {missing[:3]}"
-        )
-    return table.features[[place[key] for key in keys]]
+    corrected = apply_named(settings.correction, random, wells.control, wells.batch)
+    results = _recall(settings, wells, corrected, lists, 0)[1]
+    return {"random_features": {result.source: result.recall for result in results}}

@@ -54,7 +54,9 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
 
     row = ledger.read(recipe.output, cell.id, "train")
     if cell.architecture is None:
-        raise ExportError(f"{cell.id} has no network: pixel statistics are computed from the images")
+        raise ExportError(f"{cell.id} has no network: {cell.kind.replace('_', ' ')} are no encoder")
+    if cell.kind == "pretrained":
+        raise ExportError(f"{cell.id} was not trained here: its weights are a file of yours")
     if row is None:
         raise ExportError(f"{cell.id} is not trained yet: python -m harness.sweep runs what is missing")
     if model_kind(cell) == "channel_agnostic":

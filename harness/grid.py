@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from harness.recipe import Recipe, Train
 from harness.recipe_fields import per_name
-from harness.recipe_models import DEFAULT_KIND, architecture
+from harness.recipe_models import DEFAULT_KIND, Profiles, architecture
 
 ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
-Kind = Literal["trained", "untrained", "pixel_statistics"]
+Kind = Literal["trained", "untrained", "pretrained", "profiles", "pixel_statistics"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study: a trained model, an untrained one, or the pixel-statistics baseline."""
+    """One run of the study: a trained model, an untrained one, or a baseline that no training touches: a network whose
+    weights come from disk, profiles measured elsewhere, or pixel statistics."""
 
     kind: Kind
     model: str
@@ -59,14 +60,15 @@ def fingerprint(science: Any) -> str:  # noqa: ANN401  (any JSON value)
 
 def cells(recipe: Recipe) -> list[Cell]:
     """Every cell of the grid: baselines first, then models × datasets × seeds from cheap to dear."""
-    grid = recipe.grid
+    grid, models = recipe.grid, recipe.trained_models
     found = [_pixel_statistics(recipe)] if grid.pixel_statistics and recipe.embed is not None else []
+    found += [_fixed(recipe, model) for model in grid.models if model not in models]
     if grid.untrained:
-        found += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, grid.models)]
+        found += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, models)]
     excluded = {(pair.model, pair.dataset) for pair in grid.exclude}
     found += [
         _trained(recipe, model, dataset, seed)
-        for seed, dataset, model in itertools.product(grid.seeds, grid.datasets, grid.models)
+        for seed, dataset, model in itertools.product(grid.seeds, grid.datasets, models)
         if (model, dataset) not in excluded
     ]
     return found
@@ -74,6 +76,13 @@ def cells(recipe: Recipe) -> list[Cell]:
 
 def _pixel_statistics(recipe: Recipe) -> Cell:
     return Cell("pixel_statistics", PIXEL_STATISTICS, None, None, None, None, 0)
+
+
+def _fixed(recipe: Recipe, model: str) -> Cell:
+    chosen = recipe.models[model]
+    if isinstance(chosen, Profiles):
+        return Cell("profiles", model, None, None, None, None, 0)
+    return Cell("pretrained", model, architecture(chosen, recipe.mae), None, None, None, 0)
 
 
 def _untrained(recipe: Recipe, model: str, seed: int) -> Cell:

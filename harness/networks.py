@@ -14,7 +14,7 @@ from harness.grid import Cell, model_kind, model_shape
 from harness.models.channel_config import ChannelAgnosticConfig
 from harness.models.config import MaeConfig, Pool
 from harness.recipe import Recipe
-from harness.recipe_models import DenseNet
+from harness.recipe_models import DenseNet, Imagenet
 
 if TYPE_CHECKING:
     from harness.models.mu_net import MuNetConfig
@@ -51,6 +51,10 @@ def build(cell: Cell, pool: Pool = "mean", classes: int = 0) -> Network:
         from harness.models.channel_agnostic import ChannelAgnosticMae
 
         return ChannelAgnosticMae(channel_agnostic_config(cell, pool))
+    if kind == "imagenet":
+        from harness.models.imagenet import ImagenetConfig, ImagenetVit
+
+        return ImagenetVit(ImagenetConfig(**_fields(cell, *VIT), pool=pool))
     if kind == "mae_vit":
         from harness.models.mae import MaskedAutoencoder
 
@@ -73,16 +77,18 @@ def initialise(network: Network, recipe: Recipe, cell: Cell) -> None:
     """
     weights = weights_path(recipe, cell)
     if weights is not None:
-        from harness.models.classifier import DenseNetClassifier, load_pretrained
+        from harness.models.classifier import DenseNetClassifier
+        from harness.models.imagenet import ImagenetVit
+        from harness.models.pretrained import load_pretrained
 
-        assert isinstance(network, DenseNetClassifier)
+        assert isinstance(network, DenseNetClassifier | ImagenetVit)
         load_pretrained(network.trunk, weights, network.config.channels)
 
 
 def weights_path(recipe: Recipe, cell: Cell) -> Path | None:
-    """The file that a cell's weights begin with, if they do."""
+    """The file that a cell's weights begin with, or that holds them, if there is one."""
     model = recipe.models.get(cell.model)
-    return model.weights.path if isinstance(model, DenseNet) and model.weights else None
+    return model.weights.path if isinstance(model, DenseNet | Imagenet) and model.weights else None
 
 
 def _vit_config(cell: Cell, pool: Pool) -> MaeConfig:
@@ -123,6 +129,8 @@ def cost_of(cell: Cell) -> System:
         return systems.DenseNet161(**_fields(cell, *DENSENET))
     if model_kind(cell) == "vit_classifier":
         return systems.VitClassifier(VitMae(**_fields(cell, *VIT)))
+    if model_kind(cell) == "imagenet":
+        return systems.PlainVit(VitMae(**_fields(cell, *VIT)))
     if model_kind(cell) == "channel_agnostic":
         return systems.ChannelAgnosticMae(**_fields(cell, *CHANNEL_AGNOSTIC), channels=len(_trained_channels(cell)))
     return VitMae(**model_shape(cell))

@@ -42,7 +42,7 @@ def study(recipe: Recipe) -> Study:
         title=f"Scaling study: {recipe.name}",
         question=(
             "How does the recall of known relationships grow with training compute, for masked autoencoders of "
-            f"{len(recipe.grid.models)} models on {len(recipe.grid.datasets)} data sets?"
+            f"{len(recipe.trained_models)} models on {len(recipe.grid.datasets)} data sets?"
         ),
         convention=recipe.fit.convention,
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],

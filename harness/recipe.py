@@ -27,7 +27,7 @@ from harness.recipe_fields import (
     YamlPath,
 )
 from harness.recipe_launch import Hardware, Launch
-from harness.recipe_models import Mae, Model
+from harness.recipe_models import FIXED, Mae, Model
 
 
 class Optimiser(Section):
@@ -134,9 +134,6 @@ class Evaluate(Section):
     relationships: Annotated[dict[str, YamlPath], Entries, Field(min_length=1)]
     tails: Pair = (0.05, 0.95)
     bootstrap: PositiveInt = 1000
-    cellprofiler: YamlPath | None = Field(
-        None, description="table of CellProfiler features with the wells' keys: a baseline in every row"
-    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluate:
@@ -169,6 +166,11 @@ class Recipe(Section):
     launch: Launch = Launch()
     hardware: Hardware = Hardware()
 
+    @property
+    def trained_models(self) -> list[str]:
+        """Names of the grid's models that are trained; the others are baselines, one cell each."""
+        return [name for name in self.grid.models if name not in self.models or self.models[name].kind not in FIXED]
+
     def inconsistencies(self) -> list[tuple[FieldPath, str]]:
         """What is wrong between fields that are each right alone: (field path, message)."""
         return [*self._unknown_names(), *self._uncovered(), *self._misfits()]
@@ -187,9 +189,9 @@ class Recipe(Section):
         by_name: list[tuple[FieldPath, Any, list[str]]] = [
             (("train", "epochs"), self.train.epochs, self.grid.datasets),
             (("train", "batch"), self.train.batch, self.grid.datasets),
-            (("train", "learning_rate"), self.train.learning_rate, self.grid.models),
-            (("launch", "nodes"), self.launch.nodes, self.grid.models),
-            (("launch", "crops_per_gpu_step"), self.launch.crops_per_gpu_step, self.grid.models),
+            (("train", "learning_rate"), self.train.learning_rate, self.trained_models),
+            (("launch", "nodes"), self.launch.nodes, self.trained_models),
+            (("launch", "crops_per_gpu_step"), self.launch.crops_per_gpu_step, self.trained_models),
         ]
         return [
             (path, f"has no value for {name!r}, which the grid uses; it has {', '.join(values)}")
@@ -203,7 +205,7 @@ class Recipe(Section):
         wrong: list[tuple[FieldPath, str]] = []
         for name, model in self.models.items():
             wrong += [(("models", name, field), text) for field, text in model.misfits(self.mae)]
-        wrong += self._uneven_lanes()
+        wrong += self._uneven_lanes() + self._idle()
         for name, dataset in self.datasets.items():
             if dataset.order == "stream" and isinstance(dataset.shards, str) and self.remote.cache is None:
                 text = f"a stream keeps whole shards of {dataset.shards} on this machine: say where, in remote.cache"
@@ -221,6 +223,15 @@ class Recipe(Section):
             if len(set(repeated)) < len(repeated):
                 wrong.append((("grid", name), "names an entry twice"))
         return wrong
+
+    def _idle(self) -> list[tuple[FieldPath, str]]:
+        """Models that are never trained, in a study without the section that they are there for."""
+        needs = [FIXED.get(self.models[name].kind) if name in self.models else None for name in self.grid.models]
+        return [
+            (("grid", "models", i), f"{self.grid.models[i]!r} is never trained, and there is no `{section}` section")
+            for i, section in enumerate(needs)
+            if section is not None and getattr(self, section) is None
+        ]
 
     def _uneven_lanes(self) -> list[tuple[FieldPath, str]]:
         wrong: list[tuple[FieldPath, str]] = []

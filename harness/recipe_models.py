@@ -167,6 +167,41 @@ class VitClassifier(Section):
         return found
 
 
+class Imagenet(Section):
+    """A vision transformer that learnt from ImageNet: never trained here, only embedded and evaluated.
+
+    The defaults are timm's vit_large_patch16_224. `docs/models.md` says how it takes crops of any size and channels.
+    """
+
+    kind: Literal["imagenet"]
+    size: str = Field("ImageNet ViT-L/16", description="its name in figures")
+    width: PositiveInt = 1024
+    depth: PositiveInt = 24
+    heads: PositiveInt = 16
+    patch: PositiveInt = 16
+    weights: Weights
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """What of this model does not fit the study's crops."""
+        found = _indivisible("patch", self.patch, shared.crop)
+        if self.width % self.heads:
+            found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}"))
+        return found
+
+
+class Profiles(Section):
+    """Features measured elsewhere, such as CellProfiler's: neither trained nor embedded, only evaluated."""
+
+    kind: Literal["profiles"]
+    tables: Annotated[list[YamlPath], Field(min_length=1)] = Field(
+        description="wells and their features, one file after another: .csv, .csv.gz, .tsv or .parquet"
+    )
+
+    def misfits(self, shared: Mae) -> list[Misfit]:
+        """Nothing: no crop is looked at."""
+        return []
+
+
 def _indivisible(field: str, patch: int, crop: int) -> list[Misfit]:
     return [(field, f"{patch} does not divide the crop of {crop} pixels")] if crop % patch else []
 
@@ -181,15 +216,22 @@ Model = Annotated[
     | Annotated[MuNet, Tag(f"{ARM}mu_net")]
     | Annotated[ChannelAgnostic, Tag(f"{ARM}channel_agnostic")]
     | Annotated[DenseNet, Tag(f"{ARM}densenet")]
-    | Annotated[VitClassifier, Tag(f"{ARM}vit_classifier")],
+    | Annotated[VitClassifier, Tag(f"{ARM}vit_classifier")]
+    | Annotated[Imagenet, Tag(f"{ARM}imagenet")]
+    | Annotated[Profiles, Tag(f"{ARM}profiles")],
     Discriminator(_arm),
 ]
 CLASSIFIERS = ("densenet", "vit_classifier")
+FIXED = {
+    "imagenet": "embed",
+    "profiles": "evaluate",
+}  # kinds that are never trained, and the section they are there for
 SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; of a MAE-ViT's, all
     "mu_net": {"crop", "channels", "value_range"},
     "densenet": {"crop", "channels", "value_range"},
     "vit_classifier": {"crop", "channels", "value_range", "layer_scale", "qk_norm", "position_temperature"},
     "channel_agnostic": set(Mae.model_fields) - {"fourier_mode"},
+    "imagenet": {"crop", "channels", "value_range"},
 }
 
 

@@ -21,7 +21,7 @@ from harness.stages import cell_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 FORMATS = ("png", "svg", "pdf")
 
 

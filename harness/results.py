@@ -96,7 +96,7 @@ def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
         "seed": cell.seed,
         "trained": cell.kind == "trained",
-        "kind": model_kind(cell) if cell.architecture else "",
+        "kind": model_kind(cell) or cell.kind,
     }
 
 

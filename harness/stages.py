@@ -26,6 +26,7 @@ from harness.ledger import STAGES, Row, Stage
 from harness.networks import weights_path
 from harness.preempt import Preempted
 from harness.recipe import Recipe
+from harness.recipe_models import Profiles
 from harness.shard_places import Place, manifest_of
 
 
@@ -44,7 +45,8 @@ class Work:
 
 def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
     """The stages that this cell goes through."""
-    wanted = {"train": cell.kind != "pixel_statistics", "embed": recipe.embed, "evaluate": recipe.evaluate}
+    embedded = recipe.embed is not None and cell.kind != "profiles"
+    wanted = {"train": cell.kind in ("trained", "untrained"), "embed": embedded, "evaluate": recipe.evaluate}
     return tuple(stage for stage in STAGES if wanted[stage])
 
 
@@ -78,8 +80,8 @@ def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
     prints: dict[Stage, str] = {}
     science: dict[Stage, Callable[[], Any]] = {
         "train": lambda: _train_science(recipe, cell),
-        "embed": lambda: _embed_science(recipe),
-        "evaluate": lambda: _evaluate_science(recipe),
+        "embed": lambda: _embed_science(recipe, cell),
+        "evaluate": lambda: _evaluate_science(recipe, cell),
     }
     chained = cell.id
     for stage in wanted:
@@ -93,20 +95,27 @@ def _train_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     return shards if weights is None else [shards, _file_digest(weights)]
 
 
-def _embed_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
+def _embed_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     assert recipe.embed is not None
     options = recipe.embed
-    science = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
-    return science if options.block is None else [*science, options.block]
+    science: list[Any] = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
+    if options.block is not None:
+        science.append(options.block)
+    weights = weights_path(recipe, cell)
+    return [*science, {"weights": _file_digest(weights)}] if cell.kind == "pretrained" and weights else science
 
 
-def _evaluate_science(recipe: Recipe) -> Any:  # noqa: ANN401  (JSON)
+def _evaluate_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     evaluate = recipe.evaluate
     assert evaluate is not None
     lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
-    if evaluate.cellprofiler is not None:
-        lists["cellprofiler features"] = _file_digest(evaluate.cellprofiler)
-    return [evaluate.model_dump(mode="json", exclude={"relationships", "cellprofiler"}), lists]
+    science = [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
+    model = recipe.models.get(cell.model)
+    if not isinstance(model, Profiles):
+        return science
+    assert recipe.embed is not None  # which wells: for others, the stage before says so
+    tables = [_file_digest(path) for path in model.tables]
+    return [*science, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)]
 
 
 def shards_digest(recipe: Recipe, place: Place) -> str:
@@ -130,7 +139,8 @@ def shards_digest(recipe: Recipe, place: Place) -> str:
 @cache
 def _file_digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StageError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -234,7 +244,12 @@ def _embed(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[s
 def _evaluate(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
     from harness.evaluate import evaluate_cell
 
-    return evaluate_cell(recipe, folder)
+    joined: dict[str, Any] = {}
+    if cell.kind == "profiles":
+        from harness.profiles import join_profiles
+
+        joined = join_profiles(recipe, cell, folder, stage_print)
+    return {**joined, **evaluate_cell(recipe, folder)}
 
 
 _RUN: dict[Stage, Callable[[Recipe, Cell, Path, str], dict[str, Any]]] = {

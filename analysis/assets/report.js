@@ -4,8 +4,13 @@ const study = JSON.parse(document.getElementById("study").textContent);
 const COLOURS = { S: "#0072b2", B: "#e69f00", L: "#009e73" };
 const OTHERS = ["#cc79a7", "#d55e00", "#56b4e9", "#000000"];
 const SYMBOLS = ["circle", "square", "cross", "triangle-up", "diamond"];
-const sizes = [...new Set(study.points.map((p) => p.size))].filter(Boolean);
-const patches = [...new Set(study.points.map((p) => p.patch))].filter((p) => p !== null).sort((a, b) => b - a);
+const LINES = ["pixel_statistics", "imagenet", "profiles"]; // kinds of baselines that no training touches
+const INKS = ["#aa4499", "#882255", "#117733", "#999933"];
+const networks = study.points.filter((p) => !LINES.includes(p.kind));
+const fixed = [...new Set(study.points.filter((p) => LINES.includes(p.kind)).map((p) => p.model))];
+const sizes = [...new Set(networks.map((p) => p.size))].filter(Boolean);
+const patches = [...new Set(networks.map((p) => p.patch))].filter((p) => p !== null).sort((a, b) => b - a);
+const ink = (model) => INKS[fixed.indexOf(model) % INKS.length];
 const colour = (size) => COLOURS[size] || OTHERS[sizes.filter((s) => !COLOURS[s]).indexOf(size) % OTHERS.length] || "#777";
 const symbol = (patch) => SYMBOLS[Math.max(0, patches.indexOf(patch)) % SYMBOLS.length];
 const area = (rank) => 7 + 3.5 * (rank || 0);
@@ -40,7 +45,7 @@ function drawSource(source, convention) {
     text: points.map((p) => `${p.model} on ${p.dataset}, seed ${p.seed}`), hovertemplate: "%{text}<br>recall %{y:.3f} at %{x:.3g}<extra></extra>",
   });
   const drawing = layout(source, "recall", convention);
-  drawing.shapes = flat.map((p) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: p.recall, y1: p.recall, line: { color: p.model === "pixel_statistics" ? "#aa4499" : "#56b4e9", width: 1, dash: p.model === "pixel_statistics" ? "dashdot" : "dot" } }));
+  drawing.shapes = flat.map((p) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: p.recall, y1: p.recall, line: fixed.includes(p.model) ? { color: ink(p.model), width: 1, dash: "dashdot" } : { color: "#56b4e9", width: 1, dash: "dot" } }));
   Plotly.react(document.querySelector(`[data-plot="${CSS.escape(source)}"]`), traces, drawing, CONFIG);
 }
 
@@ -62,7 +67,9 @@ function legend() {
   const add = (text, ink) => { const part = document.createElement("span"); part.textContent = text; if (ink) part.style.color = ink; place.append(part); };
   add("Size: "); sizes.forEach((size) => { add("● ", colour(size)); add(`${size}  `); });
   add(" Patch: "); patches.forEach((patch) => add(`${shape[symbol(patch)]} ${patch}  `));
-  add(" Larger marks: larger training data. Line and band: fit with its interval. Dotted: untrained; dash-dotted: pixel statistics.");
+  add(" Larger marks: larger training data. Line and band: fit with its interval. Dotted: untrained. ");
+  if (fixed.length) add("Dash-dotted, not trained here: ");
+  fixed.forEach((model) => add(`${model.replaceAll("_", " ")}  `, ink(model)));
 }
 
 function show(convention) {

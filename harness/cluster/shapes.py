@@ -48,7 +48,7 @@ def shape(launch: Launch, cell: Cell, stage: Stage) -> Shape:
     gpus = launch.gpus_per_node
     if stage == "train" and cell.kind == "trained":
         return Shape(per_name(launch.nodes, cell.model), max(1, gpus), gpus, launch.cpus_per_task)
-    if stage == "embed" and cell.kind != "pixel_statistics":
+    if stage == "embed" and cell.architecture is not None:
         return Shape(1, max(1, gpus), gpus, launch.cpus_per_task)
     return Shape(1, 1, 0, launch.cpus_per_task)
 

@@ -1,7 +1,7 @@
 """Weakly supervised classifiers (supplement A.2.1): which perturbation does this crop show? Their trunk embeds.
 
 timm's densenet161 for any number of channels, its batch normalisation by sub-batches (`norms.py`), or the encoder of
-the MAE-ViTs. ImageNet weights come from a file of the user's; nothing is ever downloaded.
+the MAE-ViTs. ImageNet weights come from a file (`pretrained.py`); nothing is ever downloaded.
 
 Shapes: B batch, C channels, S crop side, D embedding width, K classes, N values of noise.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -187,31 +186,3 @@ class VitClassifier(Classifier):
 def linear_head(width: int, classes: int) -> nn.Module:
     """From an embedding to classes; nothing where there are none."""
     return nn.Linear(width, classes) if classes else nn.Identity()
-
-
-def load_pretrained(trunk: nn.Module, path: Path, channels: int) -> None:
-    """Fill a trunk from a file of ImageNet weights under timm's names: safetensors, or torch's format.
-
-    The head is left out. The first convolution is fitted to `channels` as timm does: repeated over them and rescaled.
-
-    Raises:
-        EncoderFileError: the file cannot be read safely, or does not fit.
-    """
-    from harness.models.encoder_file import EncoderFileError
-    from harness.models.openphenom import read_weights
-
-    found = dict(read_weights(path))
-    wanted = trunk.state_dict()
-    for name in [name for name in found if name not in wanted]:
-        if not name.startswith(("classifier.", "head.")) and not name.endswith("num_batches_tracked"):
-            raise EncoderFileError(f"{path}: has {name!r}, which this trunk has not")
-        del found[name]
-    for name in wanted:
-        if name not in found:
-            raise EncoderFileError(f"{path}: lacks {name!r}")
-        if found[name].ndim == 4 and found[name].shape[1] != wanted[name].shape[1]:
-            found[name] = import_timm().models.adapt_input_conv(channels, found[name])
-        if found[name].shape != wanted[name].shape:
-            shapes = f"{tuple(found[name].shape)}, this trunk's has {tuple(wanted[name].shape)}"
-            raise EncoderFileError(f"{path}: {name} has shape {shapes}")
-    trunk.load_state_dict(found)

@@ -22,7 +22,7 @@ def study():
     for size, cost in (("S", 1e6), ("L", 2e7)):
         for rank, (dataset, crops) in enumerate((("third", 1e3), ("half", 1e4), ("whole", 1e5))):
             info = {"cell": f"{size}-{dataset}", "model": f"ViT-{size}/8+", "size": size, "patch": 8}
-            info |= {"dataset": dataset, "seed": 0}
+            info |= {"dataset": dataset, "seed": 0, "kind": "mae_vit"}
             for seen in np.geomspace(10, crops, 5):
                 loss = (cost * seen) ** -0.1 + 0.01 * rng.random()
                 curves.append(info | {"crops": seen, "compute": cost * seen, "loss": loss})
@@ -33,7 +33,9 @@ def study():
                 points.append(info | {"source": source} | numbers)
     bare = {"trained": False, "compute": np.nan, "recall": 0.15}
     baselines = [point | bare | {"cell": f"untrained-{point['size']}"} for point in points]
-    baselines += [point | bare | {"model": "pixel_statistics", "size": "", "recall": 0.12} for point in points[:2]]
+    for recall, kind in ((0.12, "pixel_statistics"), (0.17, "imagenet"), (0.19, "profiles")):
+        model = {"model": f"{kind}_of_mine", "size": "", "kind": kind, "recall": recall}
+        baselines += [point | bare | model for point in points[:2]]
     return pd.DataFrame(curves), pd.DataFrame(points), pd.DataFrame(baselines)
 
 
@@ -105,7 +107,9 @@ def test_one_panel_per_source_with_its_points_fit_and_baselines(study):
     np.testing.assert_allclose(drawn, known)
     assert "slope +0.020" in axes.texts[0].get_text()
     horizontal = {line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1}
-    assert horizontal >= {0.10, 0.12, 0.15}  # chance, pixel statistics, untrained marks
+    assert horizontal == {0.10, 0.12, 0.15, 0.17, 0.19}  # chance, untrained marks, and the baselines that are lines
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert {"pixel statistics of mine", "imagenet of mine", "profiles of mine"} <= set(labels)
 
 
 def test_colours_stand_for_the_same_size_in_every_figure(study):

@@ -176,21 +176,11 @@ def test_embeddings_say_what_made_them(tiny_recipe: Recipe, tmp_path: Path) -> N
 
 def test_baselines_and_consistency_stand_in_the_row(tiny_recipe: Recipe, tmp_path: Path) -> None:
     planted(tmp_path)
-    wells, features = read_embeddings(tmp_path / EMBEDDINGS)
-    designed = pd.DataFrame(features, columns=[f"Cells_Texture_{i}" for i in range(3)])
-    designed.assign(key=wells["key"]).sample(frac=1, random_state=0).to_csv(tmp_path / "designed.csv", index=False)
-    row = evaluate_cell(evaluating(tiny_recipe, tmp_path, cellprofiler=tmp_path / "designed.csv"), tmp_path)
+    row = evaluate_cell(evaluating(tiny_recipe, tmp_path), tmp_path)
     assert row["protocol"] == "relationship_recall/current/2"
-    assert row["baselines"]["cellprofiler"]["planted"] == row["recall"]["planted"]["recall"] == 1
+    assert row["recall"]["planted"]["recall"] == 1
     assert row["baselines"]["random_features"]["planted"] < 1
     assert row["consistency"]["protocol"] == "replicate_consistency/1"
     assert row["consistency"]["ks"] > 0.5
     legacy = evaluate_cell(evaluating(tiny_recipe, tmp_path, protocol="legacy"), tmp_path)
     assert legacy["protocol"] == "relationship_recall/legacy/1"
-
-
-def test_wells_without_cellprofiler_features_are_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    planted(tmp_path)
-    pd.DataFrame({"key": ["e1-A"], "Cells_Texture_1": [1.0]}).to_csv(tmp_path / "designed.csv", index=False)
-    with pytest.raises(ValueError, match="65 of 66 embedded wells have no features here"):
-        evaluate_cell(evaluating(tiny_recipe, tmp_path, cellprofiler=tmp_path / "designed.csv"), tmp_path)

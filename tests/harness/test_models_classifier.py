@@ -29,9 +29,10 @@ from harness.embeddings import EMBEDDINGS, read_embeddings
 from harness.grid import Cell, cells
 from harness.labels import plates, read_labels
 from harness.meter import read_log
-from harness.models.classifier import DenseNetClassifier, DenseNetConfig, load_pretrained
+from harness.models.classifier import DenseNetClassifier, DenseNetConfig
 from harness.models.encoder_file import EncoderFileError
 from harness.models.norms import SubBatchNorm, by_sub_batches, plate_statistics
+from harness.models.pretrained import load_pretrained
 from harness.models.torchvision_cure import import_timm
 from harness.networks import build
 from harness.parallel import Ranks
