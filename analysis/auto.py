@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.correct import Floats
-from analysis.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_law
-from analysis.laws import Belief, Law, named_law
+from analysis.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_beliefs
+from analysis.laws import WEAK, Belief, Law, named_law
 from analysis.metric import Metric
 
 
@@ -75,8 +75,18 @@ def average_for(x: str) -> str:
     return "learning_curve" if EXAMPLES_SEEN.search(x) else "auto"
 
 
-def members(metric: Metric, points: Points, name: str = "auto") -> list[tuple[Law, Settings, float]]:
-    """What a law's name stands for: laws, settings, shares.
+@dataclass(frozen=True)
+class Member:
+    """One law of an average, under several beliefs, each with the same share."""
+
+    law: Law
+    settings: Settings
+    beliefs: tuple[Belief, ...]
+    share: float
+
+
+def members(metric: Metric, points: Points, name: str = "auto") -> list[Member]:
+    """What a law's name stands for.
 
     A named law is fitted as itself, evenly weighted with next to no belief; joint laws by Huber's loss.
     """
@@ -87,30 +97,32 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[tuple[La
         name = "power_law"
     if name not in EXPERIENCE:
         law = named_law(name)
-        return [(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), 1.0)]
-    if metric.kind == "score":
-        belief = replace(EXPERIENCE[name].belief, strength=1e-3)
-        return [(named_law(law), Settings(belief, tail), share) for law, tail, share in SCORE_MEMBERS]
-    chosen = MEMBERS if len(points) >= FEW else MEMBERS[:1]
+        return [Member(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), (WEAK,), 1.0)]
     experience = EXPERIENCE[name]
+    if metric.kind == "score":
+        linear = (replace(experience.belief, strength=1e-3),)
+        return [Member(named_law(law), Settings(tail=tail), linear, share) for law, tail, share in SCORE_MEMBERS]
+    chosen = MEMBERS if len(points) >= FEW else MEMBERS[:1]
     most = max(experience.noises * noise_variance(points, metric), LEAST_STRENGTH)
-    return [
-        (named_law(law), Settings(replace(experience.belief, strength=min(strength, most)), tail), share)
-        for law, tail, share in chosen
-        for strength in STRENGTHS
-    ]
+    beliefs = tuple(replace(experience.belief, strength=min(strength, most)) for strength in STRENGTHS)
+    return [Member(named_law(law), Settings(tail=tail), beliefs, share) for law, tail, share in chosen]
 
 
-def fit(points: Points, metric: Metric, law: str = "auto") -> Average:
-    """Fit a law by name, or one of the averages.
+def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = False) -> Average:
+    """Fit a law by name, or one of the averages; `rough` for fits that only tell how far off such fits are.
 
     Raises:
         ValueError: fewer than 3 distinct x, an unknown law, or a law of other inputs.
     """
     places = len(np.unique(points.x, axis=0)) if len(points) else 0
     chosen = members(metric, points, law) if places >= FEWEST else []
-    needed = len(chosen[0][0].parameters) if chosen and points.x.shape[1] > 1 else FEWEST
+    needed = len(chosen[0].law.parameters) if chosen and points.x.shape[1] > 1 else FEWEST
     if places < needed:
         raise ValueError(f"{len(points)} points at {places} distinct x; this needs at least {needed}")
-    fitted = [fit_law(one, points, metric, settings) for one, settings, _ in chosen]
-    return average(fitted, [share for _, _, share in chosen])
+    still = np.flatnonzero(np.ptp(points.x, axis=0) == 0)
+    if still.size:
+        which = ("first", "second", "third")[still[0]]
+        raise ValueError(f"the {which} input has one value at all {len(points)} points: fit the others without it")
+    fitted = [fit_beliefs(one.law, points, metric, one.settings, one.beliefs, rough=rough) for one in chosen]
+    shares = [one.share for one in chosen for _ in one.beliefs]
+    return average([one for of in fitted for one in of], shares)

@@ -14,11 +14,14 @@ import numpy.typing as npt
 
 from analysis.correct import Floats
 from analysis.laws import WEAK, Belief, Law
-from analysis.least_squares import Problem, Solution, polish, solve
+from analysis.least_squares import Prior, Problem, Solution, polish, solve
 from analysis.metric import Coordinates, Metric
 
 AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
 FLATNESS = 1e-5  # what a Newton step may still promise where a fit has converged
+SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
+SHARED = {"data_constrained": (1, 2)}  # inputs that count the same thing
+THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # most steps, and the gain below which a fit is done
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
 
 
@@ -93,13 +96,18 @@ class Fitted:
         """The law's space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
         coordinates = self.coordinates
         rows = self.theta[None] if theta is None else theta
-        z = self.law.form(rows, coordinates.inputs(x)[None])[0]
+        inputs = coordinates.inputs(x)
+        z = self.law.form(rows, inputs[None])[0]
+        if self.law.bends:
+            beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
+            z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)
         result: Floats = coordinates.z_ref + coordinates.z_scale * z
         return result[0] if theta is None else result
 
     def predict(self, x: Floats) -> Floats:
         """The metric at places x (m, d)."""
-        return self.coordinates.metric.from_space(self.log_or_linear(x), self.law.space)
+        metric = self.coordinates.metric
+        return metric.within(metric.from_space(self.log_or_linear(x), self.law.space))
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Average:
 
     def predict(self, x: Floats) -> Floats:
         """The metric at places x (m, d)."""
-        return self.metric.from_space(self.log_or_linear(x), self.space)
+        return self.metric.within(self.metric.from_space(self.log_or_linear(x), self.space))
 
 
 def fit_law(law: Law, points: Points, metric: Metric, settings: Settings | None = None) -> Fitted:
@@ -133,19 +141,65 @@ def fit_law(law: Law, points: Points, metric: Metric, settings: Settings | None 
         ValueError: the points have other inputs than the law, or no start led anywhere finite.
     """
     settings = settings or Settings()
+    return fit_beliefs(law, points, metric, settings, [settings.belief])[0]
+
+
+def fit_beliefs(
+    law: Law, points: Points, metric: Metric, settings: Settings, beliefs: Sequence[Belief], *, rough: bool = False
+) -> list[Fitted]:
+    """Fit one law under several beliefs, every start under every belief a row of one batch.
+
+    Args:
+        law: to be fitted.
+        points: to these.
+        metric: what kind of number y is.
+        settings: all but the belief.
+        beliefs: one fit for each.
+        rough: end after some steps, where many fits are to say no more than how far off such fits are.
+
+    Raises:
+        ValueError: as `fit_law`.
+    """
+    points = _fit_for(law, points, metric)
+    coordinates = Coordinates.of(metric, law.space, points.x, points.y, SHARED.get(law.name, ()))
+    problems = [problem_of(law, points, coordinates, replace(settings, belief=belief)) for belief in beliefs]
+    starts = law.starts(problems[0].inputs[0], problems[0].targets[0])
+    steps, tolerance = ROUGH if rough else THOROUGH
+    together = solve(
+        _stacked(problems, len(starts)), np.tile(starts, (len(beliefs), 1)), iterations=steps, tolerance=tolerance
+    )
+    found = []
+    for index, (belief, problem) in enumerate(zip(beliefs, problems, strict=True)):
+        solution = together.part(slice(index * len(starts), (index + 1) * len(starts)))
+        if not np.isfinite(solution.objective).any():
+            raise ValueError(f"law {law.name}: no start led to a finite fit")
+        if settings.huber is not None:
+            solution = _better(solution, polish(problem, solution.theta))
+        theta = solution.theta[solution.best]
+        own = replace(settings, belief=belief)
+        found.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem)))
+    return found
+
+
+def _fit_for(law: Law, points: Points, metric: Metric) -> Points:
+    """The points in order of x, if the law can take them."""
     if points.x.shape[1] != law.inputs:
         raise ValueError(f"law {law.name} takes {law.inputs} inputs, the table gives {points.x.shape[1]}")
-    points = points.subset(points.order)
-    shared = (1, 2) if law.name == "data_constrained" else ()
-    coordinates = Coordinates.of(metric, law.space, points.x, points.y, shared)
-    problem = problem_of(law, points, coordinates, settings)
-    solution = solve(problem, law.starts(problem.inputs[0], problem.targets[0]))
-    if not np.isfinite(solution.objective).any():
-        raise ValueError(f"law {law.name}: no start led to a finite fit")
-    if settings.huber is not None:
-        solution = _better(solution, polish(problem, solution.theta))
-    best = solution.best
-    return Fitted(law, coordinates, settings, solution.theta[best], problem, _certify(solution, problem))
+    with np.errstate(all="ignore"):
+        lost = int(np.sum(~np.isfinite(metric.to_space(points.y, law.space))))
+    if lost:
+        raise ValueError(f"law {law.name}: {lost} of {len(points)} values of the metric have no {SPACES[law.space]}")
+    return points.subset(points.order)
+
+
+def _stacked(problems: Sequence[Problem], starts: int) -> Problem:
+    """Problems that differ in their prior alone as one, with so many rows for each."""
+    priors = [problem.prior for problem in problems if problem.prior is not None]
+    mean, deviation, strength = (
+        np.repeat(np.concatenate([getattr(prior, name) for prior in priors]), starts, axis=0)
+        for name in ("mean", "deviation", "strength")
+    )
+    return replace(problems[0], prior=Prior(mean, deviation, strength))
 
 
 def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Settings) -> Problem:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python -m analysis.fit runs.csv --x flops --y loss --predict-at 1e21 1e22 --json
   python -m analysis.fit curves.csv --x 'Seen Examples' --y Loss --group Task Model --train-where 'Training == 1'
-  python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12
+  python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12 --frontier-at 5.76e23
   python -m analysis.fit recall.csv --x compute --y recall --factors flops_per_crop crops
 """
+MOST_INPUTS = 3
 LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples seen), or one of: log_linear,
 logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, data_constrained"""
 
@@ -86,6 +87,10 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     from analysis.read_table import Columns, column, curves
 
     names = tuple(column(table, name, "--x") for name in options.x)
+    if len(set(names)) < len(names) or len(names) > MOST_INPUTS:
+        raise ValueError(f"--x takes one to {MOST_INPUTS} different columns, not {', '.join(names)}")
+    if options.frontier_at and len(names) == 1:
+        raise ValueError("--frontier-at splits compute between the columns of a joint law: name two or three --x")
     y = column(table, options.y, "--y")
     named = {
         option: column(table, getattr(options, option), f"--{option.replace('_', '-')}")
@@ -120,8 +125,30 @@ def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse
             factors=curve.factors, confidence=options.confidence, notes=curve.notes,
         )  # fmt: skip
     except ValueError as error:
-        return {"group": curve.name, "n_train": len(curve.train), "error": str(error)}
-    return as_json(result, curve.name)
+        told = "; ".join([str(error), *curve.notes])
+        return {"group": curve.name, "n_train": len(curve.train), "error": told}
+    frontier = _frontier(result, options) if len(result.points.x[0]) > 1 else None
+    return as_json(result, curve.name) | ({"frontier": frontier} if frontier else {})
+
+
+def _frontier(result: Result, options: argparse.Namespace) -> dict[str, Any]:
+    """How a joint law would split compute C = k N D: exponents with intervals, and the best N and D at some budgets."""
+    from analysis.frontier import split
+
+    budgets = _targets(options.frontier_at, 1, "--frontier-at")
+    found = split(
+        result.law.members[0], result.points, () if budgets is None else budgets[:, 0].tolist(),
+        per_unit=options.flops_per_unit, confidence=options.confidence,
+    )  # fmt: skip
+    best = found.frontier
+    columns = {"compute": best.compute, "size": best.size, "size_low": best.size_low, "size_high": best.size_high,
+               "data": best.data, "y": best.loss}  # fmt: skip
+    return {
+        "size_exponent": asdict(best.size_exponent), "data_exponent": asdict(best.data_exponent),
+        "iso_flop_size_exponent": asdict(found.iso_flop) if found.iso_flop else None,
+        "unidentified": list(found.unidentified), "flops_per_unit": options.flops_per_unit,
+        "at": [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)],
+    }  # fmt: skip
 
 
 def _summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -134,21 +161,22 @@ def _summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _targets(words: Sequence[str], inputs: int) -> Floats | None:
+def _targets(words: Sequence[str], inputs: int, option: str = "--predict-at") -> Floats | None:
     """(m, d) from words: numbers, with commas between the inputs of one place."""
     import numpy as np
 
+    from analysis.read_table import number
+
     if not words:
         return None
-    try:
-        values = [[float(part) for part in word.split(",") if part] for word in words]
-    except ValueError as error:
-        raise ValueError(f"--predict-at: {error}; write 1e21, or 7e9,1.4e11 for two inputs") from None
+    values = [[number(part) for part in word.split(",") if part] for word in words]
     if inputs > 1 and all(len(one) == 1 for one in values):
         flat = [one[0] for one in values]
         values = [flat[i : i + inputs] for i in range(0, len(flat), inputs)]
-    if any(len(one) != inputs or min(one) <= 0 for one in values):
-        raise ValueError(f"--predict-at: each place needs {inputs} positive number(s), as 7e9,1.4e11")
+    for word, one in zip(words, values, strict=False):
+        if len(one) != inputs or not all(0 < part < math.inf for part in one):
+            example = "1e21 or 70B" if inputs == 1 else "7e9,1.4e11" if inputs == 2 else "7e9,1e10,1e11"
+            raise ValueError(f"{option} {word}: each place needs {inputs} positive number(s), as {example}")
     return np.array(values)
 
 
@@ -176,6 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--train-where", metavar="EXPR", help="rows to fit; the others are scored. For example 'Training==1'")
     add("--law", default="auto", help=LAWS_HELP)
     add("--predict-at", nargs="+", action="extend", default=[], metavar="X", help="places to predict")
+    add("--frontier-at", nargs="+", action="extend", default=[], metavar="C", help="compute to split, of a joint law")
+    add("--flops-per-unit", type=float, default=6.0, metavar="K", help="k in C = k N D (default 6, FLOPs per token)")
     add("--metric", choices=["loss", "share", "score"], help="kind of y; by default guessed from name, range and trend")
     add("--bound", type=float, default=1.0, help="bound of a share: 1, or 100 for per cent (with --metric share)")
     add("--run", metavar="COLUMN", help="run of each row, where checkpoints of one run correlate")

@@ -31,11 +31,30 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
     for one in group["predictions"]:
         place = ", ".join(number(x) for x in _sequence(one["x"]))
         lines.append(f"   at {place}: {number(one['y'])} [{number(one['low'])}, {number(one['high'])}]")
+    lines += _frontier(group["frontier"]) if "frontier" in group else []
     score = group["held_out"]
     if score:
         logs, coverage = number(score["rmse_log"]), number(score["coverage"])
         lines.append(f"   {score['n']} rows held out: rmse of the log {logs}, coverage {coverage}")
     return lines + [f"   [{MARKS[one['verdict']]}] {one['check']}: {one['detail']}" for one in group["checklist"]]
+
+
+def _frontier(found: Mapping[str, Any]) -> list[str]:
+    """How compute would be split."""
+
+    def power(one: Mapping[str, float]) -> str:
+        return f"C^{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+    lines = [f"   best split of C = {found['flops_per_unit']:g} N D: N as {power(found['size_exponent'])}, "
+             f"D as {power(found['data_exponent'])}"]  # fmt: skip
+    if found["unidentified"]:
+        lines.append(f"     not to be believed: {' and '.join(found['unidentified'])} not identified by these points")
+    if found["iso_flop_size_exponent"]:
+        lines.append(f"     iso-FLOP parabolas, without a law: N as {power(found['iso_flop_size_exponent'])}")
+    for at in found["at"]:
+        size = f"N {number(at['size'])} [{number(at['size_low'])}, {number(at['size_high'])}]"
+        lines.append(f"     at C {number(at['compute'])}: {size}, D {number(at['data'])}, foretold {number(at['y'])}")
+    return lines
 
 
 def number(value: float | None) -> str:

@@ -144,12 +144,14 @@ def _two_factors(points: Points, metric: Metric, space: str, factors: Factors | 
 
 
 def _score(law: Average, held_out: Points, scale: Scale) -> HeldOut:
-    error = law.predict(held_out.x) - held_out.y
+    foretold = law.predict(held_out.x)
+    error = foretold - held_out.y
     low, high = intervals.interval(law, held_out.x, scale)
-    logs = float("nan")
-    if law.metric.kind != "score" or min(held_out.y.min(), law.predict(held_out.x).min()) > 0:
-        gap = law.metric.to_space(held_out.y, "log") - law.metric.to_space(law.predict(held_out.x), "log")
-        logs = float(np.sqrt(np.mean(gap**2)))
+    with np.errstate(all="ignore"):  # a share at its bound has no logarithm
+        gap = law.metric.to_space(held_out.y, "log") - law.metric.to_space(foretold, "log")
+    signed = law.metric.kind == "score" and min(held_out.y.min(), foretold.min()) <= 0
+    gap = gap[np.isfinite(gap) & (not signed)]
+    logs = float(np.sqrt(np.mean(gap**2))) if gap.size else float("nan")
     inside = (low <= held_out.y) & (held_out.y <= high)
     return HeldOut(
         len(held_out), logs, float(np.sqrt(np.mean(error**2))), float(np.abs(error).max()), float(inside.mean())

@@ -14,16 +14,24 @@ from analysis.correct import Floats
 
 Curve = tuple[Floats, Floats]
 STEEPEST = 500.0  # exp of more overflows
+SETTLED = 1e-12  # a Newton step in a logit that is none
 
 
 def sigmoid(z: Floats) -> Floats:
-    result: Floats = 1 / (1 + np.exp(-np.clip(z, -STEEPEST, STEEPEST)))
+    result: Floats = 1 / (1 + np.exp(-np.minimum(np.maximum(z, -STEEPEST), STEEPEST)))
     return result
 
 
 def softplus(z: Floats) -> Floats:
-    result: Floats = np.logaddexp(0, z)
+    result: Floats = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
     return result
+
+
+def soft_step(z: Floats) -> tuple[Floats, Floats]:
+    """softplus(z) and sigmoid(z) from one exponential, which is what they cost."""
+    small = np.exp(-np.abs(z))
+    rest = 1 / (1 + small)
+    return np.maximum(z, 0) + np.log1p(small), np.where(z >= 0, rest, small * rest)
 
 
 def _columns(theta: Floats) -> list[Floats]:
@@ -80,9 +88,13 @@ def two_plateaus(theta: Floats, inputs: Floats) -> Curve:
     right = b - c * u
     t = np.where(right < 0, right, right / alpha)  # logit of s
     for _ in range(8):  # log s - alpha log(1 - s) = right by Newton; the left side is smooth and rising
-        slope = sigmoid(-t) + alpha * sigmoid(t)
-        t = t - np.clip((alpha * softplus(t) - softplus(-t) - right) / slope, -20, 20)
-    share, rest = sigmoid(t), sigmoid(-t)
+        above, share = soft_step(t)
+        gap = ((alpha - 1) * above + t - right) / (1 - share + alpha * share)  # softplus(-t) = softplus(t) - t
+        t = t - np.minimum(np.maximum(gap, -20), 20)
+        if np.abs(gap).max() < SETTLED:
+            break
+    above, share = soft_step(t)
+    rest = sigmoid(-t)
     slope = rest + alpha * share
     y = a + span * share
     by_t = span * share * rest / y
@@ -91,7 +103,7 @@ def two_plateaus(theta: Floats, inputs: Floats) -> Curve:
         span * share / y,
         by_t / slope,
         -by_t * c * u / slope,
-        -by_t * alpha * softplus(t) / slope,
+        -by_t * alpha * above / slope,
     ]
     return np.log(y), np.stack(np.broadcast_arrays(*jacobian), axis=2)
 
@@ -105,7 +117,7 @@ def soft_start(theta: Floats, inputs: Floats) -> Curve:
     a, b, c, d, f = _columns(theta)
     a, c, f = np.exp(a), np.exp(c), np.exp(f)
     z = (u - d) / f
-    rise, above = softplus(z), sigmoid(z)
+    rise, above = soft_step(z)
     fall = np.exp(b - c * f * rise)
     y = a + fall
     jacobian = [
@@ -127,7 +139,7 @@ def broken(theta: Floats, inputs: Floats) -> Curve:
     a, b, c0, d, f, c1 = _columns(theta)
     a, c0, f = np.exp(a), np.exp(c0), np.exp(f)
     z = (u - d) / f
-    rise, above = softplus(z), sigmoid(z)
+    rise, above = soft_step(z)
     fall = np.exp(b - c0 * u - c1 * f * rise)
     y = a + fall
     jacobian = [

@@ -16,9 +16,12 @@ import numpy as np
 from analysis.correct import Floats
 from analysis.estimate import Fitted, Points
 from analysis.intervals import bootstrap
-from analysis.parameters import natural
+from analysis.metric import Metric
+from analysis.parameters import natural, parameters
 
 FEWEST_PER_BUDGET = 3  # runs that a parabola needs
+EXPONENTS = ("alpha", "beta")
+JOINT = ("joint", "data_constrained")
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,20 @@ def compute_optimal(
     """The best model size and data at each compute, with intervals from a bootstrap over runs.
 
     Args:
-        fitted: the law `joint`.
+        fitted: the law `joint`; or `data_constrained`, whose frontier is that of data which are never repeated.
         points: the runs it was fitted to.
         compute: budgets C.
         per_unit: k in C = k N D; 6 FLOPs per parameter and token, or the cost that the convention has.
 
     Raises:
-        ValueError: the law is not `joint`.
+        ValueError: the law is of one input.
     """
-    if fitted.law.name != "joint":
-        raise ValueError(f"a frontier needs the law joint, not {fitted.law.name}")
+    name = fitted.law.name
+    if name not in JOINT:
+        raise ValueError(f"a frontier needs the law {' or '.join(JOINT)}, not {name}")
     budgets = np.asarray(compute, dtype=np.float64)
-    share, size = _allocation(natural("joint", fitted.theta[None], fitted.coordinates), budgets / per_unit)
-    draws = natural("joint", bootstrap(fitted, points, count), fitted.coordinates)
+    share, size = _allocation(natural(name, fitted.theta[None], fitted.coordinates), budgets / per_unit)
+    draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
     shares, sizes = _allocation(draws, budgets / per_unit)
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(shares, [tail, 1 - tail])
@@ -72,7 +76,8 @@ def compute_optimal(
     return Frontier(
         Exponent(float(share[0]), float(low), float(high)),
         Exponent(float(1 - share[0]), float(1 - high), float(1 - low)),
-        budgets, size[0], size_low, size_high, data, fitted.predict(np.column_stack([size[0], data])),
+        budgets, size[0], size_low, size_high, data,
+        fitted.predict(np.column_stack([size[0], *[data] * (fitted.law.inputs - 1)])),
     )  # fmt: skip
 
 
@@ -87,28 +92,64 @@ def _allocation(values: dict[str, Floats], product: Floats) -> tuple[Floats, Flo
 
 
 @dataclass(frozen=True)
+class Split:
+    """A table's frontier, the exponents that it leans on and cannot tell, and the same read without a law."""
+
+    frontier: Frontier
+    unidentified: tuple[str, ...]  # of alpha and beta: those that the runs bound on one side or none
+    iso_flop: Exponent | None  # of the best size; None where too few budgets enclose their minimum
+
+
+def split(
+    fitted: Fitted, points: Points, compute: Sequence[float] = (), *, per_unit: float = 6.0, confidence: float = 0.9
+) -> Split:
+    """How runs say that compute should be split, and whether they can say it.
+
+    Args:
+        fitted: a joint law of `points`.
+        points: the runs; inputs are size first, data last.
+        compute: budgets; none: the largest of the runs, and ten times that.
+        per_unit: k in C = k N D.
+        confidence: of every interval.
+    """
+    spent = per_unit * points.x[:, 0] * points.x[:, -1]
+    budgets = compute if len(compute) else (float(spent.max()), 10 * float(spent.max()))
+    loose = tuple(
+        one.name for one in parameters(fitted, points, confidence) if one.name in EXPONENTS and not one.identified
+    )
+    found = compute_optimal(fitted, points, budgets, per_unit=per_unit, confidence=confidence)
+    try:
+        read = iso_flop_exponent(iso_flop(points, spent, metric=fitted.coordinates.metric), confidence=confidence)
+    except ValueError:
+        read = None
+    return Split(found, loose, read)
+
+
+@dataclass(frozen=True)
 class IsoFlop:
     """One budget's parabola in log N: where loss is least, and whether the runs enclose it."""
 
     compute: float
     size: float
-    loss: float
+    loss: float  # of a share, what it lacks of its bound
     runs: int
     enclosed: bool
 
 
-def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2) -> list[IsoFlop]:
+def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2, metric: Metric | None = None) -> list[IsoFlop]:
     """Read the best size at each budget off parabolas of the metric in log N (Hoffmann et al., approach 2).
 
     Args:
-        points: x (n, 2) of size and data, y a loss.
+        points: x (n, 2) of size and data.
         compute: (n,) of each run; runs within 1 / per_decade of a decade share a budget.
+        metric: what kind of number y is; a loss where none is given.
     """
     budgets = np.round(np.log10(compute) * per_decade) / per_decade
+    distance = (metric or Metric("loss")).distance(points.y)
     found = []
     for budget in np.unique(budgets):
         inside = budgets == budget
-        log_size, loss = np.log(points.x[inside, 0]), points.y[inside]
+        log_size, loss = np.log(points.x[inside, 0]), distance[inside]
         if len(np.unique(log_size)) < FEWEST_PER_BUDGET:
             continue
         bend, slope, level = np.polyfit(log_size, loss, 2)

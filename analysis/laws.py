@@ -9,7 +9,7 @@ Legend: K starts, n points, d inputs, p parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -52,10 +52,11 @@ class Law:
     starts: Callable[[Floats, Floats], Floats]  # u (n, d), z (n,) -> (K, p)
     believed: Callable[[Belief], tuple[list[float], list[float]]]  # means and deviations
     inputs: int = 1
+    bends: bool = False  # whether it may rise again: beyond the points then never above all of them
 
     def prior(self, belief: Belief) -> Prior:
         mean, deviation = self.believed(belief)
-        return Prior(np.array([mean]), np.array([deviation]), belief.strength)
+        return Prior(np.array([mean]), np.array([deviation]), np.array([[belief.strength]]))
 
 
 def _tail(z: Floats) -> float:
@@ -180,9 +181,11 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                     [b.plateau[0], 0.0, b.exponent[0], -3.0, 0.0], [b.plateau[1], FLAT, b.exponent[1], 3.0, 0.7]
                 ),
             ),
-            _single(
-                "bnsl", "y = E + B x^-c0 (1 + (x/d)^(1/f))^(-c1 f)", forms.broken, "E B c0 d f c1",
-                _broken_starts, _broken_belief,
+            replace(
+                _single(
+                    "bnsl", "y = E + B x^-c0 (1 + (x/d)^(1/f))^(-c1 f)", forms.broken, "E B c0 d f c1",
+                    _broken_starts, _broken_belief,
+                ), bends=True,
             ),
             _single(
                 "saturating", "y = C - B x^-c", forms.ceiling, "C B c", _ceiling_starts,

@@ -32,7 +32,7 @@ class Prior:
 
     mean: Floats  # (K or 1, p)
     deviation: Floats  # (K or 1, p); infinite where nothing is held
-    strength: float
+    strength: Floats  # (K or 1, 1)
 
     @property
     def precision(self) -> Floats:
@@ -56,7 +56,7 @@ class Problem:
         def pick(values: Floats) -> Floats:
             return values if len(values) == 1 else values[rows]
 
-        prior = self.prior and Prior(pick(self.prior.mean), pick(self.prior.deviation), self.prior.strength)
+        prior = self.prior and Prior(*map(pick, (self.prior.mean, self.prior.deviation, self.prior.strength)))
         data = pick(self.inputs), pick(self.targets), pick(self.weights)
         return Problem(self.model, *data, prior, self.huber)
 
@@ -108,7 +108,8 @@ class Local:
             step = np.linalg.solve(safe, direction[..., None])[..., 0]
         except np.linalg.LinAlgError:  # a parameter that no point sees any more
             step = np.einsum("kpq,kq->kp", np.linalg.pinv(safe, hermitian=True), direction)
-        result: Floats = np.clip(np.nan_to_num(step), -LONGEST_STEP, LONGEST_STEP)
+        step = np.where(np.isfinite(step), step, 0.0)
+        result: Floats = np.minimum(np.maximum(step, -LONGEST_STEP), LONGEST_STEP)
         return result
 
     def promise(self) -> Floats:
@@ -126,6 +127,10 @@ class Solution:
     objective: Floats  # (K,); infinite where the model was not finite
     promise: Floats  # (K,) see `Local.promise`
     iterations: int
+
+    def part(self, rows: slice) -> Solution:
+        """The solution of some rows."""
+        return Solution(self.theta[rows], self.objective[rows], self.promise[rows], self.iterations)
 
     @property
     def best(self) -> int:
@@ -211,3 +216,23 @@ def _newton_curvature(problem: Problem, theta: Floats) -> Floats:
     values, vectors = np.linalg.eigh(np.where(finite[:, None, None], hessian, np.eye(theta.shape[1])))
     positive: Floats = (vectors * np.abs(values)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
     return positive
+
+
+def without_each(problem: Problem, theta: Floats) -> Floats:
+    """Where one Gauss-Newton step of every leave-one-out refit leads from a minimum theta (p,): (n, p).
+
+    To first order that is the refit, at the cost of one small system a point (Cook 1977).
+    """
+    values, jacobian = problem.model(theta[None], problem.inputs)
+    residual, jacobian = (problem.targets - values)[0], jacobian[0]
+    weight = np.broadcast_to(problem.weights[0], residual.shape)
+    if problem.huber is not None:
+        weight = weight * (problem.huber / np.maximum(np.abs(residual), problem.huber))
+    here, weighted = problem.at(theta[None]), weight[:, None] * jacobian
+    left = Local(
+        np.broadcast_to(here.objective, residual.shape),
+        here.downhill - weighted * residual[:, None],
+        here.curvature - weighted[:, :, None] * jacobian[:, None, :],
+    )
+    result: Floats = theta + left.step(np.full(len(residual), FIRST_DAMPING * 1e-4))
+    return result

@@ -8,6 +8,7 @@ Legend: n points, d inputs.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -20,16 +21,26 @@ Kind = Literal["loss", "share", "score"]
 KINDS: tuple[Kind, ...] = ("loss", "share", "score")
 LOSSES = re.compile(r"loss|err|perplex|ppl|nll|bpb|bpc|entropy|(?<![a-z])(ce|mse|mae|rmse|fid|wer|cer)(?![a-z])", re.I)
 SHARES = re.compile(
-    r"acc|recall|precision|f1|auc|auroc|auprc|(?<![a-z])m?ap(?![a-z])|top.?[15]|hit|success|retriev|exact", re.I
+    r"acc|recall|precision|f1|auc|auroc|auprc|(?<![a-z])m?ap(?![a-z])|top.?[15]|hit|success|retriev|exact|bleu|rouge|"
+    r"meteor|chrf|(?<![a-z])iou|dice|pass.?@|win.?rate",
+    re.I,
 )
+ERROR_RATES = re.compile(r"^(?!.*(squar|absol|mse|mae)).*err", re.I)
+PER_CENT = re.compile(r"%|per.?cent|(?<![a-z])pct(?![a-z])", re.I)
+CLEARLY_FALLING = -0.5  # rank correlation from which a share's name is not believed: 1 - accuracy
+OVER = 1.02  # a share may be so far above 1 by rounding, before it is taken for per cent
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's kind and the value that is its bound: 1, or 100 where it is given in per cent (shares alone)."""
+    """A metric's kind and the value that is its bound: 1, or 100 where it is given in per cent (shares alone).
+
+    Predictions and intervals never leave the metric's range: a share's [0, bound], a loss's [0, top].
+    """
 
     kind: Kind
     bound: float = 1.0
+    top: float = math.inf  # losses alone: 1 or 100 for an error rate
     falling: bool = False  # scores alone: whether less is better
 
     def distance(self, y: Floats) -> Floats:
@@ -55,6 +66,13 @@ class Metric:
             return self.bound / (1 + np.exp(-np.clip(z, -700, 700)))
         return -z if self._upside_down else z
 
+    def within(self, y: Floats) -> Floats:
+        """Values brought back into the metric's range."""
+        if self.kind == "score":
+            return y
+        result: Floats = np.clip(y, 0.0, self.bound if self.kind == "share" else self.top)
+        return result
+
     @property
     def _upside_down(self) -> bool:
         """Whether the linear space holds the negative, so that better is more there."""
@@ -63,32 +81,39 @@ class Metric:
     @property
     def describe(self) -> str:
         if self.kind == "loss":
-            return "loss: falls, positive; fitted as its logarithm"
+            range_ = f", at most {self.top:g}" if math.isfinite(self.top) else ""
+            return f"loss: falls, positive{range_}; fitted as its logarithm"
         if self.kind == "share":
             return f"share: rises, bounded by {self.bound:g}; fitted as the logarithm of what it lacks"
         return f"score: {'falls' if self.falling else 'rises'}, unbounded; fitted as it is"
 
 
-def guess_metric(name: str, x: Floats, y: Floats, groups: list[int]) -> Metric:
+def guess_metric(name: str, x: Floats, y: Floats, groups: list[int], everywhere: Floats | None = None) -> Metric:
     """The kind of a column, from its name, its range, and which way it goes within groups of rows.
+
+    Where the name could be either (`top1_error`), or says nothing, the trend decides.
 
     Args:
         name: the column's.
-        x: (n,) first input, y: (n,) metric, both finite.
+        x: (n,) compute, or the product of the inputs; y: (n,) metric, both finite.
         groups: the group of each row.
+        everywhere: the metric on more rows than those that are fitted, for its range alone.
     """
-    rising = _trend(x, y, np.asarray(groups)) > 0
+    trend = _trend(x, y, np.asarray(groups))
     named_share, named_loss = bool(SHARES.search(name)), bool(LOSSES.search(name))
-    positive, highest = bool((y > 0).all()), float(y.max())
-    if named_loss and not named_share and (y >= 0).all():
+    if (named_share and named_loss) or (named_share and trend < CLEARLY_FALLING):
+        named_share, named_loss = trend > 0, trend <= 0
+    values = y if everywhere is None else everywhere
+    lowest, highest = float(values.min()), float(values.max())
+    bound = 100.0 if highest > OVER or PER_CENT.search(name) else 1.0
+    if named_loss and not named_share and lowest >= 0:
+        told = SHARES.search(name) or (ERROR_RATES.search(name) and (highest <= 1 or PER_CENT.search(name)))
+        return Metric("loss", top=bound if told and highest <= bound else math.inf)
+    if lowest >= 0 and ((named_share and highest <= 100) or (trend > 0 and highest <= 1)):
+        return Metric("share", bound=bound)
+    if lowest > 0 and trend <= 0:
         return Metric("loss")
-    if (y >= 0).all() and highest <= 1 and (named_share or rising):
-        return Metric("share")
-    if (y >= 0).all() and highest <= 100 and named_share:
-        return Metric("share", bound=100.0)
-    if positive and not rising:
-        return Metric("loss")
-    return Metric("score", falling=not rising)
+    return Metric("score", falling=trend <= 0)
 
 
 def _trend(x: Floats, y: Floats, groups: np.ndarray) -> float:

@@ -178,7 +178,7 @@ def _held_objective(problem: Problem, theta: Floats, column: int, offsets: Float
         partial(_with_held, problem.model, column), inputs, problem.targets, problem.weights, None, problem.huber
     )
     others = np.delete(theta, column)
-    return solve(reduced, np.repeat(others[None], len(held), axis=0), iterations=200, tolerance=1e-10).objective
+    return solve(reduced, np.repeat(others[None], len(held), axis=0), iterations=60, tolerance=1e-8).objective
 
 
 def _with_held(model: Model, column: int, theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:

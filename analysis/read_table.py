@@ -66,14 +66,21 @@ def read_file(path: str | Path) -> pd.DataFrame:
             while head and (head.startswith("#") or not head.strip()):  # a later # may be a colour
                 above, head = above + 1, file.readline()
         separator = max((",", "\t", ";", "|"), key=head.count)
-        table = pd.read_csv(path, sep=separator, skiprows=above, skipinitialspace=True, encoding="utf-8-sig")
+        table = pd.read_csv(
+            path, sep=separator, skiprows=above, skipinitialspace=True, encoding="utf-8-sig",
+            decimal="," if separator == ";" else ".",  # where commas do not part columns they part decimals
+        )  # fmt: skip
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise TableError(f"{path}: not a table that can be read: {error}") from error
     if table.empty:
         raise TableError(f"{path}: has no rows")
-    return table.rename(columns=lambda name: str(name).strip())
+    table = table.rename(columns=lambda name: str(name).strip())
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise TableError(f"{path}: several columns are called {twice[0]!r}; give each its own name")
+    return table
 
 
 def column(table: pd.DataFrame, wanted: str, option: str) -> str:
@@ -101,16 +108,22 @@ def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
     """A column as floats (n,), NaN where it holds none. `1,000`, `52M`, `1.3B` and `45%` are understood."""
     import pandas as pd
 
+    if pd.api.types.is_datetime64_any_dtype(table[name]):
+        return np.full(len(table), np.nan)
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
     for place in np.flatnonzero(np.isnan(values)):
         text = table[name].iloc[place]
-        match = SUFFIXED.match(text) if isinstance(text, str) else None
-        if match:
-            try:
-                values[place] = float(re.sub(r"[,_ ]", "", match[1])) * SUFFIXES.get(match[2].lower(), 1.0)
-            except ValueError:
-                continue
+        values[place] = number(text) if isinstance(text, str) else np.nan
     return values
+
+
+def number(text: str) -> float:
+    """A number as people write it: `1,000`, `52M`, `1.3B`, `45%`; NaN where it is none."""
+    match = SUFFIXED.match(text)
+    try:
+        return float(re.sub(r"[,_ ]", "", match[1])) * SUFFIXES.get(match[2].lower(), 1.0) if match else np.nan
+    except ValueError:
+        return np.nan
 
 
 def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
@@ -148,26 +161,37 @@ def curves(
     x = np.column_stack([numbers(table, name) for name in columns.x])
     y, training = numbers(table, columns.y), train_mask(table, where)
     ends = [None if name is None else numbers(table, name) for name in (columns.x_low, columns.x_high)]
+    if ends[0] is not None and ends[1] is not None and len(columns.x) == 1:
+        x, ends = _pinned(x, ends[0], ends[1])
     usable = np.isfinite(x).all(axis=1) & (x > 0).all(axis=1) & np.isfinite(y)
     if not usable.any():
         raise TableError(f"no row has a positive number in {', '.join(columns.x)} and a number in {columns.y}")
-    labels = [tuple(row) for row in table[list(columns.group)].astype(str).itertuples(index=False)]
+    labels = [tuple(map(str, row)) for row in table[list(columns.group)].itertuples(index=False)]
     names = np.array([" / ".join(label) if label else "all" for label in labels] or ["all"] * len(table))
     order = list(dict.fromkeys(names.tolist()))
     if metric is None:
         chosen = usable & training
-        codes = [order.index(name) for name in names[chosen]]
-        metric = guess_metric(columns.y, x[chosen, 0], y[chosen], codes)
+        places = {name: code for code, name in enumerate(order)}
+        codes = [places[name] for name in names[chosen]]
+        metric = guess_metric(columns.y, np.log(x[chosen]).sum(axis=1), y[chosen], codes, y[usable])
     inside = _inside(y, metric)
     runs = table[columns.run].astype(str).to_numpy() if columns.run else None
     found = []
     for name in order:
         mine = names == name
-        rows = [np.flatnonzero(mine & usable & inside & part) for part in (training, ~training)]
+        rows = [np.flatnonzero(mine & usable & part) for part in (inside & training, ~training)]
         parts = [_points(chosen, x, y, runs, ends) for chosen in rows]
-        notes = _notes(mine, usable, inside, columns, metric)
+        notes = _notes(mine, usable, inside | ~training, columns, metric)
         found.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), notes))
     return found, metric
+
+
+def _pinned(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Rows without bounds are pinned at x; rows without x stand in the (logarithmic) middle of their bounds."""
+    with np.errstate(all="ignore"):
+        middle = np.sqrt(low) * np.sqrt(high)
+    x = np.where(np.isnan(x), middle[:, None], x)
+    return x, [np.where(np.isnan(end), x[:, 0], end) for end in (low, high)]
 
 
 def _factors(table: pd.DataFrame, columns: Columns, rows: np.ndarray) -> Factors | None:

@@ -136,17 +136,100 @@ def test_a_group_that_cannot_be_fitted_does_not_stop_the_others(tmp_path, capsys
         (["--x", "flops", "--y", "loss", "--train-where", "foo > 1"], "--train-where 'foo > 1': name 'foo'"),
         (["--x", "flops", "--y", "loss", "--train-where", "flops > 1e30"], "no row of 14 fits"),
         (["--x", "flops", "--y", "loss", "--law", "zipf"], "unknown law 'zipf'; known are auto,"),
-        (["--x", "flops", "--y", "loss", "--predict-at", "big"], "--predict-at: could not convert"),
+        (["--x", "flops", "--y", "loss", "--predict-at", "big"], "needs 1 positive number(s), as 1e21 or 70B"),
         (["--x", "flops", "--y", "loss", "--predict-at", "-1,2"], "each place needs 1 positive number(s)"),
+        (["--x", "flops", "--y", "loss", "--predict-at", "nan"], "--predict-at nan: each place needs 1 positive"),
+        (["--x", "flops", "flops", "--y", "loss"], "--x takes one to 3 different columns, not flops, flops"),
+        (["--x", "flops", "--y", "loss", "--frontier-at", "1e21"], "--frontier-at splits compute between the columns"),
+        (["--x", "flops", "--y", "loss", "--law", "logit_linear"], "14 of 14 values of the metric have no logit"),
         (["--x", "flops", "--y", "loss", "--confidence", "0.999"], "confidence 0.999 is not calibrated"),
     ],
 )
 def test_what_cannot_be_done_is_said_plainly(tmp_path, capsys, arguments, message):
     path = table(tmp_path / "t.csv", flops=X, loss=loss(X))
     arguments = [f"--predict-at={arguments[-1]}" if word == "--predict-at" else word for word in arguments]
-    arguments = [word for word in arguments if word not in ("big", "-1,2")]
+    arguments = [word for word in arguments if word not in ("big", "-1,2", "nan")]
     assert main([path, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "kind", "most"),
+    [
+        ("top1_error", 0.6, 0.2, "loss", 1),  # a name that could be either: the trend decides
+        ("Top-5 Error (%)", 60.0, 20.0, "loss", 100),
+        ("1 - acc", 0.6, 0.2, "loss", 1),
+        ("top1", 0.2, 0.6, "share", 1),
+        ("BLEU", 12.0, 35.0, "share", 100),
+    ],
+)
+def test_bounded_metrics_stay_within_their_range_however_far_they_are_foretold(
+    tmp_path, capsys, name, first, last, kind, most
+):
+    falling = (X / X[0]) ** -0.2
+    noise = np.exp(0.01 * np.random.default_rng(0).normal(size=14))
+    path = table(tmp_path / "t.csv", flops=X, **{name: last + (first - last) * falling * noise})
+    found = fit(capsys, path, "--x", "flops", "--y", name, "--predict-at", "1e2", "1e23", "1e40")
+    assert found["metric"]["kind"] == kind
+    for one in found["groups"][0]["predictions"]:
+        assert 0 <= one["low"] <= one["y"] <= one["high"] <= most
+
+
+@pytest.mark.parametrize("runs", [3, 4, 5])
+def test_few_points_do_not_pretend_to_know_a_plateau(tmp_path, capsys, runs):
+    """Three to five clean points of a bare power law: the average leans to a plateau, and its interval admits none."""
+    x = np.geomspace(1e18, 1e21, runs)
+    path = table(tmp_path / "t.csv", flops=x, loss=3 * (x / 1e18) ** -0.1)
+    one = fit(capsys, path, "--x", "flops", "--y", "loss", "--predict-at", "1e24")["groups"][0]["predictions"][0]
+    assert one["low"] < 3 * 1e6**-0.1 < one["high"]
+
+
+def test_solved_and_unsolved_tasks_are_shares_too(tmp_path, capsys):
+    """Accuracies of exactly 0 are fitted; those of exactly 1 have no logarithm: left out of a fit, but scored."""
+    x = np.geomspace(1, 1e24, 10)
+    path = table(tmp_path / "t.csv", c=x, acc=[0, 0, 0.02, 0.1, 0.3, 0.6, 0.8, 0.95, 1, 1])
+    arguments = ["--x", "c", "--y", "acc", "--train-where", "c < 1e23", "--predict-at", "1e30"]
+    group = fit(capsys, path, *arguments)["groups"][0]
+    assert (group["n_train"], group["held_out"]["n"]) == (8, 1)
+    assert "1 rows with acc at or beyond 1 left out" in " ".join(group["warnings"])
+    assert 0.9 < group["predictions"][0]["y"] <= 1
+
+
+def test_a_run_that_blew_up_does_not_make_the_law_rise(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", flops=X, loss=[*loss(X[:-1]), 1e6])
+    group = fit(capsys, path, "--x", "flops", "--y", "loss", "--predict-at", "1e24")["groups"][0]
+    assert group["predictions"][0]["y"] <= 1e6
+
+
+def test_a_split_of_compute_comes_with_a_joint_law(tmp_path, capsys):
+    size, data = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 6)))
+    path = table(tmp_path / "t.csv", N=size, D=data, loss=1.7 + 400 * size**-0.34 + 410 * data**-0.28)
+    group = fit(capsys, path, "--x", "N", "D", "--y", "loss", "--frontier-at", "5e21", "5e22")["groups"][0]
+    split = group["frontier"]
+    assert split["size_exponent"]["value"] == pytest.approx(0.28 / 0.62, abs=0.002)
+    assert split["size_exponent"]["low"] <= 0.28 / 0.62 + 1e-3
+    assert split["unidentified"] == []
+    assert [at["compute"] for at in split["at"]] == [5e21, 5e22]
+    assert all(6 * at["size"] * at["data"] == pytest.approx(at["compute"]) for at in split["at"])
+
+
+def test_pinned_runs_need_no_bounds_and_bounded_runs_no_x(tmp_path, capsys):
+    recall = 0.1 + 0.02 * np.log10(X)
+    blank = np.full(14, np.nan)
+    blank[[3, 7]] = X[[3, 7]]
+    x, low, high = np.where(np.isnan(blank), X, np.nan), blank / 10, blank * 10
+    path = table(tmp_path / "t.csv", c=x, lo=low, hi=high, r=recall)
+    arguments = ["--x", "c", "--y", "r", "--x-low", "lo", "--x-high", "hi", "--law", "log_linear"]
+    group = fit(capsys, path, *arguments)["groups"][0]
+    assert group["n_train"] == 14
+    assert group["parameters"]["b"]["value"] == pytest.approx(0.02, rel=1e-6)
+
+
+def test_commas_part_decimals_where_semicolons_part_columns(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    path.write_text("c;loss\n1000;2,5\n10000;2,1\n100000;1,9\n1000000;1,8\n")
+    group = fit(capsys, str(path), "--x", "c", "--y", "loss", "--predict-at", "10M")["groups"][0]
+    assert 1.4 < group["predictions"][0]["y"] < 1.8
 
 
 def test_a_missing_file_is_named(capsys):
