@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.flops import CONVENTIONS
 from harness import ledger, results
+from harness.cluster.shapes import shape
 from harness.grid import Cell, cells, fingerprint
-from harness.plan import CellPlan, plan_cells
+from harness.plan import HOUR, CellPlan, plan_cells
 from harness.recipe import Recipe
 from harness.stages import cell_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.page import CellRow, Next, SourceFit, Study
+    from analysis.study import CellRow, Next, Price, SourceFit, Study
 
 LINE_POINTS = 60
 BEYOND = 3.0  # times the largest compute that lines are drawn to
@@ -29,7 +30,8 @@ PACKAGES = ("torch", "timm", "numpy", "pandas", "plotly")
 
 def study(recipe: Recipe) -> Study:
     """Everything the page shows of a study as it stands, finished or not."""
-    from analysis.page import Study
+    from analysis.study import Study
+    from harness.page_frontier import allocations
 
     grid = cells(recipe)
     tables = {name: results.points(recipe, grid, name) for name in CONVENTIONS}
@@ -38,6 +40,7 @@ def study(recipe: Recipe) -> Study:
     rows = [_row(recipe, cell, found, plans.get(cell.id)) for cell in grid]
     undone = sum(row.state != "done" for row in rows)
     figure = recipe.output / "report" / "reconstructions.png"
+    proposed, no_next = _next_runs(recipe)
     return Study(
         title=f"Scaling study: {recipe.name}",
         question=(
@@ -53,7 +56,10 @@ def study(recipe: Recipe) -> Study:
         fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
         cells=rows,
         unfinished=f"{undone} of {len(rows)} cells are not finished; what follows is of the others." if undone else "",
-        next_runs=_next_runs(recipe),
+        allocations=allocations(recipe, grid, tables),
+        price=_price(recipe),
+        next_runs=proposed,
+        no_next=no_next,
         provenance=_provenance(recipe, grid),
         reconstructions=figure if figure.exists() else None,
     )
@@ -128,7 +134,7 @@ def _fits(
 def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a Fit, imported lazily)
     import numpy as np
 
-    from analysis.page import SourceFit
+    from analysis.study import SourceFit
 
     grid = np.geomspace(fit.compute_low, fit.compute_high * BEYOND, LINE_POINTS)
     band = fit.band(grid)
@@ -164,14 +170,13 @@ def _checks(runs: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None) -> CellRow:
-    from analysis.page import CellRow
+    from analysis.study import CellRow
 
     mine = found[found["cell"] == cell.id]
     stages = [ledger.read(recipe.output, cell.id, stage) for stage in ledger.STAGES]
     there = [stage for stage in stages if stage is not None]
     train = ledger.read(recipe.output, cell.id, "train")
     log = cell_folder(recipe, cell) / "train.jsonl"
-    seconds = sum(float(stage.values.get("stage_seconds", 0.0)) for stage in there)
     return CellRow(
         cell=cell.id,
         model=cell.model,
@@ -180,26 +185,44 @@ def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None)
         state="done" if len(mine) else "part" if there else "missing",
         loss=_number(train.values.get("validation_loss")) if train else None,
         recalls={str(source): float(value) for source, value in zip(mine["source"], mine["recall"], strict=True)},
-        planned_hours=None if plan is None else _number(plan.gpu_hours),
-        spent_hours=seconds / 3600 if there else None,
+        planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
+        spent_hours=sum(_spent(recipe, cell, stage) for stage in there) if there else None,
         log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
     )
 
 
-def _next_runs(recipe: Recipe) -> list[Next]:
-    """Open cells that would narrow mean recall at the largest planned compute most per GPU hour."""
-    from analysis.page import Next
+def _spent(recipe: Recipe, cell: Cell, row: ledger.Row) -> float:
+    """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation holds none.
+
+    A cell that was resumed counts its training from the first step on, and the starts of its last process alone.
+    """
+    hours = max(float(row.values.get(name, 0.0)) for name in ("stage_seconds", "train_seconds")) / HOUR
+    wanted = shape(recipe.launch, cell, row.stage)
+    return hours * wanted.nodes * wanted.gpus_per_node if recipe.launch.gpus_per_node else hours
+
+
+def _price(recipe: Recipe) -> Price | None:
+    from analysis.study import Price
+
+    machine = recipe.hardware.machine
+    return Price(machine.name, machine.price_per_hour) if recipe.launch.gpus_per_node else None
+
+
+def _next_runs(recipe: Recipe) -> tuple[list[Next], str]:
+    """Open cells that would narrow mean recall at the largest planned compute most per GPU hour, or why none."""
+    from analysis.study import Next
     from harness.next_runs import propose
 
     try:
         proposal = propose(recipe, count=PROPOSED, budget=math.inf)
-    except (ValueError, OSError):
-        return []  # too few runs for a law, or costs are not known: there is nothing to design from yet
+    except (ValueError, OSError) as error:
+        return [], f"Nothing can be designed yet: {error}."
     where = f"mean recall at {proposal.target:.2g} ({proposal.convention})"
-    return [
+    found = [
         Next(one.candidate.name, one.candidate.hours, f"{where}: ± {one.before:.4f} → {one.after:.4f}")
         for one in proposal.buy
     ]
+    return found, "" if found else f"No open cell would narrow {where}: the study is whole, or the rest tells nothing."
 
 
 def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:

@@ -61,6 +61,27 @@ function drawLoss(convention) {
   Plotly.react(place, traces, layout("Validation loss and its lower frontier", "loss", convention), CONFIG);
 }
 
+function drawAllocation(place, convention) {
+  const found = (study.allocations[convention] || []).find((a) => a.metric === place.dataset.allocation);
+  const shown = found && found.line.x;
+  place.hidden = !shown;
+  if (!shown) return;
+  const first = new Map(study.points.map((p) => [p.cell, p]));
+  const runs = found.cells.map((cell) => first.get(cell)).filter(Boolean);
+  const traces = band(found.line);
+  traces[2].hovertemplate = "best %{y:.3g} a crop at %{x:.3g}<extra></extra>";
+  traces.push({
+    x: runs.map((p) => p.compute[convention]), y: runs.map((p) => p.compute[convention] / p.crops), mode: "markers", type: "scatter",
+    marker: { color: runs.map((p) => colour(p.size)), symbol: runs.map((p) => symbol(p.patch)), size: runs.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
+    text: runs.map((p) => `${p.model} on ${p.dataset}, seed ${p.seed}`), hovertemplate: "%{text}<br>%{y:.3g} a crop at %{x:.3g}<extra></extra>",
+  });
+  const drawing = layout(found.metric, "cost per crop", convention);
+  const costs = runs.map((p) => p.compute[convention] / p.crops);
+  const ends = [Math.min(...costs, ...found.line.y), Math.max(...costs, ...found.line.y)].map(Math.log10);
+  Object.assign(drawing.yaxis, { type: "log", exponentformat: "power", dtick: 1, range: [ends[0] - 0.5, ends[1] + 0.5] });
+  Plotly.react(place, traces, drawing, CONFIG);
+}
+
 function legend() {
   const shape = { circle: "●", square: "■", cross: "✚", "triangle-up": "▲", diamond: "◆" };
   const place = document.getElementById("legend");
@@ -76,6 +97,7 @@ function show(convention) {
   document.querySelectorAll("[data-convention]").forEach((part) => { part.hidden = part.dataset.convention !== convention; });
   study.sources.forEach((source) => drawSource(source, convention));
   drawLoss(convention);
+  document.querySelectorAll("[data-allocation]").forEach((place) => drawAllocation(place, convention));
 }
 
 function value(cell) { const raw = cell.dataset.value ?? cell.textContent; const number = Number(raw); return raw !== "" && !Number.isNaN(number) ? number : raw; }

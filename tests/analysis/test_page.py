@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis.page import CellRow, Next, SourceFit, Study, page
+from analysis.page import page
+from analysis.study import Allocation, CellRow, Next, Price, SourceFit, Study
 
 CONVENTIONS = [{"name": "touvron", "unit": "FLOPs", "meaning": "the paper's"},
                {"name": "mae_train", "unit": "FLOPs", "meaning": "training"}]  # fmt: skip
@@ -24,7 +25,7 @@ def study(**changes):
             recall = 0.2 + 0.03 * number
             points.append(same | {"dataset": "rxrx3", "dataset_rank": 1, "seed": 0, "source": source, "trained": True,
                                   "recall": recall, "recall_low": recall - 0.02, "recall_high": recall + 0.02,
-                                  "compute": compute})  # fmt: skip
+                                  "compute": compute, "crops": 1e7})  # fmt: skip
         course = {name: [value / 4, value] for name, value in compute.items()}
         courses.append(
             {"cell": cell, "size": size, "patch": patch, "loss": [1.0, 0.9 - 0.05 * number], "compute": course}
@@ -38,10 +39,18 @@ def study(**changes):
     fits = {one["name"]: {s: SourceFit(f"recall rises under {one['name']}", line, checks) for s in SOURCES}
             for one in CONVENTIONS}  # fmt: skip
     frontier = {one["name"]: {"x": [1e15, 1e20], "y": [1.0, 0.65]} for one in CONVENTIONS}
+    best = {"x": [1e15, 1e20], "y": [1e8, 1e10], "low": [5e7, 5e9], "high": [2e8, 2e10]}
+    place = {"compute": 1e20, "cost": 1e10, "cost_low": 5e9, "cost_high": 2e10, "crops": 1e10, "foretold": 0.41}
+    allocations = {
+        one["name"]: [Allocation("recall, mean", f"power 0.45 under {one['name']}", best, [place], [cells[0].cell]),
+                      Allocation("loss", "6 runs do not tell", {}, (), [])]
+        for one in CONVENTIONS
+    }  # fmt: skip
     given = {
         "title": "A <study>", "question": "Does recall grow?", "convention": "touvron", "conventions": CONVENTIONS,
         "sources": SOURCES, "points": points, "courses": courses, "frontier": frontier, "fits": fits, "cells": cells,
         "unfinished": "1 of 7 cells are not finished", "provenance": {"recipe": "x", "ledger": "18 rows"},
+        "allocations": allocations, "price": Price("A100-80GB", 2.0),
         "next_runs": [Next("vit_g8-rxrx3-s0", 1e6, "CORUM: 0.02 → 0.01")],
     }  # fmt: skip
     return Study(**(given | changes))
@@ -68,13 +77,33 @@ def test_what_it_shows_cannot_break_out_of_it():
 def test_answers_tables_and_checks_are_there_without_a_script():
     text = outside_scripts(page(study()))
     for words in ("recall rises under touvron", "1 of 7 cells are not finished", "vit_l8-rxrx3-s0", "18 rows",
-                  "carried by cost &lt;per crop&gt; alone", "0.02 → 0.01", "1.11e+06 GPU hours"):  # fmt: skip
+                  "carried by cost &lt;per crop&gt; alone", "0.02 → 0.01", "power 0.45 under touvron",
+                  "6 runs do not tell", "A100-80GB"):  # fmt: skip
         assert words in text
+
+
+def test_what_was_spent_stands_beside_what_the_same_cells_were_planned_to_take_in_hours_and_money():
+    text = outside_scripts(page(study()))
+    last = re.findall(r"<tr><td>all</td>(.*?)</tr>", text)[0]
+    # seven cells: six begun at 1, 10, ... 100,000 GPU hours and one at a million; an hour spent on each, at 2 an hour
+    assert re.findall(r">([^<]+)</td>", last) == ["7", "1.111e+06", "6", "1.111e+05", "6", "2,222,222", "12"]
+    free = outside_scripts(page(study(price=None)))
+    assert "nothing is planned in GPU hours" in free
+    assert "money" not in free
+
+
+def test_why_nothing_is_proposed_is_said():
+    assert "needs 3 runs" in page(study(next_runs=[], no_next="needs 3 runs"))
 
 
 def test_a_study_without_any_finished_cell_has_a_page():
     empty = study(
-        points=[], courses=[], fits={}, sources=(), frontier={one["name"]: {"x": [], "y": []} for one in CONVENTIONS}
+        points=[],
+        courses=[],
+        fits={},
+        allocations={},
+        sources=(),
+        frontier={one["name"]: {"x": [], "y": []} for one in CONVENTIONS},
     )
     assert "Too few trained cells for a law" in page(empty)
 
@@ -127,6 +156,9 @@ def test_the_convention_switches_by_keyboard_and_the_points_move(opened):
     tab.keyboard.press("ArrowRight")
     assert xs(tab) == pytest.approx(list(1e16 * 10.0 ** np.arange(6)))
     assert tab.get_by_text("recall rises under mae_train").first.is_visible()
+    assert tab.get_by_text("power 0.45 under mae_train").is_visible()
+    best = tab.evaluate("document.querySelector('[data-allocation]').data.at(-1)")
+    assert (best["x"], best["y"]) == ([1e16], [1e9])
     assert not tab.get_by_text("recall rises under touvron").first.is_visible()
     assert said == []
 

@@ -1,0 +1,84 @@
+"""The study's room: all that a report shows, as plain data. `analysis.page` makes HTML of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One cell of the study's table. Numbers that are not known yet are None."""
+
+    cell: str
+    model: str
+    dataset: str
+    seed: int
+    state: str  # done, part, missing
+    loss: float | None
+    recalls: Mapping[str, float | None]  # by source
+    planned_hours: float | None  # GPU hours of training and embedding
+    spent_hours: float | None  # GPU hours of all stages, or hours of processes where there are no GPUs
+    log: str | None  # a link, relative to the page
+
+
+@dataclass(frozen=True)
+class SourceFit:
+    """One source under one convention: the line with its interval, and what is to be said of it."""
+
+    answer: str
+    line: Mapping[str, Sequence[float]]  # x, y, low, high
+    checks: Sequence[Mapping[str, str]] = ()  # check, verdict, detail
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How a joint law of cost per crop and crops seen would split compute, of one metric under one convention."""
+
+    metric: str
+    answer: str  # the exponents with their intervals, or why there are none
+    line: Mapping[str, Sequence[float]]  # x of compute; y, low, high of the best cost per crop; empty where none
+    places: Sequence[Mapping[str, float]]  # compute, cost, cost_low, cost_high, crops, foretold
+    cells: Sequence[str]  # the runs behind it
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an hour costs."""
+
+    machine: str
+    per_hour: float  # of one GPU, in the recipe's money
+
+
+@dataclass(frozen=True)
+class Next:
+    """A run that is proposed."""
+
+    cell: str
+    hours: float
+    narrows: str  # in words
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the page shows. Compute is given under every convention."""
+
+    title: str
+    question: str
+    convention: str  # shown first
+    conventions: Sequence[Mapping[str, str]]  # name, unit, meaning
+    sources: Sequence[str]
+    points: Sequence[Mapping[str, Any]]
+    courses: Sequence[Mapping[str, Any]]  # cell, size, patch, loss, compute by convention
+    frontier: Mapping[str, Mapping[str, Sequence[float]]]
+    fits: Mapping[str, Mapping[str, SourceFit]]  # by convention and source
+    cells: Sequence[CellRow]
+    unfinished: str  # what is missing, in words; empty when the study is whole
+    allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
+    price: Price | None = None  # None where there are no GPUs to pay for
+    next_runs: Sequence[Next] = ()
+    no_next: str = ""  # why nothing is proposed
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    reconstructions: Path | None = None  # a PNG
