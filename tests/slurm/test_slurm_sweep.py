@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,13 +48,23 @@ def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
     return {name: row for name, row in found.items() if not name.startswith(drop or ("-",))}
 
 
-def approximately(value: object) -> object:
-    """Numbers to five decimals: two ranks add up in another order than one."""
-    if isinstance(value, float):
-        return round(value, 5)
-    if isinstance(value, dict):
-        return {name: approximately(inner) for name, inner in value.items()}
-    return [approximately(inner) for inner in value] if isinstance(value, list) else value
+def leaves(tree: object, path: str = "") -> dict[str, object]:
+    """Every value of nested rows by its path."""
+    if isinstance(tree, dict | list):
+        inner = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {k: v for name, value in inner for k, v in leaves(value, f"{path}/{name}").items()}
+    return {path: tree}
+
+
+def assert_same(found: object, wanted: object) -> None:
+    """Equal, but for what two ranks do, which add up in another order than one: the last digits of a loss, and what
+    whitening a dozen genes makes of them."""
+    ours, theirs = leaves(found), leaves(wanted)
+    assert ours.keys() == theirs.keys()
+    for path, value in theirs.items():
+        loose = 1e-3 if "/evaluate.json" in path else 1e-5
+        near = pytest.approx(value, rel=loose, abs=1e-6, nan_ok=True) if isinstance(value, float) else value
+        assert ours[path] == near, path
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +89,7 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     assert "already queued or running" in again.stdout
     output = slurm_recipe.parent / "out"
     until(lambda: (output / "report" / "recall_versus_compute.png").exists(), 600, "the report")
-    assert approximately(rows(output)) == approximately(local_rows)
+    assert_same(rows(output), local_rows)
     states = set(cluster.run("sacct", "-X", "-n", "-a", "-o", "state").split())
     assert states <= {"COMPLETED", "RUNNING"}, "no job failed on the way"
     assert {one["state"] for one in statuses(slurm_recipe)} == {"done"}
@@ -137,15 +148,23 @@ def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
         found = json.loads(sweep("status", recipe, "--json", *STORM).stdout)
         return [one for one in found if one["stage"] == "train" and one["step"]]
 
+    def strike(victims: Callable[[], list[Any]], blow: Callable[[Any], object], what: str) -> None:
+        def struck() -> bool:
+            found = victims()
+            if found:
+                blow(found[0])
+            return bool(found)
+
+        calmly(struck, what)
+
     calmly(lambda: len(live()) >= 2, "two cells train")
     dearer = ["--partition=main", "--nodes=4", "--ntasks-per-node=1", "--cpus-per-task=4", "--output=/dev/null"]
     cluster.run("sbatch", "--job-name=dearer", *dearer, "--wrap=sleep 1")
     calmly(lambda: not cluster.run("squeue", "-h", "--name=dearer"), "the dearer job takes the nodes and ends")
     calmly(lambda: len(live()) >= 2, "two cells train after the preemption")
     assert any(one["restarts"] for one in live()), "preempted cells came back under their own ids"
-    cluster.run("scontrol", "requeue", str(live()[0]["job"]))
-    calmly(live, "a cell trains")
-    first_ranks(cluster)[0].kill()
+    strike(live, lambda one: cluster.run("scontrol", "requeue", str(one["job"])), "a cell is requeued by hand")
+    strike(lambda: first_ranks(cluster), psutil.Process.kill, "a first rank is killed")
     cluster.kill_node(1)
     calmly(live, "a cell trains on what is left")
     cluster.kill_node(2)
@@ -153,8 +172,7 @@ def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
     cluster.start_controller()
     cluster.revive_node(1)
     cluster.revive_node(2)
-    calmly(live, "a cell trains again")
-    cluster.run("scancel", str(live()[0]["job"]))
+    strike(live, lambda one: cluster.run("scancel", str(one["job"])), "a cell that trains again is cancelled")
     for _ in range(6):  # the report resubmits what failed for a reason that passes; a cancelled report needs a person
         until(lambda: cluster.hurry() or not cluster.run("squeue", "-h"), 600, "the queue is empty")
         left = {str(one["cell"]) for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)
@@ -162,7 +180,7 @@ def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
         if all("-none-" in cell for cell in left):
             break
         sweep("resume", recipe, *STORM)
-    assert approximately(rows(output)) == approximately(rows(calm / "out"))
+    assert_same(rows(output), rows(calm / "out"))
     found = {str(one["cell"]): one for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)}
     failed = {name: one for name, one in found.items() if one["state"] != "done"}
     assert len(failed) == 2
