@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.correct import Floats, Mask, Names, checked_embeddings
+from analysis.arrays import Floats, Mask, Names, checked_embeddings
 
 Method = Literal["mean", "median"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats, Mask, checked_embeddings
+from analysis.arrays import Floats, Mask, checked_embeddings
 
 UNEXPRESSED_BELOW = -3.0  # zFPKM (Hart et al. 2013)
 MORE_THAN = 20  # unexpressed genes that an arm needs for its mean to be worth subtracting

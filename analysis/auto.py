@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_beliefs
 from analysis.laws import WEAK, Belief, Law, named_law
 from analysis.metric import Metric

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats, checked_embeddings
+from analysis.arrays import Floats, checked_embeddings
 
 Indices = npt.NDArray[np.int64]
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.correct import Floats, checked_embeddings
+from analysis.arrays import Floats, checked_embeddings
 from analysis.elastic_net import FOLDS, RATIOS, ElasticNetFolds
 
 CATEGORIES = ("AreaShape", "Intensity", "Neighbors", "RadialDistribution", "Texture")

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Average, Points
 from analysis.intervals import Rolling, Scale
 from analysis.least_squares import Problem, solve, without_each

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats, Mask, Names, checked_embeddings
+from analysis.arrays import Floats, Mask, Names, checked_embeddings
 
 DRAWS = 1000
 NULL_PAIRS = 100_000

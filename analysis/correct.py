@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Names = npt.NDArray[np.generic]
+from analysis.arrays import Floats, Mask, checked_controls, checked_embeddings, checked_screen, rows_by_batch
+
 Correction = Literal["none", "centre_scale", "pca_centre_scale", "tvn"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 
@@ -55,7 +54,7 @@ class BatchCentreScale:
         """Standardise the wells of each batch. Raises ValueError for a batch that was not fitted."""
         values = checked_embeddings(embeddings)
         result = np.empty_like(values)
-        for name, rows in _rows_by_batch(np.asarray(batch), self.batches):
+        for name, rows in rows_by_batch(np.asarray(batch), self.batches):
             result[rows] = self.batches[name].standardised(values[rows])
         return result
 
@@ -110,7 +109,7 @@ class Tvn:
         """
         values = checked_embeddings(embeddings)
         corrected = np.empty((len(values), self.whiten.shape[1]))
-        for name, rows in _rows_by_batch(np.asarray(batch), self.whitenings):
+        for name, rows in rows_by_batch(np.asarray(batch), self.whitenings):
             whitened = self.standardise.standardised(values[rows]) @ self.whiten
             corrected[rows] = self.whitenings[name].apply(whitened)
         return corrected
@@ -123,12 +122,12 @@ def fit_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike) -> Centr
         ValueError: if there is no control, shapes differ, or a value is not finite.
     """
     values = checked_embeddings(embeddings)
-    return _centre_scale(values[_checked_controls(control, len(values))])
+    return _centre_scale(values[checked_controls(control, len(values))])
 
 
 def fit_batch_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> BatchCentreScale:
     """`fit_centre_scale` batch by batch. Raises as it does, and for a batch with fewer than two controls."""
-    values, controls, batches = _checked(embeddings, control, batch)
+    values, controls, batches = checked_screen(embeddings, control, batch)
     named = {name: _centre_scale(values[controls & (batches == name)]) for name in np.unique(batches)}
     return BatchCentreScale(named)
 
@@ -146,7 +145,7 @@ def pca_centre_scale(
     """
     if components < 1:
         raise ValueError(f"components must be at least 1, not {components}")
-    values, controls, batches = _checked(embeddings, control, batch)
+    values, controls, batches = checked_screen(embeddings, control, batch)
     scaled = np.empty_like(values)
     for name in np.unique(batches):
         here = batches == name
@@ -181,7 +180,7 @@ def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayL
         ValueError: if there is no control, a batch has fewer than two (named), all features are constant over the
             controls, shapes differ, or a value is not finite.
     """
-    values, controls, batches = _checked(embeddings, control, batch)
+    values, controls, batches = checked_screen(embeddings, control, batch)
     chosen = values[controls]
     standardise = _centre_scale(chosen)
     standardised = standardise.standardised(chosen)  # (N, D)
@@ -206,63 +205,6 @@ def apply_named(correction: Correction, embeddings: npt.ArrayLike, control: Mask
     if correction == "none":
         return checked_embeddings(embeddings)
     raise ValueError(f"no correction {correction!r}; known: {', '.join(CORRECTIONS)}")
-
-
-def checked_embeddings(embeddings: npt.ArrayLike) -> Floats:
-    """The embeddings as a float64 matrix.
-
-    Raises:
-        ValueError: if they are not a matrix, or rows hold NaN or infinity; the first such rows are named.
-    """
-    values = np.asarray(embeddings, dtype=np.float64)
-    if values.ndim != 2:
-        raise ValueError(f"embeddings must be a matrix (wells, features), not of shape {values.shape}")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if bad.size:
-        rows = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        raise ValueError(f"{bad.size} of {len(values)} embeddings hold NaN or infinity (rows {rows})")
-    return values
-
-
-def _checked(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[Floats, Mask, Names]:
-    values = checked_embeddings(embeddings)
-    controls = _checked_controls(control, len(values))
-    batches = np.asarray(batch)
-    if batches.shape != controls.shape:
-        raise ValueError(f"batch has shape {batches.shape}, but there are {len(values)} embeddings")
-    _check_controls_per_batch(controls, batches)
-    return values, controls, batches
-
-
-def _checked_controls(control: npt.ArrayLike, wells: int) -> Mask:
-    mask = np.asarray(control)
-    if mask.dtype != np.bool_ or mask.shape != (wells,):
-        raise ValueError(f"control must be {wells} booleans, one per embedding, not {mask.dtype} {mask.shape}")
-    if not mask.any():
-        raise ValueError(f"none of the {wells} wells is a control; a correction is fitted on controls")
-    return mask
-
-
-def _check_controls_per_batch(controls: Mask, batches: Names) -> None:
-    names, inverse = np.unique(batches, return_inverse=True)
-    counts = np.bincount(inverse, weights=controls, minlength=len(names)).astype(int)
-    poor = [f"{name!s} ({count})" for name, count in zip(names, counts, strict=True) if count < 2]
-    if poor:
-        raise ValueError(f"each batch needs at least 2 control wells for its covariance; too few in {', '.join(poor)}")
-
-
-def _rows_by_batch(
-    batches: Names, fitted: Mapping[Hashable, object]
-) -> list[tuple[Hashable, npt.NDArray[np.int64] | slice]]:
-    """The rows of each batch; a slice where they lie together, which spares a copy."""
-    found: list[tuple[Hashable, npt.NDArray[np.int64] | slice]] = []
-    for name in np.unique(batches):
-        if name not in fitted:
-            raise ValueError(f"batch {name} was not fitted; fitted are {', '.join(map(str, fitted))}")
-        rows = np.flatnonzero(batches == name)
-        together = rows[-1] - rows[0] + 1 == len(rows)
-        found.append((name, slice(rows[0], rows[-1] + 1) if together else rows))
-    return found
 
 
 def _centre_scale(controls: Floats) -> CentreScale:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 Indices = npt.NDArray[np.int64]
 Singles = npt.NDArray[np.float32]

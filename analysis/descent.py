@@ -8,7 +8,7 @@ Legend: D features, A penalties of a path.
 import numpy as np
 from numba import njit
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 TOLERANCE = 1e-4  # of the duality gap as part of |y|², and of a sweep's largest change as part of the largest weight
 ITERATIONS = 1000

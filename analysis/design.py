@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import auto
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Average, Points
 from analysis.intervals import spread
 

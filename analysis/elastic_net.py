@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 RATIOS = (0.1, 0.6, 0.9, 0.95, 0.99)  # supplement A.6
 FOLDS = 5

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.laws import WEAK, Belief, Law
 from analysis.least_squares import Prior, Problem, Solution, polish, solve
 from analysis.metric import Coordinates, Metric

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.correct import Floats
+    from analysis.arrays import Floats
     from analysis.estimate import Fitted
     from analysis.fitting import Result
     from analysis.metric import Metric

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import auto, checks, intervals
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Average, Factors, Fitted, Points, fit_law
 from analysis.intervals import Scale
 from analysis.metric import Metric

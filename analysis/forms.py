@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 Curve = tuple[Floats, Floats]
 STEEPEST = 500.0  # exp of more overflows

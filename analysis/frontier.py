@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Fitted, Points
 from analysis.intervals import bootstrap
 from analysis.metric import Metric

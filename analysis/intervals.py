@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis import auto
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Average, Fitted, Points, fit_law
 from analysis.laws import named_law
 from analysis.least_squares import Problem, solve

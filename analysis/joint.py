@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 if TYPE_CHECKING:
     from analysis.laws import Belief

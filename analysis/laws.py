@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from analysis import forms, joint
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.least_squares import Model, Prior
 
 Space = Literal["log", "linear", "logit"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 # theta (K, p), inputs (K or 1, n, d) -> values (K, n), Jacobian (K, n, p)
 Model = Callable[[Floats, Floats], tuple[Floats, Floats]]

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 
 Kind = Literal["loss", "share", "score"]
 KINDS: tuple[Kind, ...] = ("loss", "share", "score")

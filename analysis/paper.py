@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.arrays import Floats
 from analysis.checks import TwoFactors, two_factors
-from analysis.correct import Floats
 from analysis.flops import CONVENTIONS, flops_per_crop
 from analysis.tables import IMAGES, PAPER_MODELS, table6
 

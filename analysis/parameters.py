@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Fitted, Points
 from analysis.intervals import bootstrap
 from analysis.least_squares import Model, Problem, solve

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.correct import Floats, Mask
+from analysis.arrays import Floats, Mask
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from analysis.correct import Floats, Mask
+from analysis.arrays import Floats, Mask
 from analysis.cosines import AllPairs, Directions, DrawnPairs, Indices, Null, compare, order_statistics
 from analysis.pairs import Pairs
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from analysis.arrays import Floats, Mask
 from analysis.average_precision import (
     NULL_SIZE,
     TIE,
@@ -32,7 +33,6 @@ from analysis.average_precision import (
     padded,
     unit_rows,
 )
-from analysis.correct import Floats, Mask
 from analysis.profiles import TableError, Wells
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.flops import named_convention
 
 REPLICATES = 2000

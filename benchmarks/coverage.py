@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from analysis import auto
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import JOINT_HUBER, Points, Settings, fit_law
 from analysis.intervals import interval, rolling_origin, scale_at
 from analysis.laws import named_law

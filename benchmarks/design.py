@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from analysis import auto
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.design import Candidate, next_runs
 from analysis.estimate import Average, Points, fit_law
 from analysis.laws import named_law

@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.optimize import least_squares, minimize
 
 from analysis import auto
-from analysis.correct import Floats
+from analysis.arrays import Floats
 from analysis.estimate import Fitted, Points, Settings, fit_law, problem_of
 from analysis.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at, spread
 from analysis.laws import Belief, named_law
