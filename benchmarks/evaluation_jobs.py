@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import types
@@ -20,21 +21,21 @@ Work = Callable[[], list[float]]
 SOURCES = ("CORUM", "HuMAP", "Reactome", "StringDB")
 
 
-def run(name: str) -> None:
-    """Prepare a job, time it, and print one line of JSON."""
+def run(name: str, limit: float | None = None) -> None:
+    """Prepare a job, time it, and print what it took as JSON. SIGALRM ends it after `limit` seconds of work."""
     try:
         work: Work = globals()[name]()
     except ImportError as error:
         print(json.dumps({"missing": str(error)}))
         return
-    load = os.getloadavg()[0]
-    before = _peak()
+    print(json.dumps({"base": _BASE, "load": round(os.getloadavg()[0], 2)}), flush=True)
+    if limit is not None:
+        signal.setitimer(signal.ITIMER_REAL, limit)
     start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
-    inputs = before - _BASE
-    gigabytes = (_peak() - before + inputs) / 1e9
-    print(json.dumps({"seconds": seconds, "gigabytes": gigabytes, "result": result, "load": round(load, 2)}))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(json.dumps({"seconds": seconds, "gigabytes": (_peak() - _BASE) / 1e9, "result": result}))
 
 
 def _peak() -> float:
