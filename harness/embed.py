@@ -1,19 +1,16 @@
 """Embedding wells: every well is tiled, each tile goes through the encoder, and the tiles' embeddings are averaged.
 
 The paper tiles a 2048 × 2048 well into 64 crops of 256 (supplement A.3). The pixel-statistics baseline takes the mean
-and standard deviation of each channel instead. One Parquet file per cell, with the wells' metadata.
+and standard deviation of each channel instead. One Parquet file per cell, with the wells' metadata, is put
+together from parts, which several jobs may have embedded (`parts.py`).
 
 Shapes: T tiles in a forward pass, W wells, C channels, S crop side, D embedding width.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,8 @@ from numpy.typing import NDArray
 
 from harness.adapt import adapted, by_plate
 from harness.crops import prepare
-from harness.data import Wells, evaluation_wells, validation_wells
-from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, write_embeddings
+from harness.data import Wells, validation_wells
+from harness.embeddings import RECONSTRUCTIONS, write_embeddings
 from harness.engines import autocast
 from harness.files import write_whole
 from harness.grid import Cell
@@ -34,53 +31,63 @@ from harness.models.mae import MaskedAutoencoder
 from harness.models.masking import masking_noise
 from harness.models.mu_net import MuNet
 from harness.models.network import Network
-from harness.networks import build, initialise, weights_path
+from harness.networks import build, initialise
 from harness.parallel import Ranks, ranks
+from harness.parts import ALONE, Element, Parts, count_crops, join_parts, parts_of, weights_digest
 from harness.preempt import StopFlag, abreast, stop_on_signals
 from harness.recipe import Embed, Recipe
-from harness.sealed import checksum
-from harness.shard_places import open_shards
-from harness.train import WEIGHTS
+from harness.stages import WEIGHTS
 from harness.validate import VALIDATION_SEED
 from harness.weights import load_weights
 from shards.format import ShardSet
 from shards.loader import well_tiles
 
 RECONSTRUCTED_CROPS = 6
-PART_WELLS = 4096  # embedded, then written: a stop or a crash loses less than this many
 Features = NDArray[np.float32]  # (W, D)
 Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can reconstruct
 Encode = Callable[[Wells], Features]
 
 
-def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
-    """Embed every well of `recipe.embed` with a cell's model, and return the ledger's values.
+def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str, element: Element = ALONE) -> dict[str, Any]:
+    """Embed an element's parts of the wells of `recipe.embed` with a cell's model, and return the ledger's values.
 
-    Goes on after the parts that an earlier run of the same `fingerprint` and weights left in `folder`.
+    Goes on after the parts that an earlier run of the same `fingerprint` and weights left in `folder`. A job that is
+    alone also puts the parts together; elements leave that to `harness.elements.finish`.
 
     Raises:
         CheckpointError, EncoderFileError: the weights are missing or damaged, or do not fit.
         Preempted: a signal asked to stop; the parts that are done stay.
         ValueError: the wells do not fit the model.
     """
-    assert recipe.embed is not None
     with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
-        shards = open_shards(recipe, recipe.embed.shards)
-        wells = evaluation_wells(shards, recipe.embed.experiments)
-        encode = _encoder(recipe, cell, folder, shards, here, stop)
-        parts = folder / f"embedding-{_identity(recipe, cell, folder, fingerprint)}"
-        resumed, start = parts.exists(), time.perf_counter()
-        features = in_parts(wells, parts, here, encode)
-        seconds = time.perf_counter() - start
-        if here.is_first:
+        shards, parts = parts_of(recipe, cell, folder, fingerprint)
+        lacking = [number for number in parts.of(element) if here.any(not parts.path(number).exists())]
+        seconds = 0.0
+        if lacking:
+            encode = _encoder(recipe, cell, folder, shards, here, stop, element)
             made_by = _provenance(recipe, cell, folder, fingerprint)
-            write_embeddings(folder / EMBEDDINGS, shards.wells.loc[wells], features, made_by)
-            shutil.rmtree(parts)
+            seconds = _embed_parts(shards, parts, lacking, encode, here, made_by)
+        embedded = count_crops(shards, map(parts.wells_of, lacking), recipe.mae.crop)
+        own = [parts.wells_of(number) for number in parts.of(element)]
+        counts = {"wells": sum(map(len, own)), "crops": count_crops(shards, own, recipe.mae.crop)}
+        if element == ALONE and here.is_first:
+            counts = join_parts(recipe, cell, folder, fingerprint) or counts
         here.wait()
-        crops = int((shards.shapes[wells] // recipe.mae.crop).prod(axis=1).sum())
-    speed = None if resumed or cell.kind == "pixel_statistics" else round(crops / seconds, 1)
-    counts = {"wells": len(wells), "width": int(features.shape[1]), "crops": crops}
+    speed = round(embedded / seconds, 1) if seconds and cell.kind != "pixel_statistics" else None
     return {"kind": cell.kind, **counts, "ranks": here.world, "crops_per_second": speed}
+
+
+def _embed_parts(
+    shards: ShardSet, parts: Parts, numbers: Iterable[int], encode: Encode, here: Ranks, made_by: dict[str, Any]
+) -> float:
+    """Embed parts and write each as it is done; return the seconds that it took."""
+    start = time.perf_counter()
+    for number in numbers:
+        wells = parts.wells_of(number)
+        features = encode(wells)
+        if here.is_first:
+            write_embeddings(parts.path(number), shards.wells.loc[wells], features, made_by)
+    return time.perf_counter() - start
 
 
 def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
         "kind": cell.kind,
         "model": cell.model,
         "stage_fingerprint": fingerprint,
-        "weights_sha256": weights[1] if (weights := _weights(recipe, cell, folder)) else None,
+        "weights_sha256": weights_digest(recipe, cell, folder),
         "shards": str(options.shards),
         "pool": options.pool,
         "block": options.block,
@@ -102,20 +109,9 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
     }
 
 
-def _identity(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> str:
-    weights = _weights(recipe, cell, folder)
-    return hashlib.sha256(json.dumps([fingerprint, weights, PART_WELLS]).encode()).hexdigest()[:16]
-
-
-def _weights(recipe: Recipe, cell: Cell, folder: Path) -> list[Any] | None:
-    """Size and SHA-256 of the file that the cell's weights are in; None for a cell without any."""
-    if cell.architecture is None:
-        return None
-    given = weights_path(recipe, cell) if cell.kind == "pretrained" else None
-    return checksum(given or folder / WEIGHTS)
-
-
-def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: Ranks, stop: StopFlag) -> Encode:
+def _encoder(
+    recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: Ranks, stop: StopFlag, element: Element
+) -> Encode:
     """What turns wells into features (W, D); it raises Preempted when a rank is told to stop."""
     if cell.kind == "pixel_statistics":
         return lambda wells: pixel_statistics(shards, abreast(wells, here, stop))
@@ -127,7 +123,7 @@ def _encoder(recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: R
     else:
         load_weights(folder / WEIGHTS, model)
     model.eval()
-    if here.is_first and cell.kind == "trained" and isinstance(model, Inpainter):
+    if here.is_first and element.number == 0 and cell.kind == "trained" and isinstance(model, Inpainter):
         _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)
     if options.block is not None:
         keep_blocks(model, options.block)
@@ -146,21 +142,6 @@ def keep_blocks(model: Network, count: int) -> None:
     if count > len(blocks):
         raise ValueError(f"embed.block is {count}, but the encoder has {len(blocks)} blocks")
     model.encoder.blocks = blocks[:count]
-
-
-def in_parts(wells: Wells, folder: Path, here: Ranks, encode: Encode) -> Features:
-    """`encode` the wells part by part, (W, D), writing each part to `folder`; one that is there is read instead."""
-    features = []
-    for number, first in enumerate(range(0, len(wells), PART_WELLS)):
-        path = folder / f"{number:05d}.npy"
-        if here.any(not path.exists()):
-            part = encode(wells[first : first + PART_WELLS])
-            if here.is_first:
-                write_whole(path, partial(np.save, arr=part, allow_pickle=False))
-        else:
-            part = np.load(path, allow_pickle=False)
-        features.append(part)
-    return np.concatenate(features)
 
 
 @torch.inference_mode()

@@ -84,7 +84,7 @@ def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[P
     from harness.models.channel_agnostic import ChannelAgnosticMae
     from harness.models.openphenom import save_openphenom
     from harness.networks import build
-    from harness.train import WEIGHTS
+    from harness.stages import WEIGHTS
     from harness.weights import load_weights
 
     model = build(cell)
@@ -101,7 +101,7 @@ def _encoder_weights(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from harness.train import WEIGHTS
+    from harness.stages import WEIGHTS
 
     path, prefix = cell_folder(recipe, cell) / WEIGHTS, "encoder."
     try:

@@ -1,8 +1,8 @@
 """The ledger: what happened, one row per cell and stage, each a small JSON file written by rename.
 
-`<output>/ledger/<cell id>/<stage>.json`. A row exists only when its stage is done; its `fingerprint` says with what
-settings, so a stage whose settings changed is done again and nothing else is. Readable with pandas (`table`) while
-the sweep runs. No torch.
+`<output>/ledger/<cell id>/<stage>.json`; while jobs share a stage, also `embed.3-of-8.json` for each that is done. A
+row exists only when its stage is done; its `fingerprint` says with what settings, so a stage whose settings changed is
+done again and nothing else is. Readable with pandas (`table`) while the sweep runs. No torch.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class LedgerError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A stage that is done."""
+    """A stage that is done, or one element of it (`harness.elements`)."""
 
     cell: str
-    stage: Stage
+    stage: str
     fingerprint: str
     values: dict[str, Any]
 
 
-def row_path(output: Path, cell: str, stage: Stage) -> Path:
+def row_path(output: Path, cell: str, stage: str) -> Path:
     return output / "ledger" / cell / f"{stage}.json"
 
 
@@ -46,7 +46,7 @@ def record(output: Path, row: Row) -> None:
     write_json(row_path(output, row.cell, row.stage), value)
 
 
-def read(output: Path, cell: str, stage: Stage) -> Row | None:
+def read(output: Path, cell: str, stage: str) -> Row | None:
     """The row of a stage, or None while it is not done.
 
     Raises:

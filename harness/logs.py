@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.cluster.book import Book, Entry
 from harness.cluster.failures import Failure, first_failure
+from harness.elements import read_piece
 from harness.grid import Cell
 from harness.ledger import STAGES
 from harness.recipe import Recipe
@@ -22,7 +23,8 @@ def shown(recipe: Recipe, cell: Cell, rank: int | None) -> str:
         return f"{cell.id}: no job of it is in {recipe.output / 'jobs'}"
     failure = _last_failure(recipe, cell, entries)
     wanted = rank if rank is not None else failure.rank if failure else 0
-    parts = list(_logs(cell, entries[-3:], wanted))
+    failed = [entry for entry in entries if failure is not None and entry.stage == failure.stage]
+    parts = list(_logs(cell, (failed or entries)[-3:], wanted))
     if failure is not None and rank is None:
         where = f"{failure.stage}, attempt {failure.attempt}, job {failure.job}"
         parts.append(f"{cell.id}: {where}: rank {failure.rank} failed first\n{failure.trace}")
@@ -31,7 +33,7 @@ def shown(recipe: Recipe, cell: Cell, rank: int | None) -> str:
 
 def _last_failure(recipe: Recipe, cell: Cell, entries: list[Entry]) -> Failure | None:
     attempts = {(entry.stage, entry.attempts[entry.cells.index(cell.id)]) for entry in entries}
-    ordered = sorted(attempts, key=lambda one: (one[1], STAGES.index(one[0])), reverse=True)
+    ordered = sorted(attempts, key=lambda one: (one[1], STAGES.index(read_piece(one[0])[0])), reverse=True)
     found = (first_failure(cell_folder(recipe, cell), stage, attempt) for stage, attempt in ordered)
     return next((failure for failure in found if failure is not None), None)
 

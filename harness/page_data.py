@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.flops import CONVENTIONS
 from harness import ledger, results
 from harness.cluster.shapes import shape
+from harness.elements import read_piece
 from harness.grid import Cell, cells, fingerprint
 from harness.plan import HOUR, CellPlan, plan_cells
 from harness.recipe import Recipe
@@ -197,7 +198,7 @@ def _spent(recipe: Recipe, cell: Cell, row: ledger.Row) -> float:
     A cell that was resumed counts its training from the first step on, and the starts of its last process alone.
     """
     hours = max(float(row.values.get(name, 0.0)) for name in ("stage_seconds", "train_seconds")) / HOUR
-    wanted = shape(recipe.launch, cell, row.stage)
+    wanted = shape(recipe.launch, cell, read_piece(row.stage)[0])
     return hours * wanted.nodes * wanted.gpus_per_node if recipe.launch.gpus_per_node else hours
 
 

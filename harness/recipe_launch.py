@@ -56,6 +56,13 @@ class Launch(Section):
         "runs", description="a crop's bytes in several small reads, or in one four times as large where reads are dear"
     )
     loader_open_shards: PositiveInt = Field(256, description="shards a rank keeps open, two file descriptors each")
+    embed_elements: PositiveInt = Field(
+        1, description="SLURM jobs that share the embedding of a cell's wells, independently of one another"
+    )
+    embed_part_wells: PositiveInt = Field(
+        512,
+        description="wells of a part: embedded, then written; a stop costs less than one, and elements share them out",
+    )
     checkpoint_minutes: PositiveFloat = 20.0
     engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"

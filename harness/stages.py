@@ -145,6 +145,9 @@ def _file_digest(path: Path) -> str:
         raise StageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+WEIGHTS = "model.safetensors"  # of a trained cell, in its folder
+
+
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:
     """Where a cell keeps its log, checkpoint, weights and embeddings."""
     return recipe.output / "cells" / cell.id
@@ -166,7 +169,7 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
 
 
 def run_stage(recipe: Recipe, cell: Cell, stage: Stage) -> None:
-    """Run one stage of a cell unless it is done; what a SLURM job does, whose `fence` keeps others from the cell."""
+    """Run one stage of a cell unless it is done; for a SLURM job, whose `fence` keeps others from the cell."""
     work = todo(recipe, cell)
     if stage in work.missing:
         _run(recipe, work, stage)
@@ -176,11 +179,11 @@ def _run(recipe: Recipe, work: Work, stage: Stage) -> None:
     cell, start = work.cell, time.perf_counter()
     values = _RUN[stage](recipe, cell, cell_folder(recipe, cell), work.fingerprints[stage])
     values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
-    if _is_first_rank():
+    if is_first_rank():
         fence.check()
         ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
-        if stage == "train":
-            _discard_checkpoints(cell_folder(recipe, cell))
+        if stage in _DISCARD:
+            _DISCARD[stage](cell_folder(recipe, cell))
 
 
 def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None:
@@ -213,7 +216,8 @@ def _outcome_path(outcomes: Path, cell_id: str) -> Path:
     return outcomes / f"{cell_id}.outcome.json"
 
 
-def _is_first_rank() -> bool:
+def is_first_rank() -> bool:
+    """Whether this process is the one that speaks for its job."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
@@ -221,7 +225,7 @@ def _is_first_rank() -> bool:
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the cell's lock, which the system frees however its holder dies. The other ranks follow the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not _is_first_rank():
+    if not is_first_rank():
         yield
         return
     with (folder / "lock").open("a") as file:
@@ -260,7 +264,16 @@ _RUN: dict[Stage, Callable[[Recipe, Cell, Path, str], dict[str, Any]]] = {
 
 
 def _discard_checkpoints(folder: Path) -> None:
-    """Only now, for a run that dies between its last step and its row in the ledger goes on from them."""
     from harness.checkpoint import discard
 
     discard(folder)
+
+
+def _discard_parts(folder: Path) -> None:
+    from harness.parts import discard_parts
+
+    discard_parts(folder)
+
+
+# Only once the row is in the ledger: a run that dies before goes on from them.
+_DISCARD: dict[Stage, Callable[[Path], None]] = {"train": _discard_checkpoints, "embed": _discard_parts}

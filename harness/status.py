@@ -6,14 +6,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from harness import stages
-from harness.cluster.book import Book, Submitted
+from harness import elements, stages
+from harness.cluster.book import Book, Key, Submitted
 from harness.cluster.failures import cause, first_failure
-from harness.cluster.jobs import BEAT_SECONDS, HEARTBEAT
+from harness.cluster.jobs import BEAT_SECONDS, heartbeat
 from harness.cluster.states import UNKNOWN, JobState, states
 from harness.grid import Cell, cells
 from harness.recipe import Recipe
@@ -21,6 +21,7 @@ from harness.stages import Work
 from harness.tail import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "missing"]
+WORST_FIRST: tuple[State, ...] = ("failed", "lost", "never", "missing", "running", "queued", "done")
 SILENT_SECONDS = 10 * BEAT_SECONDS
 COLUMNS = f"{'cell':<44}{'stage':<10}{'state':<9}{'step':>15}{'crops/s':>10}{'ETA':>9}{'restarts':>9}  reason"
 
@@ -49,59 +50,77 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     """
     latest = Book(recipe.output).latest()
     works = [stages.todo(recipe, cell) for cell in cells(recipe)]
-    of_cell = {work.cell.id: latest.get((work.cell.id, work.missing[0])) for work in works if work.missing}
-    known = states([submitted.job for submitted in of_cell.values() if submitted])
-    return [_status(recipe, work, of_cell.get(work.cell.id), known) for work in works]
+    given = [_next_jobs(recipe, work, latest) for work in works]
+    known = states([submitted.job for jobs in given for submitted in jobs.values() if submitted])
+    return [_of_cell(recipe, work, jobs, known) for work, jobs in zip(works, given, strict=True)]
 
 
-def _status(recipe: Recipe, work: Work, submitted: Submitted | None, known: dict[str, JobState]) -> CellStatus:
+def _next_jobs(recipe: Recipe, work: Work, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
+    """The pieces of a cell's first missing stage that are yet to be done, or all of them, and their newest jobs."""
+    stage, pieces = next(iter(elements.undone(recipe, work).items()), (None, ()))
+    pieces = pieces or (elements.pieces(recipe, stage) if stage else ())
+    return {piece: latest.get((work.cell.id, piece)) for piece in pieces}
+
+
+def _of_cell(recipe: Recipe, work: Work, jobs: dict[str, Submitted | None], known: dict[str, JobState]) -> CellStatus:
+    """The cell's status; where several jobs share its stage, that of the one worst off, and how many are done."""
     if not work.missing:
         return CellStatus(work.cell.id, "", "done")
+    found = [_status(recipe, work.cell, piece, submitted, known) for piece, submitted in jobs.items()]
+    worst = min(found, key=lambda one: WORST_FIRST.index(one.state))
     stage = work.missing[0]
+    every, left = elements.pieces(recipe, stage), elements.undone(recipe, work)[stage]
+    if not left:
+        worst = next((one for one in found if one.state == "running"), CellStatus(work.cell.id, stage, "missing"))
+        worst = replace(worst, reason="its parts are to be put together")
+    return worst if len(every) == 1 else replace(worst, stage=stage, step=len(every) - len(left), steps=len(every))
+
+
+def _status(
+    recipe: Recipe, cell: Cell, piece: str, submitted: Submitted | None, known: dict[str, JobState]
+) -> CellStatus:
     if submitted is None:
-        return CellStatus(work.cell.id, stage, "missing")
-    folder, job = stages.cell_folder(recipe, work.cell), known[submitted.job]
-    restarts = _restarts(folder, submitted.job)
-    if job.phase == "unknown" and _is_alive(folder, submitted.job):
+        return CellStatus(cell.id, piece, "missing")
+    folder, job = stages.cell_folder(recipe, cell), known[submitted.job]
+    beat = _beat(heartbeat(folder, piece), submitted.job)
+    restarts = int(beat.get("restart", 0))
+    if job.phase == "unknown" and _is_alive(beat):
         job = JobState("RUNNING")
     if job.phase == "running":
-        return _running(work.cell, stage, submitted.job, folder, restarts)
+        return _running(cell, piece, submitted.job, folder, restarts)
     if job.is_live:
-        return CellStatus(work.cell.id, stage, "queued", submitted.job, restarts=restarts, reason=job.reason)
-    why = cause(job, first_failure(folder, stage, submitted.attempt))
+        return CellStatus(cell.id, piece, "queued", submitted.job, restarts=restarts, reason=job.reason)
+    why = cause(job, first_failure(folder, piece, submitted.attempt))
     state: State = "lost" if job == UNKNOWN else "failed"
     if job.reason == "DependencyNeverSatisfied":
         state = "never"
     retried = "" if why.verdict == "passes" else "; resume --force tries again"
-    return CellStatus(work.cell.id, stage, state, submitted.job, restarts=restarts, reason=why.text + retried)
+    return CellStatus(cell.id, piece, state, submitted.job, restarts=restarts, reason=why.text + retried)
 
 
-def _running(cell: Cell, stage: str, job: str, folder: Path, restarts: int) -> CellStatus:
-    row = last_row(folder / "train.jsonl", "train") if stage == "train" else None
+def _running(cell: Cell, piece: str, job: str, folder: Path, restarts: int) -> CellStatus:
+    row = last_row(folder / "train.jsonl", "train") if piece == "train" else None
     if row is None or not row["progress"]:
-        return CellStatus(cell.id, stage, "running", job, restarts=restarts)
+        return CellStatus(cell.id, piece, "running", job, restarts=restarts)
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
     rate = row["crops_per_second"]
     eta = (steps - row["step"]) * batch / rate if rate else None
-    return CellStatus(cell.id, stage, "running", job, row["step"], steps, rate, eta, restarts)
+    return CellStatus(cell.id, piece, "running", job, row["step"], steps, rate, eta, restarts)
 
 
-def _beat(folder: Path, job: str) -> dict[str, float]:
+def _beat(path: Path, job: str) -> dict[str, Any]:
+    """The last sign of life of a job, empty if it gave none."""
     try:
-        beat = json.loads((folder / HEARTBEAT).read_text(encoding="utf-8"))
+        beat: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return beat if beat.get("job") == job else {}
 
 
-def _restarts(folder: Path, job: str) -> int:
-    return int(_beat(folder, job).get("restart", 0))
-
-
-def _is_alive(folder: Path, job: str) -> bool:
+def _is_alive(beat: dict[str, Any]) -> bool:
     """Whether the job said so lately; all that is known on a cluster that keeps no account."""
-    return time.time() - _beat(folder, job).get("time", 0.0) < SILENT_SECONDS
+    return time.time() - float(beat.get("time", 0.0)) < SILENT_SECONDS
 
 
 def table(found: Sequence[CellStatus]) -> str:

@@ -249,7 +249,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     for entry in submission.entries:
         print(f"submitted job {entry.array}: {entry.stage}" + (f" of {len(entry.cells)} cells" if entry.cells else ""))
     for held in submission.held:
-        print(f"held back {held.cell.id}: {held.stage}: {held.cause.text} (resume --force tries again)")
+        print(f"held back {held.cell.id}: {held.piece}: {held.cause.text} (resume --force tries again)")
     if not submission.entries and any(work.missing for work in works) and not submission.held:
         print("every missing cell is already queued or running")
     if not any(work.missing for work in works):

@@ -40,10 +40,9 @@ from harness.parallel import Ranks, ranks
 from harness.preempt import Preempted, StopFlag, stop_on_signals
 from harness.recipe import Recipe
 from harness.recipe_fields import per_name
+from harness.stages import WEIGHTS
 from harness.validate import validate
 from harness.weights import save_weights
-
-WEIGHTS = "model.safetensors"
 
 
 def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:

@@ -18,14 +18,15 @@ from harness.cluster.commands import ask
 from harness.files import write_json
 
 Key = tuple[str, str]
-"""Cell id and stage."""
+"""Cell id, and a stage or one element of it (`harness.elements`)."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One job array, or the job that reports when all is over (stage `report`, no cells).
 
-    `name` is unique; `attempts` counts for each cell how often its stage was submitted, from 1.
+    `name` is unique; `stage` may be one element of a stage, `embed.3-of-8` (`harness.elements`); `attempts` counts for
+    each cell how often that was submitted, from 1.
     """
 
     name: str

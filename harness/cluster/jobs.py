@@ -1,4 +1,4 @@
-"""What runs inside a SLURM job: one stage of one cell, or the report that ends a study.
+"""What runs inside a SLURM job: one stage of one cell or an element of it, or the report that ends a study.
 
 A job that is asked to stop saves and goes back into the queue under its own id; one that fails leaves the reason beside
 the cell. Every process of a job runs this; the first rank speaks for all.
@@ -13,23 +13,21 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness import fence, stages
+from harness import elements, fence, stages
 from harness.cluster import commands
 from harness.cluster.failures import Failure, leave
 from harness.fence import Fence, Start
 from harness.files import write_json
 from harness.grid import cells
-from harness.ledger import Stage
 from harness.preempt import Preempted, stop_on_signals
 from harness.recipe import Recipe
 
-HEARTBEAT = "heartbeat.json"
 BEAT_SECONDS = 20
 REQUEUE_SECONDS = 120  # within which SLURM ends a job that it has put back into the queue
 
 
-def run_stage(recipe_json: str, cell_id: str, stage: Stage, attempt: int) -> None:
-    """Run one stage of a cell, if it is still missing.
+def run_piece(recipe_json: str, cell_id: str, piece: str, attempt: int) -> None:
+    """Run one piece of a cell (`harness.elements`), if it is still missing.
 
     Raises:
         Preempted: the job was told to stop and is not to come back (SIGTERM: a cancelled job, or SLURM requeues it).
@@ -43,16 +41,16 @@ def run_stage(recipe_json: str, cell_id: str, stage: Stage, attempt: int) -> Non
     with stop_on_signals() as stop:
         try:
             if rank == 0:
-                fence.hold(Fence(folder, stage, _start(attempt)))
-                _beat(folder)
-            stages.run_stage(recipe, cell, stage)
+                fence.hold(Fence(folder, piece, _start(attempt)))
+                _beat(heartbeat(folder, piece))
+            elements.run_piece(recipe, cell, piece)
         except Preempted:
             if stop.reason == "SIGUSR2":  # the time limit is near, or a dearer job wants the nodes
                 _back_into_the_queue(rank)
             raise
         except Exception as error:
             leave(
-                folder, Failure(stage, attempt, rank, _job(), type(error).__name__, str(error), traceback.format_exc())
+                folder, Failure(piece, attempt, rank, _job(), type(error).__name__, str(error), traceback.format_exc())
             )
             raise
 
@@ -87,14 +85,19 @@ def _back_into_the_queue(rank: int) -> None:
     time.sleep(REQUEUE_SECONDS)
 
 
-def _beat(folder: Path) -> None:
+def heartbeat(folder: Path, piece: str) -> Path:
+    """Where the job of a piece says that it lives."""
+    return folder / f"heartbeat-{piece}.json"
+
+
+def _beat(path: Path) -> None:
     """Say every few seconds that this start lives, for clusters that keep no account of their jobs."""
     restart, code = int(os.environ.get("SLURM_RESTART_COUNT", "0")), str(Path(__file__).parents[2])
     beat: dict[str, Any] = {"job": _job(), "restart": restart, "code": code}
 
     def go_on() -> None:
         while True:
-            write_json(folder / HEARTBEAT, {**beat, "time": time.time()})
+            write_json(path, {**beat, "time": time.time()})
             time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=go_on, daemon=True).start()

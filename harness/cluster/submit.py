@@ -1,7 +1,8 @@
 """Missing work → job arrays: train → embed → evaluate as dependent arrays, and one report after all.
 
 Cells whose stages ask for the same shapes go together, element i of one array waiting for element i of the one before.
-What is queued or running is left alone; what failed for a reason that passes is submitted again.
+Where several jobs share the embedding of a cell (`harness.elements`), there is an array for each of them. What is
+queued or running is left alone; what failed for a reason that passes is submitted again.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import elements
 from harness.cluster import commands
 from harness.cluster.book import Book, Entry, Key, Submitted
 from harness.cluster.commands import SlurmError
 from harness.cluster.failures import Cause, cause, first_failure
-from harness.cluster.jobs import report_and_resume, run_stage
+from harness.cluster.jobs import report_and_resume, run_piece
 from harness.cluster.shapes import Shape, arguments, field_of, parameters, shape
 from harness.cluster.snapshot import snapshot
 from harness.cluster.states import JobState, states
+from harness.elements import read_piece
 from harness.grid import Cell
 from harness.ledger import Stage
 from harness.recipe import Recipe
@@ -32,11 +35,19 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Chain:
-    """A cell's stages that are to be submitted, the job the first of them waits for, and jobs that they replace."""
+    """What of a cell is to be submitted.
+
+    Attributes:
+        pieces: of each stage in turn, those that no live job covers.
+        after: live jobs that the first stage waits for.
+        beside: live jobs that cover the rest of the first stage; the second waits for them too.
+        replaced: live jobs that these take the place of.
+    """
 
     cell: Cell
-    stages: tuple[Stage, ...]
-    after: str | None
+    pieces: tuple[tuple[str, ...], ...]
+    after: tuple[str, ...]
+    beside: tuple[str, ...]
     replaced: tuple[str, ...]
 
 
@@ -45,7 +56,7 @@ class Held:
     """A cell that is not submitted again, and why."""
 
     cell: Cell
-    stage: Stage
+    piece: str
     cause: Cause
 
 
@@ -68,11 +79,14 @@ def submit(recipe: Recipe, works: Sequence[Work], force: bool = False) -> Submis
     book = Book(recipe.output)
     with book.locked():
         latest = book.latest()
+        of_cell: dict[str, dict[str, Submitted]] = {}
+        for (cell, piece), submitted in latest.items():
+            of_cell.setdefault(cell, {})[piece] = submitted
         known = states([submitted.job for submitted in latest.values()])
         chains: list[Chain] = []
         held: list[Held] = []
         for work in works:
-            found = _decide(recipe, work, latest, known, force)
+            found = _decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
             if isinstance(found, Chain):
                 chains.append(found)
             elif found is not None:
@@ -85,30 +99,51 @@ def submit(recipe: Recipe, works: Sequence[Work], force: bool = False) -> Submis
 
 
 def _decide(
-    recipe: Recipe, work: Work, latest: dict[Key, Submitted], known: dict[str, JobState], force: bool
+    recipe: Recipe, work: Work, jobs: dict[str, Submitted], known: dict[str, JobState], force: bool
 ) -> Chain | Held | None:
-    """What to do about a cell: submit from its first stage that no live job covers, hold it back, or nothing."""
-    if not work.missing:
+    """What to do about a cell: submit from its first stage that live jobs do not cover, hold it back, or nothing."""
+    live = {piece: one.job for piece, one in jobs.items() if known[one.job].is_live}
+    undone = elements.undone(recipe, work)
+    wanted = [pieces or _putting_together(recipe, stage, live) for stage, pieces in undone.items()]
+    first = next((place for place, pieces in enumerate(wanted) if not live.keys() >= set(pieces)), None)
+    if first is None:
         return None
-    jobs = [latest.get((work.cell.id, stage)) for stage in work.missing]
-    is_live = [job is not None and known[job.job].is_live for job in jobs]
-    if all(is_live):
+    lacking = tuple(piece for piece in wanted[first] if piece not in live)
+    for piece in lacking:
+        why = _holds_back(recipe, work.cell, piece, jobs.get(piece), known)
+        if why is not None and not force:
+            return Held(work.cell, piece, why)
+    after = [live[piece] for piece in (wanted[first - 1] if first else ())]
+    beside = [live[piece] for piece in wanted[first] if piece in live]
+    known_pieces = {piece for stage in undone for piece in elements.pieces(recipe, stage)}
+    outdated = {piece for piece in live if piece not in known_pieces and read_piece(piece)[0] in work.missing[first:]}
+    later = {piece for pieces in wanted[first + 1 :] for piece in pieces}
+    replaced = [live[piece] for piece in live if piece in outdated | later]
+    return Chain(work.cell, (lacking, *wanted[first + 1 :]), tuple(after), tuple(beside), tuple(replaced))
+
+
+def _putting_together(recipe: Recipe, stage: Stage, live: dict[str, str]) -> tuple[str, ...]:
+    """All elements are done and their stage is not: one that lives is at it; else the first, run again, will be."""
+    every = elements.pieces(recipe, stage)
+    return tuple(piece for piece in every if piece in live)[:1] or every[:1]
+
+
+def _holds_back(
+    recipe: Recipe, cell: Cell, piece: str, dead: Submitted | None, known: dict[str, JobState]
+) -> Cause | None:
+    """Why a piece whose job has ended without its result is not to be submitted again; None if it is."""
+    if dead is None:
         return None
-    first = is_live.index(False)
-    stage, dead = work.missing[first], jobs[first]
-    before = jobs[first - 1] if first else None
-    if dead is not None:
-        why = cause(known[dead.job], first_failure(cell_folder(recipe, work.cell), stage, dead.attempt))
-        if why.verdict == "stays" and not force:
-            return Held(work.cell, stage, why)
-        if dead.attempt >= recipe.launch.slurm.attempts and not force and known[dead.job].state != "CANCELLED":
-            return Held(work.cell, stage, Cause(f"{why.text}; {dead.attempt} attempts", "stays"))
-    replaced = [job.job for job, live in zip(jobs[first + 1 :], is_live[first + 1 :], strict=True) if job and live]
-    return Chain(work.cell, work.missing[first:], before.job if before else None, tuple(replaced))
+    why = cause(known[dead.job], first_failure(cell_folder(recipe, cell), piece, dead.attempt))
+    if why.verdict == "stays":
+        return why
+    if dead.attempt >= recipe.launch.slurm.attempts and known[dead.job].state != "CANCELLED":
+        return Cause(f"{why.text}; {dead.attempt} attempts", "stays")
+    return None
 
 
 def _ask_for_refusals(recipe: Recipe, chains: Sequence[Chain]) -> None:
-    wanted = {shape(recipe.launch, chain.cell, stage) for chain in chains for stage in chain.stages}
+    wanted = {_shape(recipe, chain.cell, pieces[0]) for chain in chains for pieces in chain.pieces}
     slurm = recipe.launch.slurm
     longest = commands.longest_minutes(slurm.partition) if wanted else math.inf
     if 60 * slurm.hours > longest:
@@ -147,32 +182,55 @@ def _submit_chains(recipe: Recipe, book: Book, chains: Sequence[Chain], latest: 
 
 
 def _groups(recipe: Recipe, chains: Sequence[Chain]) -> list[list[Chain]]:
-    """Chains that can share arrays: the same stages in the same shapes, waiting for the same job or for none."""
+    """Chains that can share arrays: the same pieces in the same shapes, waiting for the same jobs or for none."""
 
-    def key(chain: Chain) -> tuple[str, tuple[str, ...], tuple[Shape, ...]]:
-        shapes = tuple(shape(recipe.launch, chain.cell, stage) for stage in chain.stages)
-        return chain.after or "", chain.stages, shapes
+    def key(chain: Chain) -> tuple[Any, ...]:
+        shapes = tuple(_shape(recipe, chain.cell, pieces[0]) for pieces in chain.pieces)
+        return chain.after, chain.beside, chain.pieces, shapes
 
     return [list(group) for _, group in itertools.groupby(sorted(chains, key=key), key)]
+
+
+def _shape(recipe: Recipe, cell: Cell, piece: str) -> Shape:
+    return shape(recipe.launch, cell, read_piece(piece)[0])
 
 
 def _submit_group(
     recipe: Recipe, book: Book, group: Sequence[Chain], latest: dict[Key, Submitted], code: Path
 ) -> list[Entry]:
-    cells = [chain.cell for chain in group]
-    dependency = f"afterok:{group[0].after}" if group[0].after else None
-    entries = []
-    for stage in group[0].stages:
-        before = (latest.get((cell.id, stage)) for cell in cells)
-        attempts = tuple(submitted.attempt + 1 if submitted else 1 for submitted in before)
-        entry = _entry(recipe, stage, tuple(cell.id for cell in cells), attempts)
-        book.plan(entry)
-        wanted = parameters(recipe, shape(recipe.launch, cells[0], stage), entry.name, code, dependency)
-        array = _submit(recipe, entry, wanted)
-        book.submitted(entry.name, array)
-        dependency = f"{'aftercorr' if len(cells) > 1 else 'afterok'}:{array}"
-        entries.append(Entry(**{**vars(entry), "array": array}))
+    chain, cells = group[0], [chain.cell for chain in group]
+    dependency = _once("afterok", chain.after)
+    entries: list[Entry] = []
+    for place, pieces in enumerate(chain.pieces):
+        arrays = []
+        for piece in pieces:
+            entry = _submit_array(recipe, book, piece, cells, latest, code, dependency)
+            arrays.append(entry.array or "")
+            entries.append(entry)
+        waits = [_once("aftercorr" if len(cells) > 1 else "afterok", arrays)]
+        waits += [_once("afterok", chain.beside)] if place == 0 else []
+        dependency = ",".join(one for one in waits if one)
     return entries
+
+
+def _submit_array(
+    recipe: Recipe, book: Book, piece: str, cells: Sequence[Cell], latest: dict[Key, Submitted], code: Path,
+    dependency: str | None,
+) -> Entry:  # fmt: skip
+    """Submit one piece of each of these cells, and note it in the book before and after."""
+    before = (latest.get((cell.id, piece)) for cell in cells)
+    attempts = tuple(submitted.attempt + 1 if submitted else 1 for submitted in before)
+    entry = _entry(recipe, piece, tuple(cell.id for cell in cells), attempts)
+    book.plan(entry)
+    wanted = parameters(recipe, _shape(recipe, cells[0], piece), entry.name, code, dependency)
+    array = _submit(recipe, entry, wanted)
+    book.submitted(entry.name, array)
+    return Entry(**{**vars(entry), "array": array})
+
+
+def _once(kind: str, jobs: Sequence[str]) -> str | None:
+    """SLURM's word for waiting until all of these have ended well."""
+    return f"{kind}:{':'.join(jobs)}" if jobs else None
 
 
 def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[int, ...]) -> Entry:
@@ -187,7 +245,7 @@ def _submit(recipe: Recipe, entry: Entry, wanted: dict[str, Any]) -> str:
     executor = submitit.SlurmExecutor(folder=entry.folder)
     executor.update_parameters(**wanted)
     count, text = len(entry.cells), recipe.model_dump_json()
-    jobs = executor.map_array(run_stage, [text] * count, entry.cells, [entry.stage] * count, entry.attempts)
+    jobs = executor.map_array(run_piece, [text] * count, entry.cells, [entry.stage] * count, entry.attempts)
     return str(jobs[0].job_id).split("_")[0]
 
 

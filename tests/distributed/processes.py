@@ -186,14 +186,13 @@ class Poison:
 
 
 def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
-    """Embed a trained cell's wells on this rank, ten at a time; exits with PREEMPTED where that is how it ends."""
+    """Embed a trained cell's wells on this rank; exits with PREEMPTED where that is how it ends."""
     from harness import embed as room
     from harness.grid import cells
     from harness.preempt import Preempted
     from harness.recipe import Recipe
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
-    room.PART_WELLS = 10
     if hook is not None:
         hook()
     try:

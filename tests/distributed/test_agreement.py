@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny import launched, rows, same_weights, tiny
 
 from harness.embeddings import EMBEDDINGS, read_embeddings
+from harness.parts import discard_parts
 
 pytestmark = pytest.mark.slow
 BOTH = (signal.SIGUSR2, signal.SIGTERM)  # the second changes nothing
@@ -38,14 +39,16 @@ def test_one_ranks_signal_stops_both_and_nothing_is_lost(
 def test_one_ranks_signal_stops_embedding_and_its_parts_stay(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    recipe, cell = tiny(write_tiny_recipe, tmp_path, "train.epochs=1", "launch.engine=ddp")
+    recipe, cell = tiny(
+        write_tiny_recipe, tmp_path, "train.epochs=1", "launch.engine=ddp", "launch.embed_part_wells=10"
+    )
     assert run(2, train, recipe.model_dump_json(), cell, tmp_path) == [0, 0]
     work = (embed, recipe.model_dump_json(), cell, tmp_path)
     assert run(2, *work) == [0, 0]
     _, calm = read_embeddings(tmp_path / EMBEDDINGS)
-    (tmp_path / EMBEDDINGS).unlink()
+    discard_parts(tmp_path)
     assert run(2, *work, SignalIn("harness.embed", 1, 3, *BOTH)) == [PREEMPTED, PREEMPTED]
-    assert len(list(tmp_path.glob("embedding-*/*.npy"))) in (2, 3)
+    assert len(list(tmp_path.glob("embedding-*/*.parquet"))) in (2, 3)
     assert run(2, *work) == [0, 0]
     np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm)
 

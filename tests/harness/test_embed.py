@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import embed
 from harness.crops import prepare
 from harness.embed import embed_cell, pixel_statistics
 from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, read_provenance, write_embeddings
@@ -17,10 +16,16 @@ from harness.evaluate import evaluate_cell
 from harness.grid import cells
 from harness.models.mae import MaskedAutoencoder
 from harness.networks import config_of
+from harness.parts import discard_parts
 from harness.preempt import Preempted
 from harness.recipe import Recipe
 from harness.train import train_cell
 from shards.format import ShardSet
+
+
+def in_parts_of(wells: int, recipe: Recipe, **launch: object) -> Recipe:
+    launched = recipe.launch.model_copy(update={"embed_part_wells": wells, **launch})
+    return recipe.model_copy(update={"launch": launched})
 
 
 def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -62,9 +67,10 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     cell = next(c for c in cells(tiny_recipe) if c.kind == kind)
     if kind == "trained":
         train_cell(tiny_recipe, cell, tmp_path, "print")
-    monkeypatch.setattr(embed, "PART_WELLS", 10)
+    tiny_recipe = in_parts_of(10, tiny_recipe)
     embed_cell(tiny_recipe, cell, tmp_path, "print")
     calm = read_embeddings(tmp_path / EMBEDDINGS)
+    discard_parts(tmp_path)
     read, asked = ShardSet.read_well, []
 
     def signal_at_the_25th(shards: ShardSet, index: int, **into: np.ndarray) -> np.ndarray:
@@ -78,7 +84,7 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     with pytest.raises(Preempted, match="SIGTERM"):
         embed_cell(tiny_recipe, cell, tmp_path, "print")
     (parts,) = tmp_path.glob("embedding-*")
-    done = len(list(parts.glob("*.npy")))
+    done = len(list(parts.glob("*.parquet")))
     assert 1 <= done <= 2
     assert not (tmp_path / EMBEDDINGS).exists()
     asked.clear()
@@ -88,7 +94,6 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     embed_cell(tiny_recipe, cell, tmp_path, "print")
     assert len(set(asked) - set(range(10 * done))) == 48 - 10 * done
     np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm[1])
-    assert not parts.exists()
 
 
 def test_pixel_statistics_are_mean_and_deviation_per_channel(tiny_recipe: Recipe) -> None:

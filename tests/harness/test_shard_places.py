@@ -19,8 +19,7 @@ from harness.plan import training_images
 from harness.recipe import Recipe
 from harness.recipe_file import RecipeError, load
 from harness.shard_places import manifest_of, open_shards
-from harness.stages import StageError, cell_folder, run_cell, todo
-from harness.train import WEIGHTS
+from harness.stages import WEIGHTS, StageError, cell_folder, run_cell, todo
 
 BUILT = ["prepare={}", "grid.models=[vit_s16]", "grid.datasets=[two]", "grid.untrained=false"]
 STREAM = ["datasets.two.order=stream", "datasets.two.stream={lanes: 2, crops: 2, block: 4}"]

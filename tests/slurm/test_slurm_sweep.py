@@ -37,12 +37,14 @@ def statuses(recipe: Path) -> list[dict[str, object]]:
 
 
 def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
-    """Every ledger row without the times that it took and the ranks that took them."""
+    """Every ledger row without the times that it took and the ranks and elements that took them."""
     found = {}
     for path in sorted(output.glob("ledger/*/*.json")):
         row = json.loads(path.read_text())
         row["values"] = {
-            name: value for name, value in row["values"].items() if "second" not in name and name != "ranks"
+            name: value
+            for name, value in row["values"].items()
+            if "second" not in name and name not in ("ranks", "elements")
         }
         found[f"{path.parent.name}/{path.name}"] = row
     return {name: row for name, row in found.items() if not name.startswith(drop or ("-",))}
@@ -81,10 +83,13 @@ def local_rows(
 def test_a_study_ends_by_itself_and_equals_the_local_one(
     cluster: Cluster, slurm_recipe: Path, local_rows: dict[str, object]
 ) -> None:
-    ended = sweep(slurm_recipe)
+    """Two elements share the embedding of each cell; local rows come from one process."""
+    settings = ["launch.embed_elements=2", "launch.embed_part_wells=16"]
+    ended = sweep(slurm_recipe, *settings)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("submitted job") == 2 + 3 * 3 + 1 + 0, ended.stdout
-    again = sweep(slurm_recipe)
+    assert ended.stdout.count("submitted job") == 3 + 3 * 4 + 1, ended.stdout
+    assert ended.stdout.count(": embed.1-of-2 of ") == 4, ended.stdout
+    again = sweep(slurm_recipe, *settings)
     assert "submitted job" not in again.stdout
     assert "already queued or running" in again.stdout
     output = slurm_recipe.parent / "out"
@@ -93,7 +98,10 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     states = set(cluster.run("sacct", "-X", "-n", "-a", "-o", "state").split())
     assert states <= {"COMPLETED", "RUNNING"}, "no job failed on the way"
     assert {one["state"] for one in statuses(slurm_recipe)} == {"done"}
-    beats = [json.loads(path.read_text()) for path in output.glob("cells/*/heartbeat.json")]
+    embedded = [json.loads(path.read_text())["values"] for path in output.glob("ledger/*/embed.json")]
+    assert {(one["wells"], one["elements"]) for one in embedded} == {(48, 2)}
+    assert not list(output.glob("ledger/*/embed.*-of-*")), "an element's row goes once its stage has one"
+    beats = [json.loads(path.read_text()) for path in output.glob("cells/*/heartbeat-*.json")]
     assert {Path(beat["code"]).parent for beat in beats} == {output.resolve() / "code"}, (
         "jobs run the code at submission"
     )
