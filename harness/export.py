@@ -1,7 +1,8 @@
-"""Hand a trained encoder to others: `python -m harness.export RECIPE CELL --output DIR`.
+"""Hand a trained encoder to others: `python -m harness.export RECIPE CELL --output DIR [--block N]`.
 
-Leaves `encoder.safetensors` (read by `load_encoder`, no recipe needed), `recipe.yaml` (the study as it was resolved)
-and `README.md`, a model card with the cell's numbers from the ledger.
+With a block the encoder is cut after it: the best one for linear probes is often not the last. Leaves
+`encoder.safetensors` (read by `load_encoder`, no recipe needed), `recipe.yaml` (the study as it was resolved) and
+`README.md`, a model card with the cell's numbers from the ledger.
 """
 
 from __future__ import annotations
@@ -42,14 +43,18 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def export_cell(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
+def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = None) -> list[Path]:
     """Write a cell's encoder, recipe and card into `output`, and return their paths.
+
+    Args:
+        block: cut the encoder after this many blocks; by default where `embed.block` cuts it, so that what is handed
+            on is what was evaluated.
 
     Raises:
         ExportError: the cell has no network, or has not been trained yet.
         harness.models.encoder_file.EncoderFileError: its weights do not fit its recipe.
     """
-    from harness.models.encoder_file import save_encoder
+    from harness.models.encoder_file import cut_encoder, save_encoder
     from harness.networks import config_of
 
     row = ledger.read(recipe.output, cell.id, "train")
@@ -59,21 +64,26 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
         raise ExportError(f"{cell.id} was not trained here: its weights are a file of yours")
     if row is None:
         raise ExportError(f"{cell.id} is not trained yet: python -m harness.sweep runs what is missing")
-    if model_kind(cell) == "channel_agnostic":
+    if model_kind(cell) == "channel_agnostic" and block is None:
         return _export_channel_agnostic(recipe, cell, output)
     if model_kind(cell) != DEFAULT_KIND:
-        raise ExportError(f"{cell.id} is a {model_kind(cell)}: only encoders of MAE-ViTs and CA-MAEs are exported")
+        raise ExportError(
+            f"{cell.id} is a {model_kind(cell)}: only encoders of MAE-ViTs and CA-MAEs are exported, "
+            "and only those of MAE-ViTs are cut"
+        )
     config = config_of(cell, recipe.embed.pool if recipe.embed else "mean")
     notes = {"cell": cell.id, "fingerprint": row.fingerprint, "recipe": recipe.name}
     channels = _channels(recipe, cell)
     if channels:
         notes["channels"] = json.dumps(channels)
-    save_encoder(
-        output / ENCODER, _encoder_weights(recipe, cell), config,
-        value_range=cell.architecture["value_range"], notes=notes,
-    )  # fmt: skip
-    evaluated = ledger.read(recipe.output, cell.id, "evaluate")
-    card = model_card(recipe, cell, row.values, evaluated.values if evaluated else None, channels)
+    evaluated_blocks = (recipe.embed.block if recipe.embed else None) or config.depth
+    weights, blocks = _encoder_weights(recipe, cell), block or evaluated_blocks
+    if blocks != config.depth:
+        notes["blocks"] = f"{blocks} of {config.depth}"
+        weights, config = cut_encoder(weights, config, blocks)
+    save_encoder(output / ENCODER, weights, config, value_range=cell.architecture["value_range"], notes=notes)
+    evaluated = ledger.read(recipe.output, cell.id, "evaluate") if blocks == evaluated_blocks else None
+    card = model_card(recipe, cell, row.values, evaluated.values if evaluated else None, channels, blocks)
     for name, text in ((RECIPE, to_yaml(recipe)), (CARD, card)):
         write_whole(output / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
     return [output / name for name in (ENCODER, RECIPE, CARD)]
@@ -122,19 +132,21 @@ def _channels(recipe: Recipe, cell: Cell) -> list[str]:
 
 
 def model_card(
-    recipe: Recipe, cell: Cell, trained: dict[str, Any], evaluated: dict[str, Any] | None, channels: Sequence[str]
-) -> str:
+    recipe: Recipe, cell: Cell, trained: dict[str, Any], evaluated: dict[str, Any] | None, channels: Sequence[str],
+    blocks: int,
+) -> str:  # fmt: skip
     """The card's markdown: what it is, how to load it, how it was trained, how it did, and under what licence."""
-    parts = [_CARD_HEAD.format(name=cell.id, study=recipe.name), _what(cell, channels), _CARD_LOADING.strip()]
+    parts = [_CARD_HEAD.format(name=cell.id, study=recipe.name), _what(cell, channels, blocks), _CARD_LOADING.strip()]
     parts += [_training(cell, trained), _results(recipe, evaluated), _CARD_LICENCE.strip()]
     return "\n\n".join(parts) + "\n"
 
 
-def _what(cell: Cell, channels: Sequence[str]) -> str:
+def _what(cell: Cell, channels: Sequence[str], blocks: int) -> str:
     shape = cell.architecture or {}
     value_range = shape["value_range"] or "the pixel type's own, 255 or 65535"
     rows = {
-        "encoder": f"ViT-{shape['size']}/{shape['patch']}: width {shape['width']}, depth {shape['depth']}, "
+        "encoder": f"ViT-{shape['size']}/{shape['patch']}: width {shape['width']}, "
+        f"depth {_depth(blocks, shape['depth'])}, "
         f"heads {shape['heads']}, parallel scaling blocks, QK-norm {'on' if shape['qk_norm'] else 'off'}",
         "input": f"crops of {shape['crop']} × {shape['crop']} pixels, {shape['channels']} channels",
         "channels, in order": ", ".join(channels) or "those of the shards it was trained on",
@@ -142,6 +154,10 @@ def _what(cell: Cell, channels: Sequence[str]) -> str:
         "cell": f"`{cell.id}` ({cell.kind}, seed {cell.seed})",
     }
     return "## What it is\n\n" + _table(("", ""), list(rows.items()))
+
+
+def _depth(blocks: int, depth: int) -> str:
+    return str(depth) if blocks == depth else f"{blocks}, cut from {depth} (the final norm stays)"
 
 
 def _training(cell: Cell, trained: dict[str, Any]) -> str:
@@ -165,7 +181,7 @@ def _training(cell: Cell, trained: dict[str, Any]) -> str:
 
 def _results(recipe: Recipe, evaluated: dict[str, Any] | None) -> str:
     if evaluated is None:
-        return "## Results\n\nNot evaluated: the ledger has no row for it."
+        return "## Results\n\nNot evaluated: the ledger has no row for this encoder."
     rows = [
         (source, f"{r['recall']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", f"{r['chance']:.2f}", str(r["pairs"]))
         for source, r in evaluated["recall"].items()
@@ -226,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
     try:
         recipe = load(options.recipe, options.profile or default_profile()[0], options.overrides)
-        for path in export_cell(recipe, _find(recipe, options.cell), options.output):
+        for path in export_cell(recipe, _find(recipe, options.cell), options.output, options.block):
             print(f"wrote {path}")
         return 0
     except (RecipeError, ExportError, ValueError, OSError) as error:
@@ -250,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cell", help="a cell's id, or the start of it")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="as the sweep was given them")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, recipe and card")
+    parser.add_argument("--block", type=int, help="cut the encoder after so many blocks; default: as embed.block does")
     parser.add_argument("--profile", help="default: slurm where sbatch answers, else laptop")
     return parser
 

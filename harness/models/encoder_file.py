@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,6 +73,22 @@ def save_encoder(
     }  # fmt: skip
     tensors = {name: value.detach().contiguous().cpu() for name, value in weights.items()}
     write_whole(path, lambda file: file.write(save(tensors, metadata)))
+
+
+def cut_encoder(weights: Mapping[str, Tensor], config: MaeConfig, blocks: int) -> tuple[dict[str, Tensor], MaeConfig]:
+    """An encoder's first `blocks` blocks, followed by its final norm: weights and configuration for `save_encoder`.
+
+    A linear probe often reads more from a block before the last (`analysis.probes`); this is how to keep that encoder.
+
+    Raises:
+        EncoderFileError: it has no block of that number.
+    """
+    if not 1 <= blocks <= config.depth:
+        raise EncoderFileError(f"an encoder of {config.depth} blocks cannot be cut after block {blocks}")
+    dropped = tuple(f"blocks.{number}." for number in range(blocks, config.depth))
+    kept = {name: value for name, value in weights.items() if not name.startswith(dropped)}
+    drop_path = config.drop_path * (blocks - 1) / max(1, config.depth - 1)  # it rises with depth
+    return kept, replace(config, depth=blocks, drop_path=drop_path)
 
 
 def load_encoder(path: Path | str) -> VisionTransformer:

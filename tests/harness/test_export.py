@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from harness import ledger
+from harness.embed import embed_cell
+from harness.embeddings import EMBEDDINGS, read_embeddings
 from harness.export import ExportError, export_cell, load_encoder, load_transform, main
 from harness.grid import Cell, cells
 from harness.ledger import Row
+from harness.models.encoder_file import EncoderFileError
 from harness.models.mae import MaskedAutoencoder
 from harness.networks import config_of
 from harness.recipe import Recipe
 from harness.recipe_file import load
-from harness.stages import cell_folder
+from harness.stages import WEIGHTS, cell_folder
 from harness.train import train_cell
 from shards.format import ShardSet
 
 RECALL = {"recall": 0.61, "low": 0.55, "high": 0.67, "chance": 0.1, "pairs": 18, "unknown_pairs": 0}
 
 
-def cell_of(recipe: Recipe, kind: str) -> Cell:
-    return next(cell for cell in cells(recipe) if cell.kind == kind)
+def cell_of(recipe: Recipe, kind: str, model: str = "") -> Cell:
+    return next(cell for cell in cells(recipe) if cell.kind == kind and model in str(cell.model))
 
 
 @pytest.fixture
@@ -37,13 +42,28 @@ def finished(tiny_recipe: Recipe) -> Recipe:
     return tiny_recipe
 
 
+@pytest.fixture
+def deep(tiny_recipe: Recipe) -> Recipe:
+    """The tiny study with a cell of two blocks that add much, and an evaluation in the ledger."""
+    cell = cell_of(tiny_recipe, "untrained", "vit_b8")
+    folder = cell_folder(tiny_recipe, cell)
+    values = train_cell(tiny_recipe, cell, folder, "print")
+    weights = load_file(folder / WEIGHTS)
+    for name in weights:
+        if name.endswith("ls.gamma"):
+            weights[name] = torch.ones_like(weights[name])  # it starts at 1e-4: a block hardly adds before it trains
+    save_file(weights, folder / WEIGHTS)
+    ledger.record(tiny_recipe.output, Row(cell.id, "train", "print", values))
+    found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
+    ledger.record(tiny_recipe.output, Row(cell.id, "evaluate", "e", found | {"recall": {"a": RECALL}}))
+    return tiny_recipe
+
+
 def test_an_exported_cell_needs_no_recipe(finished: Recipe, tmp_path: Path) -> None:
     cell = cell_of(finished, "trained")
     paths = export_cell(finished, cell, tmp_path / "out")
     assert [path.name for path in paths] == ["encoder.safetensors", "recipe.yaml", "README.md"]
     model = MaskedAutoencoder(config_of(cell))
-    from safetensors.torch import load_file
-
     model.load_state_dict(load_file(cell_folder(finished, cell) / "model.safetensors"))
     well = torch.from_numpy(ShardSet.open(finished.datasets["one"].shards).read_well(0)[None, :, :32, :32].copy())
     standardised = load_transform(paths[0])(well)
@@ -51,6 +71,37 @@ def test_an_exported_cell_needs_no_recipe(finished: Recipe, tmp_path: Path) -> N
         vector = load_encoder(paths[0])(standardised)
         torch.testing.assert_close(vector, model.eval().embed(standardised), atol=1e-6, rtol=0)
     assert load_encoder(paths[0]).pretrained_cfg["cell"] == cell.id
+
+
+@pytest.mark.parametrize("given", ["--block", "embed.block"])
+def test_an_encoder_cut_after_a_block_gives_the_features_of_that_block(
+    deep: Recipe, tmp_path: Path, given: str
+) -> None:
+    """What `embed.block` embeds is what is exported, and `load_encoder` gives back."""
+    cell = cell_of(deep, "untrained", "vit_b8")
+    cut = deep.model_copy(update={"embed": deep.embed.model_copy(update={"block": 1})})
+    folder = cell_folder(deep, cell)
+    if given == "--block":
+        paths = export_cell(deep, cell, tmp_path / "out", block=1)
+    else:
+        paths = export_cell(cut, cell, tmp_path / "out")
+    embed_cell(cut, cell, folder, "print")
+    _, features = read_embeddings(folder / EMBEDDINGS)
+    encoder, standardise = load_encoder(paths[0]), load_transform(paths[0])
+    assert len(encoder.blocks) == 1
+    crops = torch.from_numpy(np.stack([ShardSet.open(deep.embed.shards).read_crop(n, 0, 0, 32) for n in range(48)]))
+    with torch.no_grad():
+        vectors = encoder(standardise(crops)).numpy()
+    np.testing.assert_allclose(vectors, features, atol=1e-5)  # one tile in each well
+    whole = load_encoder(export_cell(deep, cell, tmp_path / "whole")[0])
+    with torch.no_grad():
+        assert np.abs(whole(standardise(crops)).numpy() - vectors).max() > 1e-3
+    card = paths[2].read_text()
+    assert "depth 1, cut from 2 (the final norm stays)" in card
+    assert encoder.pretrained_cfg["blocks"] == "1 of 2"
+    assert ("0.610" in card) == (given == "embed.block"), "the ledger's numbers are those of the encoder evaluated"
+    with pytest.raises(EncoderFileError, match="an encoder of 2 blocks cannot be cut after block 3"):
+        export_cell(deep, cell, tmp_path / "out", block=3)
 
 
 def test_the_card_says_what_the_ledger_says(finished: Recipe, tmp_path: Path) -> None:
