@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 CELLS = 7  # two models on two datasets, two untrained, pixel statistics
+FEW = "grid.datasets=[one]"
 
 
 def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -73,9 +74,9 @@ def assert_same(found: object, wanted: object) -> None:
 def local_rows(
     write_tiny_recipe: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, object]:
-    """The ledger of the same study run on this machine."""
+    """The ledger of the study of one dataset run on this machine."""
     folder = tmp_path_factory.mktemp("local")
-    ended = sweep(write_tiny_recipe(folder), "launch.cells_per_job=4")
+    ended = sweep(write_tiny_recipe(folder), "launch.cells_per_job=4", FEW)
     assert ended.returncode == 0, ended.stderr
     return rows(folder / "out")
 
@@ -84,7 +85,7 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     cluster: Cluster, slurm_recipe: Path, local_rows: dict[str, object]
 ) -> None:
     """Two elements share the embedding of each cell; local rows come from one process."""
-    settings = ["launch.embed_elements=2", "launch.embed_part_wells=16"]
+    settings = [FEW, "launch.embed_elements=2", "launch.embed_part_wells=16"]
     ended = sweep(slurm_recipe, *settings)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("submitted job") == 3 + 3 * 4 + 1, ended.stdout
@@ -97,7 +98,8 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     assert_same(rows(output), local_rows)
     states = set(cluster.run("sacct", "-X", "-n", "-a", "-o", "state").split())
     assert states <= {"COMPLETED", "RUNNING"}, "no job failed on the way"
-    assert {one["state"] for one in statuses(slurm_recipe)} == {"done"}
+    ended = sweep("status", slurm_recipe, *settings, "--json")
+    assert {one["state"] for one in json.loads(ended.stdout)} == {"done"}
     embedded = [json.loads(path.read_text())["values"] for path in output.glob("ledger/*/embed.json")]
     assert {(one["wells"], one["elements"]) for one in embedded} == {(48, 2)}
     assert not list(output.glob("ledger/*/embed.*-of-*")), "an element's row goes once its stage has one"
