@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from harness.adapt import adapted, by_plate
-from harness.crops import prepare
+from harness.crops import prepare, steps_ahead
 from harness.data import Wells, validation_wells
 from harness.embeddings import RECONSTRUCTIONS, write_embeddings
 from harness.engines import autocast
@@ -35,17 +36,35 @@ from harness.networks import build, initialise
 from harness.parallel import Ranks, ranks
 from harness.parts import ALONE, Element, Parts, count_crops, join_parts, parts_of, weights_digest
 from harness.preempt import StopFlag, abreast, stop_on_signals
-from harness.recipe import Embed, Recipe
+from harness.recipe import Recipe
 from harness.stages import WEIGHTS
 from harness.validate import VALIDATION_SEED
 from harness.weights import load_weights
 from shards.format import ShardSet
-from shards.loader import well_tiles
+from shards.loader import Batch, well_tiles
 
 RECONSTRUCTED_CROPS = 6
+GPU_BATCH = 256  # tiles in a forward pass where the recipe does not say
+CPU_PIXELS = 8 * 256**2  # the same, in pixels of one channel: more leave the caches, and a pass takes longer per tile
 Features = NDArray[np.float32]  # (W, D)
 Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can reconstruct
 Encode = Callable[[Wells], Features]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tiles in a forward pass, and the threads that decode wells ahead of it."""
+
+    batch: int
+    workers: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, crop: int, device: torch.device) -> Reading:
+        """As the recipe says. On a CPU every reading thread but one would only take time from the network."""
+        assert recipe.embed is not None
+        if device.type == "cuda":
+            return cls(recipe.embed.batch or GPU_BATCH, recipe.launch.loader_workers)
+        return cls(recipe.embed.batch or max(1, min(GPU_BATCH, CPU_PIXELS // crop**2)), 1)
 
 
 def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str, element: Element = ALONE) -> dict[str, Any]:
@@ -127,7 +146,8 @@ def _encoder(
         _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)
     if options.block is not None:
         keep_blocks(model, options.block)
-    return lambda wells: embed_wells(model, cell, shards, wells, options, here, precision, stop)
+    reading = Reading.of(recipe, model.config.crop, here.device)
+    return lambda wells: embed_wells(model, cell, shards, wells, reading, here, precision, stop)
 
 
 def keep_blocks(model: Network, count: int) -> None:
@@ -146,7 +166,7 @@ def keep_blocks(model: Network, count: int) -> None:
 
 @torch.inference_mode()
 def embed_wells(
-    model: Network, cell: Cell, shards: ShardSet, wells: Wells, options: Embed, here: Ranks, precision: str,
+    model: Network, cell: Cell, shards: ShardSet, wells: Wells, reading: Reading, here: Ranks, precision: str,
     stop: StopFlag,
 ) -> Features:  # fmt: skip
     """Mean embedding of each well's tiles, (W, D), in the order of `wells`; ranks share the work."""
@@ -155,7 +175,7 @@ def embed_wells(
     tiles = torch.zeros(len(wells), dtype=torch.float64, device=here.device)  # (W,)
     for part in by_plate(model, shards, wells):
         with adapted(model, cell, shards, part, here, autocast(here.device, precision)):
-            for batch in abreast(_tiles(shards, part, model.config.crop, options.batch, here), here, stop):
+            for batch in abreast(_tiles(shards, part, model.config.crop, reading, here), here, stop):
                 with autocast(here.device, precision):
                     found = model.embed(prepare(batch.images, cell, here))  # (T, D)
                 rows = torch.tensor([place[int(well)] for well in batch.wells], device=here.device)
@@ -165,14 +185,20 @@ def embed_wells(
     return mean.float().cpu().numpy()
 
 
-def _tiles(shards: ShardSet, wells: Wells, crop: int, batch: int, here: Ranks) -> Iterator[Any]:
+def _tiles(shards: ShardSet, wells: Wells, crop: int, reading: Reading, here: Ranks) -> Iterator[Batch]:
+    """This rank's batches of tiles, decoded ahead by threads and, to a GPU, copied while the one before is computed."""
     from tqdm import tqdm
 
-    found = well_tiles(shards, wells, crop=crop, batch=batch, rank=here.rank, world=here.world)
+    batches = well_tiles(
+        shards, wells, crop=crop, batch=reading.batch, rank=here.rank, world=here.world, workers=reading.workers
+    )
+    if here.device.type == "cuda":
+        ahead = steps_ahead(batches, lambda _, wells: torch.empty(len(wells), 0), 0, here.device)
+        batches = (step.batch for step in ahead)
     with tqdm(unit=" tiles", unit_scale=True, desc="embed", mininterval=5, disable=not here.is_first) as bar:
-        for part in found:
-            yield part
-            bar.update(len(part.images))
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.images))
 
 
 def pixel_statistics(shards: ShardSet, wells: Iterable[int]) -> Features:

@@ -115,7 +115,7 @@ class Embed(Section):
     block: PositiveInt | None = Field(
         None, description="take the features after this many of a vision transformer's blocks; null: after the last"
     )
-    batch: PositiveInt = Field(256, description="tiles in one forward pass")
+    batch: PositiveInt | None = Field(None, description="tiles in a forward pass; null: 256, on a CPU 8 of 256 pixels")
 
 
 class Control(Section):

@@ -82,7 +82,7 @@ def training_batches(
 
 def validation_batches(
     shards: ShardSet, wells: Indices, *, crop: int, batch: int, rank: int = 0, world: int = 1, workers: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield this rank's centre crops: each well once over all ranks, at most `batch` crops a step over all ranks.
 
     Every rank yields the same number of batches, so collectives in step with them are safe; the last may be smaller on
@@ -102,7 +102,7 @@ def validation_batches(
 
 def well_tiles(
     shards: ShardSet, wells: Indices, *, crop: int, batch: int, rank: int = 0, world: int = 1, workers: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield every tile of this rank's wells, in batches of `batch` tiles filled across wells; the last may be smaller.
 
     A well's tiles are the floor(H/s) x floor(W/s) squares from its upper left corner, 64 of 256 pixels in a 2048 x 2048
