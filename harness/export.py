@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.models.encoder_file import SelfStandardise, load_encoder, load_transform
 
 ENCODER, RECIPE, CARD = "encoder.safetensors", "recipe.yaml", "README.md"
-__all__ = ["SelfStandardise", "export_cell", "load_encoder", "load_transform", "main"]
+__all__ = ["SelfStandardise", "export_cell", "find_cell", "load_encoder", "load_transform", "main"]
 
 
 class ExportError(RuntimeError):
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
     try:
         recipe = load(options.recipe, options.profile or default_profile()[0], options.overrides)
-        for path in export_cell(recipe, _find(recipe, options.cell), options.output, options.block):
+        for path in export_cell(recipe, find_cell(recipe, options.cell), options.output, options.block):
             print(f"wrote {path}")
         return 0
     except (RecipeError, ExportError, ValueError, OSError) as error:
@@ -250,8 +250,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _find(recipe: Recipe, name: str) -> Cell:
-    """The cell of that id, or the only one whose id starts with it."""
+def find_cell(recipe: Recipe, name: str) -> Cell:
+    """The cell of that id, or the only one whose id starts with it.
+
+    Raises:
+        ExportError: there is none, or more than one.
+    """
     found = cells(recipe)
     matching = [cell for cell in found if cell.id == name] or [cell for cell in found if cell.id.startswith(name)]
     if len(matching) != 1:

@@ -1,0 +1,66 @@
+"""Probing blocks: every block's features from one pass are those of the encoder cut there, and the best is exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from harness import ledger
+from harness.embed import embed_cell
+from harness.embeddings import EMBEDDINGS, read_embeddings
+from harness.export import load_encoder
+from harness.grid import Cell, cells
+from harness.ledger import Row
+from harness.probe import block_features, main
+from harness.recipe import Recipe
+from harness.stages import WEIGHTS, cell_folder
+from harness.train import train_cell
+
+
+@pytest.fixture
+def cell(tiny_recipe: Recipe) -> Cell:
+    """A cell of two blocks, both of which matter."""
+    cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained" and "vit_b8" in c.model)
+    folder = cell_folder(tiny_recipe, cell)
+    values = train_cell(tiny_recipe, cell, folder, "print")
+    weights = load_file(folder / WEIGHTS)
+    weights |= {name: value.fill_(1) for name, value in weights.items() if name.endswith("ls.gamma")}
+    save_file(weights, folder / WEIGHTS)
+    ledger.record(tiny_recipe.output, Row(cell.id, "train", "print", values))
+    return cell
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean_std"])
+def test_every_block_s_features_are_those_of_the_encoder_cut_there(tiny_recipe: Recipe, cell: Cell, pool: str) -> None:
+    assert tiny_recipe.embed is not None
+    folder = cell_folder(tiny_recipe, cell)
+    pooling = tiny_recipe.model_copy(update={"embed": tiny_recipe.embed.model_copy(update={"pool": pool})})
+    wells, features = block_features(pooling, cell)
+    assert features.shape == (2, len(wells), 24 * (1 + (pool == "mean_std")))
+    for block in (1, 2):
+        options = tiny_recipe.embed.model_copy(update={"block": block, "pool": pool})
+        embed_cell(tiny_recipe.model_copy(update={"embed": options}), cell, folder, f"block {block}")
+        np.testing.assert_allclose(features[block - 1], read_embeddings(folder / EMBEDDINGS)[1], atol=1e-5)
+    assert np.abs(features[0] - features[1]).max() > 1e-2
+
+
+def test_the_best_block_is_found_and_exported(
+    tiny_recipe: Recipe, tiny_recipe_file: Path, cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probe tells apart what the tiny wells differ in, the period of their stripes: four genes for each."""
+    given = [str(tiny_recipe_file), cell.id, "--profile", "laptop", "--test", "gene-003"]
+    assert main([*given, "--json", "--export", str(tmp_path / "out")]) == 0
+    probes = json.loads(capsys.readouterr().out)
+    assert [probe["block"] for probe in probes] == [1, 2]
+    assert {probe["classes"] for probe in probes} == {12}
+    best = max(probes, key=lambda probe: (probe["balanced_accuracy"], -probe["block"]))["block"]
+    assert len(load_encoder(tmp_path / "out" / "encoder.safetensors").blocks) == best
+    assert main(given) == 0
+    assert f"{best:>5}" in next(line for line in capsys.readouterr().out.splitlines() if line.endswith("best"))
+    assert main([*given, "--label", "colour"]) == 2
+    assert "no such column; the wells have key" in capsys.readouterr().err
+    assert main([*given[:1], "pixel", *given[2:]]) == 2
