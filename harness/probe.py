@@ -44,6 +44,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.networks import build
     from harness.parallel import Ranks, choose_device
     from harness.preempt import StopFlag
+    from harness.shard_places import open_shards
     from harness.weights import load_weights
 
     if recipe.embed is None:
@@ -53,7 +54,8 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
         raise ValueError(f"{cell.id} is a {type(model).__name__}, which has no blocks to choose from")
     load_weights(cell_folder(recipe, cell) / WEIGHTS, model)
     here = Ranks(0, 1, choose_device(recipe.launch.device))
-    shards, wells = evaluation_wells(recipe.embed.shards, recipe.embed.experiments)
+    shards = open_shards(recipe, recipe.embed.shards)
+    wells = evaluation_wells(shards, recipe.embed.experiments)
     every = EveryBlock(model).to(here.device).eval()
     reading = Reading.of(recipe, model.config.crop, here.device)
     found = embed_wells(every, cell, shards, wells, reading, here, recipe.train.precision, StopFlag())
