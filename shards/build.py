@@ -84,7 +84,6 @@ def build(
     plan = plan_shards(
         table, apart, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error, eight_bit=eight_bit
     )
-    del table  # the plan holds it in the order of the shards
     plan = with_codec(plan, codec, chunk)
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {

@@ -7,8 +7,10 @@ is shutting down cannot let go of Python's memory. So no thread of Arrow's reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,25 @@ def read_groups(file: ParquetFile, names: Sequence[str]) -> Iterator[dict[str, p
     for number in range(file.num_row_groups):
         group = file.read_row_group(number, list(names), use_threads=False)
         yield {name: group[name].combine_chunks() for name in names}
+
+
+def write_frames(parts: Iterable[pd.DataFrame], file: IO[bytes], rows: int) -> None:
+    """Write a table whose parts come one after another, in row groups of at least so many rows but for the last."""
+    import pandas as pd
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    with ExitStack() as stack:
+        writer, held = None, list[pd.DataFrame]()
+        for part in chain(parts, [None]):
+            if part is not None:
+                held.append(part)
+            if held and (part is None or sum(map(len, held)) >= rows):
+                schema = None if writer is None else writer.schema
+                group = pa.Table.from_pandas(pd.concat(held, ignore_index=True), schema, preserve_index=False)
+                writer = writer or stack.enter_context(ParquetWriter(file, group.schema))
+                writer.write_table(group)
+                held = []
 
 
 def read_frame(file: ParquetFile, names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ in at least 3 experiments and 20 wells, with controls under-sampled. What is lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,7 @@ def curate(table: WellTable, rules: Curation, seed: int) -> tuple[WellTable, dic
     if kept.empty:
         raise LayoutError("curation leaves no well image: its rules are too strict for this table")
     removed = {"min_experiments": few_experiments, "min_wells": few_wells, "control_fraction": surplus}
-    return WellTable(kept), {rule: int(gone.sum()) for rule, gone in removed.items()}
+    return replace(table, wells=kept), {rule: int(gone.sum()) for rule, gone in removed.items()}
 
 
 def _drawn(wells: pd.DataFrame, fraction: float, seed: int) -> pd.Series[bool]:

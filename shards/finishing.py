@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from shards.format import SPLITS, Entry, Manifest, Quarantined, Shard, write_index, write_manifest
-from shards.planning import Plan
+from shards.format import SPLITS, Entry, Manifest, Quarantined, Shard, Split, write_index, write_manifest
+from shards.planning import Cut, Plan
 from shards.writing import RECORDS, BuildError, Record
 
 if TYPE_CHECKING:
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int], conversion: str | None) -> Manifest:
     """Write the table of the set and, last, its manifest; BuildError if there is no well in it or two pixel types."""
-    shards, places = list[Shard](), dict[str, list[object]]()
-    quarantined, pixel_types = list[Quarantined](), dict[str, str]()
-    for record in _records(plan):
+    shards, quarantined, pixel_types = list[Shard](), list[Quarantined](), dict[str, str]()
+    for _, record in _records(plan):
         quarantined += record.quarantined
         if record.shard is not None:
             shards.append(record.shard)
-            _add_places(places, record.shard, record.entries)
         pixel_types.update((entry.pixel_type, key) for key, entry in record.entries.items())
     if not shards:
         raise BuildError(f"no well image can be read; the first: {quarantined[0].error}")
     check_pixel_types(pixel_types)
-    index = _index(plan, places)
+    experiments: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    wells_sha256 = write_index(plan.output, _table(plan, experiments))
     manifest = Manifest.model_validate(
         {
             "channels": plan.table.channels,
@@ -35,10 +34,10 @@ def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int],
             "codec": plan.codec,
             "codec_trial": plan.codec_trial,
             "chunk": plan.chunk,
-            "wells": {split: int((index["split"] == split).sum()) for split in SPLITS},
-            "experiments": {s: tuple(sorted(set(index.loc[index["split"] == s, "experiment"]))) for s in SPLITS},
+            "wells": {split: sum(shard.wells for shard in shards if shard.split == split) for split in SPLITS},
+            "experiments": {split: tuple(sorted(names)) for split, names in experiments.items()},
             "shards": shards,
-            "wells_sha256": write_index(plan.output, index),
+            "wells_sha256": wells_sha256,
             "removed": removed,
             "quarantined": quarantined,
             "made_with": made_with,
@@ -55,24 +54,29 @@ def check_pixel_types(pixel_types: Mapping[str, str]) -> None:
         raise BuildError(f"well {key} holds {first} pixels and well {other} {second}: one pixel type per set is needed")
 
 
-def _records(plan: Plan) -> Iterator[Record]:
+def _records(plan: Plan) -> Iterator[tuple[Cut, Record]]:
     """What became of each shard, one record in memory at a time."""
     for cut in plan.cuts:
         place = plan.output / RECORDS / f"{cut.name}.json"
-        yield Record.model_validate_json(place.read_bytes())
+        yield cut, Record.model_validate_json(place.read_bytes())
 
 
-def _add_places(places: dict[str, list[object]], shard: Shard, entries: Mapping[str, Entry]) -> None:
-    """Add where each well image of a shard lies to the columns of places."""
-    for key, entry in entries.items():
-        place = {"key": key, "shard": shard.name, "split": shard.split, **vars(entry)}
-        for name, value in place.items():
-            if name != "pixel_type":
-                places.setdefault(name, []).append(value)
+def _table(plan: Plan, experiments: Mapping[Split, set[str]]) -> Iterator[pd.DataFrame]:
+    """The table of the set, shard by shard: metadata of each well image kept, and where it lies.
 
-
-def _index(plan: Plan, places: Mapping[str, list[object]]) -> pd.DataFrame:
-    """The table of the set: metadata of each well image kept, in shard order, and where it lies."""
+    Adds the experiments that each split turns out to have.
+    """
     import pandas as pd
 
-    return pd.DataFrame(places).merge(plan.table.metadata, on="key", validate="one_to_one")
+    for cut, record in _records(plan):
+        if record.shard is not None:
+            entries = record.entries.items()
+            places = [{"key": k, "shard": cut.name, "split": cut.split, **_place(entry)} for k, entry in entries]
+            metadata = plan.table.metadata(plan.order[cut.begin : cut.end])
+            part = pd.DataFrame(places).merge(metadata, on="key", validate="one_to_one")
+            experiments[cut.split].update(part["experiment"])
+            yield part
+
+
+def _place(entry: Entry) -> dict[str, int]:
+    return {"offset": entry.offset, "height": entry.height, "width": entry.width}

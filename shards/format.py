@@ -9,7 +9,6 @@ Shapes: C channels, H height, W width, s crop size, K crops.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ __all__ = [
 
 WELLS = "wells.parquet"
 ROW_GROUP = 1 << 17
-"""Wells whose columns are in memory at one time while the table is read."""
+"""Wells whose columns are in memory at one time while the table is read or written."""
 DEFAULT_CODEC = "delta+zstd"
 DEFAULT_CHUNK = 64
 
@@ -99,13 +98,12 @@ class ShardWriter:
         return memoryview(ShardIndex.of(self._rows, self.bytes, self._sha256).pack())
 
 
-def write_index(folder: Path, wells: pd.DataFrame) -> str:
-    """Write the table of well images and return its SHA-256."""
-    buffer = io.BytesIO()
-    wells.to_parquet(buffer, index=False, row_group_size=ROW_GROUP)
+def write_index(folder: Path, parts: Iterable[pd.DataFrame]) -> str:
+    """Write the table of well images, whose parts come one after another, and return its SHA-256."""
     with replacing(folder / WELLS) as file:
-        file.write(buffer.getbuffer())
-    return hashlib.sha256(buffer.getbuffer()).hexdigest()
+        columns.write_frames(parts, file, ROW_GROUP)
+    with (folder / WELLS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

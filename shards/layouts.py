@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,8 +98,9 @@ def read_layout(layout: str, root: str | Path, **options: str) -> WellTable:
         if name not in known:
             raise LayoutError(f"layout {layout!r} has no option {name!r}; it has {', '.join(known) or 'none'}")
     try:
-        wells = LAYOUTS[layout](root, **options).wells
+        table = LAYOUTS[layout](root, **options)
     except OSError as error:
         raise LayoutError(f"{root}: {error}") from error
     # Origins end up in the shards' table: what they say must not depend on where the images lay.
-    return WellTable(wells.assign(origin=wells["origin"].str.removeprefix(join(root, "").rstrip("/") + "/")))
+    origin = table.wells["origin"].str.removeprefix(join(root, "").rstrip("/") + "/")
+    return replace(table, wells=table.wells.assign(origin=origin))

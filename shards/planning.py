@@ -10,17 +10,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shards.format import DEFAULT_CHUNK, DEFAULT_CODEC, SPLITS, Split
 from shards.order import nested_experiments, shuffled
-from shards.wells import WellTable, names
+from shards.wells import WellTable, names, pieces
 from shards.writing import BuildError, OnError, Task
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One shard: rows `begin` to `end` (exclusive) of the table in shard order."""
+    """One shard: places `begin` to `end` (exclusive) of the plan's order."""
 
     name: str
     split: Split
@@ -33,6 +36,7 @@ class Plan(Sequence[Task]):
     """Every shard to write. A task is made when it is asked for: a million wells are never a million Python rows."""
 
     table: WellTable
+    order: NDArray[np.int64]  # row numbers of the table, shard after shard
     cuts: tuple[Cut, ...]
     output: Path
     on_error: OnError
@@ -53,11 +57,14 @@ class Plan(Sequence[Task]):
         if isinstance(index, slice):
             return replace(self, cuts=self.cuts[index])
         cut = self.cuts[index]
-        rows = tuple(self.table.rows(cut.begin, cut.end))
         return Task(
-            self.output, cut.name, cut.split, self.table.channels, rows, self.on_error, self.eight_bit,
-            self.codec, self.chunk,
+            self.output, cut.name, cut.split, self.table.channels, tuple(self.rows(cut.begin, cut.end)), self.on_error,
+            self.eight_bit, self.codec, self.chunk,
         )  # fmt: skip
+
+    def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
+        """The rows at these places of the order (`WellTable.rows`)."""
+        return self.table.rows(self.order[begin:end])
 
     @property
     def images(self) -> int:
@@ -103,8 +110,6 @@ def plan_shards(
     chunk: int = DEFAULT_CHUNK,
 ) -> Plan:
     """Cut each split, shuffled across plates, into shards."""
-    import numpy as np
-
     by_key = table.wells["key"].argsort().to_numpy()  # so that the order of rows on disk does not matter
     in_validation = table.wells["experiment"].isin(validation).to_numpy()[by_key]
     orders, cuts, before = [], [], 0
@@ -115,15 +120,17 @@ def plan_shards(
             end = min(begin + wells_per_shard, len(chosen))
             cuts.append(Cut(f"{split}-{number:06d}.tar", split, before + begin, before + end))
         before += len(chosen)
-    wells = table.wells.iloc[np.concatenate(orders)].reset_index(drop=True)
-    return Plan(replace(table, wells=wells), tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
+    return Plan(table, np.concatenate(orders), tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
 
 
 def digest_of(table: WellTable) -> str:
     """SHA-256 of a table, whatever the order of its rows, without what only error messages use: the origin."""
     digest = hashlib.sha256()
-    by_key = table.wells["key"].argsort()
+    by_key = table.wells["key"].argsort().to_numpy()
     for name in sorted(set(names(table.wells)) - {"origin"}):
-        digest.update(json.dumps([name, table.wells[name].iloc[by_key].tolist()]).encode())
-    digest.update(json.dumps(table.channels).encode())
+        digest.update(name.encode())
+        for part in pieces(by_key.astype(np.int64)):
+            digest.update(json.dumps(table.wells[name].iloc[part].tolist()).encode())
+    patterns = {name: [one.text, dict(one.constants)] for name, one in table.patterns.items()}
+    digest.update(json.dumps([table.channels, patterns]).encode())
     return digest.hexdigest()

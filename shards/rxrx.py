@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shards.columns import read_frame
 from shards.sources import find, is_folder, join, row_location
-from shards.tables import fields_of, filled, read_csv, require_cells, require_columns, whole_numbers
+from shards.tables import Pattern, fields_of, read_csv, require_cells, require_columns, whole_numbers
 from shards.wells import CHANNEL, LayoutError, WellTable, names, table_of
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def read_rxrx(
     pattern = "{root}" + pattern
     folder = join(root, images).rstrip("/") + "/"
     located = {
-        CHANNEL + stain: filled(pattern, wells, {"root": folder, "channel": str(number)})
+        stain: Pattern(pattern, {"root": folder, "channel": str(number)})
         for number, stain in enumerate(release.stains, start=1)
     }
-    return table_of(wells.assign(**located))
+    return table_of(wells, located)
 
 
 def _metadata(location: str, release: Release) -> pd.DataFrame:

@@ -9,17 +9,15 @@ import io
 import string
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from shards.sources import open_file
-from shards.wells import LayoutError
+from shards.wells import ROWS_AT_ONCE, LayoutError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROWS_AT_ONCE = 50_000
-"""Rows held as Python text before they become columns."""
 
 
 def read_csv(location: str, required: Iterable[str] = (), separator: str = ",") -> pd.DataFrame:
@@ -130,6 +128,18 @@ def filled(pattern: str, table: pd.DataFrame, constants: Mapping[str, str]) -> p
             text = [format(cell, form) for cell in cells] if form else cells.astype(str)
             out = out + pd.Series(text, index=table.index, dtype=str)
     return out
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Locations that are put together from other columns, and constants, when they are asked for."""
+
+    text: str
+    constants: Mapping[str, str]
+
+    def locations(self, wells: pd.DataFrame) -> pd.Series[str]:
+        """The location of every row's image."""
+        return filled(self.text, wells, self.constants)
 
 
 def parse_pairs(text: str, option: str) -> dict[str, str]:

@@ -36,7 +36,7 @@ def _ratios(plan: Plan, chunk: int) -> dict[str, float]:
     chunks, failed = [], None
     step = max(1, plan.images // WELLS)
     for number in range(0, step * min(WELLS, plan.images), step):
-        (row,) = plan.table.rows(number, number + 1)
+        (row,) = plan.rows(number, number + 1)
         try:
             image = read_well(row["images"], plan.eight_bit)
         except ImageError as error:  # writing its shard will stop the build at it, or quarantine it

@@ -10,20 +10,29 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shards.sources import file_of, is_url, path_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from shards.tables import Pattern
+
 NEEDED = ("key", "experiment", "plate", "well", "origin")
 """Columns that a layout must give. `origin` says which file and line a row was read from, for error messages."""
 
 DESCRIBING = ("gene", "treatment", "perturbation_type", "cell_type", "concentration", "SMILES")
 """Columns that every table has besides, as text: empty where the source does not say."""
+
+ROWS_AT_ONCE = 50_000
+"""Rows of a table that are Python text, or have the locations of their images, at one time."""
 
 CHANNEL = "channel:"
 """Prefix of the columns that hold the location (`shards.sources`) of each channel's image."""
@@ -43,11 +52,15 @@ class LayoutError(ValueError):
 class WellTable:
     """Well images, one row each: NEEDED, DESCRIBING, `site`, a column per channel, and further columns as metadata.
 
+    Where the locations of a channel follow a pattern over other columns, `patterns` has it in place of a column: they
+    would be most of the table.
+
     Refuses, with LayoutError, a table that is empty, lacks a column, repeats a key or holds one that cannot name a tar
     member.
     """
 
     wells: pd.DataFrame
+    patterns: Mapping[str, Pattern] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.wells.empty:
@@ -63,27 +76,32 @@ class WellTable:
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the channels, in order."""
-        return tuple(name.removeprefix(CHANNEL) for name in names(self.wells) if name.startswith(CHANNEL))
+        columns = [name.removeprefix(CHANNEL) for name in names(self.wells) if name.startswith(CHANNEL)]
+        return (*columns, *self.patterns)
 
-    @property
-    def metadata(self) -> pd.DataFrame:
-        """The table without the locations of its images."""
-        return self.wells.drop(columns=[CHANNEL + name for name in self.channels])
+    def metadata(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
+        """These rows without the locations of their images."""
+        return self.wells.iloc[numbers].drop(columns=[n for n in names(self.wells) if n.startswith(CHANNEL)])
 
-    def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
-        """Rows by column name, the locations of all channels together in `images`."""
+    def located(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
+        """These rows with a column of locations for every channel."""
+        wells = self.wells.iloc[numbers]
+        return wells.assign(**{CHANNEL + name: one.locations(wells) for name, one in self.patterns.items()})
+
+    def rows(self, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """These rows by column name, the locations of all channels together in `images`."""
         places = [CHANNEL + name for name in self.channels]
-        rows = records(self.wells.iloc[begin:end])
+        rows = records(self.located(numbers))
         for row in rows:
             row["images"] = tuple(row.pop(place) for place in places)
         return rows
 
 
-def table_of(wells: pd.DataFrame) -> WellTable:
+def table_of(wells: pd.DataFrame, patterns: Mapping[str, Pattern] | None = None) -> WellTable:
     """The table of these wells, with `site` 1 and empty describing columns where the source has none."""
     absent = {name: "" for name in DESCRIBING if name not in wells}
     site = {} if "site" in wells else {"site": 1}
-    return WellTable(wells.assign(**absent, **site))
+    return WellTable(wells.assign(**absent, **site), patterns or {})
 
 
 def _check_keys(wells: pd.DataFrame) -> None:
@@ -114,15 +132,23 @@ def check_images(table: WellTable) -> None:
     """
     listed = lru_cache(256)(_names_in)
     missing, first = 0, ("", "")
-    wells = table.wells.sort_values(["experiment", "plate", "well"])  # each folder's images one after another
-    for column in (CHANNEL + name for name in table.channels):
-        for location, origin in zip(wells[column], wells["origin"], strict=True):
-            folder, _, name = file_of(location).rpartition("/")
-            if not is_url(location) and name not in listed(folder):
-                missing, first = missing + 1, first if missing else (origin, location)
+    folders = table.wells[["experiment", "plate", "well"]].reset_index(drop=True)
+    order = folders.sort_values(names(folders)).index.to_numpy(np.int64)  # each folder's images one after another
+    for part in pieces(order):
+        wells = table.located(part)
+        for column in (CHANNEL + name for name in table.channels):
+            for location, origin in zip(wells[column], wells["origin"], strict=True):
+                folder, _, name = file_of(location).rpartition("/")
+                if not is_url(location) and name not in listed(folder):
+                    missing, first = missing + 1, first if missing else (origin, location)
     if missing:
         more = f" ({missing} image files are missing in all)" if missing > 1 else ""
         raise LayoutError(f"{first[0]}: image file {first[1]} does not exist{more}")
+
+
+def pieces(numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Row numbers, ROWS_AT_ONCE at a time."""
+    return (numbers[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(numbers), ROWS_AT_ONCE))
 
 
 def _names_in(folder: str) -> frozenset[str]:

@@ -63,7 +63,7 @@ def write_set(folder: Path, images: list[np.ndarray], codec: str = "delta+zstd",
         Manifest(
             channels=tuple(f"c{c}" for c in range(len(images[0]))), pixel_type=images[0].dtype.name, codec=codec,
             chunk=chunk, wells={"train": len(images), "validation": 0}, experiments={"train": ("e",), "validation": ()},
-            shards=tuple(shards), wells_sha256=write_index(folder, pd.DataFrame(rows)), made_with={},
+            shards=tuple(shards), wells_sha256=write_index(folder, [pd.DataFrame(rows)]), made_with={},
         ),
     )  # fmt: skip
     return folder

@@ -27,7 +27,7 @@ def test_rxrx3_rows_channels_and_controls(screen):
     table = read_layout("rxrx3", root)
     check_images(table)
     assert table.channels == ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")
-    wells = table.wells.set_index("key")
+    wells = table.located(np.arange(12)).set_index("key")
     assert len(wells) == 12
     row = wells.loc["gene-002_1_B03"]
     assert (row["experiment"], row["plate"], row["well"], row["gene"]) == ("gene-002", "1", "B03", "G1")
@@ -215,7 +215,7 @@ def test_folder_images_may_be_rows_of_a_parquet_file(folder, tmp_path):
     edit(folder / "wells.csv", "a_DNA.tif", "images.parquet#1.png")
     table = read_layout("folder", folder)
     check_images(table)
-    (first, _) = table.rows(0, 2)
+    (first, _) = table.rows(np.arange(2))
     assert read_well(first["images"])[:, 0, 0].tolist() == [7, 0]
     (folder / "images.parquet").unlink()
     with pytest.raises(LayoutError, match=r"wells.csv, line 2: image file .*images.parquet#1.png does not exist"):
