@@ -97,7 +97,8 @@ class Fitted:
         coordinates = self.coordinates
         rows = self.theta[None] if theta is None else theta
         inputs = coordinates.inputs(x)
-        z = self.law.form(rows, inputs[None])[0]
+        with np.errstate(all="ignore"):  # a resample may lie anywhere; what is not finite is left out later
+            z = self.law.form(rows, inputs[None])[0]
         if self.law.bends:
             beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
             z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)

@@ -17,8 +17,8 @@ from analysis.least_squares import Model, Problem, solve
 from analysis.metric import Coordinates
 
 DECADE = float(np.log(10))
-REACH = 12.0  # how far a profile looks, in units of theta (logarithms)
-STEPS = 40
+NEAR, REACH = 1e-6, 12.0  # how closely and how far a profile looks, in units of theta (logarithms)
+STEPS = 48
 BEYOND = 300.0  # of theta: as good as infinity, without overflow
 
 
@@ -141,25 +141,29 @@ def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float
     n, p = problem.targets.shape[1], len(fitted.theta)
     if n <= p:
         return -np.inf, np.inf  # a law through every point: nothing is left to judge it by
-    steps = np.geomspace(1e-3, REACH, STEPS)
+    steps = np.geomspace(NEAR, REACH, STEPS)
     offsets = np.concatenate([-steps[::-1], [0.0], steps])
     objective = _held_objective(alone, fitted.theta, column, offsets)
     best = max(float(np.nanmin(objective)), 1e-12 * n)
     limit = best * (1 + float(ratio.ppf(confidence, 1, n - p)) / (n - p))
     middle = len(steps)
-    low = _crossing(offsets[: middle + 1][::-1], objective[: middle + 1][::-1], limit)
-    high = _crossing(offsets[middle:], objective[middle:], limit)
+    root, limit = np.sqrt(np.maximum(objective - best, 0.0)), float(np.sqrt(limit - best))
+    low = _crossing(offsets[: middle + 1][::-1], root[: middle + 1][::-1], limit)
+    high = _crossing(offsets[middle:], root[middle:], limit)
     return float(fitted.theta[column] + low), float(fitted.theta[column] + high)
 
 
-def _crossing(offsets: Floats, objective: Floats, limit: float) -> float:
-    """Where the objective first rises above the limit for good; offsets run outwards from 0."""
-    below = np.flatnonzero(objective <= limit)
+def _crossing(offsets: Floats, root: Floats, limit: float) -> float:
+    """Where the root of the objective's rise passes the limit for good; offsets run outwards from 0.
+
+    The root of a parabola is straight, so that a straight line between two steps of the grid loses nothing.
+    """
+    below = np.flatnonzero(root <= limit)
     last = int(below[-1]) if below.size else 0
     if last + 1 >= len(offsets):
         return float(np.sign(offsets[-1]) * np.inf)
-    rise = objective[last + 1] - objective[last]
-    share = (limit - objective[last]) / rise if np.isfinite(rise) and rise > 0 else 0.0
+    rise = root[last + 1] - root[last]
+    share = (limit - root[last]) / rise if np.isfinite(rise) and rise > 0 else 0.0
     return float(offsets[last] + np.clip(share, 0, 1) * (offsets[last + 1] - offsets[last]))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.optimize import least_squares
 
 from analysis import auto, forms
@@ -10,6 +11,7 @@ from analysis.intervals import bootstrap, factor, interval, resample_weights, ro
 from analysis.laws import named_law
 from analysis.least_squares import Problem, solve
 from analysis.metric import Metric, guess_metric
+from analysis.parameters import profile
 
 LOSS = Metric("loss")
 
@@ -59,6 +61,17 @@ def test_the_bootstrap_of_a_line_is_as_wide_as_theory_says():
         points = Points(x[:, None], np.exp(-0.2 * np.log(x) + noise))
         found.append(bootstrap(fit_law(named_law("power_law"), points, LOSS), points, 500)[:, 1].std())
     assert np.mean(found) == pytest.approx(0.05 / np.sqrt(np.sum((np.log(x) - np.log(x).mean()) ** 2)), rel=0.1)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 0.01, 0.3])
+def test_the_profile_of_a_line_s_slope_is_the_textbook_interval(noise):
+    """Student's t for a slope, whatever the noise; checked by SciPy's linregress."""
+    x = np.geomspace(1, 1e6, 24)
+    y = 3 * x**-0.12 * np.exp(noise * np.random.default_rng(0).normal(size=24))
+    fitted = fit_law(named_law("power_law"), Points(x[:, None], y), LOSS)
+    found = stats.linregress(np.log(x), np.log(y))
+    half = stats.t.ppf(0.95, 22) * found.stderr
+    np.testing.assert_allclose(profile(fitted, 1, 0.9), [found.slope - half, found.slope + half], rtol=1e-4)
 
 
 def test_rolling_origin_foretells_the_last_points_from_the_first_alone():
