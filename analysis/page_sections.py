@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Sequence
 
 from analysis.page_html import by_convention, number, table, text
-from analysis.study import Allocation, CellRow, Study
+from analysis.study import Allocation, CellRow, Sample, Study
 
 
 def allocation(study: Study) -> str:
@@ -43,12 +43,26 @@ def _allocated(one: Allocation) -> str:
 
 
 def _reconstructions(study: Study) -> str:
-    if study.reconstructions is None or not study.reconstructions.exists():
-        return ""
-    image = base64.b64encode(study.reconstructions.read_bytes()).decode()
+    """Crops of the best cell at full size, then one crop of every cell."""
+    shown = list[str]()
+    if study.reconstructions is not None and study.reconstructions.exists():
+        image = base64.b64encode(study.reconstructions.read_bytes()).decode()
+        shown.append(f'<img src="data:image/png;base64,{image}" alt="Crops: original, masked, reconstruction">')
+    if study.samples:
+        strips = "".join(map(_sample, study.samples))
+        shown.append(
+            "<h3>One crop of every cell, lowest loss first: original, masked, reconstruction</h3>"
+            f'<div class="samples">{strips}</div>'
+        )
+    return f'<section><h2 id="reconstructions">Reconstructions</h2>{"".join(shown)}</section>' if shown else ""
+
+
+def _sample(one: Sample) -> str:
+    image = base64.b64encode(one.image).decode()
+    loss = "" if one.loss is None else f", loss {one.loss:.4f}"
     return (
-        '<section><h2 id="reconstructions">Reconstructions</h2>'
-        f'<img src="data:image/png;base64,{image}" alt="Crops: original, masked, reconstruction"></section>'
+        f'<figure><img loading="lazy" src="data:image/jpeg;base64,{image}" alt="{text(one.cell)}: original, masked, '
+        f'reconstruction"><figcaption>{text(one.cell)}{loss}</figcaption></figure>'
     )
 
 
@@ -78,14 +92,18 @@ def _spent(name: str, cells: Sequence[CellRow], study: Study) -> str:
     theirs, spent = (sum(getattr(row, key) or 0.0 for row in begun) for key in ("planned_hours", "spent_hours"))
     rate = study.price.per_hour if study.price else None
     money = "" if rate is None else "".join(number(hours * rate, ",.0f") for hours in (planned, spent))
-    counts = f"{number(len(cells), ',d')}{number(planned, ',.4g')}{number(len(begun), ',d')}"
-    return f"<tr><td>{text(name)}</td>{counts}{number(theirs, ',.4g')}{number(spent, ',.4g')}{money}</tr>"
+    counts = f"{number(len(cells), ',d')}{_hours(planned)}{number(len(begun), ',d')}"
+    return f"<tr><td>{text(name)}</td>{counts}{_hours(theirs)}{_hours(spent)}{money}</tr>"
+
+
+def _hours(value: float) -> str:
+    return number(value, ",.0f" if value >= 100 else ".3g")
 
 
 def _next(study: Study) -> str:
     rate = study.price.per_hour if study.price else None
     rows = [
-        f"<tr><td>{text(one.cell)}</td>{number(one.hours, ',.3g')}"
+        f"<tr><td>{text(one.cell)}</td>{_hours(one.hours)}"
         f"{'' if rate is None else number(one.hours * rate, ',.0f')}"
         f'<td class="wide">{text(one.narrows)}</td></tr>'
         for one in study.next_runs

@@ -5,6 +5,7 @@ Legend: C channels, H height, W width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ MASKED_GREY = 0.8  # lighter than any background, dark or grey
 GAMMA = 0.7  # lifts dim cytoplasm towards what an eye at the microscope sees
 LIGHT = 1.3  # most light that all hues together may give one primary
 DARKEST, BRIGHTEST = 1.0, 99.7  # percentiles of the original that become black and full colour
+GAPS, QUALITY = 32, 85  # a strip's gap as a part of its crop's width; JPEG's quality
 
 Image = npt.NDArray[np.float32]
 
@@ -76,6 +78,24 @@ def reconstructions(rows: Sequence[ReconstructionRow], channels: Sequence[str]) 
         for axes, title in zip(grid[0], ("Original", "Masked", "Reconstruction"), strict=True):
             axes.set_title(title)
     return figure
+
+
+def strip(row: ReconstructionRow, channels: Sequence[str]) -> bytes:
+    """One crop as a small JPEG: original, masked and reconstruction side by side, in fluorescence if there is any.
+
+    Raises:
+        ValueError: as `reconstructions`.
+    """
+    from matplotlib.image import imsave
+
+    _check(row, channels)
+    name, indices = _channel_groups(channels)[0]
+    images = _triptych(row, indices, grey=name == "brightfield")
+    gap = np.ones((images[0].shape[0], max(1, images[0].shape[1] // GAPS), 3), dtype=np.float32)
+    file = BytesIO()
+    together = np.concatenate([images[0], gap, images[1], gap, images[2]], axis=1)
+    imsave(file, together, format="jpeg", pil_kwargs={"quality": QUALITY})
+    return file.getvalue()
 
 
 def _check(row: ReconstructionRow, channels: Sequence[str]) -> None:

@@ -62,6 +62,15 @@ class Next:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One crop of a trained cell as a JPEG: original, masked, reconstruction."""
+
+    cell: str
+    loss: float | None
+    image: bytes
+
+
+@dataclass(frozen=True)
 class Study:
     """All that the page shows. Compute is given under every convention."""
 
@@ -81,4 +90,5 @@ class Study:
     next_runs: Sequence[Next] = ()
     no_next: str = ""  # why nothing is proposed
     provenance: Mapping[str, str] = field(default_factory=dict)
-    reconstructions: Path | None = None  # a PNG
+    reconstructions: Path | None = None  # a PNG: crops of the cell with the lowest loss
+    samples: Sequence[Sample] = ()  # of every cell that reconstructs

@@ -33,6 +33,7 @@ def study(recipe: Recipe) -> Study:
     """Everything the page shows of a study as it stands, finished or not."""
     from analysis.study import Study
     from harness.page_frontier import allocations
+    from harness.reconstructed import samples
 
     grid = cells(recipe)
     tables = {name: results.points(recipe, grid, name) for name in CONVENTIONS}
@@ -63,6 +64,7 @@ def study(recipe: Recipe) -> Study:
         no_next=no_next,
         provenance=_provenance(recipe, grid),
         reconstructions=figure if figure.exists() else None,
+        samples=samples(recipe, grid),
     )
 
 

@@ -102,6 +102,10 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
         f"best cost per crop grows as compute to the {_power(best.size_exponent)}, crops as compute to the "
         f"{_power(best.data_exponent)} ({len(runs)} runs)."
     )
+    reached = float(best.size[-2])
+    if not runs["cost"].min() <= reached <= runs["cost"].max():
+        side = "below" if reached < runs["cost"].min() else "above"
+        answer += f" At the largest compute the best cost lies {side} that of every run: this is extrapolated."
     return Allocation(name, answer, _line(best), [_place(best, index) for index in (-2, -1)], cells)
 
 

@@ -16,7 +16,6 @@ from harness import ledger
 from harness.files import write_json, write_whole
 from harness.grid import Cell, cells, fingerprint
 from harness.recipe import Recipe
-from harness.stages import cell_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,32 +113,10 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
 
 def _reconstructions(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:
     """The figure of the trained cell with the lowest validation loss, of those that reconstruct."""
-    best = min(
-        (
-            (float(row.values["validation_loss"]), cell_folder(recipe, cell) / "reconstructions.npz")
-            for cell in grid
-            if cell.kind == "trained"
-            and (row := ledger.read(recipe.output, cell.id, "train")) is not None
-            and (cell_folder(recipe, cell) / "reconstructions.npz").exists()  # a classifier fills in nothing
-        ),
-        default=None,
-    )
-    if best is None:
-        return []
-    return _draw_reconstructions(best[1], folder / "reconstructions")
-
-
-def _draw_reconstructions(path: Path, target: Path) -> list[Path]:
-    import numpy as np
-
     from analysis import plot
+    from harness.reconstructed import read, reconstructing
 
-    with np.load(path, allow_pickle=False) as arrays:
-        rows = [
-            plot.ReconstructionRow(str(label), original, mask[0] if len(mask) == 1 else mask, filled)
-            for label, original, mask, filled in zip(
-                *(arrays[name] for name in ("wells", "original", "mask", "reconstruction")), strict=True
-            )
-        ]
-        channels = arrays["channels"].tolist()
-    return [*plot.save(plot.reconstructions(rows, channels), target)]
+    best = reconstructing(recipe, grid)[:1]
+    return [
+        path for _, _, file in best for path in plot.save(plot.reconstructions(*read(file)), folder / "reconstructions")
+    ]

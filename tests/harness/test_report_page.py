@@ -4,13 +4,20 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from analysis.flops import flops_per_crop
 from harness import ledger
 from harness.grid import cells
 from harness.ledger import Row
+from harness.networks import cost_of
+from harness.page_frontier import RECALL, allocations
+from harness.plan import training_images
+from harness.recipe_fields import per_name
 from harness.recipe_file import load
 from harness.report import report
+from harness.results import points
 from harness.stages import cell_folder
 from harness.sweep import main
 
@@ -18,17 +25,19 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 SOURCES = ("CORUM", "StringDB")
 
 
-def finished(recipe, cell, recall):
+def finished(recipe, cell, recall, crops=10_000_000):
     """Rows of a cell that is done, as the stages write them."""
-    crops = 10_000_000
     if cell.kind == "trained":
         log = cell_folder(recipe, cell) / "train.jsonl"
         log.parent.mkdir(parents=True)
         entries = [
             {"kind": "validation", "step": seen // 4096, "crops": seen, "validation_loss": 1 - recall * seen / crops}
-            for seen in (1_000_000, crops)
+            for seen in (crops // 10, crops)
         ]
         log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        crop = np.random.default_rng(0).normal(size=(1, 6, 32, 32)).astype(np.float32)
+        np.savez(log.parent / "reconstructions.npz", wells=np.array(["w"]), original=crop, reconstruction=crop / 2,
+                 mask=np.ones((1, 1, 32, 32), dtype=bool), channels=np.array(list("abcdef")))  # fmt: skip
         values = {"crops": crops, "validation_loss": 1 - recall, "stage_seconds": 3600.0}
         ledger.record(recipe.output, Row(cell.id, "train", "x", values))
     found = {"recall": recall, "low": recall - 0.02, "high": recall + 0.02, "chance": 0.1, "pairs": 99}
@@ -60,7 +69,13 @@ def test_a_half_finished_study_is_shown_as_far_as_it_is(half):
     assert "per decade of compute" in text
     assert "two factors" in text
     assert "What to run next" in text
-    assert "Spent so far on" in text
+    assert text.count("data:image/jpeg;base64,") == 5  # a crop of every cell that reconstructs
+    cost = dict(re.findall(r"<tr><td>([^<]+)</td>(.*?)</tr>", text[text.index('id="cost"') :]))
+    hours = re.findall(r'data-value="([^"]*)"', cost["all"])
+    # five cells: an hour of training on so many nodes of 8 GPUs
+    gpus = sum(per_name(recipe.launch.nodes, cell.model) * 8 for cell in everything if cell.dataset == "rxrx3")
+    assert 5 * 8 <= float(hours[4]) < gpus
+    assert float(hours[6]) == pytest.approx(2 * float(hours[4]))  # in money, of an A100
     links = re.findall(r'href="(\.\./[^"]+)"', text)
     assert len(links) == 5
     assert all((recipe.output / "report" / link).resolve().exists() for link in links)
@@ -79,6 +94,23 @@ def test_numbers_of_every_convention_reach_the_page(half):
     assert len(data["courses"]) == 5
     losses = data["frontier"]["touvron"]["y"]
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_study_whose_two_factors_vary_says_how_to_split_compute(tmp_path):
+    """A known law of cost per crop and crops: the page's exponents hold it, under the convention it is a law of."""
+    recipe = load(RECIPE, "slurm", [f"output={tmp_path}"])
+    grid = [cell for cell in cells(recipe) if cell.kind == "trained"]
+    rng = np.random.default_rng(0)
+    for cell in grid:
+        crops, cost = training_images(recipe, cell.dataset), flops_per_crop("mae_train", cost_of(cell))
+        lacks = 0.2 + 0.3 * (cost / 1e10) ** -0.3 + 0.3 * (crops / 1e5) ** -0.2
+        finished(recipe, cell, 1 - lacks * np.exp(0.002 * rng.normal()), crops)
+    tables = {"mae_train": points(recipe, grid, "mae_train")}
+    found = {one.metric: one for one in allocations(recipe, grid, tables)["mae_train"]}
+    assert set(found) == {"recall, mean over sources", "validation loss, patch 8", "validation loss, patch 16"}
+    low, high = map(float, re.search(r"compute to the \S+ \[(\S+), (\S+)\], crops", found[RECALL].answer).groups())
+    assert low < 0.2 / 0.5 < high < low + 0.2
 
 
 @pytest.mark.slow
