@@ -115,7 +115,7 @@ class ChannelAgnosticMae:
 
 @dataclass(frozen=True)
 class DenseNet161:
-    """DenseNet-161 (Huang et al. 2017): growth 48, blocks of 6, 12, 36 and 24 layers, 96 features to begin with."""
+    """DenseNet-161 (Huang et al. 2017): growth 48, blocks of 6, 12, 36 and 24 layers. Other numbers make its kin."""
 
     crop: int = 256
     channels: int = 6
@@ -123,7 +123,11 @@ class DenseNet161:
     embedding: int | None = None
     growth: int = 48
     layers: tuple[int, ...] = (6, 12, 36, 24)
-    stem: int = 96
+
+    @property
+    def stem(self) -> int:
+        """Features of the first convolution."""
+        return 2 * self.growth
 
     def dense_forward_macs(self) -> float:
         """Trunk, and the linear layer to the embedding."""
@@ -141,7 +145,7 @@ class DenseNet161:
 
     def training_forward_macs(self) -> float:
         """The same, and the head."""
-        return self.dense_forward_macs() + (self.embedding or self._features()) * self.classes
+        return self.dense_forward_macs() + (self.embedding or self.features) * self.classes
 
     def parameters(self) -> int:
         """All trained parameters; convolutions have no bias, a normalisation two numbers a feature."""
@@ -159,7 +163,9 @@ class DenseNet161:
         neck = (width + 1) * self.embedding if self.embedding else 0
         return total + neck + (self.embedding or width) * self.classes + self.classes
 
-    def _features(self) -> int:
+    @property
+    def features(self) -> int:
+        """That the trunk ends with."""
         width = self.stem
         for n, layers in enumerate(self.layers):
             width += layers * self.growth

@@ -14,7 +14,7 @@ from harness.grid import Cell, model_kind, model_shape
 from harness.models.channel_config import ChannelAgnosticConfig
 from harness.models.config import MaeConfig, Pool
 from harness.recipe import Recipe
-from harness.recipe_models import DenseNet, Imagenet
+from harness.recipe_models import LATER, DenseNet, Imagenet
 
 if TYPE_CHECKING:
     from harness.models.mu_net import MuNetConfig
@@ -42,7 +42,8 @@ def build(cell: Cell, pool: Pool = "mean", classes: int = 0) -> Network:
     if kind == "densenet":
         from harness.models.classifier import DenseNetClassifier, DenseNetConfig
 
-        return DenseNetClassifier(DenseNetConfig(**_fields(cell, *DENSENET, "group", "adaptive"), classes=classes))
+        own = _fields(cell, *DENSENET, "group", "adaptive") | _dense_blocks(cell)
+        return DenseNetClassifier(DenseNetConfig(**own, classes=classes))
     if kind == "vit_classifier":
         from harness.models.classifier import VitClassifier, VitClassifierConfig
 
@@ -126,7 +127,7 @@ def cost_of(cell: Cell) -> System:
         fields = _fields(cell, *MU_NET)
         return systems.MuNet(**fields | {"widths": tuple(fields["widths"])})
     if model_kind(cell) == "densenet":
-        return systems.DenseNet161(**_fields(cell, *DENSENET))
+        return systems.DenseNet161(**_fields(cell, *DENSENET), **_dense_blocks(cell))
     if model_kind(cell) == "vit_classifier":
         return systems.VitClassifier(VitMae(**_fields(cell, *VIT)))
     if model_kind(cell) == "imagenet":
@@ -134,6 +135,13 @@ def cost_of(cell: Cell) -> System:
     if model_kind(cell) == "channel_agnostic":
         return systems.ChannelAgnosticMae(**_fields(cell, *CHANNEL_AGNOSTIC), channels=len(_trained_channels(cell)))
     return VitMae(**model_shape(cell))
+
+
+def _dense_blocks(cell: Cell) -> dict[str, Any]:
+    """What of a DenseNet's blocks is not as in DenseNet-161 (`recipe_models.LATER`)."""
+    assert cell.architecture is not None
+    chosen = {name: cell.architecture[name] for name in LATER.intersection(cell.architecture)}
+    return chosen | ({"layers": tuple(chosen["layers"])} if "layers" in chosen else {})
 
 
 def _fields(cell: Cell, *names: str) -> dict[str, Any]:

@@ -139,6 +139,10 @@ class DenseNet(Section):
     adaptive: bool = Field(False, description="AdaBN: batches and statistics of one plate; else sampling by label")
     group: Annotated[int, Field(ge=2)] = Field(16, description="crops of a sub-batch of the normalisation (GhostBN)")
     embedding: PositiveInt | None = Field(None, description="width of a linear layer after the 2,208 features")
+    growth: PositiveInt = Field(48, description="features that a layer adds; the first convolution has twice as many")
+    layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
+        (6, 12, 36, 24), description="layers of each dense block"
+    )
     label: str = Field("treatment", description="column of the wells that names the classes")
     weights: Weights | None = Field(None, description="to begin with: ImageNet's, from disk; null: random")
 
@@ -226,6 +230,7 @@ FIXED = {
     "imagenet": "embed",
     "profiles": "evaluate",
 }  # kinds that are never trained, and the section they are there for
+LATER = {"growth", "layers"}  # in an id only where they are not as before there were such fields
 SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; of a MAE-ViT's, all
     "mu_net": {"crop", "channels", "value_range"},
     "densenet": {"crop", "channels", "value_range"},
@@ -238,4 +243,7 @@ SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; 
 def architecture(model: Model, shared: Mae) -> dict[str, Any]:
     """All that decides what a model computes, as JSON: its own fields, and those of `shared` that it heeds."""
     own = model.model_dump(mode="json", exclude={"weights": {"path"}})
+    for name in LATER.intersection(own):
+        if getattr(model, name) == type(model).model_fields[name].default:
+            del own[name]
     return {**shared.model_dump(mode="json", include=SHARED.get(model.kind)), **own}

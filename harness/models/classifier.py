@@ -16,15 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from analysis.systems import DenseNet161
 from harness.models.blocks import initialise_weights, patchify
 from harness.models.config import MaeConfig
+from harness.models.losses import at_least_single
 from harness.models.mae import Encoder, pooled
 from harness.models.network import Network, Output
 from harness.models.norms import by_sub_batches, sub_batch_norms
 from harness.models.torchvision_cure import import_timm
-
-DENSENET_FEATURES = 2208
-BACKBONE = "densenet161"
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class DenseNetConfig:
         group: crops of a sub-batch of the normalisation; 16 in the paper.
         adaptive: AdaBN: statistics of a plate at inference.
         embedding: width of a linear layer between the 2,208 features and the head, which then is the embedding.
+        growth, layers: features that a layer adds (twice as many to begin with), layers of each block; DenseNet-161's.
     """
 
     crop: int = 256
@@ -44,6 +44,8 @@ class DenseNetConfig:
     group: int = 16
     adaptive: bool = False
     embedding: int | None = None
+    growth: int = 48
+    layers: tuple[int, ...] = (6, 12, 36, 24)
 
     @property
     def tokens(self) -> int:
@@ -56,9 +58,14 @@ class DenseNetConfig:
         return 0
 
     @property
+    def features(self) -> int:
+        """Of the trunk: 2,208 of a DenseNet-161."""
+        return DenseNet161(growth=self.growth, layers=self.layers).features
+
+    @property
     def embedding_width(self) -> int:
         """Length of the vector that `embed` gives for one crop."""
-        return self.embedding or DENSENET_FEATURES
+        return self.embedding or self.features
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Classifier(Network):
         if not self.config.classes:
             raise ValueError("this classifier has no classes: it embeds, and cannot be trained")
         logits = self.head(self.features(images, noise[:, 1:]))
-        return ClassifierOutput(nn.functional.cross_entropy(logits.float(), noise[:, 0].long()), logits)
+        return ClassifierOutput(nn.functional.cross_entropy(at_least_single(logits), noise[:, 0].long()), logits)
 
     def embed(self, images: Tensor) -> Tensor:
         """What the head decides from: (B, D)."""
@@ -139,9 +146,12 @@ class DenseNetClassifier(Classifier):
     def __init__(self, config: DenseNetConfig) -> None:
         super().__init__()
         self.config = config
-        trunk = import_timm().create_model(BACKBONE, pretrained=False, in_chans=config.channels, num_classes=0)
+        trunk = import_timm().create_model(
+            "densenet161", pretrained=False, in_chans=config.channels, num_classes=0,
+            growth_rate=config.growth, block_config=config.layers,
+        )  # fmt: skip
         self.trunk = by_sub_batches(trunk, config.group)
-        self.neck = nn.Linear(DENSENET_FEATURES, config.embedding) if config.embedding else nn.Identity()
+        self.neck = nn.Linear(config.features, config.embedding) if config.embedding else nn.Identity()
         self.head = linear_head(config.embedding_width, config.classes)
         self._norms = sub_batch_norms(self)
         self.group, self.adaptive = config.group, config.adaptive

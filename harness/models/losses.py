@@ -11,9 +11,14 @@ from harness.models.blocks import patchify, unpatchify
 from harness.models.config import FourierNorm
 
 
+def at_least_single(tensor: Tensor) -> Tensor:
+    """In float32, that bfloat16 products do not round a loss; float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """L_MAE: squared error per patch (B, L, N), averaged over the masked patches. A scalar."""
-    return _masked_mean((prediction.float() - target.float()).square().mean(dim=-1), mask)
+    return _masked_mean((at_least_single(prediction) - at_least_single(target)).square().mean(dim=-1), mask)
 
 
 def mean_predictor_loss(images: Tensor, mask: Tensor, patch: int) -> Tensor:
@@ -36,8 +41,8 @@ def patch_fourier_loss(
         norm: torch's name of the transform's scale.
     """
     grid = (*prediction.shape[:2], -1, patch, patch)  # (B, L, C, P, P)
-    distance = _magnitude_distance(prediction.float().reshape(grid), target.float().reshape(grid), norm)
-    return _masked_mean(distance, mask)
+    ours, theirs = (at_least_single(patches).reshape(grid) for patches in (prediction, target))
+    return _masked_mean(_magnitude_distance(ours, theirs, norm), mask)
 
 
 def image_fourier_loss(
@@ -45,8 +50,8 @@ def image_fourier_loss(
 ) -> Tensor:
     """L_FT of the whole image: as `patch_fourier_loss`, but of each channel's full image, where visible patches are
     taken from the target. Averaged over all frequencies."""
-    target = target.float()
-    pasted = torch.where(mask.unsqueeze(-1), prediction.float(), target)
+    target = at_least_single(target)
+    pasted = torch.where(mask.unsqueeze(-1), at_least_single(prediction), target)
     return _magnitude_distance(unpatchify(pasted, patch), unpatchify(target, patch), norm).mean()
 
 

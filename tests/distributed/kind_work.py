@@ -1,0 +1,94 @@
+"""What each rank does in the tests of kinds of networks: a few steps of each, in float64, under one engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.engines import EngineOptions, build_engine
+from harness.models.channel_agnostic import ChannelAgnosticMae
+from harness.models.channel_config import ChannelAgnosticConfig
+from harness.models.classifier import DenseNetClassifier, DenseNetConfig, VitClassifier, VitClassifierConfig
+from harness.models.config import MaeConfig
+from harness.models.masking import masking_noise
+from harness.models.mu_net import MuNet, MuNetConfig
+from harness.models.network import Network
+from harness.models.norms import plate_statistics, sub_batch_norms
+from harness.optim import build_optimiser
+from harness.parallel import Ranks, ranks
+
+BATCH, STEPS, CHANNELS, CROP, CLASSES = 8, 4, 3, 32, 3
+TINY = {"width": 16, "depth": 2, "heads": 2, "patch": 8, "crop": CROP, "channels": CHANNELS, "drop_path": 0.3}
+DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+DENSE = {
+    "crop": CROP,
+    "channels": CHANNELS,
+    "classes": CLASSES,
+    "group": 4,
+    "growth": 4,
+    "layers": (2, 2, 2),
+}
+KINDS: dict[str, Callable[[], Network]] = {
+    "mu_net": lambda: MuNet(MuNetConfig(widths=(8, 16, 24), blocks=1, crop=CROP, channels=CHANNELS, mask_patch=8)),
+    "channel_agnostic": lambda: ChannelAgnosticMae(
+        ChannelAgnosticConfig(**TINY, **DECODER, trained=(0, 2), fourier_weight=0.01)
+    ),
+    "vit_classifier": lambda: VitClassifier(VitClassifierConfig(MaeConfig(**TINY, **DECODER), CLASSES)),
+    "densenet": lambda: DenseNetClassifier(DenseNetConfig(**DENSE)),
+    "densenet_adabn": lambda: DenseNetClassifier(DenseNetConfig(**DENSE, adaptive=True, embedding=8)),
+}
+
+
+def drawn(step: int, network: Network) -> tuple[Tensor, Tensor]:
+    """The global batch of a step, (B, C, S, S), and what comes with each crop."""
+    generator = torch.Generator().manual_seed(step)
+    crops = torch.randn(BATCH, CHANNELS, CROP, CROP, generator=generator, dtype=torch.float64)
+    noise = masking_noise(0, range(step * BATCH, (step + 1) * BATCH), network.config.noise_values)
+    if hasattr(network, "head"):
+        noise = torch.cat([torch.arange(BATCH)[:, None] % CLASSES, noise], dim=1)
+    return crops, noise
+
+
+def run_kind(kind: str, engine_name: str, here: Ranks) -> dict[str, Any]:
+    """Losses of a few steps, statistics that norms moved, one weight, and embeddings with and without a plate's own."""
+    torch.manual_seed(0)
+    rate, optimiser = (0.02, "sgd") if kind.startswith("densenet") else (1e-3, "adamw")
+    engine = build_engine(
+        KINDS[kind]().double(), lambda module: build_optimiser(module, optimiser, peak=rate, weight_decay=0.01), here,
+        EngineOptions(engine_name),
+    )  # fmt: skip
+    network, part = engine.model.train(), BATCH // here.world
+    mine, losses = slice(here.rank * part, (here.rank + 1) * part), []
+    for step in range(STEPS):
+        crops, noise = drawn(step, network)
+        loss = engine.accumulate(crops[mine], noise[mine], 1.0, last=True)
+        engine.step(rate)
+        network.settle(None)
+        losses.append(float(here.mean(loss)))
+    network.agree(here.mean)
+    network.eval()
+    with torch.no_grad():
+        crops = drawn(STEPS, network)[0]
+        embedded = {"plain": network.embed(crops)}
+        if network.adaptive:
+            with plate_statistics(network, lambda: network.embed(crops)):
+                embedded["plate"] = network.embed(crops[:2])
+    weights = engine.weights()
+    found: dict[str, Any] = {"losses": losses, **{name: value.tolist() for name, value in embedded.items()}}
+    found["running"] = [float(norm.running_var.sum()) for norm in sub_batch_norms(network)]
+    return found | {"weights": {name: float(value.abs().sum()) for name, value in weights.items()}}
+
+
+def run_kinds(engines: list[str], folder: Path) -> None:
+    """All kinds under all engines in one group of ranks; the first rank writes what came of each."""
+    with ranks("cpu") as here:
+        for kind in KINDS:
+            for engine in engines:
+                found = run_kind(kind, engine, here)
+                if here.is_first:
+                    (folder / f"{kind}-{engine}.json").write_text(json.dumps(found))
