@@ -21,15 +21,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evaluation_jobs import high_water
 from harness.files import write_json
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 240.0
+SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -118,23 +121,23 @@ def measured(function: str, python: str, limit: float | None = None) -> Measured
         RuntimeError: it failed; the text is the end of what it said.
     """
     code = f"from benchmarks import evaluation_jobs; evaluation_jobs.run({function!r}, {limit})"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(
-            [python, "-c", code], stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
-        )
-        assert process.stdout is not None
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryFile("w+") as lines, tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen([python, "-c", code], stdout=lines, stderr=complaints, text=True, env=environment)
+        largest = 0.0
+        while process.poll() is None:
+            largest = max(largest, high_water(process.pid))
+            time.sleep(SAMPLE_SECONDS)
         said: dict[str, Any] = {}
-        for line in process.stdout:
+        for file in (lines, complaints):
+            file.seek(0)
+        for line in lines:
             said |= json.loads(line)
-        _, status, usage = os.wait4(process.pid, 0)  # its own peak, also where it was stopped
-        process.returncode = os.waitstatus_to_exitcode(status)
-        complaints.seek(0)
         complaint = complaints.read()
     if "missing" in said:
         raise Missing(said["missing"])
     if process.returncode == -signal.SIGALRM and limit is not None:
-        return Measured(limit, (usage.ru_maxrss * 1024 - said["base"]) / 1e9, None, said["load"])
+        return Measured(limit, (largest - said["base"]) / 1e9, None, said["load"])
     if process.returncode:
         raise RuntimeError(f"{function} failed:\n{complaint[-2000:]}")
     return Measured(said["seconds"], said["gigabytes"], said["result"], said["load"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -35,15 +34,19 @@ def run(name: str, limit: float | None = None) -> None:
     result = work()
     seconds = time.perf_counter() - start
     signal.setitimer(signal.ITIMER_REAL, 0)
-    print(json.dumps({"seconds": seconds, "gigabytes": (_peak() - _BASE) / 1e9, "result": result}))
+    print(json.dumps({"seconds": seconds, "gigabytes": (high_water() - _BASE) / 1e9, "result": result}))
 
 
-def _peak() -> float:
-    """Bytes of the process at its largest."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+def high_water(process: int | str = "self") -> float:
+    """Bytes of a process at its largest; 0 once it has ended. (`getrusage` counts what started it, too.)"""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-_BASE = _peak()  # the interpreter and NumPy, before any data
+_BASE = high_water()  # the interpreter and NumPy, before any data
 
 
 def _genes(count: int) -> list[str]:
