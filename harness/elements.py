@@ -1,9 +1,9 @@
 """The embedding of a cell by several jobs that know nothing of one another: array elements, each with its own parts.
 
 Job book, fences, failures and ledger know a job by its piece: a stage (`train`), or an element of one (`embed.3-of-8`).
-An element that is done has a row of its own in the ledger. Whoever finds every part whole puts them together and
-records the stage: the element that ends last, or evaluation, where the last two ended so close together that neither
-saw the other's parts. No torch.
+An element that is done has a row of its own in the ledger. The one whose row is the last puts the parts together and
+records the stage; or evaluation does, where the last two ended so close together that neither saw the other's row. No
+torch.
 """
 
 from __future__ import annotations
@@ -93,11 +93,14 @@ def _run_element(recipe: Recipe, cell: Cell, element: Element) -> None:
 def finish(recipe: Recipe, cell: Cell, wait: bool = False) -> bool:
     """Put a cell's parts together and record its embedding, once, if every part is whole; whether it is recorded.
 
-    One process does it at a time; another that finds it busy leaves it to that one, or waits with `wait`.
+    One process does it at a time; another that finds it busy leaves it to that one. An element leaves it, too, to those
+    whose rows are yet to come. With `wait` it is done whatever rows there are, after whoever is at it.
     """
     folder, work = cell_folder(recipe, cell), stages.todo(recipe, cell)
     if EMBED not in work.missing:
         return True
+    if not wait and undone(recipe, work)[EMBED]:
+        return False
     if parts_of(recipe, cell, folder, work.fingerprints[EMBED])[1].missing():
         return False  # looked at before the lock is asked for: whoever holds it has seen every part whole
     with _locked(folder, wait) as held:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import elements, ledger, stages
+from harness import elements, ledger, stages, status
 from harness.cluster import submit as submitting
 from harness.cluster.book import Submitted
 from harness.cluster.states import JobState
@@ -223,3 +223,31 @@ def test_an_element_that_puts_parts_together_is_left_to_it(
     dead = Submissions(**states | {"embed_2_of_3": "NODE_FAIL"}, evaluate="CANCELLED").decide(recipe, cell)
     assert isinstance(dead, Chain)
     assert dead.pieces == (("embed.0-of-3",), ("evaluate",))
+
+
+def test_status_counts_the_elements_that_are_done_and_tells_of_the_one_worst_off(
+    trained: tuple[Recipe, Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, cell = trained
+
+    def shown(**states: str) -> tuple[object, ...]:
+        given = Submissions(**states)
+        latest = {(cell.id, piece): job for piece, job in given.jobs.items()}
+        monkeypatch.setattr(status.Book, "latest", lambda book: latest)
+        monkeypatch.setattr(status, "states", lambda jobs: given.known)
+        one = next(one for one in status.statuses(recipe) if one.cell == cell.id)
+        return one.stage, one.state, one.step, one.steps, one.reason
+
+    run_piece(recipe, cell, "embed.1-of-3")
+    running = {"embed_0_of_3": "RUNNING", "embed_1_of_3": "COMPLETED", "embed_2_of_3": "PENDING"}
+    assert shown(**running) == ("embed", "running", 1, 3, "")
+    lost = running | {"embed_2_of_3": "NODE_FAIL"}
+    assert shown(**lost) == ("embed", "failed", 1, 3, "a node failed")
+    with monkeypatch.context() as patched:
+        patched.setattr(elements, "finish", lambda *_: False)
+        run_piece(recipe, cell, "embed.0-of-3")
+        run_piece(recipe, cell, "embed.2-of-3")
+    together = running | {"embed_2_of_3": "COMPLETED"}
+    assert shown(**together) == ("embed", "running", 3, 3, "its parts are to be put together")
+    run_piece(recipe, cell, "evaluate")
+    assert shown(evaluate="COMPLETED")[1] == "done"
