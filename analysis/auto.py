@@ -35,7 +35,9 @@ EXPERIENCE = {
     "auto": Experience(Belief(plateau=(-0.7, 0.7), exponent=(-1.9, 0.8)), 3.0),
 }
 EXAMPLES_SEEN = re.compile(
-    r"example|sample|image|token|crop|well|sentence|step|epoch|shot|seen|(data|train).*(size|points)", re.I
+    r"example|sample|image|token|crop|well|sentence|step|epoch|shot|seen|iter|update|fraction|n_?train|"
+    r"(data|train).*(size|points)",
+    re.I,
 )
 STRENGTHS = (5e-4, 2e-3)  # residual variances that the belief is weighed against, at most
 # law, weight of the side that is extrapolated, share of the average

@@ -9,18 +9,22 @@ Legend: K resamples, n runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from analysis.arrays import Floats
 from analysis.estimate import Fitted, Points
+from analysis.forms import sigmoid
 from analysis.intervals import bootstrap
+from analysis.least_squares import Model
 from analysis.metric import Metric
-from analysis.parameters import natural, parameters
+from analysis.parameters import natural, parameters, profile_of
 
 FEWEST_PER_BUDGET = 3  # runs that a parabola needs
 EXPONENTS = ("alpha", "beta")
+ALPHA, BETA = 3, 4  # their columns in theta
 JOINT = ("joint", "data_constrained")
 
 
@@ -51,7 +55,7 @@ def compute_optimal(
     fitted: Fitted, points: Points, compute: Sequence[float], *, per_unit: float = 6.0, confidence: float = 0.9,
     count: int = 1000,
 ) -> Frontier:  # fmt: skip
-    """The best model size and data at each compute, with intervals from a bootstrap over runs.
+    """The best model size and data at each compute: exponents with profile intervals, sizes with a bootstrap's.
 
     Args:
         fitted: the law `joint`; or `data_constrained`, whose frontier is that of data which are never repeated.
@@ -68,9 +72,9 @@ def compute_optimal(
     budgets = np.asarray(compute, dtype=np.float64)
     share, size = _allocation(natural(name, fitted.theta[None], fitted.coordinates), budgets / per_unit)
     draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
-    shares, sizes = _allocation(draws, budgets / per_unit)
+    sizes = _allocation(draws, budgets / per_unit)[1]
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(shares, [tail, 1 - tail])
+    low, high = _share_interval(fitted, confidence)
     size_low, size_high = np.nanquantile(sizes, [tail, 1 - tail], axis=0)
     data = budgets / per_unit / size[0]
     return Frontier(
@@ -89,6 +93,26 @@ def _allocation(values: dict[str, Floats], product: Floats) -> tuple[Floats, Flo
         log_g = (np.log(alpha) + np.log(values["A"]) - np.log(beta) - np.log(values["B"])) / (alpha + beta)
         size = np.exp(log_g[:, None] + share[:, None] * np.log(product))
     return share, size
+
+
+def _share_interval(fitted: Fitted, confidence: float) -> tuple[float, float]:
+    """Profile interval of beta / (alpha + beta), by that of log beta - log alpha in place of log beta."""
+    theta = fitted.theta.copy()
+    theta[BETA] -= theta[ALPHA]
+    problem = replace(fitted.problem, model=partial(_by_difference, fitted.problem.model))
+    ends = np.asarray(profile_of(problem, theta, BETA, confidence))
+    low, high = sigmoid(ends)
+    return float(low), float(high)
+
+
+def _by_difference(model: Model, theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
+    """A joint law whose column of log beta holds log beta - log alpha."""
+    whole = theta.copy()
+    whole[:, BETA] += whole[:, ALPHA]
+    values, jacobian = model(whole, inputs)
+    jacobian = jacobian.copy()
+    jacobian[..., ALPHA] += jacobian[..., BETA]
+    return values, jacobian
 
 
 @dataclass(frozen=True)

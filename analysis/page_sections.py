@@ -61,7 +61,7 @@ def _sample(one: Sample) -> str:
     image = base64.b64encode(one.image).decode()
     loss = "" if one.loss is None else f", loss {one.loss:.4f}"
     return (
-        f'<figure><img loading="lazy" src="data:image/jpeg;base64,{image}" alt="{text(one.cell)}: original, masked, '
+        f'<figure><img src="data:image/jpeg;base64,{image}" alt="{text(one.cell)}: original, masked, '
         f'reconstruction"><figcaption>{text(one.cell)}{loss}</figcaption></figure>'
     )
 

@@ -128,7 +128,12 @@ def _open_low(low: float) -> float:
 
 
 def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float, float]:
-    """Profile interval of a column of theta: how far it can go while the others make up for it.
+    """Profile interval of a column of a fit's theta; see `profile_of`."""
+    return profile_of(fitted.problem, fitted.theta, column, confidence)
+
+
+def profile_of(problem: Problem, theta: Floats, column: int, confidence: float) -> tuple[float, float]:
+    """Profile interval of a column of theta (p,): how far it can go while the others make up for it.
 
     The column is held on a grid, the others are fitted again, and an end is where the objective has risen by the
     likelihood ratio's quantile. An end that is never reached is infinite: the data do not bound that side. What the
@@ -136,21 +141,20 @@ def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float
     """
     from scipy.stats import f as ratio
 
-    problem = fitted.problem
     alone = Problem(problem.model, problem.inputs, problem.targets, problem.weights, None, problem.huber)
-    n, p = problem.targets.shape[1], len(fitted.theta)
+    n, p = problem.targets.shape[1], len(theta)
     if n <= p:
         return -np.inf, np.inf  # a law through every point: nothing is left to judge it by
     steps = np.geomspace(NEAR, REACH, STEPS)
     offsets = np.concatenate([-steps[::-1], [0.0], steps])
-    objective = _held_objective(alone, fitted.theta, column, offsets)
+    objective = _held_objective(alone, theta, column, offsets)
     best = max(float(np.nanmin(objective)), 1e-12 * n)
     limit = best * (1 + float(ratio.ppf(confidence, 1, n - p)) / (n - p))
     middle = len(steps)
     root, limit = np.sqrt(np.maximum(objective - best, 0.0)), float(np.sqrt(limit - best))
     low = _crossing(offsets[: middle + 1][::-1], root[: middle + 1][::-1], limit)
     high = _crossing(offsets[middle:], root[middle:], limit)
-    return float(fitted.theta[column] + low), float(fitted.theta[column] + high)
+    return float(theta[column] + low), float(theta[column] + high)
 
 
 def _crossing(offsets: Floats, root: Floats, limit: float) -> float:
