@@ -24,6 +24,7 @@ from analysis.parameters import natural, parameters, profile_of
 
 FEWEST_PER_BUDGET = 3  # runs that a parabola needs
 EXPONENTS = ("alpha", "beta")
+WIDEST = 5.0  # times what resampling says, at most
 ALPHA, BETA = 3, 4  # their columns in theta
 JOINT = ("joint", "data_constrained")
 
@@ -72,10 +73,13 @@ def compute_optimal(
     budgets = np.asarray(compute, dtype=np.float64)
     share, size = _allocation(natural(name, fitted.theta[None], fitted.coordinates), budgets / per_unit)
     draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
-    sizes = _allocation(draws, budgets / per_unit)[1]
+    shares, sizes = _allocation(draws, budgets / per_unit)
     tail = (1 - confidence) / 2
     low, high = _share_interval(fitted, confidence)
-    size_low, size_high = np.nanquantile(sizes, [tail, 1 - tail], axis=0)
+    # the resampled sizes stray too little by as much as the resampled exponents do
+    strayed = np.nanquantile(shares, [tail, 1 - tail])
+    wider = np.clip((high - low) / max(float(np.ptp(strayed)), 1e-12), 1.0, WIDEST)
+    size_low, size_high = size[0] * (np.nanquantile(sizes, [tail, 1 - tail], axis=0) / size[0]) ** wider
     data = budgets / per_unit / size[0]
     return Frontier(
         Exponent(float(share[0]), float(low), float(high)),
