@@ -45,7 +45,8 @@ def _frontier(found: Mapping[str, Any]) -> list[str]:
     def power(one: Mapping[str, float]) -> str:
         return f"C^{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
 
-    lines = [f"   best split of C = {found['flops_per_unit']:g} N D: N as {power(found['size_exponent'])}, "
+    repeats = ", were no data repeated" if found["data_never_repeated"] else ""
+    lines = [f"   best split of C = {found['flops_per_unit']:g} N D{repeats}: N as {power(found['size_exponent'])}, "
              f"D as {power(found['data_exponent'])}"]  # fmt: skip
     if found["unidentified"]:
         lines.append(f"     not to be believed: {' and '.join(found['unidentified'])} not identified by these points")

@@ -213,6 +213,28 @@ def test_a_split_of_compute_comes_with_a_joint_law(tmp_path, capsys):
     assert all(6 * at["size"] * at["data"] == pytest.approx(at["compute"]) for at in split["at"])
 
 
+def test_three_columns_fit_a_law_in_which_repeats_lose_worth(tmp_path, capsys):
+    """Model size, unique images, crops seen: the known worth of repeats comes out."""
+
+    def known(size, unique, seen):
+        effective = unique * (1 + 8 * (1 - np.exp(-(seen / unique - 1) / 8)))
+        return 0.3 + 20 * size**-0.2 + 30 * effective**-0.25
+
+    grid = np.meshgrid(np.geomspace(1e7, 1e10, 4), np.geomspace(1e5, 1e8, 4), [1.0, 3.0, 10.0, 50.0])
+    size, unique, epochs = (one.ravel() for one in grid)
+    noise = np.exp(0.003 * np.random.default_rng(0).normal(size=64))
+    loss = known(size, unique, unique * epochs) * noise
+    path = table(tmp_path / "t.csv", params=size, images=unique, crops=unique * epochs, loss=loss)
+    arguments = [path, "--x", "params", "images", "crops", "--y", "loss", "--predict-at", "1e10,1e8,1e10"]
+    group = fit(capsys, *arguments)["groups"][0]
+    one = group["predictions"][0]
+    assert one["low"] < known(1e10, 1e8, 1e10) < one["high"]
+    assert group["parameters"]["R"]["low"] < 8 < group["parameters"]["R"]["high"]
+    assert group["frontier"]["data_never_repeated"]
+    assert main(arguments) == 0
+    assert "were no data repeated" in capsys.readouterr().out
+
+
 def test_pinned_runs_need_no_bounds_and_bounded_runs_no_x(tmp_path, capsys):
     recall = 0.1 + 0.02 * np.log10(X)
     blank = np.full(14, np.nan)
