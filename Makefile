@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installed"
 
 RECIPE ?= recipes/scaling.yaml
-PARALLEL ?= -n 3 --dist loadfile
+PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 sweep: install
 	$(BIN)/python -m harness.sweep $(RECIPE) $(ARGS)
 

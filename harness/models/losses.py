@@ -13,7 +13,7 @@ from harness.models.config import FourierNorm
 
 def at_least_single(tensor: Tensor) -> Tensor:
     """In float32, that bfloat16 products do not round a loss; float64 stays."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
