@@ -123,6 +123,7 @@ def jump(real_data):
     return read_wells(sorted(folder.glob("*.csv.gz"))), targets
 
 
+@pytest.mark.slow
 def test_the_paper_s_protocol_gives_what_an_independent_implementation_gave(jump):
     """.742 and .058 on these three plates; the published .78 and .04 use a fourth."""
     result = jump_retrieval(*jump)
@@ -137,6 +138,7 @@ def jump_metadata(wells):
     return wells.metadata.assign(Metadata_broad_sample=names, negcon=control.astype(int))
 
 
+@pytest.mark.slow
 def test_average_precision_is_copairs_on_real_plates(jump):
     copairs = pytest.importorskip("copairs.map")
     wells, _ = jump

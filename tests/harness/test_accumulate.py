@@ -58,6 +58,7 @@ def test_micro_batches_are_of_one_size_and_fill_the_part(part: int, most: int | 
     assert all(part % larger for larger in range(size + 1, min(most or 0, part) + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [["launch.crops_per_gpu_step=4"], ["launch.crops_per_gpu_step={vit_s16: 3, vit_b8: 1}"]]
 )

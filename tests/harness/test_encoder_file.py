@@ -66,6 +66,7 @@ def test_the_loaded_encoder_is_timms_and_gives_our_numbers(tmp_path: Path, pixel
         assert encoder(images).shape[1] == encoder.num_features
 
 
+@pytest.mark.slow
 def test_a_full_network_gives_our_numbers_in_float64(tmp_path: Path) -> None:
     """Twelve blocks at real width: what differs in float32 is rounding, so in float64 nothing does."""
     ours = build(replace(named_config("S/16"), layer_scale=0.5)).double()

@@ -228,6 +228,7 @@ NET = "models.net={kind: channel_agnostic, width: 16, depth: 2, heads: 2, patch:
 LEARNS = ["train.epochs=40", "train.optimiser.name=adamw", "train.learning_rate=0.01", "mae.layer_scale=0.5"]
 
 
+@pytest.mark.slow
 def test_a_tiny_study_trained_on_some_channels_embeds_all(tiny_recipe: Recipe, tiny_recipe_file: Path) -> None:
     overrides = [NET, "models.net.train_channels=[5, 0, 1, 3]", "grid.models=[net]", "grid.datasets=[two]"]
     recipe = load(tiny_recipe_file, "laptop", [*overrides, *LEARNS])

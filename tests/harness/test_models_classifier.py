@@ -222,6 +222,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(train.Run, "step", step_then_signal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [VIT, DENSE])
 def test_a_stopped_run_ends_bit_for_bit_the_same(
     tiny_recipe: Recipe, tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str

@@ -98,6 +98,7 @@ def test_shapes_that_do_not_fit_are_refused(tiny_recipe_file: Path) -> None:
         load(tiny_recipe_file, "laptop", ["models.net={kind: unet}"])
 
 
+@pytest.mark.slow
 def test_a_tiny_study_of_a_mu_net_goes_from_training_to_recall(tiny_recipe: Recipe, tiny_recipe_file: Path) -> None:
     recipe = load(
         tiny_recipe_file, "laptop",

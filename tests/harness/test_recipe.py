@@ -188,6 +188,7 @@ FIELDS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(field=st.sampled_from(FIELDS.split()), value=values)
 def test_any_value_is_taken_or_refused_cleanly(tmp_path_factory, field: str, value: object) -> None:

@@ -45,6 +45,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.update(kept)
 
 
+@pytest.mark.slow
 def test_the_installed_timm_is_usable_in_a_fresh_interpreter() -> None:
     run_fresh(
         "from harness.models.torchvision_cure import import_timm\n"
@@ -54,6 +55,7 @@ def test_the_installed_timm_is_usable_in_a_fresh_interpreter() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_misses_its_operators_is_imported_whole(tmp_path: Path) -> None:
     fake_package(tmp_path, "torchvision", CUDA_BUILD)
     (tmp_path / "torchvision" / "extension.py").write_text("")

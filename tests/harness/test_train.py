@@ -101,6 +101,7 @@ def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path)
     assert values["mean_predictor_loss"] == pytest.approx(1.0, abs=0.1)  # crops have variance 1, masked parts nearly
 
 
+@pytest.mark.slow
 def test_the_same_cell_gives_the_same_weights_and_another_seed_others(tiny_recipe: Recipe, tmp_path: Path) -> None:
     cell = trained(tiny_recipe)
     for name in ("a", "b"):
@@ -111,6 +112,7 @@ def test_the_same_cell_gives_the_same_weights_and_another_seed_others(tiny_recip
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_the_same(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_the_same(
     assert rows(tmp_path / "calm") == rows(tmp_path / "storm")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_refused_and_a_damaged_one_passed_over(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +153,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_a_damaged_one_passed_over
     assert rows(folder) == rows(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +177,7 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
     assert same_weights(folder, tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def test_validation_shares_no_experiment_with_training(screen, tmp_path):
     assert set(shards.wells["experiment"].iloc[shards.indices("train", [one])]) == {one}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(experiments=st.integers(2, 6), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**32))
 def test_any_split_is_a_partition_by_experiment(write_screen, experiments, fraction, seed):
@@ -127,6 +128,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(screen, tmp_path):
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_on_disk_does_not_matter(write_screen):
     """The same tars, and the same table but for the lines that rows came from; a build that was begun goes on."""
 

@@ -168,6 +168,7 @@ def damaged(path: Path, at: int, bit: int):
     return flip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", EVERY_CODEC)
 def test_every_flipped_byte_of_a_tar_file_is_noticed_or_harmless(tmp_path, codec):
     """By the reader, which goes by the sidecar; by the metadata; and by whoever goes by the tar file itself."""

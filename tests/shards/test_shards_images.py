@@ -67,6 +67,7 @@ def test_a_pickled_array_is_not_opened(tmp_path):
 VALUES = np.arange(65536, dtype=np.uint16).reshape(1, 256, 256)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 65534).flatmap(lambda low: st.tuples(st.just(low), st.integers(low + 1, 65535))))
 def test_a_range_is_linear_clipped_and_rounded_half_up(limits):
     low, high = limits

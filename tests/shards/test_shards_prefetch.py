@@ -142,6 +142,7 @@ def test_verify_reads_a_remote_set(server, capsys):
     assert f"{server.url}/train-000002.tar: missing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_shards_of_an_s3_bucket_are_those_of_the_folder(folder, tmp_path):
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     moto = pytest.importorskip("moto.server", reason="moto and flask are not installed")

@@ -92,6 +92,7 @@ def test_a_sound_set_has_no_faults_and_says_what_was_checked(sound, capsys):
 FILES = ["train-000000.tar", "validation-000001.tar", "train-000002.idx", "wells.parquet", "manifest.json"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_every_flipped_byte_is_found_in_its_file_or_harmless(sound, folder, name, where, flip):
