@@ -75,7 +75,8 @@ def build(
     if wells_per_shard < 1 or workers < 1:
         raise BuildError(f"wells per shard and workers must be at least 1, got {wells_per_shard} and {workers}")
     conversion = _statement(eight_bit)
-    table, removed = read_layout(layout, root, **(options or {})), dict[str, int]()
+    there = next(place for place in (output, *output.absolute().parents) if place.is_dir())
+    table, removed = read_layout(layout, root, there, **(options or {})), dict[str, int]()
     if curation is not None:
         table, removed = curate(table, curation, seed)
     if on_error == "stop":

@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from shards.wells import LayoutError, WellTable, names
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.wells import LayoutError, WellTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,22 +51,48 @@ def curate(table: WellTable, rules: Curation, seed: int) -> tuple[WellTable, dic
     what becomes of it does not depend on which others there are, and a smaller fraction keeps a subset. Raises
     LayoutError if the column is absent or nothing is left.
     """
-    wells = table.wells
-    if rules.perturbation not in wells:
-        raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {', '.join(names(wells))}")
-    control = wells["treatment"].isin(rules.controls)
-    places = wells.loc[~control, [*WELL, rules.perturbation]].drop_duplicates()
-    by_perturbation = places.groupby(rules.perturbation)
-    experiments = wells[rules.perturbation].map(by_perturbation["experiment"].nunique())
-    replicates = wells[rules.perturbation].map(by_perturbation.size())
-    few_experiments = ~control & (experiments < rules.min_experiments)
-    few_wells = ~control & ~few_experiments & (replicates < rules.min_wells)
-    surplus = control & ~_drawn(wells, rules.control_fraction, seed)
-    kept = wells.loc[~(few_experiments | few_wells | surplus)]
-    if kept.empty:
+    import pandas as pd
+
+    if rules.perturbation not in table.columns:
+        raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {', '.join(table.columns)}")
+    names = dict.fromkeys([*WELL, rules.perturbation])
+    numbered, parts = {name: _Numbers() for name in names}, list[pd.DataFrame]()
+    for wells in table.parts(*dict.fromkeys([*names, "treatment"])):
+        codes = pd.DataFrame({name: numbered[name](wells[name]) for name in names})
+        control = wells["treatment"].isin(rules.controls)
+        surplus = control & ~_drawn(wells, rules.control_fraction, seed)
+        parts.append(codes.assign(control=control.to_numpy(), surplus=surplus.to_numpy()))
+    gone = _gone(pd.concat(parts, ignore_index=True), rules)
+    kept = ~np.logical_or.reduce(list(gone.values()))
+    if not kept.any():
         raise LayoutError("curation leaves no well image: its rules are too strict for this table")
-    removed = {"min_experiments": few_experiments, "min_wells": few_wells, "control_fraction": surplus}
-    return replace(table, wells=kept), {rule: int(gone.sum()) for rule, gone in removed.items()}
+    return replace(table, numbers=table.numbers[kept]), {rule: int(rows.sum()) for rule, rows in gone.items()}
+
+
+def _gone(wells: pd.DataFrame, rules: Curation) -> dict[str, NDArray[np.bool_]]:
+    """Which well images each rule removes, of a table whose texts are numbers."""
+    perturbation = wells[rules.perturbation]
+    places = wells.loc[~wells["control"], list(dict.fromkeys([*WELL, rules.perturbation]))].drop_duplicates()
+    by_perturbation = places.groupby(places[rules.perturbation].to_numpy())
+    experiments = perturbation.map(by_perturbation["experiment"].nunique())
+    replicates = perturbation.map(by_perturbation.size())
+    few_experiments = ~wells["control"] & (experiments < rules.min_experiments)
+    few_wells = ~wells["control"] & ~few_experiments & (replicates < rules.min_wells)
+    removed = {"min_experiments": few_experiments, "min_wells": few_wells, "control_fraction": wells["surplus"]}
+    return {rule: rows.to_numpy() for rule, rows in removed.items()}
+
+
+class _Numbers:
+    """A number for each text, given out as they are met: a column of them takes four bytes a row."""
+
+    def __init__(self) -> None:
+        self._known = dict[object, int]()
+
+    def __call__(self, texts: pd.Series[str]) -> NDArray[np.int32]:
+        import pandas as pd
+
+        codes, found = pd.factorize(texts)
+        return np.array([self._known.setdefault(text, len(self._known)) for text in found], np.int32)[codes]
 
 
 def _drawn(wells: pd.DataFrame, fraction: float, seed: int) -> pd.Series[bool]:

@@ -72,7 +72,7 @@ def _table(plan: Plan, experiments: Mapping[Split, set[str]]) -> Iterator[pd.Dat
         if record.shard is not None:
             entries = record.entries.items()
             places = [{"key": k, "shard": cut.name, "split": cut.split, **_place(entry)} for k, entry in entries]
-            metadata = plan.table.metadata(plan.order[cut.begin : cut.end])
+            metadata = plan.table.metadata(plan.numbers(cut.begin, cut.end))
             part = pd.DataFrame(places).merge(metadata, on="key", validate="one_to_one")
             experiments[cut.split].update(part["experiment"])
             yield part

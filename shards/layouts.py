@@ -1,13 +1,13 @@
 """Layouts: how images and their metadata lie on disk. Each reader turns a folder into one table of well images.
 
-To add a layout, write a reader `(root, **options) -> WellTable` whose options are keyword arguments that accept text,
+To add a layout, write a reader `(root, **options) -> Reading` whose options are keyword arguments that accept text,
 and name it in LAYOUTS.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from shards.load_data import read_load_data
 from shards.opera import read_jump
 from shards.rxrx import RXRX1, RXRX2, RXRX3, RXRX19A, RXRX19B, read_rxrx, read_rxrx3_core
 from shards.sources import is_folder, is_url, join
-from shards.tables import fields_of, filled, read_csv, require_cells, require_columns, whole_numbers
-from shards.wells import CHANNEL, LayoutError, WellTable, names, safe_key, table_of
+from shards.tables import csv_parts, fields_of, filled, require_cells, require_columns, whole_numbers
+from shards.wells import CHANNEL, LayoutError, Reading, WellTable, names, safe_key, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def read_folder(
     root: str, *, table: str = "wells.csv", pattern: str | None = None, channels: str | None = None
-) -> WellTable:
+) -> Reading:
     """Read a plain folder described by a CSV table with at least the columns experiment, plate and well.
 
     Images are named either by one column per channel, `channel:<name>`, or by `pattern` over the table's columns and
@@ -34,16 +34,19 @@ def read_folder(
     `file.parquet#row.column` stand for themselves. Optional columns: key (default
     `<experiment>_<plate>_<well>_<site>`), site (default 1), and what describes the well; others are kept as metadata.
     """
-    location = join(root, table)
-    wells = read_csv(location, ("experiment", "plate", "well"))
-    require_cells(wells, ("experiment", "plate", "well"))
-    wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
-    images = _pattern_images(location, wells, pattern, channels) if pattern else _column_images(location, wells)
-    for name, places in images.items():
-        wells[CHANNEL + name] = [join(root, place) for place in places]
-    if "key" not in wells:
-        wells["key"] = [safe_key(key) for key in filled("{experiment}_{plate}_{well}_{site}", wells, {})]
-    return table_of(wells)
+    return Reading(_folder_parts(root, join(root, table), pattern, channels))
+
+
+def _folder_parts(root: str, location: str, pattern: str | None, channels: str | None) -> Iterator[pd.DataFrame]:
+    for wells in csv_parts(location, ("experiment", "plate", "well")):
+        require_cells(wells, ("experiment", "plate", "well"))
+        wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
+        images = _pattern_images(location, wells, pattern, channels) if pattern else _column_images(location, wells)
+        for name, places in images.items():
+            wells[CHANNEL + name] = [join(root, place) for place in places]
+        if "key" not in wells:
+            wells["key"] = [safe_key(key) for key in filled("{experiment}_{plate}_{well}_{site}", wells, {})]
+        yield wells
 
 
 def _column_images(location: str, wells: pd.DataFrame) -> dict[str, pd.Series[str]]:
@@ -69,7 +72,7 @@ def _pattern_images(
     return {name: filled(pattern, wells, {"channel": name}) for name in given}
 
 
-LAYOUTS: dict[str, Callable[..., WellTable]] = {
+LAYOUTS: dict[str, Callable[..., Reading]] = {
     "rxrx1": partial(read_rxrx, RXRX1),
     "rxrx2": partial(read_rxrx, RXRX2),
     "rxrx19a": partial(read_rxrx, RXRX19A),
@@ -82,8 +85,8 @@ LAYOUTS: dict[str, Callable[..., WellTable]] = {
 }
 
 
-def read_layout(layout: str, root: str | Path, **options: str) -> WellTable:
-    """Read `root`, a folder or a URL, by the layout of this name.
+def read_layout(layout: str, root: str | Path, folder: Path | None = None, /, **options: str) -> WellTable:
+    """Read `root`, a folder or a URL, by the layout of this name; rows go to a file without a name in `folder`.
 
     Raises LayoutError for an unknown layout or option and for whatever the layout's reader finds wrong. Images are
     named here but not opened (see `shards.wells.check_images`).
@@ -98,9 +101,14 @@ def read_layout(layout: str, root: str | Path, **options: str) -> WellTable:
         if name not in known:
             raise LayoutError(f"layout {layout!r} has no option {name!r}; it has {', '.join(known) or 'none'}")
     try:
-        table = LAYOUTS[layout](root, **options)
+        reading = LAYOUTS[layout](root, **options)
     except OSError as error:
         raise LayoutError(f"{root}: {error}") from error
-    # Origins end up in the shards' table: what they say must not depend on where the images lay.
-    origin = table.wells["origin"].str.removeprefix(join(root, "").rstrip("/") + "/")
-    return replace(table, wells=table.wells.assign(origin=origin))
+    return table_of(replace(reading, parts=_from_here(reading.parts, root)), folder)
+
+
+def _from_here(parts: Iterable[pd.DataFrame], root: str) -> Iterator[pd.DataFrame]:
+    """Origins end up in the shards' table: what they say must not depend on where the images lay."""
+    above = join(root, "").rstrip("/") + "/"
+    for part in parts:
+        yield part.assign(origin=part["origin"].str.removeprefix(above))

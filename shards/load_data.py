@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shards.platemaps import describe, describes, find_tables, perturbations, read_platemaps
 from shards.sources import join
 from shards.tables import filled, parse_pairs, read_csv, require_cells, whole_numbers
-from shards.wells import CHANNEL, LayoutError, WellTable, names, safe_key, table_of
+from shards.wells import CHANNEL, LayoutError, Reading, names, safe_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def read_load_data(
     replace: str | None = None,
     platemap: str | None = None,
     barcode_platemap: str | None = None,
-) -> WellTable:
+) -> Reading:
     """Read every load_data.csv[.gz] below the root, one row per site.
 
     Channels are the `URL_Orig<Name>` or `FileName_Orig<Name>` (with `PathName_Orig<Name>`) columns, or those of them
@@ -62,7 +62,7 @@ def read_load_data(
     barcodes = find_tables(root, barcode_platemap, "barcode_platemap.csv")
     described += read_platemaps(root, platemap, barcodes)
     wells["key"] = [safe_key(key) for key in filled("{plate}_{well}_s{site}", wells, {})]
-    return table_of(describe(wells, described))
+    return Reading([describe(wells, described)])
 
 
 def _stains(location: str, table: pd.DataFrame) -> tuple[str, ...]:

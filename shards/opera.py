@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from shards.platemaps import describe, describes, find_tables, perturbations, read_platemaps
 from shards.sources import find, is_url
 from shards.tables import filled, parse_pairs, read_csv
-from shards.wells import CHANNEL, LayoutError, WellTable, names, safe_key, table_of
+from shards.wells import CHANNEL, LayoutError, Reading, names, safe_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def read_jump(
     load_data: str | None = None,
     platemap: str | None = None,
     barcode_platemap: str | None = None,
-) -> WellTable:
+) -> Reading:
     """Read Opera Phenix images, one row per field of view.
 
     Plate and experiment: `<batch>/images/<plate>__<time>-Measurement1/Images` gives both; without a measurement folder
@@ -60,7 +60,7 @@ def read_jump(
             raise LayoutError(f"{folder}: channels {other} differ from the first plate's, {first}")
     wells = pd.concat(parts, ignore_index=True)
     wells["key"] = [safe_key(key) for key in filled("{plate}_{well}_f{site:02d}", wells, {})]
-    return table_of(describe(wells, described))
+    return Reading([describe(wells, described)])
 
 
 def _channels(wells: pd.DataFrame) -> list[str]:

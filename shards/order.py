@@ -95,10 +95,11 @@ def placed(seed: int, first: int, wells: Indices, image_shapes: ArrayLike, crop:
     )
 
 
-def shuffled(count: int, seed: int) -> Indices:
-    """Return 0 .. count - 1 in an order that depends on the seed alone."""
+def shuffled(count: int, seed: int, begin: int = 0, end: int | None = None) -> Indices:
+    """Return places `begin` to `end` (exclusive) of 0 .. count - 1 in an order that depends on the seed alone."""
     shuffle = hashed(key(seed, "shuffle"), np.zeros(1, np.uint64))
-    return permuted(np.arange(count, dtype=np.uint64), count, shuffle).astype(np.int64)
+    places = np.arange(begin, count if end is None else end, dtype=np.uint64)
+    return permuted(places, count, shuffle).astype(np.int64)
 
 
 def nested_experiments(experiments: Iterable[str], fraction: float, seed: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shards.format import DEFAULT_CHUNK, DEFAULT_CODEC, SPLITS, Split
 from shards.order import nested_experiments, shuffled
-from shards.wells import WellTable, names, pieces
+from shards.wells import WellTable
 from shards.writing import BuildError, OnError, Task
 
 
@@ -36,7 +36,8 @@ class Plan(Sequence[Task]):
     """Every shard to write. A task is made when it is asked for: a million wells are never a million Python rows."""
 
     table: WellTable
-    order: NDArray[np.int64]  # row numbers of the table, shard after shard
+    splits: tuple[NDArray[np.int64], ...]  # row numbers of the table by ascending key, for each of SPLITS
+    seed: int
     cuts: tuple[Cut, ...]
     output: Path
     on_error: OnError
@@ -64,7 +65,17 @@ class Plan(Sequence[Task]):
 
     def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
         """The rows at these places of the order (`WellTable.rows`)."""
-        return self.table.rows(self.order[begin:end])
+        return self.table.rows(self.numbers(begin, end))
+
+    def numbers(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Row numbers at these places of the order: each split, shuffled across plates, after the one before."""
+        found, before = [], 0
+        for rows in self.splits:
+            first, last = max(begin - before, 0), min(end - before, len(rows))
+            if first < last:
+                found.append(rows[shuffled(len(rows), self.seed, first, last)])
+            before += len(rows)
+        return np.concatenate(found)
 
     @property
     def images(self) -> int:
@@ -77,7 +88,7 @@ def choose_validation(table: WellTable, named: Sequence[str] | None, fraction: f
 
     Raises BuildError for an unknown name, or if nothing would be left to train on.
     """
-    experiments = sorted(set(table.wells["experiment"]))
+    experiments = sorted({str(name) for part in table.parts("experiment") for name in part["experiment"].unique()})
     if named is not None:
         if unknown := sorted(set(named).difference(experiments)):
             raise BuildError(f"no experiment {unknown[0]!r} for validation; there are {', '.join(experiments)}")
@@ -109,28 +120,25 @@ def plan_shards(
     codec: str = DEFAULT_CODEC,
     chunk: int = DEFAULT_CHUNK,
 ) -> Plan:
-    """Cut each split, shuffled across plates, into shards."""
-    by_key = table.wells["key"].argsort().to_numpy()  # so that the order of rows on disk does not matter
-    in_validation = table.wells["experiment"].isin(validation).to_numpy()[by_key]
-    orders, cuts, before = [], [], 0
-    for split in SPLITS:
-        chosen = by_key[in_validation == (split == "validation")]
-        orders.append(chosen[shuffled(len(chosen), seed)])
-        for number, begin in enumerate(range(0, len(chosen), wells_per_shard)):
-            end = min(begin + wells_per_shard, len(chosen))
+    """Cut each split into shards."""
+    kept = np.concatenate([part["experiment"].isin(validation).to_numpy() for part in table.parts("experiment")])
+    splits = tuple(table.numbers[kept == (split == "validation")] for split in SPLITS)
+    cuts, before = list[Cut](), 0
+    for split, rows in zip(SPLITS, splits, strict=True):
+        for number, begin in enumerate(range(0, len(rows), wells_per_shard)):
+            end = min(begin + wells_per_shard, len(rows))
             cuts.append(Cut(f"{split}-{number:06d}.tar", split, before + begin, before + end))
-        before += len(chosen)
-    return Plan(table, np.concatenate(orders), tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
+        before += len(rows)
+    return Plan(table, splits, seed, tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
 
 
 def digest_of(table: WellTable) -> str:
     """SHA-256 of a table, whatever the order of its rows, without what only error messages use: the origin."""
     digest = hashlib.sha256()
-    by_key = table.wells["key"].argsort().to_numpy()
-    for name in sorted(set(names(table.wells)) - {"origin"}):
+    for name in sorted(set(table.columns) - {"origin"}):
         digest.update(name.encode())
-        for part in pieces(by_key.astype(np.int64)):
-            digest.update(json.dumps(table.wells[name].iloc[part].tolist()).encode())
+        for part in table.parts(name):
+            digest.update(json.dumps(part[name].tolist()).encode())
     patterns = {name: [one.text, dict(one.constants)] for name, one in table.patterns.items()}
     digest.update(json.dumps([table.channels, patterns]).encode())
     return digest.hexdigest()

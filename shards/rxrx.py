@@ -6,14 +6,14 @@ As their public READMEs (github.com/recursionpharma/rxrx-datasets, and the data 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shards.columns import read_frame
 from shards.sources import find, is_folder, join, row_location
-from shards.tables import Pattern, fields_of, read_csv, require_cells, require_columns, whole_numbers
-from shards.wells import CHANNEL, LayoutError, WellTable, names, table_of
+from shards.tables import Pattern, csv_parts, fields_of, require_cells, require_columns, whole_numbers
+from shards.wells import CHANNEL, LayoutError, Reading, names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,42 +45,43 @@ RXRX3 = Release({**WELL, **{name: name for name in ("gene", "treatment", "pertur
 
 def read_rxrx(
     release: Release, root: str, *, metadata: str = "metadata.csv", images: str | None = None, pattern: str = PATTERN
-) -> WellTable:
+) -> Reading:
     """Read a release: a metadata table and `[images/]<experiment>/Plate<k>/<well>_s<site>_w<channel>.png`.
 
     `images` is the folder of images, relative to the root (default: `images` if there is one, else the root), and
     `pattern` how they are named below it, over the table's columns (under our names) and `{channel}`, 1 upwards.
     """
-    wells = _metadata(join(root, metadata), release)
     if images is None:
         images = "images" if is_folder(join(root, "images")) else ""
     if "channel" not in fields_of(pattern):
         raise LayoutError(f"pattern {pattern!r} names no {{channel}}")
-    require_columns(join(root, metadata), names(wells), sorted(fields_of(pattern) - {"channel"}))
-    pattern = "{root}" + pattern
     folder = join(root, images).rstrip("/") + "/"
     located = {
-        stain: Pattern(pattern, {"root": folder, "channel": str(number)})
+        stain: Pattern("{root}" + pattern, {"root": folder, "channel": str(number)})
         for number, stain in enumerate(release.stains, start=1)
     }
-    return table_of(wells, located)
+    return Reading(_metadata(join(root, metadata), release, fields_of(pattern) - {"channel"}), located)
 
 
-def _metadata(location: str, release: Release) -> pd.DataFrame:
-    """The metadata table under our names. Controls carry no gene: RxRx3 repeats the control's name there."""
-    wells = read_csv(location, (*release.columns, "plate"))
-    wells = wells.rename(columns=dict(release.columns)).assign(**release.constants)
-    require_cells(wells, ("key", "experiment", "plate", "well"))
-    wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
-    if "gene" in wells:
-        wells["gene"] = wells["gene"].mask(wells["gene"].str.endswith("_control"), "")
-    return wells
+def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
+    """The metadata table under our names, part by part; LayoutError if it lacks a column that is `needed`.
+
+    Controls carry no gene: RxRx3 repeats the control's name there.
+    """
+    for part in csv_parts(location, (*release.columns, "plate")):
+        wells = part.rename(columns=dict(release.columns)).assign(**release.constants)
+        require_cells(wells, ("key", "experiment", "plate", "well"))
+        wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
+        require_columns(location, names(wells), sorted(needed))
+        if "gene" in wells:
+            wells["gene"] = wells["gene"].mask(wells["gene"].str.endswith("_control"), "")
+        yield wells
 
 
 def read_rxrx3_core(
     root: str, *, metadata: str = "metadata_rxrx3_core.csv", images: str | None = None, column: str = "jp2",
     partial: str = "no",
-) -> WellTable:  # fmt: skip
+) -> Reading:  # fmt: skip
     """Read RxRx3-core: Parquet files with one channel per row, `__key__` = `compound-001/Plate1/AA15_s1_1` and `jp2`.
 
     `images` is the folder of the Parquet files, relative to the root (default: the root and all below it). Wells of the
@@ -88,7 +89,9 @@ def read_rxrx3_core(
     """
     if partial not in ("yes", "no"):
         raise LayoutError(f"option partial: expected yes or no, got {partial!r}")
-    wells = _metadata(join(root, metadata), RXRX3).set_index("key", drop=False)
+    import pandas as pd
+
+    wells = pd.concat(_metadata(join(root, metadata), RXRX3)).set_index("key", drop=False)
     located = _parquet_images(join(root, images) if images else root, column)
     if stray := sorted(set(located.index) - set(wells.index)):
         raise LayoutError(f"{join(root, metadata)}: does not describe well {stray[0]!r}, which has images")
@@ -98,7 +101,7 @@ def read_rxrx3_core(
             f"{without['origin'].iloc[0]}: no images of well {without['key'].iloc[0]!r} ({len(without)} wells have "
             "none): give partial=yes if only a part of the Parquet files is here"
         )
-    return table_of(wells.join(located, how="inner").reset_index(drop=True))
+    return Reading([wells.join(located, how="inner").reset_index(drop=True)])
 
 
 def _parquet_images(folder: str, column: str) -> pd.DataFrame:

@@ -13,22 +13,28 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from shards.rows import AT_ONCE
 from shards.sources import open_file
-from shards.wells import ROWS_AT_ONCE, LayoutError
+from shards.wells import LayoutError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def read_csv(location: str, required: Iterable[str] = (), separator: str = ",") -> pd.DataFrame:
-    """Read a table (`.gz` too) as text, with the file and line of each row in `origin`; blank lines are skipped.
-
-    UTF-8 with or without a byte-order mark, any line ends. Raises LayoutError for a file that is absent or not text, a
-    repeated or absent column, or a row with too few or too many cells (an unquoted comma in a SMILES string is the
-    usual cause).
-    """
+    """Read a whole table: what `csv_parts` gives, together."""
     import pandas as pd
 
+    return pd.concat(csv_parts(location, required, separator), ignore_index=True)
+
+
+def csv_parts(location: str, required: Iterable[str] = (), separator: str = ",") -> Iterator[pd.DataFrame]:
+    """Read a table (`.gz` too) as text, AT_ONCE rows at a time and at least one part, if without rows.
+
+    `origin` says the file and line of each row; blank lines are skipped. UTF-8 with or without a byte-order mark, any
+    line ends. Raises LayoutError for a file that is absent or not text, a repeated or absent column, or a row with too
+    few or too many cells (an unquoted comma in a SMILES string is the usual cause).
+    """
     try:
         with open_file(location) as file:
             raw = gzip.GzipFile(fileobj=file) if location.endswith(".gz") else file
@@ -36,12 +42,11 @@ def read_csv(location: str, required: Iterable[str] = (), separator: str = ",") 
                 rows = _rows(location, text, separator)
                 _, columns = next(rows, (1, []))
                 _check_columns(location, columns, required)
-                parts = list(_parts(location, columns, rows))
+                yield from _parts(location, columns, rows)
     except FileNotFoundError:
         raise LayoutError(f"{location}: no such table") from None
     except (OSError, EOFError, zlib.error) as error:  # the last two of a damaged .gz
         raise LayoutError(f"{location}: not a readable table: {error}") from error
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "origin"], dtype=str)
 
 
 def _rows(location: str, text: io.TextIOBase, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -65,15 +70,18 @@ def _check_columns(location: str, columns: Sequence[str], required: Iterable[str
 def _parts(location: str, columns: Sequence[str], rows: Iterator[tuple[int, list[str]]]) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
-    while some := list(islice(rows, ROWS_AT_ONCE)):
+    some = list(islice(rows, AT_ONCE))
+    while True:
         for line, cells in some:
             if len(cells) != len(columns):
                 raise LayoutError(
                     f"{location}, line {line}: {len(cells)} cells, but the header has {len(columns)} columns"
                 )
-        cells_of = zip(columns, zip(*(cells for _, cells in some), strict=True), strict=True)
-        part = {name: pd.Series(cells, dtype=str) for name, cells in cells_of}
+        cells_of = zip(*(cells for _, cells in some), strict=True) if some else ([] for _ in columns)
+        part = {name: pd.Series(list(cells), dtype=str) for name, cells in zip(columns, cells_of, strict=True)}
         yield pd.DataFrame({**part, "origin": pd.Series([f"{location}, line {line}" for line, _ in some], dtype=str)})
+        if not (some := list(islice(rows, AT_ONCE))):
+            return
 
 
 def require_columns(location: str, present: Sequence[str], required: Iterable[str]) -> None:

@@ -1,8 +1,8 @@
 """The table of well images: what every layout produces and the builder consumes.
 
-A well image is one field of view (site) of one well: one 2-D image per channel. Columns are text (a million wells take
-half a gigabyte, where a million Python rows would take several). pandas is imported inside functions, so that a command
-which only prints its help starts at once.
+A well image is one field of view (site) of one well: one 2-D image per channel. Rows are in a file (`shards.rows`), so
+that a table takes the memory of their numbers alone. pandas is imported inside functions, so that a command which only
+prints its help starts at once.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.rows import AT_ONCE, Rows
 from shards.sources import file_of, is_url, path_of
 
 if TYPE_CHECKING:
@@ -30,9 +33,6 @@ NEEDED = ("key", "experiment", "plate", "well", "origin")
 
 DESCRIBING = ("gene", "treatment", "perturbation_type", "cell_type", "concentration", "SMILES")
 """Columns that every table has besides, as text: empty where the source does not say."""
-
-ROWS_AT_ONCE = 50_000
-"""Rows of a table that are Python text, or have the locations of their images, at one time."""
 
 CHANNEL = "channel:"
 """Prefix of the columns that hold the location (`shards.sources`) of each channel's image."""
@@ -49,73 +49,107 @@ class LayoutError(ValueError):
 
 
 @dataclass(frozen=True)
-class WellTable:
-    """Well images, one row each: NEEDED, DESCRIBING, `site`, a column per channel, and further columns as metadata.
+class Reading:
+    """What the reader of a layout gives: well images part by part, by NEEDED and the columns that `WellTable` says.
 
-    Where the locations of a channel follow a pattern over other columns, `patterns` has it in place of a column: they
-    would be most of the table.
-
-    Refuses, with LayoutError, a table that is empty, lacks a column, repeats a key or holds one that cannot name a tar
-    member.
+    `site` and DESCRIBING may be absent. Where the locations of a channel follow a pattern over other columns,
+    `patterns` has it in place of a column: they would be most of the table.
     """
 
-    wells: pd.DataFrame
+    parts: Iterable[pd.DataFrame]
     patterns: Mapping[str, Pattern] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.wells.empty:
-            raise LayoutError("no well images found")
-        if absent := [name for name in (*NEEDED, *DESCRIBING, "site") if name not in self.wells]:
-            raise LayoutError(f"the well table lacks the columns {absent}")
-        if taken := sorted(RESERVED.intersection(self.wells)):
-            raise LayoutError(f"column {taken[0]!r} is reserved for the shard index: rename it")
-        if not self.channels or not all(self.channels):
-            raise LayoutError(f"channel names must be present, got {list(self.channels)}")
-        _check_keys(self.wells)
+
+@dataclass(frozen=True)
+class WellTable:
+    """Well images, one row each: NEEDED, DESCRIBING, `site`, a column per channel, and further columns as metadata."""
+
+    held: Rows
+    patterns: Mapping[str, Pattern]
+    numbers: NDArray[np.int64]  # of the rows that are well images of this table, by ascending key
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.held.columns
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the channels, in order."""
-        columns = [name.removeprefix(CHANNEL) for name in names(self.wells) if name.startswith(CHANNEL)]
+        columns = [name.removeprefix(CHANNEL) for name in self.columns if name.startswith(CHANNEL)]
         return (*columns, *self.patterns)
+
+    @property
+    def wells(self) -> pd.DataFrame:
+        """All rows, by ascending key: for tables that fit into memory."""
+        return self.held.take(self.numbers)
+
+    def parts(self, *names: str) -> Iterator[pd.DataFrame]:
+        """These columns, or all of them, by ascending key, AT_ONCE rows at a time."""
+        return (self.held.take(part, names or None) for part in pieces(self.numbers))
 
     def metadata(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
         """These rows without the locations of their images."""
-        return self.wells.iloc[numbers].drop(columns=[n for n in names(self.wells) if n.startswith(CHANNEL)])
+        return self.held.take(numbers, [name for name in self.columns if not name.startswith(CHANNEL)])
 
-    def located(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
-        """These rows with a column of locations for every channel."""
-        wells = self.wells.iloc[numbers]
+    def located(self, wells: pd.DataFrame) -> pd.DataFrame:
+        """Rows of this table with a column of locations for every channel."""
         return wells.assign(**{CHANNEL + name: one.locations(wells) for name, one in self.patterns.items()})
 
     def rows(self, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
         """These rows by column name, the locations of all channels together in `images`."""
         places = [CHANNEL + name for name in self.channels]
-        rows = records(self.located(numbers))
+        rows = records(self.located(self.held.take(numbers)))
         for row in rows:
             row["images"] = tuple(row.pop(place) for place in places)
         return rows
 
 
-def table_of(wells: pd.DataFrame, patterns: Mapping[str, Pattern] | None = None) -> WellTable:
-    """The table of these wells, with `site` 1 and empty describing columns where the source has none."""
-    absent = {name: "" for name in DESCRIBING if name not in wells}
-    site = {} if "site" in wells else {"site": 1}
-    return WellTable(wells.assign(**absent, **site), patterns or {})
+def table_of(reading: Reading, folder: Path | None = None) -> WellTable:
+    """The table of a reading, its rows in a file in `folder` or among temporary files.
+
+    Raises LayoutError for a table that is empty, lacks a column, repeats a key or holds one that cannot name a tar
+    member.
+    """
+    held = Rows.write(map(_described, reading.parts), folder)
+    if not len(held):
+        raise LayoutError("no well images found")
+    table = WellTable(held, reading.patterns, held.argsort("key"))
+    if not table.channels or not all(table.channels):
+        raise LayoutError(f"channel names must be present, got {list(table.channels)}")
+    _check_repeats(table)
+    return table
 
 
-def _check_keys(wells: pd.DataFrame) -> None:
+def _described(wells: pd.DataFrame) -> pd.DataFrame:
+    """A part with `site` 1 and empty describing columns where the source has none."""
+    if absent := [name for name in NEEDED if name not in wells]:
+        raise LayoutError(f"the well table lacks the columns {absent}")
+    if taken := sorted(RESERVED.intersection(wells)):
+        raise LayoutError(f"column {taken[0]!r} is reserved for the shard index: rename it")
     bad = ~wells["key"].str.fullmatch(KEY.pattern).astype(bool)
     if bad.any():
         first = wells.loc[bad, ["origin", "key"]].iloc[0]
         raise LayoutError(
             f"{first['origin']}: well key {first['key']!r} must be 1 to 90 letters, digits, '_', '+' or '-'"
         )
-    repeated = wells["key"].duplicated(keep=False)
-    if repeated.any():
-        key = wells.loc[repeated, "key"].iloc[0]
-        first, second = wells.loc[wells["key"] == key, "origin"].iloc[:2]
-        raise LayoutError(f"{second}: duplicate well key {key!r}, first at {first}")
+    described = {name: "" for name in DESCRIBING if name not in wells}
+    return wells.assign(**described, **({} if "site" in wells else {"site": 1}))
+
+
+def _check_repeats(table: WellTable) -> None:
+    """Raise LayoutError for a key that two rows have: they are neighbours by key."""
+    last, where = "", ""
+    for part in table.parts("key", "origin"):
+        keys = [last, *part["key"]]
+        for number, (key, following) in enumerate(pairwise(keys)):
+            if key == following:
+                first = part["origin"].iloc[number - 1] if number else where
+                raise LayoutError(f"{part['origin'].iloc[number]}: duplicate well key {key!r}, first at {first}")
+        last, where = part["key"].iloc[-1], part["origin"].iloc[-1]
 
 
 def safe_key(text: str) -> str:
@@ -132,9 +166,7 @@ def check_images(table: WellTable) -> None:
     """
     listed = lru_cache(256)(_names_in)
     missing, first = 0, ("", "")
-    folders = table.wells[["experiment", "plate", "well"]].reset_index(drop=True)
-    order = folders.sort_values(names(folders)).index.to_numpy(np.int64)  # each folder's images one after another
-    for part in pieces(order):
+    for part in table.parts():
         wells = table.located(part)
         for column in (CHANNEL + name for name in table.channels):
             for location, origin in zip(wells[column], wells["origin"], strict=True):
@@ -147,8 +179,8 @@ def check_images(table: WellTable) -> None:
 
 
 def pieces(numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Row numbers, ROWS_AT_ONCE at a time."""
-    return (numbers[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(numbers), ROWS_AT_ONCE))
+    """Row numbers, AT_ONCE at a time."""
+    return (numbers[begin : begin + AT_ONCE] for begin in range(0, len(numbers), AT_ONCE))
 
 
 def _names_in(folder: str) -> frozenset[str]:

@@ -213,6 +213,7 @@ def test_a_split_of_compute_comes_with_a_joint_law(tmp_path, capsys):
     assert all(6 * at["size"] * at["data"] == pytest.approx(at["compute"]) for at in split["at"])
 
 
+@pytest.mark.slow
 def test_three_columns_fit_a_law_in_which_repeats_lose_worth(tmp_path, capsys):
     """Model size, unique images, crops seen: the known worth of repeats comes out."""
 

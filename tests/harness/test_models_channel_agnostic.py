@@ -126,6 +126,7 @@ def test_positions_repeat_from_channel_to_channel_in_openphenoms_order() -> None
     torch.testing.assert_close(table[0, 1 + 4 * row + column], expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_counts_are_those_of_the_closed_form(size: str) -> None:
     """Trained parameters exactly; products to 1% of torch's counter on meta, which leaves nothing out here."""

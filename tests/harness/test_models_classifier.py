@@ -304,6 +304,7 @@ def test_two_ranks_give_the_losses_and_statistics_of_one(
         torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_come_from_disk_and_fit_any_channels(tmp_path: Path) -> None:
     theirs = import_timm().create_model("densenet161", num_classes=10)
     save_file(theirs.state_dict(), tmp_path / "w.safetensors")

@@ -246,6 +246,7 @@ def test_a_poisoned_crop_stops_the_run_and_the_log_names_it(
     assert (row["losses"], row["gradient_norm"]) == (["nan"], "nan")
 
 
+@pytest.mark.slow
 def test_a_poisoned_crop_is_skipped_where_the_recipe_says_so(
     tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

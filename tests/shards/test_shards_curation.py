@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from shards.build import build, main
 from shards.curation import Curation, curate
 from shards.format import ShardSet
-from shards.wells import LayoutError, WellTable, table_of
+from shards.wells import LayoutError, Reading, WellTable, table_of
 
 
 def table(wells: list[tuple[str, str, str, int]]) -> WellTable:
     """A table of (experiment, well, treatment, site)."""
     frame = pd.DataFrame(wells, columns=["experiment", "well", "treatment", "site"]).assign(plate="1", origin="t.csv")
     frame["key"] = frame["experiment"] + "_" + frame["well"] + "_" + frame["site"].astype(str)
-    return table_of(frame.assign(**{"channel:DNA": "a.png"}))
+    return table_of(Reading([frame.assign(**{"channel:DNA": "a.png"})]))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_controls_are_drawn_by_well_nested_and_whatever_else_there_is(screen_tab
     assert all(small <= large for small, large in itertools.pairwise(kept.values()))
     # 120 controls drawn at 0.3: 36 on average, 5 standard deviations are 25
     assert 11 < len(kept[0.3]) - len(kept[0]) < 61
-    fewer = WellTable(screen_table.wells[screen_table.wells["experiment"] == "e1"])
+    fewer = table_of(Reading([screen_table.wells.query("experiment == 'e1'")]))
     alone = set(curate(fewer, Curation(control_fraction=0.3), 7)[0].wells["key"])
     assert alone == {key for key in kept[0.3] if key.startswith("e1")}
     assert set(curate(screen_table, Curation(control_fraction=0.3), 8)[0].wells["key"]) != kept[0.3]

@@ -387,6 +387,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
 def test_a_bomb_fails_in_bounded_memory(tmp_path, monkeypatch, codec):
     """A chunk whose frame claims, and holds, 2 GiB of zeros, under a right checksum: built by swapping the encoder."""

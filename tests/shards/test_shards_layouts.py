@@ -27,7 +27,7 @@ def test_rxrx3_rows_channels_and_controls(screen):
     table = read_layout("rxrx3", root)
     check_images(table)
     assert table.channels == ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")
-    wells = table.located(np.arange(12)).set_index("key")
+    wells = table.located(table.wells).set_index("key")
     assert len(wells) == 12
     row = wells.loc["gene-002_1_B03"]
     assert (row["experiment"], row["plate"], row["well"], row["gene"]) == ("gene-002", "1", "B03", "G1")
