@@ -46,7 +46,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     for world in (2, 4):
         folder = tmp_path_factory.mktemp(f"ranks{world}")
         trials = [trial for of, trial in ALL if of == world]
-        codes = processes.run(world, engine_work.run_trials, trials, folder, timeout=240)
+        codes = processes.run(world, engine_work.run_trials, trials, folder, timeout=480)
         assert codes == [0] * world
         results |= {(world, t.name): json.loads((folder / f"{t.name}.json").read_text()) for t in trials}
     return results

@@ -30,7 +30,9 @@ def command(recipe: Path, *arguments: str) -> list[str]:
 
 
 def run(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(recipe, *arguments), capture_output=True, text=True, timeout=280)
+    """Run to the end, a process taking several cells: importing torch takes longer than a cell."""
+    shared = command(recipe, "launch.cells_per_job=4", *arguments)
+    return subprocess.run(shared, capture_output=True, text=True, timeout=280)
 
 
 def results(output: Path) -> dict[str, object]:
