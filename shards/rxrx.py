@@ -69,6 +69,9 @@ def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> It
     Controls carry no gene: RxRx3 repeats the control's name there.
     """
     for part in csv_parts(location, (*release.columns, "plate")):
+        for theirs, ours in release.columns.items():
+            if ours != theirs and ours in part:
+                raise LayoutError(f"{location}, line 1: column {theirs!r} is our {ours!r}, and there is one already")
         wells = part.rename(columns=dict(release.columns)).assign(**release.constants)
         require_cells(wells, ("key", "experiment", "plate", "well"))
         wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1

@@ -115,8 +115,6 @@ def table_of(reading: Reading, folder: Path | None = None) -> WellTable:
     member.
     """
     held = Rows.write(map(_described, reading.parts), folder)
-    if not len(held):
-        raise LayoutError("no well images found")
     table = WellTable(held, reading.patterns, held.argsort("key"))
     if not table.channels or not all(table.channels):
         raise LayoutError(f"channel names must be present, got {list(table.channels)}")
@@ -126,6 +124,8 @@ def table_of(reading: Reading, folder: Path | None = None) -> WellTable:
 
 def _described(wells: pd.DataFrame) -> pd.DataFrame:
     """A part with `site` 1 and empty describing columns where the source has none."""
+    if wells.empty:
+        raise LayoutError("no well images found")
     if absent := [name for name in NEEDED if name not in wells]:
         raise LayoutError(f"the well table lacks the columns {absent}")
     if taken := sorted(RESERVED.intersection(wells)):

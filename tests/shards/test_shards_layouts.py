@@ -201,6 +201,21 @@ def test_folder_says_what_is_missing(folder, options, message):
         read_layout("folder", folder, **options)
 
 
+def test_a_table_without_rows_is_refused(folder, screen):
+    for table in (folder / "wells.csv", (root := screen()) / "metadata.csv"):
+        table.write_text(table.read_text().partition("\n")[0] + "\n")
+    for layout, place in (("folder", folder), ("rxrx3", root)):
+        with pytest.raises(LayoutError, match="no well images found"):
+            read_layout(layout, place)
+
+
+def test_two_columns_for_one_of_ours_are_refused(screen):
+    root = screen()
+    edit(root / "metadata.csv", "SMILES", "well")
+    with pytest.raises(LayoutError, match=r"metadata.csv, line 1: column 'address' is our 'well'"):
+        read_layout("rxrx3", root)
+
+
 def test_reserved_columns_are_refused(folder):
     edit(folder / "wells.csv", "dose", "shard")
     with pytest.raises(LayoutError, match="column 'shard' is reserved"):
