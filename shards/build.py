@@ -76,7 +76,8 @@ def build(
         raise BuildError(f"wells per shard and workers must be at least 1, got {wells_per_shard} and {workers}")
     conversion = _statement(eight_bit)
     there = next(place for place in (output, *output.absolute().parents) if place.is_dir())
-    table, removed = read_layout(layout, root, there, **(options or {})), dict[str, int]()
+    scratch = there if os.access(there, os.W_OK) else None  # a set that is complete may lie where nothing is written
+    table, removed = read_layout(layout, root, scratch, **(options or {})), dict[str, int]()
     if curation is not None:
         table, removed = curate(table, curation, seed)
     if on_error == "stop":

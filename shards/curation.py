@@ -57,29 +57,30 @@ def curate(table: WellTable, rules: Curation, seed: int) -> tuple[WellTable, dic
         raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {', '.join(table.columns)}")
     names = dict.fromkeys([*WELL, rules.perturbation])
     numbered, parts = {name: _Numbers() for name in names}, list[pd.DataFrame]()
+    controls, surpluses = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
     for wells in table.parts(*dict.fromkeys([*names, "treatment"])):
-        codes = pd.DataFrame({name: numbered[name](wells[name]) for name in names})
+        parts.append(pd.DataFrame({name: numbered[name](wells[name]) for name in names}))
         control = wells["treatment"].isin(rules.controls)
-        surplus = control & ~_drawn(wells, rules.control_fraction, seed)
-        parts.append(codes.assign(control=control.to_numpy(), surplus=surplus.to_numpy()))
-    gone = _gone(pd.concat(parts, ignore_index=True), rules)
+        controls.append(control.to_numpy())
+        surpluses.append((control & ~_drawn(wells, rules.control_fraction, seed)).to_numpy())
+    gone = _rare(pd.concat(parts, ignore_index=True), np.concatenate(controls), rules)
+    gone["control_fraction"] = np.concatenate(surpluses)
     kept = ~np.logical_or.reduce(list(gone.values()))
     if not kept.any():
         raise LayoutError("curation leaves no well image: its rules are too strict for this table")
     return replace(table, numbers=table.numbers[kept]), {rule: int(rows.sum()) for rule, rows in gone.items()}
 
 
-def _gone(wells: pd.DataFrame, rules: Curation) -> dict[str, NDArray[np.bool_]]:
-    """Which well images each rule removes, of a table whose texts are numbers."""
+def _rare(wells: pd.DataFrame, control: NDArray[np.bool_], rules: Curation) -> dict[str, NDArray[np.bool_]]:
+    """Which well images of rare perturbations each rule removes, of a table whose texts are numbers."""
     perturbation = wells[rules.perturbation]
-    places = wells.loc[~wells["control"], list(dict.fromkeys([*WELL, rules.perturbation]))].drop_duplicates()
+    places = wells.loc[~control, list(dict.fromkeys([*WELL, rules.perturbation]))].drop_duplicates()
     by_perturbation = places.groupby(places[rules.perturbation].to_numpy())
     experiments = perturbation.map(by_perturbation["experiment"].nunique())
     replicates = perturbation.map(by_perturbation.size())
-    few_experiments = ~wells["control"] & (experiments < rules.min_experiments)
-    few_wells = ~wells["control"] & ~few_experiments & (replicates < rules.min_wells)
-    removed = {"min_experiments": few_experiments, "min_wells": few_wells, "control_fraction": wells["surplus"]}
-    return {rule: rows.to_numpy() for rule, rows in removed.items()}
+    few_experiments = ~control & (experiments < rules.min_experiments).to_numpy()
+    few_wells = ~control & ~few_experiments & (replicates < rules.min_wells).to_numpy()
+    return {"min_experiments": few_experiments, "min_wells": few_wells}
 
 
 class _Numbers:

@@ -45,7 +45,7 @@ class Rows:
                 for part in chain([first], slices):
                     writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False).combine_chunks())
             file.flush()
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         return cls(pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all())
 
     def __len__(self) -> int:
@@ -78,11 +78,12 @@ class Rows:
         frame: pd.DataFrame = together.to_pandas(use_threads=False)  # why: see shards.columns
         return frame
 
-    def argsort(self, name: str) -> NDArray[np.int64]:
-        """Numbers of all rows, by ascending value of a column."""
+    def argsort(self, *names: str) -> NDArray[np.int64]:
+        """Numbers of all rows, by ascending value of these columns; equal ones stay in order."""
         import pyarrow.compute as compute
 
-        return np.asarray(compute.sort_indices(self.table[name])).astype(np.int64)
+        keys = [(name, "ascending") for name in names]
+        return np.asarray(compute.sort_indices(self.table.select(list(names)), sort_keys=keys)).astype(np.int64)
 
     @cached_property
     def _begins(self) -> NDArray[np.int64]:

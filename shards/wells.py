@@ -52,6 +52,7 @@ class LayoutError(ValueError):
 class Reading:
     """What the reader of a layout gives: well images part by part, by NEEDED and the columns that `WellTable` says.
 
+    There is at least one part, none is empty, and all have the same columns, of text or of whole numbers.
     `site` and DESCRIBING may be absent. Where the locations of a channel follow a pattern over other columns,
     `patterns` has it in place of a column: they would be most of the table.
     """
@@ -166,8 +167,10 @@ def check_images(table: WellTable) -> None:
     """
     listed = lru_cache(256)(_names_in)
     missing, first = 0, ("", "")
-    for part in table.parts():
-        wells = table.located(part)
+    order, wanted = table.held.argsort("experiment", "plate", "well"), np.zeros(len(table.held), bool)
+    wanted[table.numbers] = True
+    for part in pieces(order[wanted[order]]):  # each folder's images one after another
+        wells = table.located(table.held.take(part))
         for column in (CHANNEL + name for name in table.channels):
             for location, origin in zip(wells[column], wells["origin"], strict=True):
                 folder, _, name = file_of(location).rpartition("/")

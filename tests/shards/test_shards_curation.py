@@ -53,6 +53,15 @@ def test_what_the_rules_leave_and_what_they_count(screen_table, rules, left, rem
     assert ("EMPTY_control" in set(kept.wells["treatment"])) == (rules.control_fraction > 0)
 
 
+@pytest.mark.parametrize("name", ["dose", "control", "surplus"])
+def test_the_perturbations_column_may_have_any_name(name):
+    doses = list("aaaabbcd")
+    frame = table([(f"e{n}", "A01", "T", 1) for n in range(8)]).wells.assign(**{name: doses})
+    kept, removed = curate(table_of(Reading([frame])), Curation(perturbation=name, min_wells=3), 0)
+    assert list(kept.wells[name]) == list("aaaa")
+    assert removed == {"min_experiments": 0, "min_wells": 4, "control_fraction": 0}
+
+
 def test_controls_are_drawn_by_well_nested_and_whatever_else_there_is(screen_table):
     kept = {
         fraction: set(curate(screen_table, Curation(control_fraction=fraction), 7)[0].wells["key"])

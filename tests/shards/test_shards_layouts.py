@@ -201,6 +201,18 @@ def test_folder_says_what_is_missing(folder, options, message):
         read_layout("folder", folder, **options)
 
 
+def test_each_folder_is_listed_once_whatever_the_keys(folder, monkeypatch):
+    """More plates than listings are kept, under keys that begin with the well."""
+    from shards import wells
+
+    rows = [f"w{well}-p{plate},e,p{plate:03d},w{well},plate{plate}" for well in range(2) for plate in range(300)]
+    (folder / "wells.csv").write_text("\n".join(["key,experiment,plate,well,file", *rows]))
+    listed = []
+    monkeypatch.setattr(wells, "_names_in", lambda place: listed.append(place) or frozenset({"A.png"}))
+    check_images(read_layout("folder", folder, pattern="{file}/{channel}.png", channels="A"))
+    assert len(listed) == len(set(listed)) == 300
+
+
 def test_a_table_without_rows_is_refused(folder, screen):
     for table in (folder / "wells.csv", (root := screen()) / "metadata.csv"):
         table.write_text(table.read_text().partition("\n")[0] + "\n")
