@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from analysis.profiles import Wells
+    from analysis.embeddings.feature_tables import Wells
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 CORRECTIONS = ("none", "centre_scale", "pca_centre_scale", "tvn")
@@ -104,10 +104,10 @@ def _cellprofiler_arguments(command: argparse.ArgumentParser) -> None:
 def _recall(given: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from analysis.aggregate import aggregate
-    from analysis.pairs import read_pairs
-    from analysis.profiles import read_wells
-    from analysis.recall import relationship_recall
+    from analysis.embeddings.aggregate import aggregate
+    from analysis.embeddings.feature_tables import read_wells
+    from analysis.recall.pairs import read_pairs
+    from analysis.recall.relationship_recall import relationship_recall
 
     thresholds = [_thresholds(text) for text in given.thresholds]
     lists = [read_pairs(path) for path in given.pairs]
@@ -140,8 +140,8 @@ def _corrected(given: argparse.Namespace, wells: Wells) -> tuple[Any, Any]:
     """The embeddings corrected as asked, and which wells are controls."""
     import numpy as np
 
-    from analysis.correct import apply_named
-    from analysis.profiles import controls, parse_control
+    from analysis.embeddings.corrections import apply_named
+    from analysis.embeddings.feature_tables import controls, parse_control
 
     everyone = np.zeros(len(wells.metadata), dtype=bool)
     control = controls(wells, parse_control(given.control)) if given.control else everyone
@@ -185,8 +185,8 @@ def _show_recall(found: dict[str, Any]) -> None:
 def _retrieval(given: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from analysis.profiles import read_wells
-    from analysis.retrieval import jump_retrieval, read_targets
+    from analysis.embeddings.feature_tables import read_wells
+    from analysis.retrieval.jump import jump_retrieval, read_targets
 
     targets = read_targets(given.compounds) if given.compounds else None
     wells = read_wells(given.profiles, given.prefix)
@@ -209,7 +209,7 @@ def _show_retrieval(found: dict[str, Any]) -> None:
 
 
 def _cellprofiler(given: argparse.Namespace) -> dict[str, Any]:
-    from analysis.cellprofiler_files import predict_from_files
+    from analysis.cellprofiler.files import predict_from_files
 
     return predict_from_files(
         given.embeddings, given.features, on=given.on, experiment=(given.experiment, given.train, given.test),

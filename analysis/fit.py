@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.arrays import Floats
-    from analysis.estimate import Fitted
-    from analysis.fitting import Result
-    from analysis.metric import Metric
-    from analysis.parameters import Parameter
-    from analysis.read_table import Curve
+    from analysis.fitting.estimate import Fitted
+    from analysis.fitting.fit_curve import Result
+    from analysis.fitting.parameters import Parameter
+    from analysis.fitting.read_results import Curve
+    from analysis.laws.metric import Metric
 
 EXAMPLES = """examples:
   python -m analysis.fit runs.csv --x flops --y loss --predict-at 1e21 1e22 --json
@@ -64,7 +64,7 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _member(member: Fitted, share: float) -> dict[str, Any]:
-    from analysis.parameters import natural
+    from analysis.fitting.parameters import natural
 
     values = natural(member.law.name, member.theta[None], member.coordinates)
     settings = member.settings
@@ -81,10 +81,10 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     Raises:
         ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
     """
-    from analysis.auto import EXPERIENCE, average_for
-    from analysis.laws import named_law
-    from analysis.metric import Metric
-    from analysis.read_table import Columns, column, curves
+    from analysis.fitting.averages import EXPERIENCE, average_for
+    from analysis.fitting.read_results import Columns, column, curves
+    from analysis.laws.catalogue import named_law
+    from analysis.laws.metric import Metric
 
     names = tuple(column(table, name, "--x") for name in options.x)
     if len(set(names)) < len(names) or len(names) > MOST_INPUTS:
@@ -117,7 +117,7 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
 
 def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
     """One group's result; a group that cannot be fitted says why, and the others go on."""
-    from analysis.fitting import fit_points
+    from analysis.fitting.fit_curve import fit_points
 
     try:
         result = fit_points(
@@ -133,7 +133,7 @@ def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse
 
 def _frontier(result: Result, options: argparse.Namespace) -> dict[str, Any]:
     """How a joint law would split compute C = k N D: exponents with intervals, and the best N and D at some budgets."""
-    from analysis.frontier import split
+    from analysis.design.frontier import split
 
     budgets = _targets(options.frontier_at, 1, "--frontier-at")
     found = split(
@@ -166,7 +166,7 @@ def _targets(words: Sequence[str], inputs: int, option: str = "--predict-at") ->
     """(m, d) from words: numbers, with commas between the inputs of one place."""
     import numpy as np
 
-    from analysis.read_table import number
+    from analysis.fitting.read_results import number
 
     if not words:
         return None
@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, fit, print; exit status 0, or 2 where the table cannot be used as asked."""
     options = _parser().parse_args(arguments)
-    from analysis.read_table import read_file
+    from analysis.fitting.read_results import read_file
 
     try:
         found = fit_table(read_file(options.data), options)
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
     else:
-        from analysis.fit_text import text
+        from analysis.fitting.text import text
 
         print(text(found))
     return 0

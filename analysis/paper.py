@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.checks import TwoFactors, two_factors
-from analysis.flops import CONVENTIONS, flops_per_crop
-from analysis.tables import IMAGES, PAPER_MODELS, table6
+from analysis.compute.flops import CONVENTIONS, flops_per_crop
+from analysis.fitting.checklist import TwoFactors, two_factors
+from analysis.reference.tables import IMAGES, PAPER_MODELS, table6
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
 
 def _drawn_lines(low: Floats, high: Floats, recall: Floats, rng: np.random.Generator) -> Floats:
     """Lines (K, 2) through models drawn with replacement, compute drawn log-uniformly between its bounds."""
-    from analysis.trend import weighted_lines
+    from analysis.fitting.trend import weighted_lines
 
     n = len(recall)
     drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
@@ -139,10 +139,10 @@ def _drawn_lines(low: Floats, high: Floats, recall: Floats, rng: np.random.Gener
 
 def _ceiling(compute: Floats, recall: Floats) -> tuple[float, float]:
     """Profile interval of the asymptote of recall = C - B x^-c."""
-    from analysis.estimate import Points, fit_law
-    from analysis.laws import named_law
-    from analysis.metric import Metric
-    from analysis.parameters import parameters
+    from analysis.fitting.estimate import Points, fit_law
+    from analysis.fitting.parameters import parameters
+    from analysis.laws.catalogue import named_law
+    from analysis.laws.metric import Metric
 
     points = Points(compute[:, None], recall)
     fitted = fit_law(named_law("saturating"), points, Metric("share"))
@@ -158,7 +158,7 @@ def figure(convention: str, trends: Sequence[Trend]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from analysis.style import compute_label, logarithmic_compute, outside_legend, styled
+    from analysis.figures.style import compute_label, logarithmic_compute, outside_legend, styled
 
     if any(one.convention != convention for one in trends):
         raise ValueError(f"the figure counts in {convention}, but a trend was fitted in another convention")
@@ -189,7 +189,7 @@ def _draw_points(axes: Axes, points: pd.DataFrame, convention: str) -> None:
 
 
 def _draw_trend(axes: Axes, one: Trend) -> None:
-    from analysis.style import DARK, GREY
+    from analysis.figures.style import DARK, GREY
 
     low, high = axes.get_xlim()
     points = masked_autoencoders(one.source)
@@ -211,7 +211,7 @@ def _legend() -> list[tuple[str, list[Any]]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from analysis.style import DARK, GREY
+    from analysis.figures.style import DARK, GREY
 
     def mark(label: str, marker: str, colour: str, area: float = 40.0, fill: str | None = None) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=area**0.5, label=label,
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for figures and the statement")
     parser.add_argument("--conventions", nargs="+", choices=list(CONVENTIONS), default=list(CONVENTIONS))
     options = parser.parse_args(arguments)
-    from analysis.plot import save
+    from analysis.figures.loss import save
 
     told = ["# What Table 6 supports", ""]
     for name in options.conventions:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.build import build
-from shards.images import EightBit, read_image
+from shards.images.decode import EightBit, read_image
 
 SIDE, CHANNELS, WELLS = 2048, 6, 24
 GOAL = 100.0  # MB/s per core from raw arrays

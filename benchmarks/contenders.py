@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.models.blocks import patchify, sincos_positions
+from harness.distributed.optimiser import build_optimiser
+from harness.distributed.recompute import set_up_blocks
 from harness.models.config import MaeConfig
+from harness.models.layers.blocks import patchify, sincos_positions
+from harness.models.layers.masking import masking_noise
+from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaskedAutoencoder
-from harness.models.masking import masking_noise
-from harness.models.torchvision_cure import import_timm
-from harness.optim import build_optimiser
-from harness.per_block import set_up_blocks
-from shards.transform import self_standardise
+from shards.loader.transform import self_standardise
 
 Step = Callable[[], None]
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis import auto
 from analysis.arrays import Floats
-from analysis.estimate import JOINT_HUBER, Points, Settings, fit_law
-from analysis.intervals import interval, rolling_origin, scale_at
-from analysis.laws import named_law
-from analysis.metric import Metric
-from analysis.parameters import parameters
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import JOINT_HUBER, Points, Settings, fit_law
+from analysis.fitting.intervals import interval, rolling_origin, scale_at
+from analysis.fitting.parameters import parameters
+from analysis.laws.catalogue import named_law
+from analysis.laws.metric import Metric
 
 CONFIDENCE = 0.9
 LEAST, MOST = 0.85, 0.95  # of parameters: the standard error over 500 simulations is 1.3 points

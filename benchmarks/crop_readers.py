@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.build import build
-from shards.format import ShardSet
-from shards.loader import training_batches
+from shards.loader.batches import training_batches
+from shards.reader.shard_set import ShardSet
 
 CROP, BATCH = 256, 256
 Image = NDArray[np.uint8]

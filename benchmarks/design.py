@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis import auto
 from analysis.arrays import Floats
-from analysis.design import Candidate, next_runs
-from analysis.estimate import Average, Points, fit_law
-from analysis.laws import named_law
-from analysis.metric import Metric
+from analysis.design.next_runs import Candidate, next_runs
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import Average, Points, fit_law
+from analysis.laws.catalogue import named_law
+from analysis.laws.metric import Metric
 from benchmarks.laws import tasks
 
 LOSS = Metric("loss")

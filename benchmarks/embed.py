@@ -28,22 +28,22 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.builder import write_wells
-from harness.embed import embed_cell
-from harness.embeddings import EMBEDDINGS, read_embeddings
-from harness.engines import autocast
-from harness.grid import Cell, cells
-from harness.models.network import Network
-from harness.networks import build as build_network
-from harness.parallel import choose_device
-from harness.parts import discard_parts
-from harness.recipe import Recipe
-from harness.recipe_file import load
-from harness.stages import WEIGHTS
-from harness.train import train_cell
-from harness.weights import load_weights
+from harness.distributed.engine import autocast
+from harness.distributed.ranks import choose_device
+from harness.embed.cell import embed_cell
+from harness.embed.parts import discard_parts
+from harness.grid.cells import Cell, cells
+from harness.models.architecture import build as build_network
+from harness.models.interface import Network
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import WEIGHTS
+from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.weights import load_weights
+from harness.train.loop import train_cell
 from shards.build import build as build_shards
-from shards.format import ShardSet
-from shards.transform import self_standardise
+from shards.loader.transform import self_standardise
+from shards.reader.shard_set import ShardSet
 
 Result = TypeVar("Result")
 CROP, CHANNELS = 256, 6

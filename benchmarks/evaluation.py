@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluation_jobs import high_water
-from harness.files import write_json
+from harness.storage.atomic import write_json
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 240.0

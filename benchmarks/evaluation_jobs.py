@@ -55,7 +55,7 @@ def _genes(count: int) -> list[str]:
 
 
 def _pairs() -> list[Any]:
-    from analysis.pairs import Pairs, read_pairs
+    from analysis.recall.pairs import Pairs, read_pairs
 
     folder = Path(os.environ.get("SCALING_TEST_DATA", "")) / "annotations"
     if os.environ.get("SCALING_TEST_DATA") and folder.is_dir():
@@ -82,7 +82,7 @@ def recall_60k() -> Work:
 
 
 def _recall(count: int) -> Work:
-    from analysis.recall import relationship_recall
+    from analysis.recall.relationship_recall import relationship_recall
 
     genes, embeddings, sources = _genes(count), _map(count), _pairs()
 
@@ -140,7 +140,7 @@ def _some_cosines(corrected: NDArray[Any]) -> list[float]:
 
 
 def tvn() -> Work:
-    from analysis.correct import fit_tvn
+    from analysis.embeddings.corrections import fit_tvn
 
     embeddings, control, batch = _screen()
     return lambda: _some_cosines(fit_tvn(embeddings, control, batch).apply(embeddings, batch))
@@ -163,7 +163,7 @@ def _labelled() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def precision() -> Work:
-    from analysis.average_precision import group_average_precision
+    from analysis.retrieval.average_precision import group_average_precision
 
     features, label = _labelled()
 
@@ -200,7 +200,7 @@ def _regression() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def elastic_net() -> Work:
-    from analysis.elastic_net import ElasticNetFolds
+    from analysis.cellprofiler.elastic_net import ElasticNetFolds
 
     features, target = _regression()
     folds = ElasticNetFolds(features)  # once for all 955 targets: not part of one's time

@@ -24,13 +24,14 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares, minimize
 
-from analysis import auto, fit
+from analysis import fit
 from analysis.arrays import Floats
-from analysis.estimate import Fitted, Points, Settings, fit_law, problem_of
-from analysis.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at, spread
-from analysis.laws import Belief, named_law
-from analysis.least_squares import polish, solve
-from analysis.metric import Coordinates, Metric
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import Fitted, Points, Settings, fit_law, problem_of
+from analysis.fitting.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at, spread
+from analysis.fitting.least_squares import polish, solve
+from analysis.laws.catalogue import Belief, named_law
+from analysis.laws.metric import Coordinates, Metric
 
 LOSS = Metric("loss")
 RESAMPLES = 1000

@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.builder import write_wells
 from benchmarks.crop_readers import LOSSLESS, OURS, PEERS, PLAIN, Contender
-from harness.models.torchvision_cure import import_timm
+from harness.models.layers.timm_import import import_timm
 
 ROUNDS = PROCESSES = 3
 
@@ -65,7 +65,7 @@ def _measure(name: str, folder: Path, cores: int, seconds: float) -> Speed:
     contender = next(one for one in (*OURS, *PEERS) if one.name == name)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     if contender in OURS:
-        importlib.import_module("shards.kernel")  # an import, as torch is
+        importlib.import_module("shards.reader.kernel")  # an import, as torch is
     else:
         import_timm()  # peers import torchvision
     opened = time.perf_counter()
@@ -94,7 +94,7 @@ def whole_wells(folder: Path) -> float:
     """Milliseconds to decode one whole well on one core, the best of all."""
     import numpy as np
 
-    from shards.format import ShardSet
+    from shards.reader.shard_set import ShardSet
 
     shards = ShardSet.open(folder)
     into, best = shards.read_well(0), float("inf")

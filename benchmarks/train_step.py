@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from analysis.flops import VitMae, flops_per_crop
+from analysis.compute.flops import VitMae, flops_per_crop
 from benchmarks.contenders import EAGER, OURS, PEERS, Setting
 from benchmarks.measuring import Search, Speed, best_speed, matmul_rate
 from benchmarks.step_profile import profile
@@ -48,7 +48,7 @@ def shape_of(name: str) -> MaeConfig:
 
 
 def true_flops(config: MaeConfig) -> float:
-    """Of training on one crop (`analysis.flops`, convention mae_train)."""
+    """Of training on one crop (`analysis.compute.flops`, convention mae_train)."""
     wanted = VitMae.__dataclass_fields__.keys() & asdict(config).keys()
     return flops_per_crop("mae_train", VitMae(**{name: getattr(config, name) for name in wanted}))
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import ledger
-from harness.files import write_whole
-from harness.grid import Cell, cells, model_kind
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load, to_yaml
-from harness.recipe_models import DEFAULT_KIND
-from harness.shard_places import manifest_of
-from harness.stages import cell_folder
+from harness.data.shard_sets import manifest_of
+from harness.grid.cells import Cell, cells, model_kind
+from harness.recipe.load import RecipeError, load, to_yaml
+from harness.recipe.models import DEFAULT_KIND
+from harness.recipe.schema import Recipe
+from harness.stages.missing import cell_folder
+from harness.storage import ledger
+from harness.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from harness.models.encoder_file import SelfStandardise, load_encoder, load_transform
@@ -54,8 +54,8 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
         ExportError: the cell has no network, or has not been trained yet.
         harness.models.encoder_file.EncoderFileError: its weights do not fit its recipe.
     """
+    from harness.models.architecture import config_of
     from harness.models.encoder_file import cut_encoder, save_encoder
-    from harness.networks import config_of
 
     row = ledger.read(recipe.output, cell.id, "train")
     if cell.architecture is None:
@@ -91,11 +91,11 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
 
 def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
     """The whole model under OpenPhenom's names, as safetensors and in torch's format, and the recipe."""
+    from harness.models.architecture import build
     from harness.models.channel_agnostic import ChannelAgnosticMae
     from harness.models.openphenom import save_openphenom
-    from harness.networks import build
-    from harness.stages import WEIGHTS
-    from harness.weights import load_weights
+    from harness.stages.missing import WEIGHTS
+    from harness.storage.weights import load_weights
 
     model = build(cell)
     assert isinstance(model, ChannelAgnosticMae)
@@ -111,7 +111,7 @@ def _encoder_weights(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from harness.stages import WEIGHTS
+    from harness.stages.missing import WEIGHTS
 
     path, prefix = cell_folder(recipe, cell) / WEIGHTS, "encoder."
     try:

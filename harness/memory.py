@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Literal
 from harness.models.config import MaeConfig, vit_config
 
 if TYPE_CHECKING:
-    from harness.parallel import Ranks
-    from harness.per_block import Recompute
+    from harness.distributed.ranks import Ranks
+    from harness.distributed.recompute import Recompute
 
 MIB = 2**20
 
@@ -67,10 +67,10 @@ def rank_memory(
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 
-    from harness.engines import EngineOptions, build_engine
+    from harness.distributed.engine import EngineOptions, build_engine
+    from harness.distributed.optimiser import build_optimiser
+    from harness.distributed.recompute import set_up_blocks
     from harness.models.mae import MaskedAutoencoder
-    from harness.optim import build_optimiser
-    from harness.per_block import set_up_blocks
 
     options = EngineOptions("fsdp" if shard in (None, world) else "hsdp", precision, shard or world, gather=precision)
     with fake_ranks(world) as here, FakeTensorMode():
@@ -110,7 +110,7 @@ def fake_ranks(world: int) -> Iterator[Ranks]:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from harness.parallel import Ranks
+    from harness.distributed.ranks import Ranks
 
     class FakeRanks(Ranks):
         def mesh(self, shard: int) -> DeviceMesh:

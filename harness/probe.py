@@ -1,7 +1,7 @@
 """Which block of a trained encoder holds most? `python -m harness.probe RECIPE CELL --label gene --test EXPERIMENT`.
 
 Every block's features of every well come from one pass; a linear probe on each is trained on some experiments' wells
-and tested on others' (`analysis.probes`). `--export DIR` hands the best encoder on, cut after its block.
+and tested on others' (`analysis.embeddings.probes`). `--export DIR` hands the best encoder on, cut after its block.
 
 Shapes: T tiles in a forward pass, W wells, K blocks, D embedding width.
 """
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.export import ExportError, export_cell, find_cell
-from harness.grid import Cell
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load
-from harness.stages import WEIGHTS, cell_folder
+from harness.grid.cells import Cell
+from harness.recipe.load import RecipeError, load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import WEIGHTS, cell_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from analysis.probes import Probe
+    from analysis.embeddings.probes import Probe
 
 COLUMNS = f"{'block':>5}{'accuracy':>10}{'balanced':>10}{'chance':>9}{'classes':>9}"
 
@@ -37,15 +37,15 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     Raises:
         ValueError: the cell's network is no masked vision transformer, or the recipe embeds nothing.
     """
-    from harness.data import evaluation_wells
-    from harness.embed import Reading, embed_wells
-    from harness.models.every_block import EveryBlock
+    from harness.data.shard_sets import open_shards
+    from harness.data.wells import evaluation_wells
+    from harness.distributed.preemption import StopFlag
+    from harness.distributed.ranks import Ranks, choose_device
+    from harness.embed.cell import Reading, embed_wells
+    from harness.models.architecture import build
+    from harness.models.block_features import EveryBlock
     from harness.models.mae import MaskedAutoencoder
-    from harness.networks import build
-    from harness.parallel import Ranks, choose_device
-    from harness.preempt import StopFlag
-    from harness.shard_places import open_shards
-    from harness.weights import load_weights
+    from harness.storage.weights import load_weights
 
     if recipe.embed is None:
         raise ValueError("the recipe has no `embed`: it says which wells to probe on")
@@ -68,7 +68,7 @@ def probe_cell(recipe: Recipe, cell: Cell, label: str, test: Sequence[str]) -> l
     Raises:
         ValueError: no such column, or nothing to train or test on; and as `block_features`.
     """
-    from analysis.probes import probe_blocks
+    from analysis.embeddings.probes import probe_blocks
 
     wells, features = block_features(recipe, cell)
     if label not in wells:
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = load(options.recipe, options.profile or default_profile()[0], options.overrides)
         cell = find_cell(recipe, options.cell)
         probes = probe_cell(recipe, cell, options.label, options.test)
-        from analysis.probes import best_block
+        from analysis.embeddings.probes import best_block
 
         best = best_block(probes)
         print(json.dumps([asdict(probe) for probe in probes], indent=1) if options.json else table(probes, best))

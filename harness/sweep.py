@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import plan_table, stages, status
-from harness.grid import Cell, cells
-from harness.ledger import LedgerError
-from harness.plan import misfits, plan_cells
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, json_schema, load, to_yaml
-from harness.stages import StageError, Work
+from harness.grid.cells import Cell, cells
+from harness.launch import status
+from harness.plan import table as plan_table
+from harness.plan.cost import misfits, plan_cells
+from harness.recipe.load import RecipeError, json_schema, load, to_yaml
+from harness.recipe.schema import Recipe
+from harness.stages import missing as stages
+from harness.stages.missing import StageError, Work
+from harness.storage.ledger import LedgerError
 
 VERBS = {
     "run": "do what is missing of the study, then draw the report (the verb when none is given)",
@@ -139,7 +141,7 @@ def default_profile() -> tuple[str, str]:
 
 def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
     if options.next:
-        from harness import next_runs
+        from harness.report import next_runs
 
         proposal = next_runs.propose(recipe, count=options.next, budget=options.budget, target=options.target)
         print(next_runs.as_json(proposal) if options.json else next_runs.text(proposal))
@@ -178,14 +180,14 @@ def _watch(recipe: Recipe) -> int:
 
 
 def _logs(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
-    from harness.logs import shown
+    from harness.launch.slurm.logs import shown
 
     print(shown(recipe, chosen[0], options.rank))
     return 0
 
 
 def _cancel(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
-    from harness.cluster.submit import cancel
+    from harness.launch.slurm.submit import cancel
 
     print(f"cancelled {cancel(recipe, [cell.id for cell in chosen] or None)} jobs; resume submits them again")
     return 0
@@ -197,7 +199,7 @@ def _counts(works: Sequence[Work]) -> str:
 
 
 def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     if recipe.launch.executor == "slurm":
         prepare(recipe)
@@ -216,8 +218,8 @@ def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) ->
 
 def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
     """Run cells here, dear ones first so that none of them starts last, and count those that failed."""
-    from harness.launch import run_local
-    from harness.watch import Watch
+    from harness.launch.local import run_local
+    from harness.launch.progress import Watch
 
     if not missing:
         return 0
@@ -235,8 +237,8 @@ def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
 
 
 def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
-    from harness.cluster.shapes import warnings
-    from harness.cluster.submit import submit
+    from harness.launch.slurm.options import warnings
+    from harness.launch.slurm.submit import submit
 
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
@@ -265,7 +267,7 @@ def _report(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell])
 
 
 def _draw(recipe: Recipe) -> int:
-    from harness.report import report
+    from harness.report.write import report
 
     for path in report(recipe):
         print(f"wrote {path}")

@@ -17,6 +17,6 @@ def decode(key: str, data: bytes) -> NDArray[np.generic] | None:
     """
     if key.removeprefix(".") != "zs":
         return None
-    from shards.payload import decode_payload
+    from shards.format.payload import decode_payload
 
     return decode_payload(data)

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.assay_render import draw_batch, draw_stamps, draw_well
-from shards.assay_truth import TRAITS, Truth, draw_truth, relationships
+from shards.demo.render import draw_batch, draw_stamps, draw_well
+from shards.demo.truth import TRAITS, Truth, draw_truth, relationships
 
 CONTROL = "EMPTY_control"
 OPTIONS = "assay.json"

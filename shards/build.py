@@ -18,10 +18,16 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from shards.codecs import CODECS
-from shards.curation import Curation, curate
-from shards.finishing import check_pixel_types, finish
-from shards.format import (
+from shards.builder.codec_trial import with_codec
+from shards.builder.curation import Curation, curate
+from shards.builder.finish import check_pixel_types, finish
+from shards.builder.plan import Plan, choose_validation, digest_of, plan_shards
+from shards.builder.write import RECORDS, BuildError, OnError, finished, write_shards
+from shards.format.codecs import CODECS
+from shards.images.decode import ImageError, eight_bit_rule
+from shards.layouts.registry import LAYOUTS, read_layout
+from shards.layouts.well_table import LayoutError, check_images
+from shards.reader.shard_set import (
     DEFAULT_CHUNK,
     DEFAULT_CODEC,
     MANIFEST,
@@ -32,12 +38,6 @@ from shards.format import (
     remove_abandoned,
     replacing,
 )
-from shards.images import ImageError, eight_bit_rule
-from shards.layouts import LAYOUTS, read_layout
-from shards.planning import Plan, choose_validation, digest_of, plan_shards
-from shards.trial import with_codec
-from shards.wells import LayoutError, check_images
-from shards.writing import RECORDS, BuildError, OnError, finished, write_shards
 
 PLAN = "plan.json"
 PIXEL_BYTES = {"uint8": 1, "uint16": 2}

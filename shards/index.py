@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codecs import CRC_BYTES, crc32c
 from shards.errors import ShardError
-from shards.payload import PREFIX, Header, check_size, header_bytes, index_bytes, read_bounds, read_header
-from shards.tar import Member, ReadAt, members
+from shards.format.codecs import CRC_BYTES, crc32c
+from shards.format.payload import PREFIX, Header, check_size, header_bytes, index_bytes, read_bounds, read_header
+from shards.format.tar import Member, ReadAt, members
 
 MAGIC = b"wellidx\0"
 VERSION = 1
@@ -184,9 +184,9 @@ def _row(read: ReadAt, image: Member, text: Member) -> tuple[Header, Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    from shards.files import LocalFolder
-    from shards.manifest import read_manifest
-    from shards.reader import rebuilt, write_sidecar
+    from shards.format.manifest import read_manifest
+    from shards.format.source import LocalFolder
+    from shards.reader.crop_reader import rebuilt, write_sidecar
 
     parser = argparse.ArgumentParser(prog="python -m shards.index", description="Write all sidecar indices anew.")
     parser.add_argument("folder", type=Path, help="folder of a finished shard set")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.format import SPLITS, ShardError, ShardSet
 from shards.pictures import PERCENTILES, ChannelStatistics, draw, statistics
-from shards.remote import source_of
+from shards.reader.shard_set import SPLITS, ShardError, ShardSet
+from shards.remote.store import source_of
 
 
 def number_of(shards: ShardSet, key: str | None) -> int:

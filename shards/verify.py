@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from shards import columns
 from shards.errors import ShardError
-from shards.files import LocalFolder, Source
-from shards.format import MANIFEST, SPLITS, WELLS, Manifest, Shard, read_manifest
+from shards.format.payload import Header
+from shards.format.source import LocalFolder, Source
+from shards.format.tar import ReadAt
 from shards.index import ShardIndex, rebuild
-from shards.payload import Header
-from shards.reader import decode_image
-from shards.remote import source_of
-from shards.tar import ReadAt
+from shards.reader.crop_reader import decode_image
+from shards.reader.shard_set import MANIFEST, SPLITS, WELLS, Manifest, Shard, read_manifest
+from shards.remote.store import source_of
+from shards.tables import parquet as columns
 
 if TYPE_CHECKING:
     import pandas as pd

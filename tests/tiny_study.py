@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.recipe import Recipe
-from harness.recipe_file import load
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
 
 GENES = [f"GENE{i}" for i in range(12)]
 RECIPE = """\
@@ -88,7 +88,7 @@ def tiny_recipe_file(write_tiny_recipe: Callable[[Path], Path], tmp_path: Path) 
 @pytest.fixture
 def tiny_recipe(tiny_recipe_file: Path) -> Recipe:
     """The tiny study, its shards built."""
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     recipe = load(tiny_recipe_file, "laptop")
     prepare(recipe)

@@ -1,1 +1,1 @@
-"""The networks of the study and their losses. The building blocks are timm's; masking and losses are ours."""
+"""The networks."""

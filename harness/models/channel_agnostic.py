@@ -18,8 +18,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.models import losses
-from harness.models.blocks import (
+from harness.models.channel_agnostic_config import ChannelAgnosticConfig
+from harness.models.interface import Network, Output
+from harness.models.layers import losses
+from harness.models.layers.blocks import (
     MLP_RATIO,
     TOKEN_STD,
     PatchEmbedding,
@@ -30,11 +32,9 @@ from harness.models.blocks import (
     sincos_positions,
     unpatchify,
 )
-from harness.models.channel_config import ChannelAgnosticConfig
+from harness.models.layers.masking import Masking, place_tokens, random_masking, take_tokens
+from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaeOutput, Reconstruction, pooled
-from harness.models.masking import Masking, place_tokens, random_masking, take_tokens
-from harness.models.network import Network, Output
-from harness.models.torchvision_cure import import_timm
 
 CROSS_HEADS = 8
 

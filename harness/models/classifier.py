@@ -16,14 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analysis.systems import DenseNet161
-from harness.models.blocks import initialise_weights, patchify
+from analysis.compute.systems import DenseNet161
 from harness.models.config import MaeConfig
-from harness.models.losses import at_least_single
+from harness.models.interface import Network, Output
+from harness.models.layers.blocks import initialise_weights, patchify
+from harness.models.layers.losses import at_least_single
+from harness.models.layers.sub_batch_norm import by_sub_batches, sub_batch_norms
+from harness.models.layers.timm_import import import_timm
 from harness.models.mae import Encoder, pooled
-from harness.models.network import Network, Output
-from harness.models.norms import by_sub_batches, sub_batch_norms
-from harness.models.torchvision_cure import import_timm
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.files import write_whole
-from harness.models.blocks import MLP_RATIO
 from harness.models.config import MaeConfig, Pool
-from harness.models.torchvision_cure import import_timm
-from shards.transform import self_standardise
+from harness.models.layers.blocks import MLP_RATIO
+from harness.models.layers.timm_import import import_timm
+from harness.storage.atomic import write_whole
+from shards.loader.transform import self_standardise
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -39,7 +39,7 @@ class EncoderFileError(ValueError):
 
 class SelfStandardise(nn.Module):
     """Pixels (B, C, H, W) or (C, H, W) → what the encoder was trained on: every image and channel at mean 0 and
-    variance 1 (`shards.transform.self_standardise`). Give it pixels as they were imaged, neither scaled nor clipped."""
+    variance 1 (`loader.transform.self_standardise`). Give it pixels as they were imaged, neither scaled nor clipped."""
 
     def __init__(self, value_range: float | None = None) -> None:
         super().__init__()

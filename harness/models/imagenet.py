@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from harness.models.blocks import MLP_RATIO
 from harness.models.config import Pool
+from harness.models.interface import Network
+from harness.models.layers.blocks import MLP_RATIO
+from harness.models.layers.timm_import import import_timm
 from harness.models.mae import pooled
-from harness.models.network import Network
-from harness.models.torchvision_cure import import_timm
 
 
 @dataclass(frozen=True)

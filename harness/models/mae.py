@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.models import losses
-from harness.models.blocks import (
+from harness.models.config import MaeConfig, Pool
+from harness.models.interface import Network, Output
+from harness.models.layers import losses
+from harness.models.layers.blocks import (
     TOKEN_STD,
     PatchEmbedding,
     StochasticDepth,
@@ -22,9 +24,7 @@ from harness.models.blocks import (
     sincos_positions,
     unpatchify,
 )
-from harness.models.config import MaeConfig, Pool
-from harness.models.masking import Masking, place_tokens, random_masking, take_tokens
-from harness.models.network import Network, Output
+from harness.models.layers.masking import Masking, place_tokens, random_masking, take_tokens
 
 
 class MaeOutput(NamedTuple):

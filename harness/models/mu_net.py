@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.models import losses
-from harness.models.blocks import patchify, unpatchify
 from harness.models.config import Pool
+from harness.models.interface import Network, Output
+from harness.models.layers import losses
+from harness.models.layers.blocks import patchify, unpatchify
+from harness.models.layers.masking import random_masking
 from harness.models.mae import MaeOutput, Reconstruction
-from harness.models.masking import random_masking
-from harness.models.network import Network, Output
 
 GROUPS = 8  # of GroupNorm, at most
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.files import write_whole
 from harness.models.channel_agnostic import ChannelAgnosticMae
-from harness.models.channel_config import ChannelAgnosticConfig
+from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError, read_header
+from harness.storage.atomic import write_whole
 
 SAFE = ".safetensors"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.encoder_file import EncoderFileError
+from harness.models.layers.timm_import import import_timm
 from harness.models.openphenom import read_weights
-from harness.models.torchvision_cure import import_timm
 
 HEADS = ("classifier.", "head.")
 POSITIONS = "pos_embed"

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from analysis import evaluate
-from analysis.cellprofiler import (
+from analysis.cellprofiler.elastic_net import RATIOS, ElasticNetFolds
+from analysis.cellprofiler.files import read_predictions
+from analysis.cellprofiler.prediction import (
     Prediction,
     category_of,
     fit_transform,
@@ -16,9 +18,7 @@ from analysis.cellprofiler import (
     r2,
     table7,
 )
-from analysis.cellprofiler_files import read_predictions
-from analysis.elastic_net import RATIOS, ElasticNetFolds
-from analysis.profiles import TableError
+from analysis.embeddings.feature_tables import TableError
 
 
 def regression_problem(samples, width, seed, noise):

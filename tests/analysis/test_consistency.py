@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.consistency import energy_distance, perturbation_magnitude, replicate_consistency, two_sample
+from analysis.embeddings.consistency import energy_distance, perturbation_magnitude, replicate_consistency, two_sample
 
 
 def screen(effect, seed=0, perturbations=30, replicates=4, width=16):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from analysis.arms import fit_arms
-from analysis.correct import (
+from analysis.embeddings.chromosome_arms import fit_arms
+from analysis.embeddings.corrections import (
     CORRECTIONS,
     apply_named,
     fit_batch_centre_scale,

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from analysis.estimate import Points, fit_law
-from analysis.laws import named_law
-from analysis.metric import Metric
-from analysis.parameters import profile
-from analysis.trend import fit_log_linear
+from analysis.fitting.estimate import Points, fit_law
+from analysis.fitting.parameters import profile
+from analysis.fitting.trend import fit_log_linear
+from analysis.laws.catalogue import named_law
+from analysis.laws.metric import Metric
 
 SIMULATIONS = 500
 # The standard error of a share of 90% over 500 simulations is 1.3 points: four of them are allowed for.

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis import auto
-from analysis.design import Candidate, droppable, next_runs
-from analysis.estimate import Points
-from analysis.metric import Metric
+from analysis.design.next_runs import Candidate, droppable, next_runs
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import Points
+from analysis.laws.metric import Metric
 
 LOSS = Metric("loss")
 TARGET = 1e18

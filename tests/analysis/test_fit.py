@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.fit import main
-from analysis.read_table import read_file
+from analysis.fitting.read_results import read_file
 
 X = np.geomspace(1e18, 1e22, 14)
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from analysis import flops
-from analysis.flops import VitMae
+from analysis.compute import flops
+from analysis.compute.flops import VitMae
 
 SHAPES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
 MINIATURE = VitMae(
@@ -116,7 +116,7 @@ def test_impossible_shapes_are_refused(change, message):
 
 def timm_encoder(model: VitMae, device: str = "cpu"):
     """A timm VisionTransformer of that shape, as the paper's encoder: parallel blocks, QK-norm, no QKV bias."""
-    from harness.models.torchvision_cure import import_timm
+    from harness.models.layers.timm_import import import_timm
 
     vision_transformer = import_timm().models.vision_transformer
     return vision_transformer.VisionTransformer(
@@ -142,7 +142,7 @@ def built_decoder(model: VitMae, device: str = "cpu"):
     import torch
     from torch import nn
 
-    from harness.models.torchvision_cure import import_timm
+    from harness.models.layers.timm_import import import_timm
 
     block = import_timm().models.vision_transformer.Block
     width = model.decoder_width

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.estimate import Points, Settings, fit_law
-from analysis.frontier import compute_optimal, iso_flop, iso_flop_exponent
-from analysis.laws import named_law
-from analysis.metric import Metric
+from analysis.design.frontier import compute_optimal, iso_flop, iso_flop_exponent
+from analysis.fitting.estimate import Points, Settings, fit_law
+from analysis.laws.catalogue import named_law
+from analysis.laws.metric import Metric
 
 ALPHA, BETA = 0.34, 0.28
 

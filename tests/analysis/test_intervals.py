@@ -5,13 +5,14 @@ import pytest
 from scipy import stats
 from scipy.optimize import least_squares
 
-from analysis import auto, forms
-from analysis.estimate import Points, fit_law
-from analysis.intervals import bootstrap, factor, interval, resample_weights, rolling_origin, scale_at
-from analysis.laws import named_law
-from analysis.least_squares import Problem, solve
-from analysis.metric import Metric, guess_metric
-from analysis.parameters import profile
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import Points, fit_law
+from analysis.fitting.intervals import bootstrap, factor, interval, resample_weights, rolling_origin, scale_at
+from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.parameters import profile
+from analysis.laws import forms
+from analysis.laws.catalogue import named_law
+from analysis.laws.metric import Metric, guess_metric
 
 LOSS = Metric("loss")
 

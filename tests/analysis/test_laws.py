@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import auto, forms, joint
-from analysis.estimate import Points, Settings, fit_law, problem_of
-from analysis.laws import LAWS, Belief, named_law
-from analysis.least_squares import polish, solve
-from analysis.metric import Coordinates, Metric
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import Points, Settings, fit_law, problem_of
+from analysis.fitting.least_squares import polish, solve
+from analysis.laws import forms
+from analysis.laws import joint_forms as joint
+from analysis.laws.catalogue import LAWS, Belief, named_law
+from analysis.laws.metric import Coordinates, Metric
 
 LOSS = Metric("loss")
 FORMS = [(law.form, len(law.parameters), law.inputs) for law in LAWS.values()]
@@ -123,7 +125,7 @@ def test_every_start_reaches_the_minimum_that_besiroglu_et_al_found(real_data):
 
 
 def test_the_joint_law_of_chinchilla_is_that_of_besiroglu_et_al(real_data):
-    from analysis.parameters import natural
+    from analysis.fitting.parameters import natural
 
     fitted = fit_law(named_law("chinchilla"), chinchilla(real_data), LOSS, Settings(huber=1e-3))
     found = {name: float(value[0]) for name, value in natural("joint", fitted.theta[None], fitted.coordinates).items()}

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis.page import page
-from analysis.study import Allocation, CellRow, Next, Price, SourceFit, Study
+from analysis.page.render import page
+from analysis.page.study import Allocation, CellRow, Next, Price, SourceFit, Study
 
 CONVENTIONS = [{"name": "touvron", "unit": "FLOPs", "meaning": "the paper's"},
                {"name": "mae_train", "unit": "FLOPs", "meaning": "training"}]  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from analysis import paper
-from analysis.tables import REFERENCE
+from analysis.reference.tables import REFERENCE
 
 # An independent refit of the nine masked autoencoders: slope per decade ± 95%, and L/8+ on RPI-93M from the others.
 REFIT = {

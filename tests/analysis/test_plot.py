@@ -6,10 +6,10 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
-from analysis import plot
-from analysis.style import COLOURS
-from analysis.tables import table6
-from analysis.trend import fit_sources
+from analysis.figures import loss as plot
+from analysis.figures.style import COLOURS
+from analysis.fitting.trend import fit_sources
+from analysis.reference.tables import table6
 
 SOURCES = ("CORUM", "Reactome")
 

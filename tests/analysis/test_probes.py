@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.probes import best_block, channel_agreement, linear_probe, probe_blocks
+from analysis.embeddings.probes import best_block, channel_agreement, linear_probe, probe_blocks
 
 
 def blocks(seed=0):

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import cosines, recall
-from analysis.aggregate import aggregate, curate
-from analysis.cosines import AllPairs, Directions, DrawnPairs, order_statistics
-from analysis.pairs import PairFileError, Pairs, read_pairs
-from analysis.recall import relationship_recall
+from analysis.embeddings.aggregate import aggregate, curate
+from analysis.recall import cosine_null as cosines
+from analysis.recall import relationship_recall as recall
+from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, order_statistics
+from analysis.recall.pairs import PairFileError, Pairs, read_pairs
+from analysis.recall.relationship_recall import relationship_recall
 
 
 def pairs_of(*pairs, source="known"):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import average_precision as ap
 from analysis import evaluate
-from analysis.average_precision import (
+from analysis.embeddings.feature_tables import TableError, read_wells
+from analysis.retrieval import average_precision as ap
+from analysis.retrieval.average_precision import (
     average_precision,
     benjamini_hochberg,
     drawn_precisions,
@@ -20,8 +21,7 @@ from analysis.average_precision import (
     p_values,
     unit_rows,
 )
-from analysis.profiles import TableError, read_wells
-from analysis.retrieval import jump_retrieval, read_targets, replicate_queries, sibling_queries, significance
+from analysis.retrieval.jump import jump_retrieval, read_targets, replicate_queries, sibling_queries, significance
 
 # --- average precision -----------------------------------------------------------------------------------------------
 

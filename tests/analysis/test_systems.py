@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from analysis.flops import compute, flops_per_crop
-from analysis.systems import MuNet
+from analysis.compute.flops import compute, flops_per_crop
+from analysis.compute.systems import MuNet
 
 
 def test_a_mu_nets_parameters_by_hand() -> None:

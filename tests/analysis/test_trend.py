@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.tables import table6
-from analysis.trend import fit_log_linear, fit_sources
+from analysis.fitting.trend import fit_log_linear, fit_sources
+from analysis.reference.tables import table6
 
 
 def study(seed, runs=24, noise=0.01):

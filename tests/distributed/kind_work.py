@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engines import EngineOptions, build_engine
+from harness.distributed.engine import EngineOptions, build_engine
+from harness.distributed.optimiser import build_optimiser
+from harness.distributed.ranks import Ranks, ranks
 from harness.models.channel_agnostic import ChannelAgnosticMae
-from harness.models.channel_config import ChannelAgnosticConfig
+from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig, VitClassifier, VitClassifierConfig
 from harness.models.config import MaeConfig
-from harness.models.masking import masking_noise
+from harness.models.interface import Network
+from harness.models.layers.masking import masking_noise
+from harness.models.layers.sub_batch_norm import plate_statistics, sub_batch_norms
 from harness.models.mu_net import MuNet, MuNetConfig
-from harness.models.network import Network
-from harness.models.norms import plate_statistics, sub_batch_norms
-from harness.optim import build_optimiser
-from harness.parallel import Ranks, ranks
 
 BATCH, STEPS, CHANNELS, CROP, CLASSES = 8, 4, 3, 32, 3
 TINY = {"width": 16, "depth": 2, "heads": 2, "patch": 8, "crop": CROP, "channels": CHANNELS, "drop_path": 0.3}

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["harness.train", "harness.embed", "harness.fsdp", "torch.utils.tensorboard", "tqdm"])
+CONTEXT.set_forkserver_preload(
+    ["harness.train.loop", "harness.embed.cell", "harness.distributed.fsdp", "torch.utils.tensorboard", "tqdm"]
+)
 PREEMPTED, DIVERGED = 75, 76  # exit codes
 
 Work = Callable[..., None]
@@ -61,11 +63,11 @@ def _rank(rank: int, world: int, port: int, work: Work, arguments: tuple[Any, ..
 
 def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
     """Train a cell on this rank; exits with PREEMPTED or DIVERGED where that is how it ends."""
-    from harness.grid import cells
-    from harness.guard import Diverged
-    from harness.preempt import Preempted
-    from harness.recipe import Recipe
-    from harness.train import train_cell
+    from harness.distributed.preemption import Preempted
+    from harness.grid.cells import cells
+    from harness.recipe.schema import Recipe
+    from harness.train.divergence import Diverged
+    from harness.train.loop import train_cell
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
     if hook is not None:
@@ -97,7 +99,7 @@ class SignalAfter:
 
 def after_step(call: Callable[[int], None]) -> None:
     """Call `call` with the number of steps done, after each step of this process."""
-    from harness import train
+    from harness.train import loop as train
 
     real = train.Run.step
 
@@ -170,7 +172,7 @@ class Poison:
         self.rank, self.left = rank, step + 1
 
     def __call__(self) -> None:
-        from harness import train
+        from harness.train import loop as train
 
         real = train.prepare
 
@@ -187,10 +189,10 @@ class Poison:
 
 def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
     """Embed a trained cell's wells on this rank; exits with PREEMPTED where that is how it ends."""
-    from harness import embed as room
-    from harness.grid import cells
-    from harness.preempt import Preempted
-    from harness.recipe import Recipe
+    from harness.distributed.preemption import Preempted
+    from harness.embed import cell as room
+    from harness.grid.cells import cells
+    from harness.recipe.schema import Recipe
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
     if hook is not None:

@@ -13,13 +13,13 @@ import processes
 import pytest
 from engine_work import RATE, STEPS, Trial
 
-from harness.grid import cells
-from harness.meter import read_log
-from harness.parallel import ranks
-from harness.prepare import prepare
-from harness.recipe import Recipe
-from harness.recipe_file import load
-from harness.train import train_cell
+from harness.data.prepare import prepare
+from harness.distributed.ranks import ranks
+from harness.grid.cells import cells
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.train.loop import train_cell
+from harness.train.metrics import read_log
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")

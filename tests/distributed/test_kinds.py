@@ -14,7 +14,7 @@ import numpy as np
 import processes
 import pytest
 
-from harness.parallel import ranks
+from harness.distributed.ranks import ranks
 
 pytestmark = pytest.mark.slow
 ENGINES = ["ddp", "fsdp"]

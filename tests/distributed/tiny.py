@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from harness.grid import cells
-from harness.meter import read_log
-from harness.recipe import Recipe
-from harness.recipe_file import load
+from harness.grid.cells import cells
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.train.metrics import read_log
 
 TIMED = {"crops_per_second", "step_seconds", "data_wait", "peak_memory_gb", "mfu"}
 
 
 def tiny(write: Callable[[Path], Path], folder: Path, *overrides: str) -> tuple[Recipe, str]:
     """The study with its shards built, and the id of its trained S/16."""
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     recipe = load(write(folder), "laptop", ["launch.shard_gpus=2", *overrides])
     prepare(recipe)

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.accumulate import loss_weights, micro_batch
-from harness.grid import cells
-from harness.meter import read_log
-from harness.prepare import prepare
-from harness.recipe_file import load
-from harness.train import train_cell
+from harness.data.prepare import prepare
+from harness.distributed.micro_batches import loss_weights, micro_batch
+from harness.grid.cells import cells
+from harness.recipe.load import load
+from harness.train.loop import train_cell
+from harness.train.metrics import read_log
 
 
 def test_uneven_masks_by_hand() -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.models import attention
-from harness.models.attention import AttentionError, attention_kernel, describe_choice, installed_flash_packages
-from harness.models.blocks import encoder_blocks
 from harness.models.config import MaeConfig, named_config
+from harness.models.layers import attention
+from harness.models.layers.attention import AttentionError, attention_kernel, describe_choice, installed_flash_packages
+from harness.models.layers.blocks import encoder_blocks
 
 CPU = torch.device("cpu")
 

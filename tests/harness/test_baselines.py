@@ -14,27 +14,27 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from analysis.aggregate import aggregate
-from analysis.correct import apply_named
-from analysis.flops import VitMae
-from analysis.pairs import read_pairs
-from analysis.profiles import TableError
-from analysis.recall import relationship_recall
-from analysis.systems import PlainVit
-from harness import ledger
-from harness.embeddings import EMBEDDINGS, read_embeddings, read_provenance
-from harness.grid import Cell, cells
+from analysis.compute.flops import VitMae
+from analysis.compute.systems import PlainVit
+from analysis.embeddings.aggregate import aggregate
+from analysis.embeddings.corrections import apply_named
+from analysis.embeddings.feature_tables import TableError
+from analysis.recall.pairs import read_pairs
+from analysis.recall.relationship_recall import relationship_recall
+from harness.data.prepare import prepare
+from harness.evaluate.measured_profiles import rows_of
+from harness.grid.cells import Cell, cells
 from harness.models.encoder_file import EncoderFileError
 from harness.models.imagenet import ImagenetConfig, ImagenetVit
+from harness.models.layers.timm_import import import_timm
 from harness.models.pretrained import load_pretrained
-from harness.models.torchvision_cure import import_timm
-from harness.plan import plan_cells
-from harness.prepare import prepare
-from harness.profiles import rows_of
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load
-from harness.results import points
-from harness.stages import StageError, cell_folder, run_cell, stages_of, todo
+from harness.plan.cost import plan_cells
+from harness.recipe.load import RecipeError, load
+from harness.recipe.schema import Recipe
+from harness.report.points import points
+from harness.stages.missing import StageError, cell_folder, run_cell, stages_of, todo
+from harness.storage import ledger
+from harness.storage.embeddings import EMBEDDINGS, read_embeddings, read_provenance
 
 TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8}
 SMALL = {"width": 16, "depth": 2, "heads": 2, "patch": 8}
@@ -196,7 +196,7 @@ WELLS = pd.DataFrame({"experiment": ["e1", "e1", "e2"], "plate": ["1", "1", "2"]
 
 
 def rows(tmp_path: Path, text: str, wells: pd.DataFrame = WELLS) -> list[int]:
-    from analysis.profiles import read_wells
+    from analysis.embeddings.feature_tables import read_wells
 
     (tmp_path / "table.csv").write_text(text)
     return rows_of(read_wells([tmp_path / "table.csv"]), wells.assign(key=[f"k{n}" for n in wells.index]), "T").tolist()

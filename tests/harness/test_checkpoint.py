@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from harness.checkpoint import CheckpointError, Checkpoints, Progress, discard
-from harness.optim import build_optimiser
-from harness.parallel import Ranks
-from harness.sealed import Damaged, read_sealed, write_sealed
-from harness.state import MetadataUnpickler
+from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress, discard
+from harness.checkpoint.tensors import MetadataUnpickler
+from harness.distributed.optimiser import build_optimiser
+from harness.distributed.ranks import Ranks
+from harness.storage.checksums import Damaged, read_sealed, write_sealed
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -262,7 +262,7 @@ def test_a_save_that_fails_is_said_and_the_one_before_stays(
     def full(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.checkpoint.write_sealed", full)
+    monkeypatch.setattr("harness.checkpoint.checkpoints.write_sealed", full)
     small.step()
     held.save(small, small.progress)
     held.wait()

@@ -8,9 +8,9 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from harness.crops import StepInput, steps_ahead
-from harness.pace import collected_garbage
-from shards.loader import Batch
+from harness.data.to_device import StepInput, steps_ahead
+from harness.train.garbage import collected_garbage
+from shards.loader.batches import Batch
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data import training_wells, validation_wells
+from harness.data.wells import training_wells, validation_wells
 from shards.assay import AssayOptions, render_assay
 from shards.build import build
-from shards.format import ShardSet
+from shards.reader.shard_set import ShardSet
 
 
 def test_each_dataset_size_is_a_subset_of_the_next(tmp_path: Path) -> None:

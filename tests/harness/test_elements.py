@@ -10,21 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from harness import elements, ledger, stages, status
-from harness.cluster import submit as submitting
-from harness.cluster.book import Submitted
-from harness.cluster.states import JobState
-from harness.cluster.submit import Chain, Held
-from harness.elements import piece_of, read_piece, run_piece, undone
-from harness.embed import embed_cell
-from harness.embeddings import EMBEDDINGS, read_embeddings
-from harness.grid import Cell, cells
-from harness.parts import Element, discard_parts
-from harness.recipe import Recipe
-from harness.stages import cell_folder
+from harness.embed.cell import embed_cell
+from harness.embed.parts import Element, discard_parts
+from harness.grid.cells import Cell, cells
+from harness.launch import status
+from harness.launch.slurm import submit as submitting
+from harness.launch.slurm.job_states import JobState
+from harness.launch.slurm.submissions import Submitted
+from harness.launch.slurm.submit import Chain, Held
+from harness.recipe.schema import Recipe
+from harness.stages import missing as stages
+from harness.stages import shared_embedding as elements
+from harness.stages.missing import cell_folder
+from harness.stages.shared_embedding import piece_of, read_piece, run_piece, undone
+from harness.storage import ledger
+from harness.storage.embeddings import EMBEDDINGS, read_embeddings
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["harness.embed", "shards.loader", "pandas", "pyarrow.parquet"])
+CONTEXT.set_forkserver_preload(["harness.embed.cell", "shards.loader.batches", "pandas", "pyarrow.parquet"])
 JOINS = "joins.txt"  # a line for each time that parts were put together
 
 

@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.crops import prepare
-from harness.embed import embed_cell, pixel_statistics
-from harness.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, read_provenance, write_embeddings
-from harness.evaluate import evaluate_cell
-from harness.grid import cells
+from harness.data.to_device import prepare
+from harness.distributed.preemption import Preempted
+from harness.embed.cell import embed_cell, pixel_statistics
+from harness.embed.parts import discard_parts
+from harness.evaluate.cell import evaluate_cell
+from harness.grid.cells import cells
+from harness.models.architecture import config_of
 from harness.models.mae import MaskedAutoencoder
-from harness.networks import config_of
-from harness.parts import discard_parts
-from harness.preempt import Preempted
-from harness.recipe import Recipe
-from harness.train import train_cell
-from shards.format import ShardSet
+from harness.recipe.schema import Recipe
+from harness.storage.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, read_provenance, write_embeddings
+from harness.train.loop import train_cell
+from shards.reader.shard_set import ShardSet
 
 
 def in_parts_of(wells: int, recipe: Recipe, **launch: object) -> Recipe:
@@ -40,7 +40,7 @@ def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) ->
     torch.manual_seed(cell.seed)
     model = MaskedAutoencoder(config_of(cell)).eval()
     crop = torch.from_numpy(shards.read_crop(7, 0, 0, 32))[None]
-    from harness.parallel import Ranks
+    from harness.distributed.ranks import Ranks
 
     expected = model.embed(prepare(crop, cell, Ranks(0, 1, torch.device("cpu"))))[0]
     row = wells.index[wells["key"] == shards.wells.loc[7, "key"]][0]

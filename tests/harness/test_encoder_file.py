@@ -25,8 +25,8 @@ from harness.models.encoder_file import (
     load_transform,
     save_encoder,
 )
+from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaskedAutoencoder
-from harness.models.torchvision_cure import import_timm
 
 TINY = MaeConfig(
     width=32, depth=2, heads=2, patch=4, crop=16, channels=3, decoder_width=16, decoder_depth=1, decoder_heads=2,

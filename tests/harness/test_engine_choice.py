@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from harness.engine_choice import choose_engine
-from harness.engines import EngineOptions, build_engine
-from harness.parallel import Ranks
-from harness.zero import import_deepspeed, zero_config
+from harness.distributed.deepspeed import import_deepspeed, zero_config
+from harness.distributed.engine import EngineOptions, build_engine
+from harness.distributed.engine_choice import choose_engine
+from harness.distributed.ranks import Ranks
 
 GIB = 2**30
 CPU = torch.device("cpu")

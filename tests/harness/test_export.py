@@ -9,20 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import ledger
-from harness.embed import embed_cell
-from harness.embeddings import EMBEDDINGS, read_embeddings
+from harness.embed.cell import embed_cell
 from harness.export import ExportError, export_cell, load_encoder, load_transform, main
-from harness.grid import Cell, cells
-from harness.ledger import Row
+from harness.grid.cells import Cell, cells
+from harness.models.architecture import config_of
 from harness.models.encoder_file import EncoderFileError
 from harness.models.mae import MaskedAutoencoder
-from harness.networks import config_of
-from harness.recipe import Recipe
-from harness.recipe_file import load
-from harness.stages import WEIGHTS, cell_folder
-from harness.train import train_cell
-from shards.format import ShardSet
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import WEIGHTS, cell_folder
+from harness.storage import ledger
+from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.ledger import Row
+from harness.train.loop import train_cell
+from shards.reader.shard_set import ShardSet
 
 RECALL = {"recall": 0.61, "low": 0.55, "high": 0.67, "chance": 0.1, "pairs": 18, "unknown_pairs": 0}
 

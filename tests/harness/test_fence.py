@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from harness import fence, ledger
-from harness.checkpoint import CheckpointError, Checkpoints, Progress
-from harness.fence import Fence, Fenced, Start
-from harness.parallel import Ranks
+from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress
+from harness.distributed.ranks import Ranks
+from harness.storage import fencing as fence
+from harness.storage import ledger
+from harness.storage.fencing import Fence, Fenced, Start
 
 
 def test_a_restart_takes_over_and_the_zombie_is_told(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.grid import cells
-from harness.recipe import Recipe
-from harness.recipe_file import load
+from harness.grid.cells import cells
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
 
 SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 LAPTOP = ["grid.models=[vit_s16]"]

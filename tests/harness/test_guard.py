@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.guard import RECORDS, WARM, Diverged, Guard, Policy, update
-from harness.optim import build_optimiser
-from harness.parallel import Ranks
+from harness.distributed.optimiser import build_optimiser
+from harness.distributed.ranks import Ranks
+from harness.train.divergence import RECORDS, WARM, Diverged, Guard, Policy, update
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SKIP = Policy(nonfinite="skip", spike="skip", skip_limit=3)

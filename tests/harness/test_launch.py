@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster import commands, shapes
-from harness.cluster.commands import SlurmError
-from harness.cluster.submit import submit
-from harness.grid import cells
-from harness.recipe_file import RecipeError, load
-from harness.stages import Work
+from harness.grid.cells import cells
+from harness.launch.slurm import commands
+from harness.launch.slurm import options as shapes
+from harness.launch.slurm.commands import SlurmError
+from harness.launch.slurm.submit import submit
+from harness.recipe.load import RecipeError, load
+from harness.stages.missing import Work
 
 SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 

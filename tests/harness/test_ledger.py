@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import files, ledger
-from harness.ledger import LedgerError, Row
+from harness.storage import atomic as files
+from harness.storage import ledger
+from harness.storage.ledger import LedgerError, Row
 
 LOSSES = [("b", 0.5), ("a", 0.25)]
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.models import losses
-from harness.models.blocks import patchify
+from harness.models.layers import losses
+from harness.models.layers.blocks import patchify
 
 PATCH, CHANNELS = 4, 3
 B, L, N = 2, 4, CHANNELS * PATCH**2

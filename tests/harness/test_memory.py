@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.fsdp import shard_dimension
+from harness.distributed.fsdp import shard_dimension
 from harness.memory import MIB, main, model_named, rank_memory
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.flops import VitMae, flops_per_crop
-from harness import meter
-from harness.meter import Machine, Meter, read_log
+from analysis.compute.flops import VitMae, flops_per_crop
+from harness.train import metrics as meter
+from harness.train.metrics import Machine, Meter, read_log
 
 CPU = torch.device("cpu")
 

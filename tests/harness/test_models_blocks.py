@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.models.blocks import PatchEmbedding, encoder_blocks, patchify, sincos_positions, unpatchify
-from harness.models.masking import masking_noise, place_tokens, random_masking, take_tokens
+from harness.models.layers.blocks import PatchEmbedding, encoder_blocks, patchify, sincos_positions, unpatchify
+from harness.models.layers.masking import masking_noise, place_tokens, random_masking, take_tokens
 
 
 def test_patches_are_cut_row_by_row_and_hold_channel_after_channel() -> None:

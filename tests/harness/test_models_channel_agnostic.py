@@ -13,20 +13,20 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.systems import ChannelAgnosticMae as Cost
-from harness import ledger
-from harness.embeddings import RECONSTRUCTIONS
+from analysis.compute.systems import ChannelAgnosticMae as Cost
 from harness.export import export_cell
-from harness.grid import cells
+from harness.grid.cells import cells
+from harness.models.architecture import channel_agnostic_config
 from harness.models.channel_agnostic import ChannelAgnosticMae, positions
-from harness.models.channel_config import ChannelAgnosticConfig
+from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError
-from harness.models.masking import masking_noise
+from harness.models.layers.masking import masking_noise
 from harness.models.openphenom import OPENPHENOM, load_openphenom, save_openphenom
-from harness.networks import channel_agnostic_config
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load
-from harness.stages import cell_folder, run_cell
+from harness.recipe.load import RecipeError, load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import cell_folder, run_cell
+from harness.storage import ledger
+from harness.storage.embeddings import RECONSTRUCTIONS
 
 TINY = ChannelAgnosticConfig(
     width=16, depth=2, heads=2, patch=8, crop=32, channels=3, trained=(0, 1, 2), decoder_width=16, decoder_depth=1,

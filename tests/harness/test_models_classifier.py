@@ -19,31 +19,32 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.flops import VitMae
-from analysis.systems import DenseNet161, VitClassifier
-from harness import ledger, train
-from harness.adapt import adapted, by_plate
-from harness.course import course_of
-from harness.crops import StepInput
-from harness.embed import embed_cell
-from harness.embeddings import EMBEDDINGS, read_embeddings
-from harness.grid import Cell, cells
-from harness.labels import plates, read_labels
-from harness.meter import read_log
+from analysis.compute.flops import VitMae
+from analysis.compute.systems import DenseNet161, VitClassifier
+from harness.data.labels import plates, read_labels
+from harness.data.plate_statistics import adapted, by_plate
+from harness.data.shard_sets import open_shards
+from harness.data.to_device import StepInput
+from harness.distributed.preemption import Preempted
+from harness.distributed.ranks import Ranks
+from harness.embed.cell import embed_cell
+from harness.grid.cells import Cell, cells
+from harness.models.architecture import build, cost_of
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig
 from harness.models.encoder_file import EncoderFileError
-from harness.models.norms import SubBatchNorm, by_sub_batches, plate_statistics
+from harness.models.layers.sub_batch_norm import SubBatchNorm, by_sub_batches, plate_statistics
+from harness.models.layers.timm_import import import_timm
 from harness.models.pretrained import load_pretrained
-from harness.models.torchvision_cure import import_timm
-from harness.networks import build, cost_of
-from harness.parallel import Ranks
-from harness.preempt import Preempted
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load
-from harness.shard_places import open_shards
-from harness.stages import run_cell
-from harness.train import train_cell
-from shards.format import ShardSet
+from harness.recipe.load import RecipeError, load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import run_cell
+from harness.storage import ledger
+from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.train import loop as train
+from harness.train.loop import train_cell
+from harness.train.metrics import read_log
+from harness.train.run_spec import course_of
+from shards.reader.shard_set import ShardSet
 
 HERE = Ranks(0, 1, torch.device("cpu"))
 SGD = "train.optimisers.net={name: sgd, momentum: 0.9, weight_decay: 1e-5}"
@@ -272,9 +273,9 @@ def test_an_adaptive_study_goes_from_training_to_recall_and_asks_only_the_plate(
 RANKED = """
 import sys
 from pathlib import Path
-from harness.grid import cells
-from harness.recipe import Recipe
-from harness.train import train_cell
+from harness.grid.cells import cells
+from harness.recipe.schema import Recipe
+from harness.train.loop import train_cell
 recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text(), strict=False)
 train_cell(recipe, cells(recipe)[0], Path(sys.argv[2]), "print")
 """

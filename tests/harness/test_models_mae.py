@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.models.blocks import patchify
+from harness.distributed.optimiser import build_optimiser
 from harness.models.config import MaeConfig, named_config
+from harness.models.layers.blocks import patchify
+from harness.models.layers.masking import masking_noise
+from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaskedAutoencoder
-from harness.models.masking import masking_noise
-from harness.models.torchvision_cure import import_timm
-from harness.optim import build_optimiser
 
 TINY = MaeConfig(
     width=32,

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.systems import MuNet as MuNetCost
-from harness import ledger
-from harness.grid import cells
-from harness.models.masking import masking_noise, random_masking
+from analysis.compute.systems import MuNet as MuNetCost
+from harness.grid.cells import cells
+from harness.models.layers.masking import masking_noise, random_masking
 from harness.models.mu_net import MuNet, MuNetConfig
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load
-from harness.stages import run_cell
+from harness.recipe.load import RecipeError, load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import run_cell
+from harness.storage import ledger
 
 TINY = MuNetConfig(widths=(8, 16, 24), blocks=1, crop=32, channels=3, mask_patch=8)
 NET = "{kind: mu_net, widths: [8, 16], blocks: 1, mask_ratio: 0.5, mask_patch: 8}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import course as courses
-from harness.course import course_of
-from harness.grid import Cell, cells
-from harness.recipe import Recipe
-from harness.recipe_data import Stream
-from harness.train import train_cell
-from shards.order import RandomOrder
-from shards.stream import StreamOrder
+from harness.grid.cells import Cell, cells
+from harness.recipe.data import Stream
+from harness.recipe.schema import Recipe
+from harness.train import run_spec as courses
+from harness.train.loop import train_cell
+from harness.train.run_spec import course_of
+from shards.order.random_order import RandomOrder
+from shards.order.stream_order import StreamOrder
 
 
 def streaming(recipe: Recipe) -> tuple[Recipe, Cell]:

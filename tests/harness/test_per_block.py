@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from harness.distributed.recompute import blocks_of, set_up_blocks
 from harness.models.config import MaeConfig
+from harness.models.layers.masking import masking_noise
 from harness.models.mae import MaskedAutoencoder
-from harness.models.masking import masking_noise
-from harness.per_block import blocks_of, set_up_blocks
 
 CONFIG = MaeConfig(
     width=16, depth=3, heads=2, patch=8, crop=32, decoder_width=16, decoder_depth=2, decoder_heads=2, drop_path=0.3

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.flops import VitMae
+from analysis.compute.flops import VitMae
 from harness import sweep
-from harness.machines import MACHINES, machine_named
-from harness.plan_memory import Recompute, Setting, alternatives, memory
-from harness.plan_run import traffic_bytes, traffic_seconds
-from harness.stages import Work
+from harness.plan.memory import Recompute, Setting, alternatives, memory
+from harness.plan.step_time import traffic_bytes, traffic_seconds
+from harness.recipe.gpus import MACHINES, machine_named
+from harness.stages.missing import Work
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "scaling.yaml")
 S16 = VitMae(width=384, depth=12, heads=6, patch=16)
@@ -67,9 +67,9 @@ def test_what_cannot_fit_is_refused_in_the_recipes_words(capsys: pytest.CaptureF
 def test_a_run_that_cannot_fit_submits_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("harness.prepare.prepare", lambda recipe: None)
-    monkeypatch.setattr("harness.stages.todo", lambda recipe, cell: Work(cell, {}, ("train",)))
-    monkeypatch.setattr("harness.cluster.submit.submit", lambda *_: pytest.fail("submitted"))
+    monkeypatch.setattr("harness.data.prepare.prepare", lambda recipe: None)
+    monkeypatch.setattr("harness.stages.missing.todo", lambda recipe, cell: Work(cell, {}, ("train",)))
+    monkeypatch.setattr("harness.launch.slurm.submit.submit", lambda *_: pytest.fail("submitted"))
     words = [f"output={tmp_path}", "hardware.gpu=A10G", "grid.models=[vit_l8]", "grid.datasets=[rxrx1]"]
     assert sweep.main([RECIPE, "--profile", "slurm", *words, "launch.nodes=1"]) == 2
     assert "vit_l8 with 64 crops a pass on 8 GPUs needs" in capsys.readouterr().err

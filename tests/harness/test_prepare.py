@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.prepare import prepare
-from harness.recipe_file import load
+from harness.data.prepare import prepare
+from harness.recipe.load import load
 from shards.assay import AssayOptions, render_assay
-from shards.format import ShardSet
+from shards.reader.shard_set import ShardSet
 
 SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 

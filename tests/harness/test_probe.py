@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from harness import ledger
-from harness.embed import embed_cell
-from harness.embeddings import EMBEDDINGS, read_embeddings
+from harness.embed.cell import embed_cell
 from harness.export import load_encoder
-from harness.grid import Cell, cells
-from harness.ledger import Row
+from harness.grid.cells import Cell, cells
 from harness.probe import block_features, main
-from harness.recipe import Recipe
-from harness.stages import WEIGHTS, cell_folder
-from harness.train import train_cell
+from harness.recipe.schema import Recipe
+from harness.stages.missing import WEIGHTS, cell_folder
+from harness.storage import ledger
+from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.ledger import Row
+from harness.train.loop import train_cell
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import plot
-from harness import ledger
-from harness.grid import cells
+from analysis.figures import loss as plot
+from harness.grid.cells import cells
+from harness.models.architecture import build
 from harness.models.channel_agnostic import ChannelAgnosticMae
-from harness.models.masking import masking_noise
-from harness.networks import build
-from harness.recipe_file import load
-from harness.stages import cell_folder
-from harness.weights import load_weights
-from shards.format import ShardSet
-from shards.transform import self_standardise
+from harness.models.layers.masking import masking_noise
+from harness.recipe.load import load
+from harness.stages.missing import cell_folder
+from harness.storage import ledger
+from harness.storage.weights import load_weights
+from shards.loader.transform import self_standardise
+from shards.reader.shard_set import ShardSet
 
 ROOT = Path(__file__).parents[2]
 

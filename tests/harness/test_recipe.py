@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import sweep
-from harness.recipe_file import RecipeError, json_schema, load, to_yaml
+from harness.recipe.load import RecipeError, json_schema, load, to_yaml
 
 ROOT = Path(__file__).parents[2]
 SCALING = ROOT / "recipes" / "scaling.yaml"

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness import ledger
-from harness.grid import cells
-from harness.models.torchvision_cure import import_timm
-from harness.plan import plan_cells
-from harness.recipe import Recipe
-from harness.recipe_file import load
-from harness.recipe_models import CLASSIFIERS
-from harness.stages import run_cell
+from harness.grid.cells import cells
+from harness.models.layers.timm_import import import_timm
+from harness.plan.cost import plan_cells
+from harness.recipe.load import load
+from harness.recipe.models import CLASSIFIERS
+from harness.recipe.schema import Recipe
+from harness.stages.missing import run_cell
+from harness.storage import ledger
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 OTHERS = {"scaling", "jump_wells", "jump_channels"}

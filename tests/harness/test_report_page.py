@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.flops import flops_per_crop
-from harness import ledger
-from harness.grid import cells
-from harness.ledger import Row
-from harness.networks import cost_of
-from harness.page_frontier import RECALL, allocations
-from harness.plan import training_images
-from harness.recipe_fields import per_name
-from harness.recipe_file import load
-from harness.report import report
-from harness.results import points
-from harness.stages import cell_folder
+from analysis.compute.flops import flops_per_crop
+from harness.grid.cells import cells
+from harness.models.architecture import cost_of
+from harness.plan.cost import training_images
+from harness.recipe.fields import per_name
+from harness.recipe.load import load
+from harness.report.frontier import RECALL, allocations
+from harness.report.points import points
+from harness.report.write import report
+from harness.stages.missing import cell_folder
+from harness.storage import ledger
+from harness.storage.ledger import Row
 from harness.sweep import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "scaling.yaml"

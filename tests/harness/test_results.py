@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.results import one_family
+from harness.report.points import one_family
 
 
 def test_a_law_is_asked_of_one_kind_of_model_and_keeps_its_baselines() -> None:

@@ -10,16 +10,16 @@ import torch
 from faulty_server import FaultyServer, serving
 from safetensors.torch import load_file
 
-from harness import course as courses
-from harness.embeddings import EMBEDDINGS
-from harness.grid import cells
-from harness.ledger import Stage, rows
-from harness.parallel import Ranks
-from harness.plan import training_images
-from harness.recipe import Recipe
-from harness.recipe_file import RecipeError, load
-from harness.shard_places import manifest_of, open_shards
-from harness.stages import WEIGHTS, StageError, cell_folder, run_cell, todo
+from harness.data.shard_sets import manifest_of, open_shards
+from harness.distributed.ranks import Ranks
+from harness.grid.cells import cells
+from harness.plan.cost import training_images
+from harness.recipe.load import RecipeError, load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import WEIGHTS, StageError, cell_folder, run_cell, todo
+from harness.storage.embeddings import EMBEDDINGS
+from harness.storage.ledger import Stage, rows
+from harness.train import run_spec as courses
 
 BUILT = ["prepare={}", "grid.models=[vit_s16]", "grid.datasets=[two]", "grid.untrained=false"]
 STREAM = ["datasets.two.order=stream", "datasets.two.stream={lanes: 2, crops: 2, block: 4}"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.cluster import states as room
-from harness.cluster.commands import SlurmError
-from harness.cluster.states import UNKNOWN, JobState, states
+from harness.launch.slurm import job_states as room
+from harness.launch.slurm.commands import SlurmError
+from harness.launch.slurm.job_states import UNKNOWN, JobState, states
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.contenders import EAGER, Setting
 from benchmarks.launches import count
+from harness.distributed.optimiser import build_optimiser
 from harness.models.config import MaeConfig
+from harness.models.layers.masking import masking_noise
 from harness.models.mae import MaskedAutoencoder
-from harness.models.masking import masking_noise
-from harness.optim import build_optimiser
 
 TINY = MaeConfig(
     width=32, depth=2, heads=2, patch=4, crop=16, channels=3, decoder_width=16, decoder_depth=1, decoder_heads=2,

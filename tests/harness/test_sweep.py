@@ -17,10 +17,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from harness import ledger, sweep
-from harness.grid import cells
-from harness.launch import batches
-from harness.recipe_file import load
+from harness import sweep
+from harness.grid.cells import cells
+from harness.launch.local import batches
+from harness.recipe.load import load
+from harness.storage import ledger
 
 TIMES = {"stage_seconds", "train_seconds", "crops_per_second"}
 
@@ -94,7 +95,7 @@ def test_a_sweep_goes_from_images_to_plots(calm: Path) -> None:
 
 @pytest.mark.slow
 def test_a_half_finished_sweep_has_a_report_that_says_so(calm: Path, tmp_path: Path) -> None:
-    from harness.report import report
+    from harness.report.write import report
 
     half = tmp_path / "half"
     shutil.copytree(calm / "out", half)

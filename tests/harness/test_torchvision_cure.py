@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.torchvision_cure import import_timm
+from harness.models.layers.timm_import import import_timm
 
 # behaves as torchvision's wheel for CUDA does beside a torch for CPU: submodules load, then a shape rule finds no nms
 CUDA_BUILD = """
@@ -48,7 +48,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.slow
 def test_the_installed_timm_is_usable_in_a_fresh_interpreter() -> None:
     run_fresh(
-        "from harness.models.torchvision_cure import import_timm\n"
+        "from harness.models.layers.timm_import import import_timm\n"
         "block = import_timm().models.vision_transformer.ParallelScalingBlock(8, 2)\n"
         "import torch, torchvision.ops\n"
         "assert block(torch.zeros(1, 3, 8)).shape == (1, 3, 8)\n"
@@ -63,7 +63,7 @@ def test_a_torchvision_that_misses_its_operators_is_imported_whole(tmp_path: Pat
     run_fresh(
         "try:\n    import torchvision\n    raise SystemExit('the fake must fail first')\n"
         "except RuntimeError: pass\n"
-        "from harness.models.torchvision_cure import import_timm\n"
+        "from harness.models.layers.timm_import import import_timm\n"
         "assert import_timm().torchvision.IMPORTED_WHOLE\n"
         "assert import_timm() is import_timm()\n",
         tmp_path,

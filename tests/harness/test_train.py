@@ -14,34 +14,35 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import harness.crops
-import harness.validate
-from harness import checkpoint, train
-from harness.course import course_of
-from harness.crops import StepInput
-from harness.grid import Cell, cells
-from harness.guard import Diverged
-from harness.meter import read_log
-from harness.preempt import Preempted
-from harness.recipe import Recipe
-from harness.recipe_file import load
-from harness.stages import run_cell
-from harness.train import train_cell
-from shards.loader import training_batches
+import harness.data.to_device
+import harness.train.validate
+from harness.checkpoint import checkpoints as checkpoint
+from harness.data.to_device import StepInput
+from harness.distributed.preemption import Preempted
+from harness.grid.cells import Cell, cells
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import run_cell
+from harness.train import loop as train
+from harness.train.divergence import Diverged
+from harness.train.loop import train_cell
+from harness.train.metrics import read_log
+from harness.train.run_spec import course_of
+from shards.loader.batches import training_batches
 
 RUN_CELL = """
 import sys
 from pathlib import Path
-from harness.recipe import Recipe
-from harness.stages import run_cell
+from harness.recipe.schema import Recipe
+from harness.stages.missing import run_cell
 run_cell(Path(sys.argv[1]).read_text(), sys.argv[2])
 """
 TRAIN_CELL = """
 import sys
 from pathlib import Path
-from harness.grid import cells
-from harness.recipe import Recipe
-from harness.train import train_cell
+from harness.grid.cells import cells
+from harness.recipe.schema import Recipe
+from harness.train.loop import train_cell
 recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text(), strict=False)
 train_cell(recipe, next(c for c in cells(recipe) if c.id == sys.argv[2]), Path(sys.argv[3]), "print")
 """
@@ -159,7 +160,7 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
 ) -> None:
     cell, folder = trained(tiny_recipe), tmp_path / "cell"
     train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
-    real = harness.validate.prepare
+    real = harness.train.validate.prepare
 
     def prepare_then_signal(*arguments: Any) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -167,8 +168,8 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
         return real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr("harness.validate.prepare", prepare_then_signal)
-        patched.setattr("harness.validate.VALIDATION_BATCH", 4)
+        patched.setattr("harness.train.validate.prepare", prepare_then_signal)
+        patched.setattr("harness.train.validate.VALIDATION_BATCH", 4)
         with pytest.raises(Preempted, match="SIGTERM; saved at step 16 of 48"):
             train_cell(tiny_recipe, cell, folder, "print")
     assert [row["step"] for row in read_log(folder / "train.jsonl") if row["kind"] == "validation"] == []
@@ -181,7 +182,7 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
 def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.course.LOG_ROWS", 10)  # rows of four steps
+    monkeypatch.setattr("harness.train.run_spec.LOG_ROWS", 10)  # rows of four steps
     cell = trained(tiny_recipe)
     train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
     with monkeypatch.context() as patched:
@@ -196,8 +197,8 @@ def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
 
 def test_the_best_validations_checkpoint_outlives_the_run(tiny_recipe_file: Path) -> None:
     recipe = load(tiny_recipe_file, "laptop", ["launch.checkpoint_best=true", "train.learning_rate=0.02"])
-    from harness.prepare import prepare
-    from harness.sealed import read_sealed
+    from harness.data.prepare import prepare
+    from harness.storage.checksums import read_sealed
 
     prepare(recipe)
     cell = trained(recipe)
@@ -219,7 +220,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         poison = run.progress.step in steps
 
         def prepare(*arguments: Any) -> torch.Tensor:
-            crops = harness.crops.prepare(*arguments)
+            crops = harness.data.to_device.prepare(*arguments)
             if poison:
                 crops[0, 0, 0, 0] = float("nan")
             return crops
@@ -251,7 +252,7 @@ def test_a_poisoned_crop_is_skipped_where_the_recipe_says_so(
     tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load(tiny_recipe_file, "laptop", ["train.nonfinite=skip", "train.skip_limit=2"])
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     prepare(recipe)
     cell = trained(recipe)
@@ -271,7 +272,7 @@ def test_a_poisoned_crop_is_skipped_where_the_recipe_says_so(
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_recipe_file: Path, tmp_path: Path) -> None:
     overrides = ["train.early_stopping={patience: 2, min_delta: 100}", "train.validations=12"]
     recipe = load(tiny_recipe_file, "laptop", overrides)
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     prepare(recipe)
     values = train_cell(recipe, trained(recipe), tmp_path / "cell", "print")
@@ -288,7 +289,7 @@ def test_shards_with_other_channels_are_refused(tiny_recipe: Recipe, tmp_path: P
 def test_two_ranks_give_the_losses_of_one(tiny_recipe_file: Path, tmp_path: Path) -> None:
     """DistributedDataParallel over gloo, real processes: the same crops and masks, so the same losses."""
     recipe = load(tiny_recipe_file, "laptop", ["models.vit_s16.drop_path=0.5"])
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     prepare(recipe)
     cell = trained(recipe)

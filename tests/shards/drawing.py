@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shards.order import Draws, RandomOrder, placed
+from shards.order.random_order import Draws, RandomOrder, placed
 
 
 def draws(seed: int, first: int, count: int, wells: int, image_shape, crop: int) -> Draws:

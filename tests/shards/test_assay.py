@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shards.assay import AssayError, AssayOptions, main, render_assay
-from shards.assay_truth import draw_truth, relationships
+from shards.demo.truth import draw_truth, relationships
 
 SMALL = AssayOptions(
     seed=3, experiments=2, complexes=4, members=3, singles=2, complexes_per_pathway=2, guides=2, controls=4, side=64

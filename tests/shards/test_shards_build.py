@@ -22,11 +22,11 @@ from PIL import Image
 
 import shards as shards_package
 from shards.build import build, main
-from shards.format import ShardError, ShardSet, ShardWriter
-from shards.images import ImageError, read_well
-from shards.layouts import read_layout
-from shards.wells import LayoutError
-from shards.writing import BuildError
+from shards.builder.write import BuildError
+from shards.images.decode import ImageError, read_well
+from shards.layouts.registry import read_layout
+from shards.layouts.well_table import LayoutError
+from shards.reader.shard_set import ShardError, ShardSet, ShardWriter
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -381,7 +381,7 @@ THREADS = """
 import sys
 from pathlib import Path
 import pyarrow.parquet
-from shards.format import ShardSet
+from shards.reader.shard_set import ShardSet
 threads = lambda: len(list(Path("/proc/self/task").iterdir()))
 before = threads()
 shards = ShardSet.open(Path(sys.argv[1]))
@@ -423,9 +423,9 @@ def test_a_plan_takes_memory_for_the_numbers_of_its_wells_alone(tmp_path):
     code = """
 import re, sys, threading, time
 from pathlib import Path
-from shards.curation import Curation, curate
-from shards.layouts import read_layout
-from shards.planning import choose_validation, digest_of, plan_shards
+from shards.builder.curation import Curation, curate
+from shards.layouts.registry import read_layout
+from shards.builder.plan import choose_validation, digest_of, plan_shards
 held, peak = re.compile(r"RssAnon:\\s+(\\d+)"), [0]
 def watch():
     while True:

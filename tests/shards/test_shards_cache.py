@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.cache import CacheFullError, FileCache, WrongContentError
+from shards.remote.cache import CacheFullError, FileCache, WrongContentError
 
 SIZE = 1000
 

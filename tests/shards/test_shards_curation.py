@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.build import build, main
-from shards.curation import Curation, curate
-from shards.format import ShardSet
-from shards.wells import LayoutError, Reading, WellTable, table_of
+from shards.builder.curation import Curation, curate
+from shards.layouts.well_table import LayoutError, Reading, WellTable, table_of
+from shards.reader.shard_set import ShardSet
 
 
 def table(wells: list[tuple[str, str, str, int]]) -> WellTable:

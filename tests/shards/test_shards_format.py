@@ -20,14 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from shards.codecs import CODECS, choose_codec, codec_named, crc32c, trial_ratios
 from shards.errors import ShardError
-from shards.files import LocalFolder
-from shards.format import Manifest, Shard, ShardSet, ShardWriter, write_index, write_manifest
+from shards.format.codecs import CODECS, choose_codec, codec_named, crc32c, trial_ratios
+from shards.format.manifest import MANIFEST, read_manifest
+from shards.format.payload import Header, decode_payload, encode_payload, read_header
+from shards.format.source import LocalFolder
+from shards.format.tar import members
 from shards.index import ShardIndex, main, rebuild
-from shards.manifest import MANIFEST, read_manifest
-from shards.payload import Header, decode_payload, encode_payload, read_header
-from shards.tar import members
+from shards.reader.shard_set import Manifest, Shard, ShardSet, ShardWriter, write_index, write_manifest
 
 T = TypeVar("T")
 EVERY_CODEC = list(CODECS)
@@ -372,8 +372,8 @@ from pathlib import Path
 from typing import TypeVar
 import numpy as np
 from shards.errors import ShardError
-from shards.format import ShardSet
-from shards.payload import decode_payload
+from shards.reader.shard_set import ShardSet
+from shards.format.payload import decode_payload
 folder = Path(sys.argv[1])
 shards = ShardSet.open(folder)
 shards.read_well(1)

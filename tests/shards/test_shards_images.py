@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards.build import build, main
-from shards.format import ShardSet
-from shards.images import EightBit, ImageError, read_image, read_well
+from shards.images.decode import EightBit, ImageError, read_image, read_well
+from shards.reader.shard_set import ShardSet
 
 
 def test_images_that_cannot_be_used_are_named(tmp_path):

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from shards.build import build
-from shards.format import ShardSet
 from shards.inspect import main
 from shards.pictures import composite, composite_colours, smaller, statistics, stretched
+from shards.reader.shard_set import ShardSet
 from shards.verify import main as verify
 
 

@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from shards.images import read_well
-from shards.layouts import read_layout
-from shards.wells import LayoutError, check_images
+from shards.images.decode import read_well
+from shards.layouts.registry import read_layout
+from shards.layouts.well_table import LayoutError, check_images
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -203,7 +203,7 @@ def test_folder_says_what_is_missing(folder, options, message):
 
 def test_each_folder_is_listed_once_whatever_the_keys(folder, monkeypatch):
     """More plates than listings are kept, under keys that begin with the well."""
-    from shards import wells
+    from shards.layouts import well_table as wells
 
     rows = [f"w{well}-p{plate},e,p{plate:03d},w{well},plate{plate}" for well in range(2) for plate in range(300)]
     (folder / "wells.csv").write_text("\n".join(["key,experiment,plate,well,file", *rows]))

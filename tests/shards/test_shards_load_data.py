@@ -9,9 +9,9 @@ import pytest
 import tifffile
 
 from shards.build import build
-from shards.format import ShardSet
-from shards.layouts import read_layout
-from shards.wells import LayoutError, check_images
+from shards.layouts.registry import read_layout
+from shards.layouts.well_table import LayoutError, check_images
+from shards.reader.shard_set import ShardSet
 
 BATCHES = {"BR1": "2020_Batch1", "BR2": "2020_Batch2"}
 VALUES = {"DNA": 11, "ER": 22}

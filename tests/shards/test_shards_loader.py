@@ -10,11 +10,11 @@ import torch
 from drawing import draws
 
 from shards.build import build
-from shards.format import ShardError, ShardSet
-from shards.loader import Batch, training_batches, validation_batches, well_tiles
-from shards.order import placed
-from shards.reader import Reader
-from shards.stream import StreamOrder
+from shards.loader.batches import Batch, training_batches, validation_batches, well_tiles
+from shards.order.random_order import placed
+from shards.order.stream_order import StreamOrder
+from shards.reader.crop_reader import Reader
+from shards.reader.shard_set import ShardError, ShardSet
 
 
 @pytest.fixture(params=["uint8", "uint16"])
@@ -240,8 +240,8 @@ RANK = """
 import sys
 import numpy as np
 from pathlib import Path
-from shards.format import ShardSet
-from shards.loader import training_batches
+from shards.reader.shard_set import ShardSet
+from shards.loader.batches import training_batches
 
 folder, out, rank, world, first, last = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
 shards = ShardSet.open(folder)

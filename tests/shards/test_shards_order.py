@@ -9,7 +9,7 @@ from drawing import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.order import RandomOrder, nested_experiments, shuffled
+from shards.order.random_order import RandomOrder, nested_experiments, shuffled
 
 seeds = st.integers(-(2**40), 2**70)
 

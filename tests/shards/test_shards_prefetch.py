@@ -8,13 +8,13 @@ import pytest
 from faulty_server import FAULTS, serving
 
 from shards.build import build
-from shards.cache import FileCache
-from shards.format import ShardError, ShardSet
-from shards.loader import training_batches
-from shards.order import RandomOrder
-from shards.prefetch import fetched_ahead, open_url, wells_per_shard
-from shards.remote import Patience, RemoteError
-from shards.stream import StreamOrder
+from shards.loader.batches import training_batches
+from shards.order.random_order import RandomOrder
+from shards.order.stream_order import StreamOrder
+from shards.reader.shard_set import ShardError, ShardSet
+from shards.remote.cache import FileCache
+from shards.remote.open_set import fetched_ahead, open_url, wells_per_shard
+from shards.remote.store import Patience, RemoteError
 from shards.verify import main, verify
 
 PATIENT = Patience(attempts=12, seconds=1, pause=0.002)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from shards.build import build
-from shards.format import ShardSet
-from shards.loader import training_batches
-from shards.order import Order, RandomOrder
-from shards.sampling import PlateOrder, WeightedOrder, balancing_weights
-from shards.stream import StreamOrder
+from shards.loader.batches import training_batches
+from shards.order.random_order import Order, RandomOrder
+from shards.order.stream_order import StreamOrder
+from shards.order.weighted_order import PlateOrder, WeightedOrder, balancing_weights
+from shards.reader.shard_set import ShardSet
 
 BATCH, CROP, BATCHES, SEED = 24, 8, 40, 11
 

@@ -5,10 +5,10 @@ import pytest
 import tifffile
 
 from shards.build import build
-from shards.format import ShardSet
-from shards.loader import training_batches, well_tiles
-from shards.transform import self_standardise
-from shards.wells import LayoutError
+from shards.layouts.well_table import LayoutError
+from shards.loader.batches import training_batches, well_tiles
+from shards.loader.transform import self_standardise
+from shards.reader.shard_set import ShardSet
 
 
 def files(folder, channels: int) -> list[np.ndarray]:

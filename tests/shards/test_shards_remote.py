@@ -8,9 +8,9 @@ import time
 import pytest
 from faulty_server import FAULTS, FaultyServer, serving
 
-import shards.remote
-from shards.cache import FileCache, WrongContentError
-from shards.remote import Patience, RemoteError, Store
+from shards.remote import store as store_module
+from shards.remote.cache import FileCache, WrongContentError
+from shards.remote.store import Patience, RemoteError, Store
 
 DATA = random.Random(0).randbytes(100_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -95,7 +95,7 @@ def test_a_local_folder_by_url(tmp_path):
 
 
 def test_a_whole_file_comes_in_pieces_and_only_failed_pieces_come_again(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards.remote, "PIECE", 30_000)
+    monkeypatch.setattr(store_module, "PIECE", 30_000)
     server.faults = iter([None, "reset", None, "truncated"])
     cache = FileCache(tmp_path / "cache", 10**6)
     for _ in range(2):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards import rows
-from shards.rows import Rows
+from shards.tables import mapped_rows as rows
+from shards.tables.mapped_rows import Rows
 
 CELLS = st.text(max_size=5)
 PARTS = st.lists(st.lists(st.tuples(CELLS, st.integers(-(2**62), 2**62)), max_size=7), min_size=1, max_size=5)
@@ -56,7 +56,7 @@ def test_rows_take_no_memory_of_the_process(tmp_path):
     code = f"""
 import re
 import numpy as np, pandas as pd
-from shards.rows import Rows
+from shards.tables.mapped_rows import Rows
 held = lambda: int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 part = lambda b: pd.DataFrame({{"key": [f"{{b:04d}}{{n:016d}}" * 5 for n in range(50_000)]}})
 Rows.write([part(0)], {str(tmp_path)!r}).argsort("key")

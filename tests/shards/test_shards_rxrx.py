@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from shards.build import build
-from shards.format import ShardSet
-from shards.layouts import read_layout
-from shards.wells import LayoutError, check_images
+from shards.layouts.registry import read_layout
+from shards.layouts.well_table import LayoutError, check_images
+from shards.reader.shard_set import ShardSet
 
 SIX = ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")
 CXSMILES = "CC1=[N+](CCCC)C2=CC=CC=C2 |c:1,13,21,29,31,35,t:16,19,23,27|"

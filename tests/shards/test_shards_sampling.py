@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shards.sampling import PlateOrder, WeightedOrder, balancing_weights
+from shards.order.weighted_order import PlateOrder, WeightedOrder, balancing_weights
 
 seeds = st.integers(-(2**40), 2**70)
 weights = st.lists(st.floats(0, 1e6) | st.just(0.0), min_size=1, max_size=40).filter(any)
@@ -35,7 +35,7 @@ def test_weighted_draws_come_in_proportion_to_the_weights():
 def test_the_largest_hash_draws_the_last_well_that_has_weight():
     """A fraction just below 1, times the total, rounds to the total here."""
     order = WeightedOrder(0, [0.1, 0.2, 0.0])
-    import shards.sampling as sampling
+    import shards.order.weighted_order as sampling
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "hashed", lambda *_: np.full(3, 2**64 - 1, np.uint64))

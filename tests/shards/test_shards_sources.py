@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards import sources
-from shards.sources import find, is_file, is_folder, join, read_bytes, row_location, state
+from shards.images import locations as sources
+from shards.images.locations import find, is_file, is_folder, join, read_bytes, row_location, state
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.stream import StreamOrder
+from shards.order.stream_order import StreamOrder
 
 seeds = st.integers(-(2**40), 2**70)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.layouts import read_layout
-from shards.tables import filled, read_csv
-from shards.wells import LayoutError, safe_key
+from shards.layouts.registry import read_layout
+from shards.layouts.well_table import LayoutError, safe_key
+from shards.tables.csv_tables import filled, read_csv
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
 
@@ -79,7 +79,7 @@ def test_a_pattern_is_filled_as_format_would(cells):
 
 @given(st.lists(st.text(min_size=1, max_size=120), unique=True, max_size=30))
 def test_any_name_has_a_key_of_its_own(names):
-    from shards.wells import KEY
+    from shards.layouts.well_table import KEY
 
     keys = [safe_key(name) for name in names]
     assert all(KEY.fullmatch(key) for key in keys)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from shards.transform import self_standardise
+from shards.loader.transform import self_standardise
 
 
 def pixels(dtype: str, low: int = 0, high: int | None = None) -> np.ndarray:

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from shards.build import build
-from shards.codecs import CODECS
-from shards.format import ShardSet
-from shards.writing import BuildError
+from shards.builder.write import BuildError
+from shards.format.codecs import CODECS
+from shards.reader.shard_set import ShardSet
 
 
 def built(root, output, **options) -> ShardSet:

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.build import build
-from shards.files import LocalFolder
-from shards.format import Manifest, ShardError, ShardWriter, read_manifest, write_manifest
+from shards.format.payload import decode_payload
+from shards.format.source import LocalFolder
 from shards.index import rebuild
-from shards.payload import decode_payload
+from shards.reader.shard_set import Manifest, ShardError, ShardWriter, read_manifest, write_manifest
 from shards.verify import Fault, main, verify
 
 
@@ -283,7 +283,7 @@ def test_a_payload_that_would_swell_is_refused(folder):
             return name, content
         from dataclasses import replace
 
-        from shards.payload import header_bytes, read_header
+        from shards.format.payload import header_bytes, read_header
 
         header = read_header(content)
         return name, replace(header, height=2**20, width=2**20).pack() + content[header_bytes(content) :]

@@ -9,9 +9,10 @@ import pytest
 from conftest import start
 from slurm_cluster import Cluster
 
-from harness.cluster import commands, shapes
-from harness.grid import cells
-from harness.recipe_file import load
+from harness.grid.cells import cells
+from harness.launch.slurm import commands
+from harness.launch.slurm import options as shapes
+from harness.recipe.load import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

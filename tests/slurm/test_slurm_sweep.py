@@ -16,7 +16,7 @@ import pytest
 from conftest import start
 from slurm_cluster import Cluster, until
 
-from harness.cluster import states as slurm_states
+from harness.launch.slurm import job_states as slurm_states
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -1,0 +1,1 @@
+"""Prediction of CellProfiler features from embeddings (Table 7, Figure 9)."""

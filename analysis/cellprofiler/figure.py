@@ -1,0 +1,36 @@
+"""Figure 9 of the supplement: every CellProfiler feature's R² under one model against another, by category."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from analysis.cellprofiler.prediction import CATEGORIES, Prediction
+from analysis.figures.style import COLOURS, GREY, OTHER_COLOURS, styled
+
+CATEGORY_COLOURS = dict(zip(CATEGORIES, (*COLOURS.values(), *OTHER_COLOURS), strict=False))
+
+
+def predicted_features(
+    first: Sequence[Prediction], second: Sequence[Prediction], names: tuple[str, str] = ("first", "second")
+) -> Figure:
+    """A point for every feature that both models predicted.
+
+    Raises:
+        ValueError: they have no feature in common.
+    """
+    other = {found.feature: found for found in second}
+    pairs = [(found, other[found.feature]) for found in first if found.feature in other]
+    if not pairs:
+        raise ValueError("the two sets of predictions have no feature in common")
+    with styled():
+        figure, axes = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
+        axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+        for category in sorted({found.category for found, _ in pairs}):
+            inside = [(a.r2, b.r2) for a, b in pairs if a.category == category]
+            colour = CATEGORY_COLOURS.get(category, GREY)
+            across, up = ([pair[side] for pair in inside] for side in (0, 1))
+            axes.scatter(across, up, s=9, color=colour, linewidth=0, alpha=0.7, label=category)
+        axes.set(xlabel=f"R², {names[0]}", ylabel=f"R², {names[1]}", aspect="equal")
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure

@@ -1,0 +1,145 @@
+"""CellProfiler prediction from files: embeddings and features joined by well, progress kept, Table 7 and Figure 9."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cellprofiler.prediction import VERSION, Prediction, Standardise, predict_features, table7
+from analysis.embeddings.feature_tables import TableError, Wells, read_wells
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+COLUMNS = [field.name for field in fields(Prediction)]
+
+
+def predict_from_files(
+    embeddings: Sequence[Path], features: Sequence[Path], *, on: Sequence[str], experiment: tuple[str, str, str],
+    prefix: str | None, standardise: Standardise, output: Path | None, compare: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train on the wells of one experiment, test on another's, and summarise.
+
+    Args:
+        on: columns that name a well in both tables.
+        experiment: column, training experiment, test experiment.
+        output: predictions are added here one by one, and those that are there are not made again.
+        compare: another model's predictions; Figure 9 is drawn beside `output`.
+
+    Raises:
+        TableError: files or columns that do not fit, no well in common, or predictions that cannot be read.
+    """
+    if compare and not output:
+        raise TableError("--compare draws a figure beside --output; name an --output")
+    wells, profiles = read_wells(embeddings, prefix), read_wells(features)
+    rows, columns = _joined(wells, profiles, on)
+    column, train, test = experiment
+    names = wells.column(column).astype(str).to_numpy()[rows]
+    parts = [names == which for which in (train, test)]
+    for which, part in zip((train, test), parts, strict=True):
+        if not part.any():
+            raise TableError(f"no well with features has {column}={which}; there are {', '.join(sorted(set(names)))}")
+    table = _frame(profiles, columns)
+    train_data, test_data = ((wells.features[rows[part]], table[part].reset_index(drop=True)) for part in parts)
+    done = read_predictions(output) if output and output.exists() else {}
+    with _recorder(output, len(table.columns) - len(done)) as record:
+        found, constant = predict_features(train_data, test_data, standardise=standardise, done=done, progress=record)
+    figure = _figure(found, output, compare) if compare and output else None
+    summary = table7(found).to_dict("records") if found else []
+    return {
+        "protocol": f"{VERSION}, standardised by {standardise}",
+        "train_wells": int(parts[0].sum()),
+        "test_wells": int(parts[1].sum()),
+        "features": len(found),
+        "constant_features": len(constant),
+        "wells_without_match": len(wells.metadata) - len(rows),
+        "table7": summary,
+        "figure": figure,
+    }
+
+
+def read_predictions(path: Path) -> dict[str, Prediction]:
+    """Predictions by feature; a last line that was cut short by a crash is left out.
+
+    Raises:
+        TableError: not a file of predictions.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    reader = csv.DictReader(whole)
+    if reader.fieldnames != COLUMNS:
+        raise TableError(f"{path}: not predictions; the header must be {','.join(COLUMNS)}")
+    try:
+        rows = [
+            Prediction(
+                row["feature"], row["category"], float(row["r2"]), row["transform"], float(row["ratio"]),
+                float(row["alpha"]), int(row["weights"]),
+            )
+            for row in reader
+        ]  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{path}: line {reader.line_num} is not a prediction: {error}") from error
+    return {row.feature: row for row in rows}
+
+
+def _joined(wells: Wells, profiles: Wells, on: Sequence[str]) -> tuple[Any, Any]:
+    """Rows of the wells that have features, and the rows of those features."""
+    import pandas as pd
+
+    left = pd.DataFrame({name: wells.column(name).astype(str) for name in on}).assign(row=range(len(wells.metadata)))
+    right = pd.DataFrame({name: profiles.column(name).astype(str) for name in on})
+    if right.duplicated().any():
+        raise TableError(f"{', '.join(on)} names {int(right.duplicated().sum())} wells of the features more than once")
+    both = left.merge(right.assign(other=range(len(right))), on=list(on))
+    if both.empty:
+        raise TableError(f"no well is in both tables by {', '.join(on)}")
+    return both["row"].to_numpy(), both["other"].to_numpy()
+
+
+def _frame(profiles: Wells, rows: Any) -> pd.DataFrame:  # noqa: ANN401  (an index array)
+    import pandas as pd
+
+    return pd.DataFrame(profiles.features[rows], columns=profiles.names)
+
+
+@contextmanager
+def _recorder(output: Path | None, features: int) -> Iterator[Callable[[Prediction], None]]:
+    """Adds each prediction to the file as soon as it is made, and shows progress."""
+    from tqdm import tqdm
+
+    with tqdm(total=features, unit=" features", desc="predict", mininterval=2, disable=None) as bar:
+        if output is None:
+            yield lambda _: (bar.update(), None)[1]
+            return
+        kept = list(read_predictions(output).values()) if output.exists() else []
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")  # a torn last line goes
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in kept)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(output)
+
+            def record(found: Prediction) -> None:
+                writer.writerow(asdict(found))
+                file.flush()
+                bar.update()
+
+            yield record
+
+
+def _figure(found: Sequence[Prediction], output: Path, compare: Path) -> str:
+    from analysis.cellprofiler.figure import predicted_features
+
+    target = output.with_suffix(".png")
+    other = list(read_predictions(compare).values())
+    predicted_features(other, found, (compare.stem, output.stem)).savefig(target, dpi=200)
+    return str(target)

@@ -1,0 +1,1 @@
+"""What training and embedding cost, in FLOPs under named conventions."""

@@ -1,0 +1,1 @@
+"""Which run to do next, and compute-optimal sizes of models and data."""

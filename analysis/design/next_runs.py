@@ -1,0 +1,172 @@
+"""The design room: which affordable runs would narrow the prediction at a target most per GPU hour, and which can go.
+
+Resampled and differing laws are an ensemble. What a run at a place would tell of the target is how the ensemble's
+predictions there vary together: after seeing a point with noise σ², the target's variance falls by
+cov(target, place)² / (var(place) + σ²), the Gaussian update of ensemble filters. No new fit is needed to plan.
+
+Legend: K members of the ensemble, m candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.arrays import Floats
+from analysis.fitting import averages as auto
+from analysis.fitting.estimate import Average, Points
+from analysis.fitting.intervals import spread
+
+DRAWS = 600
+NEGLIGIBLE = 0.02  # of the target's deviation: a run that narrows it by less can be dropped
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that could be bought."""
+
+    name: str
+    x: float  # compute, in the fit's convention
+    hours: float  # GPU hours, positive
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A run, and what it leaves of the target's deviation when it follows those chosen before it."""
+
+    candidate: Candidate
+    before: float  # standard deviation of the law at the target, in its space
+    after: float
+
+    @property
+    def per_hour(self) -> float:
+        return (self.before - self.after) / self.candidate.hours
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """How predictions at candidates and at the target vary together. The target is last."""
+
+    covariance: Floats  # (m + 1, m + 1)
+    noise: float  # variance of one run about the law
+
+    @classmethod
+    def of(cls, law: Average, points: Points, candidates: Sequence[Candidate], target: float) -> Ensemble:
+        """The ensemble of a fitted law over one input."""
+        x = np.array([*(one.x for one in candidates), target])[:, None]
+        draws = spread(law, points, x, DRAWS)
+        draws = draws[np.isfinite(draws).all(axis=1)]
+        covariance = np.cov(draws.T)
+        deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+        correlation = covariance / np.outer(deviation, deviation)
+        # chance alone correlates K draws by 1/sqrt(K): what is not more than that is taken as nothing
+        kept = np.where(np.abs(correlation) > 2 / np.sqrt(len(draws)), correlation, 0.0)
+        scales = np.array([member.coordinates.z_scale * member.certificate.residual for member in law.members])
+        noise = float(np.sum(law.shares * scales**2))
+        if law.space == "log":  # few points are fitted closer than they repeat
+            noise = max(noise, _finite(auto.noise_variance(points, law.metric)))
+        return cls(kept * np.outer(deviation, deviation), max(noise, 1e-12))
+
+    @property
+    def target_deviation(self) -> float:
+        return float(np.sqrt(max(self.covariance[-1, -1], 0.0)))
+
+    def gains(self) -> Floats:
+        """What each candidate's run would take off the target's variance (m,)."""
+        place = np.diag(self.covariance)[:-1]
+        result: Floats = self.covariance[-1, :-1] ** 2 / (place + self.noise)
+        return np.asarray(np.minimum(result, self.covariance[-1, -1]))
+
+    def after(self, index: int) -> Ensemble:
+        """The ensemble once a candidate's run has been seen."""
+        column = self.covariance[:, index]
+        update = np.outer(column, column) / (self.covariance[index, index] + self.noise)
+        return Ensemble(self.covariance - update, self.noise)
+
+
+def next_runs(
+    law: Average, points: Points, candidates: Sequence[Candidate], target: float, *, budget: float, count: int
+) -> list[Choice]:
+    """The runs to buy next, each given those before it.
+
+    Two greedy orders are tried, most per GPU hour and most outright, and the one that leaves less is kept: by the hour
+    alone, a budget can go to many cheap runs that together tell less than a dear one (Leskovec et al. 2007).
+
+    Args:
+        law: fitted to `points`, over one input.
+        points: the runs that are there.
+        candidates: what could be run; each is bought at most once.
+        target: where the prediction shall be narrow.
+        budget: GPU hours for all of them together.
+        count: at most so many.
+
+    Raises:
+        ValueError: a candidate has no positive cost or compute, or the law has several inputs.
+    """
+    _check(law, candidates)
+    ensemble = Ensemble.of(law, points, candidates, target)
+    tried = [_greedily(ensemble, candidates, budget, count, per_hour=per_hour) for per_hour in (True, False)]
+    return min(tried, key=lambda chosen: chosen[-1].after if chosen else np.inf)
+
+
+def _greedily(
+    ensemble: Ensemble, candidates: Sequence[Candidate], budget: float, count: int, *, per_hour: bool
+) -> list[Choice]:
+    """Buy the affordable run that narrows the target most, outright or per GPU hour, until nothing helps."""
+    hours = np.array([one.hours for one in candidates])
+    chosen = list[Choice]()
+    open_ = np.ones(len(candidates), dtype=bool)
+    while len(chosen) < count:
+        before = ensemble.target_deviation
+        worth = before - np.sqrt(np.maximum(before**2 - ensemble.gains(), 0.0))
+        worth = np.where(open_ & (hours <= budget), worth / hours if per_hour else worth, 0.0)
+        if not (worth > 0).any():
+            break
+        best = int(np.argmax(worth))
+        ensemble = ensemble.after(best)
+        chosen.append(Choice(candidates[best], before, ensemble.target_deviation))
+        budget -= candidates[best].hours
+        open_[best] = False
+    return chosen
+
+
+def droppable(
+    law: Average, points: Points, planned: Sequence[Candidate], target: float, negligible: float = NEGLIGIBLE
+) -> list[Choice]:
+    """Planned runs without which the target is known about as well: dearest first, each given those dropped before.
+
+    `before` is the target's deviation with all that is still planned, `after` without the run.
+    """
+    _check(law, planned)
+    whole = Ensemble.of(law, points, planned, target)
+    kept = list(range(len(planned)))
+    limit = _deviation(whole, kept) * (1 + negligible)
+    dropped = []
+    for index in sorted(kept, key=lambda i: -planned[i].hours):
+        rest = [i for i in kept if i != index]
+        without = _deviation(whole, rest)
+        if without <= limit:
+            dropped.append(Choice(planned[index], _deviation(whole, kept), without))
+            kept = rest
+    return dropped
+
+
+def _deviation(ensemble: Ensemble, seen: Sequence[int]) -> float:
+    """The target's deviation once these candidates' runs have been seen."""
+    for index in seen:
+        ensemble = ensemble.after(index)
+    return ensemble.target_deviation
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else 0.0
+
+
+def _check(law: Average, candidates: Sequence[Candidate]) -> None:
+    if law.members[0].law.inputs != 1:
+        raise ValueError("design takes a law over compute; a joint law has no single x")
+    for one in candidates:
+        if not (one.hours > 0 and one.x > 0):
+            raise ValueError(f"candidate {one.name}: compute {one.x:g} and hours {one.hours:g} must be positive")

@@ -1,0 +1,1 @@
+"""Embeddings of wells: checked, corrected for batches, aggregated to genes."""

@@ -1,0 +1,210 @@
+"""Recall against compute, one panel per relationship source, like the paper's Figures 5 and 8."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.figures.style import (
+    AREAS,
+    DARK,
+    GREY,
+    Encoding,
+    Section,
+    compute_label,
+    encoding,
+    logarithmic_compute,
+    mark_model,
+    outside_legend,
+    patch_label,
+    styled,
+)
+from analysis.fitting.trend import Fit
+
+LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines that no training touches: a line each
+CHANCE = 0.10  # both tails of five percent, where no trained cell says otherwise
+SEED_DODGE = 0.012  # of the axis: seeds of one cell share a compute and would hide each other
+INKS = ("#AA4499", "#882255", "#117733", "#999933")  # of the lines, in the order of the baselines
+DASHES = ((6, 2, 1, 2), (6, 2), (3, 1.5), (8, 2, 1, 2, 1, 2))
+DOTTED: dict[str, Any] = {"color": DARK, "linewidth": 0.9, "linestyle": (0, (1, 2))}
+UNTRAINED: dict[str, Any] = {"color": "#56B4E9", "alpha": 0.25, "linewidth": 0}
+INTERVAL: dict[str, Any] = {"color": GREY, "alpha": 0.22, "linewidth": 0}
+
+
+def recall_versus_compute(
+    points: pd.DataFrame,
+    fits: Sequence[Fit],
+    baselines: pd.DataFrame,
+    convention: str,
+    table6: pd.DataFrame | None = None,
+) -> Figure:
+    """Recall against compute, one panel per relationship source, with fits, baselines and, if given, Table 6.
+
+    Args:
+        points: trained cells, one row per cell and source: cell, model, size, patch, dataset, dataset_rank, seed,
+            source, recall, recall_low, recall_high, chance, compute. Seeds of one cell are drawn side by side.
+        fits: at most one per source, in the same convention.
+        baselines: what was not trained here, columns alike, and `kind`: untrained models, drawn as a band, and those
+            of the kinds in `LINES`, a horizontal line each.
+        convention: name of the compute convention.
+        table6: `reference.tables.table6()`, to lay the paper's masked autoencoders over panels of the same source.
+
+    Raises:
+        ValueError: if a fit was made in another convention, or there is nothing to draw.
+    """
+    foreign = {fit.convention for fit in fits} - {convention}
+    if foreign:
+        raise ValueError(f"the figure counts in {convention}, but a fit was made in {', '.join(foreign)}")
+    published = _published(table6, convention)
+    sources = list(dict.fromkeys([*points["source"], *published["benchmark"]]))
+    if not sources:
+        raise ValueError("no points to draw: neither trained cells nor Table 6")
+    look, inks = encoding(points, published["size"]), _inks(baselines)
+    chance_drawn = False
+    with styled():
+        figure, panels = _panels(len(sources))
+        for axes, source in zip(panels, sources, strict=True):
+            axes.set_title(source, loc="left", fontweight="bold", pad=15)
+            _draw_table6(axes, published[published["benchmark"] == source], look)
+            _draw_points(axes, points[points["source"] == source], look)
+            for fit in fits:
+                if fit.source == source:
+                    _draw_fit(axes, fit)
+            _draw_baselines(axes, baselines[baselines["source"] == source], look, inks)
+            chance_drawn |= _draw_chance(axes, points[points["source"] == source])
+            logarithmic_compute(axes)
+        figure.supxlabel(compute_label(convention))
+        figure.supylabel("Recall of known relationships")
+        outside_legend(figure, _sections(look, fits, baselines, published, chance_drawn=chance_drawn))
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    columns = count if count <= 3 else 2 if count == 4 else 3
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.4 + 2.9 * columns, max(0.3 + 2.5 * rows, 3.3)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for spare in grid[count:]:
+        spare.remove()
+    return figure, grid[:count]
+
+
+def _draw_points(axes: Axes, points: pd.DataFrame, look: Encoding) -> None:
+    if points.empty:
+        return
+    span = np.log10(points["compute"].max() / points["compute"].min()) or 1.0
+    seeds = sorted(points["seed"].unique())
+    for row in points.to_dict("records"):
+        dodge = 10 ** (SEED_DODGE * span * (seeds.index(row["seed"]) - (len(seeds) - 1) / 2))
+        x = row["compute"] * dodge
+        axes.vlines(
+            x, row["recall_low"], row["recall_high"], color=look.colours[row["size"]], linewidth=0.8, alpha=0.55
+        )
+        mark_model(axes, x, row["recall"], row, look)
+
+
+def _draw_fit(axes: Axes, fit: Fit) -> None:
+    band = fit.band(np.geomspace(fit.compute_low, fit.compute_high, 60))
+    axes.fill_between(band.compute, band.low, band.high, zorder=1, **INTERVAL)
+    axes.plot(band.compute, band.centre, color=DARK, linewidth=1.3, zorder=2.5)
+    slope = f"slope {fit.law.slope:+.3f} [{fit.slope.low:+.3f}, {fit.slope.high:+.3f}] per decade"
+    axes.text(0, 1.02, slope, transform=axes.transAxes, va="bottom", fontsize=7, color=DARK)
+
+
+def _inks(baselines: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """How the line of each baseline is drawn, by model."""
+    models = baselines.loc[baselines["kind"].isin(LINES), "model"].unique()
+    return {
+        str(model): {"color": INKS[n % len(INKS)], "linewidth": 1.0, "linestyle": (0, DASHES[n % len(DASHES)])}
+        for n, model in enumerate(models)
+    }
+
+
+def _draw_baselines(axes: Axes, baselines: pd.DataFrame, look: Encoding, inks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Untrained models as a band from worst to best with their marks on the left edge; other baselines as lines."""
+    untrained = baselines[~baselines["kind"].isin(LINES)]
+    for model, ink in inks.items():
+        for recall in baselines.loc[baselines["model"] == model, "recall"].unique():
+            axes.axhline(recall, zorder=1.5, **ink)
+    if untrained.empty:
+        return
+    axes.axhspan(untrained["recall"].min(), untrained["recall"].max(), zorder=0.8, **UNTRAINED)
+    for row in untrained.to_dict("records"):
+        axes.plot(
+            [0.0],
+            [row["recall"]],
+            transform=axes.get_yaxis_transform(),
+            marker=look.markers.get(patch_label(row["model"], row["patch"]), "o"),
+            markersize=4,
+            markerfacecolor="white",
+            markeredgecolor=look.colours.get(row["size"], GREY),
+            markeredgewidth=0.9,
+            clip_on=False,
+            zorder=4,
+        )
+
+
+def _draw_chance(axes: Axes, points: pd.DataFrame) -> bool:
+    """Chance as a line where it lies within reach of the data; else the panel's head says where it is."""
+    chance = float(points["chance"].iloc[0]) if len(points) else CHANCE
+    low, high = axes.get_ylim()
+    within_reach = chance > low - 0.8 * (high - low)
+    if within_reach:
+        axes.axhline(chance, zorder=1.5, **DOTTED)
+    else:
+        axes.set_title(f"chance {chance:.2f} is below", loc="right", pad=15, fontsize=7, color=GREY)
+    return within_reach
+
+
+def _published(table6: pd.DataFrame | None, convention: str) -> pd.DataFrame:
+    """Table 6's masked autoencoders with columns benchmark, recall, size, low, high and pinned."""
+    if table6 is None:
+        return pd.DataFrame({"benchmark": [], "size": []})
+    published = table6[table6["family"] == "MAE"]
+    ends = {f"compute_{convention}_{end}": end for end in ("low", "high")}
+    return published.rename(columns=ends).assign(size=published["model"].str.extract(r"ViT-([A-Z])", expand=False))
+
+
+def _draw_table6(axes: Axes, published: pd.DataFrame, look: Encoding) -> None:
+    """The paper's points as diamonds at the upper bound of their compute, with a bar down to the lower bound."""
+    for row in published.to_dict("records"):
+        colour = look.colours[row["size"]]
+        fill = colour if row["pinned"] else "white"
+        axes.hlines(row["recall"], row["low"], row["high"], color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+        axes.scatter(
+            row["high"],
+            row["recall"],
+            s=AREAS[1] * 0.7,
+            marker="D",
+            color=fill,
+            edgecolors=colour,
+            linewidths=1,
+            zorder=3,
+        )
+
+
+def _sections(
+    look: Encoding, fits: Sequence[Fit], baselines: pd.DataFrame, published: pd.DataFrame, *, chance_drawn: bool
+) -> list[Section]:
+    """The legend: encodings, lines that are there, Table 6."""
+    lines: list[Artist] = []
+    if fits:
+        lines.append(Line2D([], [], color=DARK, linewidth=1.3, label="log-linear fit"))
+        lines.append(Patch(label=f"{fits[0].slope.confidence:.0%} interval of the fit", **INTERVAL))
+    if (~baselines["kind"].isin(LINES)).any():
+        lines.append(Patch(label="untrained (hollow: each)", **UNTRAINED))
+    lines += [Line2D([], [], label=model.replace("_", " "), **ink) for model, ink in _inks(baselines).items()]
+    if chance_drawn:
+        lines.append(Line2D([], [], label="chance", **DOTTED))
+    paper = [_diamond(GREY, "compute known"), _diamond("white", "upper bound, bar to lower")]
+    return [*look.sections(), ("Lines", lines), ("Table 6 of the paper", paper if len(published) else [])]
+
+
+def _diamond(fill: str, label: str) -> Line2D:
+    return Line2D([], [], linestyle="none", marker="D", color=GREY, markerfacecolor=fill, markersize=5, label=label)

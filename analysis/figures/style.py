@@ -1,0 +1,166 @@
+"""The look of every figure: colours that colour-blind readers tell apart, markers, sizes, one legend outside the data.
+
+Size of a model gives the colour, its patch the marker, the size of its data set the marker's area.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerBase
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import OffsetBox
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from analysis.compute.flops import named_convention
+
+COLOURS = {"S": "#0072B2", "B": "#E69F00", "L": "#009E73"}  # Okabe and Ito's palette
+OTHER_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "P", "^", "v")  # coarsest patch first
+AREAS = (13.0, 32.0, 62.0, 100.0, 150.0)  # points², by data set rank
+LEGEND_ROW = 0.17  # inches
+GREY, DARK = "#8a8a8a", "#303030"
+
+Section = tuple[str, Sequence[Artist]]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What stands for which size, patch and data set in one figure."""
+
+    colours: Mapping[str, str]
+    markers: Mapping[str, str]  # by patch label
+    datasets: tuple[str, ...]  # smallest first
+
+    def area(self, dataset: object) -> float:
+        """Marker area in points² for a data set."""
+        return AREAS[min(self.datasets.index(str(dataset)), len(AREAS) - 1)]
+
+    def sections(self) -> list[Section]:
+        """The legend's entries for all three."""
+        sizes = [_marker("o", colour, AREAS[1], size) for size, colour in self.colours.items()]
+        patches = [_marker(marker, GREY, AREAS[1], label) for label, marker in self.markers.items()]
+        datasets = [_marker("o", GREY, self.area(dataset), dataset) for dataset in self.datasets]
+        return [("Model size", sizes), ("Patch", patches), ("Training data", datasets)]
+
+
+def styled() -> AbstractContextManager[None]:
+    """Matplotlib's settings for our figures, while drawing and while saving; those outside stay untouched."""
+    return mpl.rc_context(
+        {
+            "font.size": 8,
+            "axes.titlesize": 9,
+            "axes.labelsize": 8.5,
+            "axes.linewidth": 0.7,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 7.5,
+            "legend.frameon": False,
+            "figure.labelsize": 8.5,
+            "savefig.dpi": 200,
+            "svg.hashsalt": "microscopy-scaling",  # element ids in SVG files are the same in every run
+        }
+    )
+
+
+def encoding(models: pd.DataFrame, further_sizes: Iterable[str] = ()) -> Encoding:
+    """Assign colours, markers and areas.
+
+    Args:
+        models: rows with columns model, size, patch, dataset and dataset_rank.
+        further_sizes: sizes that the figure shows beside those.
+    """
+    sizes = {*models["size"], *further_sizes}
+    known = [size for size in COLOURS if size in sizes]
+    others = sorted(sizes - set(known))
+    if len(others) > len(OTHER_COLOURS):
+        raise ValueError(f"{len(others)} sizes beside S, B and L, but only {len(OTHER_COLOURS)} colours: {others}")
+    colours = {size: COLOURS[size] for size in known} | dict(zip(others, OTHER_COLOURS, strict=False))
+    variants = {
+        (0 if pd.isna(row["patch"]) else -int(row["patch"]), patch_label(row["model"], row["patch"]))
+        for row in models.to_dict("records")
+    }
+    markers = {label: MARKERS[index % len(MARKERS)] for index, (_, label) in enumerate(sorted(variants))}
+    ranks = models.drop_duplicates("dataset").sort_values("dataset_rank")
+    return Encoding(colours, markers, tuple(ranks["dataset"].astype(str)))
+
+
+def patch_label(model: str, patch: int | None) -> str:
+    """The patch as models write it: "8", or "8+" for ViT-L/8+, which adds the Fourier loss; "none" for a U-net."""
+    if pd.isna(patch):
+        return "none"
+    return f"{patch}+" if model.endswith("+") else f"{patch}"
+
+
+def mark_model(axes: Axes, x: float, y: float, row: Mapping[Any, Any], look: Encoding) -> None:
+    """Mark one run with its model's colour and marker and its data set's area."""
+    axes.scatter(
+        x,
+        y,
+        s=look.area(row["dataset"]),
+        marker=look.markers[patch_label(row["model"], row["patch"])],
+        color=look.colours[row["size"]],
+        edgecolors="white",
+        linewidths=0.5,
+        zorder=3,
+    )
+
+
+def logarithmic_compute(axes: Axes) -> None:
+    """Make the x axis logarithmic, with few labels."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=7))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def compute_label(convention: str) -> str:
+    """What an axis of compute says it counts."""
+    return f"Training compute ({named_convention(convention).unit}, {convention} convention)"
+
+
+def outside_legend(figure: Figure, sections: Iterable[Section]) -> None:
+    """One legend to the right of all panels, its sections under bold headings."""
+    handles: list[Artist] = []
+    for title, entries in sections:
+        if entries:
+            handles += [_Heading(title), *entries]
+    labels = [str(handle.get_label()) for handle in handles]
+    figure.set_figheight(max(figure.get_figheight(), LEGEND_ROW * len(handles) + 0.4))
+    legend = figure.legend(
+        handles,
+        labels,
+        loc="outside right upper",
+        labelspacing=0.55,
+        handlelength=1.8,
+        handler_map={_Heading: _HeadingHandler()},
+    )
+    for handle, text in zip(handles, legend.get_texts(), strict=True):
+        text.set_fontweight("bold" if isinstance(handle, _Heading) else "normal")
+
+
+class _Heading(Line2D):
+    """A legend entry without a symbol."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__([], [], label=title)
+
+
+class _HeadingHandler(HandlerBase):
+    """Gives the symbol's room to the text, so that headings stand at the legend's left edge."""
+
+    def legend_artist(self, legend: Legend, orig_handle: Artist, fontsize: float, handlebox: OffsetBox) -> Artist:
+        handlebox.width = -legend.handletextpad * fontsize
+        return orig_handle
+
+
+def _marker(marker: str, colour: str, area: float, label: str) -> Line2D:
+    return Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=area**0.5, label=label)

@@ -1,0 +1,1 @@
+"""Points in; a law with intervals and a checklist out."""

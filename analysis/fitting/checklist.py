@@ -1,0 +1,233 @@
+"""The checklist's room: what must be looked at before a fit is believed. Published fits went wrong on each of these.
+
+Legend: n points, d inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from analysis.arrays import Floats
+from analysis.fitting.estimate import Average, Points
+from analysis.fitting.intervals import Rolling, Scale
+from analysis.fitting.least_squares import Problem, solve, without_each
+from analysis.fitting.parameters import Parameter
+from analysis.laws.metric import Metric
+
+Verdict = Literal["ok", "warn", "info"]
+CONFOUNDED = 0.9  # correlation of log factors from which they cannot be told apart
+OUTLIER = 4.0  # robust deviations
+SUSPECTS = 12  # points whose absence is tried by a whole refit
+FAR = 2.0  # times the fitted range, in logs
+
+
+@dataclass(frozen=True)
+class Check:
+    """One item of the checklist."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The point whose absence moves the prediction most."""
+
+    row: int  # place in the points as given
+    x: float
+    shift: float  # of the law at the target, in its space
+    share: float  # of the interval's half width
+
+
+@dataclass(frozen=True)
+class TwoFactors:
+    """What each factor carries when both are in: slopes of the fitted quantity per decade, with 95% half widths."""
+
+    names: tuple[str, str]
+    slopes: tuple[float, float]
+    half_widths: tuple[float, float]
+    correlation: float  # of the logs
+    r2_one: float  # of the product of both, which is what compute is
+    r2_two: float
+
+    @property
+    def one_sided(self) -> str | None:
+        """The factor that carries the trend alone, if the other's interval holds 0 and its own does not."""
+        moved = [abs(slope) > half for slope, half in zip(self.slopes, self.half_widths, strict=True)]
+        return self.names[moved.index(True)] if sum(moved) == 1 else None
+
+
+def influence(law: Average, points: Points, target: Floats, half_width: float) -> Influence:
+    """The point whose absence moves the target's prediction most: of those that one step suggests, by true refits."""
+    ordered, n = points.order, len(points)
+    here = law.log_or_linear(target[None])[0]
+    stepped = np.zeros(n)
+    for member, share in zip(law.members, law.shares, strict=True):
+        stepped += share * member.log_or_linear(target[None], without_each(member.problem, member.theta))[:, 0]
+    suspects = np.argsort(-np.abs(np.nan_to_num(stepped - here, posinf=np.inf, neginf=-np.inf)))[:SUSPECTS]
+    moved = np.zeros(len(suspects))
+    for member, share in zip(law.members, law.shares, strict=True):
+        problem = member.problem
+        weights = problem.weights * (np.arange(n) != suspects[:, None])
+        without = Problem(problem.model, problem.inputs, problem.targets, weights, problem.prior, problem.huber)
+        theta = solve(
+            without, np.repeat(member.theta[None], len(suspects), axis=0), iterations=30, tolerance=1e-5
+        ).theta
+        moved += share * member.log_or_linear(target[None], theta)[:, 0]
+    shift = moved - here
+    worst = int(np.argmax(np.abs(shift)))
+    row = int(ordered[suspects[worst]])
+    ratio = abs(shift[worst]) / half_width if half_width > 0 else 0.0
+    return Influence(row, float(points.x[row, 0]), float(shift[worst]), float(ratio))
+
+
+def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors | None:
+    """Regress the fitted quantity z (n,) on the logs of two factors (n, 2), and on their product alone.
+
+    None where there are too few points or a factor never varies.
+    """
+    from scipy.stats import t
+
+    n = len(z)
+    logs = np.log10(factors)
+    if n < 5 or (np.ptp(logs, axis=0) < 1e-9).any():
+        return None
+    design = np.column_stack([np.ones(n), logs])
+    together = np.column_stack([np.ones(n), logs.sum(axis=1)])
+    coefficients, left_two = _least_squares(design, z)
+    left_one = _least_squares(together, z)[1]
+    total = float(np.sum((z - z.mean()) ** 2)) or 1.0
+    covariance = np.linalg.pinv(design.T @ design) * left_two / (n - 3)
+    half = t.ppf(0.975, n - 3) * np.sqrt(np.diag(covariance))
+    return TwoFactors(
+        (names[0], names[1]),
+        (float(coefficients[1]), float(coefficients[2])),
+        (float(half[1]), float(half[2])),
+        float(np.corrcoef(logs.T)[0, 1]),
+        1 - left_one / total,
+        1 - left_two / total,
+    )
+
+
+def _least_squares(design: Floats, z: Floats) -> tuple[Floats, float]:
+    coefficients = np.linalg.lstsq(design, z, rcond=None)[0]
+    return np.asarray(coefficients), float(np.sum((z - design @ coefficients) ** 2))
+
+
+def checklist(
+    law: Average,
+    points: Points,
+    *,
+    scale: Scale,
+    rolling: Rolling,
+    influential: Influence,
+    parameters: Sequence[Parameter],
+    factors: TwoFactors | None,
+    target: Floats,
+    notes: Sequence[str] = (),
+) -> list[Check]:
+    """Every item, in the order in which a reader asks."""
+    metric = law.metric
+    return [
+        _count(points),
+        Check(
+            "convention",
+            "info",
+            f"a {metric.kind}, fitted in {law.space} space; compute is counted as the column counts it",
+        ),
+        _converged(law),
+        _rolling(rolling, scale, law.space),
+        _influence(influential),
+        _factors(factors),
+        *_identified(parameters),
+        _reach(points, target),
+        *_residuals(law, points, metric),
+        *(Check("rows left out", "warn", note) for note in notes),
+    ]
+
+
+def _count(points: Points) -> Check:
+    n, places = len(points), len(np.unique(points.x[:, 0]))
+    decades = np.log10(points.x[:, 0].max() / points.x[:, 0].min())
+    detail = f"{n} points at {places} distinct x over {decades:.2f} decades"
+    few = n < 6 or decades < 0.5
+    return Check("n", "warn" if few else "ok", detail + ("; few or close together: expect little" if few else ""))
+
+
+def _converged(law: Average) -> Check:
+    certificates = [member.certificate for member in law.members]
+    arrived = sum(one.converged for one in certificates)
+    agree = min(one.agreeing / one.starts for one in certificates)
+    residual = float(law.shares @ [one.residual for one in certificates])
+    detail = (
+        f"{arrived} of {len(certificates)} fits at a minimum; at least {agree:.0%} of starts reached the best; "
+        f"effective loss (rms residual) {residual:.3g}"
+    )
+    return Check("convergence", "ok" if arrived == len(certificates) else "warn", detail)
+
+
+def _rolling(rolling: Rolling, scale: Scale, space: str) -> Check:
+    if not rolling.origins:
+        return Check("rolling origin", "warn", "too few points to hold the last ones out")
+    detail = f"rms error {rolling.error:.3g} ({space}) over {rolling.origins} origins; noise {scale.noise:.3g}"
+    return Check("rolling origin", "warn" if rolling.error > 5 * scale.noise else "ok", detail)
+
+
+def _influence(found: Influence) -> Check:
+    detail = f"without the point at x = {found.x:.4g} the target moves by {found.shift:+.3g} ({found.share:.0%} of ±)"
+    return Check("leave-one-out influence", "warn" if found.share > 0.5 else "ok", detail)
+
+
+def _factors(found: TwoFactors | None) -> Check:
+    if found is None:
+        return Check("two factors", "info", "not checked: no two factors that both vary were named (--factors)")
+    parts = [
+        f"{name} {slope:+.3g} ± {half:.2g}"
+        for name, slope, half in zip(found.names, found.slopes, found.half_widths, strict=True)
+    ]
+    detail = f"per decade: {', '.join(parts)}; R² {found.r2_two:.2f} (their product alone {found.r2_one:.2f})"
+    if abs(found.correlation) > CONFOUNDED:
+        return Check("two factors", "warn", f"{detail}; logs correlate {found.correlation:.2f}: not to be told apart")
+    if found.one_sided:
+        return Check("two factors", "warn", f"{detail}; the trend is carried by {found.one_sided} alone")
+    return Check("two factors", "ok", detail)
+
+
+def _identified(parameters: Sequence[Parameter]) -> list[Check]:
+    loose = [one for one in parameters if not one.identified]
+    if not loose:
+        return [Check("identifiability", "ok", "every parameter is bounded on both sides by its profile")]
+    names = ", ".join(f"{one.name} in [{one.low:.3g}, {one.high:.3g}]" for one in loose)
+    return [Check("identifiability", "warn", f"not identified by these points, only bounded: {names}")]
+
+
+def _reach(points: Points, target: Floats) -> Check:
+    spanned = np.log(points.x.max(axis=0) / points.x.min(axis=0))
+    beyond = np.log(target / points.x.max(axis=0))
+    share = float(np.max(beyond / np.maximum(spanned, 1e-9)))
+    detail = f"the farthest target lies {np.log10(np.exp(max(float(beyond.max()), 0))):.2f} decades beyond the points"
+    return Check("extrapolation", "warn" if share > FAR else "ok", detail)
+
+
+def _residuals(law: Average, points: Points, metric: Metric) -> list[Check]:
+    ordered = points.subset(points.order)
+    residual = metric.to_space(ordered.y, law.space) - law.log_or_linear(ordered.x)
+    deviation = 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) or 1e-12
+    outliers = int(np.sum(np.abs(residual - np.median(residual)) > OUTLIER * deviation)) if len(points) > 5 else 0
+    checks = [Check("outliers", "warn" if outliers else "ok", f"{outliers} points beyond {OUTLIER:g} deviations")]
+    if len(points) >= 8:
+        lag = float(np.corrcoef(residual[1:], residual[:-1])[0, 1]) if residual.std() > 1e-12 else 0.0
+        correlated = lag > 0.5
+        detail = f"residuals of neighbours correlate {lag:.2f}"
+        if correlated:
+            detail += ": the points are fewer than they look, or the law has another shape"
+        checks.append(Check("independence", "warn" if correlated else "ok", detail))
+    repeats = len(points) - len(np.unique(points.x, axis=0))
+    if repeats and not points.runs and repeats > len(points) // 3:
+        checks.append(Check("repeats", "warn", f"{repeats} points share their x with others: several curves? --group"))
+    return checks

@@ -1,0 +1,246 @@
+"""The estimation room: one law to one curve, with a certificate that it converged, and averages of laws.
+
+Legend: n points, d inputs, m places, K resamples, p parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.arrays import Floats
+from analysis.fitting.least_squares import Prior, Problem, Solution, polish, solve
+from analysis.laws.catalogue import WEAK, Belief, Law
+from analysis.laws.metric import Coordinates, Metric
+
+AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
+FLATNESS = 1e-5  # what a Newton step may still promise where a fit has converged
+SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
+SHARED = {"data_constrained": (1, 2)}  # inputs that count the same thing
+THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # most steps, and the gain below which a fit is done
+JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
+
+
+@dataclass(frozen=True)
+class Points:
+    """One curve's runs. Compute that is only bounded has its ends in `x_low` and `x_high`."""
+
+    x: Floats  # (n, d), positive
+    y: Floats  # (n,)
+    runs: tuple[object, ...] = ()  # the run of each point, where checkpoints of one run correlate
+    x_low: Floats | None = None  # (n, d)
+    x_high: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, keep: npt.NDArray[Any]) -> Points:
+        """The points at these places or where this mask is true."""
+        index = np.arange(len(self))[np.asarray(keep)]
+        low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
+        runs = tuple(self.runs[i] for i in index) if self.runs else ()
+        return Points(self.x[index], self.y[index], runs, low, high)
+
+    @property
+    def order(self) -> npt.NDArray[np.intp]:
+        """Places from the smallest first input to the largest."""
+        return np.argsort(self.x[:, 0], kind="stable")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The two factors behind a single x, such as cost per crop and crops, of each point."""
+
+    names: tuple[str, str]
+    values: Floats  # (n, 2), positive
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether the optimiser arrived: how flat it is there, how many starts agree, what loss was really reached."""
+
+    converged: bool
+    promise: float  # what a Newton step would still gain, as a share of the objective
+    starts: int
+    agreeing: int  # starts that ended at the best objective
+    objective: float
+    residual: float  # weighted root mean square residual, in the law's space
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a law is fitted."""
+
+    belief: Belief = WEAK
+    tail: float = 0.0  # weights grow as x**tail, towards the side that is extrapolated
+    huber: float | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law with its parameters."""
+
+    law: Law
+    coordinates: Coordinates
+    settings: Settings
+    theta: Floats  # (p,)
+    problem: Problem = field(repr=False, compare=False)
+    certificate: Certificate
+
+    def log_or_linear(self, x: Floats, theta: Floats | None = None) -> Floats:
+        """The law's space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
+        coordinates = self.coordinates
+        rows = self.theta[None] if theta is None else theta
+        inputs = coordinates.inputs(x)
+        with np.errstate(all="ignore"):  # a resample may lie anywhere; what is not finite is left out later
+            z = self.law.form(rows, inputs[None])[0]
+        if self.law.bends:
+            beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
+            z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)
+        result: Floats = coordinates.z_ref + coordinates.z_scale * z
+        return result[0] if theta is None else result
+
+    def predict(self, x: Floats) -> Floats:
+        """The metric at places x (m, d)."""
+        metric = self.coordinates.metric
+        return metric.within(metric.from_space(self.log_or_linear(x), self.law.space))
+
+
+@dataclass(frozen=True)
+class Average:
+    """Laws averaged in the space they share. One law alone is an average of one."""
+
+    members: tuple[Fitted, ...]
+    shares: Floats  # (members,), sum 1
+
+    @property
+    def space(self) -> str:
+        return self.members[0].law.space
+
+    @property
+    def metric(self) -> Metric:
+        return self.members[0].coordinates.metric
+
+    def log_or_linear(self, x: Floats) -> Floats:
+        """(m,) in the members' space."""
+        return self.shares @ np.stack([member.log_or_linear(x) for member in self.members])
+
+    def predict(self, x: Floats) -> Floats:
+        """The metric at places x (m, d)."""
+        return self.metric.within(self.metric.from_space(self.log_or_linear(x), self.space))
+
+
+def fit_law(law: Law, points: Points, metric: Metric, settings: Settings | None = None) -> Fitted:
+    """Fit one law from its many starts and keep the best minimum.
+
+    Raises:
+        ValueError: the points have other inputs than the law, or no start led anywhere finite.
+    """
+    settings = settings or Settings()
+    return fit_beliefs(law, points, metric, settings, [settings.belief])[0]
+
+
+def fit_beliefs(
+    law: Law, points: Points, metric: Metric, settings: Settings, beliefs: Sequence[Belief], *, rough: bool = False
+) -> list[Fitted]:
+    """Fit one law under several beliefs, every start under every belief a row of one batch.
+
+    Args:
+        law: to be fitted.
+        points: to these.
+        metric: what kind of number y is.
+        settings: all but the belief.
+        beliefs: one fit for each.
+        rough: end after some steps, where many fits are to say no more than how far off such fits are.
+
+    Raises:
+        ValueError: as `fit_law`.
+    """
+    points = _fit_for(law, points, metric)
+    coordinates = Coordinates.of(metric, law.space, points.x, points.y, SHARED.get(law.name, ()))
+    problems = [problem_of(law, points, coordinates, replace(settings, belief=belief)) for belief in beliefs]
+    starts = law.starts(problems[0].inputs[0], problems[0].targets[0])
+    steps, tolerance = ROUGH if rough else THOROUGH
+    together = solve(
+        _stacked(problems, len(starts)), np.tile(starts, (len(beliefs), 1)), iterations=steps, tolerance=tolerance
+    )
+    found = []
+    for index, (belief, problem) in enumerate(zip(beliefs, problems, strict=True)):
+        solution = together.part(slice(index * len(starts), (index + 1) * len(starts)))
+        if not np.isfinite(solution.objective).any():
+            raise ValueError(f"law {law.name}: no start led to a finite fit")
+        if settings.huber is not None:
+            solution = _better(solution, polish(problem, solution.theta))
+        theta = solution.theta[solution.best]
+        own = replace(settings, belief=belief)
+        found.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem)))
+    return found
+
+
+def _fit_for(law: Law, points: Points, metric: Metric) -> Points:
+    """The points in order of x, if the law can take them."""
+    if points.x.shape[1] != law.inputs:
+        raise ValueError(f"law {law.name} takes {law.inputs} inputs, the table gives {points.x.shape[1]}")
+    with np.errstate(all="ignore"):
+        lost = int(np.sum(~np.isfinite(metric.to_space(points.y, law.space))))
+    if lost:
+        raise ValueError(f"law {law.name}: {lost} of {len(points)} values of the metric have no {SPACES[law.space]}")
+    return points.subset(points.order)
+
+
+def _stacked(problems: Sequence[Problem], starts: int) -> Problem:
+    """Problems that differ in their prior alone as one, with so many rows for each."""
+    priors = [problem.prior for problem in problems if problem.prior is not None]
+    mean, deviation, strength = (
+        np.repeat(np.concatenate([getattr(prior, name) for prior in priors]), starts, axis=0)
+        for name in ("mean", "deviation", "strength")
+    )
+    return replace(problems[0], prior=Prior(mean, deviation, strength))
+
+
+def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Settings) -> Problem:
+    """The least-squares problem of points in some coordinates."""
+    inputs = coordinates.inputs(points.x)
+    weights = np.exp(settings.tail * (inputs[:, 0] - inputs[:, 0].max()))
+    prior = law.prior(settings.belief)
+    # Beliefs are about logarithms; a linear space is standardised, so its residuals are a share of the spread.
+    targets = coordinates.values(points.y)
+    return Problem(law.form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+
+
+def _better(first: Solution, second: Solution) -> Solution:
+    worse = second.objective > first.objective
+    theta = np.where(worse[:, None], first.theta, second.theta)
+    objective = np.minimum(first.objective, second.objective)
+    return replace(second, theta=theta, objective=objective, iterations=first.iterations + second.iterations)
+
+
+def _certify(solution: Solution, problem: Problem) -> Certificate:
+    best = solution.best
+    objective = float(solution.objective[best])
+    agreeing = int(np.sum(solution.objective <= objective * (1 + AGREEMENT) + 1e-15))
+    residual = problem.targets[0] - problem.model(solution.theta[best][None], problem.inputs)[0][0]
+    promise = float(solution.promise[best])
+    return Certificate(
+        converged=bool(promise < FLATNESS or objective < 1e-18),
+        promise=promise,
+        starts=len(solution.objective),
+        agreeing=agreeing,
+        objective=objective,
+        residual=float(np.sqrt(np.mean(problem.weights[0] * residual**2))),
+        iterations=solution.iterations,
+    )
+
+
+def average(members: Sequence[Fitted], shares: Sequence[float] | None = None) -> Average:
+    """An average of fitted laws of one space; equal shares when none are given."""
+    spaces = {member.law.space for member in members}
+    if len(spaces) != 1:
+        raise ValueError(f"laws of {len(spaces)} spaces cannot be averaged: {', '.join(sorted(spaces))}")
+    weights = np.ones(len(members)) if shares is None else np.asarray(shares, dtype=np.float64)
+    return Average(tuple(members), weights / weights.sum())

@@ -1,0 +1,160 @@
+"""The fitting room: one curve in; law, predictions, parameters, error on rows held out, and the checklist out.
+
+Legend: n points, d inputs, m places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.arrays import Floats
+from analysis.fitting import averages as auto
+from analysis.fitting import checklist as checks
+from analysis.fitting import intervals
+from analysis.fitting.estimate import Average, Factors, Fitted, Points, fit_law
+from analysis.fitting.intervals import Scale
+from analysis.fitting.parameters import Parameter, parameters
+from analysis.laws.metric import Metric
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The metric at one place, and where a new point is expected with the stated confidence."""
+
+    x: tuple[float, ...]
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How the law did on rows that it did not see."""
+
+    n: int
+    rmse_log: float  # of log y, or of log(1 - y) for a share; NaN where y is not positive
+    rmse: float
+    worst: float  # largest absolute error
+    coverage: float  # share of rows inside their interval
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything about one curve's fit."""
+
+    law: Average
+    name: str  # as it was asked for
+    points: Points
+    predictions: tuple[Prediction, ...]
+    parameters: tuple[Parameter, ...]
+    parameters_of: str
+    held_out: HeldOut | None
+    checks: tuple[checks.Check, ...]
+    scale: Scale
+    rolling: intervals.Rolling
+
+    def band(self, x: Floats, confidence: float = 0.9) -> tuple[Floats, Floats, Floats]:
+        """Law and interval of a new point at places x (m, d): centre, low, high, all (m,)."""
+        scale = intervals.scale_at(self.law, self.points, x, self.rolling, confidence=confidence)
+        low, high = intervals.interval(self.law, x, scale)
+        return self.law.predict(x), low, high
+
+
+def fit_points(
+    points: Points,
+    metric: Metric,
+    law: str = "auto",
+    *,
+    targets: Floats | None = None,
+    held_out: Points | None = None,
+    factors: Factors | None = None,
+    confidence: float = 0.9,
+    notes: Sequence[str] = (),
+) -> Result:
+    """Fit one curve and say how far to believe it.
+
+    Args:
+        points: the runs.
+        metric: what kind of number y is.
+        law: an average (`auto`, `learning_curve`) or a law's name.
+        targets: (m, d) places to predict; none: the checks look at twice the largest x.
+        held_out: rows to score the law on.
+        factors: the two factors behind x, for the two-factor check.
+        confidence: of every interval.
+        notes: what was left out of the points, for the checklist.
+
+    Raises:
+        ValueError: too few points, an unknown law or one of other inputs, a confidence that is not calibrated.
+    """
+    fitted = auto.fit(points, metric, law)
+    rolling = intervals.rolling_origin(points, metric, law)
+    asked = np.empty((0, points.x.shape[1])) if targets is None else targets
+    places = asked if len(asked) else points.x.max(axis=0)[None] * 2
+    unseen = held_out if held_out is not None and len(held_out) else None
+    everywhere = places if unseen is None else np.concatenate([places, unseen.x])
+    scale = intervals.scale_at(fitted, points, everywhere, rolling, confidence=confidence)
+    at_places, at_unseen = scale.split(len(places))
+    lead = _lead(fitted, points, metric, law)
+    numbers = parameters(lead, points, confidence)
+    last = int(np.argmax(places[:, 0]))
+    found = checks.checklist(
+        fitted,
+        points,
+        scale=at_places,
+        rolling=rolling,
+        influential=checks.influence(fitted, points, places[last], float(at_places.half_width[last])),
+        parameters=numbers,
+        factors=_two_factors(points, metric, fitted.space, factors),
+        target=places[last],
+        notes=notes,
+    )
+    return Result(
+        law=fitted,
+        name=law,
+        points=points,
+        predictions=_predictions(fitted, asked, at_places) if len(asked) else (),
+        parameters=tuple(numbers),
+        parameters_of=f"{lead.law.name}: {lead.law.equation}",
+        held_out=None if unseen is None else _score(fitted, unseen, at_unseen),
+        checks=tuple(found),
+        scale=scale,
+        rolling=rolling,
+    )
+
+
+def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
+    """The law whose parameters are told: of an average its first form, fitted alone and by the data alone."""
+    first = fitted.members[0]
+    return fit_law(first.law, points, metric) if law in auto.EXPERIENCE and first.law.inputs == 1 else first
+
+
+def _predictions(law: Average, places: Floats, scale: Scale) -> tuple[Prediction, ...]:
+    low, high = intervals.interval(law, places, scale)
+    rows = zip(places, law.predict(places), low, high, strict=True)
+    return tuple(Prediction(tuple(map(float, x)), float(y), float(a), float(b)) for x, y, a, b in rows)
+
+
+def _two_factors(points: Points, metric: Metric, space: str, factors: Factors | None) -> checks.TwoFactors | None:
+    if factors is not None:
+        return checks.two_factors(factors.names, factors.values, metric.to_space(points.y, space))
+    if points.x.shape[1] == 1:
+        return None
+    return checks.two_factors(("model size", "data"), points.x[:, [0, -1]], metric.to_space(points.y, space))
+
+
+def _score(law: Average, held_out: Points, scale: Scale) -> HeldOut:
+    foretold = law.predict(held_out.x)
+    error = foretold - held_out.y
+    low, high = intervals.interval(law, held_out.x, scale)
+    with np.errstate(all="ignore"):  # a share at its bound has no logarithm
+        gap = law.metric.to_space(held_out.y, "log") - law.metric.to_space(foretold, "log")
+    signed = law.metric.kind == "score" and min(held_out.y.min(), foretold.min()) <= 0
+    gap = gap[np.isfinite(gap) & (not signed)]
+    logs = float(np.sqrt(np.mean(gap**2))) if gap.size else float("nan")
+    inside = (low <= held_out.y) & (held_out.y <= high)
+    return HeldOut(
+        len(held_out), logs, float(np.sqrt(np.mean(error**2))), float(np.abs(error).max()), float(inside.mean())
+    )

@@ -1,0 +1,196 @@
+"""The parameters' room: a fit's numbers in the units of its data, each with an interval, or the word that it has none.
+
+Legend: K rows, p parameters, n points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from analysis.arrays import Floats
+from analysis.fitting.estimate import Fitted, Points
+from analysis.fitting.intervals import bootstrap
+from analysis.fitting.least_squares import Model, Problem, solve
+from analysis.laws.metric import Coordinates
+
+DECADE = float(np.log(10))
+NEAR, REACH = 1e-6, 12.0  # how closely and how far a profile looks, in units of theta (logarithms)
+STEPS = 48
+BEYOND = 300.0  # of theta: as good as infinity, without overflow
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter in the data's units. An end that the data do not bound is infinite, or 0 of a positive one."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    method: str  # of the interval: profile, bootstrap
+    identified: bool  # whether the data bound it on both sides
+
+
+def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
+    """Parameters theta (K, p) of the law of that name in the units of x and y, each (K,).
+
+    B is the coefficient at x = 1 in x's unit; slopes are per decade.
+    """
+    t = [theta[:, index] for index in range(theta.shape[1])]
+    log_x, level = np.log(at.x_ref), at.z_ref
+    with np.errstate(over="ignore"):
+        if name in ("log_linear", "logit_linear"):
+            slope = at.z_scale * t[1]
+            sign = -1.0 if at.space == "linear" and at.metric.from_space(np.ones(1), "linear")[0] < 0 else 1.0
+            return {"a": sign * (level + at.z_scale * t[0] - slope * log_x[0]), "b": sign * slope * DECADE}
+        if name == "power_law":
+            return {"B": np.exp(t[0] + level - t[1] * log_x[0]), "c": -t[1]}
+        if name == "power_offset":
+            c = np.exp(t[2])
+            return {"E": np.exp(t[0] + level), "B": np.exp(t[1] + level + c * log_x[0]), "c": c}
+        if name == "m3":
+            c = np.exp(t[1])
+            return {"B": np.exp(t[0] + level + c * log_x[0]), "c": c, "g": np.exp(t[2] - log_x[0])}
+        if name == "m4":
+            c, alpha, span = np.exp(t[3]), np.exp(t[4]), np.exp(t[1] + level)
+            low = np.exp(t[0] + level)
+            coefficient = np.exp((1 - alpha) * (t[1] + level) + t[2] + c * log_x[0])
+            return {"E": low, "E0": low + span, "B": coefficient, "c": c, "alpha": alpha}
+        if name == "soft_start":
+            return {"E": np.exp(t[0] + level), "B": np.exp(t[1] + level), "c": np.exp(t[2]),
+                    "d": np.exp(t[3] + log_x[0]), "f": np.exp(t[4])}  # fmt: skip
+        if name == "bnsl":
+            c0 = np.exp(t[2])
+            return {"E": np.exp(t[0] + level), "B": np.exp(t[1] + level + c0 * log_x[0]), "c0": c0,
+                    "d": np.exp(t[3] + log_x[0]), "f": np.exp(t[4]), "c1": t[5]}  # fmt: skip
+        if name == "saturating":
+            c = np.exp(t[2])
+            top = at.metric.from_space(level + at.z_scale * t[0], "linear")
+            return {"C": top, "B": at.z_scale * np.exp(t[1] + c * log_x[0]), "c": c}
+        alpha, beta = np.exp(t[3]), np.exp(t[4])
+        found = {
+            "E": np.exp(t[0] + level),
+            "A": np.exp(t[1] + level + alpha * log_x[0]),
+            "B": np.exp(t[2] + level + beta * log_x[-1]),
+            "alpha": alpha,
+            "beta": beta,
+        }
+        return found | ({"R": np.exp(t[5])} if name == "data_constrained" else {})
+
+
+# Parameters that one column of theta gives alone: only these can be held fast in a profile.
+PROFILED = {
+    "log_linear": {"b": 1}, "logit_linear": {"b": 1}, "power_law": {"c": 1}, "power_offset": {"E": 0, "c": 2},
+    "m3": {"c": 1, "g": 2}, "m4": {"E": 0, "c": 3, "alpha": 4}, "soft_start": {"E": 0, "c": 2, "d": 3, "f": 4},
+    "bnsl": {"E": 0, "c0": 2, "d": 3, "f": 4, "c1": 5}, "saturating": {"C": 0, "c": 2},
+    "joint": {"E": 0, "alpha": 3, "beta": 4}, "data_constrained": {"E": 0, "alpha": 3, "beta": 4, "R": 5},
+}  # fmt: skip
+
+
+def parameters(fitted: Fitted, points: Points, confidence: float = 0.9, count: int = 400) -> list[Parameter]:
+    """Every parameter with its interval: by profile where it can be held, else by bootstrap over runs."""
+    name = fitted.law.name
+    values = natural(name, fitted.theta[None], fitted.coordinates)
+    draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
+    tail = (1 - confidence) / 2
+    found = []
+    for one, value in values.items():
+        column = PROFILED[name].get(one)
+        if column is None:
+            low, high = np.nanquantile(draws[one], [tail, 1 - tail])
+            found.append(
+                Parameter(one, float(value[0]), float(low), float(high), "bootstrap", len(points) > len(values))
+            )
+        else:
+            found.append(_profiled(fitted, column, one, confidence))
+    return found
+
+
+def _profiled(fitted: Fitted, column: int, one: str, confidence: float) -> Parameter:
+    """A parameter with its profile's ends in the data's units."""
+    ends = np.asarray(profile(fitted, column, confidence))
+    bounded = np.isfinite(ends)
+    rows = np.repeat(fitted.theta[None], 3, axis=0)
+    rows[:2, column] = np.where(bounded, ends, fitted.theta[column] + np.array([-BEYOND, BEYOND]))
+    low, high, value = natural(fitted.law.name, rows, fitted.coordinates)[one]
+    if low > high:
+        low, high, bounded = high, low, bounded[::-1]
+    low = float(low) if bounded[0] else _open_low(float(low))
+    return Parameter(one, float(value), low, float(high) if bounded[1] else np.inf, "profile", bool(bounded.all()))
+
+
+def _open_low(low: float) -> float:
+    """Where an unbounded lower end lies: 0 for a parameter that is an exponential, else minus infinity."""
+    return 0.0 if low >= 0 else -np.inf
+
+
+def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float, float]:
+    """Profile interval of a column of a fit's theta; see `profile_of`."""
+    return profile_of(fitted.problem, fitted.theta, column, confidence)
+
+
+def profile_of(problem: Problem, theta: Floats, column: int, confidence: float) -> tuple[float, float]:
+    """Profile interval of a column of theta (p,): how far it can go while the others make up for it.
+
+    The column is held on a grid, the others are fitted again, and an end is where the objective has risen by the
+    likelihood ratio's quantile. An end that is never reached is infinite: the data do not bound that side. What the
+    prior holds is then not taken for knowledge: profiles are of the data alone.
+    """
+    from scipy.stats import f as ratio
+
+    alone = Problem(problem.model, problem.inputs, problem.targets, problem.weights, None, problem.huber)
+    n, p = problem.targets.shape[1], len(theta)
+    if n <= p:
+        return -np.inf, np.inf  # a law through every point: nothing is left to judge it by
+    steps = np.geomspace(NEAR, REACH, STEPS)
+    offsets = np.concatenate([-steps[::-1], [0.0], steps])
+    objective = _held_objective(alone, theta, column, offsets)
+    best = max(float(np.nanmin(objective)), 1e-12 * n)
+    limit = best * (1 + float(ratio.ppf(confidence, 1, n - p)) / (n - p))
+    middle = len(steps)
+    root, limit = np.sqrt(np.maximum(objective - best, 0.0)), float(np.sqrt(limit - best))
+    low = _crossing(offsets[: middle + 1][::-1], root[: middle + 1][::-1], limit)
+    high = _crossing(offsets[middle:], root[middle:], limit)
+    return float(theta[column] + low), float(theta[column] + high)
+
+
+def _crossing(offsets: Floats, root: Floats, limit: float) -> float:
+    """Where the root of the objective's rise passes the limit for good; offsets run outwards from 0.
+
+    The root of a parabola is straight, so that a straight line between two steps of the grid loses nothing.
+    """
+    below = np.flatnonzero(root <= limit)
+    last = int(below[-1]) if below.size else 0
+    if last + 1 >= len(offsets):
+        return float(np.sign(offsets[-1]) * np.inf)
+    rise = root[last + 1] - root[last]
+    share = (limit - root[last]) / rise if np.isfinite(rise) and rise > 0 else 0.0
+    return float(offsets[last] + np.clip(share, 0, 1) * (offsets[last + 1] - offsets[last]))
+
+
+def _held_objective(problem: Problem, theta: Floats, column: int, offsets: Floats) -> Floats:
+    """The least objective with one column of theta held at each offset (K,)."""
+    held = theta[column] + offsets  # (K,)
+    n = problem.inputs.shape[1]
+    inputs = np.concatenate(
+        [
+            np.broadcast_to(problem.inputs[0], (len(held), n, problem.inputs.shape[2])),
+            np.broadcast_to(held[:, None, None], (len(held), n, 1)),
+        ],
+        axis=2,
+    )
+    reduced = Problem(
+        partial(_with_held, problem.model, column), inputs, problem.targets, problem.weights, None, problem.huber
+    )
+    others = np.delete(theta, column)
+    return solve(reduced, np.repeat(others[None], len(held), axis=0), iterations=60, tolerance=1e-8).objective
+
+
+def _with_held(model: Model, column: int, theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
+    """A model whose one column is the last input instead of a parameter."""
+    whole = np.insert(theta, column, inputs[:, 0, -1], axis=1)
+    values, jacobian = model(whole, inputs[..., :-1])
+    return values, np.delete(jacobian, column, axis=2)

@@ -1,0 +1,233 @@
+"""The reading room: anybody's table of results → curves. CSV, TSV or Parquet; what is wrong is said with its place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.fitting.estimate import Factors, Points
+from analysis.laws.metric import Metric, guess_metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+SUFFIXED = re.compile(r"^\s*([-+0-9.,_ ]+(?:[eE][-+]?\d+)?)\s*([kKmMbBgGtT]?)\s*(%?)\s*$")
+
+
+class TableError(ValueError):
+    """A table that cannot be read as asked; the text says where and what would be right."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns mean what."""
+
+    x: tuple[str, ...]
+    y: str
+    group: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()  # none or two
+    run: str | None = None
+    x_low: str | None = None
+    x_high: str | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One group's points for fitting and points held out."""
+
+    name: str
+    train: Points
+    held_out: Points
+    factors: Factors | None
+    notes: tuple[str, ...]
+
+
+def read_file(path: str | Path) -> pd.DataFrame:
+    """The table at a path.
+
+    Raises:
+        TableError: it is not there, is empty, or cannot be read.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            above, head = 0, file.readline()
+            while head and (head.startswith("#") or not head.strip()):  # a later # may be a colour
+                above, head = above + 1, file.readline()
+        separator = max((",", "\t", ";", "|"), key=head.count)
+        table = pd.read_csv(
+            path, sep=separator, skiprows=above, skipinitialspace=True, encoding="utf-8-sig",
+            decimal="," if separator == ";" else ".",  # where commas do not part columns they part decimals
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file") from None
+    except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
+        raise TableError(f"{path}: not a table that can be read: {error}") from error
+    if table.empty:
+        raise TableError(f"{path}: has no rows")
+    table = table.rename(columns=lambda name: str(name).strip())
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise TableError(f"{path}: several columns are called {twice[0]!r}; give each its own name")
+    return table
+
+
+def column(table: pd.DataFrame, wanted: str, option: str) -> str:
+    """The column of that name; case, spaces and underscores do not matter.
+
+    Raises:
+        TableError: there is none, or several; the message has the nearest names.
+    """
+    if wanted in table.columns:
+        return wanted
+
+    def plain(name: object) -> str:
+        return re.sub(r"[\s_\-]+", "", str(name)).lower()
+
+    same = [str(name) for name in table.columns if plain(name) == plain(wanted)]
+    if len(same) == 1:
+        return same[0]
+    names = [str(name) for name in table.columns]
+    near = difflib.get_close_matches(wanted, names, 1, 0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise TableError(f"{option}: no column {wanted!r}{hint} (columns: {', '.join(names)})")
+
+
+def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as floats (n,), NaN where it holds none. `1,000`, `52M`, `1.3B` and `45%` are understood."""
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(table[name]):
+        return np.full(len(table), np.nan)
+    values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
+    for place in np.flatnonzero(np.isnan(values)):
+        text = table[name].iloc[place]
+        values[place] = number(text) if isinstance(text, str) else np.nan
+    return values
+
+
+def number(text: str) -> float:
+    """A number as people write it: `1,000`, `52M`, `1.3B`, `45%`; NaN where it is none."""
+    match = SUFFIXED.match(text)
+    try:
+        return float(re.sub(r"[,_ ]", "", match[1])) * SUFFIXES.get(match[2].lower(), 1.0) if match else np.nan
+    except ValueError:
+        return np.nan
+
+
+def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
+    """Rows to fit (n,) bool. Columns with spaces may be written in backticks or plainly.
+
+    Raises:
+        TableError: the expression is not one, or selects no row.
+    """
+    if expression is None:
+        return np.ones(len(table), dtype=bool)
+    text = expression
+    if "`" not in text:
+        for name in sorted((str(n) for n in table.columns if not str(n).isidentifier()), key=len, reverse=True):
+            text = re.sub(rf"(?<![\w`]){re.escape(name)}(?![\w`])", f"`{name}`", text)
+    try:
+        mask = np.asarray(table.eval(text, engine="python"), dtype=bool)
+    except Exception as error:  # pandas raises whatever its parser meets
+        columns = ", ".join(map(str, table.columns))
+        raise TableError(f"--train-where {expression!r}: {error} (columns: {columns})") from error
+    if mask.shape != (len(table),):
+        raise TableError(f"--train-where {expression!r}: gives no value per row")
+    if not mask.any():
+        raise TableError(f"--train-where {expression!r}: no row of {len(table)} fits")
+    return mask
+
+
+def curves(
+    table: pd.DataFrame, columns: Columns, where: str | None = None, metric: Metric | None = None
+) -> tuple[list[Curve], Metric]:
+    """The groups of a table, and the metric's kind (guessed where it is not given).
+
+    Raises:
+        TableError: a column is missing, or no row has usable numbers.
+    """
+    x = np.column_stack([numbers(table, name) for name in columns.x])
+    y, training = numbers(table, columns.y), train_mask(table, where)
+    ends = [None if name is None else numbers(table, name) for name in (columns.x_low, columns.x_high)]
+    if ends[0] is not None and ends[1] is not None and len(columns.x) == 1:
+        x, ends = _pinned(x, ends[0], ends[1])
+    usable = np.isfinite(x).all(axis=1) & (x > 0).all(axis=1) & np.isfinite(y)
+    if not usable.any():
+        raise TableError(f"no row has a positive number in {', '.join(columns.x)} and a number in {columns.y}")
+    labels = [tuple(map(str, row)) for row in table[list(columns.group)].itertuples(index=False)]
+    names = np.array([" / ".join(label) if label else "all" for label in labels] or ["all"] * len(table))
+    order = list(dict.fromkeys(names.tolist()))
+    if metric is None:
+        chosen = usable & training
+        places = {name: code for code, name in enumerate(order)}
+        codes = [places[name] for name in names[chosen]]
+        metric = guess_metric(columns.y, np.log(x[chosen]).sum(axis=1), y[chosen], codes, y[usable])
+    inside = _inside(y, metric)
+    runs = table[columns.run].astype(str).to_numpy() if columns.run else None
+    found = []
+    for name in order:
+        mine = names == name
+        rows = [np.flatnonzero(mine & usable & part) for part in (inside & training, ~training)]
+        parts = [_points(chosen, x, y, runs, ends) for chosen in rows]
+        notes = _notes(mine, usable, inside | ~training, columns, metric)
+        found.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), notes))
+    return found, metric
+
+
+def _pinned(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Rows without bounds are pinned at x; rows without x stand in the (logarithmic) middle of their bounds."""
+    with np.errstate(all="ignore"):
+        middle = np.sqrt(low) * np.sqrt(high)
+    x = np.where(np.isnan(x), middle[:, None], x)
+    return x, [np.where(np.isnan(end), x[:, 0], end) for end in (low, high)]
+
+
+def _factors(table: pd.DataFrame, columns: Columns, rows: np.ndarray) -> Factors | None:
+    """The two factors of the rows, where they were named and are positive numbers throughout."""
+    if not columns.factors:
+        return None
+    values = np.column_stack([numbers(table, name)[rows] for name in columns.factors])
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise TableError(f"--factors {' '.join(columns.factors)}: every fitted row needs positive numbers there")
+    return Factors((columns.factors[0], columns.factors[1]), values)
+
+
+def _inside(y: np.ndarray, metric: Metric) -> np.ndarray:
+    """Rows whose metric has a logarithm."""
+    return np.asarray(metric.distance(y) > 0) if metric.kind != "score" else np.ones(len(y), dtype=bool)
+
+
+def _points(rows: np.ndarray, x: np.ndarray, y: np.ndarray, runs: np.ndarray | None,
+            ends: Sequence[np.ndarray | None]) -> Points:  # fmt: skip
+    low, high = (None if end is None else end[rows][:, None] for end in ends)
+    if low is not None and high is not None:
+        bad = ~(np.isfinite(low) & np.isfinite(high) & (low > 0) & (low <= high))
+        if bad.any():
+            raise TableError(f"row {int(rows[np.flatnonzero(bad)[0]]) + 2}: the ends of x must be positive, low first")
+    return Points(x[rows], y[rows], tuple(runs[rows]) if runs is not None else (), low, high)
+
+
+def _notes(mine: np.ndarray, usable: np.ndarray, inside: np.ndarray,
+           columns: Columns, metric: Metric) -> tuple[str, ...]:  # fmt: skip
+    """What was left out of a group, with the first place (lines count the header)."""
+    notes = []
+    missing, outside = np.flatnonzero(mine & ~usable), np.flatnonzero(mine & usable & ~inside)
+    if missing.size:
+        names = f"{', '.join(columns.x)}, {columns.y}"
+        notes.append(f"{missing.size} rows without usable numbers in {names} left out, first on line {missing[0] + 2}")
+    if outside.size:
+        bound = f"at or beyond {metric.bound:g}" if metric.kind == "share" else "at or below 0"
+        notes.append(f"{outside.size} rows with {columns.y} {bound} left out, first on line {outside[0] + 2}")
+    return tuple(notes)

@@ -1,0 +1,205 @@
+"""The trend room: recall as a straight line in log compute, per source, with honest error bars (Figures 5, 8)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.arrays import Floats
+from analysis.compute.flops import named_convention
+
+REPLICATES = 2000
+MINIMUM_COMPUTES = 3  # two points leave a line no residual to judge it by
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """recall = intercept + slope * log10(compute), the trend drawn in the paper's Figures 5 and 8."""
+
+    intercept: float  # recall at a compute of 1
+    slope: float  # recall per decade of compute
+
+    def predict(self, compute: npt.ArrayLike) -> Floats:
+        """Recall at the given compute, in the unit the law was fitted in."""
+        result: Floats = self.intercept + self.slope * np.log10(np.asarray(compute, dtype=np.float64))
+        return result
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Ends of an interval and the probability it is meant to hold."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """A law and its interval over a grid of compute; all (n,)."""
+
+    compute: Floats
+    centre: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A log-linear law fitted to one source's runs, with what its bootstrap over runs says about it."""
+
+    source: str
+    convention: str
+    law: LogLinear
+    slope: Interval
+    intercept: Interval
+    runs: int
+    computes: int  # distinct ones
+    compute_low: float
+    compute_high: float
+    residual_deviation: float  # standard deviation of runs about the law, n - 2 degrees of freedom
+    draws: Floats = field(repr=False, compare=False)  # (K, 2) intercepts and slopes of the replicates
+    noise: Floats = field(repr=False, compare=False)  # (K,) one run's residual per replicate
+
+    def band(self, compute: npt.ArrayLike, *, new_run: bool = False) -> Band:
+        """The law over a grid with its interval: of the law itself, or of what one new run would give."""
+        grid = np.atleast_1d(np.asarray(compute, dtype=np.float64))
+        replicates = self.draws[:, :1] + self.draws[:, 1:] * np.log10(grid)  # (K, n)
+        if new_run:
+            replicates = replicates + self.noise[:, None]
+        tail = (1 - self.slope.confidence) / 2
+        low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
+        return Band(grid, self.law.predict(grid), low, high)
+
+    def summary(self) -> dict[str, str | float | int]:
+        """The fit as one flat row for a table or JSON."""
+        return {
+            "source": self.source,
+            "convention": self.convention,
+            "convention_version": named_convention(self.convention).version,
+            "law": "log_linear",
+            "slope": self.law.slope,
+            "slope_low": self.slope.low,
+            "slope_high": self.slope.high,
+            "intercept": self.law.intercept,
+            "intercept_low": self.intercept.low,
+            "intercept_high": self.intercept.high,
+            "confidence": self.slope.confidence,
+            "runs": self.runs,
+            "computes": self.computes,
+            "compute_low": self.compute_low,
+            "compute_high": self.compute_high,
+            "residual_deviation": self.residual_deviation,
+        }
+
+
+def fit_log_linear(
+    source: str,
+    convention: str,
+    compute: npt.ArrayLike,
+    recall: npt.ArrayLike,
+    *,
+    replicates: int = REPLICATES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Fit:
+    """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
+
+    Seeds are runs of their own. Replicates in which fewer than two distinct computes were drawn fix no line and are
+    drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
+
+    Args:
+        source: name of the relationship source.
+        convention: name of the compute convention that `compute` is in.
+        compute: (n,) compute of each run, positive.
+        recall: (n,) recall of each run.
+
+    Raises:
+        ValueError: if the convention is unknown, values are not finite or compute not positive, or the runs have fewer
+            than 3 distinct computes.
+    """
+    named_convention(convention)
+    x, y = _checked(source, compute, recall)
+    intercept, slope = (values.item() for values in weighted_lines(x, y, np.ones((1, len(x)))))
+    residuals = y - (intercept + slope * x)
+    rng = np.random.default_rng(seed)
+    draws = _bootstrap(x, y, replicates, rng)
+    tail = (1 - confidence) / 2
+    ends = np.quantile(draws, [tail, 1 - tail], axis=0)
+    return Fit(
+        source=source,
+        convention=convention,
+        law=LogLinear(intercept, slope),
+        slope=Interval(ends[0, 1].item(), ends[1, 1].item(), confidence),
+        intercept=Interval(ends[0, 0].item(), ends[1, 0].item(), confidence),
+        runs=len(x),
+        computes=len(np.unique(x)),
+        compute_low=float(np.min(compute)),
+        compute_high=float(np.max(compute)),
+        residual_deviation=float(np.sqrt(np.sum(residuals**2) / (len(x) - 2))),
+        draws=draws,
+        noise=rng.choice(residuals * np.sqrt(len(x) / (len(x) - 2)), size=replicates),
+    )
+
+
+def fit_sources(points: pd.DataFrame, convention: str, *, confidence: float = 0.95, seed: int = 0) -> list[Fit]:
+    """One fit per relationship source over the trained runs of `points`, in the order the sources appear.
+
+    Args:
+        points: one row per run and source, with columns source, trained, compute and recall.
+
+    Raises:
+        ValueError: as `fit_log_linear`, naming the source.
+    """
+    trained = points[points["trained"].astype(bool)]
+    return [
+        fit_log_linear(str(source), convention, runs["compute"], runs["recall"], confidence=confidence, seed=seed)
+        for source, runs in trained.groupby("source", sort=False)
+    ]
+
+
+def _checked(source: str, compute: npt.ArrayLike, recall: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """log10(compute) and recall, both (n,)."""
+    x, y = np.asarray(compute, dtype=np.float64), np.asarray(recall, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"{source}: compute {x.shape} and recall {y.shape} must be vectors of one length")
+    bad = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y) & (x > 0)))
+    if bad.size:
+        raise ValueError(f"{source}: run {bad[0]} has compute {x[bad[0]]} and recall {y[bad[0]]}; both must be finite")
+    distinct = len(np.unique(x))
+    if distinct < MINIMUM_COMPUTES:
+        raise ValueError(
+            f"{source}: {len(x)} runs at {distinct} distinct computes; a law needs at least {MINIMUM_COMPUTES}"
+        )
+    return np.log10(x), y
+
+
+def _bootstrap(x: Floats, y: Floats, replicates: int, rng: np.random.Generator) -> Floats:
+    """Intercepts and slopes (K, 2) of lines through runs drawn with replacement."""
+    fitted = np.empty((0, 2))
+    while len(fitted) < replicates:
+        drawn = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=replicates).astype(np.float64)
+        lines = np.column_stack(weighted_lines(x, y, drawn))
+        fitted = np.concatenate([fitted, lines[np.isfinite(lines[:, 1])]])
+    return fitted[:replicates]
+
+
+def weighted_lines(log_compute: Floats, recall: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weighted least squares of recall on log10(compute), once per row of weights.
+
+    Args:
+        log_compute: (n,) log10 of compute per run.
+        recall: (n,) recall per run.
+        weights: (K, n), for example how often each run was drawn.
+
+    Returns:
+        Intercepts (K,) and slopes (K,); NaN where the weighted runs have a single compute.
+    """
+    share = weights / weights.sum(axis=1, keepdims=True)
+    centre = share @ log_compute  # (K,)
+    deviation = log_compute - centre[:, None]  # (K, n)
+    spread = np.sum(share * deviation**2, axis=1)
+    identified = spread > 1e-12 * np.maximum(centre**2, 1)  # less is the rounding of one repeated compute
+    slope = np.sum(share * deviation * recall, axis=1) / np.where(identified, spread, np.nan)
+    return share @ recall - slope * centre, slope

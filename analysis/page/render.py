@@ -1,0 +1,138 @@
+"""The page's room: a study as one HTML file that needs neither network nor server.
+
+The question and the answer come first, then the figures (Plotly, embedded), the cells, the checks, the cost, what to
+run next, and where every number is from. Tables and answers are plain HTML; the script draws, switches, sorts and
+filters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.page.html import by_convention, number, table, text
+from analysis.page.sections import SECTIONS, allocation
+from analysis.page.study import CellRow, Study
+
+ASSETS = Path(__file__).parent / "assets"
+VERDICTS = {"ok": "ok", "info": "–", "warn": "look"}
+
+
+def page(study: Study) -> str:
+    """The whole page as text."""
+    from plotly.offline import get_plotlyjs
+
+    parts = [
+        _head(study),
+        _answers(study),
+        '<section><h2 id="curves">Recall against compute</h2><div class="panels">',
+        *(f'<div class="plot" role="img" data-plot="{text(source)}" aria-label="Recall of {text(source)} against '
+          f'compute; the numbers are in the table of cells"></div>' for source in study.sources),
+        '</div><p class="soft" id="legend"></p></section>',
+        _loss(study),
+        allocation(study),
+        _cells(study),
+        _checks(study),
+        *(section(study) for section in SECTIONS),
+        f'<script type="application/json" id="study">{_json(study)}</script>',
+        f"<script>{get_plotlyjs()}</script>",
+        f"<script>{(ASSETS / 'report.js').read_text(encoding='utf-8')}</script>",
+        "</body></html>",
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _json(study: Study) -> str:
+    """What the script draws; `<` is escaped so that no value can end the element."""
+    fits = {
+        convention: {source: {"line": dict(fit.line)} for source, fit in of.items()}
+        for convention, of in study.fits.items()
+    }
+    data = {
+        "conventions": list(study.conventions), "sources": list(study.sources), "points": list(study.points),
+        "courses": list(study.courses), "frontier": dict(study.frontier), "fits": fits, "cells": len(study.cells),
+        "allocations": {
+            name: [{"metric": one.metric, "line": dict(one.line), "cells": list(one.cells)} for one in of]
+            for name, of in study.allocations.items()
+        },
+    }  # fmt: skip
+    return json.dumps(data, allow_nan=False, default=float).replace("<", "\\u003c")
+
+
+def _head(study: Study) -> str:
+    style = (ASSETS / "report.css").read_text(encoding="utf-8")
+    choices = " ".join(
+        f'<label title="{text(one["meaning"])}"><input type="radio" name="convention" value="{text(one["name"])}"'
+        f"{' checked' if one['name'] == study.convention else ''}> {text(one['name'])}</label>"
+        for one in study.conventions
+    )
+    unfinished = f'<p class="warn">{text(study.unfinished)}</p>' if study.unfinished else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{text(study.title)}</title><style>{style}</style></head><body>"
+        f'<h1>{text(study.title)}</h1><p class="lead">{text(study.question)}</p>{unfinished}'
+        f'<fieldset class="screen"><legend>Compute is counted as</legend>{choices}</fieldset>'
+    )
+
+
+def _answers(study: Study) -> str:
+    content = {}
+    for one in study.conventions:
+        fits = study.fits.get(one["name"], {})
+        rows = "".join(f"<li><b>{text(source)}</b>: {text(fit.answer)}</li>" for source, fit in fits.items())
+        none = "<p>Too few trained cells for a law: three distinct computes are needed.</p>"
+        meaning = f'<p class="soft">{text(one["name"])}: {text(one["meaning"])}, in {text(one["unit"])}.</p>'
+        content[one["name"]] = (f"<ul>{rows}</ul>" if rows else none) + meaning
+    return f'<section><h2 id="answer">What the runs say</h2>{by_convention(study.convention, content)}</section>'
+
+
+def _loss(study: Study) -> str:
+    if not study.courses:
+        return ""
+    return (
+        '<section><h2>Loss against compute</h2><div class="plot" id="loss" role="img" '
+        'aria-label="Validation loss of every run against compute, with its lower frontier"></div></section>'
+    )
+
+
+def _cells(study: Study) -> str:
+    spent = "spent GPU h" if study.price else "spent h"
+    names = ["cell", "model", "data", "seed", "state", "loss", *study.sources, "planned GPU h", spent, "log"]
+    head = "".join(f'<th scope="col"><button type="button">{text(name)}</button></th>' for name in names)
+    states = "".join(f"<option>{text(state)}</option>" for state in dict.fromkeys(row.state for row in study.cells))
+    return (
+        '<section><h2 id="table">Cells</h2><div class="controls">'
+        '<label>Filter <input id="words" type="search" placeholder="words, such as vit_l8 rxrx3"></label>'
+        f'<label>State <select id="state"><option value="">any</option>{states}</select></label>'
+        '<span id="shown" role="status" aria-live="polite"></span></div>'
+        f'<div class="table"><table id="cells" class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(_cell(row, study.sources) for row in study.cells)}</tbody></table></div></section>"
+    )
+
+
+def _cell(row: CellRow, sources: Sequence[str]) -> str:
+    log = f'<td><a href="{text(row.log)}">log</a></td>' if row.log else "<td></td>"
+    recalls = "".join(number(row.recalls.get(source)) for source in sources)
+    words = "".join(f"<td>{text(word)}</td>" for word in (row.cell, row.model, row.dataset))
+    seed = f'<td class="number" data-value="{row.seed}">{row.seed}</td>'
+    hours = number(row.planned_hours, ".3g") + number(row.spent_hours, ".3g")
+    state = f"<td>{text(row.state)}</td>"
+    return f'<tr data-state="{text(row.state)}">{words}{seed}{state}{number(row.loss, ".4f")}{recalls}{hours}{log}</tr>'
+
+
+def _checks(study: Study) -> str:
+    content = {}
+    for convention, fits in study.fits.items():
+        rows = (
+            f"<tr><td>{text(source)}</td><td>{text(check['check'])}</td><td>{VERDICTS[check['verdict']]}</td>"
+            f'<td class="wide">{text(check["detail"])}</td></tr>'
+            for source, fit in fits.items()
+            for check in fit.checks
+        )
+        content[convention] = table(["source", "check", "", "what was found"], rows)
+    if not content:
+        return ""
+    shown = by_convention(study.convention, content)
+    return f"<section><h2>Two factors, influence and the other checks</h2>{shown}</section>"

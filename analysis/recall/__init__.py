@@ -1,0 +1,1 @@
+"""Recall of known gene relationships (Table 6)."""

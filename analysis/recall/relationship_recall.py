@@ -1,0 +1,282 @@
+"""The recall room: do genes that are known to work together look alike? Relationship recall of a map of genes.
+
+A known pair is recalled if at most `low` of a null of cosines lies at or below its cosine, or at least `high` of it
+lies below. Chance is low + 1 - high. Two order statistics of the null decide every pair, so all of it is exact.
+
+Protocol `current` (EFAAR_benchmarking since 1.0): the null is every unordered pair of genes in the map, known pairs
+included. Protocol `legacy` (its 0.1, in use when the paper was written): the null is 5,000 genes against 5,000, drawn
+with replacement, a gene with itself left out; recall is the mean over three such draws.
+
+Legend: G genes, D embedding width, P known pairs, S nulls, K bootstrap replicates.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.arrays import Floats, Mask
+from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, Indices, Null, compare, order_statistics
+from analysis.recall.pairs import Pairs
+
+Protocol = Literal["current", "legacy"]
+VERSIONS: dict[Protocol, str] = {"current": "current/2", "legacy": "legacy/1"}
+Thresholds = tuple[float, float]
+BOTH_TAILS: Thresholds = (0.05, 0.95)
+
+LEGACY_GENES, LEGACY_NULLS, LEGACY_SEED = 5000, 3, 42
+RANDOM_PAIRS = 20_000  # drawn among a source's own genes, to show what they recall without being related
+REPLICATES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class RecallResult:
+    """Recall of one source's relationships at one pair of thresholds, and what it rests on."""
+
+    source: str
+    low: float
+    high: float
+    recall: float
+    recall_low: float | None  # bootstrap interval over genes; None where none was asked for
+    recall_high: float | None
+    low_tail: float  # recalled in the low tail alone; its chance is `low`
+    high_tail: float  # recalled in the high tail alone; its chance is 1 - `high`
+    chance: float
+    random_pairs: float  # recall of random pairs of the source's genes
+    pairs: int  # known pairs with both genes in the map
+    unknown_pairs: int  # known pairs with a gene that the map lacks
+    unknown_genes: int  # genes of the source that the map lacks
+    genes: int  # genes in the map
+    threshold_low: float  # cosines below are recalled; the mean over nulls
+    threshold_high: float  # cosines above are recalled
+    protocol: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A source's pairs in the map, and random pairs of the same genes."""
+
+    pairs: Pairs
+    first: Indices
+    second: Indices
+    random_first: Indices
+    random_second: Indices
+    unknown_genes: int
+
+
+def relationship_recall(
+    genes: Sequence[str],
+    embeddings: npt.ArrayLike,
+    sources: Sequence[Pairs],
+    *,
+    protocol: Protocol = "current",
+    thresholds: Sequence[Thresholds] = (BOTH_TAILS,),
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[RecallResult]:
+    """Recall of the known pairs of each source at each pair of thresholds, with an interval over genes.
+
+    The interval resamples genes with replacement `replicates` times (0: no interval): a pair weighs the product of its
+    genes' multiplicities, so that pairs which share a gene vary together. The null's thresholds stay as they are. Such
+    an interval errs on the wide side (Owen 2007, "The pigeonhole bootstrap"): right where genes differ in how well they
+    are recalled, up to the square root of 3 too wide where pairs vary on their own.
+
+    Args:
+        genes: (G,) distinct gene symbols.
+        embeddings: (G, D), one row per gene; only directions matter. float32 stays float32, at half of the memory.
+        sources: the known relationships; those with a gene outside the map are counted as unknown.
+        protocol: which null.
+        thresholds: each (low, high): recalled up to this fraction of the null, and from this fraction on.
+
+    Returns:
+        One result per source and pair of thresholds, sources first.
+
+    Raises:
+        ValueError: if genes repeat or number fewer than 3, an embedding is zero or not finite, thresholds are out of
+            order, there is no source, or the map holds no known pair of a source.
+    """
+    for low, high in thresholds:
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"thresholds must satisfy 0 <= low <= high <= 1, not low {low}, high {high}")
+    if not sources:
+        raise ValueError("no relationship list was given; recall is of known pairs")
+    directions = _directions(genes, embeddings)
+    known = [_known(genes, pairs, np.random.default_rng([seed, index])) for index, pairs in enumerate(sources)]
+    limits = [_limits(directions, null, thresholds) for null in _nulls(protocol, genes)]  # S lists
+    results: list[RecallResult] = []
+    for source in known:
+        results += _of_source(directions, source, thresholds, limits, protocol, (replicates, confidence, seed))
+    return results
+
+
+def _of_source(
+    directions: Directions, known: _Known, thresholds: Sequence[Thresholds], limits: Sequence[Sequence[Thresholds]],
+    protocol: Protocol, bootstrap: tuple[int, float, int],
+) -> list[RecallResult]:  # fmt: skip
+    genes = len(directions.norms)
+    single = directions.single_cosines(known.first, known.second)
+    lone = directions.single_cosines(known.random_first, known.random_second)
+    tails = [_tails(directions, known.first, known.second, single, cuts) for cuts in zip(*limits, strict=True)]
+    either = np.stack([low + high for low, high in tails])  # (thresholds, P)
+    ends = _intervals_over_genes(genes, known.first, known.second, either, *bootstrap)
+    results = []
+    for (low, high), cuts, (in_low, in_high), interval in zip(
+        thresholds, zip(*limits, strict=True), tails, ends, strict=True
+    ):
+        random_low, random_high = _tails(directions, known.random_first, known.random_second, lone, cuts)
+        results.append(
+            RecallResult(
+                source=known.pairs.source,
+                low=low,
+                high=high,
+                recall=float((in_low + in_high).mean()),
+                recall_low=interval[0],
+                recall_high=interval[1],
+                low_tail=float(in_low.mean()),
+                high_tail=float(in_high.mean()),
+                chance=low + (1 - high),
+                random_pairs=float((random_low + random_high).mean()),
+                pairs=len(known.first),
+                unknown_pairs=len(known.pairs.pairs) - len(known.first),
+                unknown_genes=known.unknown_genes,
+                genes=genes,
+                threshold_low=float(np.mean([cut[0] for cut in cuts])),
+                threshold_high=float(np.mean([cut[1] for cut in cuts])),
+                protocol=VERSIONS[protocol],
+            )
+        )
+    return results
+
+
+def _directions(genes: Sequence[str], embeddings: npt.ArrayLike) -> Directions:
+    """The directions of a valid map."""
+    values = np.asarray(embeddings)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"embeddings must be a matrix (genes, features), not of shape {values.shape}")
+    if len(genes) != len(values):
+        raise ValueError(f"{len(genes)} genes, but {len(values)} embeddings")
+    if len(genes) < 3:
+        raise ValueError(f"a map of {len(genes)} genes has no null to rank pairs in; at least 3 are needed")
+    if len(set(genes)) != len(genes):
+        repeated = [gene for gene, count in Counter(genes).most_common(5) if count > 1]
+        raise ValueError(f"genes repeat ({', '.join(repeated)}); aggregate wells to genes first")
+    directions = Directions.of(values)
+    bad = np.flatnonzero(~np.isfinite(directions.norms))
+    if bad.size:
+        rows = ", ".join(str(genes[row]) for row in bad[:5]) + (", ..." if bad.size > 5 else "")
+        raise ValueError(f"{bad.size} of {len(values)} embeddings hold NaN or infinity ({rows})")
+    if not directions.norms.all():
+        raise ValueError(f"the embedding of {genes[int(np.argmin(directions.norms))]} is zero and has no direction")
+    return directions
+
+
+def _known(genes: Sequence[str], pairs: Pairs, rng: np.random.Generator) -> _Known:
+    """Positions of the pairs in the map, first < second, ordered by first."""
+    position = {gene: index for index, gene in enumerate(genes)}
+    places = np.array([(position.get(a, -1), position.get(b, -1)) for a, b in pairs.pairs], dtype=np.int64)  # (P, 2)
+    known = np.sort(places[(places >= 0).all(axis=1)], axis=1)
+    if not len(known):
+        raise ValueError(
+            f"{pairs.source}: none of its {len(pairs.pairs)} pairs has both genes among the {len(genes)} of the map"
+        )
+    first, second = known[np.lexsort((known[:, 1], known[:, 0]))].T
+    own = np.unique(places[places >= 0])
+    a, b = rng.choice(own, (2, RANDOM_PAIRS))
+    unknown = len({gene for pair in pairs.pairs for gene in pair}) - len(own)
+    return _Known(pairs, first, second, a[a != b], b[a != b], unknown)
+
+
+def _nulls(protocol: Protocol, genes: Sequence[str]) -> list[Null]:
+    """The nulls of a protocol; `legacy` draws the very genes that EFAAR_benchmarking 0.1 drew from a sorted map."""
+    if protocol == "current":
+        return [AllPairs(len(genes))]
+    if protocol != "legacy":
+        raise ValueError(f"no protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
+    seeds, in_order = random.Random(LEGACY_SEED), np.argsort(np.asarray(genes, dtype=object))
+    drawn = [
+        [np.random.RandomState(seeds.randint(0, 2**31 - 1)).choice(len(genes), LEGACY_GENES) for _ in range(2)]
+        for _ in range(LEGACY_NULLS)
+    ]
+    return [DrawnPairs(in_order[rows], in_order[columns]) for rows, columns in drawn]
+
+
+def _limits(directions: Directions, null: Null, thresholds: Sequence[Thresholds]) -> list[Thresholds]:
+    """Per pair of thresholds: cosines below the first or above the second number are recalled.
+
+    With N null values in order, at most k of them are at or below q if and only if q < value k (counted from 0), and
+    at least m of them are below q if and only if q > value m - 1.
+    """
+    total = null.size
+    ranks = [(_at_most(low, total), _at_least(high, total) - 1) for low, high in thresholds]
+    wanted = [rank for pair in ranks for rank in pair if 0 <= rank < total]
+    values = order_statistics(directions, null, wanted)
+    return [(values.get(low, math.inf), values.get(high, -math.inf)) for low, high in ranks]
+
+
+def _at_most(fraction: float, total: int) -> int:
+    return max(k for k in _around(fraction * total) if k / total <= fraction)
+
+
+def _at_least(fraction: float, total: int) -> int:
+    return min(m for m in _around(fraction * total) if m / total >= fraction)
+
+
+def _around(count: float) -> range:
+    """Whole numbers next to a product that rounding may have moved."""
+    return range(max(math.floor(count) - 1, 0), math.ceil(count) + 2)
+
+
+def _tails(
+    directions: Directions, first: Indices, second: Indices, single: npt.NDArray[np.float32], cuts: Sequence[Thresholds]
+) -> tuple[Floats, Floats]:
+    """In which share of the nulls each pair (P,) is in the low tail, and in which it is in the high tail alone."""
+    low, high = np.zeros(len(first)), np.zeros(len(first))
+    for lower, upper in cuts:
+        in_low: Mask = compare(directions, first, second, lower, single, np.less)
+        in_high: Mask = compare(directions, first, second, upper, single, np.greater)
+        low += in_low
+        high += in_high & ~in_low
+    return low / len(cuts), high / len(cuts)
+
+
+def _intervals_over_genes(
+    genes: int, first: Indices, second: Indices, recalled: Floats, replicates: int, confidence: float, seed: int
+) -> list[tuple[float | None, float | None]]:
+    """Percentile intervals over resampled genes of each row of `recalled` (thresholds, P).
+
+    Replicates that hold no known pair at all do not count.
+    """
+    if replicates == 0:
+        return [(None, None)] * len(recalled)
+    rng = np.random.default_rng(seed)
+    rows = np.vstack([np.ones(len(first)), recalled]).astype(np.float32)
+    weights = np.concatenate(
+        [
+            rows @ _pair_weights(genes, first, second, min(REPLICATES_AT_ONCE, replicates - start), rng)
+            for start in range(0, replicates, REPLICATES_AT_ONCE)
+        ],
+        axis=1,
+    ).astype(np.float64)
+    weights = weights[:, weights[0] > 0]
+    if not weights.size:
+        return [(0.0, 1.0)] * len(recalled)
+    tail = (1 - confidence) / 2
+    ends = np.quantile(weights[1:] / weights[0], [tail, 1 - tail], axis=1)
+    return [(float(low), float(high)) for low, high in ends.T]
+
+
+def _pair_weights(
+    genes: int, first: Indices, second: Indices, replicates: int, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """How often each pair occurs in each resampling of the genes: (P, K)."""
+    drawn = rng.integers(genes, size=(replicates, genes))
+    counts = np.stack([np.bincount(row, minlength=genes) for row in drawn], axis=1).astype(np.float32)  # (G, K)
+    return counts[first] * counts[second]

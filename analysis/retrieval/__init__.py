@@ -1,0 +1,1 @@
+"""Retrieval of perturbations and of siblings in JUMP-CP (Tables 8 and 9)."""

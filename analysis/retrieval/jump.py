@@ -1,0 +1,278 @@
+"""The retrieval room: do replicates of a perturbation find each other, and perturbations with a common target?
+
+The JUMP-CP benchmark (supplement, Tables 8 and 9; Chandrasekaran et al. 2024), for the plates of one modality, cell
+type and time. Perturbations: a well's positives are the other wells of its perturbation on all plates, its negatives
+the negative controls of its own plate. Siblings: the retrieved perturbations' median profiles, positives share a
+target, negatives share none. Similarity is cosine; what counts is the fraction with q < .05.
+
+Protocol `paper`: a p for each average precision; per perturbation p = 10^mean(log10 p). Protocol `copairs`, as copairs
+does since 0.4: a p for the mean average precision of a perturbation, whose wells share their random ranks.
+
+Legend: W wells, D features, Q queries, P positives, T targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.arrays import Floats, Mask
+from analysis.embeddings.feature_tables import TableError, Wells
+from analysis.retrieval.average_precision import (
+    NULL_SIZE,
+    TIE,
+    Indices,
+    average_precision,
+    benjamini_hochberg,
+    drawn_precisions,
+    p_values,
+    padded,
+    unit_rows,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Protocol = Literal["paper", "copairs"]
+VERSIONS: dict[Protocol, str] = {"paper": "paper/1", "copairs": "copairs/1"}
+SIGNIFICANT = 0.05
+VEHICLE = "DMSO"
+PERTURBATION, PLATE, CONTROL_TYPE = "Metadata_broad_sample", "Metadata_Plate", "Metadata_control_type"
+GENE, SMILES, NEGATIVE = "Metadata_gene", "Metadata_smiles", "negcon"
+TARGET_COLUMNS = ("target_list", "target", "gene")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Ranked queries: the group each belongs to, its average precision, and how many it was ranked among."""
+
+    group: npt.NDArray[np.object_]  # (Q,)
+    precision: Floats  # (Q,)
+    positives: Indices  # (Q,)
+    candidates: Indices  # (Q,)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What was retrieved, of one kind."""
+
+    groups: list[str]  # perturbations, or targets
+    mean_precision: Floats  # of each
+    p: Floats
+    q: Floats
+    queries: int
+    without_positives: int  # groups that could not be tested: a perturbation in one well
+
+    @property
+    def retrieved(self) -> Mask:
+        """True where q < .05."""
+        return self.q < SIGNIFICANT
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers for a table or for JSON."""
+        tested = len(self.groups)
+        return {
+            "fraction_retrieved": float(self.retrieved.mean()) if tested else None,
+            "retrieved": int(self.retrieved.sum()),
+            "tested": tested,
+            "mean_average_precision": float(self.mean_precision.mean()) if tested else None,
+            "queries": self.queries,
+            "without_positives": self.without_positives,
+        }
+
+
+@dataclass(frozen=True)
+class JumpResult:
+    """Both benchmarks on the plates given."""
+
+    protocol: str
+    perturbations: Retrieval
+    siblings: Retrieval | None  # None where no perturbation has a known target
+    plates: int
+    wells: int
+    empty_wells: int
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers for a table or for JSON."""
+        counts = {name: getattr(self, name) for name in ("protocol", "plates", "wells", "empty_wells")}
+        siblings = self.siblings.summary() if self.siblings else None
+        return {**counts, "perturbations": self.perturbations.summary(), "siblings": siblings}
+
+
+def jump_retrieval(
+    wells: Wells, targets: Mapping[str, Sequence[str]] | None = None, *, protocol: Protocol = "paper", seed: int = 0
+) -> JumpResult:
+    """Perturbation and siblings retrieval of the plates of one modality, cell type and time.
+
+    Args:
+        wells: profiles with the columns Metadata_broad_sample, Metadata_Plate and Metadata_control_type. On compound
+            plates a missing perturbation is the vehicle, DMSO; on gene plates it is an empty well and left out.
+        targets: target genes of each perturbation; without them the column Metadata_gene, where there is one.
+        protocol: `paper` or `copairs`.
+        seed: of the random ranks.
+
+    Raises:
+        TableError: a column is missing, a plate has no negative control, or nothing can be tested.
+    """
+    if protocol not in get_args(Protocol):
+        raise TableError(f"no protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
+    total = len(wells.metadata)
+    wells = _without_empty(wells, targets)
+    control = (wells.column(CONTROL_TYPE) == NEGATIVE).to_numpy(bool)
+    name = wells.column(PERTURBATION).to_numpy(object)
+    plate = wells.column(PLATE).to_numpy(object)
+    rows = unit_rows(wells.features)
+    queries, alone = replicate_queries(rows, name, plate, control)
+    found = significance(queries, alone, protocol, seed)
+    known = targets if targets is not None else _genes(wells)
+    retrieved = [group for group, kept in zip(found.groups, found.retrieved, strict=True) if kept and known.get(group)]
+    siblings = None
+    if known:
+        consensus = np.stack([np.median(wells.features[name == group], axis=0) for group in retrieved] or [rows[0]])
+        siblings = significance(*sibling_queries(consensus, [set(known[group]) for group in retrieved]), protocol, seed)
+    return JumpResult(VERSIONS[protocol], found, siblings, len(np.unique(plate)), len(name), total - len(name))
+
+
+def read_targets(path: Path) -> dict[str, list[str]]:
+    """Targets of each broad_sample from a tab- or comma-separated table; several in a field are parted by "|".
+
+    Raises:
+        TableError: the file cannot be read, or lacks its columns.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: cannot be read as a table of compounds: {error}") from error
+    column = next((name for name in TARGET_COLUMNS if name in table), None)
+    if "broad_sample" not in table or column is None:
+        wanted = f"broad_sample and one of {', '.join(TARGET_COLUMNS)}"
+        raise TableError(f"{path}: needs the columns {wanted}; it has {', '.join(table.columns)}")
+    return _listed(table["broad_sample"], table[column])
+
+
+def replicate_queries(
+    rows: Floats, name: npt.NDArray[np.object_], plate: npt.NDArray[np.object_], control: Mask
+) -> tuple[Queries, int]:
+    """Each perturbed well against its replicates anywhere and the controls of its plate; rows (W, D) of length 1.
+
+    Returns the queries, and how many perturbations have one well only.
+
+    Raises:
+        TableError: a plate without controls, no perturbed well, or no replicates.
+    """
+    perturbed = np.flatnonzero(~control)
+    if not len(perturbed):
+        raise TableError("every well is a negative control; there is nothing to retrieve")
+    groups, code = np.unique(name[perturbed].astype(str), return_inverse=True)
+    members = padded([perturbed[code == group] for group in range(len(groups))])
+    own = members[code]  # (Q, P)
+    positive = np.stack([np.einsum("qd,qd->q", rows[perturbed], rows[column]) for column in own.T], axis=1)
+    positive[(own < 0) | (own == perturbed[:, None])] = np.nan
+    precision, negatives = np.empty(len(perturbed)), np.empty(len(perturbed), np.int64)
+    for which in np.unique(plate):
+        here, there = plate[perturbed] == which, control & (plate == which)
+        if here.any() and not there.any():
+            raise TableError(f"plate {which} has no negative control ({CONTROL_TYPE}={NEGATIVE})")
+        precision[here] = average_precision(positive[here], rows[perturbed[here]] @ rows[there].T)
+        negatives[here] = there.sum()
+    positives = (~np.isnan(positive)).sum(axis=1)
+    if not positives.any():
+        raise TableError(f"no perturbation ({PERTURBATION}) has a second well; there are no replicates to retrieve")
+    kept = positives > 0
+    queries = Queries(groups[code][kept], precision[kept], positives[kept], (positives + negatives)[kept])
+    return queries, int((np.bincount(code) == 1).sum())
+
+
+def sibling_queries(consensus: Floats, targets: Sequence[set[str]]) -> tuple[Queries, int]:
+    """Each (target, perturbation) against the others with that target and those that share no target with it.
+
+    Args:
+        consensus: (Q, D) one profile per perturbation.
+        targets: its targets, not empty.
+
+    Returns:
+        The queries, grouped by target, and how many targets have one perturbation only or nothing to tell it from.
+    """
+    every = sorted(set().union(*targets))
+    has = np.array([[target in known for target in every] for known in targets], dtype=bool).reshape(-1, len(every))
+    share = (has.astype(np.int64) @ has.T) > 0
+    rows = unit_rows(consensus)
+    similarity = rows @ rows.T
+    group, precision, positives, negatives = [], [], [], []
+    for column, target in enumerate(every):
+        with_it = np.flatnonzero(has[:, column])
+        for query in with_it:
+            others, strangers = with_it[with_it != query], ~share[query]
+            if len(others) and strangers.any():
+                group.append(target)
+                precision.append(average_precision(similarity[None, query, others], similarity[None, query, strangers]))
+                positives.append(len(others))
+                negatives.append(int(strangers.sum()))
+    counts = np.array(positives, dtype=np.int64)
+    found = np.concatenate(precision) if precision else np.empty(0)
+    queries = Queries(np.array(group, dtype=object), found, counts, counts + np.array(negatives, dtype=np.int64))
+    return queries, len(every) - len(set(group))
+
+
+def significance(queries: Queries, without_positives: int, protocol: Protocol = "paper", seed: int = 0) -> Retrieval:
+    """Group the queries, and test each group as the protocol says."""
+    groups, code = np.unique(queries.group.astype(str), return_inverse=True)
+    count = np.bincount(code, minlength=len(groups))
+    mean = np.bincount(code, queries.precision, len(groups)) / np.maximum(count, 1)
+    if protocol == "paper":
+        p = p_values(queries.precision, queries.positives, queries.candidates, seed)
+        grouped = 10 ** (np.bincount(code, np.log10(p), len(groups)) / np.maximum(count, 1))
+    else:
+        grouped = _p_of_means(queries, code, mean, seed)
+    q = benjamini_hochberg(grouped)
+    return Retrieval(groups.tolist(), mean, grouped, q, len(code), without_positives)
+
+
+def _p_of_means(queries: Queries, code: Indices, mean: Floats, seed: int) -> Floats:
+    """p of each group's mean; queries ranked among equally many share their draws, as copairs has it."""
+    shapes, which = np.unique(np.stack([queries.positives, queries.candidates], axis=1), axis=0, return_inverse=True)
+    nulls = np.stack([drawn_precisions(int(a), int(b), seed) for a, b in shapes]) if len(shapes) else np.empty((0, 0))
+    result = np.empty(len(mean))
+    for group in range(len(mean)):
+        weight = np.bincount(which[code == group], minlength=len(shapes))
+        null = weight @ nulls / weight.sum()
+        result[group] = (1 + np.count_nonzero(null > mean[group] + TIE)) / (1 + NULL_SIZE)
+    return result
+
+
+def _without_empty(wells: Wells, targets: Mapping[str, Sequence[str]] | None) -> Wells:
+    """Wells whose perturbation is named, or is the vehicle."""
+    names = wells.column(PERTURBATION)
+    if _is_compound(wells, targets):
+        names = names.fillna(VEHICLE)
+    filled = wells.metadata.assign(**{PERTURBATION: names})
+    return Wells(filled, wells.names, wells.features, wells.excluded).where(names.notna().to_numpy(bool))
+
+
+def _is_compound(wells: Wells, targets: Mapping[str, Sequence[str]] | None) -> bool:
+    """Whether these are compound plates: their perturbations have a structure, or stand in the list of compounds."""
+    if SMILES in wells.metadata:
+        return bool(wells.metadata[SMILES].notna().any())
+    return targets is not None and bool(wells.column(PERTURBATION).isin(list(targets)).any())
+
+
+def _genes(wells: Wells) -> dict[str, list[str]]:
+    if GENE not in wells.metadata:
+        return {}
+    return _listed(wells.column(PERTURBATION), wells.column(GENE))
+
+
+def _listed(names: pd.Series, targets: pd.Series) -> dict[str, list[str]]:
+    listed: dict[str, list[str]] = {}
+    for name, text in zip(names, targets, strict=True):
+        if isinstance(name, str):
+            found = [part.strip() for part in text.split("|")] if isinstance(text, str) else []
+            listed.setdefault(name, []).extend(part for part in found if part and part not in listed[name])
+    return listed

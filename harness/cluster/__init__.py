@@ -1,1 +1,0 @@
-"""A study on SLURM: what is submitted, what became of it, and what runs inside a job."""

@@ -1,0 +1,78 @@
+"""What a classifier learns to tell apart: the labels of wells, and the order that samples them (supplement A.2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.shard_sets import open_shards
+from harness.data.wells import Wells, training_wells
+from harness.grid.cells import Cell, model_kind
+from harness.recipe.models import CLASSIFIERS
+from harness.recipe.schema import Recipe
+from shards.order.random_order import Order
+from shards.order.weighted_order import PlateOrder, WeightedOrder, balancing_weights
+from shards.reader.shard_set import ShardSet
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Classes by name, sorted, and the class of every well of a shard set: -1 for none, or one never trained on."""
+
+    names: tuple[str, ...]
+    of_well: NDArray[np.int64]
+
+
+def read_labels(shards: ShardSet, wells: Wells, column: str) -> Labels:
+    """The classes that the training `wells` hold in a column of the table; controls are classes like any other.
+
+    Raises:
+        ValueError: no such column, or fewer than two classes.
+    """
+    if column not in shards.wells:
+        known = ", ".join(shards.wells.columns)
+        raise ValueError(f"a classifier's label is {column!r}, but {shards.folder} has the columns {known}")
+    label = shards.wells[column].fillna("").astype(str).to_numpy()
+    names = sorted(set(label[wells]) - {""})
+    if len(names) < 2:
+        raise ValueError(f"{shards.folder}: column {column!r} holds {len(names)} labels: nothing to tell apart")
+    number = {name: n for n, name in enumerate(names)}
+    return Labels(tuple(names), np.array([number.get(value, -1) for value in label], np.int64))
+
+
+def labels_of(cell: Cell, shards: ShardSet, wells: Wells) -> Labels | None:
+    """The labels that a cell trains on; None where its model is no classifier."""
+    if model_kind(cell) not in CLASSIFIERS:
+        return None
+    assert cell.architecture is not None
+    return read_labels(shards, wells, cell.architecture["label"])
+
+
+def class_count(recipe: Recipe, cell: Cell) -> int:
+    """Classes of a cell's head: 0 for an untrained cell, and for a model that is no classifier."""
+    if cell.dataset is None or model_kind(cell) not in CLASSIFIERS:
+        return 0
+    dataset = recipe.datasets[cell.dataset]
+    shards = open_shards(recipe, dataset.shards)
+    labels = labels_of(cell, shards, training_wells(shards, dataset.fraction)[1])
+    return len(labels.names) if labels else 0
+
+
+def labelled_order(architecture: dict[str, Any], shards: ShardSet, wells: Wells, labels: Labels, seed: int) -> Order:
+    """A classifier's order: groups of one plate for AdaBN, else weighted so that every label comes equally often.
+
+    Raises:
+        ValueError: a plate has fewer images than a group.
+    """
+    if architecture.get("adaptive"):
+        return PlateOrder(seed, plates(shards, wells), architecture["group"])
+    return WeightedOrder(seed, balancing_weights(labels.of_well[wells]))
+
+
+def plates(shards: ShardSet, wells: Wells) -> list[str]:
+    """The plate of each well, named with its experiment."""
+    table = shards.wells.loc[wells]
+    return (table["experiment"].astype(str) + "/" + table["plate"].astype(str)).tolist()

@@ -1,0 +1,64 @@
+"""AdaBN at inference: the statistics of a well's plate, gathered before its crops are embedded (supplement A.3).
+
+A plate's statistics come from the centre crops of all its wells in the shards, in the sub-batches of training, so an
+embedding follows from the weights and the plate alone: not from the batch, the ranks, or which wells were asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from harness.data.labels import plates
+from harness.data.to_device import prepare
+from harness.data.wells import Wells
+from harness.distributed.ranks import Ranks
+from harness.grid.cells import Cell
+from harness.models.interface import Network
+from harness.models.layers.sub_batch_norm import plate_statistics
+from shards.loader.batches import validation_batches
+from shards.reader.shard_set import ShardSet
+
+SUB_BATCHES = 4  # in one forward pass
+SHUFFLE_SEED = 0  # wells lie on a plate by row and often by treatment: a sub-batch takes them from everywhere
+
+
+def by_plate(network: Network, shards: ShardSet, wells: Wells) -> list[Wells]:
+    """The wells of each plate, for a network that adapts to plates; all of them at once for any other."""
+    if not network.adaptive or not len(wells):
+        return [wells]
+    names = np.array(plates(shards, wells))
+    return [wells[names == name] for name in dict.fromkeys(names.tolist())]
+
+
+def adapted(
+    network: Network, cell: Cell, shards: ShardSet, wells: Wells, here: Ranks, precision: torch.autocast
+) -> AbstractContextManager[None]:
+    """Inside, a network in eval mode that adapts to plates uses the statistics of the plate of `wells`.
+
+    All ranks must enter together. For other networks nothing happens.
+    """
+    if not network.adaptive or not len(wells):
+        return nullcontext()
+
+    def run() -> None:
+        for batch in _centres(network, shards, wells):
+            with precision:
+                network.embed(prepare(batch, cell, here))
+
+    return plate_statistics(network, run)
+
+
+def _centres(network: Network, shards: ShardSet, wells: Wells) -> Iterator[torch.Tensor]:
+    """Centre crops of all wells of a plate that fill whole sub-batches; of a smaller plate, of all wells."""
+    (name,) = set(plates(shards, wells))
+    table = shards.wells
+    beside = (table["experiment"].astype(str) + "/" + table["plate"].astype(str) == name).to_numpy(bool)
+    chosen = np.random.default_rng(SHUFFLE_SEED).permutation(table.index[beside].to_numpy(np.int64))
+    whole = len(chosen) // network.group * network.group
+    size = network.group * SUB_BATCHES
+    for batch in validation_batches(shards, chosen[: whole or len(chosen)], crop=network.config.crop, batch=size):
+        yield batch.images

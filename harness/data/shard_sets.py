@@ -1,0 +1,68 @@
+"""Where a recipe's shards lie: a folder, or any URL that fsspec knows. Their manifest, and the set itself."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.recipe.data import Remote
+from harness.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from shards.reader.shard_set import ShardSet
+    from shards.remote.store import Store
+
+Place = Path | str  # a folder, or a URL
+GIGA = 10**9
+
+
+def open_shards(recipe: Recipe, place: Place, order: Literal["random", "stream"] = "random") -> ShardSet:
+    """Open the set at `place`; one behind a URL in parts, or by whole shards kept here where the order is a stream.
+
+    Raises:
+        ShardError: the set is absent, damaged or not whole.
+        OSError: the store cannot be read.
+    """
+    from shards.reader.shard_set import ShardSet
+
+    if isinstance(place, Path):
+        found = ShardSet.open(place, recipe.launch.loader_read)
+    else:
+        from shards.remote.cache import FileCache
+        from shards.remote.open_set import open_store
+
+        remote = recipe.remote
+        whole = order == "stream" and remote.cache is not None
+        kept = FileCache(remote.cache, round(remote.cache_gb * GIGA)) if whole and remote.cache else None
+        found = open_store(_store(place, remote), kept)
+    found.reader.open_shards = recipe.launch.loader_open_shards
+    return found
+
+
+def manifest_of(recipe: Recipe, place: Place) -> dict[str, Any]:
+    """The manifest of the set at `place`, unchecked; one behind a URL is asked for once in a process.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: the store cannot be read.
+        ValueError: it is not JSON.
+    """
+    if isinstance(place, Path):
+        text = (place / "manifest.json").read_text(encoding="utf-8")
+    else:
+        text = _asked(place, recipe.remote.model_dump_json())
+    manifest: dict[str, Any] = json.loads(text)
+    return manifest
+
+
+@cache
+def _asked(url: str, remote: str) -> str:
+    return _store(url, Remote.model_validate_json(remote)).read("manifest.json").decode()
+
+
+def _store(url: str, remote: Remote) -> Store:
+    from shards.remote.store import Patience, Store
+
+    return Store(url, Patience(remote.attempts, remote.seconds), remote.options)

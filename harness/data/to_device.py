@@ -1,0 +1,95 @@
+"""From batches of pixels on the host to what the model sees on the device, one step ahead of it.
+
+Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L values of noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from harness.distributed.ranks import Ranks
+from harness.grid.cells import Cell
+from shards.loader.batches import Batch
+from shards.loader.transform import self_standardise
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """One step's crops and the noise that masks them, on the device."""
+
+    batch: Batch  # (B, C, S, S) as it lies in the shards
+    noise: Tensor  # (B, L)
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def part(self, first: int, last: int) -> StepInput:
+        """Crops `first` to `last` (exclusive) alone."""
+        return StepInput(_each(self.batch, lambda tensor: tensor[first:last]), self.noise[first:last])
+
+
+def prepare(images: Tensor, cell: Cell, here: Ranks) -> Tensor:
+    """Pixels (B, C, S, S) as they lie in the shards, on the device and self-standardised."""
+    assert cell.architecture is not None
+    return self_standardise(images.to(here.device, non_blocking=True), cell.architecture["value_range"])
+
+
+def steps_ahead(
+    batches: Generator[Batch], noise: Callable[[int, Tensor], Tensor], first_step: int, device: torch.device
+) -> Generator[StepInput]:
+    """Yield each batch with its noise on `device`, read, drawn and copied while the step before it computes.
+
+    A thread waits for the loader and draws the noise; on a GPU it copies from pinned memory on a stream of its own,
+    and the compute stream waits for that copy alone. Closing this closes `batches`.
+
+    Args:
+        noise: (step, the wells of its crops (B,)) → (B, L) on the host.
+        first_step: the step of the first batch.
+    """
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def load(step: int) -> tuple[StepInput, torch.cuda.Event | None] | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            found = StepInput(_each(batch, lambda t: _copied(t, device)), _copied(noise(step, batch.wells), device))
+            return found, stream.record_event() if stream else None
+
+    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="steps-ahead") as pool:
+        step = first_step
+        pending = pool.submit(load, step)
+        while (loaded := pending.result()) is not None:
+            step += 1
+            pending = pool.submit(load, step)
+            yield _arrived(*loaded)
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _arrived(found: StepInput, copied: torch.cuda.Event | None) -> StepInput:
+    """Make the compute stream wait for the copy, and the allocator for the compute stream."""
+    if copied is not None:
+        compute = torch.cuda.current_stream()
+        compute.wait_event(copied)
+        for tensor in (found.noise, *_tensors(found.batch).values()):
+            tensor.record_stream(compute)
+    return found
+
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with each of its tensors changed; all have B first."""
+    return replace(batch, **{name: change(value) for name, value in _tensors(batch).items()})
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}

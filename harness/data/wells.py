@@ -1,0 +1,58 @@
+"""Which wells a cell sees, and in what order: the recipe's datasets and experiments, as indices into shards."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.order.random_order import Order, RandomOrder, nested_experiments
+from shards.order.stream_order import StreamOrder
+from shards.reader.shard_set import ShardSet
+from shards.remote.open_set import wells_per_shard
+
+NESTING_SEED = 0  # one nesting order for all cells: each dataset size is a subset of the next
+Wells = NDArray[np.int64]
+
+
+def training_wells(shards: ShardSet, fraction: float) -> tuple[tuple[str, ...], Wells]:
+    """The nested fraction of the training experiments, and the indices of their wells."""
+    chosen = nested_experiments(shards.manifest.experiments["train"], fraction, NESTING_SEED)
+    return chosen, shards.indices("train", chosen)
+
+
+def training_order(shards: ShardSet, wells: Wells, stream: dict[str, int] | None, batch: int, seed: int) -> Order:
+    """The order in which a cell sees its wells: random, or by streams with the fields of `recipe.Stream`.
+
+    Raises:
+        ValueError: the lanes do not divide the batch.
+    """
+    if stream is None:
+        return RandomOrder(seed, len(wells))
+    return StreamOrder(seed, wells_per_shard(shards, wells), batch, **stream)
+
+
+def validation_wells(shards: ShardSet, most: int) -> Wells:
+    """At most `most` wells of experiments that no training saw, spread evenly over them.
+
+    Raises:
+        ValueError: the shards have no validation split.
+    """
+    wells = shards.indices("validation")
+    if not len(wells):
+        raise ValueError(f"{shards.folder}: no validation wells; build the shards with a validation split")
+    return wells[np.linspace(0, len(wells) - 1, min(most, len(wells))).round().astype(np.int64)]
+
+
+def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:
+    """The wells to embed: all, or those of the experiments named.
+
+    Raises:
+        ValueError: an experiment is not in the shards.
+    """
+    if experiments is None:
+        return shards.wells.index.to_numpy(np.int64)
+    unknown = sorted(set(experiments) - set(shards.wells["experiment"]))
+    if unknown:
+        known = ", ".join(sorted(shards.wells["experiment"].unique())[:20])
+        raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {shards.folder}; it holds {known}")
+    return shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)

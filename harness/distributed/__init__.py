@@ -1,0 +1,1 @@
+"""Ranks, and the engines that share a model between them."""

@@ -1,0 +1,62 @@
+"""FSDP2 (`fully_shard`): every rank keeps a part of each parameter, and gathers a block's when it is that block's turn.
+
+hsdp and fsdp are this engine on meshes of two and of one dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import Shard
+
+from harness.distributed.engine import Engine
+from harness.distributed.recompute import blocks_of
+
+
+class Fsdp(Engine):
+    """`fully_shard` on every transformer block and on the rest of the model."""
+
+    def prepare(self) -> None:
+        hybrid = self.options.name == "hsdp"
+        self.mesh = self.here.mesh(self.options.shard if hybrid else self.here.world)
+        shards = self.options.shard if hybrid else self.here.world
+        shard_model(self.model, self.mesh, shards, self.options.gather)
+
+    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(last)
+        return super().accumulate(crops, noise, weight, last=last)
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) -> None:
+    """Turn `model`'s parameters into shards over `mesh`, block by block.
+
+    With `gather` bf16, parameters are gathered in bfloat16 and gradients summed in float32. Inputs are not cast: the
+    noise that orders the patches would lose its order.
+    """
+    bf16 = torch.bfloat16 if gather == "bf16" else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=bf16, reduce_dtype=torch.float32 if bf16 else None, cast_forward_inputs=False
+    )
+
+    def place(parameter: nn.Parameter) -> Shard | None:
+        return Shard(shard_dimension(tuple(parameter.shape), shards))
+
+    for block in blocks_of(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy, shard_placement_fn=place)
+    fully_shard(model, mesh=mesh, mp_policy=policy, shard_placement_fn=place)
+    for method in (name for name in ("embed", "reconstruct") if hasattr(model, name)):
+        register_fsdp_forward_method(model, method)
+
+
+def shard_dimension(shape: tuple[int, ...], shards: int) -> int:
+    """The dimension to cut a parameter along: the first, unless it is shorter than the ranks and a later one divides.
+
+    FSDP2 pads the first dimension to a multiple of the ranks: a token of shape (1, 1, 1024) over 256 ranks would grow
+    256-fold. Other dimensions are cut only where they divide evenly, which FSDP2 demands of them.
+    """
+    if shape[0] >= shards:
+        return 0
+    return next((i for i, size in enumerate(shape) if size % shards == 0), 0)

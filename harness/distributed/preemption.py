@@ -1,0 +1,88 @@
+"""Stopping in order: a signal sets a flag, and all ranks act on it at the same boundary.
+
+SIGUSR2 is what submitit sends before a time limit, SIGTERM what SLURM sends on preemption and the sweep on Ctrl-C. One
+rank that gets one is enough; a second signal changes nothing. In training the boundary is the end of a step
+(`pace.Agreement`), in validation and embedding the end of a batch (`abreast`).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from harness.distributed.ranks import Ranks
+
+Item = TypeVar("Item")
+
+
+class Preempted(Exception):  # noqa: N818  (it is no error: the work is saved and goes on later)
+    """The work was stopped at a boundary, after what the next run needs was written."""
+
+
+class StopFlag:
+    """Set by a signal, read by the loop."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.reason is not None
+
+    def __str__(self) -> str:
+        return self.reason or "another rank was told to stop"
+
+    def set(self, number: int, frame: FrameType | None = None) -> None:
+        self.reason = self.reason or signal.Signals(number).name
+
+
+_open: StopFlag | None = None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """While this is open, SIGTERM and SIGUSR2 set the flag; the handlers before it come back after.
+
+    Within another such block it is that one's flag: what was asked before a stage began counts for the stage.
+    """
+    global _open
+    if _open is not None:
+        yield _open
+        return
+    flag = _open = StopFlag()
+    numbers = (signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.signal(number, flag.set) for number in numbers}
+    try:
+        yield flag
+    finally:
+        _open = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def abreast(items: Iterable[Item], here: Ranks, stop: StopFlag) -> Iterator[Item]:
+    """Yield this rank's items, all ranks in step, until every rank has no more; ranks may have different numbers.
+
+    Before each item the hosts ask one another whether any was told to stop.
+
+    Raises:
+        Preempted: one was; on all ranks before the same item.
+    """
+    for item in _padded(items, here):
+        if here.any(bool(stop)):
+            raise Preempted(f"{stop}")
+        if item is not None:
+            yield item
+
+
+def _padded(items: Iterable[Item], here: Ranks) -> Iterator[Item | None]:
+    """This rank's items, then None for as long as another rank has items."""
+    iterator = iter(items)
+    while True:
+        item = next(iterator, None)
+        if not here.any(item is not None):
+            return
+        yield item

@@ -1,0 +1,1 @@
+"""A study's grid cells, their ids and their folders."""

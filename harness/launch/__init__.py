@@ -1,0 +1,1 @@
+"""Grid cells to local processes or SLURM jobs, and where they stand."""

@@ -1,0 +1,139 @@
+"""Launching cells on this machine, through submitit: a bounded number of processes, each taking cells in turn.
+
+A cell runs whatever stages it lacks (`stages.run_cell`), and the sweep stays and watches. What goes to SLURM instead is
+in `cluster/`. Nothing here decides a result.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.grid.cells import Cell
+from harness.recipe.launch import Launch
+from harness.recipe.schema import Recipe
+from harness.stages.missing import read_outcome, run_cells
+
+POLL_SECONDS = 0.2
+LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one cell ended: `error` is the end of its traceback, None where it went well."""
+
+    cell: Cell
+    error: str | None
+    log: Path
+
+
+@dataclass
+class _Job:
+    """A local process and the cells it has yet to end, in the order in which it takes them."""
+
+    handle: Any
+    cells: list[Cell]
+
+
+def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
+    """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
+
+    `watch` is called between polls with the cells that run. Leaving early (Ctrl-C) stops the running jobs; their
+    checkpoints stay. A process that dies costs the cell it was at; those behind it go to another.
+    """
+    import submitit
+
+    folder = _jobs_folder(recipe)
+    executor = submitit.LocalExecutor(folder=folder)
+    launch = recipe.launch
+    executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, gpus_per_node=_local_gpus(launch))
+    recipe_json = recipe.model_dump_json()
+    waiting = batches(todo, launch)
+    jobs: list[_Job] = []
+    try:
+        with _threads(launch):
+            while waiting or jobs:
+                while waiting and len(jobs) < launch.parallel:
+                    batch = waiting.pop(0)
+                    handle = executor.submit(run_cells, recipe_json, [cell.id for cell in batch], folder)
+                    jobs.append(_Job(handle, batch))
+                time.sleep(POLL_SECONDS)
+                watch([job.cells[0] for job in jobs if job.cells])
+                for job in list(jobs):
+                    over = job.handle.done()  # asked before looking at what it left, so that nothing is missed
+                    yield from _ended(job, folder)
+                    if over:
+                        jobs.remove(job)
+                        if job.cells:
+                            yield Outcome(job.cells.pop(0), _error(job.handle), Path(job.handle.paths.stderr))
+                        waiting = [job.cells, *waiting] if job.cells else waiting
+    finally:
+        for job in jobs:
+            job.handle.cancel()
+
+
+def batches(todo: Sequence[Cell], launch: Launch) -> list[list[Cell]]:
+    """Cells for each process in turn: `launch.cells_per_job`, fewer where a process would have none."""
+    size = max(1, min(launch.cells_per_job, -(-len(todo) // launch.parallel)))
+    return [list(todo[start : start + size]) for start in range(0, len(todo), size)]
+
+
+def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:
+    """Take off the cells that the job has ended, each with what it left."""
+    while job.cells and (found := read_outcome(folder, job.cells[0].id)) is not None:
+        yield Outcome(job.cells.pop(0), found["error"], Path(job.handle.paths.stderr))
+
+
+def _local_gpus(launch: Launch) -> int:
+    return 0 if launch.device == "cpu" else launch.gpus_per_node
+
+
+class _threads:  # noqa: N801  (a context manager, used like a function)
+    """Give each job its share of the cores: `cpus_per_task` compute threads."""
+
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+    def __init__(self, launch: Launch) -> None:
+        self._wanted = dict.fromkeys(self.names, str(launch.cpus_per_task))
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self.names}
+        os.environ.update(self._wanted)
+
+    def __exit__(self, *error: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _error(job: Any) -> str:  # noqa: ANN401  (submitit is untyped)
+    """Why a process ended before its cells did."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        job.result()
+    except FailedJobError as error:  # it raised, outside any cell
+        return _last_line_of_trace(str(error)) or type(error).__name__
+    except UncompletedJobError:  # it left no result
+        return "the process was killed"
+    return "the process left no outcome"
+
+
+def _last_line_of_trace(text: str) -> str:
+    """What was raised, out of submitit's message: a first line, the trace between two rules, where the logs are."""
+    trace = text.split("-" * 22)[1] if text.count("-" * 22) >= 2 else text
+    lines = [line for line in trace.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _jobs_folder(recipe: Recipe) -> Path:
+    """A folder of its own for each launch: process ids come again, and must not meet an old job's files."""
+    folder = recipe.output / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

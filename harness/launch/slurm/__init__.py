@@ -1,0 +1,1 @@
+"""Grid cells to SLURM job arrays, and back from SLURM's states."""

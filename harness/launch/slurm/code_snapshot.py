@@ -1,0 +1,59 @@
+"""The code that jobs run is the code at submission: a copy of our packages, named by what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness.storage.atomic import write_json
+
+PACKAGES = ("harness", "shards", "analysis")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def snapshot(output: Path) -> Path:
+    """Copy the packages to `<output>/code/<digest>/` unless they are there, and return that folder.
+
+    `provenance.json` beside them tells the commit, and the difference to it where there is one.
+    """
+    files = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*") if _is_code(path))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    folder = output.resolve() / "code" / digest.hexdigest()[:16]
+    if not (folder / "provenance.json").exists():
+        _copy(files, folder)
+        write_json(folder / "provenance.json", {"digest": digest.hexdigest(), **_provenance()})
+    return folder
+
+
+def _is_code(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+
+
+def _copy(files: list[Path], folder: Path) -> None:
+    """Copy beside the folder, then give it its name: a job never meets half of it."""
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    for path in files:
+        target = building / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    shutil.rmtree(folder, ignore_errors=True)  # a copy whose maker died before it said what it is
+    building.rename(folder)
+
+
+def _provenance() -> dict[str, str | None]:
+    """Commit and difference of the working tree; both None where this is no git checkout."""
+    return {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD", "--", *PACKAGES)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

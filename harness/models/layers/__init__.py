@@ -1,0 +1,1 @@
+"""Blocks, attention, masking and losses that the networks share."""

@@ -1,0 +1,1 @@
+"""What a grid cell costs, before it runs."""

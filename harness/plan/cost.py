@@ -1,0 +1,139 @@
+"""The plan: what each cell costs before it is spent, in crops, FLOPs, memory, traffic, hours, money and energy.
+
+Closed forms over the recipe; no torch, no pandas, so that it answers at once. What a plan assumes of machines stands in
+the recipe's `hardware`: above all the share of the peak that training reaches, which a finished cell's log replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.compute.flops import CONVENTIONS, FLOPS_PER_MAC, System, compute, dense_forward
+from harness.data.shard_sets import Place, manifest_of
+from harness.grid.cells import Cell
+from harness.models.architecture import cost_of
+from harness.plan.step_time import GIGA, TERA, Run, run_of
+from harness.recipe.fields import per_name
+from harness.recipe.gpus import Machine
+from harness.recipe.schema import Recipe
+
+CROPS_PER_WELL = 64  # a 2048² well in tiles of 256² (supplement A.3)
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What one cell will cost. `run` is None for a cell that trains nothing; `embed_hours` are GPU hours too, and None
+    where the number of wells is not known."""
+
+    cell: Cell
+    parameters: int
+    images: int
+    crops: int
+    steps: int
+    flops: dict[str, float]  # by convention
+    gpus: int
+    run: Run | None
+    embed_hours: float | None
+
+    @property
+    def wall_hours(self) -> float:
+        """Of training."""
+        return self.steps * self.run.step_seconds / HOUR if self.run else 0.0
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of training."""
+        return self.wall_hours * max(1, self.gpus)
+
+    @property
+    def all_hours(self) -> float:
+        """GPU hours of training and embedding."""
+        return self.gpu_hours + (self.embed_hours or 0.0)
+
+
+def plan_cells(recipe: Recipe, cells: Sequence[Cell]) -> list[CellPlan]:
+    """The plan of every cell that has a model.
+
+    Raises:
+        ValueError: a dataset has neither shards nor `images`, so its size is unknown.
+    """
+    wells = embedded_wells(recipe)
+    return [plan_cell(recipe, cell, wells) for cell in cells if cell.architecture is not None]
+
+
+def plan_cell(recipe: Recipe, cell: Cell, wells: int | None) -> CellPlan:
+    """The plan of one cell, which embeds `wells` wells."""
+    system = cost_of(cell)
+    images, steps, batch, gpus, run = 0, 0, 0, 0, None
+    if cell.training is not None and cell.dataset is not None:
+        images, batch = training_images(recipe, cell.dataset), cell.training.batch
+        steps = cell.training.epochs * images // batch
+        gpus = per_name(recipe.launch.nodes, cell.model) * recipe.launch.gpus_per_node
+        run = run_of(recipe, cell, system)
+    flops = {name: compute(name, system, steps * batch) for name in CONVENTIONS}
+    hours = None if wells is None else wells * CROPS_PER_WELL * embed_seconds(recipe, cell, system) / HOUR
+    return CellPlan(cell, system.parameters(), images, steps * batch, steps, flops, gpus, run, hours)
+
+
+def embed_seconds(recipe: Recipe, cell: Cell, system: System) -> float:
+    """GPU seconds for a crop's forward pass through the encoder, at the training's share of the peak."""
+    effective = recipe.hardware.machine.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model)
+    return FLOPS_PER_MAC * dense_forward(system) / effective
+
+
+def embedded_wells(recipe: Recipe) -> int | None:
+    """Wells that every cell embeds: the shards' count, or that of a dataset with the same shards; None if unknown."""
+    if recipe.embed is None:
+        return 0
+    shards = recipe.embed.shards
+    counts = _manifest_wells(recipe, shards)
+    if counts is not None:
+        return sum(counts.values())
+    same = [dataset for dataset in recipe.datasets.values() if dataset.shards == shards]
+    return max((dataset.images for dataset in same if dataset.images), default=None)
+
+
+def training_images(recipe: Recipe, name: str) -> int:
+    """Images that a dataset trains on: the shards' own count where they are, else what the recipe states.
+
+    A fraction by experiment is estimated by the same fraction of the images until the shards are opened.
+
+    Raises:
+        ValueError: neither is known.
+    """
+    dataset = recipe.datasets[name]
+    counted = _manifest_wells(recipe, dataset.shards)
+    if counted is not None:
+        return round(counted["train"] * dataset.fraction)
+    if dataset.images is None:
+        raise ValueError(
+            f"datasets.{name}: no shards at {dataset.shards} and no `images`, so its size is unknown; "
+            "build the shards or state `images`"
+        )
+    return dataset.images
+
+
+def _manifest_wells(recipe: Recipe, place: Place) -> dict[str, int] | None:
+    try:
+        counts: dict[str, int] = manifest_of(recipe, place)["wells"]
+    except FileNotFoundError:
+        return None
+    return counts
+
+
+def misfits(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
+    """What cannot fit, one line per model and batch, in the recipe's words."""
+    found: dict[str, None] = {}
+    for plan in plans:
+        if plan.run is not None and not plan.run.fits:
+            run = plan.run
+            assert run.memory is not None
+            needs = f"{run.memory.total / GIGA:.0f} GB of {machine.name}'s {machine.memory_gb:.0f}"
+            instead = f"{run.instead} would" if run.instead else "no setting would: take more or larger GPUs"
+            line = (
+                f"{plan.cell.model} with {run.setting.crops} crops a pass on {plan.gpus} GPUs needs {needs}; {instead}"
+            )
+            found[line] = None
+    return list(found)

@@ -1,0 +1,159 @@
+"""A plan as text, as JSON, beside the paper's own study, and on other GPUs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from analysis.compute.flops import CONVENTIONS, VitMae
+from harness.models.architecture import config_of, cost_of
+from harness.plan.cost import CellPlan
+from harness.plan.memory import memory
+from harness.recipe.fields import per_name
+from harness.recipe.gpus import MACHINES, Machine
+from harness.recipe.schema import Recipe
+
+PAPER_CELL = ("vit_l8_plus", "rpi_93m")
+PAPER_CROPS, PAPER_HOURS, PAPER_MFU = 3.5e9, 20_000, 0.11  # supplement A.3; facts.md works out the share of the peak
+GIGA = 1e9
+COLUMNS = (
+    f"{'GPUs':>6} {'engine':<9}{'crops/GPU':>11}{'GB':>8}{'net%':>6}{'crops/s·node':>14}"
+    f"{'hours':>9}{'GPU h':>10}{'embed':>8}"
+)
+
+
+def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
+    """The plan as text: a line per cell, the sum, and what it rests on."""
+    head = f"{'cell':<36}{'params':>8}{'crops':>8}{'steps':>8}" + "".join(f"{name:>15}" for name in CONVENTIONS)
+    lines = [head + COLUMNS, *(_line(plan) for plan in plans), *_sums(recipe, plans), *_elsewhere(recipe, plans)]
+    return "\n".join([*lines, *_beside_the_paper(recipe, plans)])
+
+
+def _line(plan: CellPlan) -> str:
+    counts = f"{_short(plan.parameters):>8}{_short(plan.crops):>8}{plan.steps:>8}"
+    flops = "".join(f"{value:>15.2e}" for value in plan.flops.values())
+    embed = "?" if plan.embed_hours is None else f"{plan.embed_hours:.1f}"
+    how = f"{'':>6} {'':<9}{'':>11}{'':>8}{'':>6}{'':>14}"
+    if plan.run is not None and plan.gpus:
+        run = plan.run
+        passes = f"{run.part // run.setting.crops}×{run.setting.crops}"
+        share = 100 * run.traffic_seconds / run.compute_seconds
+        memory = f"{run.memory.total / GIGA:.1f}" + ("" if run.fits else "!") if run.memory else "?"
+        how = f"{plan.gpus:>6} {run.setting.engine:<9}{passes:>11}{memory:>8}{share:>6.0f}{run.node_crops:>14,.0f}"
+    return f"{plan.cell.id:<36}{counts}{flops}{how}{plan.wall_hours:>9.2f}{plan.gpu_hours:>10.1f}{embed:>8}"
+
+
+def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+    if not recipe.launch.gpus_per_node:
+        work = sum(plan.flops["mae_train"] for plan in plans)
+        return [f"{len(plans)} cells with a model: {work:.2e} FLOPs (mae_train); no GPUs, so no GPU hours are planned"]
+    machine, mfu = recipe.hardware.machine, recipe.hardware.mfu
+    train, embed = (sum(values) for values in zip(*((p.gpu_hours, p.embed_hours or 0.0) for p in plans), strict=True))
+    crops = _short(sum(plan.crops for plan in plans))
+    shares = f"{mfu:.0%}" if isinstance(mfu, float) else ", ".join(f"{name} {share:.0%}" for name, share in mfu.items())
+    return [
+        f"{len(plans)} cells with a model: {crops} crops; {train:,.0f} GPU hours to train, {embed:,.0f} to embed; "
+        f"{_money_and_energy(train + embed, machine)} on {machine.name}",
+        f"assumed, not measured: {shares} of {machine.peak_tflops:g} TFLOP/s (mae_train; hardware.mfu), "
+        f"{machine.price_per_hour:g} an hour, {machine.watts:g} W, "
+        f"{recipe.hardware.loader_crops_per_core:,.0f} crops/s per core of the loader",
+        "net%: time of a step's traffic in that of its computing, if nothing of it were hidden; GB: of "
+        f"{machine.memory_gb:.0f} a GPU; hours: of training",
+        *(
+            f"{plan.cell.id}: the {plan.run.limit} sets the pace, not the GPUs"
+            for plan in plans
+            if plan.run is not None and plan.run.limit != "compute"
+        ),
+    ]
+
+
+def _elsewhere(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+    """The same study on the other GPU types of the table, at the same share of their peaks."""
+    here, work = recipe.hardware.machine, sum(plan.all_hours for plan in plans)
+    if not recipe.launch.gpus_per_node:
+        return []
+    found = []
+    for machine in MACHINES:
+        hours = work * here.peak_tflops / machine.peak_tflops
+        if machine.name != here.name:
+            found.append(f"  {machine.name:<11}{hours:>10,.0f} GPU hours, {_money_and_energy(hours, machine)}")
+    return ["at the same share of the peak, where memory and network allow:", *found]
+
+
+def _money_and_energy(hours: float, machine: Machine) -> str:
+    return f"{hours * machine.price_per_hour:,.0f} in money, {hours * machine.watts / 1e6:,.1f} MWh"
+
+
+def _beside_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+    """ViT-L/8+ on RPI-93M, the one cell whose cost the paper tells."""
+    for plan in plans:
+        if (plan.cell.model, plan.cell.dataset) == PAPER_CELL and plan.crops:
+            mfu = per_name(recipe.hardware.mfu, plan.cell.model)
+            early = plan.gpu_hours * PAPER_CROPS / plan.crops
+            theirs = early * mfu * recipe.hardware.machine.peak_tflops / (PAPER_MFU * 312)
+            return [
+                f"the paper's {plan.cell.model} on {plan.cell.dataset}: {_short(PAPER_CROPS)} crops in more than "
+                f"{PAPER_HOURS:,} A100 hours; here {_short(plan.crops)} in {plan.gpu_hours:,.0f}.",
+                f"  The paper's ended early, after {PAPER_CROPS / plan.images:.1f} of {plan.crops / plan.images:.0f} "
+                f"epochs: {early:,.0f} hours here. It reached {PAPER_MFU:.0%} of an A100's peak, and this plan assumes "
+                f"{mfu:.0%}: {theirs:,.0f} A100 hours at the paper's share.",
+            ]
+    return []
+
+
+def as_json(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
+    """The plan for scripts: one object per cell, and what it rests on."""
+    return json.dumps(
+        {"machine": asdict(recipe.hardware.machine), "cells": [_object(plan) for plan in plans]}, indent=1
+    )
+
+
+def _object(plan: CellPlan) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "cell": plan.cell.id, "parameters": plan.parameters, "images": plan.images, "crops": plan.crops,
+        "steps": plan.steps, "flops": plan.flops, "gpus": plan.gpus, "wall_hours": plan.wall_hours,
+        "gpu_hours": plan.gpu_hours, "embed_gpu_hours": plan.embed_hours,
+    }  # fmt: skip
+    if plan.run is not None:
+        run = {**asdict(plan.run), "step_seconds": plan.run.step_seconds, "limit": plan.run.limit}
+        found["run"] = {**run, "memory_bytes": plan.run.memory.total if plan.run.memory else None}
+    return found
+
+
+def measured_memory(plans: Sequence[CellPlan]) -> str:
+    """One rank's memory for every trained model, by torch's tracker over fake ranks, beside the closed form.
+
+    The tracker follows FSDP; a cell of another engine is measured as if it were sharded over all its ranks.
+    """
+    from harness.memory import rank_memory
+
+    lines, seen = ["one rank's memory by torch's tracker beside the closed form, GB:"], set()
+    for plan in plans:
+        system = cost_of(plan.cell)
+        if (
+            plan.run is None
+            or not isinstance(system, VitMae)
+            or plan.gpus < 2
+            or (plan.cell.model, plan.run.setting) in seen
+        ):
+            continue
+        seen.add((plan.cell.model, plan.run.setting))
+        hybrid = plan.run.setting.engine == "hsdp"
+        setting = plan.run.setting if hybrid else replace(plan.run.setting, engine="fsdp", optimiser="lion")
+        found = rank_memory(
+            config_of(plan.cell), world=setting.world, crops=setting.crops, shard=setting.shard if hybrid else None,
+            precision="bf16" if setting.precision == "bf16" else "fp32", recompute=setting.recompute,
+        )  # fmt: skip
+        closed = memory(system, setting).total
+        how = f"{setting.engine} over {setting.world}, {setting.crops} crops, recompute {setting.recompute}"
+        lines.append(f"  {plan.cell.model or '':<14}{how:<50}{found.peak / GIGA:>8.2f}{closed / GIGA:>8.2f}")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"

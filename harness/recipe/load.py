@@ -1,0 +1,305 @@
+"""Reading a recipe: YAML with line numbers, a profile, dotted overrides, and errors that say where and what.
+
+`load` gives a valid `Recipe` or raises `RecipeError`, whose text names file, line, field and the nearest valid
+name. `harness.recipe` is the schema; this is the only place that knows the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness.recipe.fields import FieldPath
+from harness.recipe.models import ARM
+from harness.recipe.schema import Recipe
+
+MAX_ERRORS_SHOWN = 12
+MAX_FIELDS = 20_000
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the text is ready to show to the person who wrote it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: a line of a file, or an override on the command line."""
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+Places = dict[FieldPath, Place]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 floats: `1e-4` is a number, as everyone who types it means."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path` under `profile`, with `overrides` (`train.epochs=2`) on top.
+
+    The other profiles are checked too, without the overrides, so that a recipe is right for everyone or refused.
+
+    Raises:
+        RecipeError: the file cannot be read, is no YAML, or does not fit the schema.
+    """
+    tree, places = read_yaml(path)
+    profiles = tree.pop("profiles", None) or {}
+    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
+        raise RecipeError(f"{places[('profiles',)]}: profiles: must map a profile's name to the fields it changes")
+    if profile not in profiles:
+        known = ", ".join(profiles) or "none"
+        raise RecipeError(f"{path}: has no profile {profile!r}; its profiles: {known}")
+    for name in sorted(profiles, key=lambda name: name != profile):
+        merged, merged_places = _with_profile(tree, places, name, profiles[name])
+        if name == profile:
+            for override in overrides:
+                _apply_override(merged, merged_places, override)
+        validated = _validated(merged, merged_places, path, f"profile {name}")
+        if name == profile:
+            chosen = validated
+    return chosen
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
+    """The file's mapping, and the place of each of its fields.
+
+    Raises:
+        RecipeError: unreadable, not YAML, not a mapping, or a key given twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        tree = loader.construct_document(node) if node is not None else None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(_yaml_message(path, error)) from error
+    if not isinstance(tree, dict) or node is None:
+        raise RecipeError(f"{path}:1: a recipe is a mapping of fields (`name: ...`), this is {_kind(tree)}")
+    try:
+        found = list(islice(_places(node, str(path), ()), MAX_FIELDS))
+    except RecursionError as error:
+        raise RecipeError(f"{path}: nested too deeply, or an anchor that holds itself") from error
+    if len(found) == MAX_FIELDS:
+        raise RecipeError(f"{path}: more than {MAX_FIELDS} fields once its anchors are expanded")
+    return tree, dict(found)
+
+
+def _yaml_message(path: Path, error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+    return f"{place}: not valid YAML: {getattr(error, 'problem', None) or error or type(error).__name__}"
+
+
+def _places(node: yaml.Node, source: str, path: FieldPath) -> Iterator[tuple[FieldPath, Place]]:
+    yield path, Place(source, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise RecipeError(
+                    f"{source}:{line}: {dotted((*path, key.value))}: given twice (also line {seen[key.value]})"
+                )
+            seen[key.value] = line
+            yield from _places(value, source, (*path, key.value))
+            yield (*path, key.value), Place(source, line)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _places(value, source, (*path, i))
+
+
+def _with_profile(
+    tree: dict[str, Any], places: Places, name: str, changes: dict[str, Any]
+) -> tuple[dict[str, Any], Places]:
+    """`changes` laid over `tree`: mappings merge, everything else is replaced."""
+    changed = {p[2:]: place for p, place in places.items() if p[:2] == ("profiles", name) and len(p) > 2}
+    kept = {p: place for p, place in places.items() if p[:1] != ("profiles",)}
+    for path in changed:
+        if not isinstance(_at(changes, path), dict):
+            _forget_below(kept, path)
+    return _merged(deepcopy(tree), changes), kept | changed
+
+
+def _at(tree: Any, path: FieldPath) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _forget_below(places: Places, path: FieldPath) -> None:
+    """What stood in a value that is replaced has no place any more."""
+    for old in [p for p in places if p[: len(path)] == path and len(p) > len(path)]:
+        del places[old]
+
+
+def _merged(base: Any, change: Any) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
+    if isinstance(base, dict) and isinstance(change, dict):
+        return base | {k: _merged(base.get(k), v) for k, v in change.items()}
+    return change
+
+
+def _apply_override(tree: dict[str, Any], places: Places, override: str) -> None:
+    dotted_path, equals, text = override.partition("=")
+    if not equals or not dotted_path:
+        raise RecipeError(f"argument {override!r}: an override is written field.path=value, as in train.epochs=2")
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"argument {override!r}: its value is not valid YAML: {error}") from error
+    *parents, last = (int(k) if k.isdigit() else k for k in dotted_path.split("."))
+    holder: Any = tree
+    for depth, key in enumerate(parents):
+        holder = _step_into(holder, key, override, dotted((*parents[: depth + 1],)))
+    if isinstance(holder, list) and not (isinstance(last, int) and last < len(holder)):
+        raise RecipeError(f"argument {override!r}: {dotted(tuple(parents))} is a list of {len(holder)}")
+    holder[last] = value
+    here = Place(f"argument {override!r}")
+    _forget_below(places, (*parents, last))
+    places[(*parents, last)] = here
+    for depth in range(1, len(parents) + 1):
+        places.setdefault((*parents[:depth],), here)
+
+
+def _step_into(holder: Any, key: str | int, override: str, path: str) -> Any:  # noqa: ANN401
+    if isinstance(holder, list) and isinstance(key, int) and key < len(holder):
+        inner = holder[key]
+    elif isinstance(holder, dict):
+        inner = holder.setdefault(key, {})
+        if inner is None:
+            inner = holder[key] = {}
+    else:
+        raise RecipeError(f"argument {override!r}: {path} does not exist")
+    if not isinstance(inner, dict | list):
+        raise RecipeError(f"argument {override!r}: {path} is a value ({inner!r}), not a section")
+    return inner
+
+
+def _validated(tree: dict[str, Any], places: Places, path: Path, context: str) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        relevant: list[dict[str, Any]] = [dict(e) for e in error.errors() if not _is_other_arm(dict(e))]
+        messages = [_message(e["loc"], _explain(e["loc"], e), places, path) for e in relevant]
+    except RecursionError as error:
+        raise RecipeError(f"{path}: nested too deeply") from error
+    else:
+        messages = [_message(loc, text, places, path) for loc, text in recipe.inconsistencies()]
+        if not messages:
+            return recipe
+    messages = list(dict.fromkeys(messages))
+    more = [f"... and {len(messages) - MAX_ERRORS_SHOWN} more"] if len(messages) > MAX_ERRORS_SHOWN else []
+    raise RecipeError("\n".join([f"recipe refused ({context}):", *messages[:MAX_ERRORS_SHOWN], *more]))
+
+
+def _message(loc: FieldPath, text: str, places: Places, path: Path) -> str:
+    loc = _real(loc)
+    known = [loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in places]
+    inside = [p for p, place in places.items() if p[: len(loc)] == loc and place.line is None]  # overrides
+    place = places[inside[0]] if inside else places[known[0]] if known else Place(str(path))
+    return f"{place}: {dotted(loc)}: {text}"
+
+
+def _explain(loc: FieldPath, error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        fields = _fields_at(loc[:-1])
+        nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
+        return "unknown field; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(fields)}")
+    if error["type"] == "union_tag_invalid":
+        return f"unknown kind {error['input'].get('kind')!r}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
+    if error["type"] == "missing":
+        return "is required and missing"
+    shown = repr(error["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{_lower_first(error['msg'].removeprefix('Value error, '))} (got {shown})"
+
+
+def _fields_at(loc: FieldPath) -> list[str]:
+    """The field names of the section that stands at `loc`."""
+    schema: dict[str, Any] = Recipe.model_json_schema()
+    here = schema
+    for key in loc:
+        here = _resolve(here, schema)
+        if isinstance(key, str) and key.startswith(ARM):
+            arms = (_resolve(arm, schema) for arm in here["oneOf"])
+            here = next(arm for arm in arms if arm["properties"]["kind"]["const"] == key.removeprefix(ARM))
+        if isinstance(key, str) and _is_arm(key):
+            continue
+        named = here.get("properties", {}).get(key) or here.get("items")
+        here = named or next(iter(here.get("patternProperties", {}).values()), {})
+    return list(_resolve(here, schema).get("properties", {}))
+
+
+def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Follow `$ref`, and of an optional section take the section."""
+    for option in here.get("anyOf", []):
+        if "$ref" in option:
+            here = option
+    reference = here.get("$ref")
+    return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else here
+
+
+def _is_other_arm(error: dict[str, Any]) -> bool:
+    """Of a field that takes a value or a mapping by name, whether this is the complaint of the arm not meant."""
+    arm = next((k for k in error["loc"] if isinstance(k, str) and _is_arm(k) and not k.startswith(ARM)), None)
+    if arm is None:
+        return False
+    return error["type"] == "dict_type" if "dict[" in arm else isinstance(error["input"], dict)
+
+
+def _is_arm(key: str) -> bool:
+    return "[" in key or "-" in key or key in {"int", "float"}
+
+
+def _real(loc: FieldPath) -> FieldPath:
+    """`loc` without the names pydantic gives to the arms of a union (`constrained-int`, `dict[...]`) and to keys."""
+    return tuple(key for key in loc if not (isinstance(key, str) and _is_arm(key)))
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _kind(value: object) -> str:
+    return "empty" if value is None else f"a {type(value).__name__}"
+
+
+def dotted(path: FieldPath) -> str:
+    """`train.optimiser.betas`, `grid.models.0`; what does not print is escaped."""
+    return ".".join(text if (text := str(key)).isprintable() else ascii(text) for key in path)
+
+
+def to_yaml(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML that `load` would read again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema for editors: a recipe whose every field is optional at the top, with `profiles`."""
+    schema = Recipe.model_json_schema()
+    profile = {"type": "object", "description": "fields laid over the recipe when this profile is chosen"}
+    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile}
+    return schema

@@ -1,0 +1,251 @@
+"""The recipe: what a study is, as a strict schema.
+
+A recipe is one YAML file (`recipes/scaling.yaml` states the paper's study). Every field is declared here, with its
+unit and bounds, and nothing else is accepted. Reading a file, its profiles and overrides is `recipe_file.py`;
+turning a recipe into cells is `grid.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from harness.recipe.data import Dataset, Prepare, Remote
+from harness.recipe.fields import (
+    Count,
+    Entries,
+    FieldPath,
+    Name,
+    Pair,
+    PerName,
+    Probability,
+    RatePerName,
+    Section,
+    ShardPlace,
+    YamlPath,
+)
+from harness.recipe.launch import Hardware, Launch
+from harness.recipe.models import FIXED, Mae, Model
+
+
+class Optimiser(Section):
+    """Lion and AdamW take `betas`; SGD takes `momentum`."""
+
+    name: Literal["lion", "adamw", "sgd"] = "lion"
+    betas: Pair = (0.9, 0.95)
+    momentum: Probability = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+
+    def science(self) -> dict[str, Any]:
+        """The fields that this optimiser heeds, as JSON."""
+        return self.model_dump(mode="json", exclude={"betas" if self.name == "sgd" else "momentum"})
+
+
+class Schedule(Section):
+    """One-cycle cosine: linear-in-cosine warm-up to the peak, cosine decay to the end."""
+
+    name: Literal["one_cycle_cosine"] = "one_cycle_cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    start_factor: Annotated[float, Field(gt=0, le=1)] = 0.04
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 4e-6
+    cycle_momentum: Literal[False] = Field(
+        False, exclude=True, description="betas stay as they are; torch's OneCycleLR would cycle the first"
+    )
+
+
+class EarlyStopping(Section):
+    patience: PositiveInt = Field(5, description="validations without improvement before training stops")
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Train(Section):
+    epochs: PerName = Field(50, description="passes over the dataset, one crop per image each; per dataset")
+    batch: PerName = Field(4096, description="global batch in crops; per dataset")
+    learning_rate: RatePerName = Field(1e-4, description="peak; per model")
+    optimiser: Optimiser = Optimiser()
+    optimisers: Annotated[dict[Name, Optimiser], Entries] = Field(
+        {}, description="of the models named here, in place of `optimiser`"
+    )
+    schedule: Schedule = Schedule()
+    early_stopping: EarlyStopping | None = None
+    precision: Literal["fp32", "bf16"] = "bf16"
+    validations: PositiveInt = Field(50, description="validations over a run, evenly spaced, the last at its end")
+    validation_wells: PositiveInt = Field(16384, description="at most this many wells of unseen experiments")
+    validation_view: Literal["centre", "tiles"] = Field(
+        "centre", description="a well's centre crop, as in A.3, or all of its tiles where there are few wells"
+    )
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a loss or gradient that is not finite ends the run, or its update is left out"
+    )
+    spike: Literal["report", "stop", "skip"] = Field(
+        "report", description="what to do with a step whose loss jumps; report: apply it, and say so in the log"
+    )
+    spike_factor: Annotated[float, Field(gt=1)] = Field(
+        3.0, description="a jump is a loss above this many times its running mean over some 100 steps"
+    )
+    skip_limit: Count = Field(10, description="more updates left out than this end the run")
+
+
+class Exclude(Section):
+    model: Name
+    dataset: Name
+
+
+class Grid(Section):
+    """The product of models, datasets and seeds, less what is excluded, plus the baselines."""
+
+    models: Annotated[list[Name], Field(min_length=1)]
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    seeds: list[Count] = Field([0], min_length=1)
+    exclude: list[Exclude] = Field([])
+    untrained: bool = True
+    pixel_statistics: bool = True
+
+
+class Embed(Section):
+    """Which wells to embed; each is tiled and its tiles' embeddings averaged (supplement A.3)."""
+
+    shards: ShardPlace
+    experiments: list[str] | None = Field(None, description="null: every experiment of the shards")
+    pool: Literal["mean", "class", "std", "mean_std"] = Field(
+        "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
+    )
+    block: PositiveInt | None = Field(
+        None, description="take the features after this many of a vision transformer's blocks; null: after the last"
+    )
+    batch: PositiveInt | None = Field(None, description="tiles in a forward pass; null: 256, on a CPU 8 of 256 pixels")
+
+
+class Control(Section):
+    column: str
+    value: str
+
+
+class Evaluate(Section):
+    """Relationship recall after correction and aggregation (supplement Table 6)."""
+
+    protocol: Literal["current", "legacy"] = Field("current", description="which null ranks the known pairs")
+    correction: Literal["tvn", "centre_scale", "pca_centre_scale", "none"] = "tvn"
+    batch_column: str = "experiment"
+    control: Control = Control(column="treatment", value="EMPTY_control")
+    gene_column: str = "gene"
+    relationships: Annotated[dict[str, YamlPath], Entries, Field(min_length=1)]
+    tails: Pair = (0.05, 0.95)
+    bootstrap: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Evaluate:
+        if not 0 < self.tails[0] < self.tails[1] < 1:
+            raise ValueError(f"tails {list(self.tails)} must be two rising fractions between 0 and 1")
+        return self
+
+
+class Fit(Section):
+    convention: Literal["touvron", "dense_forward", "mae_train"] = "touvron"
+    bootstrap: PositiveInt = 2000
+    overlay_table6: bool = Field(False, description="draw the paper's Table 6 beside this study's points")
+
+
+class Recipe(Section):
+    """A whole study."""
+
+    name: Name
+    output: YamlPath
+    prepare: Prepare = Prepare()
+    datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1)]
+    remote: Remote = Remote()
+    models: Annotated[dict[Name, Model], Entries, Field(min_length=1)]
+    mae: Mae = Mae()
+    train: Train = Train()
+    grid: Grid
+    embed: Embed | None = None
+    evaluate: Evaluate | None = None
+    fit: Fit = Fit()
+    launch: Launch = Launch()
+    hardware: Hardware = Hardware()
+
+    @property
+    def trained_models(self) -> list[str]:
+        """Names of the grid's models that are trained; the others are baselines, one cell each."""
+        return [name for name in self.grid.models if name not in self.models or self.models[name].kind not in FIXED]
+
+    def inconsistencies(self) -> list[tuple[FieldPath, str]]:
+        """What is wrong between fields that are each right alone: (field path, message)."""
+        return [*self._unknown_names(), *self._uncovered(), *self._misfits()]
+
+    def _unknown_names(self) -> list[tuple[FieldPath, str]]:
+        uses: list[tuple[FieldPath, str, dict[str, Any]]] = []
+        uses += [(("grid", "models", i), n, self.models) for i, n in enumerate(self.grid.models)]
+        uses += [(("grid", "datasets", i), n, self.datasets) for i, n in enumerate(self.grid.datasets)]
+        uses += [(("train", "optimisers", name), name, self.models) for name in self.train.optimisers]
+        for i, cell in enumerate(self.grid.exclude):
+            uses += [(("grid", "exclude", i, "model"), cell.model, self.models)]
+            uses += [(("grid", "exclude", i, "dataset"), cell.dataset, self.datasets)]
+        return [(path, unknown_name(name, list(known))) for path, name, known in uses if name not in known]
+
+    def _uncovered(self) -> list[tuple[FieldPath, str]]:
+        by_name: list[tuple[FieldPath, Any, list[str]]] = [
+            (("train", "epochs"), self.train.epochs, self.grid.datasets),
+            (("train", "batch"), self.train.batch, self.grid.datasets),
+            (("train", "learning_rate"), self.train.learning_rate, self.trained_models),
+            (("launch", "nodes"), self.launch.nodes, self.trained_models),
+            (("launch", "crops_per_gpu_step"), self.launch.crops_per_gpu_step, self.trained_models),
+        ]
+        return [
+            (path, f"has no value for {name!r}, which the grid uses; it has {', '.join(values)}")
+            for path, values, names in by_name
+            if isinstance(values, dict)
+            for name in names
+            if name not in values
+        ]
+
+    def _misfits(self) -> list[tuple[FieldPath, str]]:
+        wrong: list[tuple[FieldPath, str]] = []
+        for name, model in self.models.items():
+            wrong += [(("models", name, field), text) for field, text in model.misfits(self.mae)]
+        wrong += self._uneven_lanes() + self._idle()
+        for name, dataset in self.datasets.items():
+            if dataset.order == "stream" and isinstance(dataset.shards, str) and self.remote.cache is None:
+                text = f"a stream keeps whole shards of {dataset.shards} on this machine: say where, in remote.cache"
+                wrong.append((("datasets", name, "order"), text))
+        if self.mae.decoder_width % self.mae.decoder_heads:
+            text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"
+            wrong.append((("mae", "decoder_heads"), text))
+        if self.evaluate is not None and self.embed is None:
+            wrong.append((("evaluate",), "needs an `embed` section that says which wells to embed"))
+        for name, repeated in (
+            ("models", self.grid.models),
+            ("datasets", self.grid.datasets),
+            ("seeds", self.grid.seeds),
+        ):
+            if len(set(repeated)) < len(repeated):
+                wrong.append((("grid", name), "names an entry twice"))
+        return wrong
+
+    def _idle(self) -> list[tuple[FieldPath, str]]:
+        """Models that are never trained, in a study without the section that they are there for."""
+        needs = [FIXED.get(self.models[name].kind) if name in self.models else None for name in self.grid.models]
+        return [
+            (("grid", "models", i), f"{self.grid.models[i]!r} is never trained, and there is no `{section}` section")
+            for i, section in enumerate(needs)
+            if section is not None and getattr(self, section) is None
+        ]
+
+    def _uneven_lanes(self) -> list[tuple[FieldPath, str]]:
+        wrong: list[tuple[FieldPath, str]] = []
+        for name in self.grid.datasets:
+            dataset, batch = self.datasets.get(name), self.train.batch
+            size = batch.get(name) if isinstance(batch, dict) else batch
+            if dataset and size and dataset.order == "stream" and size % dataset.stream.lanes:
+                text = f"{dataset.stream.lanes} does not divide train.batch, {size} crops"
+                wrong.append((("datasets", name, "stream", "lanes"), text))
+        return wrong
+
+
+def unknown_name(name: str, known: list[str]) -> str:
+    """«'vit_s61' is not known; did you mean 'vit_s16'?»"""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    return f"{name!r} is not known; {hint}"

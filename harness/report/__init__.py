@@ -1,0 +1,1 @@
+"""The ledger to tables, figures and the report's page."""

@@ -1,0 +1,106 @@
+"""What to run next: of the cells that are not done, those that narrow the prediction at a target most per GPU hour.
+
+`analysis.design` does the reckoning; this room brings it the study's runs (recall, averaged over its relationship
+sources), its open cells and what the plan says they cost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.grid.cells import Cell, cells
+from harness.plan.cost import CellPlan, plan_cells
+from harness.recipe.schema import Recipe
+from harness.storage import ledger
+
+if TYPE_CHECKING:
+    from analysis.design.next_runs import Candidate, Choice
+
+LAW = "log_linear"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Runs to buy, best first, and open cells that the target would hardly miss."""
+
+    target: float  # compute, in the recipe's convention
+    convention: str
+    buy: tuple[Choice, ...]
+    drop: tuple[Choice, ...]
+
+
+def propose(recipe: Recipe, *, count: int, budget: float, target: float | None = None) -> Proposal:
+    """Design the next runs of a study from those that are evaluated.
+
+    Args:
+        recipe: the study.
+        count: at most so many runs.
+        budget: GPU hours for them together.
+        target: compute at which recall shall be foretold; none: the largest that is planned.
+
+    Raises:
+        ValueError: fewer runs are evaluated than a law needs.
+    """
+    from analysis.design import next_runs as design
+    from analysis.fitting import averages as auto
+    from analysis.fitting.estimate import Points
+    from analysis.laws.metric import Metric
+    from harness.report.points import points
+
+    grid, convention = cells(recipe), recipe.fit.convention
+    plans = [plan for plan in plan_cells(recipe, grid) if plan.crops and plan.gpu_hours > 0]
+    found = points(recipe, grid, convention)
+    runs = found[found["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
+    if runs["compute"].nunique() < auto.FEWEST:
+        raise ValueError(
+            f"{len(runs)} trained cells are evaluated, at {runs['compute'].nunique()} distinct computes; the "
+            f"next runs can be designed from {auto.FEWEST} on"
+        )
+    there = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
+    law = auto.fit(there, Metric("share"), LAW)
+    place = target or max(plan.flops[convention] for plan in plans)
+    options = [_candidate(plan, convention) for plan in plans if _open(recipe, plan.cell)]
+    if not options:
+        return Proposal(place, convention, (), ())
+    buy = design.next_runs(law, there, options, place, budget=budget, count=count)
+    return Proposal(place, convention, tuple(buy), tuple(design.droppable(law, there, options, place)))
+
+
+def _open(recipe: Recipe, cell: Cell) -> bool:
+    return ledger.read(recipe.output, cell.id, "evaluate") is None
+
+
+def _candidate(plan: CellPlan, convention: str) -> Candidate:
+    from analysis.design.next_runs import Candidate
+
+    return Candidate(plan.cell.id, plan.flops[convention], plan.gpu_hours)
+
+
+def text(proposal: Proposal) -> str:
+    """The proposal for a terminal."""
+    lines = [f"for mean recall at {proposal.target:.3g} ({proposal.convention}), best per GPU hour first:"]
+    lines += [f"  {_words(one)}" for one in proposal.buy] or ["  no open cell within the budget would narrow it"]
+    if proposal.drop:
+        lines += [
+            "open cells that it would hardly miss, dearest first:",
+            *(f"  {_words(one)}" for one in proposal.drop),
+        ]
+    return "\n".join(lines)
+
+
+def _words(one: Choice) -> str:
+    return f"{one.candidate.name:<44}{one.candidate.hours:>12,.1f} GPU h   ± {one.before:.4f} → {one.after:.4f}"
+
+
+def as_json(proposal: Proposal) -> str:
+    def rows(choices: Sequence[Choice]) -> list[dict[str, object]]:
+        return [
+            {"cell": c.candidate.name, "gpu_hours": c.candidate.hours, "before": c.before, "after": c.after}
+            for c in choices
+        ]
+
+    found = {"target": proposal.target, "convention": proposal.convention}
+    return json.dumps(found | {"buy": rows(proposal.buy), "drop": rows(proposal.drop)}, indent=1)

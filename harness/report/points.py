@@ -1,0 +1,110 @@
+"""The ledger as the two tables that `analysis` draws and fits: finished points, and the course of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from analysis.compute.flops import compute
+from harness.grid.cells import Cell, model_kind
+from harness.models.architecture import cost_of
+from harness.recipe.models import CLASSIFIERS
+from harness.recipe.schema import Recipe
+from harness.stages.missing import cell_folder
+from harness.storage import ledger
+from harness.train.metrics import read_log
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POINT_COLUMNS = (
+    "cell", "model", "size", "patch", "dataset", "dataset_rank", "seed", "trained", "source",
+    "recall", "recall_low", "recall_high", "chance", "pairs", "genes", "crops", "compute", "kind",
+)  # fmt: skip
+CURVE_COLUMNS = ("cell", "model", "size", "patch", "dataset", "crops", "seed", "compute", "loss")
+
+
+def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:
+    """One row per evaluated cell and relationship source."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        done = ledger.read(recipe.output, cell.id, "evaluate")
+        if done is None:
+            continue
+        crops = _crops(recipe, cell)
+        same = _labels(recipe, cell) | {"crops": crops, "compute": _compute(cell, crops, convention)}
+        for source in _sources(recipe, done.values["recall"]):
+            found = done.values["recall"][source]
+            recall = {"recall": found["recall"], "recall_low": found["low"], "recall_high": found["high"]}
+            counts = {"chance": found["chance"], "pairs": found["pairs"], "genes": done.values["genes"]}
+            rows.append(same | {"source": source} | recall | counts)
+    table = pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+    return table.astype({"patch": "Int64", "dataset_rank": "Int64"})  # pixel statistics have neither
+
+
+def one_family(found: pd.DataFrame) -> pd.DataFrame:
+    """The points that one law can be asked of: the baselines, and the trained cells of the kind that has most of them.
+
+    A classifier and a masked autoencoder of the same compute are two points of two laws.
+    """
+    trained = found["trained"].astype(bool)
+    kinds = found.loc[trained, "kind"].value_counts()
+    return found if kinds.empty else found[~trained | (found["kind"] == kinds.index[0])]
+
+
+def _sources(recipe: Recipe, found: dict[str, Any]) -> list[str]:
+    """The sources of a row, in the recipe's order."""
+    order = list(recipe.evaluate.relationships) if recipe.evaluate else []
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:
+    """Every validation of every trained cell that is done."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        if model_kind(cell) in CLASSIFIERS:
+            continue  # a cross-entropy, which no masked loss compares with
+        if cell.kind != "trained" or ledger.read(recipe.output, cell.id, "train") is None:
+            continue
+        for entry in read_log(cell_folder(recipe, cell) / "train.jsonl"):
+            if entry["kind"] == "validation":
+                at = {"crops": entry["crops"], "compute": _compute(cell, entry["crops"], convention)}
+                rows.append(_labels(recipe, cell) | at | {"loss": entry["validation_loss"]})
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+
+
+def dataset_ranks(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
+    """The place of each trained cell's dataset in the nested order: columns cell and dataset_rank."""
+    import pandas as pd
+
+    ranks = recipe.grid.datasets.index
+    return pd.DataFrame([{"cell": c.id, "dataset_rank": ranks(c.dataset)} for c in cells if c.dataset is not None])
+
+
+def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
+    architecture = cell.architecture or {}
+    return {
+        "cell": cell.id,
+        "model": cell.model,
+        "size": architecture.get("size"),
+        "patch": architecture.get("patch"),
+        "dataset": cell.dataset,
+        "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
+        "seed": cell.seed,
+        "trained": cell.kind == "trained",
+        "kind": model_kind(cell) or cell.kind,
+    }
+
+
+def _crops(recipe: Recipe, cell: Cell) -> int:
+    row = ledger.read(recipe.output, cell.id, "train")
+    return int(row.values["crops"]) if row else 0
+
+
+def _compute(cell: Cell, crops: int, convention: str) -> float:
+    """NaN for a baseline: it was not trained, so it has no place on a compute axis."""
+    return compute(convention, cost_of(cell), crops) if cell.kind == "trained" else float("nan")

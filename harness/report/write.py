@@ -1,0 +1,122 @@
+"""The report: tables and plots of what the ledger holds, drawn again only when the ledger changed.
+
+`<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
+recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG. It works
+on a half-finished sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.grid.cells import Cell, cells, fingerprint
+from harness.recipe.schema import Recipe
+from harness.storage import ledger
+from harness.storage.atomic import write_json, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT_VERSION = 4
+FORMATS = ("png", "svg", "pdf")
+
+
+def report(recipe: Recipe) -> list[Path]:
+    """Write the report, and return the files written: none when it is already that of this ledger."""
+    folder = recipe.output / "report"
+    stamp = _stamp(recipe)
+    try:
+        if json.loads((folder / "stamp.json").read_text())["stamp"] == stamp:
+            return []
+    except (OSError, ValueError, KeyError):
+        pass  # no report yet, or not a whole one
+    written = _write(recipe, folder)
+    write_json(folder / "stamp.json", {"stamp": stamp})
+    return written
+
+
+def _stamp(recipe: Recipe) -> str:
+    """What the report depends on: the ledger's fingerprints, and how it is drawn."""
+    rows = [
+        [row.cell, row.stage, row.fingerprint] for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)
+    ]
+    return fingerprint([REPORT_VERSION, rows, recipe.fit.model_dump(mode="json"), recipe.grid.model_dump(mode="json")])
+
+
+def _write(recipe: Recipe, folder: Path) -> list[Path]:
+    from harness.report.points import curves, points
+
+    grid, convention = cells(recipe), recipe.fit.convention
+    courses, found = curves(recipe, grid, convention), points(recipe, grid, convention)
+    written = [_csv(folder / "curves.csv", courses), _csv(folder / "points.csv", found)]
+    if len(courses):
+        written += _loss_figure(recipe, folder, courses, grid)
+    if found["trained"].any():
+        written += _recall_figure(recipe, folder, found)
+    written += _exports(folder, found)
+    return written + _reconstructions(recipe, folder, grid) + [_page(recipe, folder)]
+
+
+def _page(recipe: Recipe, folder: Path) -> Path:
+    """The whole study as one file, for which everything else must be there."""
+    from analysis.page.render import page
+    from harness.report.page_data import study
+
+    path, text = folder / "report.html", page(study(recipe))
+    write_whole(path, lambda file: file.write(text.encode()))
+    return path
+
+
+def _exports(folder: Path, found: pd.DataFrame) -> list[Path]:
+    """Points as Parquet, and recall per cell as a LaTeX table."""
+    from analysis.figures.latex_table import latex_table
+
+    parquet, latex = folder / "points.parquet", folder / "recall.tex"
+    write_whole(parquet, lambda file: found.to_parquet(file, index=False))
+    write_whole(latex, lambda file: file.write(latex_table(found).encode()))
+    return [parquet, latex]
+
+
+def _csv(path: Path, table: pd.DataFrame) -> Path:
+    write_whole(path, lambda file: table.to_csv(file, index=False))
+    return path
+
+
+def _loss_figure(recipe: Recipe, folder: Path, courses: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
+    from analysis.figures import loss as plot
+    from harness.report.points import dataset_ranks
+
+    figure = plot.loss_versus_compute(courses, dataset_ranks(recipe, grid), recipe.fit.convention)
+    return [*plot.save(figure, folder / "loss_versus_compute", FORMATS)]
+
+
+def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Path]:
+    from analysis.figures import loss as plot
+    from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
+    from analysis.reference.tables import table6
+    from harness.report.points import one_family
+
+    convention = recipe.fit.convention
+    is_trained = found["trained"].astype(bool)
+    trained, baselines = found[is_trained], found[~is_trained]
+    family = one_family(found)
+    computes = family.loc[family["trained"].astype(bool), "compute"].nunique()
+    fits = fit_sources(family, convention) if computes >= MINIMUM_COMPUTES else []
+    write_json(folder / "fits.json", [fit.summary() for fit in fits])
+    overlay = table6() if recipe.fit.overlay_table6 else None
+    figure = plot.recall_versus_compute(trained, fits, baselines, convention, table6=overlay)
+    return [folder / "fits.json", *plot.save(figure, folder / "recall_versus_compute", FORMATS)]
+
+
+def _reconstructions(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:
+    """The figure of the trained cell with the lowest validation loss, of those that reconstruct."""
+    from analysis.figures import loss as plot
+    from harness.report.reconstructions import read, reconstructing
+
+    best = reconstructing(recipe, grid)[:1]
+    return [
+        path for _, _, file in best for path in plot.save(plot.reconstructions(*read(file)), folder / "reconstructions")
+    ]

@@ -1,0 +1,1 @@
+"""What a grid cell lacks, and running it."""

@@ -1,0 +1,77 @@
+"""The ledger: what happened, one row per cell and stage, each a small JSON file written by rename.
+
+`<output>/ledger/<cell id>/<stage>.json`; while jobs share a stage, also `embed.3-of-8.json` for each that is done. A
+row exists only when its stage is done; its `fingerprint` says with what settings, so a stage whose settings changed is
+done again and nothing else is. Readable with pandas (`table`) while the sweep runs. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.storage.atomic import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Stage = Literal["train", "embed", "evaluate"]
+STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
+
+
+class LedgerError(ValueError):
+    """A row that cannot be read; the text names its file."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage that is done, or one element of it (`harness.stages.shared_embedding`)."""
+
+    cell: str
+    stage: str
+    fingerprint: str
+    values: dict[str, Any]
+
+
+def row_path(output: Path, cell: str, stage: str) -> Path:
+    return output / "ledger" / cell / f"{stage}.json"
+
+
+def record(output: Path, row: Row) -> None:
+    """Add a finished stage."""
+    value = {"cell": row.cell, "stage": row.stage, "fingerprint": row.fingerprint, "values": row.values}
+    write_json(row_path(output, row.cell, row.stage), value)
+
+
+def read(output: Path, cell: str, stage: str) -> Row | None:
+    """The row of a stage, or None while it is not done.
+
+    Raises:
+        LedgerError: the file is there and is not a row.
+    """
+    path = row_path(output, cell, stage)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return Row(value["cell"], value["stage"], value["fingerprint"], dict(value["values"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError(f"{path}: not a ledger row ({error}); remove it and run again") from error
+
+
+def rows(output: Path, stage: Stage) -> Iterator[Row]:
+    """Every row of a stage, in order of cell id."""
+    for path in sorted(output.glob(f"ledger/*/{stage}.json")):
+        row = read(output, path.parent.name, stage)
+        if row is not None:
+            yield row
+
+
+def table(output: Path, stage: Stage) -> pd.DataFrame:
+    """A stage's rows as a DataFrame, nested values flattened with dots."""
+    import pandas as pd
+
+    return pd.json_normalize([{"cell": r.cell, "fingerprint": r.fingerprint, **r.values} for r in rows(output, stage)])

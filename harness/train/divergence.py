@@ -1,0 +1,234 @@
+"""The guard: steps whose loss or gradient is not finite, or whose loss jumps, found without asking the device.
+
+At each step one small vector (every rank's loss, the square of every parameter's gradient norm) is summed over ranks;
+what is bad is decided, counted and recorded on the device, so all ranks decide alike and no host waits. The host looks
+at rows of the log, before validations and before saves: what is broken is never saved.
+
+Shapes: W ranks, P parameters, R records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from harness.distributed.ranks import Ranks
+
+RECORDS = 16  # bad steps that are described between two looks; more are only counted
+SPAN = 100  # steps over which the running mean of the loss forgets
+WARM = 20  # steps before a jump can be told from a start
+WORST = 5  # parameters named in a report
+BROKEN, SPIKE = 1, 2
+
+
+class Diverged(RuntimeError):  # noqa: N818  (it says what the training did)
+    """Training met a step that its recipe does not allow; the text says which, on what crops, and what to do."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the recipe's `train` section says of bad steps.
+
+    Attributes:
+        nonfinite: a loss or gradient that is not finite ends the run, or its update is not applied.
+        spike: the same for a loss above `spike_factor` times its running mean; `report` only says so.
+        skip_limit: more skipped updates than this end the run.
+    """
+
+    nonfinite: Literal["stop", "skip"] = "stop"
+    spike: Literal["report", "stop", "skip"] = "report"
+    spike_factor: float = 3.0
+    skip_limit: int = 10
+
+    @property
+    def skips(self) -> bool:
+        """Whether any update may be left out."""
+        return "skip" in (self.nonfinite, self.spike)
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """A step that was broken or a spike, as all ranks saw it."""
+
+    step: int
+    kind: Literal["not finite", "spike"]
+    action: Literal["report", "stop", "skip"]
+    losses: tuple[float, ...]  # of each rank (W)
+    norm: float  # of the whole gradient
+    norms: tuple[float, ...]  # of each parameter's gradient (P)
+
+    @property
+    def suspects(self) -> list[int]:
+        """The ranks whose loss is not finite; else the one with the highest."""
+        broken = [rank for rank, loss in enumerate(self.losses) if not math.isfinite(loss)]
+        return broken or [max(range(len(self.losses)), key=lambda rank: self.losses[rank])]
+
+    def row(self, names: Sequence[str], crops: dict[int, list[str]]) -> dict[str, Any]:
+        """A row of the log: `names` of the parameters, and the crops of each suspect rank."""
+        order = sorted(range(len(self.norms)), key=lambda i: (math.isfinite(self.norms[i]), -_or_zero(self.norms[i])))
+        return {
+            "kind": "bad_step",
+            "step": self.step,
+            "why": self.kind,
+            "action": self.action,
+            "losses": [_json(loss) for loss in self.losses],
+            "gradient_norm": _json(self.norm),
+            "worst_gradients": {names[i]: _json(self.norms[i]) for i in order[:WORST]},
+            "crops": {str(rank): found for rank, found in crops.items()},
+        }
+
+    def __str__(self) -> str:
+        losses = ", ".join(f"{loss:.4g}" for loss in self.losses)
+        return f"step {self.step} is bad ({self.kind}): loss {losses} by rank, gradient norm {self.norm:.4g}"
+
+
+class Guard:
+    """Watches one run. Every rank has one and calls it alike.
+
+    Attributes:
+        names: of the parameters with gradients, in the order of a bad step's norms.
+        state: what must outlive a restart, float64, alike on all ranks: running loss, steps in it, skipped updates.
+        window: float64 sums since they were last cleared: losses, gradient norms, sound steps.
+    """
+
+    def __init__(
+        self, policy: Policy, here: Ranks, model: nn.Module, squares: Callable[[], Tensor | None] = lambda: None
+    ) -> None:
+        """`squares`, where it gives any, are this rank's part of each squared gradient norm: (P,), float64."""
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.policy, self.names = policy, [name for name, _ in trained]
+        self._squares = squares
+        self._here, self._parameters = here, [p for _, p in trained]
+        copies = [copies_of(p, here.world) for _, p in trained]
+        self._shares = torch.tensor(copies, dtype=torch.float64, device=here.device).reciprocal()  # (P,)
+        self.state = torch.zeros(3, dtype=torch.float64, device=here.device)
+        self.window = torch.zeros(3, dtype=torch.float64, device=here.device)
+        width = 3 + here.world + len(trained)
+        self._records = torch.zeros(RECORDS + 1, width, dtype=torch.float64, device=here.device)  # (R + 1, ...)
+        self._found = torch.zeros((), dtype=torch.int64, device=here.device)
+
+    @torch.no_grad()
+    def judge(self, loss: Tensor, step: int) -> Tensor:
+        """Look at a step between its backward pass and its update, on the device alone.
+
+        Args:
+            loss: of this rank, a scalar on the device.
+
+        Returns:
+            Whether the update must not be applied: a bool scalar on the device, the same on all ranks.
+        """
+        world = self._here.world
+        slots = torch.zeros(world, dtype=torch.float64, device=loss.device)
+        slots[self._here.rank] = loss.double()
+        squares = self._squares()
+        if squares is None:
+            squares = gradient_squares(self._parameters) * self._shares
+        seen = self._here.sum(torch.cat([slots, squares]))
+        mean, norm = seen[:world].mean(), seen[world:].sum().sqrt()
+        running, count, _ = self.state
+        broken = ~(torch.isfinite(mean) & torch.isfinite(norm))
+        spike = ~broken & (count >= WARM) & (mean > self.policy.spike_factor * running)
+        skip: Tensor = broken & (self.policy.nonfinite == "skip") | spike & (self.policy.spike == "skip")
+        kind = torch.where(broken, BROKEN, torch.where(spike, SPIKE, 0))
+        self._record(torch.cat([torch.stack([torch.full_like(norm, step), kind.double(), norm]), seen]), kind > 0)
+        self._remember(mean, norm, broken, skip)
+        return skip
+
+    def _record(self, row: Tensor, bad: Tensor) -> None:
+        """Keep `row` if `bad`; the last record is where everything else goes."""
+        place = torch.where(bad, self._found.clamp(max=RECORDS), RECORDS)
+        self._records.index_copy_(0, place[None], row[None])
+        self._found += bad
+
+    def _remember(self, mean: Tensor, norm: Tensor, broken: Tensor, skip: Tensor) -> None:
+        running, count, _ = self.state
+        change = (mean - running) / (count + 1).clamp(max=SPAN)
+        forget = broken | skip
+        step = torch.stack([change, torch.ones_like(change)]).masked_fill(forget, 0.0)
+        self.state += torch.cat([step, skip.double()[None]])
+        self.window += torch.stack([mean, norm, torch.ones_like(mean)]).masked_fill(broken, 0.0)
+
+    def look(self) -> list[BadStep]:
+        """The bad steps since the last look, the first RECORDS of them. Waits for the device."""
+        found = int(self._found)
+        rows = self._records[: min(found, RECORDS)].tolist() if found else []
+        self._found.zero_()
+        return [self._bad_step(row) for row in rows]
+
+    def _bad_step(self, row: list[float]) -> BadStep:
+        broken, world = row[1] == BROKEN, self._here.world
+        losses, squares = row[3 : 3 + world], row[3 + world :]
+        return BadStep(
+            int(row[0]), "not finite" if broken else "spike", self.policy.nonfinite if broken else self.policy.spike,
+            tuple(losses), row[2], tuple(square**0.5 for square in squares),
+        )  # fmt: skip
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out so far, over restarts too. Waits for the device."""
+        return int(self.state[2])
+
+    def enforce(self, found: Sequence[BadStep], saved: Callable[[], str]) -> None:
+        """End the run if a bad step, or the number of those skipped, is not allowed; `saved` says what is on disk.
+
+        Raises:
+            Diverged: on all ranks alike.
+        """
+        ends = [bad for bad in found if bad.action == "stop"]
+        if ends:
+            raise Diverged(
+                f"{ends[0]}; {saved()}. Lower train.learning_rate, look at the crops named in the log, or let "
+                f"train.{'nonfinite' if ends[0].kind == 'not finite' else 'spike'} be skip"
+            )
+        if found and self.skipped > self.policy.skip_limit:
+            raise Diverged(
+                f"{self.skipped} updates were skipped, more than train.skip_limit, {self.policy.skip_limit}; the last: "
+                f"{found[-1]}; {saved()}"
+            )
+
+
+def gradient_squares(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The squared 2-norm of each parameter's gradient as far as it lies on this rank: (P,), float64; 0 without one."""
+    gradients = [_local(p.grad) if p.grad is not None else p.new_zeros(1) for p in parameters]
+    return torch.stack(torch._foreach_norm(gradients)).double().square()
+
+
+def copies_of(parameter: nn.Parameter, world: int) -> int:
+    """How many ranks hold the same shard of a parameter: all of them, where it is not sharded."""
+    if not isinstance(parameter, DTensor):
+        return world
+    sizes = zip(parameter.device_mesh.shape, parameter.placements, strict=True)
+    return math.prod(size for size, placement in sizes if isinstance(placement, Replicate))
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
+def update(optimiser: torch.optim.Optimizer, skip: Tensor) -> None:
+    """Let the optimiser move the weights unless `skip`: then weights, moments and step counts stay as they are.
+
+    Optimisers that know a GradScaler's `found_inf` (torch's fused ones) decide on the device. For others the host asks,
+    which costs a wait for the device at each step.
+    """
+    if getattr(optimiser, "_step_supports_amp_scaling", False):
+        optimiser.found_inf = skip.float()  # type: ignore[attr-defined]
+        optimiser.step()
+        del optimiser.found_inf  # type: ignore[attr-defined]
+    elif not bool(skip):
+        optimiser.step()
+
+
+def _or_zero(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _json(value: float) -> float | str:
+    """JSON has no numbers that are not finite: their names."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,152 @@
+"""What a run says of itself: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA.
+
+A step asks the device for nothing: the clock is read on the host, and only `advance`, once per row of the log, is
+called where the loop has just waited for the device anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.hardware import peak_flops, peak_memory_bytes
+from harness.storage import fencing as fence
+
+if TYPE_CHECKING:
+    import torch
+
+GIGA = 1e9
+
+
+class Writer(Protocol):
+    """The part of TensorBoard's SummaryWriter that is used."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What speed is measured against: this rank's device, how many like it share the work, and a crop's true cost."""
+
+    device: torch.device
+    world: int
+    flops_per_crop: float  # training, `analysis.compute.flops` convention mae_train
+
+    def mfu(self, crops_per_second: float) -> float | None:
+        """Share of all devices' dense bf16 peak that goes into the model's own products (recomputed activations do
+        not count twice); None where the peak is not known."""
+        peak = peak_flops(self.device)
+        return crops_per_second * self.flops_per_crop / (self.world * peak) if peak else None
+
+
+class Meter:
+    """One rank's log of a cell. After a resume, the log continues where the checkpoint stands."""
+
+    def __init__(
+        self, folder: Path, title: str, total_steps: int, step: int, batch: int, machine: Machine | None = None,
+        log_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
+        self._path = folder / "train.jsonl"
+        _cut(self._path, log_bytes)
+        self._log = self._path.open("a", encoding="utf-8")
+        self._board: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._bar = tqdm(
+            total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr,
+        )  # fmt: skip
+        self._batch, self._machine = batch, machine
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is time the loop waited for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def advance(self, steps: int, values: dict[str, float], step: int) -> None:
+        """Log `values` at `step`, `steps` after the last call, with the speed in between.
+
+        The row gets `crops_per_second` of all ranks; `step_seconds`; `data_wait`, the share of the time that the loop
+        waited for data; `peak_memory_gb` of this rank; and `mfu` where the device's peak is known.
+        """
+        now = time.perf_counter()
+        seconds, waited = max(now - self._since, 1e-9), self._waited
+        self._since, self._waited = now, 0.0
+        speed = {
+            "crops_per_second": steps * self._batch / seconds,
+            "step_seconds": seconds / steps,
+            "data_wait": waited / seconds,
+        }
+        shown = {k: f"{v:.4f}" for k, v in values.items() if "loss" in k}
+        if self._machine:
+            speed["peak_memory_gb"] = peak_memory_bytes(self._machine.device) / GIGA
+            mfu = self._machine.mfu(speed["crops_per_second"])
+            if mfu is not None:
+                speed["mfu"] = mfu
+                shown["mfu"] = f"{mfu:.0%}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(steps * self._batch)
+        self.write({"kind": "train", "step": step, **values, **speed})
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row to the log, and its numbers to TensorBoard under `<kind>/<name>`.
+
+        Raises:
+            Fenced: a newer start of this cell has taken over, whose log it is now.
+        """
+        fence.check()
+        json.dump(row, self._log)
+        self._log.write("\n")
+        self._log.flush()
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def position(self) -> int:
+        """The log's length in bytes, all of them on disk: where a checkpoint of now continues it."""
+        os.fsync(self._log.fileno())
+        return os.fstat(self._log.fileno()).st_size
+
+    def pause(self) -> None:
+        """Do not count the time since the last `advance` as training (a validation or a save just ran)."""
+        self._since = time.perf_counter()
+
+    def close(self) -> None:
+        self._bar.close()
+        self._log.close()
+        self._board.close()
+
+
+def _cut(path: Path, length: int) -> None:
+    """Drop what was logged after a checkpoint: it will be made again. A torn last line goes with it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.seek(0)
+        kept = file.read(length)
+        file.truncate(kept.rfind(b"\n") + 1)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a line that is still being written is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) >= 0]

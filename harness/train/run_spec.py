@@ -1,0 +1,122 @@
+"""The course of one run, counted from its shards: which wells, how many steps, when to validate, log, and how fast.
+
+Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.data.labels import Labels, labelled_order, labels_of
+from harness.data.shard_sets import open_shards
+from harness.data.wells import Wells, training_order, training_wells, validation_wells
+from harness.distributed.optimiser import learning_rate
+from harness.distributed.ranks import Ranks
+from harness.grid.cells import Cell, Training
+from harness.recipe.launch import Launch
+from harness.recipe.schema import Recipe
+from shards.loader.batches import Batch, training_batches
+from shards.order.random_order import Order, placed
+from shards.order.stream_order import StreamOrder
+from shards.reader.shard_set import ShardSet
+from shards.remote.open_set import fetched_ahead
+
+LOG_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run of training will do."""
+
+    shards: ShardSet
+    experiments: tuple[str, ...]
+    wells: Wells
+    order: Order
+    validation: Wells
+    labels: Labels | None  # of a classifier
+    training: Training
+    steps: int
+    validate_every: int
+    log_every: int
+
+    def batches(self, first: int, crop: int, seed: int, here: Ranks, launch: Launch) -> Generator[Batch]:
+        """This rank's crops of the steps from `first` on; the shards of a stream are there before they are read."""
+        found = training_batches(
+            self.shards, self.wells, crop=crop, batch=self.training.batch, seed=seed, first_batch=first,
+            last_batch=self.steps, rank=here.rank, world=here.world, workers=launch.loader_workers,
+            ahead=launch.loader_ahead, order=self.order, pin=here.device.type == "cuda",
+        )  # fmt: skip
+        if not isinstance(self.order, StreamOrder):
+            return found
+        return fetched_ahead(
+            found, self.shards, self.order, first_batch=first, last_batch=self.steps, rank=here.rank, world=here.world
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that follows `step` others."""
+        schedule = self.training.settings["schedule"]
+        return learning_rate(
+            step, self.steps, self.training.learning_rate, warmup_fraction=schedule["warmup"],
+            initial_fraction=schedule["start_factor"], final_fraction=schedule["final_factor"],
+        )  # fmt: skip
+
+    def with_labels(self, wells: Tensor, noise: Tensor) -> Tensor:
+        """The wells' noise (B, N), a classifier's with their labels before it (B, 1 + N)."""
+        if self.labels is None:
+            return noise
+        label = noise.new_tensor(self.labels.of_well[wells.cpu().numpy()]).clamp(min=0)  # of a blank crop: any
+        return torch.cat([label[:, None], noise], dim=1)
+
+    def crops(self, seed: int, first: int, count: int, crop: int) -> list[str]:
+        """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
+        wells = self.wells[self.order.wells(first, count)]
+        drawn = placed(seed, first, wells, self.shards.shapes[wells], crop)
+        keys = self.shards.wells.loc[wells, "key"]
+        return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
+
+
+def course_of(recipe: Recipe, cell: Cell) -> Course:
+    """Count steps and choose wells.
+
+    Raises:
+        ValueError: channels or batch do not fit the shards.
+    """
+    assert cell.dataset is not None
+    assert cell.training is not None
+    dataset, training = recipe.datasets[cell.dataset], cell.training
+    shards = open_shards(recipe, dataset.shards, dataset.order)
+    if len(shards.manifest.channels) != recipe.mae.channels:
+        names = ", ".join(shards.manifest.channels)
+        raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")
+    experiments, wells = training_wells(shards, dataset.fraction)
+    labels = labels_of(cell, shards, wells)
+    validation = validation_wells(shards, training.settings["validation_wells"])
+    if labels is not None:
+        wells = wells[labels.of_well[wells] >= 0]
+        validation = validation[labels.of_well[validation] >= 0]
+        if not len(validation):
+            raise ValueError(f"{dataset.shards}: no validation well has a label that the training wells have")
+    steps = training.epochs * len(wells) // training.batch
+    if steps == 0:
+        raise ValueError(
+            f"dataset {cell.dataset} has {len(wells)} images: {training.epochs} epochs of them "
+            f"do not fill one batch of {training.batch}"
+        )
+    validations = min(training.settings["validations"], steps)
+    assert cell.data is not None
+    assert cell.architecture is not None
+    stream = cell.data.get("stream")
+    if labels is not None and stream is not None:
+        raise ValueError(f"a classifier samples by label or plate: datasets.{cell.dataset}.order must be random")
+    order = (
+        training_order(shards, wells, stream, training.batch, cell.seed) if labels is None
+        else labelled_order(cell.architecture, shards, wells, labels, cell.seed)
+    )  # fmt: skip
+    return Course(
+        shards, experiments, wells, order, validation, labels, training, steps,
+        validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
+    )  # fmt: skip

@@ -1,0 +1,82 @@
+"""The records of all shards → the table of the set and its manifest, whose presence makes the set whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from shards.builder.plan import Cut, Plan
+from shards.builder.write import RECORDS, BuildError, Record
+from shards.reader.shard_set import SPLITS, Entry, Manifest, Quarantined, Shard, Split, write_index, write_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int], conversion: str | None) -> Manifest:
+    """Write the table of the set and, last, its manifest; BuildError if there is no well in it or two pixel types."""
+    shards, quarantined, pixel_types = list[Shard](), list[Quarantined](), dict[str, str]()
+    for _, record in _records(plan):
+        quarantined += record.quarantined
+        if record.shard is not None:
+            shards.append(record.shard)
+        pixel_types.update((entry.pixel_type, key) for key, entry in record.entries.items())
+    if not shards:
+        raise BuildError(f"no well image can be read; the first: {quarantined[0].error}")
+    check_pixel_types(pixel_types)
+    experiments: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    wells_sha256 = write_index(plan.output, _table(plan, experiments))
+    manifest = Manifest.model_validate(
+        {
+            "channels": plan.table.channels,
+            "pixel_type": next(iter(pixel_types)),
+            "conversion": conversion,
+            "codec": plan.codec,
+            "codec_trial": plan.codec_trial,
+            "chunk": plan.chunk,
+            "wells": {split: sum(shard.wells for shard in shards if shard.split == split) for split in SPLITS},
+            "experiments": {split: tuple(sorted(names)) for split, names in experiments.items()},
+            "shards": shards,
+            "wells_sha256": wells_sha256,
+            "removed": removed,
+            "quarantined": quarantined,
+            "made_with": made_with,
+        }
+    )
+    write_manifest(plan.output, manifest)
+    return manifest
+
+
+def check_pixel_types(pixel_types: Mapping[str, str]) -> None:
+    """Raise BuildError if the wells, one key for each pixel type, hold more than one type."""
+    if len(pixel_types) > 1:
+        (first, key), (second, other), *_ = pixel_types.items()
+        raise BuildError(f"well {key} holds {first} pixels and well {other} {second}: one pixel type per set is needed")
+
+
+def _records(plan: Plan) -> Iterator[tuple[Cut, Record]]:
+    """What became of each shard, one record in memory at a time."""
+    for cut in plan.cuts:
+        place = plan.output / RECORDS / f"{cut.name}.json"
+        yield cut, Record.model_validate_json(place.read_bytes())
+
+
+def _table(plan: Plan, experiments: Mapping[Split, set[str]]) -> Iterator[pd.DataFrame]:
+    """The table of the set, shard by shard: metadata of each well image kept, and where it lies.
+
+    Adds the experiments that each split turns out to have.
+    """
+    import pandas as pd
+
+    for cut, record in _records(plan):
+        if record.shard is not None:
+            entries = record.entries.items()
+            places = [{"key": k, "shard": cut.name, "split": cut.split, **_place(entry)} for k, entry in entries]
+            metadata = plan.table.metadata(plan.numbers(cut.begin, cut.end))
+            part = pd.DataFrame(places).merge(metadata, on="key", validate="one_to_one")
+            experiments[cut.split].update(part["experiment"])
+            yield part
+
+
+def _place(entry: Entry) -> dict[str, int]:
+    return {"offset": entry.offset, "height": entry.height, "width": entry.width}

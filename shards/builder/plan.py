@@ -1,0 +1,144 @@
+"""A table of well images → the shards to write: which experiments are kept for validation, and who lies in which shard.
+
+All of it depends on the table and the options alone: not on the order of rows on disk, nor on the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.builder.write import BuildError, OnError, Task
+from shards.layouts.well_table import WellTable
+from shards.order.random_order import nested_experiments, shuffled
+from shards.reader.shard_set import DEFAULT_CHUNK, DEFAULT_CODEC, SPLITS, Split
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One shard: places `begin` to `end` (exclusive) of the plan's order."""
+
+    name: str
+    split: Split
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Plan(Sequence[Task]):
+    """Every shard to write. A task is made when it is asked for: a million wells are never a million Python rows."""
+
+    table: WellTable
+    splits: tuple[NDArray[np.int64], ...]  # row numbers of the table by ascending key, for each of SPLITS
+    seed: int
+    cuts: tuple[Cut, ...]
+    output: Path
+    on_error: OnError
+    eight_bit: str | None
+    codec: str
+    codec_trial: dict[str, float]
+    chunk: int
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> Plan: ...
+    def __getitem__(self, index: int | slice) -> Task | Plan:
+        """The task of one shard, or the plan of some."""
+        if isinstance(index, slice):
+            return replace(self, cuts=self.cuts[index])
+        cut = self.cuts[index]
+        return Task(
+            self.output, cut.name, cut.split, self.table.channels, tuple(self.rows(cut.begin, cut.end)), self.on_error,
+            self.eight_bit, self.codec, self.chunk,
+        )  # fmt: skip
+
+    def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
+        """The rows at these places of the order (`WellTable.rows`)."""
+        return self.table.rows(self.numbers(begin, end))
+
+    def numbers(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Row numbers at these places of the order: each split, shuffled across plates, after the one before."""
+        found, before = [], 0
+        for rows in self.splits:
+            first, last = max(begin - before, 0), min(end - before, len(rows))
+            if first < last:
+                found.append(rows[shuffled(len(rows), self.seed, first, last)])
+            before += len(rows)
+        return np.concatenate(found)
+
+    @property
+    def images(self) -> int:
+        """Well images in all shards."""
+        return sum(cut.end - cut.begin for cut in self.cuts)
+
+
+def choose_validation(table: WellTable, named: Sequence[str] | None, fraction: float, seed: int) -> frozenset[str]:
+    """Names of the validation experiments: the named ones, else a fraction of them by a keyed hash of their names.
+
+    Raises BuildError for an unknown name, or if nothing would be left to train on.
+    """
+    experiments = sorted({str(name) for part in table.parts("experiment") for name in part["experiment"].unique()})
+    if named is not None:
+        if unknown := sorted(set(named).difference(experiments)):
+            raise BuildError(f"no experiment {unknown[0]!r} for validation; there are {', '.join(experiments)}")
+        return frozenset(named)
+    if not 0 <= fraction < 1:
+        raise BuildError(f"the validation fraction must be at least 0 and below 1, got {fraction}")
+    if not fraction:
+        return frozenset()
+    if len(experiments) == 1:
+        raise BuildError(
+            f"only one experiment, {experiments[0]!r}: training and validation must not share one. "
+            "Give a validation fraction of 0, or name the experiment to put all of it into validation"
+        )
+    chosen = frozenset(nested_experiments(experiments, fraction, seed))
+    if len(chosen) == len(experiments):
+        raise BuildError(f"a validation fraction of {fraction} takes all experiments: none is left to train on")
+    return chosen
+
+
+def plan_shards(
+    table: WellTable,
+    validation: frozenset[str],
+    output: Path,
+    *,
+    wells_per_shard: int,
+    seed: int,
+    on_error: OnError,
+    eight_bit: str | None = None,
+    codec: str = DEFAULT_CODEC,
+    chunk: int = DEFAULT_CHUNK,
+) -> Plan:
+    """Cut each split into shards."""
+    kept = np.concatenate([part["experiment"].isin(validation).to_numpy() for part in table.parts("experiment")])
+    splits = tuple(table.numbers[kept == (split == "validation")] for split in SPLITS)
+    cuts, before = list[Cut](), 0
+    for split, rows in zip(SPLITS, splits, strict=True):
+        for number, begin in enumerate(range(0, len(rows), wells_per_shard)):
+            end = min(begin + wells_per_shard, len(rows))
+            cuts.append(Cut(f"{split}-{number:06d}.tar", split, before + begin, before + end))
+        before += len(rows)
+    return Plan(table, splits, seed, tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
+
+
+def digest_of(table: WellTable) -> str:
+    """SHA-256 of a table, whatever the order of its rows, without what only error messages use: the origin."""
+    digest = hashlib.sha256()
+    for name in sorted(set(table.columns) - {"origin"}):
+        digest.update(name.encode())
+        for part in table.parts(name):
+            digest.update(json.dumps(part[name].tolist()).encode())
+    patterns = {name: [one.text, dict(one.constants)] for name, one in table.patterns.items()}
+    digest.update(json.dumps([table.channels, patterns]).encode())
+    return digest.hexdigest()

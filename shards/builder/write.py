@@ -1,0 +1,174 @@
+"""Tasks → shard files, in parallel: one task is one shard and leaves one record of what became of it.
+
+The record lets the next run keep the shard; it is written after the shard, so a kill between the two costs one shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shards.images.decode import ImageError, read_well
+from shards.images.locations import state
+from shards.reader.shard_set import (
+    DEFAULT_CHUNK,
+    DEFAULT_CODEC,
+    VERSION,
+    Entry,
+    Quarantined,
+    Shard,
+    ShardWriter,
+    Split,
+    replacing,
+)
+
+RECORDS = ".build"
+"""Folder of the records, inside the set's own."""
+
+OnError = Literal["stop", "quarantine"]
+Row = dict[str, object]
+
+
+class BuildError(ValueError):
+    """The build cannot go on with these options, or in this folder."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to write: rows of the well table, in order."""
+
+    output: Path
+    name: str
+    split: Split
+    channels: tuple[str, ...]
+    wells: tuple[Row, ...]
+    on_error: OnError
+    eight_bit: str | None = None
+    codec: str = DEFAULT_CODEC
+    chunk: int = DEFAULT_CHUNK
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that the shard is made of: rows, and size and time of change of every image file."""
+        files = [[state(location) for location in _images(row)] for row in self.wells]
+        rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
+        return digest([VERSION, self.channels, rows, files, self.eight_bit, self.codec, self.chunk])
+
+    @property
+    def record(self) -> Path:
+        """Where the record of this task lies."""
+        return self.output / RECORDS / f"{self.name}.json"
+
+
+class Record(BaseModel):
+    """What became of one task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    fingerprint: str
+    shard: Shard | None  # none where every well image was quarantined
+    entries: dict[str, Entry]
+    quarantined: tuple[Quarantined, ...]
+
+
+def digest(content: object) -> str:
+    """SHA-256 of anything JSON can say, paths included."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def finished(task: Task) -> Record | None:
+    """The record of an earlier run, if its shard is still there and is what this task would write."""
+    try:
+        record = Record.model_validate_json(task.record.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    if record.fingerprint != task.fingerprint or (record.quarantined and task.on_error == "stop"):
+        return None
+    written = state(str(task.output / task.name))
+    whole = record.shard is None or (written is not None and written[0] == record.shard.bytes)
+    return record if whole else None
+
+
+def write_shard(task: Task) -> Record:
+    """Write one shard and its record, with one well image at a time in memory; ImageError if told to stop at one."""
+    entries, quarantined = {}, []
+    path = task.output / task.name
+    with replacing(path) as file:
+        writer = ShardWriter(file, task.codec, task.chunk)
+        for row in task.wells:
+            key, origin = str(row["key"]), str(row["origin"])
+            described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
+            metadata = {**described, "channels": task.channels}
+            try:
+                image = read_well(_images(row), task.eight_bit)
+            except ImageError as error:
+                if task.on_error == "stop":
+                    raise ImageError(f"{origin}: {error}") from error
+                quarantined.append(Quarantined(key=key, origin=origin, error=str(error)))
+            else:
+                entries[key] = writer.add(key, image, metadata)
+        sha256 = writer.close()
+    shard = None
+    if entries:
+        shard = Shard(name=task.name, split=task.split, wells=len(entries), bytes=writer.bytes, sha256=sha256)
+        with replacing(task.output / shard.index) as file:
+            file.write(writer.index())
+    else:
+        path.unlink()
+    record = Record(fingerprint=task.fingerprint, shard=shard, entries=entries, quarantined=tuple(quarantined))
+    with replacing(task.record) as file:
+        file.write(record.model_dump_json().encode())
+    return record
+
+
+def write_shards(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Record]]:
+    """Write shards in `workers` processes and yield them as they are finished, few tasks being in flight at a time."""
+    if workers == 1:
+        yield from ((task, write_shard(task)) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_die_with_parent)
+    remaining = iter(tasks)
+    pending: dict[Future[Record], Task] = {}
+    try:
+        while True:
+            for task in islice(remaining, 2 * workers - len(pending)):
+                pending[pool.submit(write_shard, task)] = task
+            if not pending:
+                return
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                yield pending.pop(future), future.result()
+    except BrokenProcessPool:
+        raise BuildError("a worker process was killed (out of memory?); run the same command to go on") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """End this worker when the build is killed: it would otherwise wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _images(row: Row) -> tuple[str, ...]:
+    images = row["images"]
+    assert isinstance(images, tuple)
+    return images

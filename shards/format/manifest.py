@@ -1,0 +1,115 @@
+"""The manifest of a shard set: what it holds, how it was made, and the checksums of everything else in it.
+
+Written last, so its presence means that the set is whole; it carries a checksum of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shards.errors import ShardError
+from shards.format.codecs import codec_named
+from shards.format.source import Source, replacing
+
+VERSION = 2
+MANIFEST = "manifest.json"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(_Strict):
+    """One tar file of the set."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z]+-\d+\.tar$")]
+    split: Split
+    wells: Annotated[int, Field(gt=0)]
+    bytes: Annotated[int, Field(gt=0)]
+    sha256: Sha256
+
+    @property
+    def index(self) -> str:
+        """Name of the sidecar index."""
+        return self.name.removesuffix(".tar") + ".idx"
+
+
+class Quarantined(_Strict):
+    """A well image that was left out, and why."""
+
+    key: str
+    origin: str
+    error: str
+
+
+class Manifest(_Strict):
+    """What a shard set holds and how it was made."""
+
+    version: Literal[2] = 2
+    channels: tuple[str, ...]
+    pixel_type: Literal["uint8", "uint16"]
+    conversion: str | None = None  # of the source's pixels, as a formula; None: as they were stored
+    codec: str
+    codec_trial: dict[
+        str, float
+    ] = {}  # codec: compression ratio on a sample of the wells, where it was chosen by trial
+    chunk: Annotated[int, Field(gt=0)]  # side, in pixels
+    wells: dict[Split, int]
+    split_by: Literal["experiment"] = "experiment"  # no experiment is in two splits: checked here and on opening
+    experiments: dict[Split, tuple[str, ...]]
+    shards: tuple[Shard, ...]
+    wells_sha256: Sha256
+    removed: dict[str, int] = {}  # well images left out by curation, by rule
+    quarantined: tuple[Quarantined, ...] = ()
+    made_with: dict[str, str | int | float | tuple[str, ...] | dict[str, str] | None]
+
+    @field_validator("codec")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return codec_named(name).name
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest: the last step, which makes the set whole."""
+    content = manifest.model_dump(mode="json")
+    with replacing(folder / MANIFEST) as file:
+        file.write(
+            json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False).encode() + b"\n"
+        )
+
+
+def read_manifest(source: Source) -> Manifest:
+    """Read and check the manifest; ShardError if it is absent, damaged, or not of this format's version."""
+    path = f"{source.place}/{MANIFEST}"
+    if source.size(MANIFEST) is None:
+        raise ShardError(f"{path}: no manifest: not a shard set, or its build has not ended")
+    try:
+        content = json.loads(source.load(MANIFEST).tobytes())
+        checksum = content.pop("checksum", None)
+    except (ValueError, AttributeError) as error:
+        raise ShardError(f"{path}: the whole file: Invalid JSON: {error}") from None
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole file"
+        raise ShardError(f"{path}: {place}: {first['msg']} (this is format version {VERSION})") from None
+    if checksum != _checksum(content):
+        raise ShardError(f"{path}: its checksum does not fit: it is damaged, or was changed by hand")
+    if set(manifest.wells) != set(SPLITS) or set(manifest.experiments) != set(SPLITS):
+        raise ShardError(f"{path}: wells and experiments must be given for {' and '.join(SPLITS)}")
+    return manifest
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of the manifest's content, whatever its spacing."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

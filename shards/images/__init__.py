@@ -1,0 +1,1 @@
+"""Where an image is, and decoding it."""

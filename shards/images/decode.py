@@ -1,0 +1,136 @@
+"""Images → arrays: one 2-D image per channel becomes one (C, H, W) array of a well, of 8 or 16 bits.
+
+Shapes: C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.images.locations import read_bytes
+
+PIXEL_TYPES = ("uint8", "uint16")
+RANGE = re.compile(r"(\d+):(\d+)")
+
+
+class ImageError(ValueError):
+    """An image cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class EightBit:
+    """A rule that turns 16-bit pixels into 8-bit ones: `shift`, or a range such as `0:4095`.
+
+    shift: v >> 8, which keeps the type's whole range. low:high: low and all below becomes 0, high and all above 255,
+    linear between them, rounded to the nearest, halves up. Raises ValueError for any other rule.
+    """
+
+    rule: str
+
+    def __post_init__(self) -> None:
+        limits = RANGE.fullmatch(self.rule)
+        if self.rule != "shift" and not (limits and int(limits[1]) < int(limits[2]) <= 65535):
+            raise ValueError(
+                f"8-bit rule {self.rule!r}: expected 'shift', or LOW:HIGH with 0 <= LOW < HIGH <= 65535, such as 0:4095"
+            )
+
+    @property
+    def statement(self) -> str:
+        """The rule as a formula, for the manifest."""
+        if self.rule == "shift":
+            return "uint8 = uint16 >> 8"
+        low, high = self.rule.split(":")
+        return f"uint8 = floor(255 * (clip(uint16, {low}, {high}) - {low}) / ({high} - {low}) + 1/2)"
+
+    def apply(self, image: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Convert an image of any shape; ImageError if it is not 16-bit."""
+        if image.dtype != np.uint16:
+            raise ImageError(f"8-bit rule {self.rule!r} needs uint16 pixels, but these are {image.dtype}")
+        if self.rule == "shift":
+            return (image.astype(np.uint16, copy=False) >> 8).astype(np.uint8)
+        converted: NDArray[np.uint8] = self._table[image]
+        return converted
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        low, high = map(int, self.rule.split(":"))
+        span = high - low
+        return ((510 * (np.arange(65536).clip(low, high) - low) + span) // (2 * span)).astype(np.uint8)
+
+
+def read_image(location: str) -> NDArray[np.generic]:
+    """Read one greyscale image, (H, W) of uint8 or uint16 as stored; ImageError if it is anything else.
+
+    TIFF, JPEG 2000, NumPy's .npy, PNG and whatever else Pillow opens, told apart by their first bytes.
+    """
+    try:
+        data = read_bytes(location)
+    except FileNotFoundError:
+        raise ImageError(f"image file {location} does not exist") from None
+    except OSError as error:
+        raise ImageError(f"image file {location} cannot be read: {error}") from error
+    try:
+        image = decode(data)
+    except Exception as error:  # decoders raise whatever they like on damaged bytes; each means the same here
+        raise ImageError(f"image file {location} cannot be decoded: {error}") from error
+    if image.ndim != 2:
+        raise ImageError(f"image file {location} has shape {image.shape}; one greyscale image per channel is needed")
+    if image.dtype.name not in PIXEL_TYPES:
+        raise ImageError(f"image file {location} holds {image.dtype.name} pixels; {' or '.join(PIXEL_TYPES)} is needed")
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+def decode(data: bytes) -> NDArray[np.generic]:
+    """Decode an image of any of the formats that `read_image` names."""
+    if data[:6] == b"\x93NUMPY":
+        stored: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+        return stored
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        import tifffile
+
+        return np.asarray(tifffile.imread(io.BytesIO(data)))
+    if data[:4] == b"\xff\x4f\xff\x51" or data[4:8] == b"jP  ":
+        import imagecodecs
+
+        return np.asarray(imagecodecs.jpeg2k_decode(data))
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def read_well(locations: Sequence[str], rule: str | None = None) -> NDArray[np.generic]:
+    """Read a well's channels into one (C, H, W) array, by an 8-bit rule if one is given.
+
+    Raises ImageError if a channel cannot be read, or if they disagree in shape or pixel type.
+    """
+    first = read_image(locations[0])
+    well = np.empty((len(locations), *first.shape), first.dtype)
+    well[0] = first
+    for channel, location in enumerate(locations[1:], start=1):
+        image = read_image(location)
+        if (image.shape, image.dtype) != (first.shape, first.dtype):
+            raise ImageError(
+                f"image file {location} is {image.shape} {image.dtype}, but {locations[0]} is "
+                f"{first.shape} {first.dtype}; the channels of a well must agree"
+            )
+        well[channel] = image
+    if rule is None:
+        return well
+    try:
+        return eight_bit_rule(rule).apply(well)
+    except ImageError as error:
+        raise ImageError(f"image file {locations[0]}: {error}") from None
+
+
+@lru_cache
+def eight_bit_rule(rule: str) -> EightBit:
+    """The rule of this text, its table of values made once."""
+    return EightBit(rule)

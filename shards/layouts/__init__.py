@@ -1,0 +1,1 @@
+"""RxRx, JUMP-CP, load_data tables and plain folders to one table of wells."""

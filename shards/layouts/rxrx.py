@@ -1,0 +1,157 @@
+"""The RxRx releases: one description each of what it calls its columns, its stains and its image files.
+
+As their public READMEs (github.com/recursionpharma/rxrx-datasets, and the data card of RxRx3-core) describe them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from shards.images.locations import find, is_folder, join, row_location
+from shards.layouts.well_table import CHANNEL, LayoutError, Reading, names
+from shards.tables.csv_tables import Pattern, csv_parts, fields_of, require_cells, require_columns, whole_numbers
+from shards.tables.parquet import read_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIX_STAINS = ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")
+FIVE_STAINS = ("Hoechst", "ConA", "Phalloidin", "Syto14", "WGA")
+PATTERN = "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.png"
+KEY = re.compile(r"(?P<experiment>[^/]+)/Plate(?P<plate>[^/]+)/(?P<well>[A-Z]+\d+)_s(?P<site>\d+)_(?P<channel>\d+)")
+
+
+@dataclass(frozen=True)
+class Release:
+    """How a release differs from the others: its names for our columns, and its stains, w1 upwards."""
+
+    columns: Mapping[str, str]
+    stains: tuple[str, ...] = SIX_STAINS
+    constants: Mapping[str, str] = field(default_factory=dict)  # describing columns that are the same in every row
+
+
+WELL = {"well_id": "key", "experiment_name": "experiment", "address": "well"}
+SITE = {"site_id": "key", "experiment": "experiment", "well": "well", "site": "site", "cell_type": "cell_type"}
+DOSE = {"treatment": "treatment", "treatment_conc": "concentration"}
+RXRX1 = Release({**SITE, "sirna": "treatment"}, constants={"perturbation_type": "SIRNA"})
+RXRX2 = Release({**SITE, **DOSE}, constants={"perturbation_type": "SOLUBLE_FACTOR"})
+RXRX19A = Release({**SITE, **DOSE, "SMILES": "SMILES"}, FIVE_STAINS, {"perturbation_type": "COMPOUND"})
+RXRX19B = Release({**SITE, **DOSE, "SMILES": "SMILES"}, SIX_STAINS, {"perturbation_type": "COMPOUND"})
+RXRX3 = Release({**WELL, **{name: name for name in ("gene", "treatment", "perturbation_type")}})
+
+
+def read_rxrx(
+    release: Release, root: str, *, metadata: str = "metadata.csv", images: str | None = None, pattern: str = PATTERN
+) -> Reading:
+    """Read a release: a metadata table and `[images/]<experiment>/Plate<k>/<well>_s<site>_w<channel>.png`.
+
+    `images` is the folder of images, relative to the root (default: `images` if there is one, else the root), and
+    `pattern` how they are named below it, over the table's columns (under our names) and `{channel}`, 1 upwards.
+    """
+    if images is None:
+        images = "images" if is_folder(join(root, "images")) else ""
+    if "channel" not in fields_of(pattern):
+        raise LayoutError(f"pattern {pattern!r} names no {{channel}}")
+    folder = join(root, images).rstrip("/") + "/"
+    located = {
+        stain: Pattern("{root}" + pattern, {"root": folder, "channel": str(number)})
+        for number, stain in enumerate(release.stains, start=1)
+    }
+    return Reading(_metadata(join(root, metadata), release, fields_of(pattern) - {"channel"}), located)
+
+
+def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
+    """The metadata table under our names, part by part; LayoutError if it lacks a column that is `needed`.
+
+    Controls carry no gene: RxRx3 repeats the control's name there.
+    """
+    for part in csv_parts(location, (*release.columns, "plate")):
+        for theirs, ours in release.columns.items():
+            if ours != theirs and ours in part:
+                raise LayoutError(f"{location}, line 1: column {theirs!r} is our {ours!r}, and there is one already")
+        wells = part.rename(columns=dict(release.columns)).assign(**release.constants)
+        require_cells(wells, ("key", "experiment", "plate", "well"))
+        wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
+        require_columns(location, names(wells), sorted(needed))
+        if "gene" in wells:
+            wells["gene"] = wells["gene"].mask(wells["gene"].str.endswith("_control"), "")
+        yield wells
+
+
+def read_rxrx3_core(
+    root: str, *, metadata: str = "metadata_rxrx3_core.csv", images: str | None = None, column: str = "jp2",
+    partial: str = "no",
+) -> Reading:  # fmt: skip
+    """Read RxRx3-core: Parquet files with one channel per row, `__key__` = `compound-001/Plate1/AA15_s1_1` and `jp2`.
+
+    `images` is the folder of the Parquet files, relative to the root (default: the root and all below it). Wells of the
+    metadata without images are an error, unless `partial=yes` says that only a part was downloaded.
+    """
+    if partial not in ("yes", "no"):
+        raise LayoutError(f"option partial: expected yes or no, got {partial!r}")
+    import pandas as pd
+
+    wells = pd.concat(_metadata(join(root, metadata), RXRX3)).set_index("key", drop=False)
+    located = _parquet_images(join(root, images) if images else root, column)
+    if stray := sorted(set(located.index) - set(wells.index)):
+        raise LayoutError(f"{join(root, metadata)}: does not describe well {stray[0]!r}, which has images")
+    without = wells.loc[~wells.index.isin(located.index)]
+    if len(without) and partial == "no":
+        raise LayoutError(
+            f"{without['origin'].iloc[0]}: no images of well {without['key'].iloc[0]!r} ({len(without)} wells have "
+            "none): give partial=yes if only a part of the Parquet files is here"
+        )
+    return Reading([wells.join(located, how="inner").reset_index(drop=True)])
+
+
+def _parquet_images(folder: str, column: str) -> pd.DataFrame:
+    """Location of every channel, by well key, from the Parquet files below a folder."""
+    import pandas as pd
+
+    files = [file for file in find(folder) if file.endswith(".parquet")]
+    parts = [part for file in files if (part := _file_images(file, column)) is not None]
+    if not parts:
+        raise LayoutError(f"{folder}: no Parquet file with the columns '__key__' and {column!r} below this folder")
+    images = pd.concat(parts, ignore_index=True)
+    repeated = images.duplicated(["key", "channel"])
+    if repeated.any():
+        first = images.loc[repeated].iloc[0]
+        raise LayoutError(f"{first['location']}: a second image of channel {first['channel']} of well {first['key']!r}")
+    wide = images.pivot(index="key", columns="channel", values="location")
+    numbers = [str(number) for number in range(1, len(SIX_STAINS) + 1)]
+    if list(wide.columns) != numbers:
+        raise LayoutError(f"{folder}: channels {list(wide.columns)} instead of {numbers}")
+    lacking = wide.isna()
+    if lacking.any(axis=None):
+        key = wide.index[lacking.any(axis=1)][0]
+        raise LayoutError(f"{folder}: no image of channel {lacking.loc[key].idxmax()} of well {key!r}")
+    return wide.set_axis([CHANNEL + stain for stain in SIX_STAINS], axis=1)
+
+
+def _file_images(file: str, column: str) -> pd.DataFrame | None:
+    """Well key, channel and location of every row; None for a Parquet file of something else."""
+    import pandas as pd
+
+    from shards.images.locations import open_parquet, state
+
+    parquet, _ = open_parquet(file, state(file))
+    if not {"__key__", column} <= set(parquet.schema_arrow.names):
+        return None
+    keys = read_frame(parquet, ["__key__"])["__key__"].astype(str)
+    fields = keys.str.extract(f"^{KEY.pattern}$")
+    wrong = fields["well"].isna()
+    if wrong.any():
+        raise LayoutError(
+            f"{file}, row {wrong.idxmax()}: key {keys[wrong].iloc[0]!r} is not like compound-001/Plate1/AA15_s1_1"
+        )
+    elsewhere = fields["site"] != "1"
+    if elsewhere.any():
+        raise LayoutError(f"{file}, row {elsewhere.idxmax()}: key {keys[elsewhere].iloc[0]!r} is of a second site")
+    return pd.DataFrame({
+        "key": fields["experiment"] + "_" + fields["plate"] + "_" + fields["well"],
+        "channel": fields["channel"],
+        "location": [row_location(file, row, column) for row in range(len(fields))],
+    })  # fmt: skip

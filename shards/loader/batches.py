@@ -1,0 +1,191 @@
+"""Shards → batches of crops on this rank: training crops in the exact global order, validation crops, well tiles.
+
+The number of threads never changes what a run sees.
+
+Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well, K crops of a piece of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.loader.read_ahead import Batch, Buffers, Stretch, in_order
+from shards.order.random_order import Draws, Order, RandomOrder, placed
+from shards.reader.shard_set import ShardSet
+
+__all__ = ["Batch", "training_batches", "validation_batches", "well_tiles"]
+
+Indices = NDArray[np.int64]
+Piece = tuple[int, NDArray[np.generic]]
+
+WORK_BYTES = 4 << 20
+"""Pixels of one piece of work: some milliseconds of decoding, many times what handing it to a thread costs."""
+
+WORK_CROPS = 64
+
+
+def training_batches(
+    shards: ShardSet,
+    wells: Indices,
+    *,
+    crop: int,
+    batch: int,
+    seed: int,
+    first_batch: int,
+    last_batch: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 2,
+    ahead: int | None = None,
+    order: Order | None = None,
+    sums: bool = False,
+    pin: bool = False,
+) -> Generator[Batch]:
+    """Yield this rank's part of the global batches `first_batch` to `last_batch` (exclusive).
+
+    `batch` counts the crops of all ranks together; global batch b is the same crops for every `world`. Without an
+    `order`, `wells` are sampled without replacement, each once per epoch of `len(wells)` crops; a batch may span two
+    epochs. `workers` threads read `ahead` batches, or by default two and what keeps them busy; with 0 workers, reading
+    happens as batches are asked for. `sums` also gives the exact
+    sums of pixels and squares, `pin` puts crops into pinned memory. Raises ValueError if `batch` does not divide by
+    `world`; reading errors surface at the batch they belong to.
+    """
+    _check_rank(rank, world)
+    if batch % world or batch < 1:
+        raise ValueError(f"the global batch of {batch} does not divide by {world} ranks")
+    part = batch // world
+    sequence = RandomOrder(seed, len(wells)) if order is None else order
+    buffers = Buffers(shards.manifest.pixel_type, pin)
+
+    def drawn(first: int, count: int) -> Draws:
+        chosen = wells[sequence.wells(first, count)]
+        return placed(seed, first, chosen, shards.shapes[chosen], crop)
+
+    def stretch(numbers: range) -> Stretch:
+        if world == 1:
+            draws = [drawn(numbers.start * batch, len(numbers) * batch)]
+        else:
+            draws = [drawn(number * batch + rank * part, part) for number in numbers]
+        alone = [partial(stretch, range(number, number + 1)) for number in numbers] if len(numbers) > 1 else []
+        return _stretch(shards, draws, crop, part, buffers, sums, alone)
+
+    together = max(1, min(_crops_of_work(shards, crop) // part, ahead or last_batch))
+    starts = range(first_batch, last_batch, together)
+    return in_order((stretch(range(start, min(start + together, last_batch))) for start in starts), workers, ahead)
+
+
+def validation_batches(
+    shards: ShardSet, wells: Indices, *, crop: int, batch: int, rank: int = 0, world: int = 1, workers: int = 2
+) -> Generator[Batch]:
+    """Yield this rank's centre crops: each well once over all ranks, at most `batch` crops a step over all ranks.
+
+    Every rank yields the same number of batches, so collectives in step with them are safe; the last may be smaller on
+    some ranks, or empty.
+    """
+    _check_rank(rank, world)
+    parts = [np.array_split(wells[start : start + batch], world)[rank] for start in range(0, len(wells), batch)]
+    buffers = Buffers(shards.manifest.pixel_type)
+
+    def stretch(part: Indices) -> Stretch:
+        top, left = (shards.shapes[part] - crop).T // 2
+        unflipped = np.zeros(len(part), dtype=bool)
+        return _stretch(shards, [Draws(part, top, left, unflipped, unflipped)], crop, len(part), buffers)
+
+    return in_order(map(stretch, parts), workers)
+
+
+def well_tiles(
+    shards: ShardSet, wells: Indices, *, crop: int, batch: int, rank: int = 0, world: int = 1, workers: int = 2
+) -> Generator[Batch]:
+    """Yield every tile of this rank's wells, in batches of `batch` tiles filled across wells; the last may be smaller.
+
+    A well's tiles are the floor(H/s) x floor(W/s) squares from its upper left corner, 64 of 256 pixels in a 2048 x 2048
+    image. Each well is decoded once, on exactly one rank, `wells[rank::world]`, and its tiles come one after another.
+    """
+    _check_rank(rank, world)
+    return in_order(_tiled(shards, wells[rank::world].tolist(), crop, batch), workers)
+
+
+def _crops_of_work(shards: ShardSet, crop: int) -> int:
+    manifest = shards.manifest
+    size = len(manifest.channels) * crop * crop * np.dtype(manifest.pixel_type).itemsize
+    return max(1, min(WORK_CROPS, WORK_BYTES // max(1, size)))
+
+
+def _stretch(
+    shards: ShardSet,
+    draws: Sequence[Draws],
+    crop: int,
+    part: int,
+    buffers: Buffers,
+    sums: bool = False,
+    alone: Sequence[Callable[[], Stretch]] = (),
+) -> Stretch:
+    """Batches of `part` crops each, and their reading in pieces. The draws' wells are numbers in the set."""
+    wells = np.concatenate([drawn.well for drawn in draws])
+    corners = np.concatenate([np.stack([d.top, d.left, d.flip_vertical, d.flip_horizontal], axis=1) for d in draws])
+    count, channels = len(wells), len(shards.manifest.channels)
+    images = buffers.take(count, channels, crop, crop)
+    totals = np.zeros((count, channels, 2), np.uint64) if sums else None
+    windows, pixels, each = shards.windows(wells, corners), images.numpy(), _crops_of_work(shards, crop)
+    work = [
+        partial(shards.reader.read, windows.part(a, a + each), pixels[a : a + each], _rows(totals, a, a + each))
+        for a in range(0, count, each)
+    ]
+    batches = [
+        Batch(images[a : a + part], torch.from_numpy(wells[a : a + part]), _tensor(_rows(totals, a, a + part)))
+        for a in range(0, max(count, 1), max(part, 1))
+    ]
+    return Stretch(batches, work, alone)
+
+
+def _rows(totals: NDArray[np.uint64] | None, begin: int, end: int) -> NDArray[np.uint64] | None:
+    return None if totals is None else totals[begin:end]
+
+
+def _tensor(totals: NDArray[np.uint64] | None) -> Tensor | None:
+    return None if totals is None else torch.from_numpy(totals.view(np.int64))  # far below 2 ** 63
+
+
+def _tiled(shards: ShardSet, wells: Sequence[int], crop: int, size: int) -> Iterator[Stretch]:
+    """One piece of work for each well, with the batches that are full once it is done."""
+    buffers, channels = Buffers(shards.manifest.pixel_type), len(shards.manifest.channels)
+    tiles = (shards.shapes[wells] // crop).prod(axis=1)
+    left, filled, batch = int(tiles.sum()), 0, None
+    for well, count in zip(wells, tiles.tolist(), strict=True):
+        pieces, full, first = list[Piece](), list[Batch](), 0
+        while first < count:
+            if batch is None:
+                many = min(size, left)
+                batch, filled = Batch(buffers.take(many, channels, crop, crop), torch.empty(many, dtype=torch.int64)), 0
+            some = min(count - first, len(batch.wells) - filled)
+            batch.wells[filled : filled + some] = well
+            pieces.append((first, batch.images.numpy()[filled : filled + some]))
+            first, filled, left = first + some, filled + some, left - some
+            if filled == len(batch.wells):
+                full.append(batch)
+                batch = None
+        yield Stretch(full, [partial(_cut, shards, well, crop, pieces, buffers)])
+
+
+def _cut(shards: ShardSet, well: int, crop: int, pieces: Sequence[Piece], buffers: Buffers) -> None:
+    """Decode a well and cut its tiles. A piece is the first tile's number, and where it and the next ones go."""
+    height, width = shards.shapes[well].tolist()
+    if not pieces:
+        raise ValueError(f"well {well} is {height} x {width}: smaller than a tile of {crop}")
+    image = shards.read_well(well, into=buffers.take(len(shards.manifest.channels), height, width).numpy())
+    for first, into in pieces:
+        for number, tile in enumerate(into, start=first):
+            y, x = crop * (number // (width // crop)), crop * (number % (width // crop))
+            tile[...] = image[:, y : y + crop, x : x + crop]
+
+
+def _check_rank(rank: int, world: int) -> None:
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is not one of {world} ranks")

@@ -1,0 +1,1 @@
+"""Crops and wells out of a set of shards."""

@@ -1,0 +1,316 @@
+"""Crops from bytes, compiled: read runs, check, decompress, undo filters, copy with flips, sum. No lock is held.
+
+The same layout as `format.payload` and `format.codecs`, which say it in plain Python; here each step works on one
+chunk that stays in the processor's cache. All pixels are bytes here, `wide` of them one pixel, so that there is one
+machine code for all pixel types. numba compiles it at first use and caches it beside this file.
+
+Shapes: K crops, C channels, T chunk side, h and w the crop's sides, R rows of chunks that a crop touches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray, njit  # type: ignore[attr-defined]
+from numpy.typing import NDArray
+
+from shards.reader.c_functions import (
+    CRC32C,
+    LZ4_DECODE,
+    PREAD,
+    ZSTD_CREATE,
+    ZSTD_DECODE,
+    ZSTD_FREE,
+    call_crc32c,
+    call_create,
+    call_free,
+    call_lz4,
+    call_pread,
+    call_zstd,
+    pointer,
+)
+
+Array = NDArray[Any]
+OK, BAD_INDEX, SHORT_READ, BAD_CHECKSUM, BAD_FRAME, OUTSIDE = range(6)
+NONE, ZSTD, LZ4 = range(3)
+
+# A record of `shards.index`, as 8-byte words.
+OFFSET, LENGTH, HEIGHT, WIDTH, FIRST, CHUNKS, CHECKSUM = range(7)
+RECORD_WORDS = 10
+CRC = 4
+
+SIGNATURE = (
+    "UniTuple(int64, 3)(int64[::1], int64, int64, int64, boolean, boolean, boolean, int64[:, ::1], int64[:, ::1], "
+    "int64[:, ::1], uint8[:, :, :, ::1], uint64[:, :, ::1])"
+)
+
+
+@njit(nogil=True, cache=True)
+def _index_fits(calls: Array, record: Array, bounds: Array) -> bool:
+    """Whether the image's part of the index is whole, and its chunks ascend inside the payload."""
+    if np.int64(call_crc32c(calls[CRC32C], (0, bounds.ctypes.data, 4 * len(bounds)))) != record[CHECKSUM]:
+        return False
+    descents = 0
+    for number in range(len(bounds) - 1):
+        descents += bounds[number + 1] < bounds[number]
+    return descents == 0 and np.int64(bounds[len(bounds) - 1]) <= record[LENGTH]
+
+
+@njit(nogil=True, cache=True)
+def _read(calls: Array, descriptor: int, at: int, count: int, into: int) -> bool:
+    done = 0
+    while done < count:
+        got = call_pread(calls[PREAD], (descriptor, into + done, count - done, at + done))
+        if got <= 0:
+            return False
+        done += got
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _decode(
+    calls: Array,
+    context: int,
+    codec: tuple[int, bool, bool],
+    wide: int,
+    at: int,
+    stored: int,
+    tile: Array,
+    spare: Array,
+) -> int:
+    """Check the chunk of `stored` bytes at address `at`, and decode it into `tile` if it is encoded at all."""
+    (compressor, delta, shuffle), size, body = codec, len(tile), stored - CRC
+    if body < 0:
+        return BAD_FRAME
+    if call_crc32c(calls[CRC32C], (0, at, body)) != carray(pointer(at + body), 1, np.uint32)[0]:
+        return BAD_CHECKSUM
+    into = spare.ctypes.data if shuffle else tile.ctypes.data
+    found = body
+    if compressor == ZSTD:
+        found = call_zstd(calls[ZSTD_DECODE], (context, into, size, at, body))
+    elif compressor == LZ4:
+        found = call_lz4(calls[LZ4_DECODE], (at + 4, into, body - 4, size)) if body > 4 else 0
+    if found != size:
+        return BAD_FRAME
+    if shuffle:
+        _ungroup(spare, tile, wide)
+    if delta:
+        _integrate(tile.view(np.uint64), spare.view(np.uint64), np.uint64(8 * wide))
+    return OK
+
+
+@njit(nogil=True, cache=True)
+def _ungroup(grouped: Array, into: Array, wide: int) -> None:
+    """Undo the grouping of bytes: lowest bytes of all pixels first."""
+    if wide == 1:
+        _copy(grouped, into)
+        return
+    pixels = into.view(np.uint16)
+    count = len(pixels)
+    low, high = grouped[:count], grouped[count:]
+    for i in range(count):
+        pixels[i] = low[i] | (np.uint16(high[i]) << 8)
+
+
+@njit(nogil=True, cache=True)
+def _integrate(words: Array, carried: Array, bits: np.uint64) -> None:
+    """Undo differences: running sums modulo 2 ** bits, eight bytes at a time.
+
+    Sums inside each 8-byte word, then of what each word carries on, then both together: the first and the last are
+    independent from word to word, which lets the compiler use the processor's widest registers.
+    """
+    ones = np.uint64(0x0101010101010101) if bits == 8 else np.uint64(0x0001000100010001)
+    high = ones << (bits - np.uint64(1))
+    mask, last = (np.uint64(1) << bits) - np.uint64(1), np.uint64(64) - bits
+    half = np.uint64(32) if bits == 8 else np.uint64(48)
+    for i in range(len(words)):
+        word = words[i]
+        word = _add(word, word << bits, high)
+        word = _add(word, word << (bits + bits), high)
+        words[i] = _add(word, word << np.uint64(32), high) if half == 32 else word
+    carry = np.uint64(0)
+    for i in range(len(words)):
+        carried[i] = carry
+        carry = (carry + (words[i] >> last)) & mask
+    for i in range(len(words)):
+        words[i] = _add(words[i], carried[i] * ones, high)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _add(x: np.uint64, y: np.uint64, high: np.uint64) -> np.uint64:
+    """Add the lanes of two words without carrying from one lane to the next; `high` marks the lanes' highest bits."""
+    return ((x & ~high) + (y & ~high)) ^ ((x ^ y) & high)
+
+
+@njit(nogil=True, cache=True)
+def _place(pixels: Array, crop: Array, chunk: int, wide: int, row: int, column: int, flip_rows: bool) -> None:
+    """Copy what lies inside the crop of a chunk whose corner is at (row, column) of it, which may lie outside."""
+    channels, height, line = crop.shape
+    x = max(0, -column)
+    count = np.uint64(wide * (min(chunk, line // wide - column) - x))  # unsigned: no position counts from the end
+    into = crop.reshape(crop.size)
+    for c in range(channels):
+        for y in range(max(0, -row), min(chunk, height - row)):
+            to = height - 1 - row - y if flip_rows else row + y
+            source = np.uint64(wide * ((c * chunk + y) * chunk + x))
+            at = np.uint64((c * height + to) * line + wide * (column + x))
+            _copy_run(pixels, source, into, at, count)
+
+
+@njit(nogil=True, cache=True)
+def _copy_run(pixels: Array, source: np.uint64, into: Array, at: np.uint64, count: np.uint64) -> None:
+    """A loop of its own: inside the one over rows the compiler gives up its registers where rows run upwards."""
+    for i in range(count):
+        into[at + i] = pixels[source + i]
+
+
+@njit(nogil=True, cache=True)
+def _copy(source: Array, into: Array) -> None:
+    for x in range(len(into)):
+        into[x] = source[x]
+
+
+@njit(nogil=True, cache=True)
+def _reverse_rows(crop: Array, wide: int, spare: Array) -> None:
+    """Flip columns of a finished crop; unsigned positions let the compiler reverse a register at once."""
+    if len(spare) < crop.shape[2]:
+        spare = np.empty(crop.shape[2], np.uint8)
+    for c in range(crop.shape[0]):
+        for y in range(crop.shape[1]):
+            line = crop[c, y]
+            copy = spare[: len(line)]
+            _copy(line, copy)
+            if wide == 1:
+                _reverse(copy, line)
+            else:
+                _reverse(copy.view(np.uint16), line.view(np.uint16))
+
+
+@njit(nogil=True, cache=True)
+def _reverse(source: Array, into: Array) -> None:
+    count = np.uint64(len(into))
+    for x in range(count):
+        into[x] = source[count - np.uint64(1) - x]
+
+
+@njit(nogil=True, cache=True)
+def _sum(crop: Array, wide: int, sums: Array) -> None:
+    """Exact sums of pixels and of their squares, per channel."""
+    for c in range(crop.shape[0]):
+        sums[c, 0], sums[c, 1] = 0, 0
+        for y in range(crop.shape[1]):
+            if wide == 1:
+                total, squares = _byte_sums(crop[c, y])
+            else:
+                total, squares = _word_sums(crop[c, y].view(np.uint16))
+            sums[c, 0] += total
+            sums[c, 1] += squares
+
+
+@njit(nogil=True, cache=True)
+def _byte_sums(line: Array) -> tuple[np.uint64, np.uint64]:
+    """32 bits hold the squares of 66,051 bytes, and twice as many fit into a register."""
+    total, squares = np.uint32(0), np.uint32(0)
+    for x in range(len(line)):
+        value = np.uint32(line[x])
+        total = np.uint32(total + value)
+        squares = np.uint32(squares + value * value)
+    return np.uint64(total), np.uint64(squares)
+
+
+@njit(nogil=True, cache=True)
+def _word_sums(line: Array) -> tuple[np.uint64, np.uint64]:
+    total, squares = np.uint64(0), np.uint64(0)
+    for x in range(len(line)):
+        value = np.uint64(line[x])
+        total += value
+        squares += value * value
+    return total, squares
+
+
+@njit(nogil=True, cache=True)
+def _read_crop(
+    calls: Array,
+    context: int,
+    codec: tuple[int, bool, bool],
+    shape: tuple[int, int, bool],  # T, bytes of a pixel, whether to read the crop's bytes at once
+    place: Array,  # (3,)
+    memory: Array,  # (R,) or (0,)
+    corner: Array,  # (4,)
+    crop: Array,  # (C, h, w * wide)
+    tile: Array,
+    spare: Array,
+    buffer: Array,
+) -> tuple[int, int, Array]:
+    """Fill one crop, columns not yet flipped; return the status, the chunk it stands for, and the buffer, which grows.
+
+    `base` is where the payload's first byte would lie, were all of it in memory.
+    """
+    (chunk, wide, one_span), (top, left) = shape, (corner[0], corner[1])
+    height, width = crop.shape[1], crop.shape[2] // wide
+    record = carray(pointer(place[1]), RECORD_WORDS, np.int64)
+    if top < 0 or left < 0 or top + height > record[HEIGHT] or left + width > record[WIDTH]:
+        return OUTSIDE, -1, buffer
+    bounds = carray(pointer(place[2] + 4 * record[FIRST]), record[CHUNKS] + 1, np.uint32)
+    rows, columns = -(-record[HEIGHT] // chunk), -(-record[WIDTH] // chunk)
+    if rows * columns != record[CHUNKS] or not _index_fits(calls, record, bounds):
+        return BAD_INDEX, -1, buffer
+    first, last = left // chunk, (left + width - 1) // chunk
+    upper, lower = top // chunk, (top + height - 1) // chunk
+    plain, base = codec[0] == NONE and not (codec[1] or codec[2]), 0
+    for row in range(upper, lower + 1):
+        start = np.int64(bounds[row * columns + first])
+        if len(memory):
+            base = memory[row - upper] - start
+        elif row == upper or not one_span:
+            count = np.int64(bounds[(lower if one_span else row) * columns + last + 1]) - start
+            if len(buffer) < count:
+                buffer = np.empty(2 * count, np.uint8)
+            if not _read(calls, place[0], record[OFFSET] + start, count, buffer.ctypes.data):
+                return SHORT_READ, row * columns + first, buffer
+            base = buffer.ctypes.data - start
+        for number in range(row * columns + first, row * columns + last + 1):
+            at, stored = base + np.int64(bounds[number]), np.int64(bounds[number + 1] - bounds[number])
+            status = _decode(calls, context, codec, wide, at, stored, tile, spare)
+            if status != OK:
+                return status, number, buffer
+            pixels = carray(pointer(at), len(tile), np.uint8) if plain else tile
+            column = number - row * columns
+            _place(pixels, crop, chunk, wide, row * chunk - top, column * chunk - left, corner[2] != 0)
+    return OK, -1, buffer
+
+
+@njit(SIGNATURE, nogil=True, cache=True)  # compiled, or loaded, when this module is imported
+def read_crops(
+    calls: Array,  # addresses of C functions
+    chunk: int,  # T
+    wide: int,  # bytes of a pixel
+    compressor: int,
+    delta: bool,
+    shuffle: bool,
+    one_span: bool,  # read a crop's bytes at once, those between its runs too
+    places: Array,  # (K, 3): file descriptor, address of the image's record, address of the shard's offsets
+    memory: Array,  # (K, R) addresses of the runs where they have been read already; (K, 0) to read them here
+    corners: Array,  # (K, 4): top, left, whether to flip rows, columns
+    out: Array,  # (K, C, h, w * wide) bytes
+    sums: Array,  # (K, C, 2) sums of pixels and of their squares; (0, C, 2) to leave out
+) -> tuple[int, int, int]:
+    """Fill `out` and `sums`; return the status, crop and chunk of the first failure, which ends the reading."""
+    size, buffer, status, number, k = out.shape[1] * chunk * chunk * wide, np.empty(0, np.uint8), OK, -1, 0
+    tile, spare = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    context = call_create(calls[ZSTD_CREATE], ()) if compressor == ZSTD else 0
+    codec, shape = (compressor, delta, shuffle), (chunk, wide, one_span)
+    for k in range(out.shape[0]):
+        status, number, buffer = _read_crop(
+            calls, context, codec, shape, places[k], memory[k], corners[k], out[k], tile, spare, buffer
+        )
+        if status != OK:
+            break
+        if corners[k, 3]:
+            _reverse_rows(out[k], wide, spare)
+        if len(sums):
+            _sum(out[k], wide, sums[k])
+    if compressor == ZSTD:
+        call_free(calls[ZSTD_FREE], (context,))
+    return status, k, number

@@ -1,0 +1,255 @@
+"""A shard set: a folder of tar shards with their sidecar indices, `wells.parquet` and `manifest.json`.
+
+docs/shard-format.md describes it. A shard is written with `ShardWriter`; a set is opened with `ShardSet.open`, which
+reads crops and wells by their number in the table. How bytes lie is the affair of `payload`, `tar` and `index`.
+
+Shapes: C channels, H height, W width, s crop size, K crops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import ShardError
+from shards.format.codecs import Codec, codec_named, crc32c
+from shards.format.manifest import (
+    MANIFEST,
+    SPLITS,
+    VERSION,
+    Manifest,
+    Quarantined,
+    Shard,
+    Split,
+    read_manifest,
+    write_manifest,
+)
+from shards.format.payload import encode_payload
+from shards.format.source import LocalFolder, Source, remove_abandoned, replacing
+from shards.format.tar import TarWriter
+from shards.index import Row, ShardIndex
+from shards.reader.crop_reader import Reader, ReadMode, Windows
+from shards.tables import parquet as columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "MANIFEST", "SPLITS", "VERSION", "Entry", "Manifest", "Quarantined", "Shard", "ShardError", "ShardSet",
+    "ShardWriter", "Split", "read_manifest", "remove_abandoned", "replacing", "write_index", "write_manifest",
+]  # fmt: skip
+
+WELLS = "wells.parquet"
+ROW_GROUP = 1 << 17
+"""Wells whose columns are in memory at one time while the table is read or written."""
+DEFAULT_CODEC = "delta+zstd"
+DEFAULT_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a well image lies inside its shard: byte offset of its payload, and its shape and pixel type."""
+
+    offset: int
+    height: int
+    width: int
+    pixel_type: str
+
+
+class ShardWriter:
+    """Appends well images to a tar stream; equal wells give equal bytes. Call `close` after the last well."""
+
+    def __init__(self, file: IO[bytes], codec: str | Codec = DEFAULT_CODEC, chunk: int = DEFAULT_CHUNK) -> None:
+        self._tar = TarWriter(file)
+        self._codec = codec_named(codec) if isinstance(codec, str) else codec
+        self._chunk = chunk
+        self._rows: list[Row] = []
+
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return self._tar.bytes
+
+    def add(self, key: str, image: NDArray[np.generic], metadata: Mapping[str, object]) -> Entry:
+        """Append one (C, H, W) image and its metadata as `<key>.zs` and `<key>.json`."""
+        payload, bounds = encode_payload(image, self._codec, self._chunk)
+        text = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
+        offset = self._tar.add(f"{key}.zs", payload)
+        text_offset = self._tar.add(f"{key}.json", text)
+        _, height, width = image.shape
+        self._rows.append(Row(offset, len(payload), height, width, bounds, text_offset, len(text), crc32c(text)))
+        return Entry(offset, height, width, image.dtype.name)
+
+    def close(self) -> str:
+        """End the archive and return its SHA-256 in hexadecimal."""
+        self._sha256 = self._tar.close()
+        return self._sha256
+
+    def index(self) -> memoryview:
+        """The sidecar index of the closed archive."""
+        return memoryview(ShardIndex.of(self._rows, self.bytes, self._sha256).pack())
+
+
+def write_index(folder: Path, parts: Iterable[pd.DataFrame]) -> str:
+    """Write the table of well images, whose parts come one after another, and return its SHA-256."""
+    with replacing(folder / WELLS) as file:
+        columns.write_frames(parts, file, ROW_GROUP)
+    with (folder / WELLS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """An opened set of shards. Methods take well images by their number, which is their row in the table."""
+
+    source: Source
+    manifest: Manifest
+    reader: Reader
+    _table: NDArray[np.uint8] = field(repr=False)
+
+    @classmethod
+    def open(cls, place: Path | Source, mode: ReadMode = "runs") -> ShardSet:
+        """Open a shard set, checking everything that costs no reading of pixels.
+
+        `mode` is how crops are read: see `shards.reader.ReadMode`. Raises ShardError if a file is absent, cut short or
+        not what the manifest says, or if an experiment is in both splits.
+        """
+        source = LocalFolder(place) if isinstance(place, Path) else place
+        manifest = read_manifest(source)
+        for shard in manifest.shards:
+            _check_size(source, shard.name, shard.bytes)
+        table = source.load(WELLS) if source.size(WELLS) is not None else np.empty(0, np.uint8)
+        if hashlib.sha256(table.data).hexdigest() != manifest.wells_sha256:
+            raise ShardError(f"{source.place}/{WELLS}: not the table that {MANIFEST} describes: build the set again")
+        shards = cls(source, manifest, Reader(source, manifest, mode), table)
+        shards._check()
+        return shards
+
+    @property
+    def folder(self) -> Path | str:
+        """Where the set lies."""
+        return self.source.place
+
+    @cached_property
+    def wells(self) -> pd.DataFrame:
+        """The table: one row per well image, in the order of the shards."""
+        return columns.read_frame(columns.opened(self._table))
+
+    def indices(self, split: Split, experiments: Iterable[str] | None = None) -> NDArray[np.int64]:
+        """Numbers of the wells of a split, or of those of its experiments that are named."""
+        first = 0 if split == "train" else self.manifest.wells["train"]
+        every = np.arange(first, first + self.manifest.wells[split])
+        if experiments is None:
+            return every
+        names, codes = self._experiments
+        wanted = np.isin(names, list(experiments))
+        return every[wanted[codes[every]]]
+
+    @cached_property
+    def shapes(self) -> NDArray[np.int64]:
+        """Height and width of each well image, (wells, 2); a view of one row where all are the same."""
+        parts = [np.empty((0, 2), np.int64)]
+        for group in self._groups("height", "width"):
+            shapes = np.stack([np.from_dlpack(group[side]) for side in ("height", "width")], axis=1).astype(np.int64)
+            same = len(shapes) and (shapes == shapes[0]).all()
+            parts.append(np.broadcast_to(shapes[0].copy(), shapes.shape) if same else shapes)
+        held = [part for part in parts if len(part)]
+        if held and all(part.strides[0] == 0 and (part[0] == held[0][0]).all() for part in held):
+            return np.broadcast_to(held[0][0], (sum(map(len, held)), 2))
+        return np.concatenate(parts)
+
+    def read_well(
+        self, index: int, *, into: NDArray[np.generic] | None = None, sums: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.generic]:
+        """Read a whole well image, (C, H, W); into an array that is there, if one is given.
+
+        `sums` (C, 2) is filled with the exact sums of each channel's pixels and of their squares.
+        """
+        height, width = self.shapes[index].tolist()
+        if into is None:
+            into = np.empty((len(self.manifest.channels), height, width), self.manifest.pixel_type)
+        everything = self.windows(np.array([index]), np.zeros((1, 4), np.int64))
+        self.reader.read(everything, into[None], None if sums is None else sums[None])
+        return into
+
+    def read_crop(self, index: int, y: int, x: int, size: int) -> NDArray[np.generic]:
+        """Read the (C, s, s) crop whose upper left corner is row `y`, column `x`; ValueError if it leaves the image."""
+        height, width = self.shapes[index].tolist()
+        if not (0 <= y <= height - size and 0 <= x <= width - size and size > 0):
+            raise ValueError(f"crop of {size} at ({y}, {x}) leaves the {height} x {width} image of well {index}")
+        out = np.empty((1, len(self.manifest.channels), size, size), self.manifest.pixel_type)
+        self.reader.read(self.windows(np.array([index]), np.array([[y, x, 0, 0]], np.int64)), out)
+        image: NDArray[np.generic] = out[0]
+        return image
+
+    def windows(self, wells: NDArray[np.int64], corners: NDArray[np.int64]) -> Windows:
+        """Rectangles by well number, (K,), and top, left, row flip and column flip, (K, 4), for the reader."""
+        wells = np.asarray(wells, np.int64)
+        if len(wells) and not 0 <= wells.min() <= wells.max() < self._ends[-1]:
+            raise ValueError(f"well {wells.min()} or {wells.max()} is not one of {self._ends[-1]} wells")
+        shard = np.searchsorted(self._ends, wells, side="right")
+        begins = self._ends[shard] - self._sizes[shard]
+        return Windows(shard, wells - begins, np.ascontiguousarray(corners, np.int64))
+
+    def metadata(self, index: int) -> dict[str, object]:
+        """The metadata member of a well image; ShardError if it is damaged."""
+        where = self.windows(np.array([index]), np.zeros((1, 4), np.int64))
+        number, position = int(where.shard[0]), int(where.position[0])
+        record = self.reader.opened(number).index.records[position]
+        name, start = self.manifest.shards[number].name, int(record["json_offset"])
+        (text,) = self.source.ranges([(name, start, start + int(record["json_length"]))])
+        if crc32c(text) != record["json_crc"]:
+            raise ShardError(f"{self.folder}/{name}: metadata of image {position}: its checksum does not fit")
+        found: dict[str, object] = json.loads(text)
+        return found
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.array([shard.wells for shard in self.manifest.shards], np.int64)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self._sizes)
+
+    @cached_property
+    def _experiments(self) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
+        """Names of the experiments, and each well's number among them."""
+        known, parts = dict[str, int](), [np.empty(0, np.int32)]
+        for group in self._groups("experiment"):
+            coded = group["experiment"].cast("string").dictionary_encode()
+            numbers = [known.setdefault(name, len(known)) for name in coded.dictionary.to_pylist()]
+            parts.append(np.array(numbers, np.int32)[np.from_dlpack(coded.indices)])
+        return np.array(list(known), dtype=str), np.concatenate(parts)
+
+    def _groups(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Columns of the table as Arrow arrays; without pandas, whose import takes longer than all else here."""
+        return columns.read_groups(columns.opened(self._table), names)
+
+    def _check(self) -> None:
+        manifest, place = self.manifest, f"{self.folder}/{MANIFEST}"
+        if shared := set(manifest.experiments["train"]) & set(manifest.experiments["validation"]):
+            raise ShardError(f"{place}: experiments {sorted(shared)} are in both training and validation")
+        names, codes = self._experiments
+        order = [shard.split for shard in manifest.shards]
+        for split in SPLITS:
+            held = sum(shard.wells for shard in manifest.shards if shard.split == split)
+            found = set(names[np.unique(codes[self.indices(split)])]) if manifest.wells[split] <= len(codes) else set()
+            if held != manifest.wells[split] or found != set(manifest.experiments[split]):
+                raise ShardError(f"{place}: {WELLS} has other {split} experiments or another count than stated here")
+        if order != sorted(order) or len(codes) != sum(manifest.wells.values()):
+            raise ShardError(f"{place}: the shards do not hold the wells of {WELLS}, training before validation")
+
+
+def _check_size(source: Source, name: str, expected: int) -> None:
+    size = source.size(name)
+    if size != expected:
+        found = "missing" if size is None else f"{size} bytes"
+        raise ShardError(f"{source.place}/{name}: {found}, but {MANIFEST} says {expected} bytes: build the set again")

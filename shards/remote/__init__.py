@@ -1,0 +1,1 @@
+"""Sets of shards behind a URL."""
