@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for figures and the statement")
     parser.add_argument("--conventions", nargs="+", choices=list(CONVENTIONS), default=list(CONVENTIONS))
     options = parser.parse_args(arguments)
-    from analysis.figures.loss import save
+    from analysis.figures.save import save
 
     told = ["# What Table 6 supports", ""]
     for name in options.conventions:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build import build
+from shards.builder.build_set import build
 from shards.images.decode import EightBit, read_image
 
 SIDE, CHANNELS, WELLS = 2048, 6, 24

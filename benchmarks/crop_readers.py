@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build import build
+from shards.builder.build_set import build
 from shards.loader.batches import training_batches
 from shards.reader.shard_set import ShardSet
 

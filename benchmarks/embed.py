@@ -32,16 +32,16 @@ from harness.distributed.engine import autocast
 from harness.distributed.ranks import choose_device
 from harness.embed.cell import embed_cell
 from harness.embed.parts import discard_parts
+from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS
 from harness.grid.cells import Cell, cells
 from harness.models.architecture import build as build_network
 from harness.models.interface import Network
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import WEIGHTS
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.embeddings import read_embeddings
 from harness.storage.weights import load_weights
 from harness.train.loop import train_cell
-from shards.build import build as build_shards
+from shards.builder.build_set import build as build_shards
 from shards.loader.transform import self_standardise
 from shards.reader.shard_set import ShardSet
 

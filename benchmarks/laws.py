@@ -30,7 +30,8 @@ from analysis.fitting import averages as auto
 from analysis.fitting.estimate import Fitted, Points, Settings, fit_law, problem_of
 from analysis.fitting.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at, spread
 from analysis.fitting.least_squares import polish, solve
-from analysis.laws.catalogue import Belief, named_law
+from analysis.laws.beliefs import Belief
+from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Coordinates, Metric
 
 LOSS = Metric("loss")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.contenders import Contender, Setting
-from harness.hardware import peak_memory_bytes
+from harness.train.metrics import peak_memory_bytes
 
 WARM_UP, BLOCKS = 2, 3
 WORTH = 1.02  # a doubled batch must gain this much for the search to go on

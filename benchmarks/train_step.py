@@ -20,8 +20,8 @@ from analysis.compute.flops import VitMae, flops_per_crop
 from benchmarks.contenders import EAGER, OURS, PEERS, Setting
 from benchmarks.measuring import Search, Speed, best_speed, matmul_rate
 from benchmarks.step_profile import profile
-from harness.hardware import peak_flops
 from harness.models.config import MaeConfig, named_config
+from harness.recipe.gpus import peak_flops
 
 # By true MAE FLOPs over the dense bf16 peak of an H100 (989 TFLOP/s); "+" models share their plain model's goal.
 MFU_GOALS = {"L/8": 0.55, "L/16": 0.50, "B/8": 0.50, "B/16": 0.40, "S/16": 0.30}
@@ -98,7 +98,7 @@ def rows(results: list[Result], on_gpu: bool) -> list[dict[str, Any]]:
         met = best.of_peak >= goal if best.of_peak is not None and goal is not None else None
         found.append({
             "name": f"{model} MFU", "unit": "share of dense bf16 peak", "ours": best.of_peak, "peer": None,
-            "peer_name": "peak in harness/hardware.py", "ratio": None, "goal": goal, "met": met,
+            "peer_name": "peak in harness/recipe/gpus.py", "ratio": None, "goal": goal, "met": met,
         })  # fmt: skip
     return found
 

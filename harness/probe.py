@@ -16,11 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.export import ExportError, export_cell, find_cell
-from harness.grid.cells import Cell
-from harness.recipe.load import RecipeError, load
+from harness.export import ExportError, export_cell
+from harness.grid.cell_folder import WEIGHTS, cell_folder
+from harness.grid.cells import Cell, find_cell
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import WEIGHTS, cell_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.data.wells import evaluation_wells
     from harness.distributed.preemption import StopFlag
     from harness.distributed.ranks import Ranks, choose_device
-    from harness.embed.cell import Reading, embed_wells
+    from harness.embed.wells import Reading, embed_wells
     from harness.models.architecture import build
     from harness.models.block_features import EveryBlock
     from harness.models.mae import MaskedAutoencoder
@@ -90,7 +91,7 @@ def table(probes: Sequence[Probe], best: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, probe, and return the exit status: 0 done, 2 not possible as asked."""
-    from harness.sweep import default_profile
+    from harness.recipe.load import default_profile
 
     options = _parser().parse_intermixed_args(arguments)
     try:

@@ -9,8 +9,6 @@ import argparse
 import fcntl
 import json
 import math
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,8 @@ from harness.grid.cells import Cell, cells
 from harness.launch import status
 from harness.plan import table as plan_table
 from harness.plan.cost import misfits, plan_cells
-from harness.recipe.load import RecipeError, json_schema, load, to_yaml
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import default_profile, json_schema, load, to_yaml
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
 from harness.stages.missing import StageError, Work
@@ -128,17 +127,6 @@ def _chosen(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
     return found
 
 
-def default_profile() -> tuple[str, str]:
-    """`slurm` where `sbatch` answers, else `laptop`; and why."""
-    if shutil.which("sbatch") is None:
-        return "laptop", "there is no sbatch here"
-    try:
-        answer = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return "laptop", f"sbatch does not answer ({error})"
-    return "slurm", f"sbatch answers ({answer.stdout.strip()})"
-
-
 def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
     if options.next:
         from harness.report import next_runs
@@ -150,7 +138,7 @@ def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -
     print(plan_table.as_json(recipe, plans) if options.json else plan_table.table(recipe, plans))
     if options.measure_memory:
         print(plan_table.measured_memory(plans))
-    refused = misfits(plans, recipe.hardware.machine)
+    refused = misfits(plans, recipe.hardware.gpu_type)
     for line in refused:
         print(f"does not fit: {line}", file=sys.stderr)
     return 1 if refused else 0
@@ -238,15 +226,16 @@ def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
 
 def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     from harness.launch.slurm.options import warnings
+    from harness.launch.slurm.report_job import report_and_resume
     from harness.launch.slurm.submit import submit
 
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
     works = [stages.todo(recipe, cell) for cell in cells(recipe)]
-    refused = misfits(plan_cells(recipe, [work.cell for work in works if work.missing]), recipe.hardware.machine)
+    refused = misfits(plan_cells(recipe, [work.cell for work in works if work.missing]), recipe.hardware.gpu_type)
     if refused and not options.force:
         raise RecipeError("nothing was submitted, for this would not fit (--force submits it):\n" + "\n".join(refused))
-    submission = submit(recipe, works, options.force)
+    submission = submit(recipe, works, report_and_resume, options.force)
     print(_counts(works))
     for entry in submission.entries:
         print(f"submitted job {entry.array}: {entry.stage}" + (f" of {len(entry.cells)} cells" if entry.cells else ""))

@@ -3,3 +3,11 @@
 
 class ShardError(ValueError):
     """A shard set is damaged, incomplete or of another version; the message names the file."""
+
+
+class LayoutError(ValueError):
+    """The images or tables on disk are not what their layout says; the message names file and line."""
+
+
+class ImageError(ValueError):
+    """An image cannot be used; the message names it."""

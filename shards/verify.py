@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from shards.errors import ShardError
+from shards.format.index import ShardIndex, rebuild
+from shards.format.manifest import MANIFEST, SPLITS, Manifest, Shard, read_manifest
 from shards.format.payload import Header
 from shards.format.source import LocalFolder, Source
 from shards.format.tar import ReadAt
-from shards.index import ShardIndex, rebuild
+from shards.format.writer import WELLS
 from shards.reader.crop_reader import decode_image
-from shards.reader.shard_set import MANIFEST, SPLITS, WELLS, Manifest, Shard, read_manifest
 from shards.remote.store import source_of
 from shards.tables import parquet as columns
 

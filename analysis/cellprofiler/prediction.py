@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.arrays import Floats, checked_embeddings
+from analysis.arrays import Floats
 from analysis.cellprofiler.elastic_net import FOLDS, RATIOS, ElasticNetFolds
+from analysis.embeddings.checks import checked_embeddings
 
 CATEGORIES = ("AreaShape", "Intensity", "Neighbors", "RadialDistribution", "Texture")
 COMPARTMENTS = ("Cells", "Cytoplasm", "Nuclei", "Image")

@@ -17,9 +17,8 @@ import numpy as np
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
 from analysis.fitting.intervals import bootstrap
-from analysis.fitting.least_squares import Model
 from analysis.fitting.parameters import natural, parameters, profile_of
-from analysis.laws.forms import sigmoid
+from analysis.laws.forms import Model, sigmoid
 from analysis.laws.metric import Metric
 
 FEWEST_PER_BUDGET = 3  # runs that a parabola needs

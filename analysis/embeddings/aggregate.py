@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.arrays import Floats, Mask, Names, checked_embeddings
+from analysis.arrays import Floats, Mask, Names
+from analysis.embeddings.checks import checked_embeddings
 
 Method = Literal["mean", "median"]
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.arrays import Floats, Mask, checked_embeddings
+from analysis.arrays import Floats, Mask
+from analysis.embeddings.checks import checked_embeddings
 
 UNEXPRESSED_BELOW = -3.0  # zFPKM (Hart et al. 2013)
 MORE_THAN = 20  # unexpressed genes that an arm needs for its mean to be worth subtracting

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.arrays import Floats, Mask, Names, checked_embeddings
+from analysis.arrays import Floats, Mask, Names
+from analysis.embeddings.checks import checked_embeddings
 
 DRAWS = 1000
 NULL_PAIRS = 100_000

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from analysis.arrays import Floats, Mask, checked_controls, checked_embeddings, checked_screen, rows_by_batch
+from analysis.arrays import Floats, Mask
+from analysis.embeddings.checks import checked_controls, checked_embeddings, checked_screen, rows_by_batch
 
 Correction = Literal["none", "centre_scale", "pca_centre_scale", "tvn"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.arrays import Floats, Mask, checked_embeddings
+from analysis.arrays import Floats, Mask
+from analysis.embeddings.checks import checked_embeddings
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a direction; chosen within the training wells
 HELD_OUT = 5  # every fifth training well chooses the ridge

@@ -4,17 +4,11 @@ Figures are plain matplotlib `Figure` objects without pyplot's global state, so 
 files come out byte for byte the same when drawn twice.
 """
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.recall import recall_versus_compute
-from analysis.figures.reconstructions import ReconstructionRow, reconstructions
 from analysis.figures.style import (
     DARK,
     GREY,
@@ -25,32 +19,6 @@ from analysis.figures.style import (
     outside_legend,
     styled,
 )
-
-__all__ = ["ReconstructionRow", "loss_versus_compute", "recall_versus_compute", "reconstructions", "save"]
-
-METADATA: dict[str, dict[str, str | None]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
-
-
-def save(figure: Figure, path: str | Path, formats: Sequence[str] = ("png", "svg")) -> tuple[Path, ...]:
-    """Write the figure as PNG and SVG (or PDF) beside each other; `path` has no suffix. Returns the paths.
-
-    Each file appears whole or not at all, and the same figure always gives the same bytes.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix in formats:
-        target = path.with_name(f"{path.name}.{suffix}")
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        with styled():
-            figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
-        temporary.replace(target)
-        written.append(target)
-    return tuple(written)
 
 
 def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: str) -> Figure:

@@ -16,7 +16,8 @@ import numpy as np
 
 from analysis.arrays import Floats
 from analysis.fitting.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_beliefs
-from analysis.laws.catalogue import WEAK, Belief, Law, named_law
+from analysis.laws.beliefs import WEAK, Belief
+from analysis.laws.catalogue import Law, named_law
 from analysis.laws.metric import Metric
 
 

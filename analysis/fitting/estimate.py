@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Floats
-from analysis.fitting.least_squares import Prior, Problem, Solution, polish, solve
-from analysis.laws.catalogue import WEAK, Belief, Law
+from analysis.fitting.least_squares import Problem, Solution, polish, solve
+from analysis.laws.beliefs import WEAK, Belief, Prior
+from analysis.laws.catalogue import Law
 from analysis.laws.metric import Coordinates, Metric
 
 AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum

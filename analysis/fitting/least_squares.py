@@ -8,35 +8,21 @@ Legend: K rows of the batch (starts, resamples), n points, d inputs, p parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Floats
+from analysis.laws.beliefs import Prior
+from analysis.laws.forms import Model
 
-# theta (K, p), inputs (K or 1, n, d) -> values (K, n), Jacobian (K, n, p)
-Model = Callable[[Floats, Floats], tuple[Floats, Floats]]
 Rows = npt.NDArray[np.intp]
 
 LONGEST_STEP = 3.0  # parameters are logarithms or of order one; beyond, a linearised model says nothing
 FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e9
 SHRINK, GROW = 0.2, 5.0
 DIFFERENCE = 1e-5  # step of the differences that give Newton its curvature
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Independent Gaussians: `strength` times the squared distance in deviations is added to the objective."""
-
-    mean: Floats  # (K or 1, p)
-    deviation: Floats  # (K or 1, p); infinite where nothing is held
-    strength: Floats  # (K or 1, 1)
-
-    @property
-    def precision(self) -> Floats:
-        return self.strength / np.square(self.deviation)
 
 
 @dataclass(frozen=True)

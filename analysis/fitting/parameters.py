@@ -13,7 +13,8 @@ import numpy as np
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
 from analysis.fitting.intervals import bootstrap
-from analysis.fitting.least_squares import Model, Problem, solve
+from analysis.fitting.least_squares import Problem, solve
+from analysis.laws.forms import Model
 from analysis.laws.metric import Coordinates
 
 DECADE = float(np.log(10))

@@ -16,29 +16,15 @@ from typing import Literal
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting.least_squares import Model, Prior
 from analysis.laws import forms
 from analysis.laws import joint_forms as joint
+from analysis.laws.beliefs import Belief, Prior
+from analysis.laws.forms import Model
 
 Space = Literal["log", "linear", "logit"]
 FLAT = 9.0  # a deviation so wide that the data decide
 PLATEAUS = (-3.0, -0.7, -0.15)  # starts of log E, measured from the best value seen
 EXPONENTS = (0.15, 0.4, 0.9)
-
-
-@dataclass(frozen=True)
-class Belief:
-    """What is believed of laws before data: log E over the best value, and the log of the exponent, as (mean, sd).
-
-    `strength` is the variance of residuals that the belief is weighed against: small, it leaves everything to data.
-    """
-
-    plateau: tuple[float, float] = (-1.5, 1.0)
-    exponent: tuple[float, float] = (-0.7, 0.3)
-    strength: float = 1e-3
-
-
-WEAK = Belief(plateau=(-1.5, 3.0), exponent=(-1.0, 1.5), strength=1e-6)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ Legend: K rows, n points, p parameters. theta (K, p), inputs (K or 1, n, 1) -> v
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from analysis.arrays import Floats
@@ -160,3 +162,7 @@ def ceiling(theta: Floats, inputs: Floats) -> Curve:
     c = np.exp(c)
     gap = np.exp(b - c * u)
     return top - gap, np.stack([np.ones_like(gap), -gap, gap * c * u], axis=2)
+
+
+# theta (K, p), inputs (K or 1, n, d) -> values (K, n), Jacobian (K, n, p)
+Model = Callable[[Floats, Floats], tuple[Floats, Floats]]

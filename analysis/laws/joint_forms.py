@@ -14,7 +14,7 @@ import numpy as np
 from analysis.arrays import Floats
 
 if TYPE_CHECKING:
-    from analysis.laws.catalogue import Belief
+    from analysis.laws.beliefs import Belief
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 

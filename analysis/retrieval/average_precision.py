@@ -15,7 +15,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from analysis.arrays import Floats, checked_embeddings
+from analysis.arrays import Floats
+from analysis.embeddings.checks import checked_embeddings
 
 Indices = npt.NDArray[np.int64]
 

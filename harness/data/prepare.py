@@ -26,7 +26,7 @@ def prepare(recipe: Recipe) -> None:
 def _render(assay: Assay) -> None:
     from dataclasses import fields, replace
 
-    from shards.assay import AssayOptions, render_assay
+    from shards.demo.assay import AssayOptions, render_assay
 
     known = [field.name for field in fields(AssayOptions)]
     for name in assay.options:
@@ -37,7 +37,7 @@ def _render(assay: Assay) -> None:
 
 
 def _build(options: Build) -> None:
-    from shards.build import build
+    from shards.builder.build_set import build
 
     build(
         options.layout,

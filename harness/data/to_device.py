@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell
-from shards.loader.batches import Batch
+from shards.loader.read_ahead import Batch
 from shards.loader.transform import self_standardise
 
 

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from shards.order.random_order import Order, RandomOrder, nested_experiments
 from shards.order.stream_order import StreamOrder
-from shards.reader.shard_set import ShardSet
-from shards.remote.open_set import wells_per_shard
+from shards.reader.shard_set import ShardSet, wells_per_shard
 
 NESTING_SEED = 0  # one nesting order for all cells: each dataset size is a subset of the next
 Wells = NDArray[np.int64]
@@ -56,3 +55,6 @@ def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:
         known = ", ".join(sorted(shards.wells["experiment"].unique())[:20])
         raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {shards.folder}; it holds {known}")
     return shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)
+
+
+VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches

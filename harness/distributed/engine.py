@@ -14,7 +14,6 @@ Shapes: B crops of one micro-batch, C channels, S crop side, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,13 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.distributed.engine_choice import EngineName, choose_engine
-from harness.distributed.optimiser import build_optimiser, set_learning_rate
+from harness.distributed.engine_choice import EngineName
+from harness.distributed.optimiser import set_learning_rate, update
 from harness.distributed.ranks import Ranks
-from harness.distributed.recompute import set_up_blocks
-from harness.grid.cells import Cell
-from harness.recipe.schema import Recipe
-from harness.train.divergence import update
 
 if TYPE_CHECKING:
     from harness.models.interface import Network
@@ -142,72 +137,6 @@ class Engine:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         found = get_model_state_dict(self.model, options=options)
         return {name: value for name, value in found.items() if isinstance(value, Tensor) and self.here.is_first}
-
-
-class Ddp(Engine):
-    """DistributedDataParallel: gradients are averaged while the backward pass still runs."""
-
-    def prepare(self) -> None:
-        ids = [self.here.device.index] if self.here.device.type == "cuda" else None
-        self._wrapped = nn.parallel.DistributedDataParallel(
-            self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
-
-    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
-        with nullcontext() if last else self._wrapped.no_sync():
-            with self.autocast():
-                loss: Tensor = self._wrapped(crops, noise).loss
-            weighted = loss * weight
-            weighted.backward()  # type: ignore[no-untyped-call]
-        return weighted.detach()
-
-
-def engine_of(recipe: Recipe, cell: Cell, model: Network, here: Ranks) -> Engine:
-    """The engine that trains a cell as its recipe says, over `model` on this rank's device.
-
-    Raises:
-        ValueError, RuntimeError: as `build_engine`.
-    """
-    assert cell.training is not None
-    launch, settings, peak = recipe.launch, cell.training.settings, cell.training.learning_rate
-    on_gpu = here.device.type == "cuda"
-    shard = launch.shard_gpus or min(here.world, launch.gpus_per_node or here.world)
-    memory = torch.cuda.get_device_properties(here.device).total_memory if on_gpu else None
-    name = choose_engine(launch.engine, here.world, sum(p.numel() for p in model.parameters()), memory, shard)
-    set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
-    chosen = settings["optimiser"]
-
-    def make_optimiser(module: nn.Module) -> Optimizer:
-        given = {name: value for name, value in chosen.items() if name != "name"}
-        return build_optimiser(module, chosen["name"], peak=peak, **given)
-
-    precision = settings["precision"]
-    options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
-    return build_engine(model, make_optimiser, here, options)
-
-
-def build_engine(model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> Engine:
-    """The engine that `options` name, over a model that already lies on this rank's device.
-
-    Raises:
-        ValueError: the engine does not fit the number of ranks.
-        RuntimeError: DeepSpeed is asked for and not installed.
-    """
-    if options.name == "single":
-        if here.world > 1:
-            raise ValueError(f"launch.engine is single, but {here.world} ranks run: ddp, hsdp, fsdp or deepspeed")
-        return Engine(model, make_optimiser, here, options)
-    if here.world == 1:
-        raise ValueError(f"launch.engine is {options.name}, but there is one rank: single, or auto")
-    if options.name == "ddp":
-        return Ddp(model, make_optimiser, here, options)
-    if options.name == "deepspeed":
-        from harness.distributed.deepspeed import Zero
-
-        return Zero(model, make_optimiser, here, options)
-    from harness.distributed.fsdp import Fsdp
-
-    return Fsdp(model, make_optimiser, here, options)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

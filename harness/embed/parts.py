@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.shard_sets import open_shards
-from harness.grid.cells import Cell
-from harness.models.architecture import weights_path
+from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS
+from harness.grid.cells import Cell, weights_path
 from harness.recipe.schema import Recipe
-from harness.stages.missing import WEIGHTS
 from harness.storage.checksums import checksum
-from harness.storage.embeddings import EMBEDDINGS, join_embeddings
+from harness.storage.embeddings import join_embeddings
 
 if TYPE_CHECKING:
     from harness.data.wells import Wells

@@ -19,8 +19,9 @@ from analysis.embeddings.consistency import replicate_consistency
 from analysis.embeddings.corrections import apply_named
 from analysis.recall.pairs import Pairs, read_pairs
 from analysis.recall.relationship_recall import VERSIONS, RecallResult, relationship_recall
+from harness.grid.cell_folder import EMBEDDINGS
 from harness.recipe.schema import Evaluate, Recipe
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.embeddings import read_embeddings
 
 CONSISTENCY = "replicate_consistency/1"
 RANDOM_WIDTH = 128

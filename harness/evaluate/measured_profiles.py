@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from analysis.embeddings.feature_tables import METADATA, TableError, Wells, read_wells
 from harness.data.shard_sets import open_shards
 from harness.data.wells import evaluation_wells
+from harness.grid.cell_folder import EMBEDDINGS
 from harness.grid.cells import Cell
 from harness.recipe.models import Profiles
 from harness.recipe.schema import Recipe
-from harness.storage.embeddings import EMBEDDINGS, write_embeddings
+from harness.storage.embeddings import write_embeddings
 
 ADDRESS = re.compile(r"([A-Za-z]+)0*(\d+)")  # A1 and A01 are one well
 IDENTITIES = (("key",), ("experiment", "plate", "well"), ("plate", "well"))  # the first that a table has is joined by

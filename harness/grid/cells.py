@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.recipe.fields import per_name
-from harness.recipe.models import DEFAULT_KIND, Profiles, architecture
+from harness.recipe.models import DEFAULT_KIND, DenseNet, Imagenet, Profiles, architecture
 from harness.recipe.schema import Recipe, Train
 
 ID_VERSION = 1
@@ -131,10 +131,21 @@ def model_kind(cell: Cell) -> str | None:
     return None if cell.architecture is None else str(cell.architecture.get("kind", DEFAULT_KIND))
 
 
-def model_shape(cell: Cell) -> dict[str, Any]:
-    """The fields of `analysis.compute.flops.VitMae` for this cell, whose model is a MAE-ViT."""
-    if cell.architecture is None:
-        raise ValueError(f"cell {cell.id} has no model")
-    wanted = ("width", "depth", "heads", "patch", "crop", "channels", "mask_ratio")
-    decoder = ("decoder_width", "decoder_depth", "decoder_heads")
-    return {name: cell.architecture[name] for name in (*wanted, *decoder)}
+def find_cell(recipe: Recipe, name: str) -> Cell:
+    """The cell of that id, or the only one whose id starts with it.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = cells(recipe)
+    matching = [cell for cell in found if cell.id == name] or [cell for cell in found if cell.id.startswith(name)]
+    if len(matching) != 1:
+        several = ", ".join(cell.id for cell in matching or found)
+        raise ValueError(f"{name!r} names {len(matching)} cells of this recipe; choose one of: {several}")
+    return matching[0]
+
+
+def weights_path(recipe: Recipe, cell: Cell) -> Path | None:
+    """The file that a cell's weights begin with, or that holds them, if there is one."""
+    model = recipe.models.get(cell.model)
+    return model.weights.path if isinstance(model, DenseNet | Imagenet) and model.weights else None

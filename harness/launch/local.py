@@ -16,7 +16,7 @@ from typing import Any
 from harness.grid.cells import Cell
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
-from harness.stages.missing import read_outcome, run_cells
+from harness.stages.run import read_outcome, run_cells
 
 POLL_SECONDS = 0.2
 LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365

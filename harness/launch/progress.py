@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell
 from harness.launch.local import Outcome
 from harness.plan.cost import CellPlan
 from harness.recipe.schema import Recipe
-from harness.stages.missing import cell_folder
 from harness.storage import ledger
 from harness.storage.train_log import last_row
 

@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, cells
 from harness.launch.slurm.failures import cause, first_failure
-from harness.launch.slurm.job import BEAT_SECONDS, heartbeat
+from harness.launch.slurm.heartbeat import BEAT_SECONDS, heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState, states
 from harness.launch.slurm.submissions import Book, Key, Submitted
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
-from harness.stages import shared_embedding as elements
+from harness.stages import tasks
 from harness.stages.missing import Work
 from harness.storage.train_log import last_row
 
@@ -58,8 +59,8 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
 
 def _next_jobs(recipe: Recipe, work: Work, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
     """The pieces of a cell's first missing stage that are yet to be done, or all of them, and their newest jobs."""
-    stage, pieces = next(iter(elements.undone(recipe, work).items()), (None, ()))
-    pieces = pieces or (elements.pieces(recipe, stage) if stage else ())
+    stage, pieces = next(iter(tasks.undone(recipe, work).items()), (None, ()))
+    pieces = pieces or (tasks.pieces(recipe, stage) if stage else ())
     return {piece: latest.get((work.cell.id, piece)) for piece in pieces}
 
 
@@ -70,7 +71,7 @@ def _of_cell(recipe: Recipe, work: Work, jobs: dict[str, Submitted | None], know
     found = [_status(recipe, work.cell, piece, submitted, known) for piece, submitted in jobs.items()]
     worst = min(found, key=lambda one: WORST_FIRST.index(one.state))
     stage = work.missing[0]
-    every, left = elements.pieces(recipe, stage), elements.undone(recipe, work)[stage]
+    every, left = tasks.pieces(recipe, stage), tasks.undone(recipe, work)[stage]
     if not left:
         worst = next((one for one in found if one.state == "running"), CellStatus(work.cell.id, stage, "missing"))
         worst = replace(worst, reason="its parts are to be put together")
@@ -82,7 +83,7 @@ def _status(
 ) -> CellStatus:
     if submitted is None:
         return CellStatus(cell.id, piece, "missing")
-    folder, job = stages.cell_folder(recipe, cell), known[submitted.job]
+    folder, job = cell_folder(recipe, cell), known[submitted.job]
     beat = _beat(heartbeat(folder, piece), submitted.job)
     restarts = int(beat.get("restart", 0))
     if job.phase == "unknown" and _is_alive(beat):

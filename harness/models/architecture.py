@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute import systems
 from analysis.compute.flops import System, VitMae
-from harness.grid.cells import Cell, model_kind, model_shape
+from harness.grid.cells import Cell, model_kind, weights_path
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.config import MaeConfig, Pool
-from harness.recipe.models import LATER, DenseNet, Imagenet
+from harness.recipe.models import LATER
 from harness.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -86,12 +85,6 @@ def initialise(network: Network, recipe: Recipe, cell: Cell) -> None:
         load_pretrained(network.trunk, weights, network.config.channels)
 
 
-def weights_path(recipe: Recipe, cell: Cell) -> Path | None:
-    """The file that a cell's weights begin with, or that holds them, if there is one."""
-    model = recipe.models.get(cell.model)
-    return model.weights.path if isinstance(model, DenseNet | Imagenet) and model.weights else None
-
-
 def _vit_config(cell: Cell, pool: Pool) -> MaeConfig:
     own = ("drop_path", "layer_scale", "qk_norm", "position_temperature")
     return MaeConfig(**_fields(cell, *VIT, *own), pool=pool)
@@ -147,3 +140,12 @@ def _dense_blocks(cell: Cell) -> dict[str, Any]:
 def _fields(cell: Cell, *names: str) -> dict[str, Any]:
     assert cell.architecture is not None
     return {name: cell.architecture[name] for name in names}
+
+
+def model_shape(cell: Cell) -> dict[str, Any]:
+    """The fields of `analysis.compute.flops.VitMae` for this cell, whose model is a MAE-ViT."""
+    if cell.architecture is None:
+        raise ValueError(f"cell {cell.id} has no model")
+    wanted = ("width", "depth", "heads", "patch", "crop", "channels", "mask_ratio")
+    decoder = ("decoder_width", "decoder_depth", "decoder_heads")
+    return {name: cell.architecture[name] for name in (*wanted, *decoder)}

@@ -15,7 +15,7 @@ from harness.grid.cells import Cell
 from harness.models.architecture import cost_of
 from harness.plan.step_time import GIGA, TERA, Run, run_of
 from harness.recipe.fields import per_name
-from harness.recipe.gpus import Machine
+from harness.recipe.gpus import Gpu
 from harness.recipe.schema import Recipe
 
 CROPS_PER_WELL = 64  # a 2048² well in tiles of 256² (supplement A.3)
@@ -79,7 +79,7 @@ def plan_cell(recipe: Recipe, cell: Cell, wells: int | None) -> CellPlan:
 
 def embed_seconds(recipe: Recipe, cell: Cell, system: System) -> float:
     """GPU seconds for a crop's forward pass through the encoder, at the training's share of the peak."""
-    effective = recipe.hardware.machine.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model)
+    effective = recipe.hardware.gpu_type.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model)
     return FLOPS_PER_MAC * dense_forward(system) / effective
 
 
@@ -123,14 +123,14 @@ def _manifest_wells(recipe: Recipe, place: Place) -> dict[str, int] | None:
     return counts
 
 
-def misfits(plans: Sequence[CellPlan], machine: Machine) -> list[str]:
+def misfits(plans: Sequence[CellPlan], gpu: Gpu) -> list[str]:
     """What cannot fit, one line per model and batch, in the recipe's words."""
     found: dict[str, None] = {}
     for plan in plans:
         if plan.run is not None and not plan.run.fits:
             run = plan.run
             assert run.memory is not None
-            needs = f"{run.memory.total / GIGA:.0f} GB of {machine.name}'s {machine.memory_gb:.0f}"
+            needs = f"{run.memory.total / GIGA:.0f} GB of {gpu.name}'s {gpu.memory_gb:.0f}"
             instead = f"{run.instead} would" if run.instead else "no setting would: take more or larger GPUs"
             line = (
                 f"{plan.cell.model} with {run.setting.crops} crops a pass on {plan.gpus} GPUs needs {needs}; {instead}"

@@ -13,7 +13,7 @@ from harness.distributed.micro_batches import micro_batch
 from harness.grid.cells import Cell
 from harness.plan.memory import FLOAT, HALF, LIBRARIES_GB, USABLE, Memory, Setting, alternatives, memory
 from harness.recipe.fields import per_name
-from harness.recipe.gpus import Machine
+from harness.recipe.gpus import Gpu
 from harness.recipe.schema import Recipe
 
 GIGA, TERA = 1e9, 1e12
@@ -60,28 +60,28 @@ class Run:
 def run_of(recipe: Recipe, cell: Cell, system: System) -> Run:
     """How a cell's GPUs share its model and its batch, and what a step takes."""
     assert cell.training is not None
-    launch, machine = recipe.launch, recipe.hardware.machine
+    launch, gpu = recipe.launch, recipe.hardware.gpu_type
     nodes, per_node = per_name(launch.nodes, cell.model), max(1, launch.gpus_per_node)
     world = nodes * per_node
     part = max(1, cell.training.batch // world)
     most = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     has_gpu = launch.gpus_per_node > 0 and launch.device != "cpu"
     shard = launch.shard_gpus or min(world, per_node)
-    engine = choose_engine(launch.engine, world, system.parameters(), has_gpu * GIGA * machine.memory_gb or None, shard)
+    engine = choose_engine(launch.engine, world, system.parameters(), has_gpu * GIGA * gpu.memory_gb or None, shard)
     settings = cell.training.settings
     setting = Setting(
         engine, world, shard, micro_batch(part, most), settings["precision"], launch.recompute,
         settings["optimiser"]["name"], launch.zero_stage,
     )  # fmt: skip
-    room = GIGA * (USABLE * machine.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
+    room = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
     needed, instead = None, None
     if isinstance(system, VitMae):
         needed = memory(system, setting)
         instead = next((w for w, s in alternatives(setting, part) if memory(system, s).total <= room), None)
     fits = needed is None or needed.total <= room
-    seconds = part * mae_train(system) / (machine.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model))
+    seconds = part * mae_train(system) / (gpu.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model))
     loader = launch.cpus_per_task * per_node * recipe.hardware.loader_crops_per_core if has_gpu else 0.0
-    traffic = traffic_seconds(system, setting, part // setting.crops, nodes, machine) if has_gpu else 0.0
+    traffic = traffic_seconds(system, setting, part // setting.crops, nodes, gpu) if has_gpu else 0.0
     return Run(
         setting, part, needed, fits, None if fits else instead, seconds, traffic, part * per_node / seconds, loader
     )
@@ -100,16 +100,16 @@ def traffic_bytes(parameters: int, engine: EngineName, passes: int, gather: int 
     return parameters * (2 * gather * passes + FLOAT)
 
 
-def traffic_seconds(system: System, setting: Setting, passes: int, nodes: int, machine: Machine) -> float:
+def traffic_seconds(system: System, setting: Setting, passes: int, nodes: int, gpu: Gpu) -> float:
     """Of a step: within one node over its links; across nodes all GPUs of a node send at once over its ports.
 
     Under hsdp the gathering stays among a copy's ranks, and the gradients of each rank's part go to the other copies.
     """
     P = system.parameters()
-    across = min(machine.link_gb_s, machine.network_gb_s * setting.world / nodes) * GIGA
-    rate = across if nodes > 1 else machine.link_gb_s * GIGA
+    across = min(gpu.link_gb_s, gpu.network_gb_s * setting.world / nodes) * GIGA
+    rate = across if nodes > 1 else gpu.link_gb_s * GIGA
     gather = HALF if setting.precision == "bf16" else FLOAT
     if setting.engine == "hsdp":
-        inside = traffic_bytes(P, "hsdp", passes, gather) / (machine.link_gb_s * GIGA)
-        return inside + 2 * FLOAT * P / setting.shard / (machine.network_gb_s * GIGA)
+        inside = traffic_bytes(P, "hsdp", passes, gather) / (gpu.link_gb_s * GIGA)
+        return inside + 2 * FLOAT * P / setting.shard / (gpu.network_gb_s * GIGA)
     return traffic_bytes(P, setting.engine, passes, gather, setting.zero_stage) / rate

@@ -12,7 +12,7 @@ from harness.models.architecture import config_of, cost_of
 from harness.plan.cost import CellPlan
 from harness.plan.memory import memory
 from harness.recipe.fields import per_name
-from harness.recipe.gpus import MACHINES, Machine
+from harness.recipe.gpus import GPUS, Gpu
 from harness.recipe.schema import Recipe
 
 PAPER_CELL = ("vit_l8_plus", "rpi_93m")
@@ -49,18 +49,18 @@ def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     if not recipe.launch.gpus_per_node:
         work = sum(plan.flops["mae_train"] for plan in plans)
         return [f"{len(plans)} cells with a model: {work:.2e} FLOPs (mae_train); no GPUs, so no GPU hours are planned"]
-    machine, mfu = recipe.hardware.machine, recipe.hardware.mfu
+    gpu, mfu = recipe.hardware.gpu_type, recipe.hardware.mfu
     train, embed = (sum(values) for values in zip(*((p.gpu_hours, p.embed_hours or 0.0) for p in plans), strict=True))
     crops = _short(sum(plan.crops for plan in plans))
     shares = f"{mfu:.0%}" if isinstance(mfu, float) else ", ".join(f"{name} {share:.0%}" for name, share in mfu.items())
     return [
         f"{len(plans)} cells with a model: {crops} crops; {train:,.0f} GPU hours to train, {embed:,.0f} to embed; "
-        f"{_money_and_energy(train + embed, machine)} on {machine.name}",
-        f"assumed, not measured: {shares} of {machine.peak_tflops:g} TFLOP/s (mae_train; hardware.mfu), "
-        f"{machine.price_per_hour:g} an hour, {machine.watts:g} W, "
+        f"{_money_and_energy(train + embed, gpu)} on {gpu.name}",
+        f"assumed, not measured: {shares} of {gpu.peak_tflops:g} TFLOP/s (mae_train; hardware.mfu), "
+        f"{gpu.price_per_hour:g} an hour, {gpu.watts:g} W, "
         f"{recipe.hardware.loader_crops_per_core:,.0f} crops/s per core of the loader",
         "net%: time of a step's traffic in that of its computing, if nothing of it were hidden; GB: of "
-        f"{machine.memory_gb:.0f} a GPU; hours: of training",
+        f"{gpu.memory_gb:.0f} a GPU; hours: of training",
         *(
             f"{plan.cell.id}: the {plan.run.limit} sets the pace, not the GPUs"
             for plan in plans
@@ -71,19 +71,19 @@ def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
 
 def _elsewhere(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     """The same study on the other GPU types of the table, at the same share of their peaks."""
-    here, work = recipe.hardware.machine, sum(plan.all_hours for plan in plans)
+    planned, work = recipe.hardware.gpu_type, sum(plan.all_hours for plan in plans)
     if not recipe.launch.gpus_per_node:
         return []
     found = []
-    for machine in MACHINES:
-        hours = work * here.peak_tflops / machine.peak_tflops
-        if machine.name != here.name:
-            found.append(f"  {machine.name:<11}{hours:>10,.0f} GPU hours, {_money_and_energy(hours, machine)}")
+    for gpu in GPUS:
+        hours = work * planned.peak_tflops / gpu.peak_tflops
+        if gpu.name != planned.name:
+            found.append(f"  {gpu.name:<11}{hours:>10,.0f} GPU hours, {_money_and_energy(hours, gpu)}")
     return ["at the same share of the peak, where memory and network allow:", *found]
 
 
-def _money_and_energy(hours: float, machine: Machine) -> str:
-    return f"{hours * machine.price_per_hour:,.0f} in money, {hours * machine.watts / 1e6:,.1f} MWh"
+def _money_and_energy(hours: float, gpu: Gpu) -> str:
+    return f"{hours * gpu.price_per_hour:,.0f} in money, {hours * gpu.watts / 1e6:,.1f} MWh"
 
 
 def _beside_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
@@ -92,7 +92,7 @@ def _beside_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
         if (plan.cell.model, plan.cell.dataset) == PAPER_CELL and plan.crops:
             mfu = per_name(recipe.hardware.mfu, plan.cell.model)
             early = plan.gpu_hours * PAPER_CROPS / plan.crops
-            theirs = early * mfu * recipe.hardware.machine.peak_tflops / (PAPER_MFU * 312)
+            theirs = early * mfu * recipe.hardware.gpu_type.peak_tflops / (PAPER_MFU * 312)
             return [
                 f"the paper's {plan.cell.model} on {plan.cell.dataset}: {_short(PAPER_CROPS)} crops in more than "
                 f"{PAPER_HOURS:,} A100 hours; here {_short(plan.crops)} in {plan.gpu_hours:,.0f}.",
@@ -106,7 +106,7 @@ def _beside_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
 def as_json(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     """The plan for scripts: one object per cell, and what it rests on."""
     return json.dumps(
-        {"machine": asdict(recipe.hardware.machine), "cells": [_object(plan) for plan in plans]}, indent=1
+        {"machine": asdict(recipe.hardware.gpu_type), "cells": [_object(plan) for plan in plans]}, indent=1
     )
 
 
@@ -127,7 +127,7 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
 
     The tracker follows FSDP; a cell of another engine is measured as if it were sharded over all its ranks.
     """
-    from harness.memory import rank_memory
+    from harness.plan.memory_tracker import rank_memory
 
     lines, seen = ["one rank's memory by torch's tracker beside the closed form, GB:"], set()
     for plan in plans:

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from harness.recipe.fields import Count, PerName, Section, SharePerName
-from harness.recipe.gpus import MACHINES, Machine, machine_named
+from harness.recipe.gpus import GPUS, Gpu, gpu_named
 
-MACHINE_FIELDS = tuple(field.name for field in fields(Machine) if field.name != "name")
+GPU_FIELDS = tuple(field.name for field in fields(Gpu) if field.name != "name")
 
 SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|*()\[\]-]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -96,16 +96,16 @@ class Hardware(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Hardware:
-        if machine_named(self.gpu) is None:
-            absent = [name for name in MACHINE_FIELDS if getattr(self, name) is None]
+        if gpu_named(self.gpu) is None:
+            absent = [name for name in GPU_FIELDS if getattr(self, name) is None]
             if absent:
-                known = ", ".join(machine.name for machine in MACHINES)
+                known = ", ".join(gpu.name for gpu in GPUS)
                 raise ValueError(f"{self.gpu!r} is none of {known}: state {', '.join(absent)} for it")
         return self
 
     @property
-    def machine(self) -> Machine:
+    def gpu_type(self) -> Gpu:
         """The GPU that a plan is for: the table's, with what the recipe says instead."""
-        said = {name: value for name in MACHINE_FIELDS if (value := getattr(self, name)) is not None}
-        found = machine_named(self.gpu)
-        return replace(found, **said) if found else Machine(self.gpu, **said)
+        said = {name: value for name in GPU_FIELDS if (value := getattr(self, name)) is not None}
+        found = gpu_named(self.gpu)
+        return replace(found, **said) if found else Gpu(self.gpu, **said)

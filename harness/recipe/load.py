@@ -6,11 +6,11 @@ name. `harness.recipe` is the schema; this is the only place that knows the file
 
 from __future__ import annotations
 
-import difflib
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,30 +18,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from harness.recipe.errors import Place, Places, RecipeError, _explain, _is_other_arm, _message, dotted
 from harness.recipe.fields import FieldPath
-from harness.recipe.models import ARM
 from harness.recipe.schema import Recipe
 
 MAX_ERRORS_SHOWN = 12
 MAX_FIELDS = 20_000
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the text is ready to show to the person who wrote it."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value was written: a line of a file, or an override on the command line."""
-
-    source: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
-
-
-Places = dict[FieldPath, Place]
 
 
 class _Loader(yaml.SafeLoader):
@@ -215,81 +197,8 @@ def _validated(tree: dict[str, Any], places: Places, path: Path, context: str) -
     raise RecipeError("\n".join([f"recipe refused ({context}):", *messages[:MAX_ERRORS_SHOWN], *more]))
 
 
-def _message(loc: FieldPath, text: str, places: Places, path: Path) -> str:
-    loc = _real(loc)
-    known = [loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in places]
-    inside = [p for p, place in places.items() if p[: len(loc)] == loc and place.line is None]  # overrides
-    place = places[inside[0]] if inside else places[known[0]] if known else Place(str(path))
-    return f"{place}: {dotted(loc)}: {text}"
-
-
-def _explain(loc: FieldPath, error: dict[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        fields = _fields_at(loc[:-1])
-        nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
-        return "unknown field; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(fields)}")
-    if error["type"] == "union_tag_invalid":
-        return f"unknown kind {error['input'].get('kind')!r}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
-    if error["type"] == "missing":
-        return "is required and missing"
-    shown = repr(error["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{_lower_first(error['msg'].removeprefix('Value error, '))} (got {shown})"
-
-
-def _fields_at(loc: FieldPath) -> list[str]:
-    """The field names of the section that stands at `loc`."""
-    schema: dict[str, Any] = Recipe.model_json_schema()
-    here = schema
-    for key in loc:
-        here = _resolve(here, schema)
-        if isinstance(key, str) and key.startswith(ARM):
-            arms = (_resolve(arm, schema) for arm in here["oneOf"])
-            here = next(arm for arm in arms if arm["properties"]["kind"]["const"] == key.removeprefix(ARM))
-        if isinstance(key, str) and _is_arm(key):
-            continue
-        named = here.get("properties", {}).get(key) or here.get("items")
-        here = named or next(iter(here.get("patternProperties", {}).values()), {})
-    return list(_resolve(here, schema).get("properties", {}))
-
-
-def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow `$ref`, and of an optional section take the section."""
-    for option in here.get("anyOf", []):
-        if "$ref" in option:
-            here = option
-    reference = here.get("$ref")
-    return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else here
-
-
-def _is_other_arm(error: dict[str, Any]) -> bool:
-    """Of a field that takes a value or a mapping by name, whether this is the complaint of the arm not meant."""
-    arm = next((k for k in error["loc"] if isinstance(k, str) and _is_arm(k) and not k.startswith(ARM)), None)
-    if arm is None:
-        return False
-    return error["type"] == "dict_type" if "dict[" in arm else isinstance(error["input"], dict)
-
-
-def _is_arm(key: str) -> bool:
-    return "[" in key or "-" in key or key in {"int", "float"}
-
-
-def _real(loc: FieldPath) -> FieldPath:
-    """`loc` without the names pydantic gives to the arms of a union (`constrained-int`, `dict[...]`) and to keys."""
-    return tuple(key for key in loc if not (isinstance(key, str) and _is_arm(key)))
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
 def _kind(value: object) -> str:
     return "empty" if value is None else f"a {type(value).__name__}"
-
-
-def dotted(path: FieldPath) -> str:
-    """`train.optimiser.betas`, `grid.models.0`; what does not print is escaped."""
-    return ".".join(text if (text := str(key)).isprintable() else ascii(text) for key in path)
 
 
 def to_yaml(recipe: BaseModel) -> str:
@@ -303,3 +212,14 @@ def json_schema() -> dict[str, Any]:
     profile = {"type": "object", "description": "fields laid over the recipe when this profile is chosen"}
     schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile}
     return schema
+
+
+def default_profile() -> tuple[str, str]:
+    """`slurm` where `sbatch` answers, else `laptop`; and why."""
+    if shutil.which("sbatch") is None:
+        return "laptop", "there is no sbatch here"
+    try:
+        answer = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return "laptop", f"sbatch does not answer ({error})"
+    return "slurm", f"sbatch answers ({answer.stdout.strip()})"

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import CONVENTIONS
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, cells, fingerprint
-from harness.launch.slurm.options import shape
 from harness.plan.cost import HOUR, CellPlan, plan_cells
+from harness.plan.resources import shape
 from harness.recipe.schema import Recipe
 from harness.report import points as results
-from harness.stages.missing import cell_folder
-from harness.stages.shared_embedding import read_piece
 from harness.storage import ledger
 
 if TYPE_CHECKING:
@@ -177,9 +176,9 @@ def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None)
     from analysis.page.study import CellRow
 
     mine = found[found["cell"] == cell.id]
-    stages = [ledger.read(recipe.output, cell.id, stage) for stage in ledger.STAGES]
-    there = [stage for stage in stages if stage is not None]
-    train = ledger.read(recipe.output, cell.id, "train")
+    rows = {stage: ledger.read(recipe.output, cell.id, stage) for stage in ledger.STAGES}
+    there = [(stage, row) for stage, row in rows.items() if row is not None]
+    train = rows["train"]
     log = cell_folder(recipe, cell) / "train.jsonl"
     return CellRow(
         cell=cell.id,
@@ -190,26 +189,26 @@ def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None)
         loss=_number(train.values.get("validation_loss")) if train else None,
         recalls={str(source): float(value) for source, value in zip(mine["source"], mine["recall"], strict=True)},
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
-        spent_hours=sum(_spent(recipe, cell, stage) for stage in there) if there else None,
+        spent_hours=sum(_spent(recipe, cell, stage, row) for stage, row in there) if there else None,
         log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
     )
 
 
-def _spent(recipe: Recipe, cell: Cell, row: ledger.Row) -> float:
+def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, row: ledger.Row) -> float:
     """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation holds none.
 
     A cell that was resumed counts its training from the first step on, and the starts of its last process alone.
     """
     hours = max(float(row.values.get(name, 0.0)) for name in ("stage_seconds", "train_seconds")) / HOUR
-    wanted = shape(recipe.launch, cell, read_piece(row.stage)[0])
+    wanted = shape(recipe.launch, cell, stage)
     return hours * wanted.nodes * wanted.gpus_per_node if recipe.launch.gpus_per_node else hours
 
 
 def _price(recipe: Recipe) -> Price | None:
     from analysis.page.study import Price
 
-    machine = recipe.hardware.machine
-    return Price(machine.name, machine.price_per_hour) if recipe.launch.gpus_per_node else None
+    gpu = recipe.hardware.gpu_type
+    return Price(gpu.name, gpu.price_per_hour) if recipe.launch.gpus_per_node else None
 
 
 def _next_runs(recipe: Recipe) -> tuple[list[Next], str]:

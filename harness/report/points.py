@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import compute
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, model_kind
 from harness.models.architecture import cost_of
 from harness.recipe.models import CLASSIFIERS
 from harness.recipe.schema import Recipe
-from harness.stages.missing import cell_folder
 from harness.storage import ledger
-from harness.train.metrics import read_log
+from harness.storage.train_log import read_log
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
 from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
-from harness.stages.missing import cell_folder
 from harness.storage import ledger
-from harness.storage.embeddings import RECONSTRUCTIONS
 
 if TYPE_CHECKING:
-    from analysis.figures.loss import ReconstructionRow
+    from analysis.figures.reconstructions import ReconstructionRow
     from analysis.page.study import Sample
 
 MOST_SAMPLES = 60  # of about 80 kB each in the page
@@ -35,7 +34,7 @@ def read(path: Path) -> tuple[list[ReconstructionRow], list[str]]:
     """The crops of one cell, and the names of their channels."""
     import numpy as np
 
-    from analysis.figures.loss import ReconstructionRow
+    from analysis.figures.reconstructions import ReconstructionRow
 
     with np.load(path, allow_pickle=False) as arrays:
         rows = [

@@ -86,15 +86,17 @@ def _csv(path: Path, table: pd.DataFrame) -> Path:
 
 
 def _loss_figure(recipe: Recipe, folder: Path, courses: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
-    from analysis.figures import loss as plot
+    from analysis.figures.loss import loss_versus_compute
+    from analysis.figures.save import save
     from harness.report.points import dataset_ranks
 
-    figure = plot.loss_versus_compute(courses, dataset_ranks(recipe, grid), recipe.fit.convention)
-    return [*plot.save(figure, folder / "loss_versus_compute", FORMATS)]
+    figure = loss_versus_compute(courses, dataset_ranks(recipe, grid), recipe.fit.convention)
+    return [*save(figure, folder / "loss_versus_compute", FORMATS)]
 
 
 def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Path]:
-    from analysis.figures import loss as plot
+    from analysis.figures.recall import recall_versus_compute
+    from analysis.figures.save import save
     from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
     from analysis.reference.tables import table6
     from harness.report.points import one_family
@@ -107,16 +109,15 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
     fits = fit_sources(family, convention) if computes >= MINIMUM_COMPUTES else []
     write_json(folder / "fits.json", [fit.summary() for fit in fits])
     overlay = table6() if recipe.fit.overlay_table6 else None
-    figure = plot.recall_versus_compute(trained, fits, baselines, convention, table6=overlay)
-    return [folder / "fits.json", *plot.save(figure, folder / "recall_versus_compute", FORMATS)]
+    figure = recall_versus_compute(trained, fits, baselines, convention, table6=overlay)
+    return [folder / "fits.json", *save(figure, folder / "recall_versus_compute", FORMATS)]
 
 
 def _reconstructions(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:
     """The figure of the trained cell with the lowest validation loss, of those that reconstruct."""
-    from analysis.figures import loss as plot
+    from analysis.figures.reconstructions import reconstructions
+    from analysis.figures.save import save
     from harness.report.reconstructions import read, reconstructing
 
     best = reconstructing(recipe, grid)[:1]
-    return [
-        path for _, _, file in best for path in plot.save(plot.reconstructions(*read(file)), folder / "reconstructions")
-    ]
+    return [path for _, _, file in best for path in save(reconstructions(*read(file)), folder / "reconstructions")]

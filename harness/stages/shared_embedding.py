@@ -16,51 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.embed.parts import ALONE, Element, discard_parts, join_parts, parts_of
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
-from harness.stages.missing import StageError, Work, cell_folder
+from harness.stages.missing import StageError
+from harness.stages.run import is_first_rank, run_stage
+from harness.stages.tasks import EMBED, piece_of, read_piece, undone
 from harness.storage import fencing as fence
 from harness.storage import ledger
-from harness.storage.ledger import STAGES, Row, Stage
-
-EMBED: Stage = "embed"
-
-
-def piece_of(stage: Stage, element: Element = ALONE) -> str:
-    """What a job does, as one word."""
-    return stage if element == ALONE else f"{stage}.{element.number}-of-{element.count}"
-
-
-def read_piece(piece: str) -> tuple[Stage, Element]:
-    """The stage of a piece, and which element of it.
-
-    Raises:
-        ValueError: no piece of ours.
-    """
-    name, _, which = piece.partition(".")
-    number, _, count = which.partition("-of-")
-    if name not in STAGES or (which and not (number.isdigit() and count.isdigit())):
-        raise ValueError(f"{piece!r} is no stage, nor an element of one, as in {piece_of(EMBED, Element(3, 8))!r}")
-    return name, Element(int(number), int(count)) if which else ALONE
-
-
-def pieces(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
-    """The jobs that a stage of a cell takes."""
-    count = recipe.launch.embed_elements if stage == EMBED else 1
-    return tuple(piece_of(stage, Element(number, count)) for number in range(count))
-
-
-def undone(recipe: Recipe, work: Work) -> dict[Stage, tuple[str, ...]]:
-    """The pieces that are yet to be done of each stage that a cell lacks.
-
-    None of them where every element is done and their parts are not put together yet.
-    """
-    found: dict[Stage, tuple[str, ...]] = {}
-    for stage in work.missing:
-        every = pieces(recipe, stage)
-        found[stage] = every if len(every) == 1 else tuple(one for one in every if not _is_done(recipe, work, one))
-    return found
+from harness.storage.ledger import Row
 
 
 def run_piece(recipe: Recipe, cell: Cell, piece: str) -> None:
@@ -73,9 +38,9 @@ def run_piece(recipe: Recipe, cell: Cell, piece: str) -> None:
     if element != ALONE:
         _run_element(recipe, cell, element)
         return
-    if stage == "evaluate" and stages.is_first_rank() and not finish(recipe, cell, wait=True):
+    if stage == "evaluate" and is_first_rank() and not finish(recipe, cell, wait=True):
         raise StageError(f"{cell.id} is not embedded whole: run again, and its missing parts are")
-    stages.run_stage(recipe, cell, stage)
+    run_stage(recipe, cell, stage)
 
 
 def _run_element(recipe: Recipe, cell: Cell, element: Element) -> None:
@@ -85,7 +50,7 @@ def _run_element(recipe: Recipe, cell: Cell, element: Element) -> None:
     if EMBED not in work.missing:
         return
     values = embed_cell(recipe, cell, cell_folder(recipe, cell), work.fingerprints[EMBED], element)
-    if stages.is_first_rank():
+    if is_first_rank():
         values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
         fence.check()
         ledger.record(recipe.output, Row(cell.id, piece_of(EMBED, element), work.fingerprints[EMBED], values))
@@ -158,8 +123,3 @@ def _discard_rows(recipe: Recipe, cell: Cell) -> None:
 
 def _row_paths(recipe: Recipe, cell: Cell) -> list[Path]:
     return sorted(ledger.row_path(recipe.output, cell.id, EMBED).parent.glob(f"{EMBED}.*-of-*.json"))
-
-
-def _is_done(recipe: Recipe, work: Work, piece: str) -> bool:
-    row = ledger.read(recipe.output, work.cell.id, piece)
-    return row is not None and row.fingerprint == work.fingerprints[EMBED]

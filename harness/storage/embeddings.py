@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-EMBEDDINGS, RECONSTRUCTIONS = "embeddings.parquet", "reconstructions.npz"
 GROUP_WELLS = 65_536  # in a row group of a file of parts
 FEATURE = "feature_"  # columns feature_0 ... feature_<D-1>
 PROVENANCE = b"provenance"  # in the Parquet's schema: JSON

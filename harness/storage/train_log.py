@@ -25,3 +25,17 @@ def last_row(path: Path, kind: str) -> dict[str, Any] | None:
         if isinstance(row, dict) and row.get("kind") == kind:
             return row
     return None
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a line that is still being written is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) >= 0]

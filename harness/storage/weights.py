@@ -7,8 +7,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from harness.checkpoint.checkpoints import CheckpointError
 from harness.storage.atomic import write_whole
+
+
+class WeightsError(RuntimeError):
+    """Weights that cannot be read; the text says which file and why."""
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -23,11 +26,11 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Fill `model` from `save_weights`'s file.
 
     Raises:
-        CheckpointError: the file is missing or does not fit the model.
+        WeightsError: the file is missing or does not fit the model.
     """
     from safetensors.torch import load_file
 
     try:
         model.load_state_dict(load_file(path))
     except Exception as error:  # missing, torn, or of another shape: each library layer raises its own
-        raise CheckpointError(f"{path}: cannot be loaded into this model: {error}") from error
+        raise WeightsError(f"{path}: cannot be loaded into this model: {error}") from error

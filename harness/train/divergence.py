@@ -211,20 +211,6 @@ def _local(gradient: Tensor) -> Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
-def update(optimiser: torch.optim.Optimizer, skip: Tensor) -> None:
-    """Let the optimiser move the weights unless `skip`: then weights, moments and step counts stay as they are.
-
-    Optimisers that know a GradScaler's `found_inf` (torch's fused ones) decide on the device. For others the host asks,
-    which costs a wait for the device at each step.
-    """
-    if getattr(optimiser, "_step_supports_amp_scaling", False):
-        optimiser.found_inf = skip.float()  # type: ignore[attr-defined]
-        optimiser.step()
-        del optimiser.found_inf  # type: ignore[attr-defined]
-    elif not bool(skip):
-        optimiser.step()
-
-
 def _or_zero(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 

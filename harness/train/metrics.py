@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.hardware import peak_flops, peak_memory_bytes
+from harness.recipe.gpus import peak_flops
 from harness.storage import fencing as fence
 
 if TYPE_CHECKING:
@@ -138,15 +139,14 @@ def _cut(path: Path, length: int) -> None:
         file.truncate(kept.rfind(b"\n") + 1)
 
 
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return -1
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory taken so far: of a GPU by this process's tensors, on a CPU by the whole process.
 
+    Reads counters that the allocator and the kernel keep anyway: the device is not waited for.
+    """
+    if device.type == "cuda":
+        import torch
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a line that is still being written is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) >= 0]
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -14,16 +14,17 @@ from torch import Tensor
 from harness.data.labels import Labels, labelled_order, labels_of
 from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_order, training_wells, validation_wells
-from harness.distributed.optimiser import learning_rate
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell, Training
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
-from shards.loader.batches import Batch, training_batches
+from harness.train.schedule import learning_rate
+from shards.loader.batches import training_batches
+from shards.loader.read_ahead import Batch
+from shards.loader.shard_prefetch import fetched_ahead
 from shards.order.random_order import Order, placed
 from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet
-from shards.remote.open_set import fetched_ahead
 
 LOG_ROWS = 200
 

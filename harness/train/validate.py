@@ -13,14 +13,15 @@ import torch
 
 from harness.data.plate_statistics import adapted, by_plate
 from harness.data.to_device import prepare
+from harness.data.wells import VALIDATION_SEED
 from harness.distributed.engine import Engine
 from harness.distributed.preemption import StopFlag, abreast
 from harness.grid.cells import Cell
 from harness.models.layers.masking import masking_noise
 from harness.train.run_spec import Course
-from shards.loader.batches import Batch, validation_batches, well_tiles
+from shards.loader.batches import validation_batches, well_tiles
+from shards.loader.read_ahead import Batch
 
-VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches
 VALIDATION_BATCH = 64
 TILES_PER_WELL = 1 << 20  # more than any well has: keys of different wells never meet
 

@@ -7,9 +7,10 @@ from itertools import islice
 
 from shards.builder.plan import Plan
 from shards.builder.write import BuildError
+from shards.errors import ImageError
 from shards.format.codecs import choose_codec, codec_named, trial_ratios
 from shards.format.payload import CHUNK_SIDES, chunks_of
-from shards.images.decode import ImageError, read_well
+from shards.images.decode import read_well
 
 TRIAL = "trial"
 WELLS, CHUNKS = 8, 64

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.layouts.well_table import LayoutError, WellTable
+from shards.errors import LayoutError
+from shards.layouts.well_table import WellTable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from shards.builder.plan import Cut, Plan
 from shards.builder.write import RECORDS, BuildError, Record
-from shards.reader.shard_set import SPLITS, Entry, Manifest, Quarantined, Shard, Split, write_index, write_manifest
+from shards.format.manifest import SPLITS, Manifest, Quarantined, Shard, Split, write_manifest
+from shards.format.writer import Entry, write_index
 
 if TYPE_CHECKING:
     import pandas as pd

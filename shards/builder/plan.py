@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.builder.write import BuildError, OnError, Task
+from shards.format.manifest import SPLITS, Split
+from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.layouts.well_table import WellTable
 from shards.order.random_order import nested_experiments, shuffled
-from shards.reader.shard_set import DEFAULT_CHUNK, DEFAULT_CODEC, SPLITS, Split
 
 
 @dataclass(frozen=True)

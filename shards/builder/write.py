@@ -21,19 +21,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shards.images.decode import ImageError, read_well
+from shards.errors import ImageError
+from shards.format.atomic import replacing
+from shards.format.manifest import VERSION, Quarantined, Shard, Split
+from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, Entry, ShardWriter
+from shards.images.decode import read_well
 from shards.images.locations import state
-from shards.reader.shard_set import (
-    DEFAULT_CHUNK,
-    DEFAULT_CODEC,
-    VERSION,
-    Entry,
-    Quarantined,
-    Shard,
-    ShardWriter,
-    Split,
-    replacing,
-)
 
 RECORDS = ".build"
 """Folder of the records, inside the set's own."""

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shards.errors import ShardError
+from shards.format.atomic import replacing
 from shards.format.codecs import codec_named
-from shards.format.source import Source, replacing
+from shards.format.source import Source
 
 VERSION = 2
 MANIFEST = "manifest.json"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,32 +72,3 @@ class LocalFolder:
         if len(found) != stop - start:
             raise OSError(f"{self.place / name}: ends at byte {start + len(found)}, before byte {stop}")
         return found
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a name of this process's own, then flush it to disk and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine that no longer live were writing in a folder when they were killed."""
-    for path in folder.glob(f".*.{platform.node()}.*.tmp"):
-        if not _lives(path.name.split(".")[-2]):
-            path.unlink(missing_ok=True)
-
-
-def _lives(pid: str) -> bool:
-    try:
-        state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"  # a zombie writes no more

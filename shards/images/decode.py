@@ -14,14 +14,11 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import ImageError
 from shards.images.locations import read_bytes
 
 PIXEL_TYPES = ("uint8", "uint16")
 RANGE = re.compile(r"(\d+):(\d+)")
-
-
-class ImageError(ValueError):
-    """An image cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shards.errors import LayoutError
 from shards.images.locations import find, is_url
 from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
-from shards.layouts.well_table import CHANNEL, LayoutError, Reading, names, safe_key
+from shards.layouts.well_table import CHANNEL, Reading, names, safe_key
 from shards.tables.csv_tables import filled, parse_pairs, read_csv
 
 if TYPE_CHECKING:

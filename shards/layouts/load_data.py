@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from shards.errors import LayoutError
 from shards.images.locations import join
 from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
-from shards.layouts.well_table import CHANNEL, LayoutError, Reading, names, safe_key
+from shards.layouts.well_table import CHANNEL, Reading, names, safe_key
 from shards.tables.csv_tables import filled, parse_pairs, read_csv, require_cells, whole_numbers
 
 if TYPE_CHECKING:

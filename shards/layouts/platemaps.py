@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from shards.errors import LayoutError
 from shards.images.locations import find, is_file, join
-from shards.layouts.well_table import DESCRIBING, LayoutError, names
+from shards.layouts.well_table import DESCRIBING, names
 from shards.tables.csv_tables import read_csv, require_columns
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shards.errors import LayoutError
 from shards.images.locations import find, is_folder, join, row_location
-from shards.layouts.well_table import CHANNEL, LayoutError, Reading, names
+from shards.layouts.well_table import CHANNEL, Reading, names
 from shards.tables.csv_tables import Pattern, csv_parts, fields_of, require_cells, require_columns, whole_numbers
 from shards.tables.parquet import read_frame
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import LayoutError
 from shards.images.locations import file_of, is_url, path_of
 from shards.tables.mapped_rows import AT_ONCE, Rows
 
@@ -42,10 +43,6 @@ RESERVED = frozenset({"shard", "split", "offset", "height", "width", "images", "
 
 KEY = re.compile(r"[A-Za-z0-9_+-]{1,90}")
 """A key names tar members: WebDataset cuts it at the first dot, and a USTAR name holds 100 bytes."""
-
-
-class LayoutError(ValueError):
-    """The images or tables on disk are not what their layout says; the message names file and line."""
 
 
 @dataclass(frozen=True)

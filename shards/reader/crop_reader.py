@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.atomic import replacing
 from shards.format.codecs import codec_named
+from shards.format.index import RECORD, ShardIndex, rebuild
 from shards.format.manifest import Manifest, Shard
 from shards.format.payload import Header
-from shards.format.source import LocalFolder, Range, Source, replacing
-from shards.index import RECORD, ShardIndex, rebuild
+from shards.format.source import LocalFolder, Range, Source
 
 log = logging.getLogger(__name__)
 

@@ -10,100 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.codecs import Codec, codec_named, crc32c
+from shards.format.codecs import crc32c
 from shards.format.manifest import (
     MANIFEST,
     SPLITS,
-    VERSION,
     Manifest,
-    Quarantined,
-    Shard,
     Split,
     read_manifest,
-    write_manifest,
 )
-from shards.format.payload import encode_payload
-from shards.format.source import LocalFolder, Source, remove_abandoned, replacing
-from shards.format.tar import TarWriter
-from shards.index import Row, ShardIndex
+from shards.format.source import LocalFolder, Source
+from shards.format.writer import WELLS
+from shards.order.random_order import Indices
 from shards.reader.crop_reader import Reader, ReadMode, Windows
 from shards.tables import parquet as columns
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "MANIFEST", "SPLITS", "VERSION", "Entry", "Manifest", "Quarantined", "Shard", "ShardError", "ShardSet",
-    "ShardWriter", "Split", "read_manifest", "remove_abandoned", "replacing", "write_index", "write_manifest",
-]  # fmt: skip
-
-WELLS = "wells.parquet"
-ROW_GROUP = 1 << 17
-"""Wells whose columns are in memory at one time while the table is read or written."""
-DEFAULT_CODEC = "delta+zstd"
-DEFAULT_CHUNK = 64
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where a well image lies inside its shard: byte offset of its payload, and its shape and pixel type."""
-
-    offset: int
-    height: int
-    width: int
-    pixel_type: str
-
-
-class ShardWriter:
-    """Appends well images to a tar stream; equal wells give equal bytes. Call `close` after the last well."""
-
-    def __init__(self, file: IO[bytes], codec: str | Codec = DEFAULT_CODEC, chunk: int = DEFAULT_CHUNK) -> None:
-        self._tar = TarWriter(file)
-        self._codec = codec_named(codec) if isinstance(codec, str) else codec
-        self._chunk = chunk
-        self._rows: list[Row] = []
-
-    @property
-    def bytes(self) -> int:
-        """Written so far."""
-        return self._tar.bytes
-
-    def add(self, key: str, image: NDArray[np.generic], metadata: Mapping[str, object]) -> Entry:
-        """Append one (C, H, W) image and its metadata as `<key>.zs` and `<key>.json`."""
-        payload, bounds = encode_payload(image, self._codec, self._chunk)
-        text = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
-        offset = self._tar.add(f"{key}.zs", payload)
-        text_offset = self._tar.add(f"{key}.json", text)
-        _, height, width = image.shape
-        self._rows.append(Row(offset, len(payload), height, width, bounds, text_offset, len(text), crc32c(text)))
-        return Entry(offset, height, width, image.dtype.name)
-
-    def close(self) -> str:
-        """End the archive and return its SHA-256 in hexadecimal."""
-        self._sha256 = self._tar.close()
-        return self._sha256
-
-    def index(self) -> memoryview:
-        """The sidecar index of the closed archive."""
-        return memoryview(ShardIndex.of(self._rows, self.bytes, self._sha256).pack())
-
-
-def write_index(folder: Path, parts: Iterable[pd.DataFrame]) -> str:
-    """Write the table of well images, whose parts come one after another, and return its SHA-256."""
-    with replacing(folder / WELLS) as file:
-        columns.write_frames(parts, file, ROW_GROUP)
-    with (folder / WELLS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -253,3 +185,11 @@ def _check_size(source: Source, name: str, expected: int) -> None:
     if size != expected:
         found = "missing" if size is None else f"{size} bytes"
         raise ShardError(f"{source.place}/{name}: {found}, but {MANIFEST} says {expected} bytes: build the set again")
+
+
+def wells_per_shard(shards: ShardSet, wells: Indices) -> Indices:
+    """How many of `wells`, which ascend, each shard of the set holds: the sizes of a stream order over them."""
+    if (np.diff(wells) <= 0).any():
+        raise ValueError("the wells of a stream must ascend, each once")
+    of_well = shards.windows(wells, np.zeros((len(wells), 4), np.int64)).shard
+    return np.bincount(of_well, minlength=len(shards.manifest.shards))

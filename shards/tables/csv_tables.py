@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from shards.errors import LayoutError
 from shards.images.locations import open_file
-from shards.layouts.well_table import LayoutError
 from shards.tables.mapped_rows import AT_ONCE
 
 if TYPE_CHECKING:

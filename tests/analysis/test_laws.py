@@ -11,7 +11,8 @@ from analysis.fitting.estimate import Points, Settings, fit_law, problem_of
 from analysis.fitting.least_squares import polish, solve
 from analysis.laws import forms
 from analysis.laws import joint_forms as joint
-from analysis.laws.catalogue import LAWS, Belief, named_law
+from analysis.laws.beliefs import Belief
+from analysis.laws.catalogue import LAWS, named_law
 from analysis.laws.metric import Coordinates, Metric
 
 LOSS = Metric("loss")

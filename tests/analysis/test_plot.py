@@ -7,6 +7,9 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from analysis.figures import loss as plot
+from analysis.figures.recall import recall_versus_compute
+from analysis.figures.reconstructions import ReconstructionRow, reconstructions
+from analysis.figures.save import save
 from analysis.figures.style import COLOURS
 from analysis.fitting.trend import fit_sources
 from analysis.reference.tables import table6
@@ -41,7 +44,7 @@ def study():
 
 def recall_figure(study, **options):
     _, points, baselines = study
-    return plot.recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "mae_train", **options)
+    return recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "mae_train", **options)
 
 
 def marker_positions(axes):
@@ -50,7 +53,7 @@ def marker_positions(axes):
 
 def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
     for folder in ("first", "second"):
-        plot.save(recall_figure(study), tmp_path / folder / "recall")
+        save(recall_figure(study), tmp_path / folder / "recall")
     for suffix in ("png", "svg"):
         first, second = ((tmp_path / folder / f"recall.{suffix}").read_bytes() for folder in ("first", "second"))
         assert first == second
@@ -60,7 +63,7 @@ def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
 
 def test_a_file_appears_whole_or_not_at_all(study, tmp_path, monkeypatch):
     figure = plot.loss_versus_compute(*study[:2], "mae_train")
-    written = plot.save(figure, tmp_path / "loss.v1")  # a dot in the name is no suffix
+    written = save(figure, tmp_path / "loss.v1")  # a dot in the name is no suffix
     assert sorted(tmp_path.iterdir()) == [tmp_path / "loss.v1.png", tmp_path / "loss.v1.svg"] == sorted(written)
     before = written[0].read_bytes()
 
@@ -70,7 +73,7 @@ def test_a_file_appears_whole_or_not_at_all(study, tmp_path, monkeypatch):
 
     monkeypatch.setattr(figure, "savefig", torn)
     with pytest.raises(OSError, match="disk full"):
-        plot.save(figure, tmp_path / "loss.v1")
+        save(figure, tmp_path / "loss.v1")
     assert written[0].read_bytes() == before
 
 
@@ -131,7 +134,7 @@ def test_table_6_is_laid_over_the_panels_of_its_sources(study):
 
 def test_chance_out_of_reach_is_told_not_drawn(study):
     _, points, baselines = study
-    figure = plot.recall_versus_compute(points.iloc[:0], [], baselines.iloc[:0], "touvron", table6())
+    figure = recall_versus_compute(points.iloc[:0], [], baselines.iloc[:0], "touvron", table6())
     corum, reactome = figure.axes[0], figure.axes[2]  # recall .505 to .622, and .224 to .267
     assert corum.get_title(loc="right") == reactome.get_title(loc="right") == "chance 0.10 is below"
     assert "chance" not in [text.get_text() for text in figure.legends[0].texts]
@@ -140,13 +143,13 @@ def test_chance_out_of_reach_is_told_not_drawn(study):
 def test_a_fit_in_another_convention_is_refused(study):
     _, points, baselines = study
     with pytest.raises(ValueError, match="counts in touvron, but a fit was made in mae_train"):
-        plot.recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "touvron")
+        recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "touvron")
 
 
 def test_nothing_to_draw_is_an_error(study):
     _, points, baselines = study
     with pytest.raises(ValueError, match="no points to draw"):
-        plot.recall_versus_compute(points.iloc[:0], [], baselines, "touvron")
+        recall_versus_compute(points.iloc[:0], [], baselines, "touvron")
 
 
 # --- reconstructions -------------------------------------------------------------------------------------------------
@@ -156,12 +159,12 @@ def crop(channels, label="well A"):
     rng = np.random.default_rng(0)
     original = rng.normal(size=(channels, 16, 16)).astype(np.float32)
     mask = np.kron(np.eye(2, dtype=bool), np.ones((8, 8), dtype=bool))
-    return plot.ReconstructionRow(label, original, mask, np.where(mask, 0, original))
+    return ReconstructionRow(label, original, mask, np.where(mask, 0, original))
 
 
 def test_masked_patches_are_grey_and_visible_ones_as_in_the_original():
     row = crop(6)
-    figure = plot.reconstructions([row], list("abcdef"))
+    figure = reconstructions([row], list("abcdef"))
     original, masked, reconstruction = (axes.images[0].get_array() for axes in figure.axes)
     assert (masked[row.mask] == np.float32(0.8)).all()
     np.testing.assert_array_equal(masked[~row.mask], original[~row.mask])
@@ -171,7 +174,7 @@ def test_masked_patches_are_grey_and_visible_ones_as_in_the_original():
 
 def test_brightfield_channels_get_a_grey_row_of_their_own():
     names = ["DNA", "ER", "RNA", "AGP", "Mito", "Brightfield", "BrightfieldLow", "HighZBrightfield"]
-    figure = plot.reconstructions([crop(8)], names)
+    figure = reconstructions([crop(8)], names)
     assert [figure.axes[index].get_ylabel() for index in (0, 3)] == ["well A\nfluorescence", "well A\nbrightfield"]
     colour, grey = (figure.axes[index].images[0].get_array() for index in (0, 3))
     assert np.ptp(grey, axis=2).max() == 0
@@ -188,4 +191,4 @@ def test_brightfield_channels_get_a_grey_row_of_their_own():
 )
 def test_crops_that_make_no_figure_are_refused(rows, channels, message):
     with pytest.raises(ValueError, match=message):
-        plot.reconstructions(rows, channels)
+        reconstructions(rows, channels)

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from harness.distributed.engine import Engine, EngineOptions, build_engine
+from harness.distributed.agreement import Agreement
+from harness.distributed.build_engine import build_engine
+from harness.distributed.engine import Engine, EngineOptions
 from harness.distributed.micro_batches import loss_weights
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks, ranks
@@ -18,7 +20,6 @@ from harness.models.config import MaeConfig
 from harness.models.layers.masking import masking_noise
 from harness.models.mae import MaskedAutoencoder
 from harness.train.divergence import Guard, Policy
-from harness.train.garbage import Agreement
 
 CONFIG = MaeConfig(
     width=16, depth=2, heads=2, patch=8, crop=32, decoder_width=16, decoder_depth=1, decoder_heads=2, drop_path=0.3

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.distributed.engine import EngineOptions, build_engine
+from harness.distributed.build_engine import build_engine
+from harness.distributed.engine import EngineOptions
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks, ranks
 from harness.models.channel_agnostic import ChannelAgnosticMae

@@ -99,15 +99,15 @@ class SignalAfter:
 
 def after_step(call: Callable[[int], None]) -> None:
     """Call `call` with the number of steps done, after each step of this process."""
-    from harness.train import loop as train
+    from harness.train.run import Run
 
-    real = train.Run.step
+    real = Run.step
 
-    def step(run: train.Run, *arguments: Any) -> None:
+    def step(run: Run, *arguments: Any) -> None:
         real(run, *arguments)
         call(run.progress.step)
 
-    train.Run.step = step  # type: ignore[method-assign]
+    Run.step = step  # type: ignore[method-assign]
 
 
 class KillAt:
@@ -172,9 +172,9 @@ class Poison:
         self.rank, self.left = rank, step + 1
 
     def __call__(self) -> None:
-        from harness.train import loop as train
+        from harness.train import run
 
-        real = train.prepare
+        real = run.prepare
 
         def prepare(*arguments: Any) -> Any:
             crops = real(*arguments)
@@ -184,7 +184,7 @@ class Poison:
             return crops
 
         if os.environ["RANK"] == str(self.rank):
-            train.prepare = prepare
+            run.prepare = prepare
 
 
 def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:

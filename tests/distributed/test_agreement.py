@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from tiny import launched, rows, same_weights, tiny
 
 from harness.embed.parts import discard_parts
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.grid.cell_folder import EMBEDDINGS
+from harness.storage.embeddings import read_embeddings
 
 pytestmark = pytest.mark.slow
 BOTH = (signal.SIGUSR2, signal.SIGTERM)  # the second changes nothing
 
 
 @pytest.mark.parametrize(
-    ("engine", "room", "saved"), [("ddp", "harness.train.loop", 5), ("fsdp", "harness.train.validate", 11)]
+    ("engine", "room", "saved"), [("ddp", "harness.train.run", 5), ("fsdp", "harness.train.validate", 11)]
 )
 def test_one_ranks_signal_stops_both_and_nothing_is_lost(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, engine: str, room: str, saved: int
@@ -30,7 +31,7 @@ def test_one_ranks_signal_stops_both_and_nothing_is_lost(
     work = (train, recipe.model_dump_json(), cell)
     quiet = SignalIn(room, -1, 0)
     assert run(2, *work, tmp_path / "calm", quiet) == [0, 0]
-    call = 4 if room == "harness.train.loop" else 1
+    call = 4 if room == "harness.train.run" else 1
     assert run(2, *work, tmp_path / "storm", SignalIn(room, 1, call, *BOTH)) == [PREEMPTED, PREEMPTED]
     assert [path.name for path in (tmp_path / "storm" / "checkpoints").glob("step-*")] == [f"step-{saved:09d}"]
     assert run(2, *work, tmp_path / "storm", quiet) == [0, 0]
@@ -49,7 +50,7 @@ def test_one_ranks_signal_stops_embedding_and_its_parts_stay(
     assert run(2, *work) == [0, 0]
     _, calm = read_embeddings(tmp_path / EMBEDDINGS)
     discard_parts(tmp_path)
-    assert run(2, *work, SignalIn("harness.embed.cell", 1, 3, *BOTH)) == [PREEMPTED, PREEMPTED]
+    assert run(2, *work, SignalIn("harness.embed.wells", 1, 3, *BOTH)) == [PREEMPTED, PREEMPTED]
     assert len(list(tmp_path.glob("embedding-*/*.parquet"))) in (2, 3)
     assert run(2, *work) == [0, 0]
     np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm)

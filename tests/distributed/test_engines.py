@@ -18,8 +18,8 @@ from harness.distributed.ranks import ranks
 from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
+from harness.storage.train_log import read_log
 from harness.train.loop import train_cell
-from harness.train.metrics import read_log
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")

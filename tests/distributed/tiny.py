@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.train.metrics import read_log
+from harness.storage.train_log import read_log
 
 TIMED = {"crops_per_second", "step_seconds", "data_wait", "peak_memory_gb", "mfu"}
 

@@ -13,8 +13,8 @@ from harness.data.prepare import prepare
 from harness.distributed.micro_batches import loss_weights, micro_batch
 from harness.grid.cells import cells
 from harness.recipe.load import load
+from harness.storage.train_log import read_log
 from harness.train.loop import train_cell
-from harness.train.metrics import read_log
 
 
 def test_uneven_masks_by_hand() -> None:

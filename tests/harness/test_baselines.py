@@ -23,18 +23,21 @@ from analysis.recall.pairs import read_pairs
 from analysis.recall.relationship_recall import relationship_recall
 from harness.data.prepare import prepare
 from harness.evaluate.measured_profiles import rows_of
+from harness.grid.cell_folder import EMBEDDINGS, cell_folder
 from harness.grid.cells import Cell, cells
 from harness.models.encoder_file import EncoderFileError
 from harness.models.imagenet import ImagenetConfig, ImagenetVit
 from harness.models.layers.timm_import import import_timm
 from harness.models.pretrained import load_pretrained
 from harness.plan.cost import plan_cells
-from harness.recipe.load import RecipeError, load
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.report.points import points
-from harness.stages.missing import StageError, cell_folder, run_cell, stages_of, todo
+from harness.stages.missing import StageError, stages_of, todo
+from harness.stages.run import run_cell
 from harness.storage import ledger
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings, read_provenance
+from harness.storage.embeddings import read_embeddings, read_provenance
 
 TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8}
 SMALL = {"width": 16, "depth": 2, "heads": 2, "patch": 8}

@@ -10,7 +10,7 @@ import torch
 
 from harness.data.to_device import StepInput, steps_ahead
 from harness.train.garbage import collected_garbage
-from shards.loader.batches import Batch
+from shards.loader.read_ahead import Batch
 
 CPU = torch.device("cpu")
 

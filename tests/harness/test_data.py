@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.wells import training_wells, validation_wells
-from shards.assay import AssayOptions, render_assay
-from shards.build import build
+from shards.builder.build_set import build
+from shards.demo.assay import AssayOptions, render_assay
 from shards.reader.shard_set import ShardSet
 
 

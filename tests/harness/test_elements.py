@@ -12,19 +12,20 @@ import pytest
 
 from harness.embed.cell import embed_cell
 from harness.embed.parts import Element, discard_parts
+from harness.grid.cell_folder import EMBEDDINGS, cell_folder
 from harness.grid.cells import Cell, cells
 from harness.launch import status
-from harness.launch.slurm import submit as submitting
+from harness.launch.slurm.job_chains import Chain, Held, decide
 from harness.launch.slurm.job_states import JobState
 from harness.launch.slurm.submissions import Submitted
-from harness.launch.slurm.submit import Chain, Held
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
 from harness.stages import shared_embedding as elements
-from harness.stages.missing import cell_folder
-from harness.stages.shared_embedding import piece_of, read_piece, run_piece, undone
+from harness.stages.run import run_stage
+from harness.stages.shared_embedding import run_piece
+from harness.stages.tasks import piece_of, read_piece, undone
 from harness.storage import ledger
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.embeddings import read_embeddings
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["harness.embed.cell", "shards.loader.batches", "pandas", "pyarrow.parquet"])
@@ -41,7 +42,7 @@ def trained(tiny_recipe: Recipe) -> tuple[Recipe, Cell]:
     """The tiny study for three elements, and a cell of it that only has to be embedded and evaluated."""
     recipe = shared(tiny_recipe, 3)
     cell = next(cell for cell in cells(recipe) if cell.kind == "untrained")
-    stages.run_stage(recipe, cell, "train")
+    run_stage(recipe, cell, "train")
     return recipe, cell
 
 
@@ -187,7 +188,7 @@ class Submissions:
         self.known = {self.jobs[piece].job: JobState(state) for piece, state in names.items()}
 
     def decide(self, recipe: Recipe, cell: Cell) -> Chain | Held | None:
-        return submitting._decide(recipe, stages.todo(recipe, cell), self.jobs, self.known, False)
+        return decide(recipe, stages.todo(recipe, cell), self.jobs, self.known, False)
 
 
 def test_only_the_elements_that_are_lost_are_submitted_again(trained: tuple[Recipe, Cell]) -> None:

@@ -11,14 +11,16 @@ import torch
 
 from harness.data.to_device import prepare
 from harness.distributed.preemption import Preempted
-from harness.embed.cell import embed_cell, pixel_statistics
+from harness.embed.cell import embed_cell
 from harness.embed.parts import discard_parts
+from harness.embed.pixel_statistics import pixel_statistics
 from harness.evaluate.cell import evaluate_cell
+from harness.grid.cell_folder import EMBEDDINGS, RECONSTRUCTIONS
 from harness.grid.cells import cells
 from harness.models.architecture import config_of
 from harness.models.mae import MaskedAutoencoder
 from harness.recipe.schema import Recipe
-from harness.storage.embeddings import EMBEDDINGS, RECONSTRUCTIONS, read_embeddings, read_provenance, write_embeddings
+from harness.storage.embeddings import read_embeddings, read_provenance, write_embeddings
 from harness.train.loop import train_cell
 from shards.reader.shard_set import ShardSet
 

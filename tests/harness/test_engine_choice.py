@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
+from harness.distributed.build_engine import build_engine
 from harness.distributed.deepspeed import import_deepspeed, zero_config
-from harness.distributed.engine import EngineOptions, build_engine
+from harness.distributed.engine import EngineOptions
 from harness.distributed.engine_choice import choose_engine
 from harness.distributed.ranks import Ranks
 

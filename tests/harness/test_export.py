@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.embed.cell import embed_cell
-from harness.export import ExportError, export_cell, load_encoder, load_transform, main
+from harness.export import ExportError, export_cell, main
+from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
 from harness.grid.cells import Cell, cells
 from harness.models.architecture import config_of
-from harness.models.encoder_file import EncoderFileError
+from harness.models.encoder_file import EncoderFileError, load_encoder, load_transform
 from harness.models.mae import MaskedAutoencoder
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import WEIGHTS, cell_folder
 from harness.storage import ledger
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.embeddings import read_embeddings
 from harness.storage.ledger import Row
 from harness.train.loop import train_cell
 from shards.reader.shard_set import ShardSet

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.distributed.optimiser import build_optimiser
+from harness.distributed.optimiser import build_optimiser, update
 from harness.distributed.ranks import Ranks
-from harness.train.divergence import RECORDS, WARM, Diverged, Guard, Policy, update
+from harness.train.divergence import RECORDS, WARM, Diverged, Guard, Policy
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SKIP = Policy(nonfinite="skip", spike="skip", skip_limit=3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.hardware import PEAKS, find_peak, peak_flops, peak_memory_bytes
+from harness.recipe.gpus import PEAKS, find_peak, peak_flops
+from harness.train.metrics import peak_memory_bytes
 
 
 @pytest.mark.parametrize(

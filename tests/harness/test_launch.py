@@ -12,8 +12,11 @@ from harness.grid.cells import cells
 from harness.launch.slurm import commands
 from harness.launch.slurm import options as shapes
 from harness.launch.slurm.commands import SlurmError
+from harness.launch.slurm.report_job import report_and_resume
 from harness.launch.slurm.submit import submit
-from harness.recipe.load import RecipeError, load
+from harness.plan.resources import Shape, shape
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.stages.missing import Work
 
 SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
@@ -22,13 +25,13 @@ SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 def test_slurm_is_asked_for_what_the_recipe_says() -> None:
     recipe = load(SCALING, "slurm", ["launch.slurm.partition=gpu", "launch.slurm.hours=1.5"])
     largest = next(cell for cell in cells(recipe) if cell.model == "vit_l8" and cell.kind == "trained")
-    wanted = shapes.shape(recipe.launch, largest, "train")
-    assert wanted == shapes.Shape(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
+    wanted = shape(recipe.launch, largest, "train")
+    assert wanted == Shape(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
     assert shapes.options(recipe, wanted) == {
         "nodes": 32, "ntasks_per_node": 8, "gpus_per_node": 8, "cpus_per_task": 12, "time": 90, "partition": "gpu",
     }  # fmt: skip
-    assert shapes.shape(recipe.launch, largest, "embed").nodes == 1
-    assert shapes.shape(recipe.launch, largest, "evaluate") == shapes.Shape(1, 1, 0, 12)
+    assert shape(recipe.launch, largest, "embed").nodes == 1
+    assert shape(recipe.launch, largest, "evaluate") == Shape(1, 1, 0, 12)
 
 
 def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +39,7 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     recipe = load(SCALING, "slurm", [f"output={tmp_path}/out"])
     works = [Work(cell, {}, ("train",)) for cell in cells(recipe)]
     with pytest.raises(SlurmError, match="is not installed here"):
-        submit(recipe, works)
+        submit(recipe, works, report_and_resume)
     assert not (tmp_path / "out" / "jobs" / "book.json").exists()
 
 

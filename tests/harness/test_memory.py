@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.distributed.fsdp import shard_dimension
-from harness.memory import MIB, main, model_named, rank_memory
+from harness.memory import MIB, main
+from harness.plan.memory_tracker import model_named, rank_memory
 
 
 @pytest.mark.slow

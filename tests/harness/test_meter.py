@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from analysis.compute.flops import VitMae, flops_per_crop
+from harness.storage.train_log import read_log
 from harness.train import metrics as meter
-from harness.train.metrics import Machine, Meter, read_log
+from harness.train.metrics import Machine, Meter
 
 CPU = torch.device("cpu")
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.compute.systems import ChannelAgnosticMae as Cost
 from harness.export import export_cell
+from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
 from harness.grid.cells import cells
 from harness.models.architecture import channel_agnostic_config
 from harness.models.channel_agnostic import ChannelAgnosticMae, positions
@@ -22,11 +23,11 @@ from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError
 from harness.models.layers.masking import masking_noise
 from harness.models.openphenom import OPENPHENOM, load_openphenom, save_openphenom
-from harness.recipe.load import RecipeError, load
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import cell_folder, run_cell
+from harness.stages.run import run_cell
 from harness.storage import ledger
-from harness.storage.embeddings import RECONSTRUCTIONS
 
 TINY = ChannelAgnosticConfig(
     width=16, depth=2, heads=2, patch=8, crop=32, channels=3, trained=(0, 1, 2), decoder_width=16, decoder_depth=1,

@@ -28,6 +28,7 @@ from harness.data.to_device import StepInput
 from harness.distributed.preemption import Preempted
 from harness.distributed.ranks import Ranks
 from harness.embed.cell import embed_cell
+from harness.grid.cell_folder import EMBEDDINGS
 from harness.grid.cells import Cell, cells
 from harness.models.architecture import build, cost_of
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig
@@ -35,14 +36,15 @@ from harness.models.encoder_file import EncoderFileError
 from harness.models.layers.sub_batch_norm import SubBatchNorm, by_sub_batches, plate_statistics
 from harness.models.layers.timm_import import import_timm
 from harness.models.pretrained import load_pretrained
-from harness.recipe.load import RecipeError, load
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import run_cell
+from harness.stages.run import run_cell
 from harness.storage import ledger
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
-from harness.train import loop as train
+from harness.storage.embeddings import read_embeddings
+from harness.storage.train_log import read_log
 from harness.train.loop import train_cell
-from harness.train.metrics import read_log
+from harness.train.run import Run
 from harness.train.run_spec import course_of
 from shards.reader.shard_set import ShardSet
 
@@ -213,14 +215,14 @@ def test_labels_come_equally_often_and_adaptive_groups_from_one_plate(
 
 
 def signal_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    real = train.Run.step
+    real = Run.step
 
-    def step_then_signal(run: train.Run, inputs: StepInput) -> None:
+    def step_then_signal(run: Run, inputs: StepInput) -> None:
         real(run, inputs)
         if run.progress.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train.Run, "step", step_then_signal)
+    monkeypatch.setattr(Run, "step", step_then_signal)
 
 
 @pytest.mark.slow

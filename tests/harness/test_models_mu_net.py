@@ -12,9 +12,10 @@ from analysis.compute.systems import MuNet as MuNetCost
 from harness.grid.cells import cells
 from harness.models.layers.masking import masking_noise, random_masking
 from harness.models.mu_net import MuNet, MuNetConfig
-from harness.recipe.load import RecipeError, load
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import run_cell
+from harness.stages.run import run_cell
 from harness.storage import ledger
 
 TINY = MuNetConfig(widths=(8, 16, 24), blocks=1, crop=32, channels=3, mask_patch=8)

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.distributed.optimiser import build_optimiser, learning_rate, parameter_groups, set_learning_rate
+from harness.distributed.optimiser import build_optimiser, parameter_groups, set_learning_rate
 from harness.models.config import MaeConfig
 from harness.models.mae import MaskedAutoencoder
+from harness.train.schedule import learning_rate
 
 
 @pytest.fixture(scope="module")

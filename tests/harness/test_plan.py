@@ -14,7 +14,7 @@ from analysis.compute.flops import VitMae
 from harness import sweep
 from harness.plan.memory import Recompute, Setting, alternatives, memory
 from harness.plan.step_time import traffic_bytes, traffic_seconds
-from harness.recipe.gpus import MACHINES, machine_named
+from harness.recipe.gpus import GPUS, gpu_named
 from harness.stages.missing import Work
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "scaling.yaml")
@@ -86,7 +86,7 @@ def test_a_gpu_that_the_table_lacks_needs_its_figures(capsys: pytest.CaptureFixt
     [("vit_s16", S16, "none"), ("vit_b8", B8, "selective"), ("vit_l8", L8, "full")],
 )
 def test_the_closed_form_is_what_torchs_tracker_counts(name: str, model: VitMae, recompute: Recompute) -> None:
-    from harness.memory import model_named, rank_memory
+    from harness.plan.memory_tracker import model_named, rank_memory
 
     found = rank_memory(model_named(name), world=256, crops=8, recompute=recompute)
     assert memory(model, replace(FSDP, recompute=recompute)).total == pytest.approx(found.peak, rel=0.06)
@@ -97,7 +97,7 @@ def test_traffic_by_hand() -> None:
     assert traffic_bytes(10, "ddp", passes=3) == 80
     assert traffic_bytes(10, "fsdp", passes=3) == 3 * 2 * 20 + 40
     assert traffic_bytes(10, "single", passes=1) == 0
-    a100 = machine_named("a100-80gb")
+    a100 = gpu_named("a100-80gb")
     assert a100 is not None
     ddp = replace(FSDP, engine="ddp")
     across = traffic_seconds(L8, ddp, 1, 32, a100)
@@ -118,4 +118,4 @@ def test_the_nearest_change_is_the_first_that_fits(part: int, world: int, gigaby
 
 
 def test_names_of_machines_are_unique_whatever_their_case() -> None:
-    assert len({machine.name.lower() for machine in MACHINES}) == len(MACHINES)
+    assert len({gpu.name.lower() for gpu in GPUS}) == len(GPUS)

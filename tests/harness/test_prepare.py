@@ -6,7 +6,7 @@ import pytest
 
 from harness.data.prepare import prepare
 from harness.recipe.load import load
-from shards.assay import AssayOptions, render_assay
+from shards.demo.assay import AssayOptions, render_assay
 from shards.reader.shard_set import ShardSet
 
 SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"

@@ -10,13 +10,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.embed.cell import embed_cell
-from harness.export import load_encoder
+from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
 from harness.grid.cells import Cell, cells
+from harness.models.encoder_file import load_encoder
 from harness.probe import block_features, main
 from harness.recipe.schema import Recipe
-from harness.stages.missing import WEIGHTS, cell_folder
 from harness.storage import ledger
-from harness.storage.embeddings import EMBEDDINGS, read_embeddings
+from harness.storage.embeddings import read_embeddings
 from harness.storage.ledger import Row
 from harness.train.loop import train_cell
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.figures import loss as plot
+from analysis.figures.reconstructions import ReconstructionRow, reconstructions
+from analysis.figures.save import save
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
 from harness.models.architecture import build
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.layers.masking import masking_noise
 from harness.recipe.load import load
-from harness.stages.missing import cell_folder
 from harness.storage import ledger
 from harness.storage.weights import load_weights
 from shards.loader.transform import self_standardise
@@ -81,8 +82,8 @@ def test_eight_channels_in_another_order_are_embedded_and_filled_in_by_a_model_o
     assert error < 0.95 * (crops[found.mask] ** 2).mean()
     names = [shard_set.manifest.channels[c] for c in ORDER]
     rows = [
-        plot.ReconstructionRow(f"DMSO {n}", crops[n].numpy(), found.mask[n].numpy(), found.image[n].numpy())
+        ReconstructionRow(f"DMSO {n}", crops[n].numpy(), found.mask[n].numpy(), found.image[n].numpy())
         for n in range(len(crops))
     ]
-    plot.save(plot.reconstructions(rows, names), tmp_path / "eight_channels")
+    save(reconstructions(rows, names), tmp_path / "eight_channels")
     assert (tmp_path / "eight_channels.png").stat().st_size > 50_000

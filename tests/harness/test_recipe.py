@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import sweep
-from harness.recipe.load import RecipeError, json_schema, load, to_yaml
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import json_schema, load, to_yaml
 
 ROOT = Path(__file__).parents[2]
 SCALING = ROOT / "recipes" / "scaling.yaml"

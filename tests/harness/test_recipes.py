@@ -18,7 +18,7 @@ from harness.plan.cost import plan_cells
 from harness.recipe.load import load
 from harness.recipe.models import CLASSIFIERS
 from harness.recipe.schema import Recipe
-from harness.stages.missing import run_cell
+from harness.stages.run import run_cell
 from harness.storage import ledger
 
 FOLDER = Path(__file__).parents[2] / "recipes"

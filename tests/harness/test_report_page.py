@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.compute.flops import flops_per_crop
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
 from harness.models.architecture import cost_of
 from harness.plan.cost import training_images
@@ -16,7 +17,6 @@ from harness.recipe.load import load
 from harness.report.frontier import RECALL, allocations
 from harness.report.points import points
 from harness.report.write import report
-from harness.stages.missing import cell_folder
 from harness.storage import ledger
 from harness.storage.ledger import Row
 from harness.sweep import main

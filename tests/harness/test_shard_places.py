@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 
 from harness.data.shard_sets import manifest_of, open_shards
 from harness.distributed.ranks import Ranks
+from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
 from harness.grid.cells import cells
 from harness.plan.cost import training_images
-from harness.recipe.load import RecipeError, load
+from harness.recipe.errors import RecipeError
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import WEIGHTS, StageError, cell_folder, run_cell, todo
-from harness.storage.embeddings import EMBEDDINGS
+from harness.stages.missing import StageError, todo
+from harness.stages.run import run_cell
 from harness.storage.ledger import Stage, rows
 from harness.train import run_spec as courses
 

@@ -20,7 +20,7 @@ import pytest
 from harness import sweep
 from harness.grid.cells import cells
 from harness.launch.local import batches
-from harness.recipe.load import load
+from harness.recipe.load import default_profile, load
 from harness.storage import ledger
 
 TIMES = {"stage_seconds", "train_seconds", "crops_per_second"}
@@ -214,13 +214,13 @@ def test_two_sweeps_of_one_study_do_not_run_at_once(tiny_recipe_file: Path, caps
 
 def test_the_profile_follows_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert sweep.default_profile() == ("laptop", "there is no sbatch here")
+    assert default_profile() == ("laptop", "there is no sbatch here")
     fake = tmp_path / "sbatch"
     fake.write_text("#!/bin/sh\necho slurm 22.05.8\n")
     fake.chmod(0o755)
-    assert sweep.default_profile() == ("slurm", "sbatch answers (slurm 22.05.8)")
+    assert default_profile() == ("slurm", "sbatch answers (slurm 22.05.8)")
     fake.write_text("#!/bin/sh\nexit 1\n")
-    assert sweep.default_profile()[0] == "laptop"
+    assert default_profile()[0] == "laptop"
 
 
 def test_help_plan_and_print_start_fast(tiny_recipe_file: Path) -> None:

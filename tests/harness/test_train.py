@@ -22,11 +22,12 @@ from harness.distributed.preemption import Preempted
 from harness.grid.cells import Cell, cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import run_cell
-from harness.train import loop as train
+from harness.stages.run import run_cell
+from harness.storage.train_log import read_log
+from harness.train import run as run_module
 from harness.train.divergence import Diverged
 from harness.train.loop import train_cell
-from harness.train.metrics import read_log
+from harness.train.run import Run
 from harness.train.run_spec import course_of
 from shards.loader.batches import training_batches
 
@@ -34,7 +35,7 @@ RUN_CELL = """
 import sys
 from pathlib import Path
 from harness.recipe.schema import Recipe
-from harness.stages.missing import run_cell
+from harness.stages.run import run_cell
 run_cell(Path(sys.argv[1]).read_text(), sys.argv[2])
 """
 TRAIN_CELL = """
@@ -80,15 +81,15 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def signal_after(monkeypatch: pytest.MonkeyPatch, steps: set[int], number: signal.Signals) -> None:
     """Send this process a signal when one of these steps is done, each once."""
-    real = train.Run.step
+    real = Run.step
 
-    def step_then_signal(run: train.Run, inputs: StepInput) -> None:
+    def step_then_signal(run: Run, inputs: StepInput) -> None:
         real(run, inputs)
         if run.progress.step in steps:
             steps.remove(run.progress.step)
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(train.Run, "step", step_then_signal)
+    monkeypatch.setattr(Run, "step", step_then_signal)
 
 
 def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -214,9 +215,9 @@ def test_the_best_validations_checkpoint_outlives_the_run(tiny_recipe_file: Path
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Put one pixel that is no number into the first crop of these steps."""
-    real = train.Run.step
+    real = Run.step
 
-    def step(run: train.Run, inputs: StepInput) -> None:
+    def step(run: Run, inputs: StepInput) -> None:
         poison = run.progress.step in steps
 
         def prepare(*arguments: Any) -> torch.Tensor:
@@ -225,10 +226,10 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
                 crops[0, 0, 0, 0] = float("nan")
             return crops
 
-        monkeypatch.setattr(train, "prepare", prepare)
+        monkeypatch.setattr(run_module, "prepare", prepare)
         real(run, inputs)
 
-    monkeypatch.setattr(train.Run, "step", step)
+    monkeypatch.setattr(Run, "step", step)
 
 
 def test_a_poisoned_crop_stops_the_run_and_the_log_names_it(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.assay import AssayError, AssayOptions, main, render_assay
+from shards.assay import main
+from shards.demo.assay import AssayError, AssayOptions, render_assay
 from shards.demo.truth import draw_truth, relationships
 
 SMALL = AssayOptions(
@@ -120,7 +121,7 @@ def test_members_of_a_complex_are_more_alike_than_strangers():
 
 def test_experiments_differ_more_than_wells_of_one_experiment():
     options = replace(SMALL, experiments=4, controls=8)
-    from shards.assay import plan_wells, render_well
+    from shards.demo.assay import plan_wells, render_well
 
     controls = [well for well in plan_wells(options) if well.gene is None]
     mean = np.array([render_well(options, well).mean((1, 2)) for well in controls])
@@ -143,7 +144,7 @@ def test_a_failed_rendering_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("shards.assay._write_metadata", fail)
+    monkeypatch.setattr("shards.demo.assay._write_metadata", fail)
     with pytest.raises(OSError, match="disk full"):
         render_assay(SMALL, tmp_path / "assay", workers=1)
     assert list(tmp_path.iterdir()) == []

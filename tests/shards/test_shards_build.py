@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import shards as shards_package
-from shards.build import build, main
+from shards.build import main
+from shards.builder.build_set import build
 from shards.builder.write import BuildError
-from shards.images.decode import ImageError, read_well
+from shards.errors import ImageError, LayoutError, ShardError
+from shards.format.writer import ShardWriter
+from shards.images.decode import read_well
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import LayoutError
-from shards.reader.shard_set import ShardError, ShardSet, ShardWriter
+from shards.reader.shard_set import ShardSet
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.build import build, main
+from shards.build import main
+from shards.builder.build_set import build
 from shards.builder.curation import Curation, curate
-from shards.layouts.well_table import LayoutError, Reading, WellTable, table_of
+from shards.errors import LayoutError
+from shards.layouts.well_table import Reading, WellTable, table_of
 from shards.reader.shard_set import ShardSet
 
 

@@ -22,12 +22,14 @@ from zarr.storage import MemoryStore
 
 from shards.errors import ShardError
 from shards.format.codecs import CODECS, choose_codec, codec_named, crc32c, trial_ratios
-from shards.format.manifest import MANIFEST, read_manifest
+from shards.format.index import ShardIndex, rebuild
+from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.format.payload import Header, decode_payload, encode_payload, read_header
 from shards.format.source import LocalFolder
 from shards.format.tar import members
-from shards.index import ShardIndex, main, rebuild
-from shards.reader.shard_set import Manifest, Shard, ShardSet, ShardWriter, write_index, write_manifest
+from shards.format.writer import ShardWriter, write_index
+from shards.index import main
+from shards.reader.shard_set import ShardSet
 
 T = TypeVar("T")
 EVERY_CODEC = list(CODECS)

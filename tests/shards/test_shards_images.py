@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards.build import build, main
-from shards.images.decode import EightBit, ImageError, read_image, read_well
+from shards.build import main
+from shards.builder.build_set import build
+from shards.errors import ImageError
+from shards.images.decode import EightBit, read_image, read_well
 from shards.reader.shard_set import ShardSet
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.build import build
-from shards.inspect import main
-from shards.pictures import composite, composite_colours, smaller, statistics, stretched
+from shards.builder.build_set import build
+from shards.inspect import composite, composite_colours, main, smaller, statistics, stretched
 from shards.reader.shard_set import ShardSet
 from shards.verify import main as verify
 

@@ -11,9 +11,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from shards.errors import LayoutError
 from shards.images.decode import read_well
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import LayoutError, check_images
+from shards.layouts.well_table import check_images
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from shards.build import build
+from shards.builder.build_set import build
+from shards.errors import LayoutError
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import LayoutError, check_images
+from shards.layouts.well_table import check_images
 from shards.reader.shard_set import ShardSet
 
 BATCHES = {"BR1": "2020_Batch1", "BR2": "2020_Batch2"}

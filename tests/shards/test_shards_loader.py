@@ -9,12 +9,14 @@ import pytest
 import torch
 from drawing import draws
 
-from shards.build import build
-from shards.loader.batches import Batch, training_batches, validation_batches, well_tiles
+from shards.builder.build_set import build
+from shards.errors import ShardError
+from shards.loader.batches import training_batches, validation_batches, well_tiles
+from shards.loader.read_ahead import Batch
 from shards.order.random_order import placed
 from shards.order.stream_order import StreamOrder
 from shards.reader.crop_reader import Reader
-from shards.reader.shard_set import ShardError, ShardSet
+from shards.reader.shard_set import ShardSet
 
 
 @pytest.fixture(params=["uint8", "uint16"])

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from faulty_server import FAULTS, serving
 
-from shards.build import build
+from shards.builder.build_set import build
+from shards.errors import ShardError
 from shards.loader.batches import training_batches
+from shards.loader.shard_prefetch import fetched_ahead
 from shards.order.random_order import RandomOrder
 from shards.order.stream_order import StreamOrder
-from shards.reader.shard_set import ShardError, ShardSet
+from shards.reader.shard_set import ShardSet, wells_per_shard
 from shards.remote.cache import FileCache
-from shards.remote.open_set import fetched_ahead, open_url, wells_per_shard
+from shards.remote.open_set import open_url
 from shards.remote.store import Patience, RemoteError
 from shards.verify import main, verify
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.build import build
+from shards.builder.build_set import build
 from shards.loader.batches import training_batches
 from shards.order.random_order import Order, RandomOrder
 from shards.order.stream_order import StreamOrder

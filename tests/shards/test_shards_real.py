@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from shards.build import build
-from shards.layouts.well_table import LayoutError
+from shards.builder.build_set import build
+from shards.errors import LayoutError
 from shards.loader.batches import training_batches, well_tiles
 from shards.loader.transform import self_standardise
 from shards.reader.shard_set import ShardSet

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from shards.build import build
+from shards.builder.build_set import build
+from shards.errors import LayoutError
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import LayoutError, check_images
+from shards.layouts.well_table import check_images
 from shards.reader.shard_set import ShardSet
 
 SIX = ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.errors import LayoutError
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import LayoutError, safe_key
+from shards.layouts.well_table import safe_key
 from shards.tables.csv_tables import filled, read_csv
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)

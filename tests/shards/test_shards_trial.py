@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.build import build
+from shards.builder.build_set import build
 from shards.builder.write import BuildError
 from shards.format.codecs import CODECS
 from shards.reader.shard_set import ShardSet

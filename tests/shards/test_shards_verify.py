@@ -15,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.build import build
+from shards.builder.build_set import build
+from shards.errors import ShardError
+from shards.format.index import rebuild
+from shards.format.manifest import Manifest, read_manifest, write_manifest
 from shards.format.payload import decode_payload
 from shards.format.source import LocalFolder
-from shards.index import rebuild
-from shards.reader.shard_set import Manifest, ShardError, ShardWriter, read_manifest, write_manifest
+from shards.format.writer import ShardWriter
 from shards.verify import Fault, main, verify
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell
 from harness.launch.slurm.failures import Failure, first_failure
 from harness.launch.slurm.submissions import Book, Entry
 from harness.recipe.schema import Recipe
-from harness.stages.missing import cell_folder
-from harness.stages.shared_embedding import read_piece
+from harness.stages.tasks import read_piece
 from harness.storage.ledger import STAGES
 
 LINES = 40

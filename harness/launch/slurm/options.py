@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.grid.cells import Cell
-from harness.recipe.fields import per_name
-from harness.recipe.launch import Launch, Slurm
+from harness.plan.resources import Shape
+from harness.recipe.launch import Slurm
 from harness.recipe.schema import Recipe
-from harness.storage.ledger import Stage
 
 FIELDS = {
     "partition": "launch.slurm.partition",
@@ -27,30 +24,6 @@ FIELDS = {
     "node configuration": "launch.nodes, launch.gpus_per_node, launch.cpus_per_task or launch.slurm.memory_gb",
 }
 """Words of SLURM's refusals, and the recipe's field that each speaks of; the first that occurs counts."""
-
-
-@dataclass(frozen=True, order=True)
-class Shape:
-    """Nodes, and tasks, GPUs and CPUs on each: one task per GPU where there are GPUs."""
-
-    nodes: int
-    tasks_per_node: int
-    gpus_per_node: int
-    cpus_per_task: int
-
-    def __str__(self) -> str:
-        of_node = f"{self.tasks_per_node} tasks of {self.cpus_per_task} CPUs, {self.gpus_per_node} GPUs"
-        return f"{self.nodes} nodes with {of_node} each"
-
-
-def shape(launch: Launch, cell: Cell, stage: Stage) -> Shape:
-    """What a stage needs: training its nodes, embedding one node's GPUs, the rest a single process."""
-    gpus = launch.gpus_per_node
-    if stage == "train" and cell.kind == "trained":
-        return Shape(per_name(launch.nodes, cell.model), max(1, gpus), gpus, launch.cpus_per_task)
-    if stage == "embed" and cell.architecture is not None:
-        return Shape(1, max(1, gpus), gpus, launch.cpus_per_task)
-    return Shape(1, 1, 0, launch.cpus_per_task)
 
 
 def options(recipe: Recipe, wanted: Shape) -> dict[str, Any]:

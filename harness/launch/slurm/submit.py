@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,45 +19,18 @@ from harness.grid.cells import Cell
 from harness.launch.slurm import commands
 from harness.launch.slurm.code_snapshot import snapshot
 from harness.launch.slurm.commands import SlurmError
-from harness.launch.slurm.failures import Cause, cause, first_failure
-from harness.launch.slurm.job import report_and_resume, run_piece
+from harness.launch.slurm.job import run_piece
+from harness.launch.slurm.job_chains import Chain, Held, decide
 from harness.launch.slurm.job_states import JobState, states
-from harness.launch.slurm.options import Shape, arguments, field_of, parameters, shape
+from harness.launch.slurm.options import arguments, field_of, parameters
 from harness.launch.slurm.submissions import Book, Entry, Key, Submitted
+from harness.plan.resources import Shape, shape
 from harness.recipe.schema import Recipe
-from harness.stages import shared_embedding as elements
-from harness.stages.missing import Work, cell_folder
-from harness.stages.shared_embedding import read_piece
-from harness.storage.ledger import Stage
+from harness.stages.missing import Work
+from harness.stages.tasks import read_piece
 
 REPORT = "report"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """What of a cell is to be submitted.
-
-    Attributes:
-        pieces: of each stage in turn, those that no live job covers.
-        after: live jobs that the first stage waits for.
-        beside: live jobs that cover the rest of the first stage; the second waits for them too.
-        replaced: live jobs that these take the place of.
-    """
-
-    cell: Cell
-    pieces: tuple[tuple[str, ...], ...]
-    after: tuple[str, ...]
-    beside: tuple[str, ...]
-    replaced: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Held:
-    """A cell that is not submitted again, and why."""
-
-    cell: Cell
-    piece: str
-    cause: Cause
+LastJob = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,8 +41,10 @@ class Submission:
     held: tuple[Held, ...]
 
 
-def submit(recipe: Recipe, works: Sequence[Work], force: bool = False) -> Submission:
-    """Submit what is missing and neither queued nor running; `force` tries again what failed for a reason that stays.
+def submit(recipe: Recipe, works: Sequence[Work], last_job: LastJob, force: bool = False) -> Submission:
+    """Submit what is missing and neither queued nor running; `force` tries again what failed for a permanent reason.
+
+    `last_job` runs in a job after all others, with the recipe's JSON.
 
     Two calls at once, from anywhere that sees the same files, submit each cell once: the second waits for the first.
 
@@ -86,7 +61,7 @@ def submit(recipe: Recipe, works: Sequence[Work], force: bool = False) -> Submis
         chains: list[Chain] = []
         held: list[Held] = []
         for work in works:
-            found = _decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
+            found = decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
             if isinstance(found, Chain):
                 chains.append(found)
             elif found is not None:
@@ -94,52 +69,8 @@ def submit(recipe: Recipe, works: Sequence[Work], force: bool = False) -> Submis
         _ask_for_refusals(recipe, chains)
         _adjust_throttles(recipe, book, known)
         commands.cancel([job for chain in chains for job in chain.replaced])
-        entries = _submit_chains(recipe, book, chains, latest)
+        entries = _submit_chains(recipe, book, chains, latest, last_job)
     return Submission(tuple(entries), tuple(held))
-
-
-def _decide(
-    recipe: Recipe, work: Work, jobs: dict[str, Submitted], known: dict[str, JobState], force: bool
-) -> Chain | Held | None:
-    """What to do about a cell: submit from its first stage that live jobs do not cover, hold it back, or nothing."""
-    live = {piece: one.job for piece, one in jobs.items() if known[one.job].is_live}
-    undone = elements.undone(recipe, work)
-    wanted = [pieces or _putting_together(recipe, stage, live) for stage, pieces in undone.items()]
-    first = next((place for place, pieces in enumerate(wanted) if not live.keys() >= set(pieces)), None)
-    if first is None:
-        return None
-    lacking = tuple(piece for piece in wanted[first] if piece not in live)
-    for piece in lacking:
-        why = _holds_back(recipe, work.cell, piece, jobs.get(piece), known)
-        if why is not None and not force:
-            return Held(work.cell, piece, why)
-    after = [live[piece] for piece in (wanted[first - 1] if first else ())]
-    beside = [live[piece] for piece in wanted[first] if piece in live]
-    known_pieces = {piece for stage in undone for piece in elements.pieces(recipe, stage)}
-    outdated = {piece for piece in live if piece not in known_pieces and read_piece(piece)[0] in work.missing[first:]}
-    later = {piece for pieces in wanted[first + 1 :] for piece in pieces}
-    replaced = [live[piece] for piece in live if piece in outdated | later]
-    return Chain(work.cell, (lacking, *wanted[first + 1 :]), tuple(after), tuple(beside), tuple(replaced))
-
-
-def _putting_together(recipe: Recipe, stage: Stage, live: dict[str, str]) -> tuple[str, ...]:
-    """All elements are done and their stage is not: one that lives is at it; else the first, run again, will be."""
-    every = elements.pieces(recipe, stage)
-    return tuple(piece for piece in every if piece in live)[:1] or every[:1]
-
-
-def _holds_back(
-    recipe: Recipe, cell: Cell, piece: str, dead: Submitted | None, known: dict[str, JobState]
-) -> Cause | None:
-    """Why a piece whose job has ended without its result is not to be submitted again; None if it is."""
-    if dead is None:
-        return None
-    why = cause(known[dead.job], first_failure(cell_folder(recipe, cell), piece, dead.attempt))
-    if why.verdict == "stays":
-        return why
-    if dead.attempt >= recipe.launch.slurm.attempts and known[dead.job].state != "CANCELLED":
-        return Cause(f"{why.text}; {dead.attempt} attempts", "stays")
-    return None
 
 
 def _ask_for_refusals(recipe: Recipe, chains: Sequence[Chain]) -> None:
@@ -167,7 +98,9 @@ def _adjust_throttles(recipe: Recipe, book: Book, known: dict[str, JobState]) ->
             book.set_throttle(entry.name, recipe.launch.parallel)
 
 
-def _submit_chains(recipe: Recipe, book: Book, chains: Sequence[Chain], latest: dict[Key, Submitted]) -> list[Entry]:
+def _submit_chains(
+    recipe: Recipe, book: Book, chains: Sequence[Chain], latest: dict[Key, Submitted], last_job: LastJob
+) -> list[Entry]:
     """Submit chains grouped into arrays, and the report after them and after all that is still under way."""
     if not chains:
         return []
@@ -177,7 +110,7 @@ def _submit_chains(recipe: Recipe, book: Book, chains: Sequence[Chain], latest: 
     for group in _groups(recipe, chains):
         for start in range(0, len(group), largest):
             entries += _submit_group(recipe, book, group[start : start + largest], latest, code)
-    entries.append(_submit_report(recipe, book, code))
+    entries.append(_submit_report(recipe, book, code, last_job))
     return entries
 
 
@@ -249,7 +182,7 @@ def _submit(recipe: Recipe, entry: Entry, wanted: dict[str, Any]) -> str:
     return str(jobs[0].job_id).split("_")[0]
 
 
-def _submit_report(recipe: Recipe, book: Book, code: Path) -> Entry:
+def _submit_report(recipe: Recipe, book: Book, code: Path, last_job: LastJob) -> Entry:
     """One job after all arrays of this study, in place of the one that waited before."""
     import submitit
 
@@ -267,7 +200,7 @@ def _submit_report(recipe: Recipe, book: Book, code: Path) -> Entry:
     wanted["additional_parameters"] = {"requeue": True, "dependency": f"afterany:{':'.join(arrays)}"}
     executor = submitit.SlurmExecutor(folder=entry.folder)
     executor.update_parameters(**wanted, use_srun=False)  # a step could not submit jobs
-    array = str(executor.submit(report_and_resume, recipe.model_dump_json()).job_id)
+    array = str(executor.submit(last_job, recipe.model_dump_json()).job_id)
     book.submitted(entry.name, array)
     return Entry(**{**vars(entry), "array": array})
 

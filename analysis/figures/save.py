@@ -1,0 +1,35 @@
+"""Write a figure to disk, as the same bytes for the same figure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.figures.style import styled
+
+METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def save(figure: Figure, path: str | Path, formats: Sequence[str] = ("png", "svg")) -> tuple[Path, ...]:
+    """Write the figure as PNG and SVG (or PDF) beside each other; `path` has no suffix. Returns the paths.
+
+    Each file appears whole or not at all, and the same figure always gives the same bytes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix in formats:
+        target = path.with_name(f"{path.name}.{suffix}")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        with styled():
+            figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
+        temporary.replace(target)
+        written.append(target)
+    return tuple(written)

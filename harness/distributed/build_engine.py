@@ -1,0 +1,69 @@
+"""The engine of a grid cell's run, from its recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from harness.distributed.ddp import Ddp
+from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser
+from harness.distributed.engine_choice import choose_engine
+from harness.distributed.optimiser import build_optimiser
+from harness.distributed.ranks import Ranks
+from harness.distributed.recompute import set_up_blocks
+from harness.grid.cells import Cell
+from harness.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from harness.models.interface import Network
+
+
+def engine_of(recipe: Recipe, cell: Cell, model: Network, here: Ranks) -> Engine:
+    """The engine that trains a cell as its recipe says, over `model` on this rank's device.
+
+    Raises:
+        ValueError, RuntimeError: as `build_engine`.
+    """
+    assert cell.training is not None
+    launch, settings, peak = recipe.launch, cell.training.settings, cell.training.learning_rate
+    on_gpu = here.device.type == "cuda"
+    shard = launch.shard_gpus or min(here.world, launch.gpus_per_node or here.world)
+    memory = torch.cuda.get_device_properties(here.device).total_memory if on_gpu else None
+    name = choose_engine(launch.engine, here.world, sum(p.numel() for p in model.parameters()), memory, shard)
+    set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
+    chosen = settings["optimiser"]
+
+    def make_optimiser(module: nn.Module) -> Optimizer:
+        given = {name: value for name, value in chosen.items() if name != "name"}
+        return build_optimiser(module, chosen["name"], peak=peak, **given)
+
+    precision = settings["precision"]
+    options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
+    return build_engine(model, make_optimiser, here, options)
+
+
+def build_engine(model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> Engine:
+    """The engine that `options` name, over a model that already lies on this rank's device.
+
+    Raises:
+        ValueError: the engine does not fit the number of ranks.
+        RuntimeError: DeepSpeed is asked for and not installed.
+    """
+    if options.name == "single":
+        if here.world > 1:
+            raise ValueError(f"launch.engine is single, but {here.world} ranks run: ddp, hsdp, fsdp or deepspeed")
+        return Engine(model, make_optimiser, here, options)
+    if here.world == 1:
+        raise ValueError(f"launch.engine is {options.name}, but there is one rank: single, or auto")
+    if options.name == "ddp":
+        return Ddp(model, make_optimiser, here, options)
+    if options.name == "deepspeed":
+        from harness.distributed.deepspeed import Zero
+
+        return Zero(model, make_optimiser, here, options)
+    from harness.distributed.fsdp import Fsdp
+
+    return Fsdp(model, make_optimiser, here, options)

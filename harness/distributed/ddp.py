@@ -1,0 +1,27 @@
+"""One copy of the model on each rank: `single` and `ddp`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from torch import Tensor, nn
+
+from harness.distributed.engine import Engine
+
+
+class Ddp(Engine):
+    """DistributedDataParallel: gradients are averaged while the backward pass still runs."""
+
+    def prepare(self) -> None:
+        ids = [self.here.device.index] if self.here.device.type == "cuda" else None
+        self._wrapped = nn.parallel.DistributedDataParallel(
+            self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+        with nullcontext() if last else self._wrapped.no_sync():
+            with self.autocast():
+                loss: Tensor = self._wrapped(crops, noise).loss
+            weighted = loss * weight
+            weighted.backward()  # type: ignore[no-untyped-call]
+        return weighted.detach()

@@ -1,0 +1,45 @@
+"""Crops of unseen experiments beside their reconstructions, for a figure like the paper's Figure 7."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.data.to_device import prepare
+from harness.data.wells import VALIDATION_SEED, validation_wells
+from harness.distributed.ranks import Ranks
+from harness.grid.cells import Cell
+from harness.models.channel_agnostic import ChannelAgnosticMae
+from harness.models.layers.masking import masking_noise
+from harness.models.mae import MaskedAutoencoder
+from harness.models.mu_net import MuNet
+from harness.storage.atomic import write_whole
+from shards.loader.batches import well_tiles
+from shards.reader.shard_set import ShardSet
+
+RECONSTRUCTED_CROPS = 6
+
+
+Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can reconstruct
+
+
+@torch.inference_mode()
+def _save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: ShardSet, here: Ranks) -> None:
+    """Crops of unseen experiments, original and filled in, for a figure like the paper's Figure 7."""
+    wells = validation_wells(shards, RECONSTRUCTED_CROPS)
+    tiles = [*well_tiles(shards, wells, crop=model.config.crop, batch=RECONSTRUCTED_CROPS)]
+    images, origin = torch.cat([part.images for part in tiles]), torch.cat([part.wells for part in tiles])
+    chosen = np.linspace(0, len(images) - 1, RECONSTRUCTED_CROPS + 2).round().astype(int)[1:-1]
+    crops = prepare(images[chosen], cell, here)
+    noise = masking_noise(VALIDATION_SEED, range(len(crops)), model.config.tokens).to(here.device)
+    filled = model.reconstruct(crops, noise)
+    arrays = {
+        "original": crops.cpu().numpy(),
+        "reconstruction": filled.image.float().cpu().numpy(),
+        "mask": filled.mask.cpu().numpy(),
+        "channels": np.array(shards.manifest.channels),
+        "wells": shards.wells.loc[origin[chosen].numpy(), "key"].to_numpy(str),
+    }
+    write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

@@ -1,0 +1,84 @@
+"""Wells to embeddings: tiles in, the mean over each well's tiles out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness.data.plate_statistics import adapted, by_plate
+from harness.data.to_device import prepare, steps_ahead
+from harness.data.wells import Wells
+from harness.distributed.engine import autocast
+from harness.distributed.preemption import StopFlag, abreast
+from harness.distributed.ranks import Ranks
+from harness.grid.cells import Cell
+from harness.models.interface import Network
+from harness.recipe.schema import Recipe
+from shards.loader.batches import well_tiles
+from shards.loader.read_ahead import Batch
+from shards.reader.shard_set import ShardSet
+
+GPU_BATCH = 256  # tiles in a forward pass where the recipe does not say
+
+
+CPU_PIXELS = 8 * 256**2  # the same, in pixels of one channel: more leave the caches, and a pass takes longer per tile
+
+
+Features = NDArray[np.float32]  # (W, D)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tiles in a forward pass, and the threads that decode wells ahead of it."""
+
+    batch: int
+    workers: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, crop: int, device: torch.device) -> Reading:
+        """As the recipe says. On a CPU every reading thread but one would only take time from the network."""
+        assert recipe.embed is not None
+        if device.type == "cuda":
+            return cls(recipe.embed.batch or GPU_BATCH, recipe.launch.loader_workers)
+        return cls(recipe.embed.batch or max(1, min(GPU_BATCH, CPU_PIXELS // crop**2)), 1)
+
+
+@torch.inference_mode()
+def embed_wells(
+    model: Network, cell: Cell, shards: ShardSet, wells: Wells, reading: Reading, here: Ranks, precision: str,
+    stop: StopFlag,
+) -> Features:  # fmt: skip
+    """Mean embedding of each well's tiles, (W, D), in the order of `wells`; ranks share the work."""
+    place = {int(well): i for i, well in enumerate(wells)}
+    sums = torch.zeros(len(wells), model.config.embedding_width, dtype=torch.float64, device=here.device)  # (W, D)
+    tiles = torch.zeros(len(wells), dtype=torch.float64, device=here.device)  # (W,)
+    for part in by_plate(model, shards, wells):
+        with adapted(model, cell, shards, part, here, autocast(here.device, precision)):
+            for batch in abreast(_tiles(shards, part, model.config.crop, reading, here), here, stop):
+                with autocast(here.device, precision):
+                    found = model.embed(prepare(batch.images, cell, here))  # (T, D)
+                rows = torch.tensor([place[int(well)] for well in batch.wells], device=here.device)
+                sums.index_add_(0, rows, found.double())
+                tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=here.device))
+    mean = here.sum(sums) / here.sum(tiles)[:, None]
+    return mean.float().cpu().numpy()
+
+
+def _tiles(shards: ShardSet, wells: Wells, crop: int, reading: Reading, here: Ranks) -> Iterator[Batch]:
+    """This rank's batches of tiles, decoded ahead by threads and, to a GPU, copied while the one before is computed."""
+    from tqdm import tqdm
+
+    batches = well_tiles(
+        shards, wells, crop=crop, batch=reading.batch, rank=here.rank, world=here.world, workers=reading.workers
+    )
+    if here.device.type == "cuda":
+        ahead = steps_ahead(batches, lambda _, wells: torch.empty(len(wells), 0), 0, here.device)
+        batches = (step.batch for step in ahead)
+    with tqdm(unit=" tiles", unit_scale=True, desc="embed", mininterval=5, disable=not here.is_first) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.images))

@@ -1,0 +1,18 @@
+"""The folder of a grid cell, and the names of the files in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.grid.cells import Cell
+from harness.recipe.schema import Recipe
+
+WEIGHTS = "model.safetensors"  # of a trained cell, in its folder
+
+
+def cell_folder(recipe: Recipe, cell: Cell) -> Path:
+    """Where a cell keeps its log, checkpoint, weights and embeddings."""
+    return recipe.output / "cells" / cell.id
+
+
+EMBEDDINGS, RECONSTRUCTIONS = "embeddings.parquet", "reconstructions.npz"

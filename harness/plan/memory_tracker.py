@@ -1,0 +1,128 @@
+"""What each rank would hold, measured by torch's tracker over fake ranks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.models.config import MaeConfig, vit_config
+
+if TYPE_CHECKING:
+    from harness.distributed.ranks import Ranks
+    from harness.distributed.recompute import Recompute
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes on one rank.
+
+    Attributes:
+        peak: the most that lives at one time in a step.
+        at_peak: the same by kind: sharded and gathered weights, gradients, optimiser, activations, buffers, traffic.
+    """
+
+    world: int
+    shard: int
+    crops: int
+    peak: int
+    at_peak: dict[str, int]
+
+
+def rank_memory(
+    config: MaeConfig,
+    *,
+    world: int,
+    crops: int,
+    shard: int | None = None,
+    precision: Literal["fp32", "bf16"] = "bf16",
+    recompute: Recompute = "none",
+) -> RankMemory:
+    """The memory of one of `world` ranks that train `config` with Lion on `crops` crops at a time.
+
+    Args:
+        shard: ranks that hold one copy (hsdp); None: all of them (fsdp).
+
+    Raises:
+        ValueError: `shard` does not divide `world`.
+        RuntimeError: this process already belongs to a process group.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+
+    from harness.distributed.build_engine import build_engine
+    from harness.distributed.engine import EngineOptions
+    from harness.distributed.optimiser import build_optimiser
+    from harness.distributed.recompute import set_up_blocks
+    from harness.models.mae import MaskedAutoencoder
+
+    options = EngineOptions("fsdp" if shard in (None, world) else "hsdp", precision, shard or world, gather=precision)
+    with fake_ranks(world) as here, FakeTensorMode():
+        model = MaskedAutoencoder(config)
+        set_up_blocks(model, recompute, compiled=False)
+        engine = build_engine(
+            model,
+            lambda module: build_optimiser(module, "lion", peak=1e-4, betas=(0.9, 0.95), weight_decay=0.05),
+            here,
+            options,
+        )
+        images = torch.randn(crops, config.channels, config.crop, config.crop)
+        noise = torch.rand(crops, config.noise_values)
+        for parameter in engine.model.parameters():  # the optimiser's moments are there from the first step on
+            parameter.grad = torch.zeros_like(parameter)
+        engine.step(1e-4)
+        tracker = FSDPMemTracker(engine.model, engine.optimiser)
+        tracker.track_inputs((images, noise))
+        with tracker:
+            engine.accumulate(images, noise, 1.0, last=True)
+        found = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
+    by_kind = {str(getattr(kind, "value", kind)): int(size) for kind, size in found.items()}
+    peak = by_kind.pop("Total")
+    return RankMemory(world, options.shard, crops, peak, {kind: size for kind, size in by_kind.items() if size})
+
+
+@contextmanager
+def fake_ranks(world: int) -> Iterator[Ranks]:
+    """Be the first of `world` ranks that exist in name alone; collectives give back shapes.
+
+    Raises:
+        RuntimeError: this process already belongs to a process group.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from harness.distributed.ranks import Ranks
+
+    class FakeRanks(Ranks):
+        def mesh(self, shard: int) -> DeviceMesh:
+            with unset_fake_temporarily():  # who neighbours whom are numbers, not shapes
+                return super().mesh(shard)
+
+    if dist.is_initialized():
+        raise RuntimeError("fake ranks need a process that belongs to no process group")
+    dist.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
+    try:
+        yield FakeRanks(0, world, torch.device("cpu"))
+    finally:
+        dist.destroy_process_group()
+
+
+def model_named(name: str) -> MaeConfig:
+    """The paper's network of a name such as vit_l8 or vit_l8_plus.
+
+    Raises:
+        ValueError: no such name.
+    """
+    found = re.fullmatch(r"vit_([sbl])(8|16)(_plus)?", name)
+    if not found:
+        raise ValueError(
+            f"no model {name!r}: vit_s16, vit_s8, vit_b16, vit_b8, vit_l16, vit_l8, each with or without _plus"
+        )
+    size: Literal["S", "B", "L"] = found[1].upper()  # type: ignore[assignment]
+    return vit_config(size, int(found[2]), plus=bool(found[3]))

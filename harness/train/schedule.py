@@ -1,0 +1,39 @@
+"""The learning rate at a step."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(
+    step: int,
+    total_steps: int,
+    peak: float,
+    *,
+    warmup_fraction: float = 0.1,
+    initial_fraction: float = 1 / 25,
+    final_fraction: float = 1 / 25e4,
+) -> float:
+    """One-cycle cosine (Smith & Topin 2018): up from `initial_fraction · peak`, then down to `final_fraction · peak`.
+
+    The numbers are torch's `OneCycleLR(cycle_momentum=False)`: its `pct_start` is `warmup_fraction`, `div_factor` is
+    1 / `initial_fraction`, `final_div_factor` is `initial_fraction` / `final_fraction`. The peak falls on step
+    `warmup_fraction · total_steps - 1`, which need not be whole; a run too short to warm up starts at the peak.
+    No beta cycles with it: Lion's betas stay as they are given.
+
+    Args:
+        step: from 0 to `total_steps` - 1.
+
+    Raises:
+        ValueError: a step outside the run.
+    """
+    if not 0 <= step < total_steps:
+        raise ValueError(f"step {step} is outside the run: it has steps 0 to {total_steps - 1}")
+    top, last = max(0.0, warmup_fraction * total_steps - 1), total_steps - 1
+    if step < top:
+        return _cosine(initial_fraction * peak, peak, step / top)
+    return _cosine(peak, final_fraction * peak, (step - top) / (last - top) if last > top else 0.0)
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
