@@ -27,13 +27,7 @@ def real_data() -> Path:
     return folder.resolve()
 
 
-LONGEST = (
-    "test_slurm_sweep.py", "test_sweep.py", "test_engines.py", "test_kill.py", "test_real_images.py",
-    "test_shard_places.py", "test_agreement.py", "test_recipes.py", "test_per_block.py", "test_resume.py",
-)  # fmt: skip
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, so that no process is left alone with one at the end."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

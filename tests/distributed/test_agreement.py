@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import DIVERGED, PREEMPTED, Poison, SignalIn, embed, run, train
+from distributed.processes import DIVERGED, PREEMPTED, Poison, SignalIn, embed, run, train
+from distributed.tiny import launched, rows, same_weights, tiny
 from safetensors.torch import load_file
-from tiny import launched, rows, same_weights, tiny
 
 from harness.embed.parts import discard_parts
 from harness.grid.cell_folder import EMBEDDINGS

@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import engine_work
 import numpy as np
-import processes
 import pytest
-from engine_work import RATE, STEPS, Trial
+from distributed import engine_work, processes
+from distributed.engine_work import RATE, STEPS, Trial
 
 from harness.data.prepare import prepare
 from harness.distributed.ranks import ranks

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import KillAt, run, train
-from tiny import launched, rows, same_weights, tiny
+from distributed.processes import KillAt, run, train
+from distributed.tiny import launched, rows, same_weights, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 6  # a kill comes at the latest after so many

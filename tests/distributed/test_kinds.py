@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import kind_work
 import numpy as np
-import processes
 import pytest
+from distributed import kind_work, processes
 
 from harness.distributed.ranks import ranks
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import PREEMPTED, SignalAfter, run, train
-from tiny import launched, rows, tiny
+from distributed.processes import PREEMPTED, SignalAfter, run, train
+from distributed.tiny import launched, rows, tiny
 
 pytestmark = pytest.mark.slow
 CHAINS = [

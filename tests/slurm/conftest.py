@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, missing, until
-
-
-def start(**settings: int | bool) -> Cluster:
-    """A cluster that is up; the test is skipped where it cannot be, or fails where SLURM is required."""
-    lacking = missing(accounting=bool(settings.get("accounting", True)))
-    if lacking:
-        (pytest.fail if os.environ.get("REQUIRE_SLURM") else pytest.skip)(f"not installed: {', '.join(lacking)}")
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    cluster = Cluster(folder, **settings)  # type: ignore[arg-type]
-    try:
-        cluster.up()
-    except BaseException:
-        for log in (folder / "log").glob("*.log"):
-            print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}")
-        cluster.down()
-        raise
-    return cluster
+from slurm.slurm_cluster import Cluster, start, until
 
 
 @pytest.fixture(scope="session")

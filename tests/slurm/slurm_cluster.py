@@ -12,12 +12,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
 CONFIGURATION = Path(__file__).with_name("slurm.conf.in")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -225,3 +227,20 @@ def _name_nodes(count: int) -> None:
     if absent and os.access(hosts, os.W_OK):
         with hosts.open("a") as file:
             file.write(f"127.0.0.1 {' '.join(absent)}\n")
+
+
+def start(**settings: int | bool) -> Cluster:
+    """A cluster that is up; the test is skipped where it cannot be, or fails where SLURM is required."""
+    lacking = missing(accounting=bool(settings.get("accounting", True)))
+    if lacking:
+        (pytest.fail if os.environ.get("REQUIRE_SLURM") else pytest.skip)(f"not installed: {', '.join(lacking)}")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    cluster = Cluster(folder, **settings)  # type: ignore[arg-type]
+    try:
+        cluster.up()
+    except BaseException:
+        for log in (folder / "log").glob("*.log"):
+            print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}")
+        cluster.down()
+        raise
+    return cluster

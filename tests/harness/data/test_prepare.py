@@ -9,7 +9,7 @@ from harness.recipe.load import load
 from shards.demo.assay import AssayOptions, render_assay
 from shards.reader.shard_set import ShardSet
 
-SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+SCALING = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
 
 
 @pytest.fixture

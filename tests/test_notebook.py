@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "scaling.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "scaling.ipynb"
 
 
 @pytest.mark.slow

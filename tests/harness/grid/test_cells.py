@@ -9,7 +9,7 @@ from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 
-SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+SCALING = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
 LAPTOP = ["grid.models=[vit_s16]"]
 
 

@@ -13,7 +13,7 @@ from harness import sweep
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import json_schema, load, to_yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCALING = ROOT / "recipes" / "scaling.yaml"
 MINIMAL = """\
 name: tiny

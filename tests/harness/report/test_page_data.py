@@ -21,7 +21,7 @@ from harness.storage import ledger
 from harness.storage.ledger import Row
 from harness.sweep import main
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+RECIPE = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
 SOURCES = ("CORUM", "StringDB")
 
 

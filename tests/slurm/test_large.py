@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import start
-from slurm_cluster import Cluster
+from slurm.slurm_cluster import Cluster, start
 
 from harness.grid.cells import cells
 from harness.launch.slurm import commands

@@ -17,7 +17,7 @@ from harness.plan.step_time import traffic_bytes, traffic_seconds
 from harness.recipe.gpus import GPUS, gpu_named
 from harness.stages.missing import Work
 
-RECIPE = str(Path(__file__).parents[2] / "recipes" / "scaling.yaml")
+RECIPE = str(Path(__file__).parents[3] / "recipes" / "scaling.yaml")
 S16 = VitMae(width=384, depth=12, heads=6, patch=16)
 B8 = VitMae(width=768, depth=12, heads=12, patch=8)
 L8 = VitMae(width=1024, depth=24, heads=16, patch=8)

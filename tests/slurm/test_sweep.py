@@ -13,8 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import start
-from slurm_cluster import Cluster, until
+from slurm.slurm_cluster import Cluster, start, until
 
 from harness.launch.slurm import job_states as slurm_states
 

@@ -19,7 +19,7 @@ from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.stages.missing import Work
 
-SCALING = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
+SCALING = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 
 
 def test_slurm_is_asked_for_what_the_recipe_says() -> None:
