@@ -23,7 +23,7 @@ from harness.recipe.models import DEFAULT_KIND
 from harness.recipe.schema import Recipe
 from harness.report.model_card import model_card
 from harness.storage import ledger
-from harness.storage.atomic import write_whole
+from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from harness.models.encoder_file import SelfStandardise, load_encoder, load_transform
@@ -87,7 +87,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
     evaluated = ledger.read(recipe.output, cell.id, "evaluate") if blocks == evaluated_blocks else None
     card = model_card(recipe, cell, row.values, evaluated.values if evaluated else None, channels, blocks)
     for name, text in ((RECIPE, to_yaml(recipe)), (CARD, card)):
-        write_whole(output / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        write_atomic(output / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
     return [output / name for name in (ENCODER, RECIPE, CARD)]
 
 
@@ -105,7 +105,7 @@ def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[P
     paths = [output / "model.safetensors", output / "model.pt"]
     for path in paths:
         save_openphenom(path, model, {"cell": cell.id, "recipe": recipe.name})
-    write_whole(output / RECIPE, lambda file: file.write(to_yaml(recipe).encode()))
+    write_atomic(output / RECIPE, lambda file: file.write(to_yaml(recipe).encode()))
     return [*paths, output / RECIPE]
 
 

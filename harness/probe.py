@@ -42,7 +42,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.data.wells import evaluation_wells
     from harness.distributed.preemption import StopFlag
     from harness.distributed.ranks import Ranks, choose_device
-    from harness.embed.wells import Reading, embed_wells
+    from harness.embed.wells import TileReading, embed_wells
     from harness.models.architecture import build
     from harness.models.block_features import EveryBlock
     from harness.models.mae import MaskedAutoencoder
@@ -54,12 +54,12 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(f"{cell.id} is a {type(model).__name__}, which has no blocks to choose from")
     load_weights(cell_folder(recipe, cell) / WEIGHTS, model)
-    here = Ranks(0, 1, choose_device(recipe.launch.device))
+    ranks = Ranks(0, 1, choose_device(recipe.launch.device))
     shards = open_shards(recipe, recipe.embed.shards)
     wells = evaluation_wells(shards, recipe.embed.experiments)
-    every = EveryBlock(model).to(here.device).eval()
-    reading = Reading.of(recipe, model.config.crop, here.device)
-    found = embed_wells(every, cell, shards, wells, reading, here, recipe.train.precision, StopFlag())
+    every = EveryBlock(model).to(ranks.device).eval()
+    reading = TileReading.of(recipe, model.config.crop, ranks.device)
+    found = embed_wells(every, cell, shards, wells, reading, ranks, recipe.train.precision, StopFlag())
     return shards.wells.loc[wells], found.reshape(len(wells), model.config.depth, -1).transpose(1, 0, 2)
 
 

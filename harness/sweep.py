@@ -23,7 +23,7 @@ from harness.recipe.errors import RecipeError
 from harness.recipe.load import default_profile, json_schema, load, to_yaml
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
-from harness.stages.missing import StageError, Work
+from harness.stages.missing import CellWork, StageError
 from harness.storage.ledger import LedgerError
 
 VERBS = {
@@ -181,9 +181,9 @@ def _cancel(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell])
     return 0
 
 
-def _counts(works: Sequence[Work]) -> str:
-    left = sum(1 for work in works if work.missing)
-    return f"{len(works)} cells: {len(works) - left} done, {left} to do"
+def _counts(work_items: Sequence[CellWork]) -> str:
+    left = sum(1 for work in work_items if work.missing)
+    return f"{len(work_items)} cells: {len(work_items) - left} done, {left} to do"
 
 
 def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
@@ -194,9 +194,11 @@ def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) ->
         return _submit(recipe, options)
     with _only_sweep(recipe.output):
         prepare(recipe)
-        works = [stages.todo(recipe, cell) for cell in cells(recipe)]
-        print(_counts(works) + ("" if any(work.missing for work in works) else "; nothing to run"), flush=True)
-        missing = [work.cell for work in works if work.missing]
+        work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+        print(
+            _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
+        )
+        missing = [work.cell for work in work_items if work.missing]
         failed = _run_local(recipe, missing)
         _draw(recipe)
     if failed:
@@ -231,19 +233,19 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
 
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
-    works = [stages.todo(recipe, cell) for cell in cells(recipe)]
-    refused = misfits(plan_cells(recipe, [work.cell for work in works if work.missing]), recipe.hardware.gpu_type)
+    work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+    refused = misfits(plan_cells(recipe, [work.cell for work in work_items if work.missing]), recipe.hardware.gpu_type)
     if refused and not options.force:
         raise RecipeError("nothing was submitted, for this would not fit (--force submits it):\n" + "\n".join(refused))
-    submission = submit(recipe, works, report_and_resume, options.force)
-    print(_counts(works))
+    submission = submit(recipe, work_items, report_and_resume, options.force)
+    print(_counts(work_items))
     for entry in submission.entries:
         print(f"submitted job {entry.array}: {entry.stage}" + (f" of {len(entry.cells)} cells" if entry.cells else ""))
     for held in submission.held:
-        print(f"held back {held.cell.id}: {held.piece}: {held.cause.text} (resume --force tries again)")
-    if not submission.entries and any(work.missing for work in works) and not submission.held:
+        print(f"held back {held.cell.id}: {held.task}: {held.cause.text} (resume --force tries again)")
+    if not submission.entries and any(work.missing for work in work_items) and not submission.held:
         print("every missing cell is already queued or running")
-    if not any(work.missing for work in works):
+    if not any(work.missing for work in work_items):
         return _draw(recipe)
     if options.watch:
         return _watch(recipe)

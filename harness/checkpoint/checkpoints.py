@@ -32,7 +32,7 @@ from harness.checkpoint.rng import generator_states, restore_generators
 from harness.checkpoint.tensors import Resumable, TensorPlanner, TensorReader, tensors_of
 from harness.distributed.ranks import Ranks
 from harness.storage import fencing as fence
-from harness.storage.checksums import Damaged, check, checksum, read_sealed, sync_folder, write_sealed
+from harness.storage.checksums import Damaged, check, checksum, read_checksummed, sync_folder, write_checksummed
 
 FORMAT = 1
 SEAL, LATEST, BEST = "checkpoint.json", "latest", "best"
@@ -67,20 +67,20 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, fingerprint: str, here: Ranks, extras: dict[str, Tensor] | None = None, *, keep: int = 2,
+        self, folder: Path, fingerprint: str, ranks: Ranks, extras: dict[str, Tensor] | None = None, *, keep: int = 2,
     ) -> None:  # fmt: skip
         self.folder = folder / "checkpoints"
-        self._fingerprint, self._here, self._extras = fingerprint, here, extras or {}
+        self._fingerprint, self._ranks, self._extras = fingerprint, ranks, extras or {}
         self._keep = keep
         # Its own group: the writing thread's collectives must not mix with those of the training.
-        self._group = dist.new_group(backend="gloo") if here.world > 1 else None
+        self._group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
-        on_gpu = here.device.type == "cuda"
+        on_gpu = ranks.device.type == "cuda"
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
         self._saved = -1
-        if here.is_first:
+        if ranks.is_first:
             for left in self.folder.glob(".*.partial"):
                 shutil.rmtree(left)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,15 +89,15 @@ class Checkpoints:
         """Copy the run's state aside and let the threads write it; first waits for a save that is still under way."""
         self.wait()
         state = tensors_of({**engine.state(), "extra": self._extras})
-        state |= tensors_of(generator_states(self._here.device), f"generators.{self._here.rank}.")
+        state |= tensors_of(generator_states(self._ranks.device), f"generators.{self._ranks.rank}.")
         place = self.folder / f".{_name(progress.step)}.partial"
         written = async_save(
             state, storage_writer=FileSystemWriter(place, sync_files=True), process_group=self._group,
             async_stager=self._stager, no_dist=self._group is None,
         )  # fmt: skip
         facts = {
-            "format": FORMAT, "fingerprint": self._fingerprint, "world": self._here.world,
-            "device": self._here.device.type, "progress": asdict(progress), "best": best,
+            "format": FORMAT, "fingerprint": self._fingerprint, "world": self._ranks.world,
+            "device": self._ranks.device.type, "progress": asdict(progress), "best": best,
         }  # fmt: skip
         assert isinstance(written, Future)
         self._under_way = self._writer.submit(self._finish, written, place, facts)
@@ -122,12 +122,12 @@ class Checkpoints:
             done.result()
         except Exception as error:  # whatever disk, network or another rank raised
             text = f"the checkpoint of step {self._saved} could not be written: {error}"
-            if self._here.is_first:
+            if self._ranks.is_first:
                 shutil.rmtree(self.folder / f".{_name(self._saved)}.partial", ignore_errors=True)
             self._saved = -1
             if must:
                 raise CheckpointError(f"{self.folder}: {text}") from error
-            if self._here.is_first:
+            if self._ranks.is_first:
                 say(f"warning: {text}; the one before it stays")
 
     def save_now(self, engine: Resumable, progress: Progress, *, best: bool = False) -> None:
@@ -177,26 +177,26 @@ class Checkpoints:
             CheckpointError: some rank failed; all ranks raise alike.
         """
         written.result()
-        pattern = f"__{self._here.rank}_*"
-        mine = [*place.glob(pattern), *([place / ".metadata"] if self._here.is_first else [])]
+        pattern = f"__{self._ranks.rank}_*"
+        mine = [*place.glob(pattern), *([place / ".metadata"] if self._ranks.is_first else [])]
         sums = self._everywhere(lambda: {path.name: checksum(path) for path in mine})
         files = {name: value for part in sums for name, value in part.items()}
         self._everywhere(partial(self._publish, place, {**facts, "files": files}))
 
     def _publish(self, place: Path, seal: dict[str, Any]) -> None:
         """On the first rank: seal the folder, name it, point to it, and drop what is no longer kept."""
-        if not self._here.is_first:
+        if not self._ranks.is_first:
             return
         fence.check()
         name = place.name.removeprefix(".").removesuffix(".partial")
-        write_sealed(place / SEAL, seal)
+        write_checksummed(place / SEAL, seal)
         sync_folder(place)
         if (self.folder / name).exists():  # damaged, or saved before a validation that was cut short
             (self.folder / name).rename(self.folder / f".{name}.replaced.partial")
         place.rename(self.folder / name)
         sync_folder(self.folder)
         for pointer in (LATEST, *([BEST] if seal["best"] else [])):
-            write_sealed(self.folder / pointer, {"checkpoint": name})
+            write_checksummed(self.folder / pointer, {"checkpoint": name})
         sync_folder(self.folder)
         older = sorted((other.name for other in self.folder.glob("step-*") if other.name <= name), reverse=True)
         keep = {*older[: self._keep], _read_pointer(self.folder / BEST)}
@@ -210,7 +210,7 @@ class Checkpoints:
         try:
             mine, failure = work(), None
         except Exception as error:  # must reach the other ranks, whatever it is
-            mine, failure = None, f"rank {self._here.rank}: {type(error).__name__}: {error}"
+            mine, failure = None, f"rank {self._ranks.rank}: {type(error).__name__}: {error}"
         found = self._gather((mine, failure))
         for _, failed in found:
             if failed:
@@ -218,7 +218,7 @@ class Checkpoints:
         return [value for value, _ in found]
 
     def _gather(self, value: Any) -> list[Any]:  # noqa: ANN401  (anything that can be sent)
-        found: list[Any] = [value] * self._here.world
+        found: list[Any] = [value] * self._ranks.world
         if self._group is not None:
             dist.all_gather_object(found, value, group=self._group)
         return found
@@ -227,9 +227,9 @@ class Checkpoints:
         """The first rank's list of checkpoints, the one that `latest` names first; and what is wrong with `latest`."""
         notes: list[str] = []
         names = sorted((found.name for found in self.folder.glob("step-*")), reverse=True)
-        if self._here.is_first and (names or (self.folder / LATEST).exists()):
+        if self._ranks.is_first and (names or (self.folder / LATEST).exists()):
             try:
-                named = str(read_sealed(self.folder / LATEST).get("checkpoint"))
+                named = str(read_checksummed(self.folder / LATEST).get("checkpoint"))
                 if named in names:
                     names = [named, *(name for name in names if name != named)]
                 else:
@@ -243,8 +243,8 @@ class Checkpoints:
         """A checkpoint's seal, and what is damaged if anything is; each rank checks its share of the files."""
         folder, seal, damage = self.folder / name, {}, None
         try:
-            seal = read_sealed(folder / SEAL)
-            check(folder, seal["files"], sorted(seal["files"])[self._here.rank :: self._here.world])
+            seal = read_checksummed(folder / SEAL)
+            check(folder, seal["files"], sorted(seal["files"])[self._ranks.rank :: self._ranks.world])
         except Damaged as error:
             damage = str(error)
         return seal, next((found for found in self._gather(damage) if found), None)
@@ -261,13 +261,13 @@ class Checkpoints:
             )
 
     def _restore(self, folder: Path, seal: dict[str, Any], engine: Resumable) -> None:
-        here = self._here
+        ranks = self._ranks
         # Generators belong to a rank of this many on this kind of device; with another number they begin anew.
-        alike = (seal["world"], seal["device"]) == (here.world, here.device.type)
-        own = generator_states(here.device) if alike else {}
+        alike = (seal["world"], seal["device"]) == (ranks.world, ranks.device.type)
+        own = generator_states(ranks.device) if alike else {}
         try:
             state = engine.state()
-            wanted = tensors_of({**state, "extra": self._extras, "generators": {str(here.rank): own}})
+            wanted = tensors_of({**state, "extra": self._extras, "generators": {str(ranks.rank): own}})
             load_tensors(
                 wanted, storage_reader=TensorReader(folder), planner=TensorPlanner(), process_group=self._group,
                 no_dist=self._group is None,
@@ -276,7 +276,7 @@ class Checkpoints:
         except Exception as error:  # whole on disk, so it is of another model or library
             raise CheckpointError(f"{folder}: whole, but it does not fit this run: {error}") from error
         if own:
-            restore_generators(own, here.device)
+            restore_generators(own, ranks.device)
 
 
 def discard(folder: Path) -> None:
@@ -293,7 +293,7 @@ def discard(folder: Path) -> None:
 def _read_pointer(path: Path) -> str | None:
     """The checkpoint that a pointer names; None where it is missing or damaged."""
     try:
-        return str(read_sealed(path).get("checkpoint"))
+        return str(read_checksummed(path).get("checkpoint"))
     except Damaged:
         return None
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from harness.data.labels import plates
-from harness.data.to_device import prepare
+from harness.data.to_device import to_model_input
 from harness.data.wells import Wells
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell
@@ -35,7 +35,7 @@ def by_plate(network: Network, shards: ShardSet, wells: Wells) -> list[Wells]:
 
 
 def adapted(
-    network: Network, cell: Cell, shards: ShardSet, wells: Wells, here: Ranks, precision: torch.autocast
+    network: Network, cell: Cell, shards: ShardSet, wells: Wells, ranks: Ranks, precision: torch.autocast
 ) -> AbstractContextManager[None]:
     """Inside, a network in eval mode that adapts to plates uses the statistics of the plate of `wells`.
 
@@ -47,7 +47,7 @@ def adapted(
     def run() -> None:
         for batch in _centres(network, shards, wells):
             with precision:
-                network.embed(prepare(batch, cell, here))
+                network.embed(to_model_input(batch, cell, ranks))
 
     return plate_statistics(network, run)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.recipe.data import Assay, Build, Curation
+from harness.recipe.data import Assay, Build, CurationSection
 from harness.recipe.schema import Recipe, unknown_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _build(options: Build) -> None:
     )
 
 
-def _curation(rules: Curation | None) -> shards.builder.curation.Curation | None:
+def _curation(rules: CurationSection | None) -> shards.builder.curation.Curation | None:
     from shards.builder.curation import Curation as Rules
 
     if rules is None:

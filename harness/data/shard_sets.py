@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from shards.reader.shard_set import ShardSet
     from shards.remote.store import Store
 
-Place = Path | str  # a folder, or a URL
+ShardLocation = Path | str  # a folder, or a URL
 GIGA = 10**9
 
 
-def open_shards(recipe: Recipe, place: Place, order: Literal["random", "stream"] = "random") -> ShardSet:
+def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "stream"] = "random") -> ShardSet:
     """Open the set at `place`; one behind a URL in parts, or by whole shards kept here where the order is a stream.
 
     Raises:
@@ -41,7 +41,7 @@ def open_shards(recipe: Recipe, place: Place, order: Literal["random", "stream"]
     return found
 
 
-def manifest_of(recipe: Recipe, place: Place) -> dict[str, Any]:
+def manifest_of(recipe: Recipe, place: ShardLocation) -> dict[str, Any]:
     """The manifest of the set at `place`, unchecked; one behind a URL is asked for once in a process.
 
     Raises:

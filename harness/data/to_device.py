@@ -34,13 +34,13 @@ class StepInput:
         return StepInput(_each(self.batch, lambda tensor: tensor[first:last]), self.noise[first:last])
 
 
-def prepare(images: Tensor, cell: Cell, here: Ranks) -> Tensor:
+def to_model_input(images: Tensor, cell: Cell, ranks: Ranks) -> Tensor:
     """Pixels (B, C, S, S) as they lie in the shards, on the device and self-standardised."""
     assert cell.architecture is not None
-    return self_standardise(images.to(here.device, non_blocking=True), cell.architecture["value_range"])
+    return self_standardise(images.to(ranks.device, non_blocking=True), cell.architecture["value_range"])
 
 
-def steps_ahead(
+def prefetch_to_device(
     batches: Generator[Batch], noise: Callable[[int, Tensor], Tensor], first_step: int, device: torch.device
 ) -> Generator[StepInput]:
     """Yield each batch with its noise on `device`, read, drawn and copied while the step before it computes.

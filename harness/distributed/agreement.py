@@ -16,13 +16,13 @@ class Agreement:
     answers itself at once.
     """
 
-    def __init__(self, here: Ranks) -> None:
-        self._here = here
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def __call__(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether any rank had raised it by the call before this one. All ranks call it each step."""
-        if self._here.world == 1:
+        if self._ranks.world == 1:
             return flags
         before, self._pending = self._pending, self._ask(flags)
         if before is None:
@@ -33,7 +33,7 @@ class Agreement:
 
     def _ask(self, flags: tuple[bool, ...]) -> tuple[dist.Work, torch.Tensor]:
         votes = torch.tensor(flags, dtype=torch.int32)
-        work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._here.control, async_op=True)
+        work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
         assert work is not None
         return work, votes
 

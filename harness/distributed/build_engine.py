@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.models.interface import Network
 
 
-def engine_of(recipe: Recipe, cell: Cell, model: Network, here: Ranks) -> Engine:
+def engine_of(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engine:
     """The engine that trains a cell as its recipe says, over `model` on this rank's device.
 
     Raises:
@@ -29,10 +29,10 @@ def engine_of(recipe: Recipe, cell: Cell, model: Network, here: Ranks) -> Engine
     """
     assert cell.training is not None
     launch, settings, peak = recipe.launch, cell.training.settings, cell.training.learning_rate
-    on_gpu = here.device.type == "cuda"
-    shard = launch.shard_gpus or min(here.world, launch.gpus_per_node or here.world)
-    memory = torch.cuda.get_device_properties(here.device).total_memory if on_gpu else None
-    name = choose_engine(launch.engine, here.world, sum(p.numel() for p in model.parameters()), memory, shard)
+    on_gpu = ranks.device.type == "cuda"
+    shard = launch.shard_gpus or min(ranks.world, launch.gpus_per_node or ranks.world)
+    memory = torch.cuda.get_device_properties(ranks.device).total_memory if on_gpu else None
+    name = choose_engine(launch.engine, ranks.world, sum(p.numel() for p in model.parameters()), memory, shard)
     set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
     chosen = settings["optimiser"]
 
@@ -42,10 +42,10 @@ def engine_of(recipe: Recipe, cell: Cell, model: Network, here: Ranks) -> Engine
 
     precision = settings["precision"]
     options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
-    return build_engine(model, make_optimiser, here, options)
+    return build_engine(model, make_optimiser, ranks, options)
 
 
-def build_engine(model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> Engine:
+def build_engine(model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> Engine:
     """The engine that `options` name, over a model that already lies on this rank's device.
 
     Raises:
@@ -53,17 +53,17 @@ def build_engine(model: Network, make_optimiser: MakeOptimiser, here: Ranks, opt
         RuntimeError: DeepSpeed is asked for and not installed.
     """
     if options.name == "single":
-        if here.world > 1:
-            raise ValueError(f"launch.engine is single, but {here.world} ranks run: ddp, hsdp, fsdp or deepspeed")
-        return Engine(model, make_optimiser, here, options)
-    if here.world == 1:
+        if ranks.world > 1:
+            raise ValueError(f"launch.engine is single, but {ranks.world} ranks run: ddp, hsdp, fsdp or deepspeed")
+        return Engine(model, make_optimiser, ranks, options)
+    if ranks.world == 1:
         raise ValueError(f"launch.engine is {options.name}, but there is one rank: single, or auto")
     if options.name == "ddp":
-        return Ddp(model, make_optimiser, here, options)
+        return Ddp(model, make_optimiser, ranks, options)
     if options.name == "deepspeed":
         from harness.distributed.deepspeed import Zero
 
-        return Zero(model, make_optimiser, here, options)
+        return Zero(model, make_optimiser, ranks, options)
     from harness.distributed.fsdp import Fsdp
 
-    return Fsdp(model, make_optimiser, here, options)
+    return Fsdp(model, make_optimiser, ranks, options)

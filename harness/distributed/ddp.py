@@ -13,7 +13,7 @@ class Ddp(Engine):
     """DistributedDataParallel: gradients are averaged while the backward pass still runs."""
 
     def prepare(self) -> None:
-        ids = [self.here.device.index] if self.here.device.type == "cuda" else None
+        ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
         self._wrapped = nn.parallel.DistributedDataParallel(
             self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
         )

@@ -36,14 +36,14 @@ MOMENTS = {
 class Zero(Engine):
     """ZeRO without its initialisation, its optimisers or its schedules, so that numbers stay those of the others."""
 
-    def __init__(self, model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> None:
-        super().__init__(model, make_optimiser, here, options)
+    def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
+        super().__init__(model, make_optimiser, ranks, options)
         self._groups = _named_groups(model, self.optimiser)
         if options.zero_stage == 3:
             _pass_over_empty_groups(self.optimiser)
-        self._api = import_deepspeed(here.device)
+        self._api = import_deepspeed(ranks.device)
         self._zero, *_ = self._api.initialize(
-            model=model, optimizer=self.optimiser, config=zero_config(options, here), dist_init_required=False
+            model=model, optimizer=self.optimiser, config=zero_config(options, ranks), dist_init_required=False
         )
         self._stage3 = options.zero_stage == 3
         self._moments = MOMENTS[type(self.optimiser).__name__]
@@ -58,7 +58,7 @@ class Zero(Engine):
         return weighted.detach()
 
     def gradient_squares(self) -> Tensor:
-        zero = torch.zeros((), dtype=torch.float64, device=self.here.device)
+        zero = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         flat = {} if self._stage3 else {group: _flat(parts) for group, parts in self._averaged().items()}
         parts = [self._gradient(parameter, flat) for _, parameter in self._parameters()]
         return torch.stack([zero if part is None else part.double().square().sum() for part in parts])
@@ -127,7 +127,7 @@ class Zero(Engine):
 
     def weights(self) -> dict[str, Tensor]:
         found = self.state()["model"]
-        return {name: value.detach().cpu() for name, value in found.items() if self.here.is_first}
+        return {name: value.detach().cpu() for name, value in found.items() if self.ranks.is_first}
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
@@ -169,13 +169,13 @@ def _named_groups(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[li
     return [[names[parameter] for parameter in group["params"]] for group in optimiser.param_groups]
 
 
-def zero_config(options: EngineOptions, here: Ranks) -> dict[str, Any]:
+def zero_config(options: EngineOptions, ranks: Ranks) -> dict[str, Any]:
     """DeepSpeed's configuration. Micro-batches are counted by the engine's caller, so it is told of one."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": options.zero_stage, "overlap_comm": here.device.type == "cuda"},
+        "zero_optimization": {"stage": options.zero_stage, "overlap_comm": ranks.device.type == "cuda"},
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {
             "enabled": options.precision == "bf16",

@@ -62,8 +62,8 @@ class Engine:
         optimiser: over those parameters.
     """
 
-    def __init__(self, model: Network, make_optimiser: MakeOptimiser, here: Ranks, options: EngineOptions) -> None:
-        self.model, self.here, self.options = model, here, options
+    def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
+        self.model, self.ranks, self.options = model, ranks, options
         self.prepare()
         self.optimiser = make_optimiser(self.model)
 
@@ -72,7 +72,7 @@ class Engine:
 
     def autocast(self) -> torch.autocast:
         """Products in bfloat16 where the recipe says so."""
-        return autocast(self.here.device, self.options.precision)
+        return autocast(self.ranks.device, self.options.precision)
 
     def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
         """Add the gradient of `weight` times the loss, and return that weighted loss, detached, on the device.
@@ -136,7 +136,7 @@ class Engine:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         found = get_model_state_dict(self.model, options=options)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor) and self.here.is_first}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor) and self.ranks.is_first}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -20,8 +20,8 @@ class Fsdp(Engine):
 
     def prepare(self) -> None:
         hybrid = self.options.name == "hsdp"
-        self.mesh = self.here.mesh(self.options.shard if hybrid else self.here.world)
-        shards = self.options.shard if hybrid else self.here.world
+        self.mesh = self.ranks.mesh(self.options.shard if hybrid else self.ranks.world)
+        shards = self.options.shard if hybrid else self.ranks.world
         shard_model(self.model, self.mesh, shards, self.options.gather)
 
     def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:

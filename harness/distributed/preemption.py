@@ -2,7 +2,7 @@
 
 SIGUSR2 is what submitit sends before a time limit, SIGTERM what SLURM sends on preemption and the sweep on Ctrl-C. One
 rank that gets one is enough; a second signal changes nothing. In training the boundary is the end of a step
-(`pace.Agreement`), in validation and embedding the end of a batch (`abreast`).
+(`pace.Agreement`), in validation and embedding the end of a batch (`in_lockstep`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
             signal.signal(number, handler)
 
 
-def abreast(items: Iterable[Item], here: Ranks, stop: StopFlag) -> Iterator[Item]:
+def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator[Item]:
     """Yield this rank's items, all ranks in step, until every rank has no more; ranks may have different numbers.
 
     Before each item the hosts ask one another whether any was told to stop.
@@ -71,18 +71,18 @@ def abreast(items: Iterable[Item], here: Ranks, stop: StopFlag) -> Iterator[Item
     Raises:
         Preempted: one was; on all ranks before the same item.
     """
-    for item in _padded(items, here):
-        if here.any(bool(stop)):
+    for item in _padded(items, ranks):
+        if ranks.any(bool(stop)):
             raise Preempted(f"{stop}")
         if item is not None:
             yield item
 
 
-def _padded(items: Iterable[Item], here: Ranks) -> Iterator[Item | None]:
+def _padded(items: Iterable[Item], ranks: Ranks) -> Iterator[Item | None]:
     """This rank's items, then None for as long as another rank has items."""
     iterator = iter(items)
     while True:
         item = next(iterator, None)
-        if not here.any(item is not None):
+        if not ranks.any(item is not None):
             return
         yield item

@@ -88,7 +88,7 @@ def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
+def process_group(device: str) -> Iterator[Ranks]:
     """Join the other processes of this job, if any, and leave them in order at the end."""
     _export_submitit_environment()
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))

@@ -16,12 +16,12 @@ from typing import Any
 
 from harness.data.labels import class_count
 from harness.data.wells import Wells
-from harness.distributed.preemption import StopFlag, abreast, stop_on_signals
-from harness.distributed.ranks import Ranks, ranks
-from harness.embed.parts import ALONE, Element, Parts, count_crops, join_parts, parts_of, weights_digest
+from harness.distributed.preemption import StopFlag, in_lockstep, stop_on_signals
+from harness.distributed.ranks import Ranks, process_group
+from harness.embed.parts import WHOLE, JobShare, Parts, count_crops, join_parts, parts_of, weights_digest
 from harness.embed.pixel_statistics import pixel_statistics
-from harness.embed.reconstructions import Inpainter, _save_reconstructions
-from harness.embed.wells import Features, Reading, embed_wells
+from harness.embed.reconstructions import Inpainter, save_reconstructions
+from harness.embed.wells import Features, TileReading, embed_wells
 from harness.grid.cell_folder import RECONSTRUCTIONS, WEIGHTS
 from harness.grid.cells import Cell
 from harness.models.architecture import build, initialise
@@ -35,7 +35,7 @@ from shards.reader.shard_set import ShardSet
 Encode = Callable[[Wells], Features]
 
 
-def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str, element: Element = ALONE) -> dict[str, Any]:
+def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str, share: JobShare = WHOLE) -> dict[str, Any]:
     """Embed an element's parts of the wells of `recipe.embed` with a cell's model, and return the ledger's values.
 
     Goes on after the parts that an earlier run of the same `fingerprint` and weights left in `folder`. A job that is
@@ -46,33 +46,33 @@ def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str, eleme
         Preempted: a signal asked to stop; the parts that are done stay.
         ValueError: the wells do not fit the model.
     """
-    with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
+    with process_group(recipe.launch.device) as ranks, stop_on_signals() as stop:
         shards, parts = parts_of(recipe, cell, folder, fingerprint)
-        lacking = [number for number in parts.of(element) if here.any(not parts.path(number).exists())]
+        lacking = [number for number in parts.of(share) if ranks.any(not parts.path(number).exists())]
         seconds = 0.0
         if lacking:
-            encode = _encoder(recipe, cell, folder, shards, here, stop, element)
+            encode = _encoder(recipe, cell, folder, shards, ranks, stop, share)
             made_by = _provenance(recipe, cell, folder, fingerprint)
-            seconds = _embed_parts(shards, parts, lacking, encode, here, made_by)
+            seconds = _embed_parts(shards, parts, lacking, encode, ranks, made_by)
         embedded = count_crops(shards, map(parts.wells_of, lacking), recipe.mae.crop)
-        own = [parts.wells_of(number) for number in parts.of(element)]
+        own = [parts.wells_of(number) for number in parts.of(share)]
         counts = {"wells": sum(map(len, own)), "crops": count_crops(shards, own, recipe.mae.crop)}
-        if element == ALONE and here.is_first:
+        if share == WHOLE and ranks.is_first:
             counts = join_parts(recipe, cell, folder, fingerprint) or counts
-        here.wait()
+        ranks.wait()
     speed = round(embedded / seconds, 1) if seconds and cell.kind != "pixel_statistics" else None
-    return {"kind": cell.kind, **counts, "ranks": here.world, "crops_per_second": speed}
+    return {"kind": cell.kind, **counts, "ranks": ranks.world, "crops_per_second": speed}
 
 
 def _embed_parts(
-    shards: ShardSet, parts: Parts, numbers: Iterable[int], encode: Encode, here: Ranks, made_by: dict[str, Any]
+    shards: ShardSet, parts: Parts, numbers: Iterable[int], encode: Encode, ranks: Ranks, made_by: dict[str, Any]
 ) -> float:
     """Embed parts and write each as it is done; return the seconds that it took."""
     start = time.perf_counter()
     for number in numbers:
         wells = parts.wells_of(number)
         features = encode(wells)
-        if here.is_first:
+        if ranks.is_first:
             write_embeddings(parts.path(number), shards.wells.loc[wells], features, made_by)
     return time.perf_counter() - start
 
@@ -97,25 +97,25 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
 
 
 def _encoder(
-    recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, here: Ranks, stop: StopFlag, element: Element
+    recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, ranks: Ranks, stop: StopFlag, share: JobShare
 ) -> Encode:
     """What turns wells into features (W, D); it raises Preempted when a rank is told to stop."""
     if cell.kind == "pixel_statistics":
-        return lambda wells: pixel_statistics(shards, abreast(wells, here, stop))
+        return lambda wells: pixel_statistics(shards, in_lockstep(wells, ranks, stop))
     assert recipe.embed is not None
     options, precision = recipe.embed, recipe.train.precision
-    model = build(cell, options.pool, class_count(recipe, cell)).to(here.device)
+    model = build(cell, options.pool, class_count(recipe, cell)).to(ranks.device)
     if cell.kind == "pretrained":
         initialise(model, recipe, cell)
     else:
         load_weights(folder / WEIGHTS, model)
     model.eval()
-    if here.is_first and element.number == 0 and cell.kind == "trained" and isinstance(model, Inpainter):
-        _save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, here)
+    if ranks.is_first and share.number == 0 and cell.kind == "trained" and isinstance(model, Inpainter):
+        save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, ranks)
     if options.block is not None:
         keep_blocks(model, options.block)
-    reading = Reading.of(recipe, model.config.crop, here.device)
-    return lambda wells: embed_wells(model, cell, shards, wells, reading, here, precision, stop)
+    reading = TileReading.of(recipe, model.config.crop, ranks.device)
+    return lambda wells: embed_wells(model, cell, shards, wells, reading, ranks, precision, stop)
 
 
 def keep_blocks(model: Network, count: int) -> None:

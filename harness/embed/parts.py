@@ -33,7 +33,7 @@ FOLDER = "embedding-"
 
 
 @dataclass(frozen=True)
-class Element:
+class JobShare:
     """One of `count` jobs that share a cell's wells without speaking to one another; `number` counts from 0."""
 
     number: int = 0
@@ -44,7 +44,7 @@ class Element:
             raise ValueError(f"element {self.number} is not one of {self.count}")
 
 
-ALONE = Element()
+WHOLE = JobShare()
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Parts:
     def path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.parquet"
 
-    def of(self, element: Element) -> range:
+    def of(self, share: JobShare) -> range:
         """The parts that an element embeds: every `count`-th."""
-        return range(element.number, len(self), element.count)
+        return range(share.number, len(self), share.count)
 
     def missing(self) -> list[int]:
         """The parts that nobody has embedded yet."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harness.data.to_device import prepare
+from harness.data.to_device import to_model_input
 from harness.data.wells import VALIDATION_SEED, validation_wells
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell
@@ -15,7 +15,7 @@ from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.layers.masking import masking_noise
 from harness.models.mae import MaskedAutoencoder
 from harness.models.mu_net import MuNet
-from harness.storage.atomic import write_whole
+from harness.storage.atomic import write_atomic
 from shards.loader.batches import well_tiles
 from shards.reader.shard_set import ShardSet
 
@@ -26,14 +26,14 @@ Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can 
 
 
 @torch.inference_mode()
-def _save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: ShardSet, here: Ranks) -> None:
+def save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: ShardSet, ranks: Ranks) -> None:
     """Crops of unseen experiments, original and filled in, for a figure like the paper's Figure 7."""
     wells = validation_wells(shards, RECONSTRUCTED_CROPS)
     tiles = [*well_tiles(shards, wells, crop=model.config.crop, batch=RECONSTRUCTED_CROPS)]
     images, origin = torch.cat([part.images for part in tiles]), torch.cat([part.wells for part in tiles])
     chosen = np.linspace(0, len(images) - 1, RECONSTRUCTED_CROPS + 2).round().astype(int)[1:-1]
-    crops = prepare(images[chosen], cell, here)
-    noise = masking_noise(VALIDATION_SEED, range(len(crops)), model.config.tokens).to(here.device)
+    crops = to_model_input(images[chosen], cell, ranks)
+    noise = masking_noise(VALIDATION_SEED, range(len(crops)), model.config.tokens).to(ranks.device)
     filled = model.reconstruct(crops, noise)
     arrays = {
         "original": crops.cpu().numpy(),
@@ -42,4 +42,4 @@ def _save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: Shar
         "channels": np.array(shards.manifest.channels),
         "wells": shards.wells.loc[origin[chosen].numpy(), "key"].to_numpy(str),
     }
-    write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+    write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from harness.data.plate_statistics import adapted, by_plate
-from harness.data.to_device import prepare, steps_ahead
+from harness.data.to_device import prefetch_to_device, to_model_input
 from harness.data.wells import Wells
 from harness.distributed.engine import autocast
-from harness.distributed.preemption import StopFlag, abreast
+from harness.distributed.preemption import StopFlag, in_lockstep
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell
 from harness.models.interface import Network
@@ -32,14 +32,14 @@ Features = NDArray[np.float32]  # (W, D)
 
 
 @dataclass(frozen=True)
-class Reading:
+class TileReading:
     """Tiles in a forward pass, and the threads that decode wells ahead of it."""
 
     batch: int
     workers: int
 
     @classmethod
-    def of(cls, recipe: Recipe, crop: int, device: torch.device) -> Reading:
+    def of(cls, recipe: Recipe, crop: int, device: torch.device) -> TileReading:
         """As the recipe says. On a CPU every reading thread but one would only take time from the network."""
         assert recipe.embed is not None
         if device.type == "cuda":
@@ -49,36 +49,36 @@ class Reading:
 
 @torch.inference_mode()
 def embed_wells(
-    model: Network, cell: Cell, shards: ShardSet, wells: Wells, reading: Reading, here: Ranks, precision: str,
+    model: Network, cell: Cell, shards: ShardSet, wells: Wells, reading: TileReading, ranks: Ranks, precision: str,
     stop: StopFlag,
 ) -> Features:  # fmt: skip
     """Mean embedding of each well's tiles, (W, D), in the order of `wells`; ranks share the work."""
     place = {int(well): i for i, well in enumerate(wells)}
-    sums = torch.zeros(len(wells), model.config.embedding_width, dtype=torch.float64, device=here.device)  # (W, D)
-    tiles = torch.zeros(len(wells), dtype=torch.float64, device=here.device)  # (W,)
+    sums = torch.zeros(len(wells), model.config.embedding_width, dtype=torch.float64, device=ranks.device)  # (W, D)
+    tiles = torch.zeros(len(wells), dtype=torch.float64, device=ranks.device)  # (W,)
     for part in by_plate(model, shards, wells):
-        with adapted(model, cell, shards, part, here, autocast(here.device, precision)):
-            for batch in abreast(_tiles(shards, part, model.config.crop, reading, here), here, stop):
-                with autocast(here.device, precision):
-                    found = model.embed(prepare(batch.images, cell, here))  # (T, D)
-                rows = torch.tensor([place[int(well)] for well in batch.wells], device=here.device)
+        with adapted(model, cell, shards, part, ranks, autocast(ranks.device, precision)):
+            for batch in in_lockstep(_tiles(shards, part, model.config.crop, reading, ranks), ranks, stop):
+                with autocast(ranks.device, precision):
+                    found = model.embed(to_model_input(batch.images, cell, ranks))  # (T, D)
+                rows = torch.tensor([place[int(well)] for well in batch.wells], device=ranks.device)
                 sums.index_add_(0, rows, found.double())
-                tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=here.device))
-    mean = here.sum(sums) / here.sum(tiles)[:, None]
+                tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=ranks.device))
+    mean = ranks.sum(sums) / ranks.sum(tiles)[:, None]
     return mean.float().cpu().numpy()
 
 
-def _tiles(shards: ShardSet, wells: Wells, crop: int, reading: Reading, here: Ranks) -> Iterator[Batch]:
+def _tiles(shards: ShardSet, wells: Wells, crop: int, reading: TileReading, ranks: Ranks) -> Iterator[Batch]:
     """This rank's batches of tiles, decoded ahead by threads and, to a GPU, copied while the one before is computed."""
     from tqdm import tqdm
 
     batches = well_tiles(
-        shards, wells, crop=crop, batch=reading.batch, rank=here.rank, world=here.world, workers=reading.workers
+        shards, wells, crop=crop, batch=reading.batch, rank=ranks.rank, world=ranks.world, workers=reading.workers
     )
-    if here.device.type == "cuda":
-        ahead = steps_ahead(batches, lambda _, wells: torch.empty(len(wells), 0), 0, here.device)
+    if ranks.device.type == "cuda":
+        ahead = prefetch_to_device(batches, lambda _, wells: torch.empty(len(wells), 0), 0, ranks.device)
         batches = (step.batch for step in ahead)
-    with tqdm(unit=" tiles", unit_scale=True, desc="embed", mininterval=5, disable=not here.is_first) as bar:
+    with tqdm(unit=" tiles", unit_scale=True, desc="embed", mininterval=5, disable=not ranks.is_first) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch.images))

@@ -39,7 +39,7 @@ class _Job:
     cells: list[Cell]
 
 
-def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
+def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
     """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
 
     `watch` is called between polls with the cells that run. Leaving early (Ctrl-C) stops the running jobs; their
@@ -52,7 +52,7 @@ def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Ce
     launch = recipe.launch
     executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, gpus_per_node=_local_gpus(launch))
     recipe_json = recipe.model_dump_json()
-    waiting = batches(todo, launch)
+    waiting = batches(pending, launch)
     jobs: list[_Job] = []
     try:
         with _threads(launch):
@@ -76,10 +76,10 @@ def run_local(recipe: Recipe, todo: Sequence[Cell], watch: Callable[[Sequence[Ce
             job.handle.cancel()
 
 
-def batches(todo: Sequence[Cell], launch: Launch) -> list[list[Cell]]:
+def batches(pending: Sequence[Cell], launch: Launch) -> list[list[Cell]]:
     """Cells for each process in turn: `launch.cells_per_job`, fewer where a process would have none."""
-    size = max(1, min(launch.cells_per_job, -(-len(todo) // launch.parallel)))
-    return [list(todo[start : start + size]) for start in range(0, len(todo), size)]
+    size = max(1, min(launch.cells_per_job, -(-len(pending) // launch.parallel)))
+    return [list(pending[start : start + size]) for start in range(0, len(pending), size)]
 
 
 def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:

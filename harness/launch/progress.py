@@ -19,13 +19,13 @@ EMBEDDING_SHARE = 0.5  # embedding and evaluation over training, roughly; only t
 class Watch:
     """A bar in units of planned training FLOPs; it moves with the steps of the cells that run."""
 
-    def __init__(self, recipe: Recipe, todo: Sequence[Cell], plans: Sequence[CellPlan]) -> None:
+    def __init__(self, recipe: Recipe, pending: Sequence[Cell], plans: Sequence[CellPlan]) -> None:
         from tqdm import tqdm
 
         cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
-        least = EMBEDDING_SHARE * sum(cost.values()) / max(1, len(todo)) or 1.0
+        least = EMBEDDING_SHARE * sum(cost.values()) / max(1, len(pending)) or 1.0
         self._recipe = recipe
-        self._cost = {cell.id: cost.get(cell.id, 0.0) + least for cell in todo}
+        self._cost = {cell.id: cost.get(cell.id, 0.0) + least for cell in pending}
         self._ended = 0.0
         self._bar = tqdm(
             total=sum(self._cost.values()), desc="sweep", file=sys.stderr,

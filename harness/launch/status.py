@@ -15,11 +15,11 @@ from harness.grid.cells import Cell, cells
 from harness.launch.slurm.failures import cause, first_failure
 from harness.launch.slurm.heartbeat import BEAT_SECONDS, heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState, states
-from harness.launch.slurm.submissions import Book, Key, Submitted
+from harness.launch.slurm.submissions import Key, Submissions, Submitted
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
-from harness.stages import tasks
-from harness.stages.missing import Work
+from harness.stages.missing import CellWork
+from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "missing"]
@@ -50,28 +50,30 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     Raises:
         SlurmError: there are jobs, and SLURM does not answer.
     """
-    latest = Book(recipe.output).latest()
-    works = [stages.todo(recipe, cell) for cell in cells(recipe)]
-    given = [_next_jobs(recipe, work, latest) for work in works]
+    latest = Submissions(recipe.output).latest()
+    work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+    given = [_next_jobs(recipe, work, latest) for work in work_items]
     known = states([submitted.job for jobs in given for submitted in jobs.values() if submitted])
-    return [_of_cell(recipe, work, jobs, known) for work, jobs in zip(works, given, strict=True)]
+    return [_of_cell(recipe, work, jobs, known) for work, jobs in zip(work_items, given, strict=True)]
 
 
-def _next_jobs(recipe: Recipe, work: Work, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
+def _next_jobs(recipe: Recipe, work: CellWork, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
     """The pieces of a cell's first missing stage that are yet to be done, or all of them, and their newest jobs."""
-    stage, pieces = next(iter(tasks.undone(recipe, work).items()), (None, ()))
-    pieces = pieces or (tasks.pieces(recipe, stage) if stage else ())
-    return {piece: latest.get((work.cell.id, piece)) for piece in pieces}
+    stage, tasks = next(iter(pending_tasks(recipe, work).items()), (None, ()))
+    tasks = tasks or (stage_tasks(recipe, stage) if stage else ())
+    return {task: latest.get((work.cell.id, task)) for task in tasks}
 
 
-def _of_cell(recipe: Recipe, work: Work, jobs: dict[str, Submitted | None], known: dict[str, JobState]) -> CellStatus:
+def _of_cell(
+    recipe: Recipe, work: CellWork, jobs: dict[str, Submitted | None], known: dict[str, JobState]
+) -> CellStatus:
     """The cell's status; where several jobs share its stage, that of the one worst off, and how many are done."""
     if not work.missing:
         return CellStatus(work.cell.id, "", "done")
-    found = [_status(recipe, work.cell, piece, submitted, known) for piece, submitted in jobs.items()]
+    found = [_status(recipe, work.cell, task, submitted, known) for task, submitted in jobs.items()]
     worst = min(found, key=lambda one: WORST_FIRST.index(one.state))
     stage = work.missing[0]
-    every, left = tasks.pieces(recipe, stage), tasks.undone(recipe, work)[stage]
+    every, left = stage_tasks(recipe, stage), pending_tasks(recipe, work)[stage]
     if not left:
         worst = next((one for one in found if one.state == "running"), CellStatus(work.cell.id, stage, "missing"))
         worst = replace(worst, reason="its parts are to be put together")
@@ -79,36 +81,36 @@ def _of_cell(recipe: Recipe, work: Work, jobs: dict[str, Submitted | None], know
 
 
 def _status(
-    recipe: Recipe, cell: Cell, piece: str, submitted: Submitted | None, known: dict[str, JobState]
+    recipe: Recipe, cell: Cell, task: str, submitted: Submitted | None, known: dict[str, JobState]
 ) -> CellStatus:
     if submitted is None:
-        return CellStatus(cell.id, piece, "missing")
+        return CellStatus(cell.id, task, "missing")
     folder, job = cell_folder(recipe, cell), known[submitted.job]
-    beat = _beat(heartbeat(folder, piece), submitted.job)
+    beat = _beat(heartbeat(folder, task), submitted.job)
     restarts = int(beat.get("restart", 0))
     if job.phase == "unknown" and _is_alive(beat):
         job = JobState("RUNNING")
     if job.phase == "running":
-        return _running(cell, piece, submitted.job, folder, restarts)
+        return _running(cell, task, submitted.job, folder, restarts)
     if job.is_live:
-        return CellStatus(cell.id, piece, "queued", submitted.job, restarts=restarts, reason=job.reason)
-    why = cause(job, first_failure(folder, piece, submitted.attempt))
+        return CellStatus(cell.id, task, "queued", submitted.job, restarts=restarts, reason=job.reason)
+    why = cause(job, first_failure(folder, task, submitted.attempt))
     state: State = "lost" if job == UNKNOWN else "failed"
     if job.reason == "DependencyNeverSatisfied":
         state = "never"
-    retried = "" if why.verdict == "passes" else "; resume --force tries again"
-    return CellStatus(cell.id, piece, state, submitted.job, restarts=restarts, reason=why.text + retried)
+    retried = "" if why.verdict == "transient" else "; resume --force tries again"
+    return CellStatus(cell.id, task, state, submitted.job, restarts=restarts, reason=why.text + retried)
 
 
-def _running(cell: Cell, piece: str, job: str, folder: Path, restarts: int) -> CellStatus:
-    row = last_row(folder / "train.jsonl", "train") if piece == "train" else None
+def _running(cell: Cell, task: str, job: str, folder: Path, restarts: int) -> CellStatus:
+    row = last_row(folder / "train.jsonl", "train") if task == "train" else None
     if row is None or not row["progress"]:
-        return CellStatus(cell.id, piece, "running", job, restarts=restarts)
+        return CellStatus(cell.id, task, "running", job, restarts=restarts)
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
     rate = row["crops_per_second"]
     eta = (steps - row["step"]) * batch / rate if rate else None
-    return CellStatus(cell.id, piece, "running", job, row["step"], steps, rate, eta, restarts)
+    return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts)
 
 
 def _beat(path: Path, job: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from harness.models.mae import MaskedAutoencoder, pooled
 
 @dataclass(frozen=True)
 class EveryBlockShape:
-    """As `harness.models.interface.Shape` asks."""
+    """As `harness.models.interface.NetworkConfig` asks."""
 
     crop: int
     tokens: int

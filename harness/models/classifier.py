@@ -163,12 +163,12 @@ class DenseNetClassifier(Classifier):
         found: Tensor = self.neck(self.trunk(images))
         return found
 
-    def settle(self, skip: Tensor | None) -> None:
+    def commit_statistics(self, skip: Tensor | None) -> None:
         for norm in self._norms:
-            norm.settle(skip)
+            norm.commit_statistics(skip)
 
     @torch.no_grad()
-    def agree(self, mean: Callable[[Tensor], Tensor]) -> None:
+    def sync_statistics(self, mean: Callable[[Tensor], Tensor]) -> None:
         for norm in self._norms:
             for running in (norm.running_mean, norm.running_var):
                 running.copy_(mean(running))

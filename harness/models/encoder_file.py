@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from harness.models.config import MaeConfig, Pool
 from harness.models.layers.blocks import MLP_RATIO
 from harness.models.layers.timm_import import import_timm
-from harness.storage.atomic import write_whole
+from harness.storage.atomic import write_atomic
 from shards.loader.transform import self_standardise
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def save_encoder(
         **(notes or {}), "format": FORMAT, "config": json.dumps(asdict(config)), "value_range": json.dumps(value_range)
     }  # fmt: skip
     tensors = {name: value.detach().contiguous().cpu() for name, value in weights.items()}
-    write_whole(path, lambda file: file.write(save(tensors, metadata)))
+    write_atomic(path, lambda file: file.write(save(tensors, metadata)))
 
 
 def cut_encoder(weights: Mapping[str, Tensor], config: MaeConfig, blocks: int) -> tuple[dict[str, Tensor], MaeConfig]:

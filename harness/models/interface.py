@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 
-class Shape(Protocol):
+class NetworkConfig(Protocol):
     """What the loop needs to know of a network's configuration."""
 
     @property
@@ -56,7 +56,7 @@ class Network(nn.Module):
     classifier's noise begins with one more value, the crop's label.
     """
 
-    config: Shape
+    config: NetworkConfig
     group: int = 1  # crops that a forward pass in training needs together
     adaptive: bool = False  # whether inference takes the statistics of a plate (`harness.data.plate_statistics`)
 
@@ -68,8 +68,8 @@ class Network(nn.Module):
         """The validation loss of predicting nothing in particular: what any training must beat. A scalar."""
         raise TypeError(f"{type(self).__name__} has no trivial loss")
 
-    def settle(self, skip: Tensor | None) -> None:
+    def commit_statistics(self, skip: Tensor | None) -> None:
         """Called after each update: take over what forward passes gathered, unless `skip`, a bool scalar, is True."""
 
-    def agree(self, mean: Callable[[Tensor], Tensor]) -> None:
+    def sync_statistics(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Replace what ranks gathered each for itself by its `mean` over ranks. All ranks must call it."""

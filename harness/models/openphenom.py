@@ -19,7 +19,7 @@ from torch import Tensor
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError, read_header
-from harness.storage.atomic import write_whole
+from harness.storage.atomic import write_atomic
 
 SAFE = ".safetensors"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
@@ -50,9 +50,9 @@ def save_openphenom(path: Path | str, model: ChannelAgnosticMae, metadata: Mappi
     path = Path(path)
     weights = {name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}
     if path.suffix == SAFE:
-        write_whole(path, lambda file: file.write(save(weights, dict(metadata or {}))))
+        write_atomic(path, lambda file: file.write(save(weights, dict(metadata or {}))))
     elif path.suffix in TORCH:
-        write_whole(path, partial(torch.save, {"state_dict": weights}))
+        write_atomic(path, partial(torch.save, {"state_dict": weights}))
     else:
         raise EncoderFileError(f"{path}: name it {SAFE}, or {', '.join(TORCH)} for torch's format")
 

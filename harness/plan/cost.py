@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.compute.flops import CONVENTIONS, FLOPS_PER_MAC, System, compute, dense_forward
-from harness.data.shard_sets import Place, manifest_of
+from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cells import Cell
 from harness.models.architecture import cost_of
-from harness.plan.step_time import GIGA, TERA, Run, run_of
+from harness.plan.step_time import GIGA, TERA, StepEstimate, run_of
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import Gpu
 from harness.recipe.schema import Recipe
@@ -34,7 +34,7 @@ class CellPlan:
     steps: int
     flops: dict[str, float]  # by convention
     gpus: int
-    run: Run | None
+    run: StepEstimate | None
     embed_hours: float | None
 
     @property
@@ -115,7 +115,7 @@ def training_images(recipe: Recipe, name: str) -> int:
     return dataset.images
 
 
-def _manifest_wells(recipe: Recipe, place: Place) -> dict[str, int] | None:
+def _manifest_wells(recipe: Recipe, place: ShardLocation) -> dict[str, int] | None:
     try:
         counts: dict[str, int] = manifest_of(recipe, place)["wells"]
     except FileNotFoundError:

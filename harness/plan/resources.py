@@ -11,7 +11,7 @@ from harness.storage.ledger import Stage
 
 
 @dataclass(frozen=True, order=True)
-class Shape:
+class Resources:
     """Nodes, and tasks, GPUs and CPUs on each: one task per GPU where there are GPUs."""
 
     nodes: int
@@ -24,11 +24,11 @@ class Shape:
         return f"{self.nodes} nodes with {of_node} each"
 
 
-def shape(launch: Launch, cell: Cell, stage: Stage) -> Shape:
+def stage_resources(launch: Launch, cell: Cell, stage: Stage) -> Resources:
     """What a stage needs: training its nodes, embedding one node's GPUs, the rest a single process."""
     gpus = launch.gpus_per_node
     if stage == "train" and cell.kind == "trained":
-        return Shape(per_name(launch.nodes, cell.model), max(1, gpus), gpus, launch.cpus_per_task)
+        return Resources(per_name(launch.nodes, cell.model), max(1, gpus), gpus, launch.cpus_per_task)
     if stage == "embed" and cell.architecture is not None:
-        return Shape(1, max(1, gpus), gpus, launch.cpus_per_task)
-    return Shape(1, 1, 0, launch.cpus_per_task)
+        return Resources(1, max(1, gpus), gpus, launch.cpus_per_task)
+    return Resources(1, 1, 0, launch.cpus_per_task)

@@ -20,7 +20,7 @@ GIGA, TERA = 1e9, 1e12
 
 
 @dataclass(frozen=True)
-class Run:
+class StepEstimate:
     """How a trained cell uses its GPUs, and what a step of it takes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Run:
         return "network" if self.step_seconds == self.traffic_seconds else "loader"
 
 
-def run_of(recipe: Recipe, cell: Cell, system: System) -> Run:
+def run_of(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
     """How a cell's GPUs share its model and its batch, and what a step takes."""
     assert cell.training is not None
     launch, gpu = recipe.launch, recipe.hardware.gpu_type
@@ -82,7 +82,7 @@ def run_of(recipe: Recipe, cell: Cell, system: System) -> Run:
     seconds = part * mae_train(system) / (gpu.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model))
     loader = launch.cpus_per_task * per_node * recipe.hardware.loader_crops_per_core if has_gpu else 0.0
     traffic = traffic_seconds(system, setting, part // setting.crops, nodes, gpu) if has_gpu else 0.0
-    return Run(
+    return StepEstimate(
         setting, part, needed, fits, None if fits else instead, seconds, traffic, part * per_node / seconds, loader
     )
 

@@ -17,7 +17,7 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLine:
     """Where a value was written: a line of a file, or an override on the command line."""
 
     source: str
@@ -27,18 +27,18 @@ class Place:
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
-Places = dict[FieldPath, Place]
+SourceLines = dict[FieldPath, SourceLine]
 
 
-def _message(loc: FieldPath, text: str, places: Places, path: Path) -> str:
+def message(loc: FieldPath, text: str, places: SourceLines, path: Path) -> str:
     loc = _real(loc)
     known = [loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in places]
     inside = [p for p, place in places.items() if p[: len(loc)] == loc and place.line is None]  # overrides
-    place = places[inside[0]] if inside else places[known[0]] if known else Place(str(path))
+    place = places[inside[0]] if inside else places[known[0]] if known else SourceLine(str(path))
     return f"{place}: {dotted(loc)}: {text}"
 
 
-def _explain(loc: FieldPath, error: dict[str, Any]) -> str:
+def explain(loc: FieldPath, error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         fields = _fields_at(loc[:-1])
         nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
@@ -77,7 +77,7 @@ def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else here
 
 
-def _is_other_arm(error: dict[str, Any]) -> bool:
+def is_other_arm(error: dict[str, Any]) -> bool:
     """Of a field that takes a value or a mapping by name, whether this is the complaint of the arm not meant."""
     arm = next((k for k in error["loc"] if isinstance(k, str) and _is_arm(k) and not k.startswith(ARM)), None)
     if arm is None:

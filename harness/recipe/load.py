@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness.recipe.errors import Place, Places, RecipeError, _explain, _is_other_arm, _message, dotted
+from harness.recipe.errors import RecipeError, SourceLine, SourceLines, dotted, explain, is_other_arm, message
 from harness.recipe.fields import FieldPath
 from harness.recipe.schema import Recipe
 
@@ -62,7 +62,7 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
     return chosen
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
+def read_yaml(path: Path) -> tuple[dict[str, Any], SourceLines]:
     """The file's mapping, and the place of each of its fields.
 
     Raises:
@@ -96,8 +96,8 @@ def _yaml_message(path: Path, error: Exception) -> str:
     return f"{place}: not valid YAML: {getattr(error, 'problem', None) or error or type(error).__name__}"
 
 
-def _places(node: yaml.Node, source: str, path: FieldPath) -> Iterator[tuple[FieldPath, Place]]:
-    yield path, Place(source, node.start_mark.line + 1)
+def _places(node: yaml.Node, source: str, path: FieldPath) -> Iterator[tuple[FieldPath, SourceLine]]:
+    yield path, SourceLine(source, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -108,15 +108,15 @@ def _places(node: yaml.Node, source: str, path: FieldPath) -> Iterator[tuple[Fie
                 )
             seen[key.value] = line
             yield from _places(value, source, (*path, key.value))
-            yield (*path, key.value), Place(source, line)
+            yield (*path, key.value), SourceLine(source, line)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             yield from _places(value, source, (*path, i))
 
 
 def _with_profile(
-    tree: dict[str, Any], places: Places, name: str, changes: dict[str, Any]
-) -> tuple[dict[str, Any], Places]:
+    tree: dict[str, Any], places: SourceLines, name: str, changes: dict[str, Any]
+) -> tuple[dict[str, Any], SourceLines]:
     """`changes` laid over `tree`: mappings merge, everything else is replaced."""
     changed = {p[2:]: place for p, place in places.items() if p[:2] == ("profiles", name) and len(p) > 2}
     kept = {p: place for p, place in places.items() if p[:1] != ("profiles",)}
@@ -132,7 +132,7 @@ def _at(tree: Any, path: FieldPath) -> Any:  # noqa: ANN401  (whatever stands in
     return tree
 
 
-def _forget_below(places: Places, path: FieldPath) -> None:
+def _forget_below(places: SourceLines, path: FieldPath) -> None:
     """What stood in a value that is replaced has no place any more."""
     for old in [p for p in places if p[: len(path)] == path and len(p) > len(path)]:
         del places[old]
@@ -144,7 +144,7 @@ def _merged(base: Any, change: Any) -> Any:  # noqa: ANN401  (whatever stands in
     return change
 
 
-def _apply_override(tree: dict[str, Any], places: Places, override: str) -> None:
+def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) -> None:
     dotted_path, equals, text = override.partition("=")
     if not equals or not dotted_path:
         raise RecipeError(f"argument {override!r}: an override is written field.path=value, as in train.epochs=2")
@@ -159,7 +159,7 @@ def _apply_override(tree: dict[str, Any], places: Places, override: str) -> None
     if isinstance(holder, list) and not (isinstance(last, int) and last < len(holder)):
         raise RecipeError(f"argument {override!r}: {dotted(tuple(parents))} is a list of {len(holder)}")
     holder[last] = value
-    here = Place(f"argument {override!r}")
+    here = SourceLine(f"argument {override!r}")
     _forget_below(places, (*parents, last))
     places[(*parents, last)] = here
     for depth in range(1, len(parents) + 1):
@@ -180,16 +180,16 @@ def _step_into(holder: Any, key: str | int, override: str, path: str) -> Any:  #
     return inner
 
 
-def _validated(tree: dict[str, Any], places: Places, path: Path, context: str) -> Recipe:
+def _validated(tree: dict[str, Any], places: SourceLines, path: Path, context: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        relevant: list[dict[str, Any]] = [dict(e) for e in error.errors() if not _is_other_arm(dict(e))]
-        messages = [_message(e["loc"], _explain(e["loc"], e), places, path) for e in relevant]
+        relevant: list[dict[str, Any]] = [dict(e) for e in error.errors() if not is_other_arm(dict(e))]
+        messages = [message(e["loc"], explain(e["loc"], e), places, path) for e in relevant]
     except RecursionError as error:
         raise RecipeError(f"{path}: nested too deeply") from error
     else:
-        messages = [_message(loc, text, places, path) for loc, text in recipe.inconsistencies()]
+        messages = [message(loc, text, places, path) for loc, text in recipe.inconsistencies()]
         if not messages:
             return recipe
     messages = list(dict.fromkeys(messages))

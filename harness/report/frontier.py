@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
-from harness.report import points as results
+from harness.report.points import one_family
 from harness.storage import ledger
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def allocations(
     Args:
         recipe: the study.
         grid: its cells.
-        tables: `results.points` under each convention.
+        tables: `points.points` under each convention.
     """
     losses = {cell.id: loss for cell in grid if (loss := _loss(recipe, cell)) is not None}
     found = {
@@ -54,7 +54,7 @@ def _loss(recipe: Recipe, cell: Cell) -> float | None:
 
 def _runs(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
     """A row per trained cell of the commonest kind: cost per crop, crops, patch, mean recall, loss."""
-    family = results.one_family(table)
+    family = one_family(table)
     trained = family[family["trained"].astype(bool)]
     runs = trained.groupby("cell", sort=False).agg(
         {"compute": "first", "crops": "first", "patch": "first", "recall": "mean"}

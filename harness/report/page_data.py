@@ -13,9 +13,9 @@ from analysis.compute.flops import CONVENTIONS
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, cells, fingerprint
 from harness.plan.cost import HOUR, CellPlan, plan_cells
-from harness.plan.resources import shape
+from harness.plan.resources import stage_resources
 from harness.recipe.schema import Recipe
-from harness.report import points as results
+from harness.report import points
 from harness.storage import ledger
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def study(recipe: Recipe) -> Study:
     from harness.report.reconstructions import samples
 
     grid = cells(recipe)
-    tables = {name: results.points(recipe, grid, name) for name in CONVENTIONS}
-    found, courses = tables[recipe.fit.convention], results.curves(recipe, grid, recipe.fit.convention)
+    tables = {name: points.points(recipe, grid, name) for name in CONVENTIONS}
+    found, curves = tables[recipe.fit.convention], points.curves(recipe, grid, recipe.fit.convention)
     plans = {plan.cell.id: plan for plan in _plans(recipe, grid)}
     rows = [_row(recipe, cell, found, plans.get(cell.id)) for cell in grid]
-    undone = sum(row.state != "done" for row in rows)
+    unfinished = sum(row.state != "done" for row in rows)
     figure = recipe.output / "report" / "reconstructions.png"
     proposed, no_next = _next_runs(recipe)
     return Study(
@@ -53,11 +53,13 @@ def study(recipe: Recipe) -> Study:
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
         sources=list(dict.fromkeys(found["source"])),
         points=_points(tables, recipe.fit.convention),
-        courses=_courses(courses, grid, recipe),
-        frontier={name: _frontier(results.curves(recipe, grid, name)) for name in CONVENTIONS},
+        courses=_curves(curves, grid, recipe),
+        frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
         fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
         cells=rows,
-        unfinished=f"{undone} of {len(rows)} cells are not finished; what follows is of the others." if undone else "",
+        unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows is of the others."
+        if unfinished
+        else "",
         allocations=allocations(recipe, grid, tables),
         price=_price(recipe),
         next_runs=proposed,
@@ -101,10 +103,10 @@ def _points(tables: Mapping[str, pd.DataFrame], convention: str) -> list[dict[st
     return rows
 
 
-def _courses(courses: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[dict[str, Any]]:
-    by_name = {name: results.curves(recipe, grid, name) for name in CONVENTIONS}
+def _curves(curves: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[dict[str, Any]]:
+    by_name = {name: points.curves(recipe, grid, name) for name in CONVENTIONS}
     drawn = []
-    for cell, rows in courses[courses["crops"] > 0].groupby("cell", sort=False):
+    for cell, rows in curves[curves["crops"] > 0].groupby("cell", sort=False):
         first = _plain(rows.iloc[0].to_dict())
         compute = {name: table.loc[rows.index, "compute"].tolist() for name, table in by_name.items()}
         same = {"cell": cell, "size": first["size"], "patch": first["patch"]}
@@ -112,10 +114,10 @@ def _courses(courses: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> lis
     return drawn
 
 
-def _frontier(courses: pd.DataFrame) -> dict[str, list[float]]:
+def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
     from analysis.figures.loss import lower_frontier
 
-    found = lower_frontier(courses[courses["compute"] > 0])
+    found = lower_frontier(curves[curves["compute"] > 0])
     return {"x": found["compute"].tolist(), "y": found["loss"].tolist()}
 
 
@@ -125,7 +127,7 @@ def _fits(
     """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
     from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
 
-    table = results.one_family(table)
+    table = points.one_family(table)
     trained = table[table["trained"].astype(bool)]
     if not len(trained) or trained["compute"].nunique() < MINIMUM_COMPUTES:
         return {}
@@ -194,13 +196,13 @@ def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None)
     )
 
 
-def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, row: ledger.Row) -> float:
+def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, row: ledger.LedgerRow) -> float:
     """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation holds none.
 
     A cell that was resumed counts its training from the first step on, and the starts of its last process alone.
     """
     hours = max(float(row.values.get(name, 0.0)) for name in ("stage_seconds", "train_seconds")) / HOUR
-    wanted = shape(recipe.launch, cell, stage)
+    wanted = stage_resources(recipe.launch, cell, stage)
     return hours * wanted.nodes * wanted.gpus_per_node if recipe.launch.gpus_per_node else hours
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from harness.grid.cells import Cell, cells, fingerprint
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
-from harness.storage.atomic import write_json, write_whole
+from harness.storage.atomic import write_atomic, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,13 +47,13 @@ def _stamp(recipe: Recipe) -> str:
 
 
 def _write(recipe: Recipe, folder: Path) -> list[Path]:
-    from harness.report.points import curves, points
+    from harness.report import points
 
     grid, convention = cells(recipe), recipe.fit.convention
-    courses, found = curves(recipe, grid, convention), points(recipe, grid, convention)
-    written = [_csv(folder / "curves.csv", courses), _csv(folder / "points.csv", found)]
-    if len(courses):
-        written += _loss_figure(recipe, folder, courses, grid)
+    curves, found = points.curves(recipe, grid, convention), points.points(recipe, grid, convention)
+    written = [_csv(folder / "curves.csv", curves), _csv(folder / "points.csv", found)]
+    if len(curves):
+        written += _loss_figure(recipe, folder, curves, grid)
     if found["trained"].any():
         written += _recall_figure(recipe, folder, found)
     written += _exports(folder, found)
@@ -66,7 +66,7 @@ def _page(recipe: Recipe, folder: Path) -> Path:
     from harness.report.page_data import study
 
     path, text = folder / "report.html", page(study(recipe))
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode()))
     return path
 
 
@@ -75,22 +75,22 @@ def _exports(folder: Path, found: pd.DataFrame) -> list[Path]:
     from analysis.figures.latex_table import latex_table
 
     parquet, latex = folder / "points.parquet", folder / "recall.tex"
-    write_whole(parquet, lambda file: found.to_parquet(file, index=False))
-    write_whole(latex, lambda file: file.write(latex_table(found).encode()))
+    write_atomic(parquet, lambda file: found.to_parquet(file, index=False))
+    write_atomic(latex, lambda file: file.write(latex_table(found).encode()))
     return [parquet, latex]
 
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:
-    write_whole(path, lambda file: table.to_csv(file, index=False))
+    write_atomic(path, lambda file: table.to_csv(file, index=False))
     return path
 
 
-def _loss_figure(recipe: Recipe, folder: Path, courses: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
+def _loss_figure(recipe: Recipe, folder: Path, curves: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
     from analysis.figures.loss import loss_versus_compute
     from analysis.figures.save import save
     from harness.report.points import dataset_ranks
 
-    figure = loss_versus_compute(courses, dataset_ranks(recipe, grid), recipe.fit.convention)
+    figure = loss_versus_compute(curves, dataset_ranks(recipe, grid), recipe.fit.convention)
     return [*save(figure, folder / "loss_versus_compute", FORMATS)]
 
 

@@ -1,6 +1,6 @@
 """One cell from its first missing stage to its last: train → embed → evaluate, each ending in a ledger row.
 
-`todo` says what is missing (fast, no torch); `run_cell` is what a job runs. A stage's fingerprint chains the
+`missing_stages` says what is missing (fast, no torch); `run_cell` is what a job runs. A stage's fingerprint chains the
 settings and data that decide its result, so a row that no longer fits its settings counts as missing.
 """
 
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.data.shard_sets import Place, manifest_of
+from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cells import Cell, fingerprint, weights_path
 from harness.recipe.models import Profiles
 from harness.recipe.schema import Recipe
@@ -26,7 +26,7 @@ class StageError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Work:
+class CellWork:
     """A cell's stages with their fingerprints, and those that are not done."""
 
     cell: Cell
@@ -41,7 +41,7 @@ def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
     return tuple(stage for stage in STAGES if wanted[stage])
 
 
-def todo(recipe: Recipe, cell: Cell) -> Work:
+def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
     """What is missing of a cell.
 
     Raises:
@@ -55,7 +55,7 @@ def todo(recipe: Recipe, cell: Cell) -> Work:
             raise StageError(_changed_data(recipe, cell))
         if row is None or row.fingerprint != wanted:
             missing.append(stage)
-    return Work(cell, prints, tuple(missing))
+    return CellWork(cell, prints, tuple(missing))
 
 
 def _changed_data(recipe: Recipe, cell: Cell) -> str:
@@ -109,7 +109,7 @@ def _evaluate_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON
     return [*science, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)]
 
 
-def shards_digest(recipe: Recipe, place: Place) -> str:
+def shards_digest(recipe: Recipe, place: ShardLocation) -> str:
     """What the shards at `place` hold: the SHA-256 of their checksums, from the manifest.
 
     Raises:

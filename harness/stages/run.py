@@ -16,11 +16,11 @@ from harness.distributed.preemption import Preempted
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, cells
 from harness.recipe.schema import Recipe
-from harness.stages.missing import Work, todo
+from harness.stages.missing import CellWork, missing_stages
 from harness.storage import fencing as fence
 from harness.storage import ledger
 from harness.storage.atomic import write_json
-from harness.storage.ledger import Row, Stage
+from harness.storage.ledger import LedgerRow, Stage
 
 
 def run_cell(recipe_json: str, cell_id: str) -> list[str]:
@@ -32,7 +32,7 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
     cell = next(c for c in cells(recipe) if c.id == cell_id)
     folder = cell_folder(recipe, cell)
     with _alone(folder):
-        work = todo(recipe, cell)
+        work = missing_stages(recipe, cell)
         for stage in work.missing:
             _run(recipe, work, stage)
     return list(work.missing)
@@ -40,18 +40,18 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
 
 def run_stage(recipe: Recipe, cell: Cell, stage: Stage) -> None:
     """Run one stage of a cell unless it is done; for a SLURM job, whose `fence` keeps others from the cell."""
-    work = todo(recipe, cell)
+    work = missing_stages(recipe, cell)
     if stage in work.missing:
         _run(recipe, work, stage)
 
 
-def _run(recipe: Recipe, work: Work, stage: Stage) -> None:
+def _run(recipe: Recipe, work: CellWork, stage: Stage) -> None:
     cell, start = work.cell, time.perf_counter()
     values = _RUN[stage](recipe, cell, cell_folder(recipe, cell), work.fingerprints[stage])
     values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
     if is_first_rank():
         fence.check()
-        ledger.record(recipe.output, Row(cell.id, stage, work.fingerprints[stage], values))
+        ledger.record(recipe.output, LedgerRow(cell.id, stage, work.fingerprints[stage], values))
         if stage in _DISCARD:
             _DISCARD[stage](cell_folder(recipe, cell))
 

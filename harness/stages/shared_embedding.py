@@ -15,45 +15,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.embed.parts import ALONE, Element, discard_parts, join_parts, parts_of
+from harness.embed.parts import WHOLE, JobShare, discard_parts, join_parts, parts_of
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 from harness.stages import missing as stages
 from harness.stages.missing import StageError
 from harness.stages.run import is_first_rank, run_stage
-from harness.stages.tasks import EMBED, piece_of, read_piece, undone
+from harness.stages.tasks import EMBED, pending_tasks, read_task, task_name
 from harness.storage import fencing as fence
 from harness.storage import ledger
-from harness.storage.ledger import Row
+from harness.storage.ledger import LedgerRow
 
 
-def run_piece(recipe: Recipe, cell: Cell, piece: str) -> None:
+def run_task(recipe: Recipe, cell: Cell, task: str) -> None:
     """Run a piece of a cell unless it is done; what a SLURM job does.
 
     Raises:
         StageError: evaluation is to run, and the elements have not embedded every part.
     """
-    stage, element = read_piece(piece)
-    if element != ALONE:
-        _run_element(recipe, cell, element)
+    stage, share = read_task(task)
+    if share != WHOLE:
+        _run_element(recipe, cell, share)
         return
     if stage == "evaluate" and is_first_rank() and not finish(recipe, cell, wait=True):
         raise StageError(f"{cell.id} is not embedded whole: run again, and its missing parts are")
     run_stage(recipe, cell, stage)
 
 
-def _run_element(recipe: Recipe, cell: Cell, element: Element) -> None:
+def _run_element(recipe: Recipe, cell: Cell, share: JobShare) -> None:
     from harness.embed.cell import embed_cell
 
-    work, start = stages.todo(recipe, cell), time.perf_counter()
+    work, start = stages.missing_stages(recipe, cell), time.perf_counter()
     if EMBED not in work.missing:
         return
-    values = embed_cell(recipe, cell, cell_folder(recipe, cell), work.fingerprints[EMBED], element)
+    values = embed_cell(recipe, cell, cell_folder(recipe, cell), work.fingerprints[EMBED], share)
     if is_first_rank():
         values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
         fence.check()
-        ledger.record(recipe.output, Row(cell.id, piece_of(EMBED, element), work.fingerprints[EMBED], values))
+        ledger.record(recipe.output, LedgerRow(cell.id, task_name(EMBED, share), work.fingerprints[EMBED], values))
         finish(recipe, cell)
 
 
@@ -63,17 +63,17 @@ def finish(recipe: Recipe, cell: Cell, wait: bool = False) -> bool:
     One process does it at a time; another that finds it busy leaves it to that one. An element leaves it, too, to those
     whose rows are yet to come. With `wait` it is done whatever rows there are, after whoever is at it.
     """
-    folder, work = cell_folder(recipe, cell), stages.todo(recipe, cell)
+    folder, work = cell_folder(recipe, cell), stages.missing_stages(recipe, cell)
     if EMBED not in work.missing:
         return True
-    if not wait and undone(recipe, work)[EMBED]:
+    if not wait and pending_tasks(recipe, work)[EMBED]:
         return False
     if parts_of(recipe, cell, folder, work.fingerprints[EMBED])[1].missing():
         return False  # looked at before the lock is asked for: whoever holds it has seen every part whole
     with _locked(folder, wait) as held:
-        if held and EMBED in stages.todo(recipe, cell).missing:
+        if held and EMBED in stages.missing_stages(recipe, cell).missing:
             _join(recipe, cell, folder, work.fingerprints[EMBED])
-    return EMBED not in stages.todo(recipe, cell).missing
+    return EMBED not in stages.missing_stages(recipe, cell).missing
 
 
 def _join(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> None:
@@ -93,7 +93,7 @@ def _join(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> None:
         "stage_seconds": round(seconds, 3),
     }  # fmt: skip
     fence.check()
-    ledger.record(recipe.output, Row(cell.id, EMBED, fingerprint, values))
+    ledger.record(recipe.output, LedgerRow(cell.id, EMBED, fingerprint, values))
     discard_parts(folder)
     _discard_rows(recipe, cell)
 
@@ -110,7 +110,7 @@ def _locked(folder: Path, wait: bool) -> Iterator[bool]:
         yield True
 
 
-def _rows(recipe: Recipe, cell: Cell, fingerprint: str) -> list[Row]:
+def _rows(recipe: Recipe, cell: Cell, fingerprint: str) -> list[LedgerRow]:
     """What the elements of a cell recorded under these settings, those of another number of elements too."""
     found = (ledger.read(recipe.output, cell.id, path.stem) for path in _row_paths(recipe, cell))
     return [row for row in found if row is not None and row.fingerprint == fingerprint]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a temporary file, flush it to disk, and give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")  # nodes share folders
@@ -27,4 +27,4 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (any JSON value)
     """Write `value` as JSON with sorted keys; ValueError for a number that JSON has not (NaN, infinity)."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode()))

@@ -28,13 +28,13 @@ def checksum(path: Path) -> list[Any]:
         return [os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+def write_checksummed(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as JSON together with its own checksum, whole on disk or not at all."""
     write_json(path, {"value": value, "sha256": _digest(value)})
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote.
+def read_checksummed(path: Path) -> dict[str, Any]:
+    """What `write_checksummed` wrote.
 
     Raises:
         Damaged: the file is missing, is no sealed JSON, or is not what was written.

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.storage.atomic import write_whole
+from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def write_embeddings(
     arrow = pa.Table.from_pandas(pd.concat([table, columns], axis=1), preserve_index=False)
     said = {PROVENANCE: json.dumps(dict(provenance or {}), sort_keys=True).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **said})
-    write_whole(path, lambda file: parquet.write_table(arrow, file))
+    write_atomic(path, lambda file: parquet.write_table(arrow, file))
 
 
 def join_embeddings(path: Path, parts: Sequence[tuple[Path, Sequence[str]]]) -> int:
@@ -59,7 +59,7 @@ def join_embeddings(path: Path, parts: Sequence[tuple[Path, Sequence[str]]]) -> 
             for group in _row_groups(parts):
                 writer.write_table(group, row_group_size=len(group))
 
-    write_whole(path, write)
+    write_atomic(path, write)
     return sum(name.startswith(FEATURE) for name in schema.names)
 
 

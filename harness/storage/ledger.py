@@ -27,7 +27,7 @@ class LedgerError(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class LedgerRow:
     """A stage that is done, or one element of it (`harness.stages.shared_embedding`)."""
 
     cell: str
@@ -40,13 +40,13 @@ def row_path(output: Path, cell: str, stage: str) -> Path:
     return output / "ledger" / cell / f"{stage}.json"
 
 
-def record(output: Path, row: Row) -> None:
+def record(output: Path, row: LedgerRow) -> None:
     """Add a finished stage."""
     value = {"cell": row.cell, "stage": row.stage, "fingerprint": row.fingerprint, "values": row.values}
     write_json(row_path(output, row.cell, row.stage), value)
 
 
-def read(output: Path, cell: str, stage: str) -> Row | None:
+def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
     """The row of a stage, or None while it is not done.
 
     Raises:
@@ -55,14 +55,14 @@ def read(output: Path, cell: str, stage: str) -> Row | None:
     path = row_path(output, cell, stage)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        return Row(value["cell"], value["stage"], value["fingerprint"], dict(value["values"]))
+        return LedgerRow(value["cell"], value["stage"], value["fingerprint"], dict(value["values"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"{path}: not a ledger row ({error}); remove it and run again") from error
 
 
-def rows(output: Path, stage: Stage) -> Iterator[Row]:
+def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:
     """Every row of a stage, in order of cell id."""
     for path in sorted(output.glob(f"ledger/*/{stage}.json")):
         row = read(output, path.parent.name, stage)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from harness.storage.atomic import write_whole
+from harness.storage.atomic import write_atomic
 
 
 class WeightsError(RuntimeError):
@@ -19,7 +19,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, 
     from safetensors.torch import save as to_bytes
 
     tensors = {name: value.contiguous().cpu() for name, value in weights.items()}
-    write_whole(path, lambda file: file.write(to_bytes(tensors, metadata)))
+    write_atomic(path, lambda file: file.write(to_bytes(tensors, metadata)))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

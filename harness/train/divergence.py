@@ -88,7 +88,7 @@ class BadStep:
         return f"step {self.step} is bad ({self.kind}): loss {losses} by rank, gradient norm {self.norm:.4g}"
 
 
-class Guard:
+class DivergenceMonitor:
     """Watches one run. Every rank has one and calls it alike.
 
     Attributes:
@@ -98,23 +98,23 @@ class Guard:
     """
 
     def __init__(
-        self, policy: Policy, here: Ranks, model: nn.Module, squares: Callable[[], Tensor | None] = lambda: None
+        self, policy: Policy, ranks: Ranks, model: nn.Module, squares: Callable[[], Tensor | None] = lambda: None
     ) -> None:
         """`squares`, where it gives any, are this rank's part of each squared gradient norm: (P,), float64."""
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.policy, self.names = policy, [name for name, _ in trained]
         self._squares = squares
-        self._here, self._parameters = here, [p for _, p in trained]
-        copies = [copies_of(p, here.world) for _, p in trained]
-        self._shares = torch.tensor(copies, dtype=torch.float64, device=here.device).reciprocal()  # (P,)
-        self.state = torch.zeros(3, dtype=torch.float64, device=here.device)
-        self.window = torch.zeros(3, dtype=torch.float64, device=here.device)
-        width = 3 + here.world + len(trained)
-        self._records = torch.zeros(RECORDS + 1, width, dtype=torch.float64, device=here.device)  # (R + 1, ...)
-        self._found = torch.zeros((), dtype=torch.int64, device=here.device)
+        self._ranks, self._parameters = ranks, [p for _, p in trained]
+        copies = [copies_of(p, ranks.world) for _, p in trained]
+        self._shares = torch.tensor(copies, dtype=torch.float64, device=ranks.device).reciprocal()  # (P,)
+        self.state = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+        self.window = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+        width = 3 + ranks.world + len(trained)
+        self._records = torch.zeros(RECORDS + 1, width, dtype=torch.float64, device=ranks.device)  # (R + 1, ...)
+        self._found = torch.zeros((), dtype=torch.int64, device=ranks.device)
 
     @torch.no_grad()
-    def judge(self, loss: Tensor, step: int) -> Tensor:
+    def check(self, loss: Tensor, step: int) -> Tensor:
         """Look at a step between its backward pass and its update, on the device alone.
 
         Args:
@@ -123,13 +123,13 @@ class Guard:
         Returns:
             Whether the update must not be applied: a bool scalar on the device, the same on all ranks.
         """
-        world = self._here.world
+        world = self._ranks.world
         slots = torch.zeros(world, dtype=torch.float64, device=loss.device)
-        slots[self._here.rank] = loss.double()
+        slots[self._ranks.rank] = loss.double()
         squares = self._squares()
         if squares is None:
             squares = gradient_squares(self._parameters) * self._shares
-        seen = self._here.sum(torch.cat([slots, squares]))
+        seen = self._ranks.sum(torch.cat([slots, squares]))
         mean, norm = seen[:world].mean(), seen[world:].sum().sqrt()
         running, count, _ = self.state
         broken = ~(torch.isfinite(mean) & torch.isfinite(norm))
@@ -154,7 +154,7 @@ class Guard:
         self.state += torch.cat([step, skip.double()[None]])
         self.window += torch.stack([mean, norm, torch.ones_like(mean)]).masked_fill(broken, 0.0)
 
-    def look(self) -> list[BadStep]:
+    def collect(self) -> list[BadStep]:
         """The bad steps since the last look, the first RECORDS of them. Waits for the device."""
         found = int(self._found)
         rows = self._records[: min(found, RECORDS)].tolist() if found else []
@@ -162,7 +162,7 @@ class Guard:
         return [self._bad_step(row) for row in rows]
 
     def _bad_step(self, row: list[float]) -> BadStep:
-        broken, world = row[1] == BROKEN, self._here.world
+        broken, world = row[1] == BROKEN, self._ranks.world
         losses, squares = row[3 : 3 + world], row[3 + world :]
         return BadStep(
             int(row[0]), "not finite" if broken else "spike", self.policy.nonfinite if broken else self.policy.spike,
@@ -174,7 +174,7 @@ class Guard:
         """Updates left out so far, over restarts too. Waits for the device."""
         return int(self.state[2])
 
-    def enforce(self, found: Sequence[BadStep], saved: Callable[[], str]) -> None:
+    def raise_if_fatal(self, found: Sequence[BadStep], saved: Callable[[], str]) -> None:
         """End the run if a bad step, or the number of those skipped, is not allowed; `saved` says what is on disk.
 
         Raises:

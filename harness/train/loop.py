@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from harness.data.labels import class_count
-from harness.data.to_device import StepInput, steps_ahead
+from harness.data.to_device import StepInput, prefetch_to_device
 from harness.distributed.agreement import Agreement
 from harness.distributed.preemption import Preempted, StopFlag, stop_on_signals
-from harness.distributed.ranks import ranks
+from harness.distributed.ranks import process_group
 from harness.grid.cell_folder import WEIGHTS
 from harness.grid.cells import Cell
 from harness.models.architecture import build, initialise
@@ -30,7 +30,7 @@ from harness.models.layers.attention import attention_kernel, describe_choice
 from harness.recipe.schema import Recipe
 from harness.storage.weights import save_weights
 from harness.train.garbage import collected_garbage
-from harness.train.run import Run, _begin
+from harness.train.run import Run, begin_run
 
 
 def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
@@ -43,25 +43,25 @@ def train_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> di
         Diverged: a step that the recipe does not allow; the checkpoint before it stays.
         ValueError: the shards or the engine do not fit the recipe.
     """
-    with ranks(recipe.launch.device) as here, stop_on_signals() as stop:
+    with process_group(recipe.launch.device) as ranks, stop_on_signals() as stop:
         torch.manual_seed(cell.seed)
-        model = build(cell, classes=class_count(recipe, cell)).to(here.device)
+        model = build(cell, classes=class_count(recipe, cell)).to(ranks.device)
         initialise(model, recipe, cell)
         values: dict[str, Any] = {**_identity(cell), "parameters": sum(p.numel() for p in model.parameters())}
         weights = model.state_dict()
         if cell.training is not None:
             dtype = torch.bfloat16 if cell.training.settings["precision"] == "bf16" else torch.float32
-            with attention_kernel(recipe.launch.attention, here.device, dtype) as kernel:
+            with attention_kernel(recipe.launch.attention, ranks.device, dtype) as kernel:
                 if isinstance(model.config, MaeConfig):
-                    values["attention"] = f"{kernel}: {describe_choice(model.config, here.device, dtype)}"
-                run = _begin(recipe, cell, model, here, folder, fingerprint)
+                    values["attention"] = f"{kernel}: {describe_choice(model.config, ranks.device, dtype)}"
+                run = begin_run(recipe, cell, model, ranks, folder, fingerprint)
                 with closing(run.checkpoints):
                     _train(recipe, run, stop)
             values |= _values(run)
             weights = run.engine.weights()
-        if here.is_first:
+        if ranks.is_first:
             save_weights(folder / WEIGHTS, weights, {"cell": cell.id, "fingerprint": fingerprint})
-        here.wait()
+        ranks.wait()
     return values
 
 
@@ -86,16 +86,16 @@ def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
     """
     launch, progress = recipe.launch, run.progress
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    agree = Agreement(run.here)
+    agree = Agreement(run.ranks)
     run.engine.model.train()
-    log = closing(run.meter) if run.meter else nullcontext()
+    log = closing(run.metrics) if run.metrics else nullcontext()
     with log, closing(_inputs(recipe, run)) as inputs, collected_garbage() as collect:
         while not run.finished:
             if not run.validation_due:  # else a stop came in the midst of it
-                with run.meter.waiting() if run.meter else nullcontext():
+                with run.metrics.waiting() if run.metrics else nullcontext():
                     crops = next(inputs)
                 run.step(crops)
-                if run.at(run.course.log_every):
+                if run.at(run.spec.log_every):
                     run.look()
                     run.log()
             stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * launch.checkpoint_minutes)
@@ -108,7 +108,7 @@ def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
                 run.look()
                 run.save(now=True, best=best)
                 agree.close()
-                raise Preempted(f"{run.cell.id}: {stop}; saved at step {progress.step} of {run.course.steps}")
+                raise Preempted(f"{run.cell.id}: {stop}; saved at step {progress.step} of {run.spec.steps}")
             if due or best:
                 run.look()
                 run.save(best=best)
@@ -120,18 +120,18 @@ def _train(recipe: Recipe, run: Run, stop: StopFlag) -> None:
 def _inputs(recipe: Recipe, run: Run) -> Generator[StepInput]:
     """What the steps still to do take, on the device."""
     crop = run.engine.model.config.crop
-    batches = run.course.batches(run.progress.step, crop, run.cell.seed, run.here, recipe.launch)
-    return steps_ahead(batches, run.noise, run.progress.step, run.here.device)
+    batches = run.spec.batches(run.progress.step, crop, run.cell.seed, run.ranks, recipe.launch)
+    return prefetch_to_device(batches, run.noise, run.progress.step, run.ranks.device)
 
 
 def _values(run: Run) -> dict[str, Any]:
-    progress, course = run.progress, run.course
+    progress, spec = run.progress, run.spec
     return {
-        "crops": progress.step * course.training.batch,
+        "crops": progress.step * spec.training.batch,
         "steps": progress.step,
-        "planned_steps": course.steps,
-        "experiments": list(course.experiments),
-        "wells": len(course.wells),
+        "planned_steps": spec.steps,
+        "experiments": list(spec.experiments),
+        "wells": len(spec.wells),
         "train_seconds": round(progress.seconds, 2),
         "best_validation_loss": progress.best_loss,
         **progress.validation,

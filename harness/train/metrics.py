@@ -34,7 +34,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Machine:
+class Throughput:
     """What speed is measured against: this rank's device, how many like it share the work, and a crop's true cost."""
 
     device: torch.device
@@ -48,11 +48,11 @@ class Machine:
         return crops_per_second * self.flops_per_crop / (self.world * peak) if peak else None
 
 
-class Meter:
+class MetricsLogger:
     """One rank's log of a cell. After a resume, the log continues where the checkpoint stands."""
 
     def __init__(
-        self, folder: Path, title: str, total_steps: int, step: int, batch: int, machine: Machine | None = None,
+        self, folder: Path, title: str, total_steps: int, step: int, batch: int, throughput: Throughput | None = None,
         log_bytes: int = 0,
     ) -> None:  # fmt: skip
         from torch.utils.tensorboard import SummaryWriter
@@ -66,7 +66,7 @@ class Meter:
             total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
             mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr,
         )  # fmt: skip
-        self._batch, self._machine = batch, machine
+        self._batch, self._machine = batch, throughput
         self._since, self._waited = time.perf_counter(), 0.0
 
     @contextmanager

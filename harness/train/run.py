@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.compute.flops import flops_per_crop
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
-from harness.data.to_device import StepInput, prepare
+from harness.data.to_device import StepInput, to_model_input
 from harness.distributed.build_engine import engine_of
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import loss_weights, micro_batch
@@ -23,9 +23,9 @@ from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
 from harness.recipe.fields import per_name
 from harness.recipe.schema import Recipe
-from harness.train.divergence import Guard, Policy
-from harness.train.metrics import Machine, Meter
-from harness.train.run_spec import Course, course_of
+from harness.train.divergence import DivergenceMonitor, Policy
+from harness.train.metrics import MetricsLogger, Throughput
+from harness.train.run_spec import RunSpec, build_run_spec
 from harness.train.validate import validate
 
 
@@ -34,49 +34,49 @@ class Run:
     """A cell in training: its parts, and how far it has come."""
 
     cell: Cell
-    course: Course
+    spec: RunSpec
     engine: Engine
     progress: Progress
-    guard: Guard
+    monitor: DivergenceMonitor
     checkpoints: Checkpoints
-    meter: Meter | None  # on the first rank
-    here: Ranks
+    metrics: MetricsLogger | None  # on the first rank
+    ranks: Ranks
     most: int | None  # crops in one forward pass
     logged: int  # the step of the last row of the log, or of the start
 
     def at(self, every: int) -> bool:
         """Whether the step just done ends a stretch of `every` steps, or the run."""
-        return self.progress.step % every == 0 or self.progress.step == self.course.steps
+        return self.progress.step % every == 0 or self.progress.step == self.spec.steps
 
     @property
     def validation_due(self) -> bool:
         """Whether this step's validation is still to do; also after a stop in the midst of it."""
-        return self.progress.validated < self.progress.step and self.at(self.course.validate_every)
+        return self.progress.validated < self.progress.step and self.at(self.spec.validate_every)
 
     @property
     def finished(self) -> bool:
         """All steps done and validated, or no better validation for as long as early stopping's patience."""
-        early = self.course.training.settings["early_stopping"]
+        early = self.spec.training.settings["early_stopping"]
         patient = early is None or self.progress.stale_validations < early["patience"]
-        return (self.progress.step >= self.course.steps or not patient) and not self.validation_due
+        return (self.progress.step >= self.spec.steps or not patient) and not self.validation_due
 
     def noise(self, step: int, wells: Tensor) -> Tensor:
         """This rank's part of a step's noise, (B, `noise_values`), by its crops' places in the order of training."""
-        first = step * self.course.training.batch + self.here.rank * len(wells)
+        first = step * self.spec.training.batch + self.ranks.rank * len(wells)
         places = range(first, first + len(wells))
         drawn = masking_noise(self.cell.seed, places, self.engine.model.config.noise_values)
-        return self.course.with_labels(wells, drawn)
+        return self.spec.with_labels(wells, drawn)
 
     def step(self, inputs: StepInput) -> None:
         """One update on this rank's crops, in micro-batches of at most `most`."""
         step = self.progress.step
         # Stochastic depth draws from torch's global generator; crops and masks carry their own keys.
-        torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.here.rank]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.ranks.rank]).generate_state(1)[0]))
         loss = self._accumulate(inputs)
-        skip = self.guard.judge(loss, step)
-        skip_update = skip if self.guard.policy.skips else None
-        self.engine.step(self.course.learning_rate(step), skip_update)
-        self.engine.model.settle(skip_update)
+        skip = self.monitor.check(loss, step)
+        skip_update = skip if self.monitor.policy.skips else None
+        self.engine.step(self.spec.learning_rate(step), skip_update)
+        self.engine.model.commit_statistics(skip_update)
         self.progress.step += 1
 
     def _accumulate(self, inputs: StepInput) -> Tensor:
@@ -84,45 +84,45 @@ class Run:
         size = micro_batch(len(inputs), self.most, self.engine.model.group)
         count = len(inputs) // size
         # Every crop hides equally many patches, so crops may be counted in place of them.
-        weights = loss_weights([size] * count, self.course.training.batch, self.here.world)
-        loss = torch.zeros((), device=self.here.device)
+        weights = loss_weights([size] * count, self.spec.training.batch, self.ranks.world)
+        loss = torch.zeros((), device=self.ranks.device)
         for number, weight in enumerate(weights):
             part = inputs.part(number * size, (number + 1) * size)
-            crops = prepare(part.batch.images, self.cell, self.here)  # (size, C, S, S)
+            crops = to_model_input(part.batch.images, self.cell, self.ranks)  # (size, C, S, S)
             loss = loss + self.engine.accumulate(crops, part.noise, weight, last=number == count - 1)
         return loss
 
     def look(self) -> None:
         """Say which steps were bad since the last look, and end the run if the recipe does not allow them."""
-        found = self.guard.look()
+        found = self.monitor.collect()
         for bad in found:
-            if self.meter:
+            if self.metrics:
                 say(f"{self.cell.id}: {bad}")
                 crops = {rank: self._crops(bad.step, rank) for rank in bad.suspects}
-                self.meter.write(bad.row(self.guard.names, crops))
-        self.guard.enforce(found, self.checkpoints.last)
+                self.metrics.write(bad.row(self.monitor.names, crops))
+        self.monitor.raise_if_fatal(found, self.checkpoints.last)
 
     def _crops(self, step: int, rank: int) -> list[str]:
-        part = self.course.training.batch // self.here.world
-        first = step * self.course.training.batch + rank * part
-        return self.course.crops(self.cell.seed, first, part, self.engine.model.config.crop)
+        part = self.spec.training.batch // self.ranks.world
+        first = step * self.spec.training.batch + rank * part
+        return self.spec.crops(self.cell.seed, first, part, self.engine.model.config.crop)
 
     def log(self) -> None:
         """The mean loss and gradient norm of the sound steps since the last row, if there was one."""
-        loss, norm, sound = self.guard.window.tolist()
-        if self.meter and sound:
-            step, rate = self.progress.step, self.course.learning_rate(self.progress.step - 1)
+        loss, norm, sound = self.monitor.window.tolist()
+        if self.metrics and sound:
+            step, rate = self.progress.step, self.spec.learning_rate(self.progress.step - 1)
             values = {"loss": loss / sound, "gradient_norm": norm / sound, "learning_rate": rate}
-            self.meter.advance(step - self.logged, {**values, "progress": step / self.course.steps}, step)
+            self.metrics.advance(step - self.logged, {**values, "progress": step / self.spec.steps}, step)
             self.logged = step
-        self.guard.window.zero_()
+        self.monitor.window.zero_()
 
     def validate(self, stop: StopFlag) -> bool:
         """Measure, log, and count how long there was nothing better; whether it went through without a stop."""
-        progress, early = self.progress, self.course.training.settings["early_stopping"]
-        self.engine.model.agree(self.here.mean)
+        progress, early = self.progress, self.spec.training.settings["early_stopping"]
+        self.engine.model.sync_statistics(self.ranks.mean)
         try:
-            found = validate(self.engine, self.cell, self.course, stop)
+            found = validate(self.engine, self.cell, self.spec, stop)
         except Preempted:
             return False
         loss, best = found["validation_loss"], progress.best_loss
@@ -130,10 +130,10 @@ class Run:
         progress.stale_validations = 0 if better else progress.stale_validations + 1
         progress.best_loss = loss if best is None else min(best, loss)
         progress.validated, progress.validation = progress.step, found
-        if self.meter:
-            crops = progress.step * self.course.training.batch
-            self.meter.write({"kind": "validation", "step": progress.step, "crops": crops, **found})
-            self.meter.pause()
+        if self.metrics:
+            crops = progress.step * self.spec.training.batch
+            self.metrics.write({"kind": "validation", "step": progress.step, "crops": crops, **found})
+            self.metrics.pause()
         return True
 
     @property
@@ -143,35 +143,35 @@ class Run:
 
     def save(self, *, now: bool = False, best: bool = False) -> None:
         """Save what the next step depends on: in the background, or before this returns."""
-        self.progress.log_bytes = self.meter.position() if self.meter else 0
-        self.engine.model.agree(self.here.mean)
+        self.progress.log_bytes = self.metrics.position() if self.metrics else 0
+        self.engine.model.sync_statistics(self.ranks.mean)
         save = self.checkpoints.save_now if now else self.checkpoints.save
         save(self.engine, self.progress, best=best)
 
 
-def _begin(recipe: Recipe, cell: Cell, model: Network, here: Ranks, folder: Path, fingerprint: str) -> Run:
+def begin_run(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks, folder: Path, fingerprint: str) -> Run:
     """Everything in place, from the last whole checkpoint where there is one."""
-    course, launch = course_of(recipe, cell), recipe.launch
-    if course.training.batch % (model.group * here.world):
+    spec, launch = build_run_spec(recipe, cell), recipe.launch
+    if spec.training.batch % (model.group * ranks.world):
         raise ValueError(
-            f"train.batch {course.training.batch} over {here.world} ranks does not divide into groups of {model.group}"
+            f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
         )
-    engine = engine_of(recipe, cell, model, here)
+    engine = engine_of(recipe, cell, model, ranks)
     most = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     bad = recipe.train
     policy = Policy(bad.nonfinite, bad.spike, bad.spike_factor, bad.skip_limit)
-    guard = Guard(policy, here, engine.model, engine.gradient_squares)
+    monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)
     checkpoints = Checkpoints(
-        folder, fingerprint, here, {"guard": guard.state, "window": guard.window}, keep=launch.checkpoint_keep
+        folder, fingerprint, ranks, {"guard": monitor.state, "window": monitor.window}, keep=launch.checkpoint_keep
     )
     progress, notes = checkpoints.resume(engine)
-    meter = None
-    if here.is_first:
-        machine = Machine(here.device, here.world, flops_per_crop("mae_train", cost_of(cell)))
-        meter = Meter(
-            folder, cell.id, course.steps, progress.step, course.training.batch, machine, progress.log_bytes
+    metrics = None
+    if ranks.is_first:
+        throughput = Throughput(ranks.device, ranks.world, flops_per_crop("mae_train", cost_of(cell)))
+        metrics = MetricsLogger(
+            folder, cell.id, spec.steps, progress.step, spec.training.batch, throughput, progress.log_bytes
         )  # fmt: skip
         for note in notes:
             say(f"{cell.id}: {note}")
-            meter.write({"kind": "resume", "step": progress.step, "note": note})
-    return Run(cell, course, engine, progress, guard, checkpoints, meter, here, most, logged=progress.step)
+            metrics.write({"kind": "resume", "step": progress.step, "note": note})
+    return Run(cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, most, logged=progress.step)

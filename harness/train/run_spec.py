@@ -30,7 +30,7 @@ LOG_ROWS = 200
 
 
 @dataclass(frozen=True)
-class Course:
+class RunSpec:
     """What a run of training will do."""
 
     shards: ShardSet
@@ -44,17 +44,17 @@ class Course:
     validate_every: int
     log_every: int
 
-    def batches(self, first: int, crop: int, seed: int, here: Ranks, launch: Launch) -> Generator[Batch]:
+    def batches(self, first: int, crop: int, seed: int, ranks: Ranks, launch: Launch) -> Generator[Batch]:
         """This rank's crops of the steps from `first` on; the shards of a stream are there before they are read."""
         found = training_batches(
             self.shards, self.wells, crop=crop, batch=self.training.batch, seed=seed, first_batch=first,
-            last_batch=self.steps, rank=here.rank, world=here.world, workers=launch.loader_workers,
-            ahead=launch.loader_ahead, order=self.order, pin=here.device.type == "cuda",
+            last_batch=self.steps, rank=ranks.rank, world=ranks.world, workers=launch.loader_workers,
+            ahead=launch.loader_ahead, order=self.order, pin=ranks.device.type == "cuda",
         )  # fmt: skip
         if not isinstance(self.order, StreamOrder):
             return found
         return fetched_ahead(
-            found, self.shards, self.order, first_batch=first, last_batch=self.steps, rank=here.rank, world=here.world
+            found, self.shards, self.order, first_batch=first, last_batch=self.steps, rank=ranks.rank, world=ranks.world
         )
 
     def learning_rate(self, step: int) -> float:
@@ -80,7 +80,7 @@ class Course:
         return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
 
 
-def course_of(recipe: Recipe, cell: Cell) -> Course:
+def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
     """Count steps and choose wells.
 
     Raises:
@@ -117,7 +117,7 @@ def course_of(recipe: Recipe, cell: Cell) -> Course:
         training_order(shards, wells, stream, training.batch, cell.seed) if labels is None
         else labelled_order(cell.architecture, shards, wells, labels, cell.seed)
     )  # fmt: skip
-    return Course(
+    return RunSpec(
         shards, experiments, wells, order, validation, labels, training, steps,
         validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.distributed.build_engine import build_engine
 from harness.distributed.engine import EngineOptions
 from harness.distributed.optimiser import build_optimiser
-from harness.distributed.ranks import Ranks, ranks
+from harness.distributed.ranks import Ranks, process_group
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig, VitClassifier, VitClassifierConfig
@@ -55,23 +55,23 @@ def drawn(step: int, network: Network) -> tuple[Tensor, Tensor]:
     return crops, noise
 
 
-def run_kind(kind: str, engine_name: str, here: Ranks) -> dict[str, Any]:
+def run_kind(kind: str, engine_name: str, ranks: Ranks) -> dict[str, Any]:
     """Losses of a few steps, statistics that norms moved, one weight, and embeddings with and without a plate's own."""
     torch.manual_seed(0)
     rate, optimiser = (0.02, "sgd") if kind.startswith("densenet") else (1e-3, "adamw")
     engine = build_engine(
-        KINDS[kind]().double(), lambda module: build_optimiser(module, optimiser, peak=rate, weight_decay=0.01), here,
+        KINDS[kind]().double(), lambda module: build_optimiser(module, optimiser, peak=rate, weight_decay=0.01), ranks,
         EngineOptions(engine_name),
     )  # fmt: skip
-    network, part = engine.model.train(), BATCH // here.world
-    mine, losses = slice(here.rank * part, (here.rank + 1) * part), []
+    network, part = engine.model.train(), BATCH // ranks.world
+    mine, losses = slice(ranks.rank * part, (ranks.rank + 1) * part), []
     for step in range(STEPS):
         crops, noise = drawn(step, network)
         loss = engine.accumulate(crops[mine], noise[mine], 1.0, last=True)
         engine.step(rate)
-        network.settle(None)
-        losses.append(float(here.mean(loss)))
-    network.agree(here.mean)
+        network.commit_statistics(None)
+        losses.append(float(ranks.mean(loss)))
+    network.sync_statistics(ranks.mean)
     network.eval()
     with torch.no_grad():
         crops = drawn(STEPS, network)[0]
@@ -87,9 +87,9 @@ def run_kind(kind: str, engine_name: str, here: Ranks) -> dict[str, Any]:
 
 def run_kinds(engines: list[str], folder: Path) -> None:
     """All kinds under all engines in one group of ranks; the first rank writes what came of each."""
-    with ranks("cpu") as here:
+    with process_group("cpu") as ranks:
         for kind in KINDS:
             for engine in engines:
-                found = run_kind(kind, engine, here)
-                if here.is_first:
+                found = run_kind(kind, engine, ranks)
+                if ranks.is_first:
                     (folder / f"{kind}-{engine}.json").write_text(json.dumps(found))

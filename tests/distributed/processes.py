@@ -153,7 +153,7 @@ class SignalIn:
     def __call__(self) -> None:
         module = importlib.import_module(self.module)
         module.VALIDATION_BATCH = 4  # type: ignore[attr-defined]  # so that validation has several batches
-        real = module.prepare
+        real = module.to_model_input
 
         def prepare(*arguments: Any) -> Any:
             self.left -= 1
@@ -162,7 +162,7 @@ class SignalIn:
             return real(*arguments)
 
         if os.environ["RANK"] == str(self.rank):
-            module.prepare = prepare  # type: ignore[attr-defined]
+            module.to_model_input = prepare  # type: ignore[attr-defined]
 
 
 class Poison:
@@ -174,7 +174,7 @@ class Poison:
     def __call__(self) -> None:
         from harness.train import run
 
-        real = run.prepare
+        real = run.to_model_input
 
         def prepare(*arguments: Any) -> Any:
             crops = real(*arguments)
@@ -184,7 +184,7 @@ class Poison:
             return crops
 
         if os.environ["RANK"] == str(self.rank):
-            run.prepare = prepare
+            run.to_model_input = prepare
 
 
 def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:

@@ -13,7 +13,7 @@ from distributed import engine_work, processes
 from distributed.engine_work import RATE, STEPS, Trial
 
 from harness.data.prepare import prepare
-from harness.distributed.ranks import ranks
+from harness.distributed.ranks import process_group
 from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
@@ -54,8 +54,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, Any]]:
     """The same steps in one process, by optimiser."""
-    with ranks("cpu") as here:
-        return {name: engine_work.run_trial(Trial("single", name), here) for name in ("lion", "adamw")}
+    with process_group("cpu") as ranks:
+        return {name: engine_work.run_trial(Trial("single", name), ranks) for name in ("lion", "adamw")}
 
 
 @pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from distributed import kind_work, processes
 
-from harness.distributed.ranks import ranks
+from harness.distributed.ranks import process_group
 
 pytestmark = pytest.mark.slow
 ENGINES = ["ddp", "fsdp"]
@@ -28,8 +28,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, Any]]:
-    with ranks("cpu") as here:
-        return {kind: kind_work.run_kind(kind, "single", here) for kind in kind_work.KINDS}
+    with process_group("cpu") as ranks:
+        return {kind: kind_work.run_kind(kind, "single", ranks) for kind in kind_work.KINDS}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

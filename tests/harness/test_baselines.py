@@ -34,7 +34,7 @@ from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.report.points import points
-from harness.stages.missing import StageError, stages_of, todo
+from harness.stages.missing import StageError, missing_stages, stages_of
 from harness.stages.run import run_cell
 from harness.storage import ledger
 from harness.storage.embeddings import read_embeddings, read_provenance
@@ -168,7 +168,7 @@ def test_both_go_the_studys_way_and_stand_beside_its_cells(
     assert set(table["kind"]) == {"imagenet", "profiles"}
     assert table["compute"].isna().all()
     assert not table["trained"].any()
-    assert not todo(recipe, net).missing + todo(recipe, measured).missing
+    assert not missing_stages(recipe, net).missing + missing_stages(recipe, measured).missing
 
 
 @pytest.mark.slow
@@ -177,22 +177,22 @@ def test_other_weights_and_tables_are_evaluated_anew_and_missing_ones_named(
 ) -> None:
     recipe, net, measured = study(tiny_recipe_file, weights, [tmp_path / "cells.csv"])
     with pytest.raises(StageError, match=r"cells\.csv: cannot be read: No such file"):
-        todo(recipe, measured)
+        missing_stages(recipe, measured)
     run(recipe, net)
     as_profiles(tmp_path / "cells.csv", cell_folder(recipe, net) / EMBEDDINGS)
     run(recipe, measured)
     moved = weights.rename(tmp_path / "moved.safetensors")
     again, same, _ = study(tiny_recipe_file, moved, [tmp_path / "cells.csv"])
     assert same.id == net.id  # where weights lie is no part of a cell
-    assert not todo(again, same).missing
+    assert not missing_stages(again, same).missing
     save_file({n: v + 1 for n, v in published().state_dict().items()}, tmp_path / "others.safetensors")
     (tmp_path / "others.csv").write_text((tmp_path / "cells.csv").read_text() + "\n")
     other, net, measured = study(tiny_recipe_file, tmp_path / "others.safetensors", [tmp_path / "others.csv"])
-    assert todo(other, net).missing == ("embed", "evaluate")
-    assert todo(other, measured).missing == ("evaluate",)
+    assert missing_stages(other, net).missing == ("embed", "evaluate")
+    assert missing_stages(other, measured).missing == ("evaluate",)
     gone, net, _ = study(tiny_recipe_file, tmp_path / "gone.safetensors", [tmp_path / "cells.csv"])
     with pytest.raises(StageError, match=r"gone\.safetensors: cannot be read: No such file"):
-        todo(gone, net)
+        missing_stages(gone, net)
 
 
 WELLS = pd.DataFrame({"experiment": ["e1", "e1", "e2"], "plate": ["1", "1", "2"], "well": ["A01", "B12", "A01"]})

@@ -20,7 +20,7 @@ from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.embeddings import read_embeddings
-from harness.storage.ledger import Row
+from harness.storage.ledger import LedgerRow
 from harness.train.loop import train_cell
 from shards.reader.shard_set import ShardSet
 
@@ -36,9 +36,9 @@ def finished(tiny_recipe: Recipe) -> Recipe:
     """The tiny study with one cell trained and one evaluation in the ledger."""
     cell = cell_of(tiny_recipe, "trained")
     values = train_cell(tiny_recipe, cell, cell_folder(tiny_recipe, cell), "print")
-    ledger.record(tiny_recipe.output, Row(cell.id, "train", "print", values))
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "train", "print", values))
     found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
-    ledger.record(tiny_recipe.output, Row(cell.id, "evaluate", "e", found | {"recall": {"a|b": RECALL}}))
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", found | {"recall": {"a|b": RECALL}}))
     return tiny_recipe
 
 
@@ -53,9 +53,9 @@ def deep(tiny_recipe: Recipe) -> Recipe:
         if name.endswith("ls.gamma"):
             weights[name] = torch.ones_like(weights[name])  # it starts at 1e-4: a block hardly adds before it trains
     save_file(weights, folder / WEIGHTS)
-    ledger.record(tiny_recipe.output, Row(cell.id, "train", "print", values))
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "train", "print", values))
     found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
-    ledger.record(tiny_recipe.output, Row(cell.id, "evaluate", "e", found | {"recall": {"a": RECALL}}))
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", found | {"recall": {"a": RECALL}}))
     return tiny_recipe
 
 

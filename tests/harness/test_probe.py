@@ -17,7 +17,7 @@ from harness.probe import block_features, main
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.embeddings import read_embeddings
-from harness.storage.ledger import Row
+from harness.storage.ledger import LedgerRow
 from harness.train.loop import train_cell
 
 
@@ -30,7 +30,7 @@ def cell(tiny_recipe: Recipe) -> Cell:
     weights = load_file(folder / WEIGHTS)
     weights |= {name: value.fill_(1) for name, value in weights.items() if name.endswith("ls.gamma")}
     save_file(weights, folder / WEIGHTS)
-    ledger.record(tiny_recipe.output, Row(cell.id, "train", "print", values))
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "train", "print", values))
     return cell
 
 

@@ -199,10 +199,10 @@ def test_a_process_that_dies_costs_the_cell_it_was_at_and_no_other(
 
 def test_local_processes_take_cells_in_order_and_none_stays_idle(tiny_recipe_file: Path) -> None:
     recipe = load(tiny_recipe_file, "laptop", ["launch.cells_per_job=4"])
-    todo = cells(recipe)
-    assert [len(batch) for batch in batches(todo, recipe.launch)] == [4, 3]
-    assert [cell for batch in batches(todo, recipe.launch) for cell in batch] == list(todo)
-    assert [len(batch) for batch in batches(todo[:3], recipe.launch)] == [2, 1]
+    pending = cells(recipe)
+    assert [len(batch) for batch in batches(pending, recipe.launch)] == [4, 3]
+    assert [cell for batch in batches(pending, recipe.launch) for cell in batch] == list(pending)
+    assert [len(batch) for batch in batches(pending[:3], recipe.launch)] == [2, 1]
 
 
 def test_two_sweeps_of_one_study_do_not_run_at_once(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from slurm.slurm_cluster import Cluster, start
 from harness.grid.cells import cells
 from harness.launch.slurm import commands
 from harness.launch.slurm import options as shapes
-from harness.plan.resources import Shape, shape
+from harness.plan.resources import Resources, stage_resources
 from harness.recipe.load import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -31,12 +31,12 @@ def test_256_gpus_for_one_cell(large: Cluster, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, large.environment[name])
     recipe = load(SCALING, "slurm", ["launch.cpus_per_task=1"])
     largest = next(cell for cell in cells(recipe) if cell.model == "vit_l8_plus" and cell.kind == "trained")
-    wanted = shape(recipe.launch, largest, "train")
+    wanted = stage_resources(recipe.launch, largest, "train")
     assert commands.refusal(shapes.arguments(recipe, wanted)) is None
     said = large.run(
         "srun", "--nodes=32", "--ntasks-per-node=8", "--gpus-per-node=8", "printenv", "SLURMD_NODENAME", seconds=200
     )
     assert len(said.split()) == 256
     assert len(set(said.split())) == 32
-    too_many = shapes.arguments(recipe, Shape(33, 8, 8, 1))
+    too_many = shapes.arguments(recipe, Resources(33, 8, 8, 1))
     assert "not available" in str(commands.refusal(too_many))

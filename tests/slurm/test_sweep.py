@@ -206,8 +206,8 @@ def test_two_simultaneous_runs_submit_each_cell_once(cluster: Cluster, slurm_rec
     said = [process.communicate(timeout=200)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sorted("submitted job" in text for text in said) == [False, True]
-    book = json.loads((slurm_recipe.parent / "out" / "jobs" / "book.json").read_text())
-    given = [(cell, entry["stage"]) for entry in book["entries"] for cell in entry["cells"]]
+    submissions = json.loads((slurm_recipe.parent / "out" / "jobs" / "book.json").read_text())
+    given = [(cell, entry["stage"]) for entry in submissions["entries"] for cell in entry["cells"]]
     assert len(given) == len(set(given))
     cancelled = sweep("cancel", slurm_recipe)
     assert "resume submits them again" in cancelled.stdout

@@ -14,9 +14,9 @@ from typing import Literal
 from harness.launch.slurm.job_states import JobState
 from harness.storage.atomic import write_json
 
-Verdict = Literal["passes", "stays"]
+Verdict = Literal["transient", "permanent"]
 
-PASSING = {
+TRANSIENT = {
     "PREEMPTED": "preempted",
     "NODE_FAIL": "a node failed",
     "BOOT_FAIL": "a node failed to boot",
@@ -67,13 +67,13 @@ def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
 def cause(state: JobState, failure: Failure | None) -> Cause:
     """Why an attempt that has ended without its result failed."""
     if state.state == "OUT_OF_MEMORY":
-        return Cause("out of memory", "stays")
+        return Cause("out of memory", "permanent")
     if failure is not None and failure.kind not in (*CONSEQUENCES, "Preempted", "Fenced"):
-        return Cause(f"{failure.kind}: {failure.message}".splitlines()[0], "stays")
-    if state.state in PASSING:
-        return Cause(PASSING[state.state], "passes")
+        return Cause(f"{failure.kind}: {failure.message}".splitlines()[0], "permanent")
+    if state.state in TRANSIENT:
+        return Cause(TRANSIENT[state.state], "transient")
     if state.reason == "DependencyNeverSatisfied":
-        return Cause("what it depends on failed", "passes")
+        return Cause("what it depends on failed", "transient")
     if state.state == "UNKNOWN":
-        return Cause("lost: SLURM knows nothing of it", "passes")
-    return Cause(f"{state.state.lower()}, and left no reason: killed?", "passes")
+        return Cause("lost: SLURM knows nothing of it", "transient")
+    return Cause(f"{state.state.lower()}, and left no reason: killed?", "transient")

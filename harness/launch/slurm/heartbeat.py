@@ -13,20 +13,20 @@ from harness.storage.atomic import write_json
 BEAT_SECONDS = 20
 
 
-def _job() -> str:
+def job_id() -> str:
     array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
-def heartbeat(folder: Path, piece: str) -> Path:
+def heartbeat(folder: Path, task: str) -> Path:
     """Where the job of a piece says that it lives."""
-    return folder / f"heartbeat-{piece}.json"
+    return folder / f"heartbeat-{task}.json"
 
 
-def _beat(path: Path) -> None:
+def start_heartbeat(path: Path) -> None:
     """Say every few seconds that this start lives, for clusters that keep no account of their jobs."""
     restart, code = int(os.environ.get("SLURM_RESTART_COUNT", "0")), str(Path(__file__).parents[3])
-    beat: dict[str, Any] = {"job": _job(), "restart": restart, "code": code}
+    beat: dict[str, Any] = {"job": job_id(), "restart": restart, "code": code}
 
     def go_on() -> None:
         while True:

@@ -15,16 +15,16 @@ from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
 from harness.launch.slurm import commands
 from harness.launch.slurm.failures import Failure, leave
-from harness.launch.slurm.heartbeat import _beat, _job, heartbeat
+from harness.launch.slurm.heartbeat import heartbeat, job_id, start_heartbeat
 from harness.recipe.schema import Recipe
-from harness.stages import shared_embedding as elements
+from harness.stages import shared_embedding
 from harness.storage import fencing as fence
 from harness.storage.fencing import Fence, Start
 
 REQUEUE_SECONDS = 120  # within which SLURM ends a job that it has put back into the queue
 
 
-def run_piece(recipe_json: str, cell_id: str, piece: str, attempt: int) -> None:
+def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
     """Run one piece of a cell (`harness.stages.shared_embedding`), if it is still missing.
 
     Raises:
@@ -39,26 +39,26 @@ def run_piece(recipe_json: str, cell_id: str, piece: str, attempt: int) -> None:
     with stop_on_signals() as stop:
         try:
             if rank == 0:
-                fence.hold(Fence(folder, piece, _start(attempt)))
-                _beat(heartbeat(folder, piece))
-            elements.run_piece(recipe, cell, piece)
+                fence.hold(Fence(folder, task, _start(attempt)))
+                start_heartbeat(heartbeat(folder, task))
+            shared_embedding.run_task(recipe, cell, task)
         except Preempted:
             if stop.reason == "SIGUSR2":  # the time limit is near, or a dearer job wants the nodes
                 _back_into_the_queue(rank)
             raise
         except Exception as error:
             leave(
-                folder, Failure(piece, attempt, rank, _job(), type(error).__name__, str(error), traceback.format_exc())
+                folder, Failure(task, attempt, rank, job_id(), type(error).__name__, str(error), traceback.format_exc())
             )
             raise
 
 
 def _start(attempt: int) -> Start:
-    return Start(attempt, int(os.environ.get("SLURM_RESTART_COUNT", "0")), _job())
+    return Start(attempt, int(os.environ.get("SLURM_RESTART_COUNT", "0")), job_id())
 
 
 def _back_into_the_queue(rank: int) -> None:
     """Requeue this job and wait for SLURM to end it: a rank that left early would end the others unheard."""
     if rank == 0:
-        commands.requeue(_job())
+        commands.requeue(job_id())
     time.sleep(REQUEUE_SECONDS)

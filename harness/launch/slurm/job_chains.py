@@ -10,14 +10,13 @@ from harness.launch.slurm.failures import Cause, cause, first_failure
 from harness.launch.slurm.job_states import JobState
 from harness.launch.slurm.submissions import Submitted
 from harness.recipe.schema import Recipe
-from harness.stages import tasks
-from harness.stages.missing import Work
-from harness.stages.tasks import read_piece
+from harness.stages.missing import CellWork
+from harness.stages.tasks import pending_tasks, read_task, stage_tasks
 from harness.storage.ledger import Stage
 
 
 @dataclass(frozen=True)
-class Chain:
+class JobChain:
     """What of a cell is to be submitted.
 
     Attributes:
@@ -28,60 +27,60 @@ class Chain:
     """
 
     cell: Cell
-    pieces: tuple[tuple[str, ...], ...]
+    tasks: tuple[tuple[str, ...], ...]
     after: tuple[str, ...]
     beside: tuple[str, ...]
     replaced: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldBack:
     """A cell that is not submitted again, and why."""
 
     cell: Cell
-    piece: str
+    task: str
     cause: Cause
 
 
 def decide(
-    recipe: Recipe, work: Work, jobs: dict[str, Submitted], known: dict[str, JobState], force: bool
-) -> Chain | Held | None:
+    recipe: Recipe, work: CellWork, jobs: dict[str, Submitted], known: dict[str, JobState], force: bool
+) -> JobChain | HeldBack | None:
     """What to do about a cell: submit from its first stage that live jobs do not cover, hold it back, or nothing."""
-    live = {piece: one.job for piece, one in jobs.items() if known[one.job].is_live}
-    undone = tasks.undone(recipe, work)
-    wanted = [pieces or _putting_together(recipe, stage, live) for stage, pieces in undone.items()]
-    first = next((place for place, pieces in enumerate(wanted) if not live.keys() >= set(pieces)), None)
+    live = {task: one.job for task, one in jobs.items() if known[one.job].is_live}
+    pending = pending_tasks(recipe, work)
+    wanted = [tasks or _putting_together(recipe, stage, live) for stage, tasks in pending.items()]
+    first = next((place for place, tasks in enumerate(wanted) if not live.keys() >= set(tasks)), None)
     if first is None:
         return None
-    lacking = tuple(piece for piece in wanted[first] if piece not in live)
-    for piece in lacking:
-        why = _holds_back(recipe, work.cell, piece, jobs.get(piece), known)
+    lacking = tuple(task for task in wanted[first] if task not in live)
+    for task in lacking:
+        why = _holds_back(recipe, work.cell, task, jobs.get(task), known)
         if why is not None and not force:
-            return Held(work.cell, piece, why)
-    after = [live[piece] for piece in (wanted[first - 1] if first else ())]
-    beside = [live[piece] for piece in wanted[first] if piece in live]
-    known_pieces = {piece for stage in undone for piece in tasks.pieces(recipe, stage)}
-    outdated = {piece for piece in live if piece not in known_pieces and read_piece(piece)[0] in work.missing[first:]}
-    later = {piece for pieces in wanted[first + 1 :] for piece in pieces}
-    replaced = [live[piece] for piece in live if piece in outdated | later]
-    return Chain(work.cell, (lacking, *wanted[first + 1 :]), tuple(after), tuple(beside), tuple(replaced))
+            return HeldBack(work.cell, task, why)
+    after = [live[task] for task in (wanted[first - 1] if first else ())]
+    beside = [live[task] for task in wanted[first] if task in live]
+    known_tasks = {task for stage in pending for task in stage_tasks(recipe, stage)}
+    outdated = {task for task in live if task not in known_tasks and read_task(task)[0] in work.missing[first:]}
+    later = {task for tasks in wanted[first + 1 :] for task in tasks}
+    replaced = [live[task] for task in live if task in outdated | later]
+    return JobChain(work.cell, (lacking, *wanted[first + 1 :]), tuple(after), tuple(beside), tuple(replaced))
 
 
 def _putting_together(recipe: Recipe, stage: Stage, live: dict[str, str]) -> tuple[str, ...]:
     """All elements are done and their stage is not: one that lives is at it; else the first, run again, will be."""
-    every = tasks.pieces(recipe, stage)
-    return tuple(piece for piece in every if piece in live)[:1] or every[:1]
+    every = stage_tasks(recipe, stage)
+    return tuple(task for task in every if task in live)[:1] or every[:1]
 
 
 def _holds_back(
-    recipe: Recipe, cell: Cell, piece: str, dead: Submitted | None, known: dict[str, JobState]
+    recipe: Recipe, cell: Cell, task: str, dead: Submitted | None, known: dict[str, JobState]
 ) -> Cause | None:
     """Why a piece whose job has ended without its result is not to be submitted again; None if it is."""
     if dead is None:
         return None
-    why = cause(known[dead.job], first_failure(cell_folder(recipe, cell), piece, dead.attempt))
-    if why.verdict == "stays":
+    why = cause(known[dead.job], first_failure(cell_folder(recipe, cell), task, dead.attempt))
+    if why.verdict == "permanent":
         return why
     if dead.attempt >= recipe.launch.slurm.attempts and known[dead.job].state != "CANCELLED":
-        return Cause(f"{why.text}; {dead.attempt} attempts", "stays")
+        return Cause(f"{why.text}; {dead.attempt} attempts", "permanent")
     return None

@@ -75,10 +75,10 @@ def _from_squeue(arrays: set[str]) -> dict[str, JobState]:
     lines = ask("squeue", "--me", "--noheader", "--array", "--states=all", "--format=%A|%F_%K|%T|%r").splitlines()
     found = {}
     for line in lines:
-        number, element, state, reason = line.split("|", 3)
-        array = _array(element)
+        number, job, state, reason = line.split("|", 3)
+        array = _array(job)
         if array in arrays or number in arrays:
-            found[array if element.endswith("_N/A") else element] = JobState(state, reason)
+            found[array if job.endswith("_N/A") else job] = JobState(state, reason)
     return found
 
 

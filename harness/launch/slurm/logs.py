@@ -8,9 +8,9 @@ from pathlib import Path
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell
 from harness.launch.slurm.failures import Failure, first_failure
-from harness.launch.slurm.submissions import Book, Entry
+from harness.launch.slurm.submissions import Submissions, SubmittedArray
 from harness.recipe.schema import Recipe
-from harness.stages.tasks import read_piece
+from harness.stages.tasks import read_task
 from harness.storage.ledger import STAGES
 
 LINES = 40
@@ -18,7 +18,7 @@ LINES = 40
 
 def shown(recipe: Recipe, cell: Cell, rank: int | None) -> str:
     """The trace of what failed last and the end of that rank's logs; of `rank` where one is asked for."""
-    entries = [entry for entry in Book(recipe.output).entries if cell.id in entry.cells and entry.array]
+    entries = [entry for entry in Submissions(recipe.output).entries if cell.id in entry.cells and entry.array]
     if not entries:
         return f"{cell.id}: no job of it is in {recipe.output / 'jobs'}"
     failure = _last_failure(recipe, cell, entries)
@@ -31,14 +31,14 @@ def shown(recipe: Recipe, cell: Cell, rank: int | None) -> str:
     return "\n".join(parts)
 
 
-def _last_failure(recipe: Recipe, cell: Cell, entries: list[Entry]) -> Failure | None:
+def _last_failure(recipe: Recipe, cell: Cell, entries: list[SubmittedArray]) -> Failure | None:
     attempts = {(entry.stage, entry.attempts[entry.cells.index(cell.id)]) for entry in entries}
-    ordered = sorted(attempts, key=lambda one: (one[1], STAGES.index(read_piece(one[0])[0])), reverse=True)
+    ordered = sorted(attempts, key=lambda one: (one[1], STAGES.index(read_task(one[0])[0])), reverse=True)
     found = (first_failure(cell_folder(recipe, cell), stage, attempt) for stage, attempt in ordered)
     return next((failure for failure in found if failure is not None), None)
 
 
-def _logs(cell: Cell, entries: list[Entry], rank: int) -> Iterator[str]:
+def _logs(cell: Cell, entries: list[SubmittedArray], rank: int) -> Iterator[str]:
     """SLURM appends to a job's logs when it restarts it, so one file holds all its restarts."""
     for entry in entries:
         job = entry.job(entry.cells.index(cell.id))

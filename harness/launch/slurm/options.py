@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from harness.plan.resources import Shape
+from harness.plan.resources import Resources
 from harness.recipe.launch import Slurm
 from harness.recipe.schema import Recipe
 
@@ -26,7 +26,7 @@ FIELDS = {
 """Words of SLURM's refusals, and the recipe's field that each speaks of; the first that occurs counts."""
 
 
-def options(recipe: Recipe, wanted: Shape) -> dict[str, Any]:
+def options(recipe: Recipe, wanted: Resources) -> dict[str, Any]:
     """sbatch's options for a shape, by their long names; those the recipe does not set are left to the cluster."""
     slurm = recipe.launch.slurm
     found = {
@@ -41,12 +41,12 @@ def options(recipe: Recipe, wanted: Shape) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def arguments(recipe: Recipe, wanted: Shape) -> list[str]:
+def arguments(recipe: Recipe, wanted: Resources) -> list[str]:
     """The same as sbatch's arguments."""
     return [f"--{name.replace('_', '-')}={value}" for name, value in options(recipe, wanted).items()]
 
 
-def parameters(recipe: Recipe, wanted: Shape, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
+def parameters(recipe: Recipe, wanted: Resources, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
     """submitit's parameters: the options, and how the job begins, is told to stop, and depends on others."""
     slurm = recipe.launch.slurm
     container = [f"--container-image={slurm.container}"] if slurm.container else []

@@ -15,9 +15,9 @@ def report_and_resume(recipe_json: str) -> None:
     from harness.report.write import report
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
-    works = [stages.todo(recipe, cell) for cell in cells(recipe)]
+    work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
     for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
         del os.environ[name]  # what this job was given is not what the next shall ask for
-    submission = submit(recipe, works, report_and_resume)
+    submission = submit(recipe, work_items, report_and_resume)
     print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
     report(recipe)

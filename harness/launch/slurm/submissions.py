@@ -22,7 +22,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Entry:
+class SubmittedArray:
     """One job array, or the job that reports when all is over (stage `report`, no cells).
 
     `name` is unique; `stage` may be one element of a stage, `embed.3-of-8` (`shared_embedding`); `attempts` counts for
@@ -57,16 +57,16 @@ class Submitted:
     folder: Path
 
 
-class BookError(ValueError):
+class SubmissionsError(ValueError):
     """A job book that cannot be read; the text names it."""
 
 
-class Book:
+class Submissions:
     """Entries in the order of their submission. Change it only while holding `locked`."""
 
     def __init__(self, output: Path) -> None:
         self.path = output / "jobs" / "book.json"
-        self.entries: list[Entry] = _read(self.path)
+        self.entries: list[SubmittedArray] = _read(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,7 +78,7 @@ class Book:
             self._settle()
             yield
 
-    def plan(self, entry: Entry) -> None:
+    def plan(self, entry: SubmittedArray) -> None:
         """Note an array that is about to be submitted."""
         self.entries.append(entry)
         self._write()
@@ -118,7 +118,7 @@ class Book:
         write_json(self.path, {"version": 1, "entries": [asdict(entry) for entry in self.entries]})
 
 
-def _read(path: Path) -> list[Entry]:
+def _read(path: Path) -> list[SubmittedArray]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -126,10 +126,10 @@ def _read(path: Path) -> list[Entry]:
     try:
         return [_entry(value) for value in json.loads(text)["entries"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise BookError(
+        raise SubmissionsError(
             f"{path}: not a job book ({error}); move it away, and SLURM's queue is all that is known"
         ) from None
 
 
-def _entry(value: dict[str, Any]) -> Entry:
-    return Entry(**{**value, "cells": tuple(value["cells"]), "attempts": tuple(value["attempts"])})
+def _entry(value: dict[str, Any]) -> SubmittedArray:
+    return SubmittedArray(**{**value, "cells": tuple(value["cells"]), "attempts": tuple(value["attempts"])})

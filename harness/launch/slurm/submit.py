@@ -19,29 +19,29 @@ from harness.grid.cells import Cell
 from harness.launch.slurm import commands
 from harness.launch.slurm.code_snapshot import snapshot
 from harness.launch.slurm.commands import SlurmError
-from harness.launch.slurm.job import run_piece
-from harness.launch.slurm.job_chains import Chain, Held, decide
+from harness.launch.slurm.job import run_task
+from harness.launch.slurm.job_chains import HeldBack, JobChain, decide
 from harness.launch.slurm.job_states import JobState, states
 from harness.launch.slurm.options import arguments, field_of, parameters
-from harness.launch.slurm.submissions import Book, Entry, Key, Submitted
-from harness.plan.resources import Shape, shape
+from harness.launch.slurm.submissions import Key, Submissions, Submitted, SubmittedArray
+from harness.plan.resources import Resources, stage_resources
 from harness.recipe.schema import Recipe
-from harness.stages.missing import Work
-from harness.stages.tasks import read_piece
+from harness.stages.missing import CellWork
+from harness.stages.tasks import read_task
 
 REPORT = "report"
 LastJob = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmitResult:
     """What one call submitted, and what it held back."""
 
-    entries: tuple[Entry, ...]
-    held: tuple[Held, ...]
+    entries: tuple[SubmittedArray, ...]
+    held: tuple[HeldBack, ...]
 
 
-def submit(recipe: Recipe, works: Sequence[Work], last_job: LastJob, force: bool = False) -> Submission:
+def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, force: bool = False) -> SubmitResult:
     """Submit what is missing and neither queued nor running; `force` tries again what failed for a permanent reason.
 
     `last_job` runs in a job after all others, with the recipe's JSON.
@@ -51,30 +51,30 @@ def submit(recipe: Recipe, works: Sequence[Work], last_job: LastJob, force: bool
     Raises:
         SlurmError: SLURM does not answer, or refuses a shape; in that case nothing was submitted.
     """
-    book = Book(recipe.output)
-    with book.locked():
-        latest = book.latest()
+    submissions = Submissions(recipe.output)
+    with submissions.locked():
+        latest = submissions.latest()
         of_cell: dict[str, dict[str, Submitted]] = {}
-        for (cell, piece), submitted in latest.items():
-            of_cell.setdefault(cell, {})[piece] = submitted
+        for (cell, task), submitted in latest.items():
+            of_cell.setdefault(cell, {})[task] = submitted
         known = states([submitted.job for submitted in latest.values()])
-        chains: list[Chain] = []
-        held: list[Held] = []
-        for work in works:
+        chains: list[JobChain] = []
+        held: list[HeldBack] = []
+        for work in work_items:
             found = decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
-            if isinstance(found, Chain):
+            if isinstance(found, JobChain):
                 chains.append(found)
             elif found is not None:
                 held.append(found)
         _ask_for_refusals(recipe, chains)
-        _adjust_throttles(recipe, book, known)
+        _adjust_throttles(recipe, submissions, known)
         commands.cancel([job for chain in chains for job in chain.replaced])
-        entries = _submit_chains(recipe, book, chains, latest, last_job)
-    return Submission(tuple(entries), tuple(held))
+        entries = _submit_chains(recipe, submissions, chains, latest, last_job)
+    return SubmitResult(tuple(entries), tuple(held))
 
 
-def _ask_for_refusals(recipe: Recipe, chains: Sequence[Chain]) -> None:
-    wanted = {_shape(recipe, chain.cell, pieces[0]) for chain in chains for pieces in chain.pieces}
+def _ask_for_refusals(recipe: Recipe, chains: Sequence[JobChain]) -> None:
+    wanted = {_resources(recipe, chain.cell, tasks[0]) for chain in chains for tasks in chain.tasks}
     slurm = recipe.launch.slurm
     longest = commands.longest_minutes(slurm.partition) if wanted else math.inf
     if 60 * slurm.hours > longest:
@@ -89,55 +89,59 @@ def _ask_for_refusals(recipe: Recipe, chains: Sequence[Chain]) -> None:
             )
 
 
-def _adjust_throttles(recipe: Recipe, book: Book, known: dict[str, JobState]) -> None:
+def _adjust_throttles(recipe: Recipe, submissions: Submissions, known: dict[str, JobState]) -> None:
     """Give arrays that still wait the throttle that the recipe has now."""
-    for entry in list(book.entries):
+    for entry in list(submissions.entries):
         waits = any(known[job].phase == "queued" for job in entry.jobs if job in known)
         if len(entry.cells) > 1 and waits and entry.array and entry.throttle != recipe.launch.parallel:
             commands.throttle(entry.array, recipe.launch.parallel)
-            book.set_throttle(entry.name, recipe.launch.parallel)
+            submissions.set_throttle(entry.name, recipe.launch.parallel)
 
 
 def _submit_chains(
-    recipe: Recipe, book: Book, chains: Sequence[Chain], latest: dict[Key, Submitted], last_job: LastJob
-) -> list[Entry]:
+    recipe: Recipe,
+    submissions: Submissions,
+    chains: Sequence[JobChain],
+    latest: dict[Key, Submitted],
+    last_job: LastJob,
+) -> list[SubmittedArray]:
     """Submit chains grouped into arrays, and the report after them and after all that is still under way."""
     if not chains:
         return []
     code = snapshot(recipe.output)
     largest = commands.max_array_size() - 1
-    entries: list[Entry] = []
+    entries: list[SubmittedArray] = []
     for group in _groups(recipe, chains):
         for start in range(0, len(group), largest):
-            entries += _submit_group(recipe, book, group[start : start + largest], latest, code)
-    entries.append(_submit_report(recipe, book, code, last_job))
+            entries += _submit_group(recipe, submissions, group[start : start + largest], latest, code)
+    entries.append(_submit_report(recipe, submissions, code, last_job))
     return entries
 
 
-def _groups(recipe: Recipe, chains: Sequence[Chain]) -> list[list[Chain]]:
+def _groups(recipe: Recipe, chains: Sequence[JobChain]) -> list[list[JobChain]]:
     """Chains that can share arrays: the same pieces in the same shapes, waiting for the same jobs or for none."""
 
-    def key(chain: Chain) -> tuple[Any, ...]:
-        shapes = tuple(_shape(recipe, chain.cell, pieces[0]) for pieces in chain.pieces)
-        return chain.after, chain.beside, chain.pieces, shapes
+    def key(chain: JobChain) -> tuple[Any, ...]:
+        shapes = tuple(_resources(recipe, chain.cell, tasks[0]) for tasks in chain.tasks)
+        return chain.after, chain.beside, chain.tasks, shapes
 
     return [list(group) for _, group in itertools.groupby(sorted(chains, key=key), key)]
 
 
-def _shape(recipe: Recipe, cell: Cell, piece: str) -> Shape:
-    return shape(recipe.launch, cell, read_piece(piece)[0])
+def _resources(recipe: Recipe, cell: Cell, task: str) -> Resources:
+    return stage_resources(recipe.launch, cell, read_task(task)[0])
 
 
 def _submit_group(
-    recipe: Recipe, book: Book, group: Sequence[Chain], latest: dict[Key, Submitted], code: Path
-) -> list[Entry]:
+    recipe: Recipe, submissions: Submissions, group: Sequence[JobChain], latest: dict[Key, Submitted], code: Path
+) -> list[SubmittedArray]:
     chain, cells = group[0], [chain.cell for chain in group]
     dependency = _once("afterok", chain.after)
-    entries: list[Entry] = []
-    for place, pieces in enumerate(chain.pieces):
+    entries: list[SubmittedArray] = []
+    for place, tasks in enumerate(chain.tasks):
         arrays = []
-        for piece in pieces:
-            entry = _submit_array(recipe, book, piece, cells, latest, code, dependency)
+        for task in tasks:
+            entry = _submit_array(recipe, submissions, task, cells, latest, code, dependency)
             arrays.append(entry.array or "")
             entries.append(entry)
         waits = [_once("aftercorr" if len(cells) > 1 else "afterok", arrays)]
@@ -147,18 +151,18 @@ def _submit_group(
 
 
 def _submit_array(
-    recipe: Recipe, book: Book, piece: str, cells: Sequence[Cell], latest: dict[Key, Submitted], code: Path,
-    dependency: str | None,
-) -> Entry:  # fmt: skip
+    recipe: Recipe, submissions: Submissions, task: str, cells: Sequence[Cell], latest: dict[Key, Submitted],
+    code: Path, dependency: str | None,
+) -> SubmittedArray:  # fmt: skip
     """Submit one piece of each of these cells, and note it in the book before and after."""
-    before = (latest.get((cell.id, piece)) for cell in cells)
+    before = (latest.get((cell.id, task)) for cell in cells)
     attempts = tuple(submitted.attempt + 1 if submitted else 1 for submitted in before)
-    entry = _entry(recipe, piece, tuple(cell.id for cell in cells), attempts)
-    book.plan(entry)
-    wanted = parameters(recipe, _shape(recipe, cells[0], piece), entry.name, code, dependency)
+    entry = _entry(recipe, task, tuple(cell.id for cell in cells), attempts)
+    submissions.plan(entry)
+    wanted = parameters(recipe, _resources(recipe, cells[0], task), entry.name, code, dependency)
     array = _submit(recipe, entry, wanted)
-    book.submitted(entry.name, array)
-    return Entry(**{**vars(entry), "array": array})
+    submissions.submitted(entry.name, array)
+    return SubmittedArray(**{**vars(entry), "array": array})
 
 
 def _once(kind: str, jobs: Sequence[str]) -> str | None:
@@ -166,43 +170,47 @@ def _once(kind: str, jobs: Sequence[str]) -> str | None:
     return f"{kind}:{':'.join(jobs)}" if jobs else None
 
 
-def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[int, ...]) -> Entry:
+def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[int, ...]) -> SubmittedArray:
     name = f"{recipe.name}-{stage}-{uuid.uuid4().hex[:8]}"
-    return Entry(name, stage, cells, attempts, str(recipe.output.resolve() / "jobs" / name), recipe.launch.parallel)
+    return SubmittedArray(
+        name, stage, cells, attempts, str(recipe.output.resolve() / "jobs" / name), recipe.launch.parallel
+    )
 
 
-def _submit(recipe: Recipe, entry: Entry, wanted: dict[str, Any]) -> str:
+def _submit(recipe: Recipe, entry: SubmittedArray, wanted: dict[str, Any]) -> str:
     """Hand an array to SLURM through submitit, and return its id."""
     import submitit
 
     executor = submitit.SlurmExecutor(folder=entry.folder)
     executor.update_parameters(**wanted)
     count, text = len(entry.cells), recipe.model_dump_json()
-    jobs = executor.map_array(run_piece, [text] * count, entry.cells, [entry.stage] * count, entry.attempts)
+    jobs = executor.map_array(run_task, [text] * count, entry.cells, [entry.stage] * count, entry.attempts)
     return str(jobs[0].job_id).split("_")[0]
 
 
-def _submit_report(recipe: Recipe, book: Book, code: Path, last_job: LastJob) -> Entry:
+def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_job: LastJob) -> SubmittedArray:
     """One job after all arrays of this study, in place of the one that waited before."""
     import submitit
 
-    known = states([job for entry in book.entries if entry.array for job in entry.jobs])
-    is_live = {entry.name: any(known[job].is_live for job in entry.jobs) for entry in book.entries if entry.array}
-    live = [entry for entry in book.entries if is_live.get(entry.name)]
+    known = states([job for entry in submissions.entries if entry.array for job in entry.jobs])
+    is_live = {
+        entry.name: any(known[job].is_live for job in entry.jobs) for entry in submissions.entries if entry.array
+    }
+    live = [entry for entry in submissions.entries if is_live.get(entry.name)]
     waiting = [
         entry.array for entry in live if entry.stage == REPORT and entry.array and known[entry.array].phase == "queued"
     ]
     commands.cancel(waiting)
     arrays = [entry.array for entry in live if entry.stage != REPORT and entry.array]
     entry = _entry(recipe, REPORT, (), ())
-    book.plan(entry)
-    wanted = parameters(recipe, Shape(1, 1, 0, recipe.launch.cpus_per_task), entry.name, code, None)
+    submissions.plan(entry)
+    wanted = parameters(recipe, Resources(1, 1, 0, recipe.launch.cpus_per_task), entry.name, code, None)
     wanted["additional_parameters"] = {"requeue": True, "dependency": f"afterany:{':'.join(arrays)}"}
     executor = submitit.SlurmExecutor(folder=entry.folder)
     executor.update_parameters(**wanted, use_srun=False)  # a step could not submit jobs
     array = str(executor.submit(last_job, recipe.model_dump_json()).job_id)
-    book.submitted(entry.name, array)
-    return Entry(**{**vars(entry), "array": array})
+    submissions.submitted(entry.name, array)
+    return SubmittedArray(**{**vars(entry), "array": array})
 
 
 def cancel(recipe: Recipe, chosen: Sequence[str] | None = None) -> int:
@@ -210,15 +218,15 @@ def cancel(recipe: Recipe, chosen: Sequence[str] | None = None) -> int:
 
     The report is cancelled first: it would otherwise find everything over and submit it again.
     """
-    book = Book(recipe.output)
-    with book.locked():
-        known = states([job for entry in book.entries for job in entry.jobs])
+    submissions = Submissions(recipe.output)
+    with submissions.locked():
+        known = states([job for entry in submissions.entries for job in entry.jobs])
         if chosen is None:
-            reports = [job for entry in book.entries if entry.stage == REPORT for job in entry.jobs]
+            reports = [job for entry in submissions.entries if entry.stage == REPORT for job in entry.jobs]
             commands.cancel([job for job in reports if known[job].is_live])
         jobs = [
             entry.job(position)
-            for entry in book.entries
+            for entry in submissions.entries
             for position, cell in enumerate(entry.cells)
             if chosen is None or cell in chosen
         ]

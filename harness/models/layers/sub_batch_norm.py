@@ -22,8 +22,9 @@ from harness.models.layers.timm_import import import_timm
 class SubBatchNorm(nn.Module):
     """BatchNorm and activation, by sub-batches. Keys: weight, bias, running_mean, running_var, as torch's.
 
-    Running statistics move once per step, by the mean over all of the step's sub-batches (`settle`): a forward pass
-    only gathers. That makes them linear in what ranks see, so that their mean over ranks is what one rank would have.
+    Running statistics move once per step, by the mean over all of the step's sub-batches (`commit_statistics`): a
+    forward pass only gathers. That makes them linear in what ranks see, so that their mean over ranks is what one rank
+    would have.
     """
 
     running_mean: Tensor
@@ -73,7 +74,7 @@ class SubBatchNorm(nn.Module):
         return means, variances
 
     @torch.no_grad()
-    def settle(self, skip: Tensor | None) -> None:
+    def commit_statistics(self, skip: Tensor | None) -> None:
         """Move the running statistics by what this step gathered, unless `skip`, a bool scalar, is True."""
         gathered = self.take_gathered()
         if gathered is None:

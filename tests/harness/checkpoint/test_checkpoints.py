@@ -21,7 +21,7 @@ from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progres
 from harness.checkpoint.tensors import MetadataUnpickler
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
-from harness.storage.checksums import Damaged, read_sealed, write_sealed
+from harness.storage.checksums import Damaged, read_checksummed, write_checksummed
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -171,7 +171,7 @@ def damage_pointer(pointer: Path, how: str) -> None:
         case "to nothing":
             shutil.rmtree(pointer.parent / "step-000000003")
         case "to anywhere":
-            write_sealed(pointer, {"checkpoint": "../../elsewhere"})
+            write_checksummed(pointer, {"checkpoint": "../../elsewhere"})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_another_fingerprint_or_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="made with other settings or data; remove"):
         small.checkpoints(tmp_path, fingerprint="other").resume(small)
     seal = tmp_path / "checkpoints" / "step-000000002" / "checkpoint.json"
-    write_sealed(seal, {**read_sealed(seal), "format": 0})
+    write_checksummed(seal, {**read_checksummed(seal), "format": 0})
     with pytest.raises(CheckpointError, match="written in format 0, this version reads format 1"):
         small.checkpoints(tmp_path).resume(small)
 
@@ -262,7 +262,7 @@ def test_a_save_that_fails_is_said_and_the_one_before_stays(
     def full(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.checkpoint.checkpoints.write_sealed", full)
+    monkeypatch.setattr("harness.checkpoint.checkpoints.write_checksummed", full)
     small.step()
     held.save(small, small.progress)
     held.wait()
@@ -285,8 +285,8 @@ def test_metadata_that_names_anything_but_tensors_is_not_unpickled(tmp_path: Pat
 
 def test_a_seal_says_how_a_file_differs(tmp_path: Path) -> None:
     path = tmp_path / "seal.json"
-    write_sealed(path, {"a": [1, 2.5, None]})
-    assert read_sealed(path) == {"a": [1, 2.5, None]}
+    write_checksummed(path, {"a": [1, 2.5, None]})
+    assert read_checksummed(path) == {"a": [1, 2.5, None]}
     path.write_text(json.dumps({"value": {"a": 2}, "sha256": json.loads(path.read_text())["sha256"]}))
     with pytest.raises(Damaged, match="its checksum differs"):
-        read_sealed(path)
+        read_checksummed(path)

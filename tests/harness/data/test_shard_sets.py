@@ -18,10 +18,10 @@ from harness.plan.cost import training_images
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import StageError, todo
+from harness.stages.missing import StageError, missing_stages
 from harness.stages.run import run_cell
 from harness.storage.ledger import Stage, rows
-from harness.train import run_spec as courses
+from harness.train import run_spec as run_spec
 
 BUILT = ["prepare={}", "grid.models=[vit_s16]", "grid.datasets=[two]", "grid.untrained=false"]
 STREAM = ["datasets.two.order=stream", "datasets.two.stream={lanes: 2, crops: 2, block: 4}"]
@@ -81,7 +81,7 @@ def test_the_plan_and_the_digest_ask_for_the_manifest_once(
     assert training_images(recipe, "two") == training_images(study(tiny_recipe_file, tmp_path), "two")
     assert len(open_shards(recipe, recipe.datasets["two"].shards).wells) == 48
     before = server.times("manifest.json")
-    assert [todo(recipe, cell).missing for cell in cells(recipe)]
+    assert [missing_stages(recipe, cell).missing for cell in cells(recipe)]
     manifest_of(recipe, recipe.datasets["two"].shards)
     assert server.times("manifest.json") == before
 
@@ -92,11 +92,11 @@ def test_a_server_that_has_no_set_or_refuses_is_named(
     absent = [one.replace(server.url, f"{server.url}/nowhere") for one in behind(server)]
     recipe = study(tiny_recipe_file, tmp_path / "out", *absent)
     with pytest.raises(StageError, match=f"{server.url}/nowhere: no shards here"):
-        todo(recipe, cells(recipe)[0])
+        missing_stages(recipe, cells(recipe)[0])
     server.faults = iter(["500"] * 9)
     refused = study(tiny_recipe_file, tmp_path / "out", *behind(server), "remote.attempts=2")
     with pytest.raises(StageError, match=r"manifest.json cannot be read \(attempt 2\)"):
-        todo(refused, cells(refused)[0])
+        missing_stages(refused, cells(refused)[0])
 
 
 def test_how_crops_are_read_is_the_recipes_to_say(
@@ -112,9 +112,9 @@ def test_how_crops_are_read_is_the_recipes_to_say(
     found = open_shards(recipe, recipe.datasets["two"].shards)
     assert (found.reader.mode, found.reader.open_shards) == ("span", 2)
     asked: list[dict[str, object]] = []
-    monkeypatch.setattr(courses, "training_batches", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr(run_spec, "training_batches", lambda *_, **options: asked.append(options))
     (cell,) = (cell for cell in cells(recipe) if cell.kind != "pixel_statistics")
-    courses.course_of(recipe, cell).batches(0, 32, 0, Ranks(0, 1, torch.device("cpu")), recipe.launch)
+    run_spec.build_run_spec(recipe, cell).batches(0, 32, 0, Ranks(0, 1, torch.device("cpu")), recipe.launch)
     assert (asked[0]["workers"], asked[0]["ahead"]) == (0, 5)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from harness.data.to_device import StepInput, steps_ahead
+from harness.data.to_device import StepInput, prefetch_to_device
 from harness.train.garbage import collected_garbage
 from shards.loader.read_ahead import Batch
 
@@ -33,7 +33,7 @@ def threads() -> set[str]:
 
 def test_steps_come_in_order_with_their_noise() -> None:
     closed: list[bool] = []
-    found = list(steps_ahead(batches(5, closed), noise, 10, CPU))
+    found = list(prefetch_to_device(batches(5, closed), noise, 10, CPU))
     assert [int(step.batch.images[0, 0, 0, 0]) for step in found] == [0, 1, 2, 3, 4]
     assert [float(step.noise[0, 0]) for step in found] == [10, 11, 12, 13, 14]
     assert closed == [True]
@@ -42,7 +42,7 @@ def test_steps_come_in_order_with_their_noise() -> None:
 
 def test_closing_early_closes_the_loader_and_ends_the_thread() -> None:
     closed: list[bool] = []
-    steps = steps_ahead(batches(5, closed), noise, 0, CPU)
+    steps = prefetch_to_device(batches(5, closed), noise, 0, CPU)
     next(steps)
     steps.close()
     assert closed == [True]
@@ -54,7 +54,7 @@ def test_an_error_of_the_loader_surfaces_at_its_step() -> None:
         yield from batches(1, [])
         raise OSError("shard is gone")
 
-    steps = steps_ahead(broken(), noise, 0, CPU)
+    steps = prefetch_to_device(broken(), noise, 0, CPU)
     assert len(next(steps)) == 2
     with pytest.raises(OSError, match="shard is gone"):
         next(steps)

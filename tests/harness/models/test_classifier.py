@@ -45,7 +45,7 @@ from harness.storage.embeddings import read_embeddings
 from harness.storage.train_log import read_log
 from harness.train.loop import train_cell
 from harness.train.run import Run
-from harness.train.run_spec import course_of
+from harness.train.run_spec import build_run_spec
 from shards.reader.shard_set import ShardSet
 
 HERE = Ranks(0, 1, torch.device("cpu"))
@@ -81,7 +81,7 @@ def test_each_sub_batch_is_normed_as_by_a_norm_of_its_own(groups: int, seed: int
     torch.testing.assert_close(ours.grad, theirs.grad)
     torch.testing.assert_close(norm.weight.grad, sum(peer.weight.grad for peer in peers), atol=1e-4, rtol=1e-4)
     assert not norm.running_mean.any()  # until the step is done
-    norm.settle(None)
+    norm.commit_statistics(None)
     for name in ("running_mean", "running_var"):
         mean = torch.stack([getattr(peer, name) for peer in peers]).mean(0)
         torch.testing.assert_close(getattr(norm, name), mean)
@@ -99,13 +99,13 @@ def test_pieces_and_ranks_change_no_running_statistic() -> None:
     whole, pieces, ranks = norm_and_peers(4)[0], norm_and_peers(4)[0], [norm_and_peers(4)[0] for _ in range(2)]
     for _ in range(3):
         whole(features)
-        whole.settle(None)
+        whole.commit_statistics(None)
         for part in features.split(6):
             pieces(part)
-        pieces.settle(None)
+        pieces.commit_statistics(None)
         for rank, part in zip(ranks, features.split(6), strict=True):
             rank(part)
-            rank.settle(None)
+            rank.commit_statistics(None)
     torch.testing.assert_close(pieces.running_var, whole.running_var)
     torch.testing.assert_close(torch.stack([rank.running_mean for rank in ranks]).mean(0), whole.running_mean)
 
@@ -113,10 +113,10 @@ def test_pieces_and_ranks_change_no_running_statistic() -> None:
 def test_a_skipped_update_leaves_the_statistics_alone() -> None:
     norm, _ = norm_and_peers(1)
     norm(torch.full((3, 5, 4, 4), float("nan")))
-    norm.settle(torch.tensor(True))
+    norm.commit_statistics(torch.tensor(True))
     assert not norm.running_mean.any()
     norm(torch.ones(3, 5, 4, 4))
-    norm.settle(torch.tensor(False))
+    norm.commit_statistics(torch.tensor(False))
     torch.testing.assert_close(norm.running_mean, torch.full((5,), 0.1))
 
 
@@ -201,15 +201,15 @@ def test_labels_come_equally_often_and_adaptive_groups_from_one_plate(
     tiny_recipe: Recipe, tiny_recipe_file: Path
 ) -> None:
     recipe, cell = cell_of(tiny_recipe_file, VIT)
-    course = course_of(recipe, cell)
-    assert course.labels is not None
-    drawn = course.labels.of_well[course.wells[course.order.wells(0, 13_000)]]
+    spec = build_run_spec(recipe, cell)
+    assert spec.labels is not None
+    drawn = spec.labels.of_well[spec.wells[spec.order.wells(0, 13_000)]]
     counts = np.bincount(drawn, minlength=13)  # 12 genes in 2 wells each, and 8 control wells
     assert len(counts) == 13
     assert np.abs(counts - 1000).max() < 5 * 1000**0.5
     recipe, cell = cell_of(tiny_recipe_file, DENSE, "models.net.adaptive=true")
-    course = course_of(recipe, cell)
-    groups = np.array(plates(course.shards, course.wells[course.order.wells(0, 64)])).reshape(-1, 4)
+    spec = build_run_spec(recipe, cell)
+    groups = np.array(plates(spec.shards, spec.wells[spec.order.wells(0, 64)])).reshape(-1, 4)
     assert (groups == groups[:, :1]).all()
     assert len(set(groups[:, 0])) == 2
 
@@ -330,7 +330,7 @@ def test_recipes_that_cannot_be_are_refused(tiny_recipe: Recipe, tiny_recipe_fil
         load(tiny_recipe_file, "laptop", [DENSE, "mae.crop=48"])
     recipe, cell = cell_of(tiny_recipe_file, DENSE, "datasets.two.order=stream", "datasets.two.stream.lanes=2")
     with pytest.raises(ValueError, match="a classifier samples by label or plate"):
-        course_of(recipe, cell)
+        build_run_spec(recipe, cell)
     recipe, cell = cell_of(tiny_recipe_file, DENSE, "models.net.group=16")
     with pytest.raises(ValueError, match=r"train\.batch 8 over 1 ranks does not divide into groups of 16"):
         train_cell(recipe, cell, tmp_path / "cell", "print")

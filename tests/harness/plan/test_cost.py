@@ -15,7 +15,7 @@ from harness import sweep
 from harness.plan.memory import Recompute, Setting, alternatives, memory
 from harness.plan.step_time import traffic_bytes, traffic_seconds
 from harness.recipe.gpus import GPUS, gpu_named
-from harness.stages.missing import Work
+from harness.stages.missing import CellWork
 
 RECIPE = str(Path(__file__).parents[3] / "recipes" / "scaling.yaml")
 S16 = VitMae(width=384, depth=12, heads=6, patch=16)
@@ -68,7 +68,7 @@ def test_a_run_that_cannot_fit_submits_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("harness.data.prepare.prepare", lambda recipe: None)
-    monkeypatch.setattr("harness.stages.missing.todo", lambda recipe, cell: Work(cell, {}, ("train",)))
+    monkeypatch.setattr("harness.stages.missing.missing_stages", lambda recipe, cell: CellWork(cell, {}, ("train",)))
     monkeypatch.setattr("harness.launch.slurm.submit.submit", lambda *_: pytest.fail("submitted"))
     words = [f"output={tmp_path}", "hardware.gpu=A10G", "grid.models=[vit_l8]", "grid.datasets=[rxrx1]"]
     assert sweep.main([RECIPE, "--profile", "slurm", *words, "launch.nodes=1"]) == 2

@@ -18,7 +18,7 @@ from harness.report.frontier import RECALL, allocations
 from harness.report.points import points
 from harness.report.write import report
 from harness.storage import ledger
-from harness.storage.ledger import Row
+from harness.storage.ledger import LedgerRow
 from harness.sweep import main
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
@@ -39,10 +39,10 @@ def finished(recipe, cell, recall, crops=10_000_000):
         np.savez(log.parent / "reconstructions.npz", wells=np.array(["w"]), original=crop, reconstruction=crop / 2,
                  mask=np.ones((1, 1, 32, 32), dtype=bool), channels=np.array(list("abcdef")))  # fmt: skip
         values = {"crops": crops, "validation_loss": 1 - recall, "stage_seconds": 3600.0}
-        ledger.record(recipe.output, Row(cell.id, "train", "x", values))
+        ledger.record(recipe.output, LedgerRow(cell.id, "train", "x", values))
     found = {"recall": recall, "low": recall - 0.02, "high": recall + 0.02, "chance": 0.1, "pairs": 99}
     values = {"genes": 50, "recall": dict.fromkeys(SOURCES, found), "stage_seconds": 36.0}
-    ledger.record(recipe.output, Row(cell.id, "evaluate", "x", values))
+    ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", values))
 
 
 @pytest.fixture(scope="module")

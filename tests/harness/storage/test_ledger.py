@@ -6,13 +6,13 @@ import pytest
 
 from harness.storage import atomic as files
 from harness.storage import ledger
-from harness.storage.ledger import LedgerError, Row
+from harness.storage.ledger import LedgerError, LedgerRow
 
 LOSSES = [("b", 0.5), ("a", 0.25)]
 
 
 def test_a_row_reads_back_and_stands_in_the_table(tmp_path: Path) -> None:
-    rows = [Row(name, "train", "print", {"validation_loss": loss, "nested": {"x": 1}}) for name, loss in LOSSES]
+    rows = [LedgerRow(name, "train", "print", {"validation_loss": loss, "nested": {"x": 1}}) for name, loss in LOSSES]
     for row in rows:
         ledger.record(tmp_path, row)
     assert ledger.read(tmp_path, "b", "train") == rows[0]
@@ -40,7 +40,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        files.write_whole(path, fail)
+        files.write_atomic(path, fail)
     assert path.read_text() == '{\n "a": 1\n}\n'
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(path, {"loss": float("nan")})

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.distributed.optimiser import build_optimiser, update
 from harness.distributed.ranks import Ranks
-from harness.train.divergence import RECORDS, WARM, Diverged, Guard, Policy
+from harness.train.divergence import RECORDS, WARM, Diverged, DivergenceMonitor, Policy
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SKIP = Policy(nonfinite="skip", spike="skip", skip_limit=3)
@@ -47,55 +47,55 @@ def tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[torch.Te
 @pytest.mark.parametrize("scale", [math.nan, math.inf])
 def test_a_skipped_update_leaves_weights_moments_and_counts_as_they_were(name: str, scale: float) -> None:
     model = network()
-    optimiser, guard = optimiser_of(name, model), Guard(SKIP, ALONE, model)
+    optimiser, monitor = optimiser_of(name, model), DivergenceMonitor(SKIP, ALONE, model)
     for step in range(3):
-        update(optimiser, guard.judge(backward(model), step))
+        update(optimiser, monitor.check(backward(model), step))
     before = copy.deepcopy(tensors(model, optimiser))
-    update(optimiser, guard.judge(backward(model, scale), 3))
+    update(optimiser, monitor.check(backward(model, scale), 3))
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(model, optimiser), strict=True))
-    assert guard.skipped == 1
-    update(optimiser, guard.judge(backward(model), 4))
+    assert monitor.skipped == 1
+    update(optimiser, monitor.check(backward(model), 4))
     assert not torch.equal(before[0], tensors(model, optimiser)[0])
-    assert [(bad.step, bad.kind, bad.action) for bad in guard.look()] == [(3, "not finite", "skip")]
-    assert guard.look() == []
+    assert [(bad.step, bad.kind, bad.action) for bad in monitor.collect()] == [(3, "not finite", "skip")]
+    assert monitor.collect() == []
 
 
 def test_norms_are_those_that_torch_clips_by() -> None:
     model = network()
-    guard = Guard(Policy(spike_factor=1.5), ALONE, model)
+    monitor = DivergenceMonitor(Policy(spike_factor=1.5), ALONE, model)
     for step in range(WARM):
-        guard.judge(backward(model), step)
-    guard.judge(backward(model, 2.0), WARM)
-    (bad,) = guard.look()
+        monitor.check(backward(model), step)
+    monitor.check(backward(model, 2.0), WARM)
+    (bad,) = monitor.collect()
     assert bad.norm == pytest.approx(float(nn.utils.clip_grad_norm_(model.parameters(), 1e9)), rel=1e-6)
     wanted = {name: float(p.grad.norm()) for name, p in model.named_parameters() if p.grad is not None}
-    assert dict(zip(guard.names, bad.norms, strict=True)) == pytest.approx(wanted, rel=1e-6)
+    assert dict(zip(monitor.names, bad.norms, strict=True)) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_jump_of_the_loss_is_a_spike_only_once_there_is_a_mean_to_jump_from() -> None:
     model = network()
-    guard = Guard(Policy(spike="skip", spike_factor=3.0), ALONE, model)
-    assert not guard.judge(backward(model), 0)
-    assert not guard.judge(backward(model, 5.0), 1)  # early on, losses may do anything
+    monitor = DivergenceMonitor(Policy(spike="skip", spike_factor=3.0), ALONE, model)
+    assert not monitor.check(backward(model), 0)
+    assert not monitor.check(backward(model, 5.0), 1)  # early on, losses may do anything
     for step in range(2, 200):
-        assert not guard.judge(backward(model), step)
-    assert not guard.judge(backward(model, 2.8), 200)
-    assert guard.judge(backward(model, 4.0), 201)
-    assert not guard.judge(backward(model), 202)
-    assert [(bad.step, bad.kind) for bad in guard.look()] == [(201, "spike")]
+        assert not monitor.check(backward(model), step)
+    assert not monitor.check(backward(model, 2.8), 200)
+    assert monitor.check(backward(model, 4.0), 201)
+    assert not monitor.check(backward(model), 202)
+    assert [(bad.step, bad.kind) for bad in monitor.collect()] == [(201, "spike")]
 
 
 def test_the_row_names_suspects_and_the_worst_gradients_and_is_strict_json() -> None:
     model = network()
-    guard = Guard(Policy(), ALONE, model)
+    monitor = DivergenceMonitor(Policy(), ALONE, model)
     loss = backward(model)
     bias = dict(model.named_parameters())["2.bias"]
     assert bias.grad is not None
     bias.grad.fill_(math.nan)
-    guard.judge(loss, 7)
-    (bad,) = guard.look()
+    monitor.check(loss, 7)
+    (bad,) = monitor.collect()
     assert bad.suspects == [0]
-    row = json.loads(json.dumps(bad.row(guard.names, {0: ["a", "b"]}), allow_nan=False))
+    row = json.loads(json.dumps(bad.row(monitor.names, {0: ["a", "b"]}), allow_nan=False))
     assert (row["step"], row["why"], row["action"], row["gradient_norm"]) == (7, "not finite", "stop", "nan")
     assert next(iter(row["worst_gradients"].items())) == ("2.bias", "nan")
     assert row["crops"] == {"0": ["a", "b"]}
@@ -103,48 +103,48 @@ def test_the_row_names_suspects_and_the_worst_gradients_and_is_strict_json() -> 
 
 def test_stop_ends_the_run_and_a_report_does_not() -> None:
     model = network()
-    guard = Guard(Policy(nonfinite="stop", spike="report"), ALONE, model)
+    monitor = DivergenceMonitor(Policy(nonfinite="stop", spike="report"), ALONE, model)
     for step in range(WARM):
-        guard.judge(backward(model), step)
-    guard.judge(backward(model, 50.0), WARM)
-    guard.enforce(guard.look(), lambda: "step 0 is saved")
-    guard.judge(backward(model, math.nan), WARM + 1)
+        monitor.check(backward(model), step)
+    monitor.check(backward(model, 50.0), WARM)
+    monitor.raise_if_fatal(monitor.collect(), lambda: "step 0 is saved")
+    monitor.check(backward(model, math.nan), WARM + 1)
     with pytest.raises(
         Diverged, match=rf"step {WARM + 1} is bad \(not finite\): loss nan .*step 0 is saved.*nonfinite"
     ):
-        guard.enforce(guard.look(), lambda: "step 0 is saved")
+        monitor.raise_if_fatal(monitor.collect(), lambda: "step 0 is saved")
 
 
 def test_more_skips_than_the_limit_end_the_run_even_over_a_restart() -> None:
     model = network()
-    guard = Guard(SKIP, ALONE, model)
+    monitor = DivergenceMonitor(SKIP, ALONE, model)
     for step in range(2):
-        guard.judge(backward(model, math.nan), step)
-    guard.enforce(guard.look(), str)
-    again = Guard(SKIP, ALONE, model)
-    again.state.copy_(guard.state)
+        monitor.check(backward(model, math.nan), step)
+    monitor.raise_if_fatal(monitor.collect(), str)
+    again = DivergenceMonitor(SKIP, ALONE, model)
+    again.state.copy_(monitor.state)
     for step in range(2, 4):
-        again.judge(backward(model, math.nan), step)
+        again.check(backward(model, math.nan), step)
     with pytest.raises(Diverged, match=r"4 updates were skipped, more than train\.skip_limit, 3"):
-        again.enforce(again.look(), str)
+        again.raise_if_fatal(again.collect(), str)
 
 
 def test_more_bad_steps_than_records_are_counted_and_the_first_described() -> None:
     model = network()
-    guard = Guard(Policy(nonfinite="skip", skip_limit=1000), ALONE, model)
+    monitor = DivergenceMonitor(Policy(nonfinite="skip", skip_limit=1000), ALONE, model)
     for step in range(RECORDS + 5):
-        guard.judge(backward(model, math.nan), step)
-    assert [bad.step for bad in guard.look()] == list(range(RECORDS))
-    assert guard.skipped == RECORDS + 5
+        monitor.check(backward(model, math.nan), step)
+    assert [bad.step for bad in monitor.collect()] == list(range(RECORDS))
+    assert monitor.skipped == RECORDS + 5
 
 
 def test_broken_steps_are_left_out_of_the_window() -> None:
     model = network()
-    guard = Guard(SKIP, ALONE, model)
+    monitor = DivergenceMonitor(SKIP, ALONE, model)
     losses = [float(backward(model)), float(backward(model, 2.0))]
     for step, scale in enumerate([1.0, math.nan, 2.0]):
-        guard.judge(backward(model, scale), step)
-    total, _, steps = guard.window.tolist()
+        monitor.check(backward(model, scale), step)
+    total, _, steps = monitor.window.tolist()
     assert (total, steps) == (pytest.approx(sum(losses)), 2)
 
 
@@ -163,10 +163,10 @@ class Waits(TorchDispatchMode):
 
 def test_judging_and_a_fused_update_never_ask_the_device() -> None:
     model = network()
-    optimiser, guard = optimiser_of("fused adamw", model), Guard(SKIP, ALONE, model)
+    optimiser, monitor = optimiser_of("fused adamw", model), DivergenceMonitor(SKIP, ALONE, model)
     loss = backward(model)
     with Waits() as waits:
-        update(optimiser, guard.judge(loss, 0))
+        update(optimiser, monitor.check(loss, 0))
         assert waits.found == []
-        guard.look()
+        monitor.collect()
         assert waits.found  # so the instrument sees what it is for

@@ -28,7 +28,7 @@ from harness.train import run as run_module
 from harness.train.divergence import Diverged
 from harness.train.loop import train_cell
 from harness.train.run import Run
-from harness.train.run_spec import course_of
+from harness.train.run_spec import build_run_spec
 from shards.loader.batches import training_batches
 
 RUN_CELL = """
@@ -161,7 +161,7 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
 ) -> None:
     cell, folder = trained(tiny_recipe), tmp_path / "cell"
     train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
-    real = harness.train.validate.prepare
+    real = harness.train.validate.to_model_input
 
     def prepare_then_signal(*arguments: Any) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -169,7 +169,7 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
         return real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr("harness.train.validate.prepare", prepare_then_signal)
+        patched.setattr("harness.train.validate.to_model_input", prepare_then_signal)
         patched.setattr("harness.train.validate.VALIDATION_BATCH", 4)
         with pytest.raises(Preempted, match="SIGTERM; saved at step 16 of 48"):
             train_cell(tiny_recipe, cell, folder, "print")
@@ -199,7 +199,7 @@ def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
 def test_the_best_validations_checkpoint_outlives_the_run(tiny_recipe_file: Path) -> None:
     recipe = load(tiny_recipe_file, "laptop", ["launch.checkpoint_best=true", "train.learning_rate=0.02"])
     from harness.data.prepare import prepare
-    from harness.storage.checksums import read_sealed
+    from harness.storage.checksums import read_checksummed
 
     prepare(recipe)
     cell = trained(recipe)
@@ -209,7 +209,7 @@ def test_the_best_validations_checkpoint_outlives_the_run(tiny_recipe_file: Path
         row["validation_loss"]: row["step"] for row in read_log(folder / "train.jsonl") if "validation_loss" in row
     }
     name = f"step-{found[min(found)]:09d}"
-    assert read_sealed(folder / "checkpoints" / "best") == {"checkpoint": name}
+    assert read_checksummed(folder / "checkpoints" / "best") == {"checkpoint": name}
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best", name]
 
 
@@ -221,12 +221,12 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         poison = run.progress.step in steps
 
         def prepare(*arguments: Any) -> torch.Tensor:
-            crops = harness.data.to_device.prepare(*arguments)
+            crops = harness.data.to_device.to_model_input(*arguments)
             if poison:
                 crops[0, 0, 0, 0] = float("nan")
             return crops
 
-        monkeypatch.setattr(run_module, "prepare", prepare)
+        monkeypatch.setattr(run_module, "to_model_input", prepare)
         real(run, inputs)
 
     monkeypatch.setattr(Run, "step", step)
@@ -241,9 +241,9 @@ def test_a_poisoned_crop_stops_the_run_and_the_log_names_it(
         train_cell(tiny_recipe, cell, folder, "print")
     assert "step 9 is bad" in capsys.readouterr().err
     (row,) = [row for row in read_log(folder / "train.jsonl") if row["kind"] == "bad_step"]
-    course = course_of(tiny_recipe, cell)
-    batch = next(training_batches(course.shards, course.wells, crop=32, batch=8, seed=0, first_batch=9, last_batch=10))
-    keys = course.shards.wells.loc[batch.wells.numpy(), "key"]
+    spec = build_run_spec(tiny_recipe, cell)
+    batch = next(training_batches(spec.shards, spec.wells, crop=32, batch=8, seed=0, first_batch=9, last_batch=10))
+    keys = spec.shards.wells.loc[batch.wells.numpy(), "key"]
     assert [crop.split("@")[0] for crop in row["crops"]["0"]] == list(keys)
     assert (row["losses"], row["gradient_norm"]) == (["nan"], "nan")
 

@@ -11,8 +11,8 @@ import torch
 
 from analysis.compute.flops import VitMae, flops_per_crop
 from harness.storage.train_log import read_log
-from harness.train import metrics as meter
-from harness.train.metrics import Machine, Meter
+from harness.train import metrics as metrics
+from harness.train.metrics import MetricsLogger, Throughput
 
 CPU = torch.device("cpu")
 
@@ -33,8 +33,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_row_by_hand(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps of 512 crops in 8 s, 2 s of them waiting: 640 crops/s, .8 s a step, a quarter waiting. At 100 GFLOP a
     crop on four devices of 100 TFLOP/s that is 64 of 400 TFLOP/s."""
-    monkeypatch.setattr(meter, "peak_flops", lambda device: 100e12)
-    log = Meter(tmp_path, "cell", 100, 0, 512, Machine(CPU, 4, 100e9))
+    monkeypatch.setattr(metrics, "peak_flops", lambda device: 100e12)
+    log = MetricsLogger(tmp_path, "cell", 100, 0, 512, Throughput(CPU, 4, 100e9))
     with log.waiting():
         clock.now += 2
     clock.now += 6
@@ -50,7 +50,7 @@ def test_a_row_by_hand(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyP
 
 
 def test_validation_does_not_count_as_training(tmp_path: Path, clock: Clock) -> None:
-    log = Meter(tmp_path, "cell", 100, 0, 8)
+    log = MetricsLogger(tmp_path, "cell", 100, 0, 8)
     clock.now += 4
     log.advance(4, {}, 4)
     clock.now += 1000
@@ -62,7 +62,7 @@ def test_validation_does_not_count_as_training(tmp_path: Path, clock: Clock) -> 
 
 
 def test_without_a_known_peak_there_is_no_mfu(tmp_path: Path) -> None:
-    log = Meter(tmp_path, "cell", 10, 0, 8, Machine(CPU, 1, 1e9))
+    log = MetricsLogger(tmp_path, "cell", 10, 0, 8, Throughput(CPU, 1, 1e9))
     log.advance(1, {}, 1)
     log.close()
     (row,) = read_log(tmp_path / "train.jsonl")
@@ -77,7 +77,7 @@ def test_the_papers_rate_is_a_tenth_of_an_a100() -> None:
 
 
 def test_a_resumed_log_continues_where_the_checkpoint_stands(tmp_path: Path) -> None:
-    log = Meter(tmp_path, "cell", 100, 0, 8)
+    log = MetricsLogger(tmp_path, "cell", 100, 0, 8)
     positions = {0: 0}
     for step in (10, 20, 30):
         log.advance(10, {"loss": 1.0 / step}, step)
@@ -85,7 +85,7 @@ def test_a_resumed_log_continues_where_the_checkpoint_stands(tmp_path: Path) -> 
     log.close()
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while writing
-    again = Meter(tmp_path, "cell", 100, 20, 8, log_bytes=positions[20])
+    again = MetricsLogger(tmp_path, "cell", 100, 20, 8, log_bytes=positions[20])
     again.advance(10, {"loss": 0.5}, 30)
     again.close()
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
@@ -94,7 +94,7 @@ def test_a_resumed_log_continues_where_the_checkpoint_stands(tmp_path: Path) -> 
 
 def test_a_log_that_lost_its_end_continues_after_its_last_whole_row(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
-    log = Meter(tmp_path, "cell", 100, 20, 8, log_bytes=1000)
+    log = MetricsLogger(tmp_path, "cell", 100, 20, 8, log_bytes=1000)
     log.advance(10, {"loss": 0.5}, 30)
     log.close()
     rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
@@ -104,7 +104,7 @@ def test_a_log_that_lost_its_end_continues_after_its_last_whole_row(tmp_path: Pa
 def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = Meter(tmp_path, "cell", 100, 0, 8, Machine(CPU, 1, 1e9))
+    log = MetricsLogger(tmp_path, "cell", 100, 0, 8, Throughput(CPU, 1, 1e9))
     log.advance(10, {"loss": 0.25}, 10)
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))

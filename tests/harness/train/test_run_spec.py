@@ -8,9 +8,9 @@ import pytest
 from harness.grid.cells import Cell, cells
 from harness.recipe.data import Stream
 from harness.recipe.schema import Recipe
-from harness.train import run_spec as courses
+from harness.train import run_spec as run_spec
 from harness.train.loop import train_cell
-from harness.train.run_spec import course_of
+from harness.train.run_spec import build_run_spec
 from shards.order.random_order import RandomOrder
 from shards.order.stream_order import StreamOrder
 
@@ -25,30 +25,30 @@ def streaming(recipe: Recipe) -> tuple[Recipe, Cell]:
 
 def test_a_streamed_cell_has_the_order_of_its_recipe(tiny_recipe: Recipe) -> None:
     recipe, cell = streaming(tiny_recipe)
-    course = course_of(recipe, cell)
-    assert isinstance(course.order, StreamOrder)
-    assert (course.order.seed, course.order.batch, course.order.lanes) == (0, 8, 4)
-    assert (course.order.crops, course.order.block, course.order.count) == (3, 5, len(course.wells))
-    assert course.steps == 12 * 32 // 8  # an epoch is a crop per image, whatever a pass is
+    spec = build_run_spec(recipe, cell)
+    assert isinstance(spec.order, StreamOrder)
+    assert (spec.order.seed, spec.order.batch, spec.order.lanes) == (0, 8, 4)
+    assert (spec.order.crops, spec.order.block, spec.order.count) == (3, 5, len(spec.wells))
+    assert spec.steps == 12 * 32 // 8  # an epoch is a crop per image, whatever a pass is
     plain = next(cell for cell in cells(tiny_recipe) if cell.dataset == "two")
-    assert course_of(tiny_recipe, plain).order == RandomOrder(0, 32)
+    assert build_run_spec(tiny_recipe, plain).order == RandomOrder(0, 32)
 
 
 def test_training_sees_each_image_as_often_as_the_stream_says(
     tiny_recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, cell = streaming(tiny_recipe)
-    seen, real = [], courses.training_batches
+    seen, real = [], run_spec.training_batches
 
     def watched(*arguments, **options):
         for batch in real(*arguments, **options):
             seen.append(batch.wells.numpy().copy())
             yield batch
 
-    monkeypatch.setattr(courses, "training_batches", watched)
+    monkeypatch.setattr(run_spec, "training_batches", watched)
     train_cell(recipe, cell, tmp_path / "cell", "print")
-    course = course_of(recipe, cell)
-    drawn = course.wells[course.order.wells(0, 12 * 32)]
+    spec = build_run_spec(recipe, cell)
+    drawn = spec.wells[spec.order.wells(0, 12 * 32)]
     assert np.array_equal(np.concatenate(seen)[: len(drawn)], drawn)
-    counts = np.bincount(np.concatenate(seen)[:96])[course.wells]
+    counts = np.bincount(np.concatenate(seen)[:96])[spec.wells]
     assert set(counts) == {3}  # a pass: 32 images, 3 crops of each

@@ -14,10 +14,10 @@ from harness.launch.slurm import options as shapes
 from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.report_job import report_and_resume
 from harness.launch.slurm.submit import submit
-from harness.plan.resources import Shape, shape
+from harness.plan.resources import Resources, stage_resources
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
-from harness.stages.missing import Work
+from harness.stages.missing import CellWork
 
 SCALING = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 
@@ -25,21 +25,21 @@ SCALING = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 def test_slurm_is_asked_for_what_the_recipe_says() -> None:
     recipe = load(SCALING, "slurm", ["launch.slurm.partition=gpu", "launch.slurm.hours=1.5"])
     largest = next(cell for cell in cells(recipe) if cell.model == "vit_l8" and cell.kind == "trained")
-    wanted = shape(recipe.launch, largest, "train")
-    assert wanted == Shape(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
+    wanted = stage_resources(recipe.launch, largest, "train")
+    assert wanted == Resources(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
     assert shapes.options(recipe, wanted) == {
         "nodes": 32, "ntasks_per_node": 8, "gpus_per_node": 8, "cpus_per_task": 12, "time": 90, "partition": "gpu",
     }  # fmt: skip
-    assert shape(recipe.launch, largest, "embed").nodes == 1
-    assert shape(recipe.launch, largest, "evaluate") == Shape(1, 1, 0, 12)
+    assert stage_resources(recipe.launch, largest, "embed").nodes == 1
+    assert stage_resources(recipe.launch, largest, "evaluate") == Resources(1, 1, 0, 12)
 
 
 def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     recipe = load(SCALING, "slurm", [f"output={tmp_path}/out"])
-    works = [Work(cell, {}, ("train",)) for cell in cells(recipe)]
+    work_items = [CellWork(cell, {}, ("train",)) for cell in cells(recipe)]
     with pytest.raises(SlurmError, match="is not installed here"):
-        submit(recipe, works, report_and_resume)
+        submit(recipe, work_items, report_and_resume)
     assert not (tmp_path / "out" / "jobs" / "book.json").exists()
 
 
