@@ -107,10 +107,10 @@ class EagerMae(nn.Module):
         self.bridge = nn.Linear(D, E)
         heads, depth = config.decoder_heads, config.decoder_depth
         self.decoder = nn.ModuleList(block(E, heads, 4, qkv_bias=True) for _ in range(depth))
-        self.head = nn.Linear(E, config.patch_values)
+        self.head = nn.Linear(E, config.pixels_per_patch)
 
     def forward(self, crops: Tensor) -> Tensor:
-        B, L, V = len(crops), self.config.tokens, self.config.visible_tokens
+        B, L, V = len(crops), self.config.patches, self.config.visible_patches
         order = torch.rand(B, L, device=crops.device).argsort(dim=1)
         back = order.argsort(dim=1)
         tokens = self.patches(crops) + self.positions[:, 1:]

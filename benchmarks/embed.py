@@ -31,9 +31,10 @@ from benchmarks.builder import write_wells
 from harness.distributed.engine import autocast
 from harness.distributed.ranks import choose_device
 from harness.embed.cell import embed_cell
-from harness.embed.parts import discard_parts
+from harness.embed.parts import discard_parts, open_embedding
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS
 from harness.grid.cells import Cell, cells
+from harness.grid.stage_run import StageRun
 from harness.models.architecture import build as build_network
 from harness.models.interface import Network
 from harness.recipe.load import load
@@ -75,11 +76,11 @@ def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
         folder = Path(temporary)
         recipe, cell = _study(folder, given)
         weights = folder / "cell"
-        train_cell(recipe, cell, weights, "benchmark")  # an untrained cell: its weights are drawn and saved
+        train_cell(StageRun(recipe, cell, weights, "benchmark"))  # an untrained cell: its weights are drawn and saved
         shards, model = ShardSet.open(folder / "shards"), _model(cell, weights, recipe)
         pairs = []
         for _ in range(1 + given.repeats):
-            ours, _ = _taken(lambda: embed_cell(recipe, cell, weights, "benchmark"))
+            ours, _ = _taken(lambda: embed_cell(open_embedding(StageRun(recipe, cell, weights, "benchmark"))))
             discard_parts(weights)
             plain, vectors = _taken(lambda: plain_loop(model, cell, shards, recipe))
             pairs.append((ours, plain))
@@ -120,7 +121,7 @@ def plain_loop(model: Network, cell: Cell, shards: ShardSet, recipe: Recipe) -> 
         for well in range(len(shards.wells)):
             image = torch.from_numpy(shards.read_well(well)).to(device)  # (C, H, W)
             crops = image.unfold(1, CROP, CROP).unfold(2, CROP, CROP).permute(1, 2, 0, 3, 4)
-            batch = self_standardise(crops.reshape(-1, CHANNELS, CROP, CROP), cell.architecture["value_range"])
+            batch = self_standardise(crops.reshape(-1, CHANNELS, CROP, CROP), cell.architecture.mae.value_range)
             found.append(model.embed(batch).float().mean(dim=0).cpu())
     return torch.stack(found).numpy()
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.shard_sets import manifest_of
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, find_cell, model_kind
+from harness.grid.cells import Cell, find_cell
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load, to_yaml
-from harness.recipe.models import DEFAULT_KIND
+from harness.recipe.models import MaeVit
 from harness.recipe.schema import Recipe
 from harness.report.model_card import model_card
 from harness.storage import ledger
@@ -56,7 +56,8 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
         ExportError: the cell has no network, or has not been trained yet.
         harness.models.encoder_file.EncoderFileError: its weights do not fit its recipe.
     """
-    from harness.models.architecture import config_of
+    from harness.models.architecture import configure
+    from harness.models.config import DEFAULT_POOL, MaeConfig
     from harness.models.encoder_file import cut_encoder, save_encoder
 
     row = ledger.read(recipe.output, cell.id, "train")
@@ -66,14 +67,15 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
         raise ExportError(f"{cell.id} was not trained here: its weights are a file of yours")
     if row is None:
         raise ExportError(f"{cell.id} is not trained yet: python -m harness.sweep runs what is missing")
-    if model_kind(cell) == "channel_agnostic" and block is None:
+    if cell.network_kind == "channel_agnostic" and block is None:
         return _export_channel_agnostic(recipe, cell, output)
-    if model_kind(cell) != DEFAULT_KIND:
+    if not isinstance(cell.architecture.model, MaeVit):
         raise ExportError(
-            f"{cell.id} is a {model_kind(cell)}: only encoders of MAE-ViTs and CA-MAEs are exported, "
+            f"{cell.id} is a {cell.network_kind}: only encoders of MAE-ViTs and CA-MAEs are exported, "
             "and only those of MAE-ViTs are cut"
         )
-    config = config_of(cell, recipe.embed.pool if recipe.embed else "mean")
+    pool = recipe.embed.pool if recipe.embed else DEFAULT_POOL
+    config = configure(MaeConfig, cell.architecture, pool=pool)
     notes = {"cell": cell.id, "fingerprint": row.fingerprint, "recipe": recipe.name}
     channels = _channels(recipe, cell)
     if channels:
@@ -83,7 +85,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
     if blocks != config.depth:
         notes["blocks"] = f"{blocks} of {config.depth}"
         weights, config = cut_encoder(weights, config, blocks)
-    save_encoder(output / ENCODER, weights, config, value_range=cell.architecture["value_range"], notes=notes)
+    save_encoder(output / ENCODER, weights, config, value_range=cell.architecture.mae.value_range, notes=notes)
     evaluated = ledger.read(recipe.output, cell.id, "evaluate") if blocks == evaluated_blocks else None
     card = model_card(recipe, cell, row.values, evaluated.values if evaluated else None, channels, blocks)
     for name, text in ((RECIPE, to_yaml(recipe)), (CARD, card)):
@@ -99,7 +101,8 @@ def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[P
     from harness.models.openphenom import save_openphenom
     from harness.storage.weights import load_weights
 
-    model = build(cell)
+    assert cell.architecture is not None
+    model = build(cell.architecture)
     assert isinstance(model, ChannelAgnosticMae)
     load_weights(cell_folder(recipe, cell) / WEIGHTS, model)
     paths = [output / "model.safetensors", output / "model.pt"]

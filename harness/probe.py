@@ -50,9 +50,10 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
 
     if recipe.embed is None:
         raise ValueError("the recipe has no `embed`: it says which wells to probe on")
-    model = build(cell, recipe.embed.pool)
+    model = build(cell.architecture, recipe.embed.pool) if cell.architecture else None
     if not isinstance(model, MaskedAutoencoder):
-        raise ValueError(f"{cell.id} is a {type(model).__name__}, which has no blocks to choose from")
+        kind = type(model).__name__ if model else cell.kind
+        raise ValueError(f"{cell.id} is a {kind}, which has no blocks to choose from")
     load_weights(cell_folder(recipe, cell) / WEIGHTS, model)
     ranks = Ranks(0, 1, choose_device(recipe.launch.device))
     shards = open_shards(recipe, recipe.embed.shards)

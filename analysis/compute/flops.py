@@ -5,7 +5,8 @@ training, of all tokens or of the visible ones. A number without its convention 
 function that returns compute takes the convention's name. Closed forms count the matrix products (linear layers,
 attention, the patch convolution); norms, softmax, GELU and biases are below 1% and left out, as is usual.
 
-`VitMae` and its formulas are here; the paper's other systems are in `systems.py` and meet the conventions as `System`.
+`Vit`, `VitMae` and their formulas are here; the paper's other systems are in `systems.py` and meet the conventions as
+`System`.
 
 Legend: L tokens, D width.
 """
@@ -23,11 +24,12 @@ DEIT3_TABLE1 = MappingProxyType({(384, 12): 4.6e9, (768, 12): 17.5e9, (1024, 24)
 PAPER_CROP = 256
 PAPER_CROP_FACTOR = 1.69  # as printed in supplement A.5 for (16*16 / 14*14)^2, which is 1.706
 PAPER_PATCH = 16
+MLP_RATIO = 4  # hidden units of a block's MLP, as a multiple of its width
 
 
 @dataclass(frozen=True)
-class VitMae:
-    """The shape of a ViT masked autoencoder, as far as its cost depends on it. Sizes are in pixels or units."""
+class Vit:
+    """The shape of a vision transformer, as far as its cost depends on it. Sizes are in pixels or units."""
 
     width: int
     depth: int
@@ -35,12 +37,6 @@ class VitMae:
     patch: int
     crop: int = 256
     channels: int = 6
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-    mask_ratio: float = 0.75
-    mlp_ratio: float = 4.0
-    class_token: bool = True
 
     def __post_init__(self) -> None:
         """Refuse shapes that no such model has.
@@ -48,13 +44,10 @@ class VitMae:
         Raises:
             ValueError: naming the field and what it must satisfy.
         """
-        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
-            if getattr(self, width) % getattr(self, heads):
-                raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.crop % self.patch:
             raise ValueError(f"crop {self.crop} is not a multiple of patch {self.patch}")
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio {self.mask_ratio} must lie in [0, 1)")
 
     @property
     def patches(self) -> int:
@@ -69,16 +62,41 @@ class VitMae:
     @property
     def tokens(self) -> int:
         """Tokens of an unmasked crop, the class token included."""
-        return self.patches + self.class_token
-
-    @property
-    def visible_tokens(self) -> int:
-        """Tokens the encoder sees in training: the unmasked patches and the class token, which is never masked."""
-        return round(self.patches * (1 - self.mask_ratio)) + self.class_token
+        return self.patches + 1
 
     def dense_forward_macs(self) -> float:
         """Forward MACs per crop of the encoder on all tokens."""
         return encoder_forward_macs(self, self.tokens)
+
+
+@dataclass(frozen=True)
+class VitMae(Vit):
+    """The shape of a ViT masked autoencoder: a `Vit` as encoder, its decoder, and the share of patches hidden."""
+
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mask_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        """As `Vit`, and for the decoder and the mask."""
+        super().__post_init__()
+        if self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}"
+            )
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio} must lie in [0, 1)")
+
+    @property
+    def visible_patches(self) -> int:
+        """Patches that the encoder sees in training."""
+        return round(self.patches * (1 - self.mask_ratio))
+
+    @property
+    def visible_tokens(self) -> int:
+        """Tokens the encoder sees in training: the visible patches and the class token, which is never masked."""
+        return self.visible_patches + 1
 
     def training_forward_macs(self) -> float:
         """Forward MACs per crop in training: the encoder on visible tokens, the decoder on all."""
@@ -105,14 +123,14 @@ class System(Protocol):
         ...
 
 
-def block_macs(width: int, tokens: float, mlp_ratio: float = 4.0) -> float:
+def block_macs(width: int, tokens: float) -> float:
     """Forward MACs of one transformer block, parallel or sequential: 4LD² + 2L²D (attention) + 2LDH (MLP, H hidden)."""
-    hidden = int(mlp_ratio * width)
+    hidden = MLP_RATIO * width
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
     return attention + 2 * tokens * width * hidden
 
 
-def patch_embedding_macs(model: VitMae) -> int:
+def patch_embedding_macs(model: Vit) -> int:
     """Forward MACs of the patch convolution on all patches, masked or not.
 
     He et al. (2021) embed first and mask after, and the convention follows them. Code that drops masked patches first
@@ -121,15 +139,15 @@ def patch_embedding_macs(model: VitMae) -> int:
     return model.patches * model.pixels_per_patch * model.width
 
 
-def encoder_forward_macs(model: VitMae, tokens: int) -> float:
+def encoder_forward_macs(model: Vit, tokens: int) -> float:
     """Forward MACs of the encoder per crop when `tokens` of its tokens pass through the blocks."""
-    return patch_embedding_macs(model) + model.depth * block_macs(model.width, tokens, model.mlp_ratio)
+    return patch_embedding_macs(model) + model.depth * block_macs(model.width, tokens)
 
 
 def decoder_forward_macs(model: VitMae) -> float:
     """Forward MACs of the decoder per crop: projection of the visible tokens, blocks on all, pixels of each patch."""
     projection = model.visible_tokens * model.width * model.decoder_width
-    blocks = model.decoder_depth * block_macs(model.decoder_width, model.tokens, model.mlp_ratio)
+    blocks = model.decoder_depth * block_macs(model.decoder_width, model.tokens)
     return projection + blocks + model.patches * model.decoder_width * model.pixels_per_patch
 
 
@@ -154,7 +172,7 @@ def touvron(model: System) -> float:
     if not isinstance(model, VitMae):
         return model.dense_forward_macs()
     listed = DEIT3_TABLE1.get((model.width, model.depth))
-    if listed is not None and model.crop == PAPER_CROP and model.mlp_ratio == 4:
+    if listed is not None and model.crop == PAPER_CROP:
         at_patch_16 = listed * PAPER_CROP_FACTOR
     else:
         at_patch_16 = _dense_forward_at_patch_16(model)
@@ -165,7 +183,7 @@ def _dense_forward_at_patch_16(model: VitMae) -> float:
     """Dense forward MACs at patch 16; a crop that 16 does not divide counts as the fraction of patches it holds."""
     patches = (model.crop / PAPER_PATCH) ** 2
     embedding = patches * PAPER_PATCH**2 * model.channels * model.width
-    return embedding + model.depth * block_macs(model.width, patches + model.class_token, model.mlp_ratio)
+    return embedding + model.depth * block_macs(model.width, patches + 1)
 
 
 @dataclass(frozen=True)
@@ -212,14 +230,14 @@ def compute(convention: str, model: System, crops: float) -> float:
     return flops_per_crop(convention, model) * crops
 
 
-def encoder_parameters(model: VitMae) -> int:
+def encoder_parameters(model: Vit) -> int:
     """Trained parameters of the encoder: patch embedding, class token, parallel blocks, final norm.
 
     Positions are fixed sine-cosine tables and train nothing. A parallel block (timm's ParallelScalingBlock) holds a
     norm, one input projection to MLP hidden + query, key and value without bias, the MLP's own bias, two norms over a
     head's width, two output projections with bias and one layer scale.
     """
-    width, hidden = model.width, int(model.mlp_ratio * model.width)
+    width, hidden = model.width, MLP_RATIO * model.width
     block = (
         _layer_norm(width)
         + _linear(width, hidden + 3 * width, bias=False)
@@ -229,13 +247,13 @@ def encoder_parameters(model: VitMae) -> int:
         + _linear(hidden, width)
         + width
     )
-    embedding = _linear(model.pixels_per_patch, width) + model.class_token * width
+    embedding = _linear(model.pixels_per_patch, width) + width
     return embedding + model.depth * block + _layer_norm(width)
 
 
 def decoder_parameters(model: VitMae) -> int:
     """Trained parameters of the decoder: projection, mask token, standard blocks, final norm, pixel prediction."""
-    width, hidden = model.decoder_width, int(model.mlp_ratio * model.decoder_width)
+    width, hidden = model.decoder_width, MLP_RATIO * model.decoder_width
     attention = _linear(width, 3 * width) + _linear(width, width)
     block = 2 * _layer_norm(width) + attention + _linear(width, hidden) + _linear(hidden, width)
     projections = _linear(model.width, width) + _linear(width, model.pixels_per_patch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.compute.flops import VitMae, block_macs, encoder_parameters
+from analysis.compute.flops import Vit, VitMae, block_macs, encoder_parameters
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,25 @@ class MuNet:
 
 
 @dataclass(frozen=True)
-class ChannelAgnosticMae:
+class ChannelAgnosticMae(Vit):
     """A channel-agnostic MAE: tokens of every channel in one encoder, a decoder for each trained channel.
 
-    Hidden patches cost nothing here, not even their embedding.
+    Hidden patches cost nothing here, not even their embedding. `patches` are those of one channel.
+
+    Attributes:
+        train_channels: numbers of the channels that it learns from; None for all `channels`.
     """
 
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    crop: int = 256
-    channels: int = 6  # trained, each with a decoder
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    mask_ratio: float = 0.75
+    train_channels: tuple[int, ...] | None = None
+    decoder_width: int = VitMae.decoder_width
+    decoder_depth: int = VitMae.decoder_depth
+    decoder_heads: int = VitMae.decoder_heads
+    mask_ratio: float = VitMae.mask_ratio
 
     @property
-    def places(self) -> int:
-        """Patches of one channel."""
-        return (self.crop // self.patch) ** 2
+    def decoders(self) -> int:
+        """Channels with a decoder: those that it learns from."""
+        return self.channels if self.train_channels is None else len(self.train_channels)
 
     def encoder_macs(self, patches: int) -> float:
         """Forward MACs of the encoder on so many patches of any channels, and the class token."""
@@ -89,28 +88,28 @@ class ChannelAgnosticMae:
         return embedding + self.depth * block_macs(self.width, patches + 1)
 
     def dense_forward_macs(self) -> float:
-        """The encoder on all tokens of all trained channels: grows with channels times places, and their square."""
-        return self.encoder_macs(self.channels * self.places)
+        """The encoder on all tokens of all trained channels: grows with channels times patches, and their square."""
+        return self.encoder_macs(self.decoders * self.patches)
 
     def training_forward_macs(self) -> float:
         """The encoder on visible tokens; projection, shared cross-attention and MLP, each channel's blocks, pixels."""
-        tokens, width = self.channels * self.places, self.decoder_width
+        tokens, width = self.decoders * self.patches, self.decoder_width
         visible = round(tokens * (1 - self.mask_ratio))
         projection = (visible + 1) * self.width * width
         cross = 4 * tokens * width**2 + 2 * tokens**2 * width + 8 * tokens * width**2
-        blocks = self.channels * self.decoder_depth * block_macs(width, self.places)
+        blocks = self.decoders * self.decoder_depth * block_macs(width, self.patches)
         return self.encoder_macs(visible) + projection + cross + blocks + tokens * width * self.patch**2
 
     def parameters(self) -> int:
         """Trained parameters; positions, the placeholder and OpenPhenom's idle last norm are not among them."""
-        one = VitMae(self.width, self.depth, self.heads, self.patch, self.crop, channels=1)
+        one = Vit(self.width, self.depth, self.heads, self.patch, self.crop, channels=1)
         width = self.decoder_width
         block = 12 * width**2 + 13 * width  # two norms, attention and MLP with biases
         shared = (4 * width**2 + width) + (8 * width**2 + 5 * width) + 3 * 2 * width
-        tokens = width * (1 + self.channels)
+        tokens = width * (1 + self.decoders)
         ends = (self.width * width + width) + (width * self.patch**2 + self.patch**2)
         encoder = encoder_parameters(one) - 2 * self.width  # no final norm
-        return encoder + self.channels * self.decoder_depth * block + shared + tokens + ends
+        return encoder + self.decoders * self.decoder_depth * block + shared + tokens + ends
 
 
 @dataclass(frozen=True)
@@ -174,44 +173,35 @@ class DenseNet161:
 
 
 @dataclass(frozen=True)
-class VitClassifier:
+class VitClassifier(Vit):
     """A MAE-ViT's encoder on all of its tokens; the head is below a thousandth of it and left out."""
 
-    vit: VitMae
-
-    def dense_forward_macs(self) -> float:
-        """The encoder on all tokens."""
-        return self.vit.dense_forward_macs()
-
     def training_forward_macs(self) -> float:
-        """The same: nothing is hidden."""
-        return self.vit.dense_forward_macs()
+        """The encoder on all tokens: nothing is hidden."""
+        return self.dense_forward_macs()
 
     def parameters(self) -> int:
         """Of the encoder."""
-        return encoder_parameters(self.vit)
+        return encoder_parameters(self)
 
 
 @dataclass(frozen=True)
-class PlainVit:
-    """A vision transformer as timm has them by default, on all of its tokens; without its head."""
+class PlainVit(Vit):
+    """A vision transformer as timm has them by default, on all of its tokens; without its head.
 
-    vit: VitMae
-
-    def dense_forward_macs(self) -> float:
-        """Blocks that do attention and MLP one after the other cost what those side by side do."""
-        return self.vit.dense_forward_macs()
+    Blocks that do attention and MLP one after the other cost what those that do both in parallel do.
+    """
 
     def training_forward_macs(self) -> float:
-        """The same: nothing is hidden."""
-        return self.vit.dense_forward_macs()
+        """The encoder on all tokens: nothing is hidden."""
+        return self.dense_forward_macs()
 
     def parameters(self) -> int:
         """Biases everywhere, two norms a block, learnt positions; neither QK-norm nor LayerScale."""
-        width, vit = self.vit.width, self.vit
-        embedding = (vit.channels * vit.patch**2 + 1) * width
-        positions = (2 + (vit.crop // vit.patch) ** 2) * width  # and the class token, with a position of its own
-        return embedding + positions + vit.depth * (12 * width**2 + 13 * width) + 2 * width
+        width = self.width
+        embedding = (self.pixels_per_patch + 1) * width
+        positions = (2 + self.patches) * width  # and the class token, with a position of its own
+        return embedding + positions + self.depth * (12 * width**2 + 13 * width) + 2 * width
 
 
 def conv_macs(kernel: int, inputs: int, outputs: int, places: int) -> int:

@@ -31,8 +31,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from harness.checkpoint.rng import generator_states, restore_generators
 from harness.checkpoint.tensors import Resumable, TensorPlanner, TensorReader, tensors_of
 from harness.distributed.ranks import Ranks
-from harness.storage import fencing as fence
 from harness.storage.checksums import Damaged, check, checksum, read_checksummed, sync_folder, write_checksummed
+from harness.storage.fencing import Fence, Unfenced
 
 FORMAT = 1
 SEAL, LATEST, BEST = "checkpoint.json", "latest", "best"
@@ -68,10 +68,11 @@ class Checkpoints:
 
     def __init__(
         self, folder: Path, fingerprint: str, ranks: Ranks, extras: dict[str, Tensor] | None = None, *, keep: int = 2,
+        fence: Fence | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder / "checkpoints"
         self._fingerprint, self._ranks, self._extras = fingerprint, ranks, extras or {}
-        self._keep = keep
+        self._keep, self._fence = keep, fence or Unfenced()
         # Its own group: the writing thread's collectives must not mix with those of the training.
         self._group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
@@ -187,7 +188,7 @@ class Checkpoints:
         """On the first rank: seal the folder, name it, point to it, and drop what is no longer kept."""
         if not self._ranks.is_first:
             return
-        fence.check()
+        self._fence.check()
         name = place.name.removeprefix(".").removesuffix(".partial")
         write_checksummed(place / SEAL, seal)
         sync_folder(place)

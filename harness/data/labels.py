@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_wells
-from harness.grid.cells import Cell, model_kind
-from harness.recipe.models import CLASSIFIERS
+from harness.grid.cells import Cell
+from harness.recipe.models import DenseNet, VitClassifier
 from harness.recipe.schema import Recipe
 from shards.order.random_order import Order
 from shards.order.weighted_order import PlateOrder, WeightedOrder, balancing_weights
@@ -45,15 +44,13 @@ def read_labels(shards: ShardSet, wells: Wells, column: str) -> Labels:
 
 def labels_of(cell: Cell, shards: ShardSet, wells: Wells) -> Labels | None:
     """The labels that a cell trains on; None where its model is no classifier."""
-    if model_kind(cell) not in CLASSIFIERS:
-        return None
-    assert cell.architecture is not None
-    return read_labels(shards, wells, cell.architecture["label"])
+    model = cell.architecture.model if cell.architecture else None
+    return read_labels(shards, wells, model.label) if isinstance(model, DenseNet | VitClassifier) else None
 
 
 def class_count(recipe: Recipe, cell: Cell) -> int:
     """Classes of a cell's head: 0 for an untrained cell, and for a model that is no classifier."""
-    if cell.dataset is None or model_kind(cell) not in CLASSIFIERS:
+    if cell.dataset is None or not cell.is_classifier:
         return 0
     dataset = recipe.datasets[cell.dataset]
     shards = open_shards(recipe, dataset.shards)
@@ -61,15 +58,16 @@ def class_count(recipe: Recipe, cell: Cell) -> int:
     return len(labels.names) if labels else 0
 
 
-def labelled_order(architecture: dict[str, Any], shards: ShardSet, wells: Wells, labels: Labels, seed: int) -> Order:
+def labelled_order(cell: Cell, shards: ShardSet, wells: Wells, labels: Labels) -> Order:
     """A classifier's order: groups of one plate for AdaBN, else weighted so that every label comes equally often.
 
     Raises:
         ValueError: a plate has fewer images than a group.
     """
-    if architecture.get("adaptive"):
-        return PlateOrder(seed, plates(shards, wells), architecture["group"])
-    return WeightedOrder(seed, balancing_weights(labels.of_well[wells]))
+    model = cell.architecture.model if cell.architecture else None
+    if isinstance(model, DenseNet) and model.adaptive:
+        return PlateOrder(cell.seed, plates(shards, wells), model.group)
+    return WeightedOrder(cell.seed, balancing_weights(labels.of_well[wells]))
 
 
 def plates(shards: ShardSet, wells: Wells) -> list[str]:

@@ -21,28 +21,31 @@ from shards.loader.transform import self_standardise
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's crops and the noise that masks them, on the device."""
+    """One step's crops, the noise that masks them, and a classifier's labels, on the device."""
 
-    batch: Batch  # (B, C, S, S) as it lies in the shards
+    batch: Batch  # (B, C, S, S), pixels as stored in the shards
     noise: Tensor  # (B, L)
+    labels: Tensor | None = None  # (B,), class numbers
 
     def __len__(self) -> int:
         return len(self.noise)
 
     def part(self, first: int, last: int) -> StepInput:
         """Crops `first` to `last` (exclusive) alone."""
-        return StepInput(_each(self.batch, lambda tensor: tensor[first:last]), self.noise[first:last])
+        labels = None if self.labels is None else self.labels[first:last]
+        return StepInput(_each(self.batch, lambda tensor: tensor[first:last]), self.noise[first:last], labels)
 
 
 def to_model_input(images: Tensor, cell: Cell, ranks: Ranks) -> Tensor:
-    """Pixels (B, C, S, S) as they lie in the shards, on the device and self-standardised."""
+    """Pixels (B, C, S, S) as stored in the shards, on the device and self-standardised."""
     assert cell.architecture is not None
-    return self_standardise(images.to(ranks.device, non_blocking=True), cell.architecture["value_range"])
+    return self_standardise(images.to(ranks.device, non_blocking=True), cell.architecture.mae.value_range)
 
 
 def prefetch_to_device(
-    batches: Generator[Batch], noise: Callable[[int, Tensor], Tensor], first_step: int, device: torch.device
-) -> Generator[StepInput]:
+    batches: Generator[Batch], noise: Callable[[int, Tensor], Tensor], first_step: int, device: torch.device,
+    labels: Callable[[Tensor], Tensor | None] = lambda wells: None,
+) -> Generator[StepInput]:  # fmt: skip
     """Yield each batch with its noise on `device`, read, drawn and copied while the step before it computes.
 
     A thread waits for the loader and draws the noise; on a GPU it copies from pinned memory on a stream of its own,
@@ -51,6 +54,7 @@ def prefetch_to_device(
     Args:
         noise: (step, the wells of its crops (B,)) → (B, L) on the host.
         first_step: the step of the first batch.
+        labels: the wells of the crops (B,) → their class numbers (B,) on the host; None for a model without classes.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -59,8 +63,12 @@ def prefetch_to_device(
         if batch is None:
             return None
         with torch.cuda.stream(stream) if stream else nullcontext():
-            found = StepInput(_each(batch, lambda t: _copied(t, device)), _copied(noise(step, batch.wells), device))
-            return found, stream.record_event() if stream else None
+            classes = labels(batch.wells)
+            inputs = StepInput(
+                _each(batch, lambda t: _copied(t, device)), _copied(noise(step, batch.wells), device),
+                None if classes is None else _copied(classes, device),
+            )  # fmt: skip
+            return inputs, stream.record_event() if stream else None
 
     with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="steps-ahead") as pool:
         step = first_step
@@ -75,14 +83,15 @@ def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _arrived(found: StepInput, copied: torch.cuda.Event | None) -> StepInput:
+def _arrived(inputs: StepInput, copied: torch.cuda.Event | None) -> StepInput:
     """Make the compute stream wait for the copy, and the allocator for the compute stream."""
     if copied is not None:
         compute = torch.cuda.current_stream()
         compute.wait_event(copied)
-        for tensor in (found.noise, *_tensors(found.batch).values()):
+        labels = [] if inputs.labels is None else [inputs.labels]
+        for tensor in (inputs.noise, *labels, *_tensors(inputs.batch).values()):
             tensor.record_stream(compute)
-    return found
+    return inputs
 
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

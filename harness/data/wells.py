@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.recipe.data import Stream
 from shards.order.random_order import Order, RandomOrder, nested_experiments
 from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet, wells_per_shard
 
 NESTING_SEED = 0  # one nesting order for all cells: each dataset size is a subset of the next
+VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches
 Wells = NDArray[np.int64]
 
 
@@ -19,15 +21,17 @@ def training_wells(shards: ShardSet, fraction: float) -> tuple[tuple[str, ...], 
     return chosen, shards.indices("train", chosen)
 
 
-def training_order(shards: ShardSet, wells: Wells, stream: dict[str, int] | None, batch: int, seed: int) -> Order:
-    """The order in which a cell sees its wells: random, or by streams with the fields of `recipe.Stream`.
+def training_order(shards: ShardSet, wells: Wells, stream: Stream | None, batch: int, seed: int) -> Order:
+    """The order in which a cell sees its wells: random, or by streams.
 
     Raises:
         ValueError: the lanes do not divide the batch.
     """
     if stream is None:
         return RandomOrder(seed, len(wells))
-    return StreamOrder(seed, wells_per_shard(shards, wells), batch, **stream)
+    return StreamOrder(
+        seed, wells_per_shard(shards, wells), batch, lanes=stream.lanes, crops=stream.crops, block=stream.block
+    )
 
 
 def validation_wells(shards: ShardSet, most: int) -> Wells:
@@ -55,6 +59,3 @@ def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:
         known = ", ".join(sorted(shards.wells["experiment"].unique())[:20])
         raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {shards.folder}; it holds {known}")
     return shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)
-
-
-VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches

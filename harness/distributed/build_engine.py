@@ -28,19 +28,21 @@ def engine_of(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engin
         ValueError, RuntimeError: as `build_engine`.
     """
     assert cell.training is not None
-    launch, settings, peak = recipe.launch, cell.training.settings, cell.training.learning_rate
+    launch, peak = recipe.launch, cell.training.learning_rate
     on_gpu = ranks.device.type == "cuda"
     shard = launch.shard_gpus or min(ranks.world, launch.gpus_per_node or ranks.world)
     memory = torch.cuda.get_device_properties(ranks.device).total_memory if on_gpu else None
     name = choose_engine(launch.engine, ranks.world, sum(p.numel() for p in model.parameters()), memory, shard)
     set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
-    chosen = settings["optimiser"]
+    optimiser = cell.training.optimiser
 
     def make_optimiser(module: nn.Module) -> Optimizer:
-        given = {name: value for name, value in chosen.items() if name != "name"}
-        return build_optimiser(module, chosen["name"], peak=peak, **given)
+        return build_optimiser(
+            module, optimiser.name, peak=peak, betas=optimiser.betas, momentum=optimiser.momentum,
+            weight_decay=optimiser.weight_decay,
+        )  # fmt: skip
 
-    precision = settings["precision"]
+    precision = cell.training.settings.precision
     options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
     return build_engine(model, make_optimiser, ranks, options)
 

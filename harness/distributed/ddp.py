@@ -18,10 +18,12 @@ class Ddp(Engine):
             self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
-    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+    def accumulate(
+        self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
+    ) -> Tensor:
         with nullcontext() if last else self._wrapped.no_sync():
             with self.autocast():
-                loss: Tensor = self._wrapped(crops, noise).loss
+                loss: Tensor = self._wrapped(crops, noise, labels).loss
             weighted = loss * weight
             weighted.backward()  # type: ignore[no-untyped-call]
         return weighted.detach()

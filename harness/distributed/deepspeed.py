@@ -50,9 +50,11 @@ class Zero(Engine):
         self._counts_steps = isinstance(self.optimiser, torch.optim.AdamW)
         self._make_moments()
 
-    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+    def accumulate(
+        self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
+    ) -> Tensor:
         self._zero.set_gradient_accumulation_boundary(last)
-        loss: Tensor = self._zero(crops, noise).loss
+        loss: Tensor = self._zero(crops, noise, labels).loss
         weighted = loss * weight
         self._zero.backward(weighted, scale_wrt_gas=False)
         return weighted.detach()

@@ -74,17 +74,20 @@ class Engine:
         """Products in bfloat16 where the recipe says so."""
         return autocast(self.ranks.device, self.options.precision)
 
-    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+    def accumulate(
+        self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
+    ) -> Tensor:
         """Add the gradient of `weight` times the loss, and return that weighted loss, detached, on the device.
 
         Args:
             crops: (B, C, S, S), self-standardised, on the device.
-            noise: (B, L), on the device: what comes with each crop (`models.network`).
+            noise: (B, L), on the device.
             weight: of this micro-batch in this rank's loss; gradients are averaged over ranks.
             last: no other micro-batch follows before `step`; ranks exchange gradients only now.
+            labels: (B,), on the device: class numbers, for a classifier.
         """
         with self.autocast():
-            loss: Tensor = self.model(crops, noise).loss
+            loss: Tensor = self.model(crops, noise, labels).loss
         weighted = loss * weight
         weighted.backward()  # type: ignore[no-untyped-call]
         return weighted.detach()

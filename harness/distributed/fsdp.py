@@ -24,10 +24,12 @@ class Fsdp(Engine):
         shards = self.options.shard if hybrid else self.ranks.world
         shard_model(self.model, self.mesh, shards, self.options.gather)
 
-    def accumulate(self, crops: Tensor, noise: Tensor, weight: float, *, last: bool) -> Tensor:
+    def accumulate(
+        self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
+    ) -> Tensor:
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_gradient_sync(last)
-        return super().accumulate(crops, noise, weight, last=last)
+        return super().accumulate(crops, noise, weight, last=last, labels=labels)
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) -> None:

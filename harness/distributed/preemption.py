@@ -10,8 +10,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
+
+from harness.storage.fencing import Fence, Unfenced
 
 if TYPE_CHECKING:
     from harness.distributed.ranks import Ranks
@@ -39,28 +42,35 @@ class StopFlag:
         self.reason = self.reason or signal.Signals(number).name
 
 
-_open: StopFlag | None = None
+@dataclass(frozen=True)
+class Control:
+    """What can end this process's work from outside: a signal, or a newer start of the same task."""
+
+    stop: StopFlag
+    fence: Fence
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """While this is open, SIGTERM and SIGUSR2 set the flag; the handlers before it come back after.
-
-    Within another such block it is that one's flag: what was asked before a stage began counts for the stage.
-    """
-    global _open
-    if _open is not None:
-        yield _open
-        return
-    flag = _open = StopFlag()
+    """While this is open, SIGTERM and SIGUSR2 set the flag; the handlers before it come back after."""
+    flag = StopFlag()
     numbers = (signal.SIGTERM, signal.SIGUSR2)
     before = {number: signal.signal(number, flag.set) for number in numbers}
     try:
         yield flag
     finally:
-        _open = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def controlled(control: Control | None) -> Iterator[Control]:
+    """The `control` of whoever runs this, a SLURM job; or, where there is none, that of this process's own signals."""
+    if control is not None:
+        yield control
+        return
+    with stop_on_signals() as stop:
+        yield Control(stop, Unfenced())
 
 
 def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator[Item]:

@@ -1,8 +1,8 @@
-"""Embedding wells: every well is tiled, each tile goes through the encoder, and the tiles' embeddings are averaged.
+"""Embedding a grid cell: every well is tiled, tiles go through the encoder, and their embeddings are averaged.
 
 The paper tiles a 2048 × 2048 well into 64 crops of 256 (supplement A.3). The pixel-statistics baseline takes the mean
-and standard deviation of each channel instead. One Parquet file per cell, with the wells' metadata, is put
-together from parts, which several jobs may have embedded (`parts.py`).
+and standard deviation of each channel instead. The result is one Parquet file per cell, with the wells' metadata. It
+is joined from parts, which several jobs may have embedded (`parts.py`).
 
 Shapes: T tiles in a forward pass, W wells, C channels, S crop side, D embedding width.
 """
@@ -11,74 +11,69 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from harness.data.labels import class_count
 from harness.data.wells import Wells
-from harness.distributed.preemption import StopFlag, in_lockstep, stop_on_signals
+from harness.distributed.preemption import Control, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
-from harness.embed.parts import WHOLE, JobShare, Parts, count_crops, join_parts, parts_of, weights_digest
+from harness.embed.parts import WHOLE, Embedding, JobShare, join_parts
 from harness.embed.pixel_statistics import pixel_statistics
 from harness.embed.reconstructions import Inpainter, save_reconstructions
 from harness.embed.wells import Features, TileReading, embed_wells
 from harness.grid.cell_folder import RECONSTRUCTIONS, WEIGHTS
-from harness.grid.cells import Cell
+from harness.grid.cells import weights_path
 from harness.models.architecture import build, initialise
 from harness.models.interface import Network
 from harness.models.mae import MaskedAutoencoder
-from harness.recipe.schema import Recipe
 from harness.storage.embeddings import write_embeddings
 from harness.storage.weights import load_weights
-from shards.reader.shard_set import ShardSet
 
 Encode = Callable[[Wells], Features]
 
 
-def embed_cell(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str, share: JobShare = WHOLE) -> dict[str, Any]:
-    """Embed an element's parts of the wells of `recipe.embed` with a cell's model, and return the ledger's values.
+def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: Control | None = None) -> dict[str, Any]:
+    """Embed a job share's parts of the wells of `recipe.embed` with a cell's model, and return the ledger's values.
 
-    Goes on after the parts that an earlier run of the same `fingerprint` and weights left in `folder`. A job that is
-    alone also puts the parts together; elements leave that to `harness.stages.shared_embedding.finish`.
+    Continues after the parts that an earlier run of the same fingerprint and weights left. A job that has the whole
+    cell also joins the parts; job shares leave that to `harness.stages.shared_embedding.finish`.
 
     Raises:
         WeightsError, EncoderFileError: the weights are missing or damaged, or do not fit.
         Preempted: a signal asked to stop; the parts that are done stay.
         ValueError: the wells do not fit the model.
     """
-    with process_group(recipe.launch.device) as ranks, stop_on_signals() as stop:
-        shards, parts = parts_of(recipe, cell, folder, fingerprint)
-        lacking = [number for number in parts.of(share) if ranks.any(not parts.path(number).exists())]
+    recipe, cell, parts = embedding.stage.recipe, embedding.stage.cell, embedding.parts
+    with process_group(recipe.launch.device) as ranks, controlled(control) as control:
+        missing = [number for number in parts.of(share) if ranks.any(not parts.path(number).exists())]
         seconds = 0.0
-        if lacking:
-            encode = _encoder(recipe, cell, folder, shards, ranks, stop, share)
-            made_by = _provenance(recipe, cell, folder, fingerprint)
-            seconds = _embed_parts(shards, parts, lacking, encode, ranks, made_by)
-        embedded = count_crops(shards, map(parts.wells_of, lacking), recipe.mae.crop)
+        if missing:
+            encode = _encoder(embedding, ranks, control.stop, share)
+            seconds = _embed_parts(embedding, missing, encode, ranks)
+        embedded = embedding.count_crops(map(parts.wells_of, missing))
         own = [parts.wells_of(number) for number in parts.of(share)]
-        counts = {"wells": sum(map(len, own)), "crops": count_crops(shards, own, recipe.mae.crop)}
+        counts = {"wells": sum(map(len, own)), "crops": embedding.count_crops(own)}
         if share == WHOLE and ranks.is_first:
-            counts = join_parts(recipe, cell, folder, fingerprint) or counts
+            counts = join_parts(embedding) or counts
         ranks.wait()
     speed = round(embedded / seconds, 1) if seconds and cell.kind != "pixel_statistics" else None
     return {"kind": cell.kind, **counts, "ranks": ranks.world, "crops_per_second": speed}
 
 
-def _embed_parts(
-    shards: ShardSet, parts: Parts, numbers: Iterable[int], encode: Encode, ranks: Ranks, made_by: dict[str, Any]
-) -> float:
+def _embed_parts(embedding: Embedding, numbers: Iterable[int], encode: Encode, ranks: Ranks) -> float:
     """Embed parts and write each as it is done; return the seconds that it took."""
-    start = time.perf_counter()
+    start, provenance = time.perf_counter(), _provenance(embedding)
     for number in numbers:
-        wells = parts.wells_of(number)
+        wells = embedding.parts.wells_of(number)
         features = encode(wells)
         if ranks.is_first:
-            write_embeddings(parts.path(number), shards.wells.loc[wells], features, made_by)
+            write_embeddings(embedding.parts.path(number), embedding.shards.wells.loc[wells], features, provenance)
     return time.perf_counter() - start
 
 
-def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
+def _provenance(embedding: Embedding) -> dict[str, Any]:
     """What a reader of the file needs to know of its making."""
+    recipe, cell = embedding.stage.recipe, embedding.stage.cell
     assert recipe.embed is not None
     options = recipe.embed
     return {
@@ -86,8 +81,8 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
         "cell": cell.id,
         "kind": cell.kind,
         "model": cell.model,
-        "stage_fingerprint": fingerprint,
-        "weights_sha256": weights_digest(recipe, cell, folder),
+        "stage_fingerprint": embedding.stage.fingerprint,
+        "weights_sha256": embedding.weights_sha256,
         "shards": str(options.shards),
         "pool": options.pool,
         "block": options.block,
@@ -96,17 +91,19 @@ def _provenance(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> d
     }
 
 
-def _encoder(
-    recipe: Recipe, cell: Cell, folder: Path, shards: ShardSet, ranks: Ranks, stop: StopFlag, share: JobShare
-) -> Encode:
+def _encoder(embedding: Embedding, ranks: Ranks, stop: StopFlag, share: JobShare) -> Encode:
     """What turns wells into features (W, D); it raises Preempted when a rank is told to stop."""
+    recipe, cell, folder, shards = (
+        embedding.stage.recipe, embedding.stage.cell, embedding.stage.folder, embedding.shards
+    )  # fmt: skip
     if cell.kind == "pixel_statistics":
         return lambda wells: pixel_statistics(shards, in_lockstep(wells, ranks, stop))
     assert recipe.embed is not None
+    assert cell.architecture is not None
     options, precision = recipe.embed, recipe.train.precision
-    model = build(cell, options.pool, class_count(recipe, cell)).to(ranks.device)
+    model = build(cell.architecture, options.pool, class_count(recipe, cell)).to(ranks.device)
     if cell.kind == "pretrained":
-        initialise(model, recipe, cell)
+        initialise(model, weights_path(recipe, cell))
     else:
         load_weights(folder / WEIGHTS, model)
     model.eval()

@@ -33,7 +33,7 @@ def save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: Shard
     images, origin = torch.cat([part.images for part in tiles]), torch.cat([part.wells for part in tiles])
     chosen = np.linspace(0, len(images) - 1, RECONSTRUCTED_CROPS + 2).round().astype(int)[1:-1]
     crops = to_model_input(images[chosen], cell, ranks)
-    noise = masking_noise(VALIDATION_SEED, range(len(crops)), model.config.tokens).to(ranks.device)
+    noise = masking_noise(VALIDATION_SEED, range(len(crops)), model.config.mask_values).to(ranks.device)
     filled = model.reconstruct(crops, noise)
     arrays = {
         "original": crops.cpu().numpy(),

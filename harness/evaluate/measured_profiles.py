@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,22 +21,22 @@ from analysis.embeddings.feature_tables import METADATA, TableError, Wells, read
 from harness.data.shard_sets import open_shards
 from harness.data.wells import evaluation_wells
 from harness.grid.cell_folder import EMBEDDINGS
-from harness.grid.cells import Cell
+from harness.grid.stage_run import StageRun
 from harness.recipe.models import Profiles
-from harness.recipe.schema import Recipe
 from harness.storage.embeddings import write_embeddings
 
 ADDRESS = re.compile(r"([A-Za-z]+)0*(\d+)")  # A1 and A01 are one well
 IDENTITIES = (("key",), ("experiment", "plate", "well"), ("plate", "well"))  # the first that a table has is joined by
 
 
-def join_profiles(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> dict[str, Any]:
+def join_profiles(stage: StageRun) -> dict[str, Any]:
     """Write the features of the wells that `recipe.embed` names, in their order, and return the ledger's values.
 
     Raises:
         TableError: a table that cannot be read, lacks a column to join by, or has no row for a well.
         ValueError: an experiment is not in the shards.
     """
+    recipe, cell = stage.recipe, stage.cell
     model = recipe.models[cell.model]
     assert isinstance(model, Profiles)
     assert recipe.embed is not None
@@ -48,7 +47,7 @@ def join_profiles(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) ->
     features = table.features[rows_of(table, wells, where)].astype(np.float32)  # (W, D)
     values = {"kind": cell.kind, "wells": len(wells), "width": len(table.names), "left_out": asdict(table.excluded)}
     made_by = {"study": recipe.name, "cell": cell.id, "kind": cell.kind, "model": cell.model, "tables": where}
-    write_embeddings(folder / EMBEDDINGS, wells, features, {**made_by, "stage_fingerprint": fingerprint})
+    write_embeddings(stage.folder / EMBEDDINGS, wells, features, {**made_by, "stage_fingerprint": stage.fingerprint})
     return values
 
 

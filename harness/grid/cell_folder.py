@@ -7,12 +7,12 @@ from pathlib import Path
 from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 
-WEIGHTS = "model.safetensors"  # of a trained cell, in its folder
+WEIGHTS = "model.safetensors"  # of a trained cell
+TRAIN_LOG = "train.jsonl"
+EMBEDDINGS = "embeddings.parquet"
+RECONSTRUCTIONS = "reconstructions.npz"
 
 
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:
-    """Where a cell keeps its log, checkpoint, weights and embeddings."""
+    """Where a cell keeps its log, checkpoints, weights and embeddings."""
     return recipe.output / "cells" / cell.id
-
-
-EMBEDDINGS, RECONSTRUCTIONS = "embeddings.parquet", "reconstructions.npz"

@@ -1,7 +1,8 @@
 """The grid: a recipe's cells, each named by what changes its result and by nothing else.
 
-A cell's id hashes its science: model, data, seed, optimiser, schedule, precision. Paths, machines, workers and
-engines are not part of it, so the same study has the same ids wherever and however it runs. Pure functions.
+A grid cell is one run of the study. Its id hashes its identity: model, data, seed, optimiser, schedule, precision.
+Paths, machines, workers and engines are not part of it, so the same study has the same ids wherever and however it
+runs. Pure functions.
 """
 
 from __future__ import annotations
@@ -9,17 +10,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
+from harness.recipe.data import Assay, Build, Stream
 from harness.recipe.fields import per_name
-from harness.recipe.models import DEFAULT_KIND, DenseNet, Imagenet, Profiles, architecture
-from harness.recipe.schema import Recipe, Train
+from harness.recipe.models import Architecture, DenseNet, Imagenet, Profiles
+from harness.recipe.schema import Optimiser, Recipe, Train
 
 ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
 Kind = Literal["trained", "untrained", "pretrained", "profiles", "pixel_statistics"]
+
+# Fields of the recipe that say where or how something is done: they change no result, so no id.
+BUILD_NOT_IDENTITY = {"root", "output", "workers", "on_error", "codec", "chunk"}
+ASSAY_NOT_IDENTITY = {"output"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,44 @@ class Training:
     epochs: int
     batch: int
     learning_rate: float
-    settings: dict[str, Any]  # optimiser, schedule, early stopping, precision, validations
+    optimiser: Optimiser
+    settings: Train  # schedule, early stopping, precision, validations; its per-name fields are resolved above
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What changes a result. Of what guards a run, only leave to skip updates does."""
+        train = self.settings
+        left_out = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers"}
+        left_out |= set() if train.nonfinite == "skip" else {"nonfinite"}
+        left_out |= set() if train.spike == "skip" else {"spike", "spike_factor"}
+        settings = {**train.model_dump(mode="json", exclude=left_out), "optimiser": self.optimiser.identity()}
+        return {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "learning_rate": self.learning_rate,
+            "settings": settings,
+        }
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Which images a cell sees and in what order, never where they are stored."""
+
+    dataset: str
+    fraction: float
+    stream: Stream | None  # None: in random order
+    build: Build | None  # how the recipe prepares the shards, if it does
+    assay: Assay | None  # which demo assay they are built from, if they are
+
+    def identity(self) -> dict[str, JsonValue]:
+        """The dataset's name and fraction, its order, and how its shards are rendered and split."""
+        identity: dict[str, JsonValue] = {"dataset": self.dataset, "fraction": self.fraction}
+        if self.stream is not None:
+            identity["stream"] = self.stream.model_dump(mode="json")
+        if self.build is not None:
+            identity["build"] = self.build.model_dump(mode="json", exclude=BUILD_NOT_IDENTITY, exclude_none=True)
+        if self.assay is not None:
+            identity["assay"] = self.assay.model_dump(mode="json", exclude=ASSAY_NOT_IDENTITY)
+        return identity
 
 
 @dataclass(frozen=True)
@@ -39,54 +84,73 @@ class Cell:
 
     kind: Kind
     model: str
-    architecture: dict[str, Any] | None  # the model's fields and those of `Mae` that it heeds
+    architecture: Architecture | None
     dataset: str | None
-    data: dict[str, Any] | None  # what decides which images are seen, never where they lie
+    data: TrainingData | None
     training: Training | None
     seed: int
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        science = {name: value for name, value in vars(self).items() if name != "training"}
-        science |= {"version": ID_VERSION, "training": asdict(self.training) if self.training else None}
-        parts = [self.model, self.dataset or self.kind, f"s{self.seed}", fingerprint(science)[:8]]
+        parts = [self.model, self.dataset or self.kind, f"s{self.seed}", fingerprint(self.identity())[:8]]
         object.__setattr__(self, "id", "-".join(dict.fromkeys(parts)))
 
+    def identity(self) -> dict[str, JsonValue]:
+        """All that changes the cell's result, as the JSON that its id hashes."""
+        return {
+            "version": ID_VERSION,
+            "kind": self.kind,
+            "model": self.model,
+            "architecture": self.architecture.identity() if self.architecture else None,
+            "dataset": self.dataset,
+            "data": self.data.identity() if self.data else None,
+            "training": self.training.identity() if self.training else None,
+            "seed": self.seed,
+        }
 
-def fingerprint(science: Any) -> str:  # noqa: ANN401  (any JSON value)
-    """SHA-256 of the canonical JSON of `science`: equal for equal values, whatever the order of keys."""
-    return hashlib.sha256(json.dumps(science, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    @property
+    def network_kind(self) -> str | None:
+        """Which kind of network the cell has (`recipe/models.py`); None for one that has none."""
+        return self.architecture.model.kind if self.architecture else None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the cell's network is trained on labels."""
+        return self.architecture is not None and self.architecture.model.is_classifier
+
+
+def fingerprint(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """SHA-256 of the canonical JSON of `value`: equal for equal values, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def cells(recipe: Recipe) -> list[Cell]:
-    """Every cell of the grid: baselines first, then models × datasets × seeds from cheap to dear."""
+    """Every cell of the grid: baselines first, then models × datasets × seeds in the recipe's order."""
     grid, models = recipe.grid, recipe.trained_models
-    found = [_pixel_statistics(recipe)] if grid.pixel_statistics and recipe.embed is not None else []
-    found += [_fixed(recipe, model) for model in grid.models if model not in models]
+    baselines = [_pixel_statistics()] if grid.pixel_statistics and recipe.embed is not None else []
+    baselines += [_fixed(recipe, model) for model in grid.models if model not in models]
     if grid.untrained:
-        found += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, models)]
+        baselines += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, models)]
     excluded = {(pair.model, pair.dataset) for pair in grid.exclude}
-    found += [
+    trained = [
         _trained(recipe, model, dataset, seed)
         for seed, dataset, model in itertools.product(grid.seeds, grid.datasets, models)
         if (model, dataset) not in excluded
     ]
-    return found
+    return baselines + trained
 
 
-def _pixel_statistics(recipe: Recipe) -> Cell:
+def _pixel_statistics() -> Cell:
     return Cell("pixel_statistics", PIXEL_STATISTICS, None, None, None, None, 0)
 
 
 def _fixed(recipe: Recipe, model: str) -> Cell:
-    chosen = recipe.models[model]
-    if isinstance(chosen, Profiles):
-        return Cell("profiles", model, None, None, None, None, 0)
-    return Cell("pretrained", model, architecture(chosen, recipe.mae), None, None, None, 0)
+    architecture = _architecture(recipe, model)
+    return Cell("pretrained" if architecture else "profiles", model, architecture, None, None, None, 0)
 
 
 def _untrained(recipe: Recipe, model: str, seed: int) -> Cell:
-    return Cell("untrained", model, architecture(recipe.models[model], recipe.mae), None, None, None, seed)
+    return Cell("untrained", model, _architecture(recipe, model), None, None, None, seed)
 
 
 def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
@@ -95,40 +159,25 @@ def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
         epochs=per_name(train.epochs, dataset),
         batch=per_name(train.batch, dataset),
         learning_rate=per_name(train.learning_rate, model),
-        settings=_settings(train, model),
+        optimiser=train.optimisers.get(model, train.optimiser),
+        settings=train,
     )
-    network = architecture(recipe.models[model], recipe.mae)
-    return Cell("trained", model, network, dataset, _data(recipe, dataset), training, seed)
+    return Cell("trained", model, _architecture(recipe, model), dataset, _data(recipe, dataset), training, seed)
 
 
-def _settings(train: Train, model: str) -> dict[str, Any]:
-    """All that `Training` has no field for. Of what guards a run, only leave to skip updates changes a result."""
-    elsewhere = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers"}
-    elsewhere |= set() if train.nonfinite == "skip" else {"nonfinite"}
-    elsewhere |= set() if train.spike == "skip" else {"spike", "spike_factor"}
-    optimiser = train.optimisers.get(model, train.optimiser)
-    return {**train.model_dump(mode="json", exclude=elsewhere), "optimiser": optimiser.science()}
+def _architecture(recipe: Recipe, name: str) -> Architecture | None:
+    model = recipe.models[name]
+    return None if isinstance(model, Profiles) else Architecture(model, recipe.mae)
 
 
-def _data(recipe: Recipe, dataset: str) -> dict[str, Any]:
-    """Which images and in what order: the dataset's name and fraction, how prepared shards are rendered and split."""
-    chosen = recipe.datasets[dataset]
-    science: dict[str, Any] = {"dataset": dataset, "fraction": chosen.fraction}
-    if chosen.order == "stream":
-        science["stream"] = chosen.stream.model_dump(mode="json")
-    made = [build for build in recipe.prepare.build if build.output == chosen.shards]
-    if made:
-        elsewhere = {"root", "output", "workers", "on_error", "codec", "chunk"}
-        science["build"] = made[0].model_dump(mode="json", exclude=elsewhere, exclude_none=True)
-        assay = recipe.prepare.assay
-        if assay is not None and assay.output == Path(made[0].root):
-            science["assay"] = assay.model_dump(mode="json", exclude={"output"})
-    return science
-
-
-def model_kind(cell: Cell) -> str | None:
-    """Which kind of network a cell has (`recipe_models.py`); None for one that has none."""
-    return None if cell.architecture is None else str(cell.architecture.get("kind", DEFAULT_KIND))
+def _data(recipe: Recipe, name: str) -> TrainingData:
+    dataset = recipe.datasets[name]
+    stream = dataset.stream if dataset.order == "stream" else None
+    build = next((build for build in recipe.prepare.build if build.output == dataset.shards), None)
+    assay = recipe.prepare.assay
+    if assay is not None and (build is None or assay.output != Path(build.root)):
+        assay = None
+    return TrainingData(name, dataset.fraction, stream, build, assay)
 
 
 def find_cell(recipe: Recipe, name: str) -> Cell:
@@ -137,11 +186,11 @@ def find_cell(recipe: Recipe, name: str) -> Cell:
     Raises:
         ValueError: there is none, or more than one.
     """
-    found = cells(recipe)
-    matching = [cell for cell in found if cell.id == name] or [cell for cell in found if cell.id.startswith(name)]
+    grid = cells(recipe)
+    matching = [cell for cell in grid if cell.id == name] or [cell for cell in grid if cell.id.startswith(name)]
     if len(matching) != 1:
-        several = ", ".join(cell.id for cell in matching or found)
-        raise ValueError(f"{name!r} names {len(matching)} cells of this recipe; choose one of: {several}")
+        several = ", ".join(cell.id for cell in matching[:5]) or "see status"
+        raise ValueError(f"{name!r} names {len(matching) or 'no'} cells of this recipe: {several}")
     return matching[0]
 
 

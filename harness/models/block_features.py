@@ -19,7 +19,7 @@ class EveryBlockShape:
     """As `harness.models.interface.NetworkConfig` asks."""
 
     crop: int
-    tokens: int
+    mask_values: int
     noise_values: int
     embedding_width: int  # K · D
 
@@ -31,7 +31,9 @@ class EveryBlock(Network):
         super().__init__()
         self.model = model
         shape = model.config
-        self.config = EveryBlockShape(shape.crop, shape.tokens, shape.noise_values, shape.depth * shape.embedding_width)
+        self.config = EveryBlockShape(
+            shape.crop, shape.mask_values, shape.noise_values, shape.depth * shape.embedding_width
+        )
 
     def embed(self, images: Tensor) -> Tensor:
         """Self-standardised (B, C, S, S) → (B, K · D): each block in turn, its tokens normed and pooled."""

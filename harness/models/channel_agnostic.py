@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.models.channel_agnostic_config import ChannelAgnosticConfig
+from harness.models.channel_agnostic_config import CROSS_ATTENTION_HEADS, ChannelAgnosticConfig
 from harness.models.interface import Network, Output
 from harness.models.layers import losses
 from harness.models.layers.blocks import (
@@ -35,8 +35,6 @@ from harness.models.layers.blocks import (
 from harness.models.layers.masking import Masking, place_tokens, random_masking, take_tokens
 from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaeOutput, Reconstruction, pooled
-
-CROSS_HEADS = 8
 
 
 class FrozenNorm(nn.Module):
@@ -57,7 +55,7 @@ class VitBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
-        self.register_buffer("pos_embed", torch.empty(1, 1 + config.max_channels * config.places, config.width))
+        self.register_buffer("pos_embed", torch.empty(1, 1 + config.max_channels * config.patches, config.width))
         self.patch_embed = PatchEmbedding(1, config.patch, config.width)
         self.blocks = encoder_blocks(
             config.width, config.depth, config.heads, drop_path=config.drop_path, layer_scale=config.layer_scale,
@@ -67,7 +65,7 @@ class VitBackbone(nn.Module):
 
     def forward(self, patches: Tensor, index: Tensor, depth_noise: Tensor | None = None) -> Tensor:
         """Patches (B, V, P·P) at places index (B, V) of L → tokens (B, 1 + V, D), the class token first."""
-        positions = self.pos_embed[0, 1 : 1 + self.config.places][index % self.config.places]
+        positions = self.pos_embed[0, 1 : 1 + self.config.patches][index % self.config.patches]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         tokens = torch.cat([class_token, self.patch_embed(patches) + positions], dim=1)
         for n, block in enumerate(self.blocks):
@@ -99,7 +97,7 @@ class CrossAttention(nn.Module):
 
     def _heads(self, tokens: Tensor) -> Tensor:
         B, L, width = tokens.shape
-        return tokens.reshape(B, L, CROSS_HEADS, width // CROSS_HEADS).transpose(1, 2)
+        return tokens.reshape(B, L, CROSS_ATTENTION_HEADS, width // CROSS_ATTENTION_HEADS).transpose(1, 2)
 
 
 class ChannelDecoder(nn.Module):
@@ -114,7 +112,7 @@ class ChannelDecoder(nn.Module):
         self.config = config
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.register_buffer("placeholder", torch.zeros(1, 1, width))  # the class token's, in place of a channel's
-        self.register_buffer("pos_embeddings", torch.empty(1, 1 + config.decoders * config.places, width))
+        self.register_buffer("pos_embeddings", torch.empty(1, 1 + config.decoders * config.patches, width))
         self.modality_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, width)) for _ in range(config.decoders))
         self.cross_attention = CrossAttention(width)
         self.mlp = timm.layers.Mlp(width, hidden_features=MLP_RATIO * width)
@@ -132,7 +130,7 @@ class ChannelDecoder(nn.Module):
 
         `channels` names the decoder of each channel of the images.
         """
-        B, places = len(embedded), self.config.places
+        B, places = len(embedded), self.config.patches
         hidden = self.mask_token.to(embedded.dtype).expand(B, places * len(channels), -1)
         tokens = place_tokens(embedded[:, 1:], visible, hidden).reshape(B, len(channels), places, -1)
         learned = torch.stack([self.modality_tokens[c] for c in channels], dim=1)  # (1, C, 1, E)
@@ -171,7 +169,7 @@ class ChannelAgnosticMae(Network):
         self.decoder_pred = nn.Linear(config.decoder_width, config.patch**2)
         self.reset_parameters()
 
-    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> MaeOutput:
         """One training pass on the trained channels of images (B, C, H, W).
 
         Args:
@@ -182,7 +180,7 @@ class ChannelAgnosticMae(Network):
             ValueError: images or noise of another shape than the configuration's.
         """
         self._check(images, self.config.channels)
-        target = self._patches(images[:, list(self.config.trained)])
+        target = self._patches(images[:, list(self.config.learned)])
         prediction, masking = self._predict(target, noise, range(self.config.decoders))
         reconstruction = losses.masked_mse(prediction, target, masking.mask)
         weight = self.config.fourier_weight
@@ -201,7 +199,7 @@ class ChannelAgnosticMae(Network):
     def embed_channels(self, images: Tensor) -> Tensor:
         """The mean of each channel's tokens apart, all channels having seen one another: (B, C, H, W) → (B, C, D)."""
         tokens = self._tokens(images)[:, 1:]
-        return tokens.reshape(*images.shape[:2], self.config.places, -1).mean(dim=2)
+        return tokens.reshape(*images.shape[:2], self.config.patches, -1).mean(dim=2)
 
     def reconstruct(self, images: Tensor, noise: Tensor, decoders: Sequence[int] | None = None) -> Reconstruction:
         """Fill in the hidden patches, for a figure; the mask is (B, C, H, W), as each channel hides its own.
@@ -212,7 +210,7 @@ class ChannelAgnosticMae(Network):
                 another order. None: those of training; channels that it never saw stay as they came.
         """
         self._check(images, self.config.channels if decoders is None else len(decoders))
-        chosen = list(self.config.trained) if decoders is None else list(range(images.shape[1]))
+        chosen = list(self.config.learned) if decoders is None else list(range(images.shape[1]))
         target = self._patches(images[:, chosen])
         prediction, masking = self._predict(target, noise, decoders or range(self.config.decoders))
         merged = torch.where(masking.mask.unsqueeze(-1), prediction.to(target.dtype), target)
@@ -224,7 +222,7 @@ class ChannelAgnosticMae(Network):
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
         """The masked error of predicting each channel's mean."""
         assert isinstance(output, MaeOutput)
-        target = self._patches(images[:, list(self.config.trained)])
+        target = self._patches(images[:, list(self.config.learned)])
         return losses.masked_mse(torch.zeros_like(target), target, output.mask)
 
     @torch.no_grad()
@@ -262,16 +260,16 @@ class ChannelAgnosticMae(Network):
     def _patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → (B, L, P·P), channel after channel."""
         B, C = images.shape[:2]
-        return patchify(images.flatten(0, 1).unsqueeze(1), self.config.patch).reshape(B, C * self.config.places, -1)
+        return patchify(images.flatten(0, 1).unsqueeze(1), self.config.patch).reshape(B, C * self.config.patches, -1)
 
     def _images(self, patches: Tensor) -> Tensor:
         """The inverse of `_patches`."""
         B, L, values = patches.shape
-        images = unpatchify(patches.reshape(-1, self.config.places, values), self.config.patch)  # (B·C, 1, H, W)
-        return images.reshape(B, L // self.config.places, *images.shape[2:])
+        images = unpatchify(patches.reshape(-1, self.config.patches, values), self.config.patch)  # (B·C, 1, H, W)
+        return images.reshape(B, L // self.config.patches, *images.shape[2:])
 
     def _predict(self, patches: Tensor, noise: Tensor, channels: Sequence[int]) -> tuple[Tensor, Masking]:
-        L, depth = patches.shape[1], self.config.noise_values - self.config.tokens if self.training else 0
+        L, depth = patches.shape[1], self.config.noise_values - self.config.mask_values if self.training else 0
         if noise.shape[0] != len(patches) or noise.shape[1] < L + depth:
             raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {(len(patches), L + depth)}")
         masking = random_masking(noise[:, :L], round(L * (1 - self.config.mask_ratio)))

@@ -16,39 +16,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analysis.compute.systems import DenseNet161
-from harness.models.config import MaeConfig
+from analysis.compute import systems
+from harness.models.config import EncoderConfig
 from harness.models.interface import Network, Output
 from harness.models.layers.blocks import initialise_weights, patchify
 from harness.models.layers.losses import at_least_single
 from harness.models.layers.sub_batch_norm import by_sub_batches, sub_batch_norms
 from harness.models.layers.timm_import import import_timm
 from harness.models.mae import Encoder, pooled
+from harness.recipe import models as sections
+from harness.recipe.fields import default_of
 
 
 @dataclass(frozen=True)
-class DenseNetConfig:
+class DenseNetConfig(systems.DenseNet161):
     """Everything that shapes a DenseNet classifier.
 
     Attributes:
         classes: perturbations to tell apart; 0 for a trunk alone, which embeds.
-        group: crops of a sub-batch of the normalisation; 16 in the paper.
-        adaptive: AdaBN: statistics of a plate at inference.
         embedding: width of a linear layer between the 2,208 features and the head, which then is the embedding.
         growth, layers: features that a layer adds (twice as many to begin with), layers of each block; DenseNet-161's.
+        group: crops of a sub-batch of the normalisation; 16 in the paper.
+        adaptive: AdaBN: statistics of a plate at inference.
     """
 
-    crop: int = 256
-    channels: int = 6
-    classes: int = 0
-    group: int = 16
-    adaptive: bool = False
-    embedding: int | None = None
-    growth: int = 48
-    layers: tuple[int, ...] = (6, 12, 36, 24)
+    group: int = default_of(sections.DenseNet, "group")
+    adaptive: bool = default_of(sections.DenseNet, "adaptive")
 
     @property
-    def tokens(self) -> int:
+    def mask_values(self) -> int:
         """No patch is ever hidden."""
         return 0
 
@@ -58,42 +54,16 @@ class DenseNetConfig:
         return 0
 
     @property
-    def features(self) -> int:
-        """Of the trunk: 2,208 of a DenseNet-161."""
-        return DenseNet161(growth=self.growth, layers=self.layers).features
-
-    @property
     def embedding_width(self) -> int:
         """Length of the vector that `embed` gives for one crop."""
         return self.embedding or self.features
 
 
 @dataclass(frozen=True)
-class VitClassifierConfig:
-    """A classifier over a MAE encoder's architecture; `vit` without its decoder, mask and Fourier loss."""
+class VitClassifierConfig(EncoderConfig, systems.VitClassifier):
+    """A classifier with the encoder of a MAE-ViT; `classes` as in `DenseNetConfig`."""
 
-    vit: MaeConfig
     classes: int = 0
-
-    @property
-    def crop(self) -> int:
-        """Side of a square crop, pixels."""
-        return self.vit.crop
-
-    @property
-    def tokens(self) -> int:
-        """No patch is ever hidden."""
-        return 0
-
-    @property
-    def noise_values(self) -> int:
-        """One value per block under stochastic depth."""
-        return self.vit.depth if self.vit.drop_path else 0
-
-    @property
-    def embedding_width(self) -> int:
-        """Length of the vector that `embed` gives for one crop."""
-        return self.vit.embedding_width
 
 
 class ClassifierOutput(NamedTuple):
@@ -109,7 +79,7 @@ class ClassifierOutput(NamedTuple):
 
 
 class Classifier(Network):
-    """A trunk and a linear head. Noise (B, 1 + N) begins with each crop's label; the rest is for stochastic depth."""
+    """A trunk and a linear head. Training takes each crop's label; noise is for stochastic depth."""
 
     config: DenseNetConfig | VitClassifierConfig
     head: nn.Module
@@ -118,16 +88,18 @@ class Classifier(Network):
         """(B, C, S, S) → (B, D)."""
         raise TypeError(f"{type(self).__name__} has no trunk")
 
-    def forward(self, images: Tensor, noise: Tensor) -> ClassifierOutput:
-        """One pass: images (B, C, S, S), self-standardised; noise (B, 1 + N), the label first.
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> ClassifierOutput:
+        """One pass: images (B, C, S, S), self-standardised; noise (B, N); labels (B,), class numbers.
 
         Raises:
-            ValueError: a model without classes.
+            ValueError: a model without classes, or no labels.
         """
         if not self.config.classes:
             raise ValueError("this classifier has no classes: it embeds, and cannot be trained")
-        logits = self.head(self.features(images, noise[:, 1:]))
-        return ClassifierOutput(nn.functional.cross_entropy(at_least_single(logits), noise[:, 0].long()), logits)
+        if labels is None:
+            raise ValueError("a classifier's training pass takes labels")
+        logits = self.head(self.features(images, noise))
+        return ClassifierOutput(nn.functional.cross_entropy(at_least_single(logits), labels), logits)
 
     def embed(self, images: Tensor) -> Tensor:
         """What the head decides from: (B, D)."""
@@ -182,7 +154,7 @@ class VitClassifier(Classifier):
     def __init__(self, config: VitClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.vit)
+        self.encoder = Encoder(config)
         self.head = linear_head(config.embedding_width, config.classes)
         with torch.no_grad():
             self.encoder.reset_parameters()
@@ -190,7 +162,7 @@ class VitClassifier(Classifier):
 
     def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
         noise = depth_noise if self.training and self.config.noise_values else None
-        return pooled(self.encoder(patchify(images, self.config.vit.patch), depth_noise=noise), self.config.vit.pool)
+        return pooled(self.encoder(patchify(images, self.config.patch), depth_noise=noise), self.config.pool)
 
 
 def linear_head(width: int, classes: int) -> nn.Module:

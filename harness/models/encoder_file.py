@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.models.config import MaeConfig, Pool
+from harness.models.config import MaeConfig
 from harness.models.layers.blocks import MLP_RATIO
 from harness.models.layers.timm_import import import_timm
+from harness.recipe.models import Pool
 from harness.storage.atomic import write_atomic
 from shards.loader.transform import self_standardise
 
@@ -247,7 +248,7 @@ def expected_shapes(config: MaeConfig) -> dict[str, tuple[int, ...]]:
     if config.layer_scale is not None:
         block["ls.gamma"] = (D,)
     shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, D), "pos_embed": (1, 1 + config.tokens, D), "norm.weight": (D,), "norm.bias": (D,),
+        "cls_token": (1, 1, D), "pos_embed": (1, config.tokens, D), "norm.weight": (D,), "norm.bias": (D,),
         "patch_embed.proj.weight": (D, config.channels, config.patch, config.patch), "patch_embed.proj.bias": (D,),
     }  # fmt: skip
     return shapes | {f"blocks.{n}.{name}": shape for n in range(config.depth) for name, shape in block.items()}

@@ -13,27 +13,23 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from harness.models.config import Pool
+from analysis.compute.systems import PlainVit
+from harness.models.config import DEFAULT_POOL
 from harness.models.interface import Network
 from harness.models.layers.blocks import MLP_RATIO
 from harness.models.layers.timm_import import import_timm
 from harness.models.mae import pooled
+from harness.recipe.models import Pool
 
 
 @dataclass(frozen=True)
-class ImagenetConfig:
-    """The shape of the transformer, and of the crops that it is given; `pool` as in `MaeConfig`."""
+class ImagenetConfig(PlainVit):
+    """The shape of the transformer, and of the crops that it is given; `pool` as in `EncoderConfig`."""
 
-    width: int = 1024
-    depth: int = 24
-    heads: int = 16
-    patch: int = 16
-    crop: int = 256
-    channels: int = 6
-    pool: Pool = "mean"
+    pool: Pool = DEFAULT_POOL
 
     @property
-    def tokens(self) -> int:
+    def mask_values(self) -> int:
         """No patch is ever hidden."""
         return 0
 

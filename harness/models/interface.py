@@ -20,13 +20,13 @@ class NetworkConfig(Protocol):
         ...
 
     @property
-    def tokens(self) -> int:
+    def mask_values(self) -> int:
         """Values of noise that a crop takes outside of training: one for each patch that may be hidden."""
         ...
 
     @property
     def noise_values(self) -> int:
-        """Values of noise that a crop takes in training; the first of them are those of `tokens`."""
+        """Values of noise that a crop takes in training; the first of them are the `mask_values`."""
         ...
 
     @property
@@ -50,15 +50,15 @@ class Output(Protocol):
 
 
 class Network(nn.Module):
-    """A network that the loop can train. `forward(images, noise)` gives an `Output`.
+    """A network that the loop can train. `forward(images, noise, labels)` gives an `Output`.
 
-    Randomness follows from `noise` alone (`masking.masking_noise`), so that any number of ranks computes the same. A
-    classifier's noise begins with one more value, the crop's label.
+    Randomness follows from `noise` alone (`masking.masking_noise`), so that any number of ranks computes the same.
+    `labels` are the class numbers of the crops; only classifiers have and use them.
     """
 
     config: NetworkConfig
     group: int = 1  # crops that a forward pass in training needs together
-    adaptive: bool = False  # whether inference takes the statistics of a plate (`harness.data.plate_statistics`)
+    adaptive: bool = False  # whether inference takes the statistics of a plate (`data/plate_statistics.py`)
 
     def embed(self, images: Tensor) -> Tensor:
         """One vector per crop: self-standardised (B, C, S, S) → (B, D). Call it in eval mode."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.models.config import MaeConfig, Pool
+from harness.models.config import EncoderConfig, MaeConfig
 from harness.models.interface import Network, Output
 from harness.models.layers import losses
 from harness.models.layers.blocks import (
@@ -25,6 +25,7 @@ from harness.models.layers.blocks import (
     unpatchify,
 )
 from harness.models.layers.masking import Masking, place_tokens, random_masking, take_tokens
+from harness.recipe.models import Pool
 
 
 class MaeOutput(NamedTuple):
@@ -54,12 +55,12 @@ class Encoder(nn.Module):
 
     pos_embed: Tensor
 
-    def __init__(self, config: MaeConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbedding(config.channels, config.patch, config.width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
-        self.register_buffer("pos_embed", torch.empty(1, 1 + config.tokens, config.width))
+        self.register_buffer("pos_embed", torch.empty(1, config.tokens, config.width))
         self.blocks = encoder_blocks(
             config.width,
             config.depth,
@@ -115,10 +116,10 @@ class Decoder(nn.Module):
         self.config = config
         self.embed = nn.Linear(config.width, config.decoder_width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.decoder_width))
-        self.register_buffer("pos_embed", torch.empty(1, 1 + config.tokens, config.decoder_width))
+        self.register_buffer("pos_embed", torch.empty(1, config.tokens, config.decoder_width))
         self.blocks = decoder_blocks(config.decoder_width, config.decoder_depth, config.decoder_heads)
         self.norm = layer_norm(config.decoder_width)
-        self.pred = nn.Linear(config.decoder_width, config.patch_values)
+        self.pred = nn.Linear(config.decoder_width, config.pixels_per_patch)
 
     def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
         """Encoded (B, 1 + V, D), the patches at grid places visible (B, V) → prediction (B, L, N)."""
@@ -131,7 +132,7 @@ class Decoder(nn.Module):
     def _fill_in(self, embedded: Tensor, visible: Tensor) -> Tensor:
         """(B, 1 + V, E) → (B, 1 + L, E): patches back in their places, mask tokens everywhere else."""
         places = nn.functional.pad(visible + 1, (1, 0))  # the class token keeps place 0
-        hidden = self.mask_token.to(embedded.dtype).expand(len(embedded), 1 + self.config.tokens, -1)
+        hidden = self.mask_token.to(embedded.dtype).expand(len(embedded), self.config.tokens, -1)
         return place_tokens(embedded, places, hidden)
 
     def reset_parameters(self) -> None:
@@ -168,7 +169,7 @@ class MaskedAutoencoder(Network):
         self.decoder = Decoder(config)
         self.reset_parameters()
 
-    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> MaeOutput:
         """One training pass.
 
         Args:
@@ -225,11 +226,11 @@ class MaskedAutoencoder(Network):
         return patchify(images, self.config.patch)
 
     def _predict(self, patches: Tensor, noise: Tensor) -> tuple[Tensor, Masking]:
-        L = self.config.tokens
+        L = self.config.patches
         wanted = (len(patches), self.config.noise_values if self.training else L)
         if len(noise) != wanted[0] or noise.shape[1] < wanted[1]:
             raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {wanted}")
-        masking = random_masking(noise[:, :L], self.config.visible_tokens)
+        masking = random_masking(noise[:, :L], self.config.visible_patches)
         depth_noise = noise[:, L:] if self.training and self.config.drop_path else None
         encoded = self.encoder(take_tokens(patches, masking.visible), masking.visible, depth_noise)
         return self.decoder(encoded, masking.visible), masking

@@ -14,18 +14,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.models.config import Pool
+from analysis.compute import systems
+from harness.models.config import DEFAULT_POOL
 from harness.models.interface import Network, Output
 from harness.models.layers import losses
 from harness.models.layers.blocks import patchify, unpatchify
 from harness.models.layers.masking import random_masking
 from harness.models.mae import MaeOutput, Reconstruction
+from harness.recipe import models as sections
+from harness.recipe.fields import default_of
+from harness.recipe.models import Pool
 
 GROUPS = 8  # of GroupNorm, at most
 
 
 @dataclass(frozen=True)
-class MuNetConfig:
+class MuNetConfig(systems.MuNet):
     """Everything that shapes a MU-net and its loss.
 
     Attributes:
@@ -39,14 +43,9 @@ class MuNetConfig:
         ValueError: the crop does not divide into squares or scales.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
-    blocks: int = 6
-    kernel: int = 3
-    crop: int = 256
-    channels: int = 6
-    mask_ratio: float = 0.75
-    mask_patch: int = 16
-    pool: Pool = "mean"
+    mask_ratio: float = default_of(sections.MuNet, "mask_ratio")
+    mask_patch: int = default_of(sections.MuNet, "mask_patch")
+    pool: Pool = DEFAULT_POOL
 
     def __post_init__(self) -> None:
         if self.crop % self.mask_patch or self.crop % 2 ** (len(self.widths) - 1):
@@ -54,23 +53,23 @@ class MuNetConfig:
                 f"crop {self.crop} must be a multiple of mask_patch {self.mask_patch} "
                 f"and, for {len(self.widths)} scales, of {2 ** (len(self.widths) - 1)}"
             )
-        if not 0 < self.visible_tokens < self.tokens:
-            raise ValueError(f"mask_ratio {self.mask_ratio} hides none or all of {self.tokens} squares")
+        if not 0 < self.visible_squares < self.mask_values:
+            raise ValueError(f"mask_ratio {self.mask_ratio} hides none or all of {self.mask_values} squares")
 
     @property
-    def tokens(self) -> int:
-        """Squares that may be hidden."""
+    def mask_values(self) -> int:
+        """One for each square that may be hidden."""
         return (self.crop // self.mask_patch) ** 2
 
     @property
     def noise_values(self) -> int:
         """As many as squares: nothing else is random."""
-        return self.tokens
+        return self.mask_values
 
     @property
-    def visible_tokens(self) -> int:
+    def visible_squares(self) -> int:
         """Squares that are left."""
-        return round(self.tokens * (1 - self.mask_ratio))
+        return round(self.mask_values * (1 - self.mask_ratio))
 
     @property
     def embedding_width(self) -> int:
@@ -147,7 +146,7 @@ class MuNet(Network):
         self.pred = nn.Conv2d(widths[0], config.channels, 1)
         self.reset_parameters()
 
-    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+    def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> MaeOutput:
         """One training pass: images (B, C, H, W), noise (B, L); per sample the squares with the most noise are hidden.
 
         Raises:
@@ -194,9 +193,11 @@ class MuNet(Network):
     def _predict(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction (B, L, N) of all squares, and which were hidden: (B, L) bool."""
         config = self.config
-        if noise.shape != (len(images), config.tokens):
-            raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {(len(images), config.tokens)}")
-        mask = random_masking(noise, config.visible_tokens).mask
+        if noise.shape != (len(images), config.mask_values):
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}: these images take {(len(images), config.mask_values)}"
+            )
+        mask = random_masking(noise, config.visible_squares).mask
         *finer, features = self._descend(images.masked_fill(self._pixels(mask), 0))
         for up, beside in zip(self.up, reversed(finer), strict=True):
             features = up(features, beside)

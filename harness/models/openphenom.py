@@ -23,7 +23,7 @@ from harness.storage.atomic import write_atomic
 
 SAFE = ".safetensors"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
-OPENPHENOM = ChannelAgnosticConfig()  # S/16: the defaults are its own
+OPENPHENOM = ChannelAgnosticConfig(width=384, depth=12, heads=6, patch=16, drop_path=0.1)  # S/16
 
 
 def load_openphenom(path: Path | str, config: ChannelAgnosticConfig = OPENPHENOM) -> ChannelAgnosticMae:

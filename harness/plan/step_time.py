@@ -68,10 +68,10 @@ def run_of(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
     has_gpu = launch.gpus_per_node > 0 and launch.device != "cpu"
     shard = launch.shard_gpus or min(world, per_node)
     engine = choose_engine(launch.engine, world, system.parameters(), has_gpu * GIGA * gpu.memory_gb or None, shard)
-    settings = cell.training.settings
+    training = cell.training
     setting = Setting(
-        engine, world, shard, micro_batch(part, most), settings["precision"], launch.recompute,
-        settings["optimiser"]["name"], launch.zero_stage,
+        engine, world, shard, micro_batch(part, most), training.settings.precision, launch.recompute,
+        training.optimiser.name, launch.zero_stage,
     )  # fmt: skip
     room = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
     needed, instead = None, None

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from analysis.compute.flops import CONVENTIONS, VitMae
-from harness.models.architecture import config_of, cost_of
+from analysis.compute.flops import CONVENTIONS
+from harness.models.architecture import configure
+from harness.models.config import MaeConfig
 from harness.plan.cost import CellPlan
 from harness.plan.memory import memory
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import GPUS, Gpu
+from harness.recipe.models import MaeVit
 from harness.recipe.schema import Recipe
 
 PAPER_CELL = ("vit_l8_plus", "rpi_93m")
@@ -131,22 +133,20 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
 
     lines, seen = ["one rank's memory by torch's tracker beside the closed form, GB:"], set()
     for plan in plans:
-        system = cost_of(plan.cell)
-        if (
-            plan.run is None
-            or not isinstance(system, VitMae)
-            or plan.gpus < 2
-            or (plan.cell.model, plan.run.setting) in seen
-        ):
+        architecture = plan.cell.architecture
+        if plan.run is None or architecture is None or not isinstance(architecture.model, MaeVit) or plan.gpus < 2:
+            continue
+        if (plan.cell.model, plan.run.setting) in seen:
             continue
         seen.add((plan.cell.model, plan.run.setting))
         hybrid = plan.run.setting.engine == "hsdp"
         setting = plan.run.setting if hybrid else replace(plan.run.setting, engine="fsdp", optimiser="lion")
+        config = configure(MaeConfig, architecture)
         found = rank_memory(
-            config_of(plan.cell), world=setting.world, crops=setting.crops, shard=setting.shard if hybrid else None,
+            config, world=setting.world, crops=setting.crops, shard=setting.shard if hybrid else None,
             precision="bf16" if setting.precision == "bf16" else "fp32", recompute=setting.recompute,
         )  # fmt: skip
-        closed = memory(system, setting).total
+        closed = memory(config, setting).total
         how = f"{setting.engine} over {setting.world}, {setting.crops} crops, recompute {setting.recompute}"
         lines.append(f"  {plan.cell.model or '':<14}{how:<50}{found.peak / GIGA:>8.2f}{closed / GIGA:>8.2f}")
     return "\n".join(lines)

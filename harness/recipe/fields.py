@@ -56,6 +56,11 @@ SharePerName = Annotated[Fraction | dict[Name, Fraction], Entries]
 RatePerName = Annotated[PositiveFloat | dict[Name, PositiveFloat], Entries]
 
 
+def default_of(section: type[BaseModel], field: str) -> Any:  # noqa: ANN401  (the field's type)
+    """The default of a recipe's field, for code that has it too: a default is stated once."""
+    return section.model_fields[field].default
+
+
 def per_name(values: Number | dict[str, Number], name: str) -> Number:
     """The value for `name` of a field that holds one value for all or one for each."""
     return values[name] if isinstance(values, dict) else values

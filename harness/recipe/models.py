@@ -1,19 +1,28 @@
 """The networks that a recipe can name, one section for each kind, and what they share.
 
-`kind` says which; without it a model is a MAE-ViT. A kind's fields are its science: all of them are part of a cell's
-identity. `networks.py` builds what stands here, `costs.py` says what it costs.
+`kind` selects the section; without it a model is a MAE-ViT. A section's fields are part of a grid cell's identity, and
+so are the fields of `mae` that the kind uses. `harness/models/architecture.py` builds what is stated here, and
+`analysis/compute/systems.py` counts what it costs. Defaults are stated once: here, or where the FLOPs are counted.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag, model_validator
 
+from analysis.compute.flops import VitMae
+from analysis.compute.systems import DenseNet161
+from analysis.compute.systems import MuNet as MuNetCost
 from harness.recipe.fields import Count, Name, Probability, Section, YamlPath
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+Pool = Literal["mean", "class", "std", "mean_std"]
+FourierMode = Literal["patch", "image"]
+FourierNorm = Literal["backward", "ortho"]
+VitSize = Literal["S", "B", "L"]
 DEFAULT_KIND = "mae_vit"
 ARM = "kind-"  # what pydantic's error paths name the arms of the union by; no field begins so
 
@@ -21,15 +30,15 @@ ARM = "kind-"  # what pydantic's error paths name the arms of the union by; no f
 class Mae(Section):
     """What all networks of the study share (crops and channels), and all masked vision transformers (A.2.3)."""
 
-    crop: PositiveInt = 256
-    channels: PositiveInt = 6
+    crop: PositiveInt = VitMae.crop
+    channels: PositiveInt = VitMae.channels
     value_range: PositiveFloat | None = Field(
         None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
     )
-    mask_ratio: Ratio = 0.75
-    decoder_width: PositiveInt = 512
-    decoder_depth: PositiveInt = 8
-    decoder_heads: PositiveInt = 16
+    mask_ratio: Ratio = VitMae.mask_ratio
+    decoder_width: PositiveInt = VitMae.decoder_width
+    decoder_depth: PositiveInt = VitMae.decoder_depth
+    decoder_heads: PositiveInt = VitMae.decoder_heads
     layer_scale: PositiveFloat = 1e-4
     qk_norm: bool = True
     position_temperature: Annotated[float, Field(gt=1)] = Field(
@@ -37,22 +46,60 @@ class Mae(Section):
     )
     qkv_bias: Literal[False] = False
     parallel_blocks: Literal[True] = True
-    fourier_mode: Literal["patch", "image"] = "patch"
-    fourier_norm: Literal["backward", "ortho"] = Field(
+    fourier_mode: FourierMode = "patch"
+    fourier_norm: FourierNorm = Field(
         "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
     )
 
 
-class MaeVit(Section):
-    """One MAE-ViT encoder (supplement A.2.3)."""
+CROPS = frozenset({"crop", "channels", "value_range"})
+ENCODER = frozenset({"layer_scale", "qk_norm", "position_temperature"})
 
-    kind: Literal["mae_vit"] = Field("mae_vit", exclude=True)  # left out, so that ids are those of before
-    size: Literal["S", "B", "L"]
+
+class NetworkSection(Section):
+    """What the sections of all networks have in common.
+
+    Attributes:
+        mae_fields: fields of `Mae` that decide a result of this kind.
+        is_classifier: trained on labels, so its loss compares with no masked loss.
+        baseline_for: the recipe's section that a model which is never trained is there for; None for one that is.
+        since: fields that are part of an identity only where they differ from their default, because the kind existed
+            before them.
+    """
+
+    mae_fields: ClassVar[frozenset[str]] = CROPS
+    is_classifier: ClassVar[bool] = False
+    baseline_for: ClassVar[str | None] = None
+    since: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of a patch, pixels; None for a network without patches."""
+        return getattr(self, "patch", None)
+
+    def own_identity(self) -> dict[str, JsonValue]:
+        """The section's part of an identity: its fields, without the path of weights, which have a name for that."""
+        values: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"weights": {"path"}})
+        defaults = {name for name in self.since if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in defaults}
+
+
+class VitSection(NetworkSection):
+    """The encoder of a vision transformer, of the kinds that the study trains."""
+
     width: PositiveInt
     depth: PositiveInt
     heads: PositiveInt
     patch: PositiveInt
-    drop_path: Probability = 0.0
+    drop_path: Probability = Field(0.0, description="stochastic depth of the last block; rises linearly to it")
+
+
+class MaeVit(VitSection):
+    """One MAE-ViT encoder (supplement A.2.3)."""
+
+    mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields)
+    kind: Literal["mae_vit"] = Field("mae_vit", exclude=True)  # left out, so that ids are those of before
+    size: VitSize
     fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
 
     @model_validator(mode="after")
@@ -68,17 +115,19 @@ class MaeVit(Section):
         return _indivisible("patch", self.patch, shared.crop)
 
 
-class MuNet(Section):
+class MuNet(NetworkSection):
     """A masked U-net (supplement A.2.2); `docs/models.md` says what of it is known and what is our reading."""
 
     kind: Literal["mu_net"]
     size: str = Field("MU-net", description="its name in figures")
     widths: Annotated[list[PositiveInt], Field(min_length=2)] = Field(
-        [32, 64, 128, 256, 512], description="channels of each scale; each is half as large as the one before"
+        list(MuNetCost.widths), description="channels of each scale; each is half as large as the one before"
     )
-    blocks: PositiveInt = Field(6, description="residual blocks of two convolutions at each scale, down and up")
-    kernel: Literal[3, 5] = 3
-    mask_ratio: Ratio = 0.75
+    blocks: PositiveInt = Field(
+        MuNetCost.blocks, description="residual blocks of two convolutions at each scale, down and up"
+    )
+    kernel: Literal[3, 5] = MuNetCost.kernel  # type: ignore[assignment]
+    mask_ratio: Ratio = VitMae.mask_ratio
     mask_patch: PositiveInt = Field(16, description="side of the squares that are hidden, pixels")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
@@ -90,22 +139,18 @@ class MuNet(Section):
         return found
 
 
-class ChannelAgnostic(Section):
+class ChannelAgnostic(VitSection):
     """A channel-agnostic MAE; the decoder of each channel, the mask and the positions are the study's `mae`."""
 
+    mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields) - {"fourier_mode"}
     kind: Literal["channel_agnostic"]
     size: str = Field("CA-MAE", description="its name in figures")
-    width: PositiveInt
-    depth: PositiveInt
-    heads: PositiveInt
-    patch: PositiveInt
-    drop_path: Probability = 0.0
     fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
     train_channels: list[Count] | None = Field(
         None, description="numbers of the channels to train on; null: all. Embedding takes all of its shards' channels"
     )
 
-    def trained(self, shared: Mae) -> list[int]:
+    def learned_channels(self, shared: Mae) -> list[int]:
         """The channels that it learns from."""
         return list(range(shared.channels)) if self.train_channels is None else self.train_channels
 
@@ -114,8 +159,8 @@ class ChannelAgnostic(Section):
         found = _indivisible("patch", self.patch, shared.crop)
         if self.width % self.heads or self.width % 4:
             found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
-        chosen = self.trained(shared)
-        if not chosen or len(set(chosen)) < len(chosen) or max(chosen) >= shared.channels:
+        channels = self.learned_channels(shared)
+        if not channels or len(set(channels)) < len(channels) or max(channels) >= shared.channels:
             found.append(("train_channels", f"must be different numbers below mae.channels, {shared.channels}"))
         if shared.decoder_width % 8:
             found.append(
@@ -131,17 +176,21 @@ class Weights(Section):
     path: YamlPath
 
 
-class DenseNet(Section):
+class DenseNet(NetworkSection):
     """A weakly supervised DenseNet-161 (supplement A.2.1), with AdaBN over plates where it is `adaptive`."""
 
+    is_classifier: ClassVar[bool] = True
+    since: ClassVar[frozenset[str]] = frozenset({"growth", "layers"})
     kind: Literal["densenet"]
     size: str = Field("DenseNet-161", description="its name in figures")
     adaptive: bool = Field(False, description="AdaBN: batches and statistics of one plate; else sampling by label")
     group: Annotated[int, Field(ge=2)] = Field(16, description="crops of a sub-batch of the normalisation (GhostBN)")
     embedding: PositiveInt | None = Field(None, description="width of a linear layer after the 2,208 features")
-    growth: PositiveInt = Field(48, description="features that a layer adds; the first convolution has twice as many")
+    growth: PositiveInt = Field(
+        DenseNet161.growth, description="features that a layer adds; the first convolution has twice as many"
+    )
     layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
-        (6, 12, 36, 24), description="layers of each dense block"
+        DenseNet161.layers, description="layers of each dense block"
     )
     label: str = Field("treatment", description="column of the wells that names the classes")
     weights: Weights | None = Field(None, description="to begin with: ImageNet's, from disk; null: random")
@@ -151,16 +200,13 @@ class DenseNet(Section):
         return [("kind", f"a DenseNet halves crops five times: {shared.crop} pixels")] if shared.crop % 32 else []
 
 
-class VitClassifier(Section):
+class VitClassifier(VitSection):
     """A weakly supervised classifier with the architecture of a MAE-ViT's encoder (supplement A.2.1)."""
 
+    mae_fields: ClassVar[frozenset[str]] = CROPS | ENCODER
+    is_classifier: ClassVar[bool] = True
     kind: Literal["vit_classifier"]
     size: str = Field("ViT-WSL", description="its name in figures")
-    width: PositiveInt
-    depth: PositiveInt
-    heads: PositiveInt
-    patch: PositiveInt
-    drop_path: Probability = 0.0
     label: str = Field("treatment", description="column of the wells that names the classes")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
@@ -171,12 +217,13 @@ class VitClassifier(Section):
         return found
 
 
-class Imagenet(Section):
+class Imagenet(NetworkSection):
     """A vision transformer that learnt from ImageNet: never trained here, only embedded and evaluated.
 
     The defaults are timm's vit_large_patch16_224. `docs/models.md` says how it takes crops of any size and channels.
     """
 
+    baseline_for: ClassVar[str | None] = "embed"
     kind: Literal["imagenet"]
     size: str = Field("ImageNet ViT-L/16", description="its name in figures")
     width: PositiveInt = 1024
@@ -196,6 +243,8 @@ class Imagenet(Section):
 class Profiles(Section):
     """Features measured elsewhere, such as CellProfiler's: neither trained nor embedded, only evaluated."""
 
+    is_classifier: ClassVar[bool] = False
+    baseline_for: ClassVar[str | None] = "evaluate"
     kind: Literal["profiles"]
     tables: Annotated[list[YamlPath], Field(min_length=1)] = Field(
         description="wells and their features, one file after another: .csv, .csv.gz, .tsv or .parquet"
@@ -225,25 +274,16 @@ Model = Annotated[
     | Annotated[Profiles, Tag(f"{ARM}profiles")],
     Discriminator(_arm),
 ]
-CLASSIFIERS = ("densenet", "vit_classifier")
-FIXED = {
-    "imagenet": "embed",
-    "profiles": "evaluate",
-}  # kinds that are never trained, and the section they are there for
-LATER = {"growth", "layers"}  # in an id only where they are not as before there were such fields
-SHARED: dict[str, set[str]] = {  # fields of `Mae` that decide a kind's result; of a MAE-ViT's, all
-    "mu_net": {"crop", "channels", "value_range"},
-    "densenet": {"crop", "channels", "value_range"},
-    "vit_classifier": {"crop", "channels", "value_range", "layer_scale", "qk_norm", "position_temperature"},
-    "channel_agnostic": set(Mae.model_fields) - {"fourier_mode"},
-    "imagenet": {"crop", "channels", "value_range"},
-}
+Network = MaeVit | MuNet | ChannelAgnostic | DenseNet | VitClassifier | Imagenet
 
 
-def architecture(model: Model, shared: Mae) -> dict[str, Any]:
-    """All that decides what a model computes, as JSON: its own fields, and those of `shared` that it heeds."""
-    own = model.model_dump(mode="json", exclude={"weights": {"path"}})
-    for name in LATER.intersection(own):
-        if getattr(model, name) == type(model).model_fields[name].default:
-            del own[name]
-    return {**shared.model_dump(mode="json", include=SHARED.get(model.kind)), **own}
+@dataclass(frozen=True)
+class Architecture:
+    """The network of a grid cell: its section of `models`, and the study's `mae`, of which its kind uses a part."""
+
+    model: Network
+    mae: Mae
+
+    def identity(self) -> dict[str, JsonValue]:
+        """All that decides what the network computes, as JSON."""
+        return {**self.mae.model_dump(mode="json", include=set(self.model.mae_fields)), **self.model.own_identity()}

@@ -1,8 +1,8 @@
 """The recipe: what a study is, as a strict schema.
 
 A recipe is one YAML file (`recipes/scaling.yaml` states the paper's study). Every field is declared here, with its
-unit and bounds, and nothing else is accepted. Reading a file, its profiles and overrides is `recipe_file.py`;
-turning a recipe into cells is `grid.py`.
+unit and bounds, and nothing else is accepted. Reading a file, its profiles and overrides is `load.py`;
+turning a recipe into grid cells is `grid/cells.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from harness.recipe.data import Dataset, Prepare, Remote
 from harness.recipe.fields import (
@@ -27,7 +27,7 @@ from harness.recipe.fields import (
     YamlPath,
 )
 from harness.recipe.launch import Hardware, Launch
-from harness.recipe.models import FIXED, Mae, Model
+from harness.recipe.models import Mae, Model, Pool
 
 
 class Optimiser(Section):
@@ -38,8 +38,8 @@ class Optimiser(Section):
     momentum: Probability = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
 
-    def science(self) -> dict[str, Any]:
-        """The fields that this optimiser heeds, as JSON."""
+    def identity(self) -> dict[str, JsonValue]:
+        """The fields that this optimiser uses, as JSON."""
         return self.model_dump(mode="json", exclude={"betas" if self.name == "sgd" else "momentum"})
 
 
@@ -109,7 +109,7 @@ class Embed(Section):
 
     shards: ShardPlace
     experiments: list[str] | None = Field(None, description="null: every experiment of the shards")
-    pool: Literal["mean", "class", "std", "mean_std"] = Field(
+    pool: Pool = Field(
         "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
     )
     block: PositiveInt | None = Field(
@@ -169,7 +169,7 @@ class Recipe(Section):
     @property
     def trained_models(self) -> list[str]:
         """Names of the grid's models that are trained; the others are baselines, one cell each."""
-        return [name for name in self.grid.models if name not in self.models or self.models[name].kind not in FIXED]
+        return [n for n in self.grid.models if n not in self.models or self.models[n].baseline_for is None]
 
     def inconsistencies(self) -> list[tuple[FieldPath, str]]:
         """What is wrong between fields that are each right alone: (field path, message)."""
@@ -226,7 +226,7 @@ class Recipe(Section):
 
     def _idle(self) -> list[tuple[FieldPath, str]]:
         """Models that are never trained, in a study without the section that they are there for."""
-        needs = [FIXED.get(self.models[name].kind) if name in self.models else None for name in self.grid.models]
+        needs = [self.models[name].baseline_for if name in self.models else None for name in self.grid.models]
         return [
             (("grid", "models", i), f"{self.grid.models[i]!r} is never trained, and there is no `{section}` section")
             for i, section in enumerate(needs)

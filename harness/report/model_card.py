@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.grid.cells import Cell
+from harness.recipe.models import Mae, MaeVit
 from harness.recipe.schema import Recipe
 
 
@@ -20,18 +21,24 @@ def model_card(
 
 
 def _what(cell: Cell, channels: Sequence[str], blocks: int) -> str:
-    shape = cell.architecture or {}
-    value_range = shape["value_range"] or "the pixel type's own, 255 or 65535"
+    vit, mae = _mae_vit(cell)
+    value_range = mae.value_range or "the pixel type's own, 255 or 65535"
     rows = {
-        "encoder": f"ViT-{shape['size']}/{shape['patch']}: width {shape['width']}, "
-        f"depth {_depth(blocks, shape['depth'])}, "
-        f"heads {shape['heads']}, parallel scaling blocks, QK-norm {'on' if shape['qk_norm'] else 'off'}",
-        "input": f"crops of {shape['crop']} × {shape['crop']} pixels, {shape['channels']} channels",
+        "encoder": f"ViT-{vit.size}/{vit.patch}: width {vit.width}, depth {_depth(blocks, vit.depth)}, "
+        f"heads {vit.heads}, parallel scaling blocks, QK-norm {'on' if mae.qk_norm else 'off'}",
+        "input": f"crops of {mae.crop} × {mae.crop} pixels, {mae.channels} channels",
         "channels, in order": ", ".join(channels) or "those of the shards it was trained on",
         "self-standardisation": f"pixels over {value_range}; then every crop and channel to mean 0 and variance 1",
         "cell": f"`{cell.id}` ({cell.kind}, seed {cell.seed})",
     }
     return "## What it is\n\n" + _table(("", ""), list(rows.items()))
+
+
+def _mae_vit(cell: Cell) -> tuple[MaeVit, Mae]:
+    """The model of a cell that is exported; other kinds have no card."""
+    assert cell.architecture is not None
+    assert isinstance(cell.architecture.model, MaeVit)
+    return cell.architecture.model, cell.architecture.mae
 
 
 def _depth(blocks: int, depth: int) -> str:
@@ -41,14 +48,14 @@ def _depth(blocks: int, depth: int) -> str:
 def _training(cell: Cell, trained: dict[str, Any]) -> str:
     if cell.training is None:
         return "## Training\n\nNone: these are initial weights, a baseline."
-    weight = (cell.architecture or {})["fourier_weight"]
-    optimiser = cell.training.settings["optimiser"]
+    vit, mae = _mae_vit(cell)
+    weight, optimiser = vit.fourier_weight, cell.training.optimiser
     objective = "masked pixels" + (f" and Fourier magnitudes (alpha {weight:g})" if weight else "")
     rows = [
         ("dataset", f"{cell.dataset}: {trained.get('wells', '?')} images of {len(trained.get('experiments', []))} "
          "experiments"),
-        ("objective", f"{objective}, mask ratio {(cell.architecture or {})['mask_ratio']:g}"),
-        ("optimiser", f"{optimiser['name']}, batch {cell.training.batch}, peak {cell.training.learning_rate:g}"),
+        ("objective", f"{objective}, mask ratio {mae.mask_ratio:g}"),
+        ("optimiser", f"{optimiser.name}, batch {cell.training.batch}, peak {cell.training.learning_rate:g}"),
         ("crops seen", f"{trained.get('crops', 0):,} in {trained.get('steps', 0):,} steps"),
     ]  # fmt: skip
     for name in ("validation_loss", "best_validation_loss", "mean_predictor_loss"):

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import compute
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, model_kind
+from harness.grid.cells import Cell
 from harness.models.architecture import cost_of
-from harness.recipe.models import CLASSIFIERS
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.train_log import read_log
@@ -66,7 +65,7 @@ def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
 
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        if model_kind(cell) in CLASSIFIERS:
+        if cell.is_classifier:
             continue  # a cross-entropy, which no masked loss compares with
         if cell.kind != "trained" or ledger.read(recipe.output, cell.id, "train") is None:
             continue
@@ -86,17 +85,17 @@ def dataset_ranks(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
-    architecture = cell.architecture or {}
+    model = cell.architecture.model if cell.architecture else None
     return {
         "cell": cell.id,
         "model": cell.model,
-        "size": architecture.get("size"),
-        "patch": architecture.get("patch"),
+        "size": model.size if model else None,
+        "patch": model.patch_size if model else None,
         "dataset": cell.dataset,
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
         "seed": cell.seed,
         "trained": cell.kind == "trained",
-        "kind": model_kind(cell) or cell.kind,
+        "kind": cell.network_kind or cell.kind,
     }
 
 
@@ -107,4 +106,6 @@ def _crops(recipe: Recipe, cell: Cell) -> int:
 
 def _compute(cell: Cell, crops: int, convention: str) -> float:
     """NaN for a baseline: it was not trained, so it has no place on a compute axis."""
-    return compute(convention, cost_of(cell), crops) if cell.kind == "trained" else float("nan")
+    if cell.kind != "trained" or cell.architecture is None:
+        return float("nan")
+    return compute(convention, cost_of(cell.architecture), crops)

@@ -1,7 +1,7 @@
-"""One cell from its first missing stage to its last: train → embed → evaluate, each ending in a ledger row.
+"""Which stages a grid cell lacks: train → embed → evaluate, by its rows in the ledger. No torch.
 
-`missing_stages` says what is missing (fast, no torch); `run_cell` is what a job runs. A stage's fingerprint chains the
-settings and data that decide its result, so a row that no longer fits its settings counts as missing.
+A stage's fingerprint chains the settings and data that decide its result, so a row that no longer fits its settings
+counts as missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.shard_sets import ShardLocation, manifest_of
+from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, fingerprint, weights_path
+from harness.grid.stage_run import StageRun
 from harness.recipe.models import Profiles
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
@@ -33,12 +35,16 @@ class CellWork:
     fingerprints: dict[Stage, str]
     missing: tuple[Stage, ...]
 
+    def stage_run(self, recipe: Recipe, stage: Stage) -> StageRun:
+        """What running one of the stages is handed."""
+        return StageRun(recipe, self.cell, cell_folder(recipe, self.cell), self.fingerprints[stage])
+
 
 def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
     """The stages that this cell goes through."""
     embedded = recipe.embed is not None and cell.kind != "profiles"
-    wanted = {"train": cell.kind in ("trained", "untrained"), "embed": embedded, "evaluate": recipe.evaluate}
-    return tuple(stage for stage in STAGES if wanted[stage])
+    applies = {"train": cell.kind in ("trained", "untrained"), "embed": embedded, "evaluate": recipe.evaluate}
+    return tuple(stage for stage in STAGES if applies[stage])
 
 
 def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
@@ -47,15 +53,15 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
     Raises:
         StageError: shards or a relationship list are missing, or the shards are not those the cell trained on.
     """
-    prints = _fingerprints(recipe, cell)
+    fingerprints = _fingerprints(recipe, cell)
     missing: list[Stage] = []
-    for stage, wanted in prints.items():
+    for stage, current in fingerprints.items():
         row = ledger.read(recipe.output, cell.id, stage)
-        if row is not None and stage == "train" and row.fingerprint != wanted:
+        if row is not None and stage == "train" and row.fingerprint != current:
             raise StageError(_changed_data(recipe, cell))
-        if row is None or row.fingerprint != wanted:
+        if row is None or row.fingerprint != current:
             missing.append(stage)
-    return CellWork(cell, prints, tuple(missing))
+    return CellWork(cell, fingerprints, tuple(missing))
 
 
 def _changed_data(recipe: Recipe, cell: Cell) -> str:
@@ -67,46 +73,45 @@ def _changed_data(recipe: Recipe, cell: Cell) -> str:
 
 
 def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
-    wanted = stages_of(recipe, cell)
-    prints: dict[Stage, str] = {}
-    science: dict[Stage, Callable[[], Any]] = {
-        "train": lambda: _train_science(recipe, cell),
-        "embed": lambda: _embed_science(recipe, cell),
-        "evaluate": lambda: _evaluate_science(recipe, cell),
+    fingerprints: dict[Stage, str] = {}
+    identity: dict[Stage, Callable[[], Any]] = {
+        "train": lambda: _train_identity(recipe, cell),
+        "embed": lambda: _embed_identity(recipe, cell),
+        "evaluate": lambda: _evaluate_identity(recipe, cell),
     }
     chained = cell.id
-    for stage in wanted:
-        chained = prints[stage] = fingerprint([stage, chained, science[stage]()])
-    return prints
+    for stage in stages_of(recipe, cell):
+        chained = fingerprints[stage] = fingerprint([stage, chained, identity[stage]()])
+    return fingerprints
 
 
-def _train_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+def _train_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     shards = shards_digest(recipe, recipe.datasets[cell.dataset].shards) if cell.dataset else None
     weights = weights_path(recipe, cell)
     return shards if weights is None else [shards, _file_digest(weights)]
 
 
-def _embed_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+def _embed_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     assert recipe.embed is not None
     options = recipe.embed
-    science: list[Any] = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
+    identity: list[Any] = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
     if options.block is not None:
-        science.append(options.block)
+        identity.append(options.block)
     weights = weights_path(recipe, cell)
-    return [*science, {"weights": _file_digest(weights)}] if cell.kind == "pretrained" and weights else science
+    return [*identity, {"weights": _file_digest(weights)}] if cell.kind == "pretrained" and weights else identity
 
 
-def _evaluate_science(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+def _evaluate_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     evaluate = recipe.evaluate
     assert evaluate is not None
     lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
-    science = [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
+    identity = [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
     model = recipe.models.get(cell.model)
     if not isinstance(model, Profiles):
-        return science
+        return identity
     assert recipe.embed is not None  # which wells: for others, the stage before says so
     tables = [_file_digest(path) for path in model.tables]
-    return [*science, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)]
+    return [*identity, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)]
 
 
 def shards_digest(recipe: Recipe, place: ShardLocation) -> str:

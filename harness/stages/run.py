@@ -1,4 +1,4 @@
-"""Run a grid cell from its first missing stage to its last: train, embed, evaluate."""
+"""Run a grid cell from its first missing stage to its last: train, embed, evaluate; each ends in a ledger row."""
 
 from __future__ import annotations
 
@@ -12,48 +12,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.distributed.preemption import Preempted
+from harness.distributed.preemption import Control, Preempted
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import Cell, find_cell
+from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
-from harness.storage import fencing as fence
 from harness.storage import ledger
 from harness.storage.atomic import write_json
 from harness.storage.ledger import LedgerRow, Stage
 
 
 def run_cell(recipe_json: str, cell_id: str) -> list[str]:
-    """Run what is missing of one cell, and return the names of the stages run. This is what a job runs.
+    """Run what is missing of one cell, and return the names of the stages run. This is what a local job runs.
 
     Two processes given the same cell never work on it at once: the second waits for the first, then finds it done.
     """
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
-    cell = next(c for c in cells(recipe) if c.id == cell_id)
-    folder = cell_folder(recipe, cell)
-    with _alone(folder):
+    cell = find_cell(recipe, cell_id)
+    with _cell_lock(cell_folder(recipe, cell)):
         work = missing_stages(recipe, cell)
         for stage in work.missing:
-            _run(recipe, work, stage)
+            _run(recipe, work, stage, None)
     return list(work.missing)
 
 
-def run_stage(recipe: Recipe, cell: Cell, stage: Stage) -> None:
-    """Run one stage of a cell unless it is done; for a SLURM job, whose `fence` keeps others from the cell."""
+def run_stage(recipe: Recipe, cell: Cell, stage: Stage, control: Control | None = None) -> None:
+    """Run one stage of a cell unless it is done; for a SLURM job, whose fence keeps others from the cell."""
     work = missing_stages(recipe, cell)
     if stage in work.missing:
-        _run(recipe, work, stage)
+        _run(recipe, work, stage, control)
 
 
-def _run(recipe: Recipe, work: CellWork, stage: Stage) -> None:
-    cell, start = work.cell, time.perf_counter()
-    values = _RUN[stage](recipe, cell, cell_folder(recipe, cell), work.fingerprints[stage])
+def _run(recipe: Recipe, work: CellWork, stage: Stage, control: Control | None) -> None:
+    start, run = time.perf_counter(), work.stage_run(recipe, stage)
+    values = _RUN[stage](run, control)
     values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
     if is_first_rank():
-        fence.check()
-        ledger.record(recipe.output, LedgerRow(cell.id, stage, work.fingerprints[stage], values))
+        record(run, stage, values, control)
         if stage in _DISCARD:
-            _DISCARD[stage](cell_folder(recipe, cell))
+            _DISCARD[stage](run.folder)
+
+
+def record(run: StageRun, task: str, values: dict[str, Any], control: Control | None) -> None:
+    """Put the row of a finished stage, or of one job's share of it, into the ledger.
+
+    Raises:
+        Fenced: a newer start of the task has taken over.
+    """
+    if control is not None:
+        control.fence.check()
+    ledger.record(run.recipe.output, LedgerRow(run.cell.id, task, run.fingerprint, values))
 
 
 def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None:
@@ -76,10 +85,10 @@ def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None
 def read_outcome(outcomes: Path, cell_id: str) -> dict[str, str | None] | None:
     """What `run_cells` left of a cell, None as long as it has not ended."""
     try:
-        found: dict[str, str | None] = json.loads(_outcome_path(outcomes, cell_id).read_text(encoding="utf-8"))
+        outcome: dict[str, str | None] = json.loads(_outcome_path(outcomes, cell_id).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return found
+    return outcome
 
 
 def _outcome_path(outcomes: Path, cell_id: str) -> Path:
@@ -87,12 +96,12 @@ def _outcome_path(outcomes: Path, cell_id: str) -> Path:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that speaks for its job."""
+    """Whether this process is the one that records results for its job."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _cell_lock(folder: Path) -> Iterator[None]:
     """Hold the cell's lock, which the system frees however its holder dies. The other ranks follow the first."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_first_rank():
@@ -103,30 +112,31 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
+def _train(run: StageRun, control: Control | None) -> dict[str, Any]:
     from harness.train.loop import train_cell
 
-    return train_cell(recipe, cell, folder, stage_print)
+    return train_cell(run, control)
 
 
-def _embed(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
+def _embed(run: StageRun, control: Control | None) -> dict[str, Any]:
     from harness.embed.cell import embed_cell
+    from harness.embed.parts import open_embedding
 
-    return embed_cell(recipe, cell, folder, stage_print)
+    return embed_cell(open_embedding(run), control=control)
 
 
-def _evaluate(recipe: Recipe, cell: Cell, folder: Path, stage_print: str) -> dict[str, Any]:
+def _evaluate(run: StageRun, control: Control | None) -> dict[str, Any]:
     from harness.evaluate.cell import evaluate_cell
 
     joined: dict[str, Any] = {}
-    if cell.kind == "profiles":
+    if run.cell.kind == "profiles":
         from harness.evaluate.measured_profiles import join_profiles
 
-        joined = join_profiles(recipe, cell, folder, stage_print)
-    return {**joined, **evaluate_cell(recipe, folder)}
+        joined = join_profiles(run)
+    return {**joined, **evaluate_cell(run.recipe, run.folder)}
 
 
-_RUN: dict[Stage, Callable[[Recipe, Cell, Path, str], dict[str, Any]]] = {
+_RUN: dict[Stage, Callable[[StageRun, Control | None], dict[str, Any]]] = {
     "train": _train,
     "embed": _embed,
     "evaluate": _evaluate,
@@ -145,5 +155,5 @@ def _discard_parts(folder: Path) -> None:
     discard_parts(folder)
 
 
-# Only once the row is in the ledger: a run that dies before goes on from them.
+# Only once the row is in the ledger: a run that dies before continues from them.
 _DISCARD: dict[Stage, Callable[[Path], None]] = {"train": _discard_checkpoints, "embed": _discard_parts}

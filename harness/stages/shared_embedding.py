@@ -1,9 +1,9 @@
-"""The embedding of a cell by several jobs that know nothing of one another: array elements, each with its own parts.
+"""The embedding of a cell by several SLURM jobs that do not communicate: each embeds its share of the parts.
 
-Job book, fences, failures and ledger know a job by its piece: a stage (`train`), or an element of one (`embed.3-of-8`).
-An element that is done has a row of its own in the ledger. The one whose row is the last puts the parts together and
-records the stage; or evaluation does, where the last two ended so close together that neither saw the other's row. No
-torch.
+Submissions, fences, failures and the ledger know a job by its task: a stage (`train`), or one job's share of one
+(`embed.3-of-8`). A share that is done has a row of its own in the ledger. The job whose row is the last joins the parts
+and records the stage. Evaluation does it instead where the last two ended so close together that neither saw the
+other's row. No torch.
 """
 
 from __future__ import annotations
@@ -15,92 +15,99 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.embed.parts import WHOLE, JobShare, discard_parts, join_parts, parts_of
-from harness.grid.cell_folder import cell_folder
+from harness.distributed.preemption import Control
+from harness.embed.parts import WHOLE, Embedding, JobShare, discard_parts, join_parts, open_embedding
 from harness.grid.cells import Cell
+from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
-from harness.stages import missing as stages
-from harness.stages.missing import StageError
-from harness.stages.run import is_first_rank, run_stage
+from harness.stages.missing import StageError, missing_stages
+from harness.stages.run import is_first_rank, record, run_stage
 from harness.stages.tasks import EMBED, pending_tasks, read_task, task_name
-from harness.storage import fencing as fence
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
 
 
-def run_task(recipe: Recipe, cell: Cell, task: str) -> None:
-    """Run a piece of a cell unless it is done; what a SLURM job does.
+def run_task(recipe: Recipe, cell: Cell, task: str, control: Control | None = None) -> None:
+    """Run a task of a cell unless it is done; this is what a SLURM job does.
 
     Raises:
-        StageError: evaluation is to run, and the elements have not embedded every part.
+        StageError: evaluation is to run, and the jobs that share the embedding have not embedded every part.
     """
     stage, share = read_task(task)
     if share != WHOLE:
-        _run_element(recipe, cell, share)
+        _run_share(recipe, cell, share, control)
         return
-    if stage == "evaluate" and is_first_rank() and not finish(recipe, cell, wait=True):
-        raise StageError(f"{cell.id} is not embedded whole: run again, and its missing parts are")
-    run_stage(recipe, cell, stage)
+    if stage == "evaluate" and is_first_rank() and not finish(recipe, cell, control=control, wait=True):
+        raise StageError(f"{cell.id} is not embedded completely: run again, and its missing parts are embedded")
+    run_stage(recipe, cell, stage, control)
 
 
-def _run_element(recipe: Recipe, cell: Cell, share: JobShare) -> None:
+def _run_share(recipe: Recipe, cell: Cell, share: JobShare, control: Control | None) -> None:
     from harness.embed.cell import embed_cell
 
-    work, start = stages.missing_stages(recipe, cell), time.perf_counter()
+    work, start = missing_stages(recipe, cell), time.perf_counter()
     if EMBED not in work.missing:
         return
-    values = embed_cell(recipe, cell, cell_folder(recipe, cell), work.fingerprints[EMBED], share)
+    run = work.stage_run(recipe, EMBED)
+    embedding = open_embedding(run)
+    values = embed_cell(embedding, share, control)
     if is_first_rank():
         values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
-        fence.check()
-        ledger.record(recipe.output, LedgerRow(cell.id, task_name(EMBED, share), work.fingerprints[EMBED], values))
-        finish(recipe, cell)
+        record(run, task_name(EMBED, share), values, control)
+        finish(recipe, cell, embedding, control)
 
 
-def finish(recipe: Recipe, cell: Cell, wait: bool = False) -> bool:
-    """Put a cell's parts together and record its embedding, once, if every part is whole; whether it is recorded.
+def finish(
+    recipe: Recipe, cell: Cell, embedding: Embedding | None = None, control: Control | None = None, wait: bool = False
+) -> bool:
+    """Join a cell's parts and record its embedding, once, if every part is complete; return whether it is recorded.
 
-    One process does it at a time; another that finds it busy leaves it to that one. An element leaves it, too, to those
-    whose rows are yet to come. With `wait` it is done whatever rows there are, after whoever is at it.
+    One process does it at a time; another that finds the lock taken leaves it to that one. A job that shares the
+    embedding also leaves it to those whose rows are yet to come. With `wait` it is done whatever rows there are, after
+    the process that holds the lock.
+
+    Args:
+        embedding: of this cell, where the caller has opened it already.
     """
-    folder, work = cell_folder(recipe, cell), stages.missing_stages(recipe, cell)
+    work = missing_stages(recipe, cell)
     if EMBED not in work.missing:
         return True
     if not wait and pending_tasks(recipe, work)[EMBED]:
         return False
-    if parts_of(recipe, cell, folder, work.fingerprints[EMBED])[1].missing():
-        return False  # looked at before the lock is asked for: whoever holds it has seen every part whole
-    with _locked(folder, wait) as held:
-        if held and EMBED in stages.missing_stages(recipe, cell).missing:
-            _join(recipe, cell, folder, work.fingerprints[EMBED])
-    return EMBED not in stages.missing_stages(recipe, cell).missing
+    embedding = embedding or open_embedding(work.stage_run(recipe, EMBED))
+    if embedding.parts.missing():
+        return False  # checked before the lock is asked for: the process that holds it has seen every part complete
+    with _join_lock(embedding.stage.folder, wait) as held:
+        if held and EMBED in missing_stages(recipe, cell).missing:
+            _join(embedding, control)
+    return EMBED not in missing_stages(recipe, cell).missing
 
 
-def _join(recipe: Recipe, cell: Cell, folder: Path, fingerprint: str) -> None:
-    start, rows = time.perf_counter(), _rows(recipe, cell, fingerprint)
+def _join(embedding: Embedding, control: Control | None) -> None:
+    run = embedding.stage
+    start, rows = time.perf_counter(), _rows(run)
     try:
-        joined = join_parts(recipe, cell, folder, fingerprint)
-    except ValueError:  # a damaged part: its element is to be run again, whichever it was
-        _discard_rows(recipe, cell)
+        joined = join_parts(embedding)
+    except ValueError:  # a damaged part: its share is to be run again, whichever it was
+        _discard_rows(run)
         raise
     if joined is None:
         return
     seconds = time.perf_counter() - start + sum(float(row.values["stage_seconds"]) for row in rows)
     speeds = [row.values["crops_per_second"] for row in rows if row.values["crops_per_second"]]
     values = {
-        "kind": cell.kind, **joined, "ranks": max((row.values["ranks"] for row in rows), default=1),
+        "kind": run.cell.kind, **joined, "ranks": max((row.values["ranks"] for row in rows), default=1),
         "elements": len(rows), "crops_per_second": round(statistics.mean(speeds), 1) if speeds else None,
         "stage_seconds": round(seconds, 3),
     }  # fmt: skip
-    fence.check()
-    ledger.record(recipe.output, LedgerRow(cell.id, EMBED, fingerprint, values))
-    discard_parts(folder)
-    _discard_rows(recipe, cell)
+    record(run, EMBED, values, control)
+    discard_parts(run.folder)
+    _discard_rows(run)
 
 
 @contextmanager
-def _locked(folder: Path, wait: bool) -> Iterator[bool]:
-    """Hold the right to put a cell's parts together; False where another has it and `wait` is not asked for."""
+def _join_lock(folder: Path, wait: bool) -> Iterator[bool]:
+    """Hold the right to join a cell's parts; False where another process has it and `wait` is not asked for."""
     with (folder / "finish.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -110,16 +117,16 @@ def _locked(folder: Path, wait: bool) -> Iterator[bool]:
         yield True
 
 
-def _rows(recipe: Recipe, cell: Cell, fingerprint: str) -> list[LedgerRow]:
-    """What the elements of a cell recorded under these settings, those of another number of elements too."""
-    found = (ledger.read(recipe.output, cell.id, path.stem) for path in _row_paths(recipe, cell))
-    return [row for row in found if row is not None and row.fingerprint == fingerprint]
+def _rows(run: StageRun) -> list[LedgerRow]:
+    """What the jobs of a cell recorded under these settings, also where another number of jobs shared it."""
+    rows = (ledger.read(run.recipe.output, run.cell.id, path.stem) for path in _row_paths(run))
+    return [row for row in rows if row is not None and row.fingerprint == run.fingerprint]
 
 
-def _discard_rows(recipe: Recipe, cell: Cell) -> None:
-    for path in _row_paths(recipe, cell):
+def _discard_rows(run: StageRun) -> None:
+    for path in _row_paths(run):
         path.unlink(missing_ok=True)
 
 
-def _row_paths(recipe: Recipe, cell: Cell) -> list[Path]:
-    return sorted(ledger.row_path(recipe.output, cell.id, EMBED).parent.glob(f"{EMBED}.*-of-*.json"))
+def _row_paths(run: StageRun) -> list[Path]:
+    return sorted(ledger.row_path(run.recipe.output, run.cell.id, EMBED).parent.glob(f"{EMBED}.*-of-*.json"))

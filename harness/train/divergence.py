@@ -1,8 +1,8 @@
-"""The guard: steps whose loss or gradient is not finite, or whose loss jumps, found without asking the device.
+"""The divergence monitor: steps whose loss or gradient is not finite, or whose loss jumps.
 
-At each step one small vector (every rank's loss, the square of every parameter's gradient norm) is summed over ranks;
-what is bad is decided, counted and recorded on the device, so all ranks decide alike and no host waits. The host looks
-at rows of the log, before validations and before saves: what is broken is never saved.
+At each step one small vector (every rank's loss, the square of every parameter's gradient norm) is summed over ranks.
+What is bad is decided, counted and recorded on the device, so all ranks decide alike and no host waits. The host
+collects the records when it logs, before validations and before saves, so a diverged state is never saved.
 
 Shapes: W ranks, P parameters, R records.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,51 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from harness.distributed.ranks import Ranks
 
-RECORDS = 16  # bad steps that are described between two looks; more are only counted
-SPAN = 100  # steps over which the running mean of the loss forgets
-WARM = 20  # steps before a jump can be told from a start
+RECORDS = 16  # bad steps that are described between two calls of `collect`; more are only counted
+SPAN = 100  # steps of the running mean of the loss
+WARM = 20  # steps before a jump can be told from the start of training
 WORST = 5  # parameters named in a report
 BROKEN, SPIKE = 1, 2
+
+
+class State(NamedTuple):
+    """Columns of `DivergenceMonitor.state`."""
+
+    running_loss: Tensor
+    steps: Tensor
+    skipped: Tensor
+
+
+class Window(NamedTuple):
+    """Columns of `DivergenceMonitor.window`: sums over the sound steps since they were last read."""
+
+    loss: float
+    gradient_norm: float
+    steps: float
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.steps
+
+    @property
+    def mean_gradient_norm(self) -> float:
+        return self.gradient_norm / self.steps
+
+
+class Record(NamedTuple):
+    """Columns of one bad step's record, of 3 + W + P numbers."""
+
+    step: int
+    kind: int  # BROKEN or SPIKE
+    norm: float  # of the whole gradient
+    losses: tuple[float, ...]  # of each rank (W)
+    squares: tuple[float, ...]  # of the norm of each parameter's gradient (P)
+
+    @classmethod
+    def read(cls, row: list[float], world: int) -> Record:
+        """A record from its row, as `DivergenceMonitor` writes it."""
+        step, kind, norm, *rest = row
+        return cls(int(step), int(kind), norm, tuple(rest[:world]), tuple(rest[world:]))
 
 
 class Diverged(RuntimeError):  # noqa: N818  (it says what the training did)
@@ -80,7 +120,7 @@ class BadStep:
             "losses": [_json(loss) for loss in self.losses],
             "gradient_norm": _json(self.norm),
             "worst_gradients": {names[i]: _json(self.norms[i]) for i in order[:WORST]},
-            "crops": {str(rank): found for rank, found in crops.items()},
+            "crops": {str(rank): names for rank, names in crops.items()},
         }
 
     def __str__(self) -> str:
@@ -93,8 +133,8 @@ class DivergenceMonitor:
 
     Attributes:
         names: of the parameters with gradients, in the order of a bad step's norms.
-        state: what must outlive a restart, float64, alike on all ranks: running loss, steps in it, skipped updates.
-        window: float64 sums since they were last cleared: losses, gradient norms, sound steps.
+        state: what must outlive a restart, float64, the same on all ranks; its columns are those of `State`.
+        window: float64 sums since `read_window` was last called; its columns are those of `Window`.
     """
 
     def __init__(
@@ -107,15 +147,15 @@ class DivergenceMonitor:
         self._ranks, self._parameters = ranks, [p for _, p in trained]
         copies = [copies_of(p, ranks.world) for _, p in trained]
         self._shares = torch.tensor(copies, dtype=torch.float64, device=ranks.device).reciprocal()  # (P,)
-        self.state = torch.zeros(3, dtype=torch.float64, device=ranks.device)
-        self.window = torch.zeros(3, dtype=torch.float64, device=ranks.device)
-        width = 3 + ranks.world + len(trained)
+        self.state = torch.zeros(len(State._fields), dtype=torch.float64, device=ranks.device)
+        self.window = torch.zeros(len(Window._fields), dtype=torch.float64, device=ranks.device)
+        width = 3 + ranks.world + len(trained)  # step, kind and norm; losses; squares
         self._records = torch.zeros(RECORDS + 1, width, dtype=torch.float64, device=ranks.device)  # (R + 1, ...)
-        self._found = torch.zeros((), dtype=torch.int64, device=ranks.device)
+        self._count = torch.zeros((), dtype=torch.int64, device=ranks.device)
 
     @torch.no_grad()
     def check(self, loss: Tensor, step: int) -> Tensor:
-        """Look at a step between its backward pass and its update, on the device alone.
+        """Check a step between its backward pass and its update, on the device alone.
 
         Args:
             loss: of this rank, a scalar on the device.
@@ -131,9 +171,9 @@ class DivergenceMonitor:
             squares = gradient_squares(self._parameters) * self._shares
         seen = self._ranks.sum(torch.cat([slots, squares]))
         mean, norm = seen[:world].mean(), seen[world:].sum().sqrt()
-        running, count, _ = self.state
+        state = State(*self.state)
         broken = ~(torch.isfinite(mean) & torch.isfinite(norm))
-        spike = ~broken & (count >= WARM) & (mean > self.policy.spike_factor * running)
+        spike = ~broken & (state.steps >= WARM) & (mean > self.policy.spike_factor * state.running_loss)
         skip: Tensor = broken & (self.policy.nonfinite == "skip") | spike & (self.policy.spike == "skip")
         kind = torch.where(broken, BROKEN, torch.where(spike, SPIKE, 0))
         self._record(torch.cat([torch.stack([torch.full_like(norm, step), kind.double(), norm]), seen]), kind > 0)
@@ -142,54 +182,59 @@ class DivergenceMonitor:
 
     def _record(self, row: Tensor, bad: Tensor) -> None:
         """Keep `row` if `bad`; the last record is where everything else goes."""
-        place = torch.where(bad, self._found.clamp(max=RECORDS), RECORDS)
+        place = torch.where(bad, self._count.clamp(max=RECORDS), RECORDS)
         self._records.index_copy_(0, place[None], row[None])
-        self._found += bad
+        self._count += bad
 
     def _remember(self, mean: Tensor, norm: Tensor, broken: Tensor, skip: Tensor) -> None:
-        running, count, _ = self.state
-        change = (mean - running) / (count + 1).clamp(max=SPAN)
+        state = State(*self.state)
+        change = (mean - state.running_loss) / (state.steps + 1).clamp(max=SPAN)
         forget = broken | skip
         step = torch.stack([change, torch.ones_like(change)]).masked_fill(forget, 0.0)
         self.state += torch.cat([step, skip.double()[None]])
         self.window += torch.stack([mean, norm, torch.ones_like(mean)]).masked_fill(broken, 0.0)
 
     def collect(self) -> list[BadStep]:
-        """The bad steps since the last look, the first RECORDS of them. Waits for the device."""
-        found = int(self._found)
-        rows = self._records[: min(found, RECORDS)].tolist() if found else []
-        self._found.zero_()
-        return [self._bad_step(row) for row in rows]
+        """The bad steps since the last call, the first RECORDS of them. Waits for the device."""
+        count = int(self._count)
+        rows = self._records[: min(count, RECORDS)].tolist() if count else []
+        self._count.zero_()
+        return [self._bad_step(Record.read(row, self._ranks.world)) for row in rows]
 
-    def _bad_step(self, row: list[float]) -> BadStep:
-        broken, world = row[1] == BROKEN, self._ranks.world
-        losses, squares = row[3 : 3 + world], row[3 + world :]
+    def _bad_step(self, record: Record) -> BadStep:
+        broken = record.kind == BROKEN
         return BadStep(
-            int(row[0]), "not finite" if broken else "spike", self.policy.nonfinite if broken else self.policy.spike,
-            tuple(losses), row[2], tuple(square**0.5 for square in squares),
+            record.step, "not finite" if broken else "spike", self.policy.nonfinite if broken else self.policy.spike,
+            record.losses, record.norm, tuple(square**0.5 for square in record.squares),
         )  # fmt: skip
+
+    def read_window(self) -> Window:
+        """The sums since the last call, and clear them. Waits for the device."""
+        window = Window(*self.window.tolist())
+        self.window.zero_()
+        return window
 
     @property
     def skipped(self) -> int:
         """Updates left out so far, over restarts too. Waits for the device."""
-        return int(self.state[2])
+        return int(State(*self.state).skipped)
 
-    def raise_if_fatal(self, found: Sequence[BadStep], saved: Callable[[], str]) -> None:
+    def raise_if_fatal(self, bad_steps: Sequence[BadStep], saved: Callable[[], str]) -> None:
         """End the run if a bad step, or the number of those skipped, is not allowed; `saved` says what is on disk.
 
         Raises:
             Diverged: on all ranks alike.
         """
-        ends = [bad for bad in found if bad.action == "stop"]
+        ends = [bad for bad in bad_steps if bad.action == "stop"]
         if ends:
             raise Diverged(
                 f"{ends[0]}; {saved()}. Lower train.learning_rate, look at the crops named in the log, or let "
                 f"train.{'nonfinite' if ends[0].kind == 'not finite' else 'spike'} be skip"
             )
-        if found and self.skipped > self.policy.skip_limit:
+        if bad_steps and self.skipped > self.policy.skip_limit:
             raise Diverged(
                 f"{self.skipped} updates were skipped, more than train.skip_limit, {self.policy.skip_limit}; the last: "
-                f"{found[-1]}; {saved()}"
+                f"{bad_steps[-1]}; {saved()}"
             )
 
 

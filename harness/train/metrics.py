@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness.grid.cell_folder import TRAIN_LOG
 from harness.recipe.gpus import peak_flops
-from harness.storage import fencing as fence
+from harness.storage.fencing import Fence, Unfenced
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +54,12 @@ class MetricsLogger:
 
     def __init__(
         self, folder: Path, title: str, total_steps: int, step: int, batch: int, throughput: Throughput | None = None,
-        log_bytes: int = 0,
+        log_bytes: int = 0, fence: Fence | None = None,
     ) -> None:  # fmt: skip
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        self._path = folder / "train.jsonl"
+        self._path = folder / TRAIN_LOG
         _cut(self._path, log_bytes)
         self._log = self._path.open("a", encoding="utf-8")
         self._board: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
@@ -66,7 +67,7 @@ class MetricsLogger:
             total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
             mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr,
         )  # fmt: skip
-        self._batch, self._machine = batch, throughput
+        self._batch, self._throughput, self._fence = batch, throughput, fence or Unfenced()
         self._since, self._waited = time.perf_counter(), 0.0
 
     @contextmanager
@@ -91,9 +92,9 @@ class MetricsLogger:
             "data_wait": waited / seconds,
         }
         shown = {k: f"{v:.4f}" for k, v in values.items() if "loss" in k}
-        if self._machine:
-            speed["peak_memory_gb"] = peak_memory_bytes(self._machine.device) / GIGA
-            mfu = self._machine.mfu(speed["crops_per_second"])
+        if self._throughput:
+            speed["peak_memory_gb"] = peak_memory_bytes(self._throughput.device) / GIGA
+            mfu = self._throughput.mfu(speed["crops_per_second"])
             if mfu is not None:
                 speed["mfu"] = mfu
                 shown["mfu"] = f"{mfu:.0%}"
@@ -107,7 +108,7 @@ class MetricsLogger:
         Raises:
             Fenced: a newer start of this cell has taken over, whose log it is now.
         """
-        fence.check()
+        self._fence.check()
         json.dump(row, self._log)
         self._log.write("\n")
         self._log.flush()

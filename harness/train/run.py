@@ -1,11 +1,9 @@
-"""A grid cell in training: its parts, and how far it has come."""
+"""A grid cell in training: its parts, and how far it has come. `loop.py` says in which order its methods are called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,14 +13,14 @@ from harness.data.to_device import StepInput, to_model_input
 from harness.distributed.build_engine import engine_of
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import loss_weights, micro_batch
-from harness.distributed.preemption import Preempted, StopFlag
+from harness.distributed.preemption import Control, Preempted
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell
+from harness.grid.cells import Cell, Training
+from harness.grid.stage_run import StageRun
 from harness.models.architecture import cost_of
 from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
 from harness.recipe.fields import per_name
-from harness.recipe.schema import Recipe
 from harness.train.divergence import DivergenceMonitor, Policy
 from harness.train.metrics import MetricsLogger, Throughput
 from harness.train.run_spec import RunSpec, build_run_spec
@@ -41,37 +39,40 @@ class Run:
     checkpoints: Checkpoints
     metrics: MetricsLogger | None  # on the first rank
     ranks: Ranks
-    most: int | None  # crops in one forward pass
+    control: Control
+    max_crops: int | None  # in one forward pass
     logged: int  # the step of the last row of the log, or of the start
 
-    def at(self, every: int) -> bool:
-        """Whether the step just done ends a stretch of `every` steps, or the run."""
-        return self.progress.step % every == 0 or self.progress.step == self.spec.steps
+    @property
+    def training(self) -> Training:
+        """How the cell trains."""
+        return self.spec.training
+
+    def ends_interval(self, steps: int) -> bool:
+        """Whether the step just done ends an interval of so many steps, or the run."""
+        return self.progress.step % steps == 0 or self.progress.step == self.spec.steps
 
     @property
     def validation_due(self) -> bool:
-        """Whether this step's validation is still to do; also after a stop in the midst of it."""
-        return self.progress.validated < self.progress.step and self.at(self.spec.validate_every)
+        """Whether this step's validation is still to do; also after a stop in the middle of it."""
+        return self.progress.validated < self.progress.step and self.ends_interval(self.spec.validate_every)
 
     @property
     def finished(self) -> bool:
         """All steps done and validated, or no better validation for as long as early stopping's patience."""
-        early = self.spec.training.settings["early_stopping"]
-        patient = early is None or self.progress.stale_validations < early["patience"]
+        early = self.training.settings.early_stopping
+        patient = early is None or self.progress.stale_validations < early.patience
         return (self.progress.step >= self.spec.steps or not patient) and not self.validation_due
 
     def noise(self, step: int, wells: Tensor) -> Tensor:
         """This rank's part of a step's noise, (B, `noise_values`), by its crops' places in the order of training."""
-        first = step * self.spec.training.batch + self.ranks.rank * len(wells)
+        first = step * self.training.batch + self.ranks.rank * len(wells)
         places = range(first, first + len(wells))
-        drawn = masking_noise(self.cell.seed, places, self.engine.model.config.noise_values)
-        return self.spec.with_labels(wells, drawn)
+        return masking_noise(self.cell.seed, places, self.engine.model.config.noise_values)
 
     def step(self, inputs: StepInput) -> None:
-        """One update on this rank's crops, in micro-batches of at most `most`."""
+        """One update on this rank's crops, in micro-batches of at most `max_crops`."""
         step = self.progress.step
-        # Stochastic depth draws from torch's global generator; crops and masks carry their own keys.
-        torch.manual_seed(int(np.random.SeedSequence([self.cell.seed, step, self.ranks.rank]).generate_state(1)[0]))
         loss = self._accumulate(inputs)
         skip = self.monitor.check(loss, step)
         skip_update = skip if self.monitor.policy.skips else None
@@ -81,58 +82,58 @@ class Run:
 
     def _accumulate(self, inputs: StepInput) -> Tensor:
         """The gradient of the global batch's loss, and this rank's part of that loss."""
-        size = micro_batch(len(inputs), self.most, self.engine.model.group)
+        size = micro_batch(len(inputs), self.max_crops, self.engine.model.group)
         count = len(inputs) // size
         # Every crop hides equally many patches, so crops may be counted in place of them.
-        weights = loss_weights([size] * count, self.spec.training.batch, self.ranks.world)
+        weights = loss_weights([size] * count, self.training.batch, self.ranks.world)
         loss = torch.zeros((), device=self.ranks.device)
         for number, weight in enumerate(weights):
             part = inputs.part(number * size, (number + 1) * size)
             crops = to_model_input(part.batch.images, self.cell, self.ranks)  # (size, C, S, S)
-            loss = loss + self.engine.accumulate(crops, part.noise, weight, last=number == count - 1)
+            last = number == count - 1
+            loss = loss + self.engine.accumulate(crops, part.noise, weight, last=last, labels=part.labels)
         return loss
 
-    def look(self) -> None:
-        """Say which steps were bad since the last look, and end the run if the recipe does not allow them."""
-        found = self.monitor.collect()
-        for bad in found:
+    def report_bad_steps(self) -> None:
+        """Log which steps were bad since the last call, and end the run if the recipe does not allow them."""
+        bad_steps = self.monitor.collect()
+        for bad in bad_steps:
             if self.metrics:
                 say(f"{self.cell.id}: {bad}")
                 crops = {rank: self._crops(bad.step, rank) for rank in bad.suspects}
                 self.metrics.write(bad.row(self.monitor.names, crops))
-        self.monitor.raise_if_fatal(found, self.checkpoints.last)
+        self.monitor.raise_if_fatal(bad_steps, self.checkpoints.last)
 
     def _crops(self, step: int, rank: int) -> list[str]:
-        part = self.spec.training.batch // self.ranks.world
-        first = step * self.spec.training.batch + rank * part
+        part = self.training.batch // self.ranks.world
+        first = step * self.training.batch + rank * part
         return self.spec.crops(self.cell.seed, first, part, self.engine.model.config.crop)
 
     def log(self) -> None:
         """The mean loss and gradient norm of the sound steps since the last row, if there was one."""
-        loss, norm, sound = self.monitor.window.tolist()
-        if self.metrics and sound:
+        window = self.monitor.read_window()
+        if self.metrics and window.steps:
             step, rate = self.progress.step, self.spec.learning_rate(self.progress.step - 1)
-            values = {"loss": loss / sound, "gradient_norm": norm / sound, "learning_rate": rate}
+            values = {"loss": window.mean_loss, "gradient_norm": window.mean_gradient_norm, "learning_rate": rate}
             self.metrics.advance(step - self.logged, {**values, "progress": step / self.spec.steps}, step)
             self.logged = step
-        self.monitor.window.zero_()
 
-    def validate(self, stop: StopFlag) -> bool:
-        """Measure, log, and count how long there was nothing better; whether it went through without a stop."""
-        progress, early = self.progress, self.spec.training.settings["early_stopping"]
+    def validate(self) -> bool:
+        """Measure, log, and count validations without improvement; return whether it ended without a stop."""
+        progress, early = self.progress, self.training.settings.early_stopping
         self.engine.model.sync_statistics(self.ranks.mean)
         try:
-            found = validate(self.engine, self.cell, self.spec, stop)
+            losses = validate(self.engine, self.cell, self.spec, self.control.stop)
         except Preempted:
             return False
-        loss, best = found["validation_loss"], progress.best_loss
-        better = best is None or loss < best - (early["min_delta"] if early else 0.0)
+        loss, best = losses["validation_loss"], progress.best_loss
+        better = best is None or loss < best - (early.min_delta if early else 0.0)
         progress.stale_validations = 0 if better else progress.stale_validations + 1
         progress.best_loss = loss if best is None else min(best, loss)
-        progress.validated, progress.validation = progress.step, found
+        progress.validated, progress.validation = progress.step, losses
         if self.metrics:
-            crops = progress.step * self.spec.training.batch
-            self.metrics.write({"kind": "validation", "step": progress.step, "crops": crops, **found})
+            crops = progress.step * self.training.batch
+            self.metrics.write({"kind": "validation", "step": progress.step, "crops": crops, **losses})
             self.metrics.pause()
         return True
 
@@ -149,29 +150,46 @@ class Run:
         save(self.engine, self.progress, best=best)
 
 
-def begin_run(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks, folder: Path, fingerprint: str) -> Run:
-    """Everything in place, from the last whole checkpoint where there is one."""
-    spec, launch = build_run_spec(recipe, cell), recipe.launch
+def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: Control) -> Run:
+    """A run that is ready for its next step, from the last complete checkpoint where there is one.
+
+    Raises:
+        ValueError: the batch does not divide over the ranks, or as `build_run_spec`.
+        harness.checkpoint.checkpoints.CheckpointError: the checkpoint belongs to other settings or data.
+    """
+    recipe, cell, launch = stage.recipe, stage.cell, stage.recipe.launch
+    spec = build_run_spec(recipe, cell)
     if spec.training.batch % (model.group * ranks.world):
         raise ValueError(
             f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
         )
     engine = engine_of(recipe, cell, model, ranks)
-    most = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
-    bad = recipe.train
-    policy = Policy(bad.nonfinite, bad.spike, bad.spike_factor, bad.skip_limit)
+    train = spec.training.settings
+    policy = Policy(train.nonfinite, train.spike, train.spike_factor, train.skip_limit)
     monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)
     checkpoints = Checkpoints(
-        folder, fingerprint, ranks, {"guard": monitor.state, "window": monitor.window}, keep=launch.checkpoint_keep
-    )
+        stage.folder, stage.fingerprint, ranks, {"guard": monitor.state, "window": monitor.window},
+        keep=launch.checkpoint_keep, fence=control.fence,
+    )  # fmt: skip
     progress, notes = checkpoints.resume(engine)
-    metrics = None
-    if ranks.is_first:
-        throughput = Throughput(ranks.device, ranks.world, flops_per_crop("mae_train", cost_of(cell)))
-        metrics = MetricsLogger(
-            folder, cell.id, spec.steps, progress.step, spec.training.batch, throughput, progress.log_bytes
-        )  # fmt: skip
-        for note in notes:
-            say(f"{cell.id}: {note}")
-            metrics.write({"kind": "resume", "step": progress.step, "note": note})
-    return Run(cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, most, logged=progress.step)
+    metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
+    max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
+    return Run(
+        cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, logged=progress.step
+    )
+
+
+def _metrics(
+    stage: StageRun, spec: RunSpec, progress: Progress, notes: list[str], ranks: Ranks, control: Control
+) -> MetricsLogger:
+    """The log of a run, which begins with what was found wrong while resuming."""
+    assert stage.cell.architecture is not None
+    throughput = Throughput(ranks.device, ranks.world, flops_per_crop("mae_train", cost_of(stage.cell.architecture)))
+    metrics = MetricsLogger(
+        stage.folder, stage.cell.id, spec.steps, progress.step, spec.training.batch, throughput, progress.log_bytes,
+        control.fence,
+    )  # fmt: skip
+    for note in notes:
+        say(f"{stage.cell.id}: {note}")
+        metrics.write({"kind": "resume", "step": progress.step, "note": note})
+    return metrics

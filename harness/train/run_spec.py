@@ -1,7 +1,4 @@
-"""The course of one run, counted from its shards: which wells, how many steps, when to validate, log, and how fast.
-
-Nothing here computes.
-"""
+"""What one run of training will do, counted from its shards: wells, steps, validations, log rows, learning rates."""
 
 from __future__ import annotations
 
@@ -59,18 +56,17 @@ class RunSpec:
 
     def learning_rate(self, step: int) -> float:
         """The rate of the update that follows `step` others."""
-        schedule = self.training.settings["schedule"]
+        schedule = self.training.settings.schedule
         return learning_rate(
-            step, self.steps, self.training.learning_rate, warmup_fraction=schedule["warmup"],
-            initial_fraction=schedule["start_factor"], final_fraction=schedule["final_factor"],
+            step, self.steps, self.training.learning_rate, warmup_fraction=schedule.warmup,
+            initial_fraction=schedule.start_factor, final_fraction=schedule.final_factor,
         )  # fmt: skip
 
-    def with_labels(self, wells: Tensor, noise: Tensor) -> Tensor:
-        """The wells' noise (B, N), a classifier's with their labels before it (B, 1 + N)."""
+    def class_numbers(self, wells: Tensor, device: torch.device | None = None) -> Tensor | None:
+        """The classes of the wells (B,), as a classifier learns them; None for a model without classes."""
         if self.labels is None:
-            return noise
-        label = noise.new_tensor(self.labels.of_well[wells.cpu().numpy()]).clamp(min=0)  # of a blank crop: any
-        return torch.cat([label[:, None], noise], dim=1)
+            return None
+        return torch.from_numpy(self.labels.of_well[wells.cpu().numpy()]).clamp(min=0).to(device)  # a blank crop's: any
 
     def crops(self, seed: int, first: int, count: int, crop: int) -> list[str]:
         """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
@@ -95,7 +91,7 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
         raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")
     experiments, wells = training_wells(shards, dataset.fraction)
     labels = labels_of(cell, shards, wells)
-    validation = validation_wells(shards, training.settings["validation_wells"])
+    validation = validation_wells(shards, training.settings.validation_wells)
     if labels is not None:
         wells = wells[labels.of_well[wells] >= 0]
         validation = validation[labels.of_well[validation] >= 0]
@@ -107,15 +103,14 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
             f"dataset {cell.dataset} has {len(wells)} images: {training.epochs} epochs of them "
             f"do not fill one batch of {training.batch}"
         )
-    validations = min(training.settings["validations"], steps)
+    validations = min(training.settings.validations, steps)
     assert cell.data is not None
-    assert cell.architecture is not None
-    stream = cell.data.get("stream")
+    stream = cell.data.stream
     if labels is not None and stream is not None:
         raise ValueError(f"a classifier samples by label or plate: datasets.{cell.dataset}.order must be random")
     order = (
         training_order(shards, wells, stream, training.batch, cell.seed) if labels is None
-        else labelled_order(cell.architecture, shards, wells, labels, cell.seed)
+        else labelled_order(cell, shards, wells, labels)
     )  # fmt: skip
     return RunSpec(
         shards, experiments, wells, order, validation, labels, training, steps,

@@ -46,9 +46,10 @@ def validate(engine: Engine, cell: Cell, spec: RunSpec, stop: StopFlag) -> dict[
                 count = len(batch.wells)
                 batch = batch if count else _blank(spec, model.config.crop)
                 crops = to_model_input(batch.images, cell, ranks)
-                noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.tokens)
+                noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.mask_values)
+                labels = spec.class_numbers(batch.wells, ranks.device)
                 with engine.autocast():
-                    output = model(crops, spec.with_labels(batch.wells, noise).to(ranks.device))
+                    output = model(crops, noise.to(ranks.device), labels)
                 flat = model.trivial_loss(crops, output)
                 losses = torch.stack([output.validation_loss.double(), flat.double(), torch.ones_like(sums[0])])
                 sums += losses * count
@@ -61,7 +62,7 @@ def _batches(engine: Engine, cell: Cell, spec: RunSpec) -> Iterator[Batch]:
     """This rank's crops; every rank yields equally often, as engines with shards need, so some batches are empty."""
     assert cell.training is not None
     crop, ranks = engine.model.config.crop, engine.ranks
-    tiles = cell.training.settings["validation_view"] == "tiles"
+    tiles = cell.training.settings.validation_view == "tiles"
     read = well_tiles if tiles else validation_batches
     found = read(spec.shards, spec.validation, crop=crop, batch=VALIDATION_BATCH, rank=ranks.rank, world=ranks.world)
     read_ranks = 0

@@ -17,7 +17,6 @@ from harness.distributed.ranks import Ranks, process_group
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig, VitClassifier, VitClassifierConfig
-from harness.models.config import MaeConfig
 from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
 from harness.models.layers.sub_batch_norm import plate_statistics, sub_batch_norms
@@ -37,22 +36,20 @@ DENSE = {
 KINDS: dict[str, Callable[[], Network]] = {
     "mu_net": lambda: MuNet(MuNetConfig(widths=(8, 16, 24), blocks=1, crop=CROP, channels=CHANNELS, mask_patch=8)),
     "channel_agnostic": lambda: ChannelAgnosticMae(
-        ChannelAgnosticConfig(**TINY, **DECODER, trained=(0, 2), fourier_weight=0.01)
+        ChannelAgnosticConfig(**TINY, **DECODER, train_channels=(0, 2), fourier_weight=0.01)
     ),
-    "vit_classifier": lambda: VitClassifier(VitClassifierConfig(MaeConfig(**TINY, **DECODER), CLASSES)),
+    "vit_classifier": lambda: VitClassifier(VitClassifierConfig(**TINY, classes=CLASSES)),
     "densenet": lambda: DenseNetClassifier(DenseNetConfig(**DENSE)),
     "densenet_adabn": lambda: DenseNetClassifier(DenseNetConfig(**DENSE, adaptive=True, embedding=8)),
 }
 
 
-def drawn(step: int, network: Network) -> tuple[Tensor, Tensor]:
-    """The global batch of a step, (B, C, S, S), and what comes with each crop."""
+def drawn(step: int, network: Network) -> tuple[Tensor, Tensor, Tensor]:
+    """The global batch of a step, (B, C, S, S), its noise (B, N), and labels (B,) that only classifiers use."""
     generator = torch.Generator().manual_seed(step)
     crops = torch.randn(BATCH, CHANNELS, CROP, CROP, generator=generator, dtype=torch.float64)
     noise = masking_noise(0, range(step * BATCH, (step + 1) * BATCH), network.config.noise_values)
-    if hasattr(network, "head"):
-        noise = torch.cat([torch.arange(BATCH)[:, None] % CLASSES, noise], dim=1)
-    return crops, noise
+    return crops, noise, torch.arange(BATCH) % CLASSES
 
 
 def run_kind(kind: str, engine_name: str, ranks: Ranks) -> dict[str, Any]:
@@ -66,8 +63,8 @@ def run_kind(kind: str, engine_name: str, ranks: Ranks) -> dict[str, Any]:
     network, part = engine.model.train(), BATCH // ranks.world
     mine, losses = slice(ranks.rank * part, (ranks.rank + 1) * part), []
     for step in range(STEPS):
-        crops, noise = drawn(step, network)
-        loss = engine.accumulate(crops[mine], noise[mine], 1.0, last=True)
+        crops, noise, labels = drawn(step, network)
+        loss = engine.accumulate(crops[mine], noise[mine], 1.0, last=True, labels=labels[mine])
         engine.step(rate)
         network.commit_statistics(None)
         losses.append(float(ranks.mean(loss)))

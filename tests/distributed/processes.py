@@ -64,7 +64,8 @@ def _rank(rank: int, world: int, port: int, work: Work, arguments: tuple[Any, ..
 def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
     """Train a cell on this rank; exits with PREEMPTED or DIVERGED where that is how it ends."""
     from harness.distributed.preemption import Preempted
-    from harness.grid.cells import cells
+    from harness.grid.cells import find_cell
+    from harness.grid.stage_run import StageRun
     from harness.recipe.schema import Recipe
     from harness.train.divergence import Diverged
     from harness.train.loop import train_cell
@@ -73,7 +74,7 @@ def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None]
     if hook is not None:
         hook()
     try:
-        train_cell(recipe, next(c for c in cells(recipe) if c.id == cell_id), folder, "print")
+        train_cell(StageRun(recipe, find_cell(recipe, cell_id), folder, "print"))
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(PREEMPTED)
@@ -190,15 +191,17 @@ class Poison:
 def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
     """Embed a trained cell's wells on this rank; exits with PREEMPTED where that is how it ends."""
     from harness.distributed.preemption import Preempted
-    from harness.embed import cell as room
-    from harness.grid.cells import cells
+    from harness.embed.cell import embed_cell
+    from harness.embed.parts import open_embedding
+    from harness.grid.cells import find_cell
+    from harness.grid.stage_run import StageRun
     from harness.recipe.schema import Recipe
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
     if hook is not None:
         hook()
     try:
-        room.embed_cell(recipe, next(c for c in cells(recipe) if c.id == cell_id), folder, "print")
+        embed_cell(open_embedding(StageRun(recipe, find_cell(recipe, cell_id), folder, "print")))
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(PREEMPTED)

@@ -15,6 +15,7 @@ from distributed.engine_work import RATE, STEPS, Trial
 from harness.data.prepare import prepare
 from harness.distributed.ranks import process_group
 from harness.grid.cells import cells
+from harness.grid.stage_run import StageRun
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.storage.train_log import read_log
@@ -110,7 +111,7 @@ def test_a_cell_trains_and_validates_alike_where_some_ranks_have_no_crops(
     plain, shared = tiny(tiny_recipe_file, *common), tiny(tiny_recipe_file, *common, *overrides)
     cell = next(c for c in cells(plain) if (c.model, c.dataset) == ("vit_s16", "one"))
     assert cell.id in {c.id for c in cells(shared)}  # an engine is no part of a cell
-    train_cell(plain, cell, tmp_path / "one", "print")
+    train_cell(StageRun(plain, cell, tmp_path / "one", "print"))
     assert processes.run(world, processes.train, shared.model_dump_json(), cell.id, tmp_path / "many") == [0] * world
     one, many = (read_log(tmp_path / name / "train.jsonl") for name in ("one", "many"))
     for kind, value in (("train", "loss"), ("validation", "validation_loss")):

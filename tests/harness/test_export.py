@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.embed.cell import embed_cell
+from harness.embed.parts import open_embedding
 from harness.export import ExportError, export_cell, main
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
 from harness.grid.cells import Cell, cells
-from harness.models.architecture import config_of
+from harness.grid.stage_run import StageRun
+from harness.models.architecture import configure
+from harness.models.config import MaeConfig
 from harness.models.encoder_file import EncoderFileError, load_encoder, load_transform
 from harness.models.mae import MaskedAutoencoder
 from harness.recipe.load import load
@@ -35,7 +38,7 @@ def cell_of(recipe: Recipe, kind: str, model: str = "") -> Cell:
 def finished(tiny_recipe: Recipe) -> Recipe:
     """The tiny study with one cell trained and one evaluation in the ledger."""
     cell = cell_of(tiny_recipe, "trained")
-    values = train_cell(tiny_recipe, cell, cell_folder(tiny_recipe, cell), "print")
+    values = train_cell(StageRun(tiny_recipe, cell, cell_folder(tiny_recipe, cell), "print"))
     ledger.record(tiny_recipe.output, LedgerRow(cell.id, "train", "print", values))
     found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
     ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", found | {"recall": {"a|b": RECALL}}))
@@ -47,7 +50,7 @@ def deep(tiny_recipe: Recipe) -> Recipe:
     """The tiny study with a cell of two blocks that add much, and an evaluation in the ledger."""
     cell = cell_of(tiny_recipe, "untrained", "vit_b8")
     folder = cell_folder(tiny_recipe, cell)
-    values = train_cell(tiny_recipe, cell, folder, "print")
+    values = train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     weights = load_file(folder / WEIGHTS)
     for name in weights:
         if name.endswith("ls.gamma"):
@@ -63,7 +66,7 @@ def test_an_exported_cell_needs_no_recipe(finished: Recipe, tmp_path: Path) -> N
     cell = cell_of(finished, "trained")
     paths = export_cell(finished, cell, tmp_path / "out")
     assert [path.name for path in paths] == ["encoder.safetensors", "recipe.yaml", "README.md"]
-    model = MaskedAutoencoder(config_of(cell))
+    model = MaskedAutoencoder(configure(MaeConfig, cell.architecture))
     model.load_state_dict(load_file(cell_folder(finished, cell) / "model.safetensors"))
     well = torch.from_numpy(ShardSet.open(finished.datasets["one"].shards).read_well(0)[None, :, :32, :32].copy())
     standardised = load_transform(paths[0])(well)
@@ -85,7 +88,7 @@ def test_an_encoder_cut_after_a_block_gives_the_features_of_that_block(
         paths = export_cell(deep, cell, tmp_path / "out", block=1)
     else:
         paths = export_cell(cut, cell, tmp_path / "out")
-    embed_cell(cut, cell, folder, "print")
+    embed_cell(open_embedding(StageRun(cut, cell, folder, "print")))
     _, features = read_embeddings(folder / EMBEDDINGS)
     encoder, standardise = load_encoder(paths[0]), load_transform(paths[0])
     assert len(encoder.blocks) == 1

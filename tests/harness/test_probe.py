@@ -10,8 +10,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.embed.cell import embed_cell
+from harness.embed.parts import open_embedding
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
 from harness.grid.cells import Cell, cells
+from harness.grid.stage_run import StageRun
 from harness.models.encoder_file import load_encoder
 from harness.probe import block_features, main
 from harness.recipe.schema import Recipe
@@ -26,7 +28,7 @@ def cell(tiny_recipe: Recipe) -> Cell:
     """A cell of two blocks, both of which matter."""
     cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained" and "vit_b8" in c.model)
     folder = cell_folder(tiny_recipe, cell)
-    values = train_cell(tiny_recipe, cell, folder, "print")
+    values = train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     weights = load_file(folder / WEIGHTS)
     weights |= {name: value.fill_(1) for name, value in weights.items() if name.endswith("ls.gamma")}
     save_file(weights, folder / WEIGHTS)
@@ -43,7 +45,9 @@ def test_every_block_s_features_are_those_of_the_encoder_cut_there(tiny_recipe: 
     assert features.shape == (2, len(wells), 24 * (1 + (pool == "mean_std")))
     for block in (1, 2):
         options = tiny_recipe.embed.model_copy(update={"block": block, "pool": pool})
-        embed_cell(tiny_recipe.model_copy(update={"embed": options}), cell, folder, f"block {block}")
+        embed_cell(
+            open_embedding(StageRun(tiny_recipe.model_copy(update={"embed": options}), cell, folder, f"block {block}"))
+        )
         np.testing.assert_allclose(features[block - 1], read_embeddings(folder / EMBEDDINGS)[1], atol=1e-5)
     assert np.abs(features[0] - features[1]).max() > 1e-2
 

@@ -66,7 +66,7 @@ def test_eight_channels_in_another_order_are_embedded_and_filled_in_by_a_model_o
     assert ended.returncode == 0, ended.stderr
     recipe = load(path, "laptop", overrides)
     (cell,) = cells(recipe)
-    model = build(cell).eval()
+    model = build(cell.architecture).eval()
     assert isinstance(model, ChannelAgnosticMae)
     load_weights(cell_folder(recipe, cell) / "model.safetensors", model)
     shard_set = ShardSet.open(tmp_path / "shards")

@@ -10,16 +10,15 @@ import os
 import time
 import traceback
 
-from harness.distributed.preemption import Preempted, stop_on_signals
+from harness.distributed.preemption import Control, Preempted, stop_on_signals
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import cells
+from harness.grid.cells import find_cell
 from harness.launch.slurm import commands
 from harness.launch.slurm.failures import Failure, leave
 from harness.launch.slurm.heartbeat import heartbeat, job_id, start_heartbeat
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
-from harness.storage import fencing as fence
-from harness.storage.fencing import Fence, Start
+from harness.storage.fencing import Fence, Start, Unfenced
 
 REQUEUE_SECONDS = 120  # within which SLURM ends a job that it has put back into the queue
 
@@ -32,16 +31,16 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
         Exception: whatever the stage raised; it is left beside the cell too.
     """
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
-    cell = next(cell for cell in cells(recipe) if cell.id == cell_id)
+    cell = find_cell(recipe, cell_id)
     folder = cell_folder(recipe, cell)
     folder.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     with stop_on_signals() as stop:
         try:
+            fence = Fence(folder, task, _start(attempt)) if rank == 0 else Unfenced()
             if rank == 0:
-                fence.hold(Fence(folder, task, _start(attempt)))
                 start_heartbeat(heartbeat(folder, task))
-            shared_embedding.run_task(recipe, cell, task)
+            shared_embedding.run_task(recipe, cell, task, Control(stop, fence))
         except Preempted:
             if stop.reason == "SIGUSR2":  # the time limit is near, or a dearer job wants the nodes
                 _back_into_the_queue(rank)

@@ -82,8 +82,8 @@ def describe_choice(config: MaeConfig, device: torch.device, dtype: torch.dtype)
     """The kernel that torch chooses for each attention of a training step, as "encoder 65 × 64 FLASH_ATTENTION, ...":
     tokens × width of a head. Lengths are odd because of the class token; every fused kernel takes them."""
     shapes = {
-        "encoder": (1 + config.visible_tokens, config.heads, config.width // config.heads),
-        "decoder": (1 + config.tokens, config.decoder_heads, config.decoder_width // config.decoder_heads),
+        "encoder": (config.visible_tokens, config.heads, config.width // config.heads),
+        "decoder": (config.tokens, config.decoder_heads, config.decoder_width // config.decoder_heads),
     }
     return ", ".join(
         f"{part} {tokens} × {width} {_choice(tokens, heads, width, device, dtype)}"

@@ -7,8 +7,8 @@ Patches are laid out as `blocks.patchify` cuts them: channel after channel.
 import torch
 from torch import Tensor
 
-from harness.models.config import FourierNorm
 from harness.models.layers.blocks import patchify, unpatchify
+from harness.recipe.models import FourierNorm
 
 
 def at_least_single(tensor: Tensor) -> Tensor:

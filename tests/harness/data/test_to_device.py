@@ -61,10 +61,18 @@ def test_an_error_of_the_loader_surfaces_at_its_step() -> None:
     assert not threads()
 
 
-def test_a_part_of_a_step_is_its_crops_with_their_noise() -> None:
+def test_labels_come_with_the_crops_of_their_wells() -> None:
+    steps = list(prefetch_to_device(batches(3, []), noise, 0, CPU, lambda wells: wells * 7))
+    assert [step.labels.tolist() for step in steps if step.labels is not None] == [[0, 0], [7, 7], [14, 14]]
+    assert all(step.labels is None for step in prefetch_to_device(batches(2, []), noise, 0, CPU))
+
+
+def test_a_part_of_a_step_is_its_crops_with_their_noise_and_labels() -> None:
     images, wells = torch.arange(4).reshape(4, 1, 1, 1).to(torch.uint8), torch.arange(4)
-    part = StepInput(Batch(images, wells), torch.arange(4.0)[:, None]).part(1, 3)
+    part = StepInput(Batch(images, wells), torch.arange(4.0)[:, None], torch.arange(4)).part(1, 3)
     assert part.batch.images.flatten().tolist() == part.batch.wells.tolist() == part.noise.flatten().tolist() == [1, 2]
+    assert part.labels is not None
+    assert part.labels.tolist() == [1, 2]
 
 
 def test_garbage_is_collected_between_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:

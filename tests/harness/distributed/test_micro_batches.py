@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from harness.data.prepare import prepare
 from harness.distributed.micro_batches import loss_weights, micro_batch
 from harness.grid.cells import cells
+from harness.grid.stage_run import StageRun
 from harness.recipe.load import load
 from harness.storage.train_log import read_log
 from harness.train.loop import train_cell
@@ -71,6 +72,6 @@ def test_a_cell_has_the_same_losses_in_any_number_of_pieces(
         recipe = load(tiny_recipe_file, "laptop", ["models.vit_s16.drop_path=0", "train.epochs=4", *chosen])
         prepare(recipe)
         cell = next(c for c in cells(recipe) if (c.model, c.dataset) == ("vit_s16", "one"))
-        train_cell(recipe, cell, tmp_path / name, "print")
+        train_cell(StageRun(recipe, cell, tmp_path / name, "print"))
         found.append([row["loss"] for row in read_log(tmp_path / name / "train.jsonl") if row["kind"] == "train"])
     assert found[1] == pytest.approx(found[0], abs=5e-6)

@@ -12,12 +12,14 @@ import torch
 from harness.data.to_device import to_model_input
 from harness.distributed.preemption import Preempted
 from harness.embed.cell import embed_cell
-from harness.embed.parts import discard_parts
+from harness.embed.parts import discard_parts, open_embedding
 from harness.embed.pixel_statistics import pixel_statistics
 from harness.evaluate.cell import evaluate_cell
 from harness.grid.cell_folder import EMBEDDINGS, RECONSTRUCTIONS
 from harness.grid.cells import cells
-from harness.models.architecture import config_of
+from harness.grid.stage_run import StageRun
+from harness.models.architecture import configure
+from harness.models.config import MaeConfig
 from harness.models.mae import MaskedAutoencoder
 from harness.recipe.schema import Recipe
 from harness.storage.embeddings import read_embeddings, read_provenance, write_embeddings
@@ -33,14 +35,14 @@ def in_parts_of(wells: int, recipe: Recipe, **launch: object) -> Recipe:
 def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """48-pixel wells and 32-pixel crops: one tile in the corner, so the embedding is that crop's own."""
     cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained")
-    train_cell(tiny_recipe, cell, tmp_path, "print")
-    values = embed_cell(tiny_recipe, cell, tmp_path, "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path, "print"))
+    values = embed_cell(open_embedding(StageRun(tiny_recipe, cell, tmp_path, "print")))
     wells, features = read_embeddings(tmp_path / EMBEDDINGS)
     assert values["wells"] == len(wells) == 48
     assert features.shape == (48, 16)
     shards = ShardSet.open(tiny_recipe.embed.shards)
     torch.manual_seed(cell.seed)
-    model = MaskedAutoencoder(config_of(cell)).eval()
+    model = MaskedAutoencoder(configure(MaeConfig, cell.architecture)).eval()
     crop = torch.from_numpy(shards.read_crop(7, 0, 0, 32))[None]
     from harness.distributed.ranks import Ranks
 
@@ -51,8 +53,8 @@ def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) ->
 
 def test_a_trained_cell_leaves_reconstructions_of_unseen_wells(tiny_recipe: Recipe, tmp_path: Path) -> None:
     cell = next(c for c in cells(tiny_recipe) if c.kind == "trained")
-    train_cell(tiny_recipe, cell, tmp_path, "print")
-    embed_cell(tiny_recipe, cell, tmp_path, "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path, "print"))
+    embed_cell(open_embedding(StageRun(tiny_recipe, cell, tmp_path, "print")))
     shards = ShardSet.open(tiny_recipe.embed.shards)
     unseen = set(shards.wells.loc[shards.wells["split"] == "validation", "key"])
     with np.load(tmp_path / RECONSTRUCTIONS, allow_pickle=False) as arrays:
@@ -68,9 +70,9 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
 ) -> None:
     cell = next(c for c in cells(tiny_recipe) if c.kind == kind)
     if kind == "trained":
-        train_cell(tiny_recipe, cell, tmp_path, "print")
+        train_cell(StageRun(tiny_recipe, cell, tmp_path, "print"))
     tiny_recipe = in_parts_of(10, tiny_recipe)
-    embed_cell(tiny_recipe, cell, tmp_path, "print")
+    embed_cell(open_embedding(StageRun(tiny_recipe, cell, tmp_path, "print")))
     calm = read_embeddings(tmp_path / EMBEDDINGS)
     discard_parts(tmp_path)
     read, asked = ShardSet.read_well, []
@@ -84,7 +86,7 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     monkeypatch.setattr(ShardSet, "read_well", signal_at_the_25th)
     (tmp_path / EMBEDDINGS).unlink()
     with pytest.raises(Preempted, match="SIGTERM"):
-        embed_cell(tiny_recipe, cell, tmp_path, "print")
+        embed_cell(open_embedding(StageRun(tiny_recipe, cell, tmp_path, "print")))
     (parts,) = tmp_path.glob("embedding-*")
     done = len(list(parts.glob("*.parquet")))
     assert 1 <= done <= 2
@@ -93,7 +95,7 @@ def test_a_stop_while_embedding_keeps_the_parts_that_are_done(
     monkeypatch.setattr(
         ShardSet, "read_well", lambda shards, index, **into: (asked.append(index), read(shards, index, **into))[1]
     )
-    embed_cell(tiny_recipe, cell, tmp_path, "print")
+    embed_cell(open_embedding(StageRun(tiny_recipe, cell, tmp_path, "print")))
     assert len(set(asked) - set(range(10 * done))) == 48 - 10 * done
     np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm[1])
 
@@ -156,11 +158,15 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
 
 def test_a_block_s_features_are_those_of_the_encoder_cut_after_it(tiny_recipe: Recipe, tmp_path: Path) -> None:
     cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained" and "vit_b8" in str(c.model))
-    train_cell(tiny_recipe, cell, tmp_path, "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path, "print"))
 
     def embedded(block: int | None) -> np.ndarray:
         options = tiny_recipe.embed.model_copy(update={"block": block})
-        embed_cell(tiny_recipe.model_copy(update={"embed": options}), cell, tmp_path, f"block {block}")
+        embed_cell(
+            open_embedding(
+                StageRun(tiny_recipe.model_copy(update={"embed": options}), cell, tmp_path, f"block {block}")
+            )
+        )
         return read_embeddings(tmp_path / EMBEDDINGS)[1]
 
     last, first = embedded(None), embedded(1)
@@ -172,8 +178,8 @@ def test_a_block_s_features_are_those_of_the_encoder_cut_after_it(tiny_recipe: R
 
 def test_embeddings_say_what_made_them(tiny_recipe: Recipe, tmp_path: Path) -> None:
     cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained")
-    train_cell(tiny_recipe, cell, tmp_path, "print")
-    values = embed_cell(tiny_recipe, cell, tmp_path, "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path, "print"))
+    values = embed_cell(open_embedding(StageRun(tiny_recipe, cell, tmp_path, "print")))
     said = read_provenance(tmp_path / EMBEDDINGS)
     assert (said["cell"], said["pool"], said["stage_fingerprint"]) == (cell.id, "mean", "print")
     assert len(said["weights_sha256"]) == 64

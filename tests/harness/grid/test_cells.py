@@ -1,6 +1,7 @@
 """A cell is named by what changes its result, and by nothing else."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,18 @@ from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 
-SCALING = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
+RECIPES = Path(__file__).parents[3] / "recipes"
+SCALING = RECIPES / "scaling.yaml"
 LAPTOP = ["grid.models=[vit_s16]"]
+
+
+def test_the_ids_of_every_recipe_stay() -> None:
+    """`ids.json` holds the ids of all recipes in all profiles under ID_VERSION 1: studies on disk have them."""
+    stored = json.loads((Path(__file__).parent / "ids.json").read_text())
+    assert set(stored) == {path.name for path in RECIPES.glob("*.yaml")}
+    for name, profiles in stored.items():
+        for profile, known in profiles.items():
+            assert [cell.id for cell in cells(load(RECIPES / name, profile))] == known, (name, profile)
 
 
 def ids(*overrides: str, profile: str = "laptop") -> set[str]:

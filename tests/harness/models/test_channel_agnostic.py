@@ -17,7 +17,7 @@ from analysis.compute.systems import ChannelAgnosticMae as Cost
 from harness.export import export_cell
 from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
 from harness.grid.cells import cells
-from harness.models.architecture import channel_agnostic_config
+from harness.models.architecture import configure
 from harness.models.channel_agnostic import ChannelAgnosticMae, positions
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError
@@ -30,8 +30,8 @@ from harness.stages.run import run_cell
 from harness.storage import ledger
 
 TINY = ChannelAgnosticConfig(
-    width=16, depth=2, heads=2, patch=8, crop=32, channels=3, trained=(0, 1, 2), decoder_width=16, decoder_depth=1,
-    decoder_heads=2, layer_scale=0.5, drop_path=0.2,
+    width=16, depth=2, heads=2, patch=8, crop=32, channels=3, train_channels=(0, 1, 2), decoder_width=16,
+    decoder_depth=1, decoder_heads=2, layer_scale=0.5, drop_path=0.2,
 )  # fmt: skip
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
 
@@ -67,7 +67,7 @@ def test_channels_see_one_another() -> None:
 
 def test_what_is_hidden_never_reaches_the_encoder() -> None:
     model, crops = build(), images()
-    noise = masking_noise(0, range(2), TINY.tokens)
+    noise = masking_noise(0, range(2), TINY.mask_values)
     lengths: list[int] = []
     for block in model._backbone.blocks:
         block.register_forward_hook(lambda _m, given, _out: lengths.append(given[0].shape[1]))
@@ -83,9 +83,9 @@ def test_what_is_hidden_never_reaches_the_encoder() -> None:
 
 
 def test_the_loss_is_the_error_over_hidden_pixels_of_the_trained_channels() -> None:
-    config = ChannelAgnosticConfig(**{**vars(TINY), "channels": 4, "trained": (2, 0)})
+    config = ChannelAgnosticConfig(**{**vars(TINY), "channels": 4, "train_channels": (2, 0)})
     model, crops = build(config), images(4)
-    noise = masking_noise(0, range(2), config.tokens)
+    noise = masking_noise(0, range(2), config.mask_values)
     with torch.no_grad():
         output, filled = model(crops, noise), model.reconstruct(crops, noise)
     assert not filled.mask[:, [1, 3]].any()
@@ -97,7 +97,7 @@ def test_the_loss_is_the_error_over_hidden_pixels_of_the_trained_channels() -> N
 def test_channels_in_another_order_are_reconstructed_by_their_own_decoders() -> None:
     """Swapping two channels, their noise and their decoders swaps what is filled in."""
     model, crops = build(), images()
-    noise = masking_noise(0, range(2), TINY.tokens)
+    noise = masking_noise(0, range(2), TINY.mask_values)
     swapped = noise.reshape(2, 3, 16)[:, [1, 0, 2]].reshape(2, -1)
     with torch.no_grad():
         as_trained = model.reconstruct(crops, noise).image
@@ -132,11 +132,11 @@ def test_positions_repeat_from_channel_to_channel_in_openphenoms_order() -> None
 def test_counts_are_those_of_the_closed_form(size: str) -> None:
     """Trained parameters exactly; products to 1% of torch's counter on meta, which leaves nothing out here."""
     width, depth, heads = SIZES[size]
-    config = ChannelAgnosticConfig(width=width, depth=depth, heads=heads)
+    config = ChannelAgnosticConfig(width=width, depth=depth, heads=heads, patch=16)
     cost = Cost(width, depth, heads, 16)
     with torch.device("meta"):
         model = ChannelAgnosticMae(config).eval()
-        crops, noise = torch.empty(1, 6, 256, 256), torch.empty(1, config.tokens)
+        crops, noise = torch.empty(1, 6, 256, 256), torch.empty(1, config.mask_values)
         with FlopCounterMode(display=False) as counter:
             model(crops, noise)
         with FlopCounterMode(display=False) as dense:
@@ -245,7 +245,7 @@ def test_a_tiny_study_trained_on_some_channels_embeds_all(tiny_recipe: Recipe, t
         assert arrays["mask"][:, [5, 0, 1, 3]].mean() == pytest.approx(0.75)
     assert ledger.read(recipe.output, trained.id, "evaluate") is not None
     paths = export_cell(recipe, trained, tiny_recipe_file.parent / "export")
-    models = [load_openphenom(path, channel_agnostic_config(trained)) for path in paths[:2]]
+    models = [load_openphenom(path, configure(ChannelAgnosticConfig, trained.architecture)) for path in paths[:2]]
     crops = images(5)
     with torch.no_grad():
         torch.testing.assert_close(models[0].embed(crops), models[1].embed(crops), rtol=0, atol=0)
@@ -256,4 +256,4 @@ def test_channels_that_are_not_there_are_refused(tiny_recipe_file: Path) -> None
         with pytest.raises(RecipeError, match=r"models\.net\.train_channels: must be different numbers below"):
             load(tiny_recipe_file, "laptop", [NET, f"models.net.train_channels={wrong}"])
     with pytest.raises(ValueError, match="must be different numbers below channels, 3"):
-        ChannelAgnosticConfig(channels=3, trained=(0, 3))
+        ChannelAgnosticConfig(width=16, depth=1, heads=2, patch=8, channels=3, train_channels=(0, 3))

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.compute.flops import VitMae
 from analysis.compute.systems import DenseNet161, VitClassifier
 from harness.data.labels import plates, read_labels
 from harness.data.plate_statistics import adapted, by_plate
@@ -28,8 +27,10 @@ from harness.data.to_device import StepInput
 from harness.distributed.preemption import Preempted
 from harness.distributed.ranks import Ranks
 from harness.embed.cell import embed_cell
+from harness.embed.parts import open_embedding
 from harness.grid.cell_folder import EMBEDDINGS
 from harness.grid.cells import Cell, cells
+from harness.grid.stage_run import StageRun
 from harness.models.architecture import build, cost_of
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig
 from harness.models.encoder_file import EncoderFileError
@@ -172,8 +173,10 @@ def test_densenet_counts_are_those_of_the_closed_form(
 
 def test_a_vit_classifier_costs_its_encoder(tiny_recipe_file: Path) -> None:
     recipe = load(tiny_recipe_file, "laptop", [VIT, "grid.models=[net]"])
-    net = build(next(cell for cell in cells(recipe) if cell.kind == "untrained"))
-    cost = VitClassifier(VitMae(16, 1, 2, 8, 32, 6))
+    (cell,) = (cell for cell in cells(recipe) if cell.kind == "untrained")
+    assert cell.architecture is not None
+    net = build(cell.architecture)
+    cost = VitClassifier(16, 1, 2, 8, 32, 6)
     assert sum(p.numel() for p in net.parameters()) == cost.parameters()
 
 
@@ -231,12 +234,12 @@ def test_a_stopped_run_ends_bit_for_bit_the_same(
     tiny_recipe: Recipe, tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     recipe, cell = cell_of(tiny_recipe_file, model, SGD, "train.epochs=1", "train.learning_rate=0.01")
-    calm = train_cell(recipe, cell, tmp_path / "calm", "print")
+    calm = train_cell(StageRun(recipe, cell, tmp_path / "calm", "print"))
     with monkeypatch.context() as patched:
         signal_at(patched, 2)
         with pytest.raises(Preempted, match="saved at step 2 of 4"):
-            train_cell(recipe, cell, tmp_path / "storm", "print")
-    train_cell(recipe, cell, tmp_path / "storm", "print")
+            train_cell(StageRun(recipe, cell, tmp_path / "storm", "print"))
+    train_cell(StageRun(recipe, cell, tmp_path / "storm", "print"))
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("calm", "storm"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert calm["mean_predictor_loss"] == pytest.approx(np.log(13))
@@ -254,12 +257,13 @@ def test_an_adaptive_study_goes_from_training_to_recall_and_asks_only_the_plate(
     assert features.shape == (48, 8)
     few = load(tiny_recipe_file, "laptop", [*SHORT, DENSE, "models.net.adaptive=true", SGD, "train.epochs=1",
                "embed.experiments=[gene-002]", "embed.batch=3"])  # fmt: skip
-    embed_cell(few, cell, folder, "print")
+    embed_cell(open_embedding(StageRun(few, cell, folder, "print")))
     again, found = read_embeddings(folder / EMBEDDINGS)
     chosen = (wells["experiment"] == "gene-002").to_numpy()
     assert list(again["key"]) == list(wells.loc[chosen, "key"])
     np.testing.assert_allclose(found, features[chosen], atol=1e-5)
-    net = build(cell, classes=13).eval()
+    assert cell.architecture is not None
+    net = build(cell.architecture, classes=13).eval()
     assert recipe.embed is not None
     shards = open_shards(recipe, recipe.embed.shards)
     every = shards.wells.index.to_numpy()
@@ -276,10 +280,11 @@ RANKED = """
 import sys
 from pathlib import Path
 from harness.grid.cells import cells
+from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
 from harness.train.loop import train_cell
 recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text(), strict=False)
-train_cell(recipe, cells(recipe)[0], Path(sys.argv[2]), "print")
+train_cell(StageRun(recipe, cells(recipe)[0], Path(sys.argv[2]), "print"))
 """
 
 
@@ -288,7 +293,7 @@ def test_two_ranks_give_the_losses_and_statistics_of_one(
     tiny_recipe: Recipe, tiny_recipe_file: Path, tmp_path: Path
 ) -> None:
     recipe, cell = cell_of(tiny_recipe_file, DENSE, SGD, "train.epochs=1", "train.learning_rate=0.0001")
-    train_cell(recipe, cell, tmp_path / "one", "print")
+    train_cell(StageRun(recipe, cell, tmp_path / "one", "print"))
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     (tmp_path / "two").mkdir()
     with socket.socket() as listener:
@@ -333,7 +338,7 @@ def test_recipes_that_cannot_be_are_refused(tiny_recipe: Recipe, tiny_recipe_fil
         build_run_spec(recipe, cell)
     recipe, cell = cell_of(tiny_recipe_file, DENSE, "models.net.group=16")
     with pytest.raises(ValueError, match=r"train\.batch 8 over 1 ranks does not divide into groups of 16"):
-        train_cell(recipe, cell, tmp_path / "cell", "print")
+        train_cell(StageRun(recipe, cell, tmp_path / "cell", "print"))
 
 
 def test_only_other_blocks_than_a_densenet_161s_are_part_of_an_id(tiny_recipe_file: Path) -> None:
@@ -342,8 +347,8 @@ def test_only_other_blocks_than_a_densenet_161s_are_part_of_an_id(tiny_recipe_fi
     other = cell_of(tiny_recipe_file, plain, "models.net.growth=24")[1]
     assert cell_of(tiny_recipe_file, plain)[1].id == same.id != other.id
     trunk = 28_681_000 - 2209 * 1000 + 3 * 49 * 96  # as published, without the head, with three more channels
-    assert cost_of(same).parameters() == trunk
-    assert cost_of(other).parameters() == DenseNet161(growth=24).parameters()
+    assert cost_of(same.architecture).parameters() == trunk
+    assert cost_of(other.architecture).parameters() == DenseNet161(growth=24).parameters()
 
 
 def test_the_path_of_weights_is_no_part_of_an_id(tiny_recipe_file: Path) -> None:

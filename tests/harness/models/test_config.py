@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.models.config import PAPER_MODELS, MaeConfig, named_config, vit_config
+from harness.models.config import PAPER_MODELS, named_config, vit_config
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_plus_adds_the_fourier_loss_and_nothing_else() -> None:
 @pytest.mark.parametrize(("patch", "tokens", "visible"), [(16, 256, 64), (8, 1024, 256)])
 def test_a_quarter_of_the_patches_is_visible(patch: int, tokens: int, visible: int) -> None:
     config = vit_config("S", patch)
-    assert (config.tokens, config.visible_tokens) == (tokens, visible)
+    assert (config.patches, config.visible_patches) == (tokens, visible)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_quarter_of_the_patches_is_visible(patch: int, tokens: int, visible: i
 )
 def test_impossible_shapes_are_refused_by_name(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(MaeConfig(), **change)
+        replace(named_config("S/16"), **change)
 
 
 def test_an_unknown_size_is_refused() -> None:

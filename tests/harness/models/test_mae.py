@@ -23,7 +23,9 @@ TINY = MaeConfig(
     decoder_width=16,
     decoder_depth=1,
     decoder_heads=2,
+    drop_path=0.1,
     fourier_weight=0.01,
+    fourier_norm="ortho",
 )
 
 

@@ -25,7 +25,7 @@ NET = "{kind: mu_net, widths: [8, 16], blocks: 1, mask_ratio: 0.5, mask_patch: 8
 def inputs(config: MuNetConfig = TINY, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     images = torch.randn(count, config.channels, config.crop, config.crop)
-    return images, masking_noise(0, range(count), config.tokens)
+    return images, masking_noise(0, range(count), config.mask_values)
 
 
 def build(config: MuNetConfig = TINY) -> MuNet:
@@ -56,7 +56,7 @@ def test_the_loss_knows_hidden_squares_alone_and_the_network_visible_ones(ratio:
     images, noise = inputs(config)
     net, output = build(config), build(config)(images, noise)
     assert output.mask.sum(1).tolist() == [16 * ratio] * 2
-    assert torch.equal(output.mask, random_masking(noise, config.visible_tokens).mask)
+    assert torch.equal(output.mask, random_masking(noise, config.visible_squares).mask)
     changed = images.clone()
     pixels = net._pixels(output.mask).expand_as(images)
     changed[pixels] = 5.0  # what is hidden

@@ -242,7 +242,7 @@ def test_the_recipe_states_the_papers_study() -> None:
     assert isinstance(recipe.train.learning_rate, dict)
     assert {recipe.train.learning_rate[m] for m in ("vit_s16", "vit_b8")} == {1e-4}
     assert {recipe.train.learning_rate[m] for m in ("vit_l16", "vit_l8_plus")} == {3e-5}
-    assert recipe.train.optimiser.science() == {"name": "lion", "betas": [0.9, 0.95], "weight_decay": 0.05}
+    assert recipe.train.optimiser.identity() == {"name": "lion", "betas": [0.9, 0.95], "weight_decay": 0.05}
     assert (recipe.mae.crop, recipe.mae.channels, recipe.mae.mask_ratio) == (256, 6, 0.75)
 
 

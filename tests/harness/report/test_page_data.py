@@ -103,7 +103,7 @@ def test_a_study_whose_two_factors_vary_says_how_to_split_compute(tmp_path):
     grid = [cell for cell in cells(recipe) if cell.kind == "trained"]
     rng = np.random.default_rng(0)
     for cell in grid:
-        crops, cost = training_images(recipe, cell.dataset), flops_per_crop("mae_train", cost_of(cell))
+        crops, cost = training_images(recipe, cell.dataset), flops_per_crop("mae_train", cost_of(cell.architecture))
         lacks = 0.2 + 0.3 * (cost / 1e10) ** -0.3 + 0.3 * (crops / 1e5) ** -0.2
         finished(recipe, cell, 1 - lacks * np.exp(0.002 * rng.normal()), crops)
     tables = {"mae_train": points(recipe, grid, "mae_train")}

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from harness.embed.cell import embed_cell
-from harness.embed.parts import JobShare, discard_parts
+from harness.embed.parts import JobShare, discard_parts, open_embedding
 from harness.grid.cell_folder import EMBEDDINGS, cell_folder
 from harness.grid.cells import Cell, cells
+from harness.grid.stage_run import StageRun
 from harness.launch import status
 from harness.launch.slurm.job_chains import HeldBack, JobChain, decide
 from harness.launch.slurm.job_states import JobState
@@ -49,7 +50,9 @@ def trained(tiny_recipe: Recipe) -> tuple[Recipe, Cell]:
 def alone(recipe: Recipe, cell: Cell) -> bytes:
     """The file of embeddings that one process leaves; nothing else of it stays."""
     folder = cell_folder(recipe, cell)
-    embed_cell(recipe, cell, folder, stages.missing_stages(recipe, cell).fingerprints["embed"])
+    embed_cell(
+        open_embedding(StageRun(recipe, cell, folder, stages.missing_stages(recipe, cell).fingerprints["embed"]))
+    )
     whole = (folder / EMBEDDINGS).read_bytes()
     (folder / EMBEDDINGS).unlink()
     discard_parts(folder)
@@ -137,7 +140,7 @@ def test_evaluation_puts_together_what_the_last_elements_did_not(
     """On some file systems the last two may each miss the other's last part, though both were written."""
     recipe, cell = trained
     run_task(recipe, cell, "embed.0-of-3")
-    with pytest.raises(stages.StageError, match="is not embedded whole"):
+    with pytest.raises(stages.StageError, match="is not embedded completely"):
         run_task(recipe, cell, "evaluate")
     with monkeypatch.context() as patched:
         patched.setattr(shared_embedding, "finish", lambda *_: False)

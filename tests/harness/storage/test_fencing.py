@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress
+from harness.distributed.preemption import Control, StopFlag
 from harness.distributed.ranks import Ranks
-from harness.storage import fencing as fence
+from harness.grid.cells import cells
+from harness.grid.stage_run import StageRun
+from harness.recipe.schema import Recipe
+from harness.stages.run import record
 from harness.storage import ledger
-from harness.storage.fencing import Fence, Fenced, Start
+from harness.storage.fencing import Fence, Fenced, Start, Unfenced
+from harness.storage.train_log import read_log
+from harness.train.metrics import MetricsLogger
 
 
 def test_a_restart_takes_over_and_the_zombie_is_told(tmp_path: Path) -> None:
@@ -52,21 +58,38 @@ class Linear:
 
 
 def test_a_zombies_checkpoint_does_not_become_the_latest(tmp_path: Path) -> None:
-    fence.hold(Fence(tmp_path, "train", Start(1, 0, "7_0")))
-    try:
-        held = Checkpoints(tmp_path, "print", Ranks(0, 1, torch.device("cpu")))
-        held.save_now(Linear(), Progress(step=1))
-        latest = (tmp_path / "checkpoints" / "latest").read_bytes()
-        Fence(tmp_path, "train", Start(1, 1, "7_0"))
-        with pytest.raises(CheckpointError, match="taken over"):
-            held.save_now(Linear(), Progress(step=2))
-        held.close()
-        assert (tmp_path / "checkpoints" / "latest").read_bytes() == latest
-    finally:
-        fence.hold(None)
+    fence = Fence(tmp_path, "train", Start(1, 0, "7_0"))
+    checkpoints = Checkpoints(tmp_path, "print", Ranks(0, 1, torch.device("cpu")), fence=fence)
+    checkpoints.save_now(Linear(), Progress(step=1))
+    latest = (tmp_path / "checkpoints" / "latest").read_bytes()
+    Fence(tmp_path, "train", Start(1, 1, "7_0"))
+    with pytest.raises(CheckpointError, match="taken over"):
+        checkpoints.save_now(Linear(), Progress(step=2))
+    checkpoints.close()
+    assert (tmp_path / "checkpoints" / "latest").read_bytes() == latest
+
+
+def test_a_zombie_logs_nothing(tmp_path: Path) -> None:
+    log = MetricsLogger(tmp_path, "cell", 10, 0, 8, fence=Fence(tmp_path, "train", Start(1, 0, "7_0")))
+    log.write({"kind": "train", "step": 1})
+    Fence(tmp_path, "train", Start(1, 1, "7_0"))
+    with pytest.raises(Fenced):
+        log.write({"kind": "train", "step": 2})
+    log.close()
+    assert [row["step"] for row in read_log(tmp_path / "train.jsonl")] == [1]
+
+
+def test_a_zombie_records_nothing(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    run = StageRun(tiny_recipe, cells(tiny_recipe)[0], tmp_path, "print")
+    control = Control(StopFlag(), Fence(tmp_path, "embed", Start(1, 0, "7_0")))
+    Fence(tmp_path, "embed", Start(2, 0, "8_0"))
+    with pytest.raises(Fenced):
+        record(run, "embed", {}, control)
+    assert ledger.read(tiny_recipe.output, run.cell.id, "embed") is None
+    record(run, "embed", {}, None)  # a local job's: its lock keeps others away
+    assert ledger.read(tiny_recipe.output, run.cell.id, "embed") is not None
 
 
 def test_a_process_without_a_fence_is_never_stopped_by_one(tmp_path: Path) -> None:
     Fence(tmp_path, "train", Start(9, 9, "9_9"))
-    fence.check()
-    assert ledger.read(tmp_path, "any", "train") is None
+    Unfenced().check()

@@ -20,6 +20,7 @@ from harness.checkpoint import checkpoints as checkpoint
 from harness.data.to_device import StepInput
 from harness.distributed.preemption import Preempted
 from harness.grid.cells import Cell, cells
+from harness.grid.stage_run import StageRun
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages.run import run_cell
@@ -42,10 +43,11 @@ TRAIN_CELL = """
 import sys
 from pathlib import Path
 from harness.grid.cells import cells
+from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
 from harness.train.loop import train_cell
 recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text(), strict=False)
-train_cell(recipe, next(c for c in cells(recipe) if c.id == sys.argv[2]), Path(sys.argv[3]), "print")
+train_cell(StageRun(recipe, next(c for c in cells(recipe) if c.id == sys.argv[2]), Path(sys.argv[3]), "print"))
 """
 
 
@@ -93,7 +95,7 @@ def signal_after(monkeypatch: pytest.MonkeyPatch, steps: set[int], number: signa
 
 
 def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    values = train_cell(tiny_recipe, trained(tiny_recipe), tmp_path / "cell", "print")
+    values = train_cell(StageRun(tiny_recipe, trained(tiny_recipe), tmp_path / "cell", "print"))
     assert (values["wells"], values["steps"], values["crops"]) == (32, 12 * 32 // 8, 12 * 32)
     assert values["attention"] == "sdpa: encoder 2 × 8 FLASH_ATTENTION, decoder 5 × 8 FLASH_ATTENTION"
     rows = read_log(tmp_path / "cell" / "train.jsonl")
@@ -107,10 +109,10 @@ def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path)
 def test_the_same_cell_gives_the_same_weights_and_another_seed_others(tiny_recipe: Recipe, tmp_path: Path) -> None:
     cell = trained(tiny_recipe)
     for name in ("a", "b"):
-        train_cell(tiny_recipe, cell, tmp_path / name, "print")
+        train_cell(StageRun(tiny_recipe, cell, tmp_path / name, "print"))
     assert same_weights(tmp_path / "a", tmp_path / "b")
     other = tiny_recipe.model_copy(update={"grid": tiny_recipe.grid.model_copy(update={"seeds": [1]})})
-    train_cell(other, trained(other), tmp_path / "c", "print")
+    train_cell(StageRun(other, trained(other), tmp_path / "c", "print"))
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
@@ -119,12 +121,12 @@ def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_the_same(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = trained(tiny_recipe)
-    train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path / "calm", "print"))
     signal_after(monkeypatch, {7, 20, 33}, signal.SIGTERM)
     for step in (7, 20, 33):
         with pytest.raises(Preempted, match=f"SIGTERM; saved at step {step} of 48"):
-            train_cell(tiny_recipe, cell, tmp_path / "storm", "print")
-    train_cell(tiny_recipe, cell, tmp_path / "storm", "print")
+            train_cell(StageRun(tiny_recipe, cell, tmp_path / "storm", "print"))
+    train_cell(StageRun(tiny_recipe, cell, tmp_path / "storm", "print"))
     assert same_weights(tmp_path / "calm", tmp_path / "storm")
     assert rows(tmp_path / "calm") == rows(tmp_path / "storm")
 
@@ -134,18 +136,18 @@ def test_a_checkpoint_of_other_settings_is_refused_and_a_damaged_one_passed_over
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell, folder = trained(tiny_recipe), tmp_path / "cell"
-    train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path / "calm", "print"))
     with monkeypatch.context() as patched:
         signal_after(patched, {3, 5}, signal.SIGUSR2)
         for step in (3, 5):
             with pytest.raises(Preempted, match=f"SIGUSR2; saved at step {step} of 48"):
-                train_cell(tiny_recipe, cell, folder, "print")
+                train_cell(StageRun(tiny_recipe, cell, folder, "print"))
         with pytest.raises(checkpoint.CheckpointError, match="made with other settings or data"):
-            train_cell(tiny_recipe, cell, folder, "another print")
+            train_cell(StageRun(tiny_recipe, cell, folder, "another print"))
     damaged = folder / "checkpoints" / "step-000000005" / "__0_0.distcp"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     capsys.readouterr()
-    train_cell(tiny_recipe, cell, folder, "print")
+    train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     said = "checkpoint step-000000005 is damaged: __0_0.distcp has"
     assert said in capsys.readouterr().err
     notes = [row["note"] for row in read_log(folder / "train.jsonl") if row["kind"] == "resume"]
@@ -160,7 +162,7 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, folder = trained(tiny_recipe), tmp_path / "cell"
-    train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path / "calm", "print"))
     real = harness.train.validate.to_model_input
 
     def prepare_then_signal(*arguments: Any) -> torch.Tensor:
@@ -172,9 +174,9 @@ def test_a_stop_during_validation_saves_and_the_next_run_validates_first(
         patched.setattr("harness.train.validate.to_model_input", prepare_then_signal)
         patched.setattr("harness.train.validate.VALIDATION_BATCH", 4)
         with pytest.raises(Preempted, match="SIGTERM; saved at step 16 of 48"):
-            train_cell(tiny_recipe, cell, folder, "print")
+            train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     assert [row["step"] for row in read_log(folder / "train.jsonl") if row["kind"] == "validation"] == []
-    train_cell(tiny_recipe, cell, folder, "print")
+    train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     assert rows(folder) == rows(tmp_path / "calm")
     assert same_weights(folder, tmp_path / "calm")
 
@@ -185,13 +187,13 @@ def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
 ) -> None:
     monkeypatch.setattr("harness.train.run_spec.LOG_ROWS", 10)  # rows of four steps
     cell = trained(tiny_recipe)
-    train_cell(tiny_recipe, cell, tmp_path / "calm", "print")
+    train_cell(StageRun(tiny_recipe, cell, tmp_path / "calm", "print"))
     with monkeypatch.context() as patched:
         signal_after(patched, {6, 7, 17}, signal.SIGTERM)
         for _ in range(3):
             with pytest.raises(Preempted):
-                train_cell(tiny_recipe, cell, tmp_path / "storm", "print")
-    train_cell(tiny_recipe, cell, tmp_path / "storm", "print")
+                train_cell(StageRun(tiny_recipe, cell, tmp_path / "storm", "print"))
+    train_cell(StageRun(tiny_recipe, cell, tmp_path / "storm", "print"))
     assert [row["step"] for row in rows(tmp_path / "storm") if row["kind"] == "train"] == list(range(4, 49, 4))
     assert rows(tmp_path / "storm") == rows(tmp_path / "calm")
 
@@ -238,7 +240,7 @@ def test_a_poisoned_crop_stops_the_run_and_the_log_names_it(
     cell, folder = trained(tiny_recipe), tmp_path / "cell"
     poisoned(monkeypatch, {9})
     with pytest.raises(Diverged, match=r"step 9 is bad \(not finite\).*no checkpoint was saved yet"):
-        train_cell(tiny_recipe, cell, folder, "print")
+        train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     assert "step 9 is bad" in capsys.readouterr().err
     (row,) = [row for row in read_log(folder / "train.jsonl") if row["kind"] == "bad_step"]
     spec = build_run_spec(tiny_recipe, cell)
@@ -259,7 +261,7 @@ def test_a_poisoned_crop_is_skipped_where_the_recipe_says_so(
     cell = trained(recipe)
     with monkeypatch.context() as patched:
         poisoned(patched, {9, 30})
-        train_cell(recipe, cell, tmp_path / "skipped", "print")
+        train_cell(StageRun(recipe, cell, tmp_path / "skipped", "print"))
     found = rows(tmp_path / "skipped")
     assert [row["step"] for row in found if row["kind"] == "bad_step"] == [9, 30]
     assert all(value.isfinite().all() for value in weights(tmp_path / "skipped").values())
@@ -267,7 +269,7 @@ def test_a_poisoned_crop_is_skipped_where_the_recipe_says_so(
     with monkeypatch.context() as patched:
         poisoned(patched, {9, 30, 31})
         with pytest.raises(Diverged, match="3 updates were skipped"):
-            train_cell(recipe, cell, tmp_path / "too many", "print")
+            train_cell(StageRun(recipe, cell, tmp_path / "too many", "print"))
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_recipe_file: Path, tmp_path: Path) -> None:
@@ -276,14 +278,14 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_recipe_file: Pat
     from harness.data.prepare import prepare
 
     prepare(recipe)
-    values = train_cell(recipe, trained(recipe), tmp_path / "cell", "print")
+    values = train_cell(StageRun(recipe, trained(recipe), tmp_path / "cell", "print"))
     assert (values["steps"], values["planned_steps"]) == (12, 48)  # the first validation counts as better than none
 
 
 def test_shards_with_other_channels_are_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
     wrong = tiny_recipe.model_copy(update={"mae": tiny_recipe.mae.model_copy(update={"channels": 5})})
     with pytest.raises(ValueError, match=r"mae\.channels is 5, but .* has"):
-        train_cell(wrong, trained(wrong), tmp_path / "cell", "print")
+        train_cell(StageRun(wrong, trained(wrong), tmp_path / "cell", "print"))
 
 
 @pytest.mark.slow
@@ -294,7 +296,7 @@ def test_two_ranks_give_the_losses_of_one(tiny_recipe_file: Path, tmp_path: Path
 
     prepare(recipe)
     cell = trained(recipe)
-    train_cell(recipe, cell, tmp_path / "one", "print")
+    train_cell(StageRun(recipe, cell, tmp_path / "one", "print"))
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     (tmp_path / "two").mkdir()
     arguments = [sys.executable, "-c", TRAIN_CELL, str(tmp_path / "recipe.json"), cell.id, str(tmp_path / "two")]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness.grid.cells import Cell, cells
+from harness.grid.stage_run import StageRun
 from harness.recipe.data import Stream
 from harness.recipe.schema import Recipe
 from harness.train import run_spec as run_spec
@@ -46,7 +47,7 @@ def test_training_sees_each_image_as_often_as_the_stream_says(
             yield batch
 
     monkeypatch.setattr(run_spec, "training_batches", watched)
-    train_cell(recipe, cell, tmp_path / "cell", "print")
+    train_cell(StageRun(recipe, cell, tmp_path / "cell", "print"))
     spec = build_run_spec(recipe, cell)
     drawn = spec.wells[spec.order.wells(0, 12 * 32)]
     assert np.array_equal(np.concatenate(seen)[: len(drawn)], drawn)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.models.config import MaeConfig, named_config
+from harness.models.config import named_config
 from harness.models.layers import attention
 from harness.models.layers.attention import AttentionError, attention_kernel, describe_choice, installed_flash_packages
 from harness.models.layers.blocks import encoder_blocks
@@ -113,5 +113,5 @@ def test_the_choice_is_told_for_both_attentions_of_a_step() -> None:
         "encoder 65 × 64 FLASH_ATTENTION, decoder 257 × 32 FLASH_ATTENTION"
     )
     with sdpa_kernel(SDPBackend.MATH):
-        told = describe_choice(replace(MaeConfig(), mask_ratio=0.5), CPU, torch.float32)
+        told = describe_choice(replace(named_config("S/16"), mask_ratio=0.5), CPU, torch.float32)
     assert told == "encoder 129 × 64 MATH, decoder 257 × 32 MATH"
