@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.builder.build_set import build
-from shards.builder.curation import Curation
+from shards.builder.curation import CurationRules
 from shards.builder.write import BuildError
 from shards.errors import ImageError, LayoutError, ShardError
 from shards.format.codecs import CODECS
@@ -100,14 +100,14 @@ def _option(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _curation(given: argparse.Namespace) -> Curation | None:
+def _curation(given: argparse.Namespace) -> CurationRules | None:
     """The curation that the command line asks for, if it asks for any."""
     chosen: dict[str, Any] = {
         field.name: tuple(value.split(",")) if field.name == "controls" else value
-        for field in fields(Curation)
+        for field in fields(CurationRules)
         if (value := getattr(given, field.name)) is not None
     }
-    return Curation(**chosen) if chosen else None
+    return CurationRules(**chosen) if chosen else None
 
 
 def _summary(output: Path, manifest: Manifest, changed: bool, seconds: float) -> str:

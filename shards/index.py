@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     from shards.format.manifest import read_manifest
     from shards.format.source import LocalFolder
-    from shards.reader.crop_reader import rebuilt, write_sidecar
+    from shards.reader.crop_reader import rebuild_index, write_sidecar
 
     parser = argparse.ArgumentParser(prog="python -m shards.index", description="Write all sidecar indices anew.")
     parser.add_argument("folder", type=Path, help="folder of a finished shard set")
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         manifest = read_manifest(folder)
         for shard in manifest.shards:
-            write_sidecar(folder.place, shard, rebuilt(folder, shard, manifest))
+            write_sidecar(folder.place, shard, rebuild_index(folder, shard, manifest))
     except (ShardError, OSError) as error:
         print(f"shards.index: {error}", file=sys.stderr)
         return 1

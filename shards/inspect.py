@@ -87,14 +87,14 @@ def composite_colours(channels: Sequence[str]) -> list[tuple[float, float, float
     return colours
 
 
-def stretched(channel: NDArray[Any]) -> NDArray[np.float64]:
+def stretch_contrast(channel: NDArray[Any]) -> NDArray[np.float64]:
     """Map the SHOWN percentiles of a channel (H, W) to 0 and 1, and clip beyond; a flat channel is 0."""
     low, high = np.percentile(channel, SHOWN)
     return np.clip((channel - low) / max(high - low, 1e-9), 0, 1) if high > low else np.zeros(channel.shape)
 
 
 def composite(image: NDArray[np.float64], channels: Sequence[str]) -> NDArray[np.float64]:  # (C, H, W) -> (H, W, 3)
-    """Add up stretched channels in their colours, scaled so that few pixels are too bright to keep their hue."""
+    """Add up contrast-stretched channels in colour, scaled so that few pixels are too bright to keep their hue."""
     out = np.zeros((*image.shape[1:], 3))
     for channel, colour in zip(image, composite_colours(channels), strict=True):
         if colour is not None:
@@ -103,7 +103,7 @@ def composite(image: NDArray[np.float64], channels: Sequence[str]) -> NDArray[np
     return np.clip(out / brightest, 0, 1) if brightest else out
 
 
-def smaller(image: NDArray[Any]) -> NDArray[np.float64]:
+def downsample(image: NDArray[Any]) -> NDArray[np.float64]:
     """Average squares of pixels of an image (C, H, W) until it fits a panel; edges that fill no square are cut."""
     step = math.ceil(max(image.shape[1:]) / PANEL)
     rows, columns = (size // step for size in image.shape[1:])
@@ -113,11 +113,11 @@ def smaller(image: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def draw(image: NDArray[Any], channels: Sequence[str], title: str, path: Path) -> None:
-    """Write a PNG of every channel side by side, each stretched on its own, and their composite last."""
+    """Write a PNG of every channel side by side, each contrast-stretched on its own, and their composite last."""
     from matplotlib.figure import Figure
 
-    small = smaller(image)
-    shown = np.stack([stretched(channel) for channel in small])
+    small = downsample(image)
+    shown = np.stack([stretch_contrast(channel) for channel in small])
     panels = len(channels) + 1
     columns = min(panels, math.ceil(math.sqrt(panels * 1.5)))
     rows = math.ceil(panels / columns)

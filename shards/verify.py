@@ -36,7 +36,7 @@ from shards.tables import parquet as columns
 if TYPE_CHECKING:
     import pandas as pd
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 PIECE = 16 << 20
 """Bytes of an archive that are read at one time."""
@@ -258,7 +258,7 @@ def _reading(source: Source, name: str, size: int) -> ReadAt:
     return read
 
 
-def _guarded(faults: list[Fault], path: str, act: Callable[[], Found], prefix: str = "") -> Found | None:
+def _guarded(faults: list[Fault], path: str, act: Callable[[], Result], prefix: str = "") -> Result | None:
     """What `act` returns; or None, and a fault, whatever it raises: a hostile file may reach any library's depths."""
     try:
         return act()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.recipe.data import Assay, Build, CurationSection
+from harness.recipe.data import Assay, Build, Curation
 from harness.recipe.schema import Recipe, unknown_name
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def _build(options: Build) -> None:
     )
 
 
-def _curation(rules: CurationSection | None) -> shards.builder.curation.Curation | None:
-    from shards.builder.curation import Curation as Rules
+def _curation(rules: Curation | None) -> shards.builder.curation.CurationRules | None:
+    from shards.builder.curation import CurationRules
 
     if rules is None:
         return None
     given = rules.model_dump(exclude={"controls"})
-    return Rules(**given) if rules.controls is None else Rules(**given, controls=tuple(rules.controls))
+    return CurationRules(**given) if rules.controls is None else CurationRules(**given, controls=tuple(rules.controls))

@@ -17,7 +17,7 @@ class Assay(Section):
     options: dict[Name, int | float] = Field({}, description="fields of `shards.assay.AssayOptions`")
 
 
-class CurationSection(Section):
+class Curation(Section):
     """Which wells to leave out (`shards.builder.curation`): rare perturbations, and a share of the controls."""
 
     perturbation: str = Field("treatment", description="column that names perturbations")
@@ -34,7 +34,7 @@ class Build(Section):
     root: Annotated[str, Field(min_length=1)]
     output: YamlPath
     options: dict[Name, str] = Field({}, description="the layout's own options, as in --option name=value")
-    curation: CurationSection | None = None
+    curation: Curation | None = None
     validation_experiments: list[str] | None = Field(None, description="else a fraction of them is drawn")
     validation_fraction: Probability = 0.1
     wells_per_shard: PositiveInt = 64

@@ -18,7 +18,7 @@ from harness.recipe.schema import Recipe
 from harness.train.schedule import learning_rate
 from shards.loader.batches import training_batches
 from shards.loader.read_ahead import Batch
-from shards.loader.shard_prefetch import fetched_ahead
+from shards.loader.shard_prefetch import prefetch_shards
 from shards.order.random_order import Order, placed
 from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet
@@ -50,7 +50,7 @@ class RunSpec:
         )  # fmt: skip
         if not isinstance(self.order, StreamOrder):
             return found
-        return fetched_ahead(
+        return prefetch_shards(
             found, self.shards, self.order, first_batch=first, last_batch=self.steps, rank=ranks.rank, world=ranks.world
         )
 

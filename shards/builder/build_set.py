@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from shards.builder.codec_trial import with_codec
-from shards.builder.curation import Curation, curate
+from shards.builder.curation import CurationRules, curate
 from shards.builder.finish import check_pixel_types, finish
 from shards.builder.plan import Plan, choose_validation, digest_of, plan_shards
 from shards.builder.write import RECORDS, BuildError, OnError, finished, write_shards
 from shards.errors import ShardError
-from shards.format.atomic import remove_abandoned, replacing
+from shards.format.atomic import atomic_write, remove_abandoned
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.images.decode import eight_bit_rule
@@ -35,7 +35,7 @@ def build(
     output: Path,
     *,
     options: Mapping[str, str] | None = None,
-    curation: Curation | None = None,
+    curation: CurationRules | None = None,
     validation_experiments: Sequence[str] | None = None,
     validation_fraction: float = 0.1,
     wells_per_shard: int = 64,
@@ -96,7 +96,7 @@ def _statement(eight_bit: str | None) -> str | None:
         raise BuildError(str(error)) from None
 
 
-def _as_text(curation: Curation) -> dict[str, str]:
+def _as_text(curation: CurationRules) -> dict[str, str]:
     return {name: json.dumps(value) if name == "controls" else str(value) for name, value in asdict(curation).items()}
 
 
@@ -119,7 +119,7 @@ def _claim(plan: Plan, made_with: Mapping[str, object]) -> None:
         raise BuildError(f"{output} holds tar files that this command did not write: build into another folder")
     else:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as file:
+        with atomic_write(place) as file:
             file.write(written)
 
 

@@ -26,7 +26,7 @@ WELL = ["experiment", "plate", "well"]
 
 
 @dataclass(frozen=True)
-class Curation:
+class CurationRules:
     """What to keep. A perturbation is one value of `perturbation`; wells of a control treatment are never rare."""
 
     perturbation: str = "treatment"
@@ -45,7 +45,7 @@ class Curation:
             raise LayoutError(f"curation: the fraction of controls must be 0 to 1, got {self.control_fraction}")
 
 
-def curate(table: WellTable, rules: Curation, seed: int) -> tuple[WellTable, dict[str, int]]:
+def curate(table: WellTable, rules: CurationRules, seed: int) -> tuple[WellTable, dict[str, int]]:
     """Keep the well images that the rules ask for; return them, and how many each rule removed.
 
     Wells count once, whatever the number of their sites. A control well is kept by a keyed hash of its own name, so
@@ -72,7 +72,7 @@ def curate(table: WellTable, rules: Curation, seed: int) -> tuple[WellTable, dic
     return replace(table, numbers=table.numbers[kept]), {rule: int(rows.sum()) for rule, rows in gone.items()}
 
 
-def _rare(wells: pd.DataFrame, control: NDArray[np.bool_], rules: Curation) -> dict[str, NDArray[np.bool_]]:
+def _rare(wells: pd.DataFrame, control: NDArray[np.bool_], rules: CurationRules) -> dict[str, NDArray[np.bool_]]:
     """Which well images of rare perturbations each rule removes, of a table whose texts are numbers."""
     perturbation = wells[rules.perturbation]
     places = wells.loc[~control, list(dict.fromkeys([*WELL, rules.perturbation]))].drop_duplicates()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shards.builder.plan import Cut, Plan
 from shards.builder.write import RECORDS, BuildError, Record
 from shards.format.manifest import SPLITS, Manifest, Quarantined, Shard, Split, write_manifest
-from shards.format.writer import Entry, write_index
+from shards.format.writer import WellLocation, write_index
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,12 +72,12 @@ def _table(plan: Plan, experiments: Mapping[Split, set[str]]) -> Iterator[pd.Dat
     for cut, record in _records(plan):
         if record.shard is not None:
             entries = record.entries.items()
-            places = [{"key": k, "shard": cut.name, "split": cut.split, **_place(entry)} for k, entry in entries]
+            places = [{"key": k, "shard": cut.name, "split": cut.split, **_location(entry)} for k, entry in entries]
             metadata = plan.table.metadata(plan.numbers(cut.begin, cut.end))
             part = pd.DataFrame(places).merge(metadata, on="key", validate="one_to_one")
             experiments[cut.split].update(part["experiment"])
             yield part
 
 
-def _place(entry: Entry) -> dict[str, int]:
+def _location(entry: WellLocation) -> dict[str, int]:
     return {"offset": entry.offset, "height": entry.height, "width": entry.width}

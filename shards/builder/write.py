@@ -22,9 +22,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import ImageError
-from shards.format.atomic import replacing
+from shards.format.atomic import atomic_write
 from shards.format.manifest import VERSION, Quarantined, Shard, Split
-from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, Entry, ShardWriter
+from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, ShardWriter, WellLocation
 from shards.images.decode import read_well
 from shards.images.locations import state
 
@@ -32,7 +32,7 @@ RECORDS = ".build"
 """Folder of the records, inside the set's own."""
 
 OnError = Literal["stop", "quarantine"]
-Row = dict[str, object]
+BuildRow = dict[str, object]
 
 
 class BuildError(ValueError):
@@ -47,7 +47,7 @@ class Task:
     name: str
     split: Split
     channels: tuple[str, ...]
-    wells: tuple[Row, ...]
+    wells: tuple[BuildRow, ...]
     on_error: OnError
     eight_bit: str | None = None
     codec: str = DEFAULT_CODEC
@@ -72,7 +72,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     fingerprint: str
     shard: Shard | None  # none where every well image was quarantined
-    entries: dict[str, Entry]
+    entries: dict[str, WellLocation]
     quarantined: tuple[Quarantined, ...]
 
 
@@ -98,7 +98,7 @@ def write_shard(task: Task) -> Record:
     """Write one shard and its record, with one well image at a time in memory; ImageError if told to stop at one."""
     entries, quarantined = {}, []
     path = task.output / task.name
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         writer = ShardWriter(file, task.codec, task.chunk)
         for row in task.wells:
             key, origin = str(row["key"]), str(row["origin"])
@@ -116,12 +116,12 @@ def write_shard(task: Task) -> Record:
     shard = None
     if entries:
         shard = Shard(name=task.name, split=task.split, wells=len(entries), bytes=writer.bytes, sha256=sha256)
-        with replacing(task.output / shard.index) as file:
+        with atomic_write(task.output / shard.index) as file:
             file.write(writer.index())
     else:
         path.unlink()
     record = Record(fingerprint=task.fingerprint, shard=shard, entries=entries, quarantined=tuple(quarantined))
-    with replacing(task.record) as file:
+    with atomic_write(task.record) as file:
         file.write(record.model_dump_json().encode())
     return record
 
@@ -161,7 +161,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _images(row: Row) -> tuple[str, ...]:
+def _images(row: BuildRow) -> tuple[str, ...]:
     images = row["images"]
     assert isinstance(images, tuple)
     return images

@@ -48,7 +48,7 @@ MOST_JSON = 1 << 20
 
 
 @dataclass(frozen=True)
-class Row:
+class IndexRow:
     """What the index holds of one image."""
 
     offset: int
@@ -71,7 +71,7 @@ class ShardIndex:
     offsets: NDArray[np.uint32]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], tar_bytes: int, tar_sha256: str) -> ShardIndex:
+    def of(cls, rows: Sequence[IndexRow], tar_bytes: int, tar_sha256: str) -> ShardIndex:
         """Put the rows of a shard together."""
         records, first = np.zeros(len(rows), RECORD), 0
         for number, row in enumerate(rows):
@@ -140,7 +140,7 @@ def rebuild(read: ReadAt, tar_bytes: int, tar_sha256: str) -> tuple[ShardIndex, 
 
     Returns the index, and each image's header and key. Raises ShardError if anything is not as this format writes it.
     """
-    rows, headers, keys = list[Row](), list[Header](), list[str]()
+    rows, headers, keys = list[IndexRow](), list[Header](), list[str]()
     found = list(members(read, tar_bytes))
     if len(found) % 2:
         raise ShardError("the archive ends with an image that has no metadata, or the reverse")
@@ -150,7 +150,7 @@ def rebuild(read: ReadAt, tar_bytes: int, tar_sha256: str) -> tuple[ShardIndex, 
                 f"members {image.key}.{image.kind} and {text.key}.{text.kind} are not an image and its metadata"
             )
         try:
-            header, row = _row(read, image, text)
+            header, row = _index_row(read, image, text)
         except ShardError as error:
             raise ShardError(f"{image.key}: {error}") from None
         rows.append(row)
@@ -159,7 +159,7 @@ def rebuild(read: ReadAt, tar_bytes: int, tar_sha256: str) -> tuple[ShardIndex, 
     return ShardIndex.of(rows, tar_bytes, tar_sha256), tuple(headers), tuple(keys)
 
 
-def _row(read: ReadAt, image: Member, text: Member) -> tuple[Header, Row]:
+def _index_row(read: ReadAt, image: Member, text: Member) -> tuple[Header, IndexRow]:
     prefix = read(image.offset, image.offset + min(PREFIX.size, image.size))
     header = read_header(read(image.offset, image.offset + min(header_bytes(prefix), image.size)))
     check_size(header)
@@ -175,4 +175,4 @@ def _row(read: ReadAt, image: Member, text: Member) -> tuple[Header, Row]:
     except ValueError as error:
         raise ShardError(f"the metadata is not JSON: {error}") from None
     shape = (header.height, header.width)
-    return header, Row(image.offset, image.size, *shape, bounds, text.offset, text.size, crc32c(metadata))
+    return header, IndexRow(image.offset, image.size, *shape, bounds, text.offset, text.size, crc32c(metadata))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shards.errors import ShardError
-from shards.format.atomic import replacing
+from shards.format.atomic import atomic_write
 from shards.format.codecs import codec_named
 from shards.format.source import Source
 
@@ -82,7 +82,7 @@ class Manifest(_Strict):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: the last step, which makes the set whole."""
     content = manifest.model_dump(mode="json")
-    with replacing(folder / MANIFEST) as file:
+    with atomic_write(folder / MANIFEST) as file:
         file.write(
             json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False).encode() + b"\n"
         )

@@ -12,9 +12,9 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.format.atomic import replacing
+from shards.format.atomic import atomic_write
 from shards.format.codecs import Codec, codec_named, crc32c
-from shards.format.index import Row, ShardIndex
+from shards.format.index import IndexRow, ShardIndex
 from shards.format.payload import encode_payload
 from shards.format.tar import TarWriter
 from shards.tables import parquet as columns
@@ -37,7 +37,7 @@ DEFAULT_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Entry:
+class WellLocation:
     """Where a well image lies inside its shard: byte offset of its payload, and its shape and pixel type."""
 
     offset: int
@@ -53,22 +53,22 @@ class ShardWriter:
         self._tar = TarWriter(file)
         self._codec = codec_named(codec) if isinstance(codec, str) else codec
         self._chunk = chunk
-        self._rows: list[Row] = []
+        self._rows: list[IndexRow] = []
 
     @property
     def bytes(self) -> int:
         """Written so far."""
         return self._tar.bytes
 
-    def add(self, key: str, image: NDArray[np.generic], metadata: Mapping[str, object]) -> Entry:
+    def add(self, key: str, image: NDArray[np.generic], metadata: Mapping[str, object]) -> WellLocation:
         """Append one (C, H, W) image and its metadata as `<key>.zs` and `<key>.json`."""
         payload, bounds = encode_payload(image, self._codec, self._chunk)
         text = json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode()
         offset = self._tar.add(f"{key}.zs", payload)
         text_offset = self._tar.add(f"{key}.json", text)
         _, height, width = image.shape
-        self._rows.append(Row(offset, len(payload), height, width, bounds, text_offset, len(text), crc32c(text)))
-        return Entry(offset, height, width, image.dtype.name)
+        self._rows.append(IndexRow(offset, len(payload), height, width, bounds, text_offset, len(text), crc32c(text)))
+        return WellLocation(offset, height, width, image.dtype.name)
 
     def close(self) -> str:
         """End the archive and return its SHA-256 in hexadecimal."""
@@ -82,7 +82,7 @@ class ShardWriter:
 
 def write_index(folder: Path, parts: Iterable[pd.DataFrame]) -> str:
     """Write the table of well images, whose parts come one after another, and return its SHA-256."""
-    with replacing(folder / WELLS) as file:
+    with atomic_write(folder / WELLS) as file:
         columns.write_frames(parts, file, ROW_GROUP)
     with (folder / WELLS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

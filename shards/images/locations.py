@@ -28,7 +28,7 @@ ROW = re.compile(r"(?P<file>.+\.parquet)#(?P<row>\d+)\.(?P<column>\w+)")
 PAUSES = (0.5, 2.0)
 """Seconds between attempts at a URL that fails."""
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def is_url(location: str) -> bool:
@@ -123,7 +123,7 @@ def state(location: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _insist(location: str, act: Callable[[Any, str], Found]) -> Found:
+def _insist(location: str, act: Callable[[Any, str], Result]) -> Result:
     """Act on the file system and path of a URL, again after a pause if it fails for a reason that may pass."""
     import fsspec
 

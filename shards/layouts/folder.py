@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
 from shards.images.locations import join
-from shards.layouts.well_table import CHANNEL, Reading, names, safe_key
+from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
 from shards.tables.csv_tables import csv_parts, fields_of, filled, require_cells, require_columns, whole_numbers
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def read_folder(
     root: str, *, table: str = "wells.csv", pattern: str | None = None, channels: str | None = None
-) -> Reading:
+) -> LayoutOutput:
     """Read a plain folder described by a CSV table with at least the columns experiment, plate and well.
 
     Images are named either by one column per channel, `channel:<name>`, or by `pattern` over the table's columns and
@@ -24,7 +24,7 @@ def read_folder(
     `file.parquet#row.column` stand for themselves. Optional columns: key (default
     `<experiment>_<plate>_<well>_<site>`), site (default 1), and what describes the well; others are kept as metadata.
     """
-    return Reading(_folder_parts(root, join(root, table), pattern, channels))
+    return LayoutOutput(_folder_parts(root, join(root, table), pattern, channels))
 
 
 def _folder_parts(root: str, location: str, pattern: str | None, channels: str | None) -> Iterator[pd.DataFrame]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from shards.errors import LayoutError
 from shards.images.locations import find, is_url
 from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
-from shards.layouts.well_table import CHANNEL, Reading, names, safe_key
+from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
 from shards.tables.csv_tables import filled, parse_pairs, read_csv
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def read_jump(
     load_data: str | None = None,
     platemap: str | None = None,
     barcode_platemap: str | None = None,
-) -> Reading:
+) -> LayoutOutput:
     """Read Opera Phenix images, one row per field of view.
 
     Plate and experiment: `<batch>/images/<plate>__<time>-Measurement1/Images` gives both; without a measurement folder
@@ -61,7 +61,7 @@ def read_jump(
             raise LayoutError(f"{folder}: channels {other} differ from the first plate's, {first}")
     wells = pd.concat(parts, ignore_index=True)
     wells["key"] = [safe_key(key) for key in filled("{plate}_{well}_f{site:02d}", wells, {})]
-    return Reading([describe(wells, described)])
+    return LayoutOutput([describe(wells, described)])
 
 
 def _channels(wells: pd.DataFrame) -> list[str]:

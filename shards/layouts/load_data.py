@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shards.errors import LayoutError
 from shards.images.locations import join
 from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
-from shards.layouts.well_table import CHANNEL, Reading, names, safe_key
+from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
 from shards.tables.csv_tables import filled, parse_pairs, read_csv, require_cells, whole_numbers
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def read_load_data(
     replace: str | None = None,
     platemap: str | None = None,
     barcode_platemap: str | None = None,
-) -> Reading:
+) -> LayoutOutput:
     """Read every load_data.csv[.gz] below the root, one row per site.
 
     Channels are the `URL_Orig<Name>` or `FileName_Orig<Name>` (with `PathName_Orig<Name>`) columns, or those of them
@@ -63,7 +63,7 @@ def read_load_data(
     barcodes = find_tables(root, barcode_platemap, "barcode_platemap.csv")
     described += read_platemaps(root, platemap, barcodes)
     wells["key"] = [safe_key(key) for key in filled("{plate}_{well}_s{site}", wells, {})]
-    return Reading([describe(wells, described)])
+    return LayoutOutput([describe(wells, described)])
 
 
 def _stains(location: str, table: pd.DataFrame) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Layouts: how images and their metadata lie on disk. Each reader turns a folder into one table of well images.
 
-To add a layout, write a reader `(root, **options) -> Reading` whose options are keyword arguments that accept text,
-and name it in LAYOUTS.
+To add a layout, write a reader `(root, **options) -> LayoutOutput` whose options are keyword arguments that accept
+text, and name it in LAYOUTS.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from shards.layouts.folder import read_folder
 from shards.layouts.jump import read_jump
 from shards.layouts.load_data import read_load_data
 from shards.layouts.rxrx import RXRX1, RXRX2, RXRX3, RXRX19A, RXRX19B, read_rxrx, read_rxrx3_core
-from shards.layouts.well_table import Reading, WellTable, table_of
+from shards.layouts.well_table import LayoutOutput, WellTable, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-LAYOUTS: dict[str, Callable[..., Reading]] = {
+LAYOUTS: dict[str, Callable[..., LayoutOutput]] = {
     "rxrx1": partial(read_rxrx, RXRX1),
     "rxrx2": partial(read_rxrx, RXRX2),
     "rxrx19a": partial(read_rxrx, RXRX19A),
@@ -54,10 +54,10 @@ def read_layout(layout: str, root: str | Path, folder: Path | None = None, /, **
         if name not in known:
             raise LayoutError(f"layout {layout!r} has no option {name!r}; it has {', '.join(known) or 'none'}")
     try:
-        reading = LAYOUTS[layout](root, **options)
+        output = LAYOUTS[layout](root, **options)
     except OSError as error:
         raise LayoutError(f"{root}: {error}") from error
-    return table_of(replace(reading, parts=_from_here(reading.parts, root)), folder)
+    return table_of(replace(output, parts=_from_here(output.parts, root)), folder)
 
 
 def _from_here(parts: Iterable[pd.DataFrame], root: str) -> Iterator[pd.DataFrame]:

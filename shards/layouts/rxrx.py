@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
 from shards.images.locations import find, is_folder, join, row_location
-from shards.layouts.well_table import CHANNEL, Reading, names
+from shards.layouts.well_table import CHANNEL, LayoutOutput, names
 from shards.tables.csv_tables import Pattern, csv_parts, fields_of, require_cells, require_columns, whole_numbers
 from shards.tables.parquet import read_frame
 
@@ -46,7 +46,7 @@ RXRX3 = Release({**WELL, **{name: name for name in ("gene", "treatment", "pertur
 
 def read_rxrx(
     release: Release, root: str, *, metadata: str = "metadata.csv", images: str | None = None, pattern: str = PATTERN
-) -> Reading:
+) -> LayoutOutput:
     """Read a release: a metadata table and `[images/]<experiment>/Plate<k>/<well>_s<site>_w<channel>.png`.
 
     `images` is the folder of images, relative to the root (default: `images` if there is one, else the root), and
@@ -61,7 +61,7 @@ def read_rxrx(
         stain: Pattern("{root}" + pattern, {"root": folder, "channel": str(number)})
         for number, stain in enumerate(release.stains, start=1)
     }
-    return Reading(_metadata(join(root, metadata), release, fields_of(pattern) - {"channel"}), located)
+    return LayoutOutput(_metadata(join(root, metadata), release, fields_of(pattern) - {"channel"}), located)
 
 
 def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
@@ -85,7 +85,7 @@ def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> It
 def read_rxrx3_core(
     root: str, *, metadata: str = "metadata_rxrx3_core.csv", images: str | None = None, column: str = "jp2",
     partial: str = "no",
-) -> Reading:  # fmt: skip
+) -> LayoutOutput:  # fmt: skip
     """Read RxRx3-core: Parquet files with one channel per row, `__key__` = `compound-001/Plate1/AA15_s1_1` and `jp2`.
 
     `images` is the folder of the Parquet files, relative to the root (default: the root and all below it). Wells of the
@@ -105,7 +105,7 @@ def read_rxrx3_core(
             f"{without['origin'].iloc[0]}: no images of well {without['key'].iloc[0]!r} ({len(without)} wells have "
             "none): give partial=yes if only a part of the Parquet files is here"
         )
-    return Reading([wells.join(located, how="inner").reset_index(drop=True)])
+    return LayoutOutput([wells.join(located, how="inner").reset_index(drop=True)])
 
 
 def _parquet_images(folder: str, column: str) -> pd.DataFrame:

@@ -46,7 +46,7 @@ KEY = re.compile(r"[A-Za-z0-9_+-]{1,90}")
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayoutOutput:
     """What the reader of a layout gives: well images part by part, by NEEDED and the columns that `WellTable` says.
 
     There is at least one part, none is empty, and all have the same columns, of text or of whole numbers.
@@ -87,7 +87,7 @@ class WellTable:
 
     def parts(self, *names: str) -> Iterator[pd.DataFrame]:
         """These columns, or all of them, by ascending key, AT_ONCE rows at a time."""
-        return (self.held.take(part, names or None) for part in pieces(self.numbers))
+        return (self.held.take(part, names or None) for part in chunked(self.numbers))
 
     def metadata(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
         """These rows without the locations of their images."""
@@ -106,14 +106,14 @@ class WellTable:
         return rows
 
 
-def table_of(reading: Reading, folder: Path | None = None) -> WellTable:
-    """The table of a reading, its rows in a file in `folder` or among temporary files.
+def table_of(output: LayoutOutput, folder: Path | None = None) -> WellTable:
+    """The table of a layout's output, its rows in a file in `folder` or among temporary files.
 
     Raises LayoutError for a table that is empty, lacks a column, repeats a key or holds one that cannot name a tar
     member.
     """
-    held = Rows.write(map(_described, reading.parts), folder)
-    table = WellTable(held, reading.patterns, held.argsort("key"))
+    held = Rows.write(map(_described, output.parts), folder)
+    table = WellTable(held, output.patterns, held.argsort("key"))
     if not table.channels or not all(table.channels):
         raise LayoutError(f"channel names must be present, got {list(table.channels)}")
     _check_repeats(table)
@@ -166,7 +166,7 @@ def check_images(table: WellTable) -> None:
     missing, first = 0, ("", "")
     order, wanted = table.held.argsort("experiment", "plate", "well"), np.zeros(len(table.held), bool)
     wanted[table.numbers] = True
-    for part in pieces(order[wanted[order]]):  # each folder's images one after another
+    for part in chunked(order[wanted[order]]):  # each folder's images one after another
         wells = table.located(table.held.take(part))
         for column in (CHANNEL + name for name in table.channels):
             for location, origin in zip(wells[column], wells["origin"], strict=True):
@@ -178,7 +178,7 @@ def check_images(table: WellTable) -> None:
         raise LayoutError(f"{first[0]}: image file {first[1]} does not exist{more}")
 
 
-def pieces(numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def chunked(numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Row numbers, AT_ONCE at a time."""
     return (numbers[begin : begin + AT_ONCE] for begin in range(0, len(numbers), AT_ONCE))
 

@@ -2,7 +2,7 @@
 
 The number of threads never changes what a run sees.
 
-Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well, K crops of a piece of work.
+Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well, K crops of a task.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.loader.read_ahead import Batch, Buffers, Stretch, in_order
+from shards.loader.read_ahead import Batch, Buffers, WorkBatch, read_ahead
 from shards.order.random_order import Draws, Order, RandomOrder, placed
 from shards.reader.shard_set import ShardSet
 
 __all__ = ["Batch", "training_batches", "validation_batches", "well_tiles"]
 
 Indices = NDArray[np.int64]
-Piece = tuple[int, NDArray[np.generic]]
+TileSpan = tuple[int, NDArray[np.generic]]
 
-WORK_BYTES = 4 << 20
-"""Pixels of one piece of work: some milliseconds of decoding, many times what handing it to a thread costs."""
+TASK_BYTES = 4 << 20
+"""Pixels of one task: a few milliseconds of decoding, many times the cost of handing it to a thread."""
 
-WORK_CROPS = 64
+TASK_CROPS = 64
 
 
 def training_batches(
@@ -67,17 +67,18 @@ def training_batches(
         chosen = wells[sequence.wells(first, count)]
         return placed(seed, first, chosen, shards.shapes[chosen], crop)
 
-    def stretch(numbers: range) -> Stretch:
+    def work_batch(numbers: range) -> WorkBatch:
         if world == 1:
             draws = [drawn(numbers.start * batch, len(numbers) * batch)]
         else:
             draws = [drawn(number * batch + rank * part, part) for number in numbers]
-        alone = [partial(stretch, range(number, number + 1)) for number in numbers] if len(numbers) > 1 else []
-        return _stretch(shards, draws, crop, part, buffers, sums, alone)
+        singles = [partial(work_batch, range(number, number + 1)) for number in numbers] if len(numbers) > 1 else []
+        return _work_batch(shards, draws, crop, part, buffers, sums, singles)
 
-    together = max(1, min(_crops_of_work(shards, crop) // part, ahead or last_batch))
-    starts = range(first_batch, last_batch, together)
-    return in_order((stretch(range(start, min(start + together, last_batch))) for start in starts), workers, ahead)
+    per_work_batch = max(1, min(_crops_per_task(shards, crop) // part, ahead or last_batch))
+    starts = range(first_batch, last_batch, per_work_batch)
+    work = (work_batch(range(start, min(start + per_work_batch, last_batch))) for start in starts)
+    return read_ahead(work, workers, ahead)
 
 
 def validation_batches(
@@ -92,12 +93,12 @@ def validation_batches(
     parts = [np.array_split(wells[start : start + batch], world)[rank] for start in range(0, len(wells), batch)]
     buffers = Buffers(shards.manifest.pixel_type)
 
-    def stretch(part: Indices) -> Stretch:
+    def work_batch(part: Indices) -> WorkBatch:
         top, left = (shards.shapes[part] - crop).T // 2
         unflipped = np.zeros(len(part), dtype=bool)
-        return _stretch(shards, [Draws(part, top, left, unflipped, unflipped)], crop, len(part), buffers)
+        return _work_batch(shards, [Draws(part, top, left, unflipped, unflipped)], crop, len(part), buffers)
 
-    return in_order(map(stretch, parts), workers)
+    return read_ahead(map(work_batch, parts), workers)
 
 
 def well_tiles(
@@ -109,32 +110,32 @@ def well_tiles(
     image. Each well is decoded once, on exactly one rank, `wells[rank::world]`, and its tiles come one after another.
     """
     _check_rank(rank, world)
-    return in_order(_tiled(shards, wells[rank::world].tolist(), crop, batch), workers)
+    return read_ahead(_tiled(shards, wells[rank::world].tolist(), crop, batch), workers)
 
 
-def _crops_of_work(shards: ShardSet, crop: int) -> int:
+def _crops_per_task(shards: ShardSet, crop: int) -> int:
     manifest = shards.manifest
     size = len(manifest.channels) * crop * crop * np.dtype(manifest.pixel_type).itemsize
-    return max(1, min(WORK_CROPS, WORK_BYTES // max(1, size)))
+    return max(1, min(TASK_CROPS, TASK_BYTES // max(1, size)))
 
 
-def _stretch(
+def _work_batch(
     shards: ShardSet,
     draws: Sequence[Draws],
     crop: int,
     part: int,
     buffers: Buffers,
     sums: bool = False,
-    alone: Sequence[Callable[[], Stretch]] = (),
-) -> Stretch:
-    """Batches of `part` crops each, and their reading in pieces. The draws' wells are numbers in the set."""
+    retry_singly: Sequence[Callable[[], WorkBatch]] = (),
+) -> WorkBatch:
+    """Batches of `part` crops each, and the tasks that read them. The draws' wells are numbers in the set."""
     wells = np.concatenate([drawn.well for drawn in draws])
     corners = np.concatenate([np.stack([d.top, d.left, d.flip_vertical, d.flip_horizontal], axis=1) for d in draws])
     count, channels = len(wells), len(shards.manifest.channels)
     images = buffers.take(count, channels, crop, crop)
     totals = np.zeros((count, channels, 2), np.uint64) if sums else None
-    windows, pixels, each = shards.windows(wells, corners), images.numpy(), _crops_of_work(shards, crop)
-    work = [
+    windows, pixels, each = shards.windows(wells, corners), images.numpy(), _crops_per_task(shards, crop)
+    tasks = [
         partial(shards.reader.read, windows.part(a, a + each), pixels[a : a + each], _rows(totals, a, a + each))
         for a in range(0, count, each)
     ]
@@ -142,7 +143,7 @@ def _stretch(
         Batch(images[a : a + part], torch.from_numpy(wells[a : a + part]), _tensor(_rows(totals, a, a + part)))
         for a in range(0, max(count, 1), max(part, 1))
     ]
-    return Stretch(batches, work, alone)
+    return WorkBatch(batches, tasks, retry_singly)
 
 
 def _rows(totals: NDArray[np.uint64] | None, begin: int, end: int) -> NDArray[np.uint64] | None:
@@ -153,34 +154,34 @@ def _tensor(totals: NDArray[np.uint64] | None) -> Tensor | None:
     return None if totals is None else torch.from_numpy(totals.view(np.int64))  # far below 2 ** 63
 
 
-def _tiled(shards: ShardSet, wells: Sequence[int], crop: int, size: int) -> Iterator[Stretch]:
-    """One piece of work for each well, with the batches that are full once it is done."""
+def _tiled(shards: ShardSet, wells: Sequence[int], crop: int, size: int) -> Iterator[WorkBatch]:
+    """One task for each well, with the batches that are full once it is done."""
     buffers, channels = Buffers(shards.manifest.pixel_type), len(shards.manifest.channels)
     tiles = (shards.shapes[wells] // crop).prod(axis=1)
     left, filled, batch = int(tiles.sum()), 0, None
     for well, count in zip(wells, tiles.tolist(), strict=True):
-        pieces, full, first = list[Piece](), list[Batch](), 0
+        spans, full, first = list[TileSpan](), list[Batch](), 0
         while first < count:
             if batch is None:
                 many = min(size, left)
                 batch, filled = Batch(buffers.take(many, channels, crop, crop), torch.empty(many, dtype=torch.int64)), 0
             some = min(count - first, len(batch.wells) - filled)
             batch.wells[filled : filled + some] = well
-            pieces.append((first, batch.images.numpy()[filled : filled + some]))
+            spans.append((first, batch.images.numpy()[filled : filled + some]))
             first, filled, left = first + some, filled + some, left - some
             if filled == len(batch.wells):
                 full.append(batch)
                 batch = None
-        yield Stretch(full, [partial(_cut, shards, well, crop, pieces, buffers)])
+        yield WorkBatch(full, [partial(_cut, shards, well, crop, spans, buffers)])
 
 
-def _cut(shards: ShardSet, well: int, crop: int, pieces: Sequence[Piece], buffers: Buffers) -> None:
-    """Decode a well and cut its tiles. A piece is the first tile's number, and where it and the next ones go."""
+def _cut(shards: ShardSet, well: int, crop: int, spans: Sequence[TileSpan], buffers: Buffers) -> None:
+    """Decode a well and cut its tiles. A span: its first tile, and the array that it and the next ones fill."""
     height, width = shards.shapes[well].tolist()
-    if not pieces:
+    if not spans:
         raise ValueError(f"well {well} is {height} x {width}: smaller than a tile of {crop}")
     image = shards.read_well(well, into=buffers.take(len(shards.manifest.channels), height, width).numpy())
-    for first, into in pieces:
+    for first, into in spans:
         for number, tile in enumerate(into, start=first):
             y, x = crop * (number // (width // crop)), crop * (number % (width // crop))
             tile[...] = image[:, y : y + crop, x : x + crop]

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LEAST_AHEAD = 2
-"""Stretches under way or waiting, at least; and pieces of work for each thread."""
+MIN_AHEAD = 2
+"""Work batches queued or being read, at least; and tasks for each thread."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +64,32 @@ class Buffers:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Batches, and the pieces of work that fill them, in any order."""
+class WorkBatch:
+    """Batches, and the tasks that fill them, in any order."""
 
     batches: Sequence[Batch]
-    work: Sequence[Callable[[], None]]
-    alone: Sequence[Callable[[], Stretch]] = ()  # each batch on its own, to be read again if the stretch fails
+    tasks: Sequence[Callable[[], None]]
+    retry_singly: Sequence[Callable[[], WorkBatch]] = ()  # a work batch for each batch, if a task fails
 
 
-def in_order(stretches: Iterable[Stretch], workers: int, ahead: int | None = None) -> Generator[Batch]:
-    """Yield batches in order, their stretches read ahead by threads; with no workers, when they are asked for.
+def read_ahead(work_batches: Iterable[WorkBatch], workers: int, ahead: int | None = None) -> Generator[Batch]:
+    """Yield batches in order, read ahead by threads; with no workers, each is read when it is requested.
 
-    `ahead` batches are under way or waiting, whole stretches of them; by default LEAST_AHEAD.
+    `ahead` batches are queued or being read, in complete work batches; by default MIN_AHEAD work batches.
     An error surfaces at the batch it belongs to. Closing, or an error, ends the threads.
     """
     if not workers:
-        for stretch in stretches:
-            yield from _finish(stretch, [])
+        for work_batch in work_batches:
+            yield from _finish(work_batch, [])
         return
-    remaining, pending = iter(stretches), deque[tuple[Stretch, list[Future[None]]]]()
+    remaining, pending = iter(work_batches), deque[tuple[WorkBatch, list[Future[None]]]]()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="shard-reader")
     try:
         while True:
             while _wants_more(pending, workers, ahead):
                 if not (more := list(islice(remaining, 1))):
                     break
-                pending.append((more[0], [pool.submit(piece) for piece in more[0].work]))
+                pending.append((more[0], [pool.submit(task) for task in more[0].tasks]))
             if not pending:
                 return
             yield from _finish(*pending.popleft())
@@ -97,24 +97,24 @@ def in_order(stretches: Iterable[Stretch], workers: int, ahead: int | None = Non
         pool.shutdown(cancel_futures=True)
 
 
-def _wants_more(pending: Sequence[tuple[Stretch, list[Future[None]]]], workers: int, ahead: int | None) -> bool:
+def _wants_more(pending: Sequence[tuple[WorkBatch, list[Future[None]]]], workers: int, ahead: int | None) -> bool:
     if ahead is not None:
-        return sum(len(stretch.batches) for stretch, _ in pending) < ahead
-    return len(pending) < LEAST_AHEAD or sum(len(work) for _, work in pending) < LEAST_AHEAD * workers
+        return sum(len(work_batch.batches) for work_batch, _ in pending) < ahead
+    return len(pending) < MIN_AHEAD or sum(len(futures) for _, futures in pending) < MIN_AHEAD * workers
 
 
-def _finish(stretch: Stretch, futures: list[Future[None]]) -> Generator[Batch]:
-    """The batches of a stretch, as soon as all its work is done."""
+def _finish(work_batch: WorkBatch, futures: list[Future[None]]) -> Generator[Batch]:
+    """The batches of a work batch, once all its tasks are done; one by one if a task fails."""
     try:
         for future in futures:
             future.result()
         if not futures:
-            for piece in stretch.work:
-                piece()
+            for task in work_batch.tasks:
+                task()
     except Exception:
-        if not stretch.alone:
+        if not work_batch.retry_singly:
             raise
-        for one in stretch.alone:
-            yield from _finish(one(), [])
+        for single in work_batch.retry_singly:
+            yield from _finish(single(), [])
     else:
-        yield from stretch.batches
+        yield from work_batch.batches

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DOWNLOADS = 4
 
 
-def fetched_ahead(
+def prefetch_shards(
     batches: Generator[Batch],
     shards: ShardSet,
     order: StreamOrder,

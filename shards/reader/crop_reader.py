@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.atomic import replacing
+from shards.format.atomic import atomic_write
 from shards.format.codecs import codec_named
 from shards.format.index import RECORD, ShardIndex, rebuild
 from shards.format.manifest import Manifest, Shard
@@ -226,13 +226,13 @@ def open_index(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:
             return index
         reason = "that of another tar file"
     log.warning("%s/%s: %s; reading it anew from %s", source.place, shard.index, reason, shard.name)
-    index = rebuilt(source, shard, manifest)
+    index = rebuild_index(source, shard, manifest)
     if isinstance(source, LocalFolder):
         write_sidecar(source.place, shard, index)
     return index
 
 
-def rebuilt(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:
+def rebuild_index(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:
     """The index of a shard, read from its tar file; ShardError, naming the file, if that is not what it should be."""
     path = f"{source.place}/{shard.name}"
     try:
@@ -255,7 +255,7 @@ def rebuilt(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:
 def write_sidecar(folder: Path, shard: Shard, index: ShardIndex) -> None:
     """Write a sidecar, or leave it where the folder cannot be written to."""
     try:
-        with replacing(folder / shard.index) as file:
+        with atomic_write(folder / shard.index) as file:
             file.write(index.pack())
     except OSError as error:
         log.warning(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from shards.format.source import LocalFolder, Source
 from shards.remote.cache import CacheFullError, FileCache, WrongContentError
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 PIECE = 16 << 20
@@ -100,7 +100,7 @@ class Store:
         except WrongContentError as error:
             raise WrongContentError(f"{self.locate(name)}: {error}") from None
 
-    def _insist(self, name: str, act: Callable[[str], Found]) -> Found:
+    def _insist(self, name: str, act: Callable[[str], Result]) -> Result:
         """Act on the path of a file, as often as patience allows."""
         url = self.locate(name)
         for number in range(1, self.patience.attempts + 1):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from shards.builder.build_set import build
-from shards.inspect import composite, composite_colours, main, smaller, statistics, stretched
+from shards.inspect import composite, composite_colours, downsample, main, statistics, stretch_contrast
 from shards.reader.shard_set import ShardSet
 from shards.verify import main as verify
 
@@ -28,15 +28,15 @@ def test_16_bit_saturation_is_that_of_the_type():
 
 def test_a_smaller_picture_averages_and_keeps_its_proportions():
     image = np.arange(1100 * 600, dtype=np.uint16).reshape(1, 1100, 600)
-    small = smaller(image)
+    small = downsample(image)
     assert small.shape == (1, 366, 200)
     assert small[0, 0, 0] == image[0, :3, :3].mean()
 
 
 def test_stretching_ends_at_0_and_1_and_a_flat_channel_is_black():
-    values = stretched(np.arange(10_000).reshape(100, 100))
+    values = stretch_contrast(np.arange(10_000).reshape(100, 100))
     assert (values.min(), values.max()) == (0, 1)
-    assert stretched(np.full((4, 4), 9)).max() == 0
+    assert stretch_contrast(np.full((4, 4), 9)).max() == 0
 
 
 def test_stains_have_their_colours_and_brightfield_none():

@@ -425,7 +425,7 @@ def test_a_plan_takes_memory_for_the_numbers_of_its_wells_alone(tmp_path):
     code = """
 import re, sys, threading, time
 from pathlib import Path
-from shards.builder.curation import Curation, curate
+from shards.builder.curation import CurationRules, curate
 from shards.layouts.registry import read_layout
 from shards.builder.plan import choose_validation, digest_of, plan_shards
 held, peak = re.compile(r"RssAnon:\\s+(\\d+)"), [0]
@@ -434,7 +434,7 @@ def watch():
         peak[0] = max(peak[0], int(held.search(Path("/proc/self/status").read_text())[1]))
         time.sleep(0.005)
 threading.Thread(target=watch, daemon=True).start()
-table, _ = curate(read_layout("rxrx3", sys.argv[1]), Curation(min_wells=2), 0)
+table, _ = curate(read_layout("rxrx3", sys.argv[1]), CurationRules(min_wells=2), 0)
 apart = choose_validation(table, None, 0.1, 0)
 plan = plan_shards(table, apart, Path("unused"), wells_per_shard=64, seed=0, on_error="stop")
 digest_of(plan.table)

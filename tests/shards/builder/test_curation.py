@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from shards.build import main
 from shards.builder.build_set import build
-from shards.builder.curation import Curation, curate
+from shards.builder.curation import CurationRules, curate
 from shards.errors import LayoutError
-from shards.layouts.well_table import Reading, WellTable, table_of
+from shards.layouts.well_table import LayoutOutput, WellTable, table_of
 from shards.reader.shard_set import ShardSet
 
 
@@ -20,7 +20,7 @@ def table(wells: list[tuple[str, str, str, int]]) -> WellTable:
     """A table of (experiment, well, treatment, site)."""
     frame = pd.DataFrame(wells, columns=["experiment", "well", "treatment", "site"]).assign(plate="1", origin="t.csv")
     frame["key"] = frame["experiment"] + "_" + frame["well"] + "_" + frame["site"].astype(str)
-    return table_of(Reading([frame.assign(**{"channel:DNA": "a.png"})]))
+    return table_of(LayoutOutput([frame.assign(**{"channel:DNA": "a.png"})]))
 
 
 @pytest.fixture
@@ -37,14 +37,18 @@ def screen_table() -> WellTable:
 @pytest.mark.parametrize(
     ("rules", "left", "removed"),
     [
-        (Curation(min_experiments=3), {"A", "B"}, {"min_experiments": 9, "min_wells": 0, "control_fraction": 0}),
-        (Curation(min_wells=3), {"A", "B", "C"}, {"min_experiments": 0, "min_wells": 4, "control_fraction": 0}),
+        (CurationRules(min_experiments=3), {"A", "B"}, {"min_experiments": 9, "min_wells": 0, "control_fraction": 0}),
+        (CurationRules(min_wells=3), {"A", "B", "C"}, {"min_experiments": 0, "min_wells": 4, "control_fraction": 0}),
         (
-            Curation(min_experiments=2, min_wells=4),
+            CurationRules(min_experiments=2, min_wells=4),
             {"A"},
             {"min_experiments": 5, "min_wells": 7, "control_fraction": 0},
         ),
-        (Curation(control_fraction=0), set("ABCD"), {"min_experiments": 0, "min_wells": 0, "control_fraction": 120}),
+        (
+            CurationRules(control_fraction=0),
+            set("ABCD"),
+            {"min_experiments": 0, "min_wells": 0, "control_fraction": 120},
+        ),
     ],
 )
 def test_what_the_rules_leave_and_what_they_count(screen_table, rules, left, removed):
@@ -59,23 +63,23 @@ def test_what_the_rules_leave_and_what_they_count(screen_table, rules, left, rem
 def test_the_perturbations_column_may_have_any_name(name):
     doses = list("aaaabbcd")
     frame = table([(f"e{n}", "A01", "T", 1) for n in range(8)]).wells.assign(**{name: doses})
-    kept, removed = curate(table_of(Reading([frame])), Curation(perturbation=name, min_wells=3), 0)
+    kept, removed = curate(table_of(LayoutOutput([frame])), CurationRules(perturbation=name, min_wells=3), 0)
     assert list(kept.wells[name]) == list("aaaa")
     assert removed == {"min_experiments": 0, "min_wells": 4, "control_fraction": 0}
 
 
 def test_controls_are_drawn_by_well_nested_and_whatever_else_there_is(screen_table):
     kept = {
-        fraction: set(curate(screen_table, Curation(control_fraction=fraction), 7)[0].wells["key"])
+        fraction: set(curate(screen_table, CurationRules(control_fraction=fraction), 7)[0].wells["key"])
         for fraction in (0, 0.1, 0.3, 0.7, 1)
     }
     assert all(small <= large for small, large in itertools.pairwise(kept.values()))
     # 120 controls drawn at 0.3: 36 on average, 5 standard deviations are 25
     assert 11 < len(kept[0.3]) - len(kept[0]) < 61
-    fewer = table_of(Reading([screen_table.wells.query("experiment == 'e1'")]))
-    alone = set(curate(fewer, Curation(control_fraction=0.3), 7)[0].wells["key"])
+    fewer = table_of(LayoutOutput([screen_table.wells.query("experiment == 'e1'")]))
+    alone = set(curate(fewer, CurationRules(control_fraction=0.3), 7)[0].wells["key"])
     assert alone == {key for key in kept[0.3] if key.startswith("e1")}
-    assert set(curate(screen_table, Curation(control_fraction=0.3), 8)[0].wells["key"]) != kept[0.3]
+    assert set(curate(screen_table, CurationRules(control_fraction=0.3), 8)[0].wells["key"]) != kept[0.3]
 
 
 @given(
@@ -93,7 +97,7 @@ def test_exactly_the_rare_perturbations_go(wells, least):
     }
     expected = {f"{e}_{w}_1" for e, w, treatment in wells if treatment not in rare}
     whole = table([(*well, 1) for well in wells])
-    rules = Curation(min_experiments=least[0], min_wells=least[1])
+    rules = CurationRules(min_experiments=least[0], min_wells=least[1])
     if not expected:
         with pytest.raises(LayoutError, match="curation leaves no well image"):
             curate(whole, rules, 0)
@@ -111,7 +115,7 @@ def test_exactly_the_rare_perturbations_go(wells, least):
 )
 def test_rules_that_cannot_be_met(screen_table, rules, message):
     with pytest.raises(LayoutError, match=message):
-        curate(screen_table, Curation(**rules), 0)
+        curate(screen_table, CurationRules(**rules), 0)
 
 
 def test_a_curated_set_says_what_was_left_out_and_why(screen, tmp_path, capsys):

@@ -10,7 +10,7 @@ from faulty_server import FAULTS, serving
 from shards.builder.build_set import build
 from shards.errors import ShardError
 from shards.loader.batches import training_batches
-from shards.loader.shard_prefetch import fetched_ahead
+from shards.loader.shard_prefetch import prefetch_shards
 from shards.order.random_order import RandomOrder
 from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet, wells_per_shard
@@ -51,7 +51,7 @@ def crops(shards: ShardSet, name: str, first: int, last: int, rank: int = 0, wor
     batches = training_batches(shards, wells, first_batch=first, last_batch=last, workers=2, **options)
     if name == "stream":
         span = {"first_batch": first, "last_batch": last}
-        batches = fetched_ahead(batches, shards, order, **span, rank=rank, world=world)
+        batches = prefetch_shards(batches, shards, order, **span, rank=rank, world=world)
     return np.concatenate([batch.images.numpy().copy() for batch in batches])
 
 
@@ -97,7 +97,7 @@ def test_shards_are_there_before_they_are_read(folder, server, tmp_path):
     batches = training_batches(
         remote, wells, crop=CROP, batch=BATCH, seed=5, first_batch=0, last_batch=3, workers=0, order=order
     )
-    ahead = fetched_ahead(batches, remote, order, first_batch=0, last_batch=3)
+    ahead = prefetch_shards(batches, remote, order, first_batch=0, last_batch=3)
     first = next(ahead)
     needed = {remote.manifest.shards[shard].sha256 for shard in order.shards(0, 3)}
     deadline = itertools.count()
