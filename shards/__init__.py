@@ -1,4 +1,4 @@
-"""Images → WebDataset tar shards → batches of crops. Imports nothing of ours."""
+"""Images → WebDataset tar shards → batches of crops. Imports neither harness nor analysis."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def decode(key: str, data: bytes) -> NDArray[np.generic] | None:
     """Decode the image of a sample, for the webdataset library: `webdataset.WebDataset(urls).decode(shards.decode)`.
 
-    Gives a NumPy array (C, H, W) for a `.zs` member, and None, which leaves it to others, for the rest. Raises
-    ShardError if the payload is damaged.
+    Returns a NumPy array (C, H, W) for a `.zs` member, and None for any other, which leaves it to other decoders.
+    Raises ShardError if the payload is damaged.
     """
     if key.removeprefix(".") != "zs":
         return None

@@ -1,8 +1,8 @@
-"""The demo assay: a rendered screen in RxRx3's layout whose gene complexes are known, for a laptop without data.
+"""Render the demo assay: a small screen in RxRx3's layout with known gene complexes, for use without real data.
 
 `python -m shards.assay --output FOLDER` writes `<experiment>/Plate1/B02_s1_w1.png` ..., `metadata.csv`, and
-`relationships/{complexes,clusters,pathways,network}.csv`. Every experiment holds every gene once, by one of its guides,
-and many negative controls. Deterministic by seed, whatever the number of processes.
+`relationships/{complexes,clusters,pathways,network}.csv`. Every experiment has every gene once, with one of its
+guides, and many negative controls. The images depend only on the options, not on the number of processes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=None)
     for name, value in asdict(AssayOptions()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    given = vars(parser.parse_args(arguments))
-    output, workers = given.pop("output"), given.pop("workers")
+    options = vars(parser.parse_args(arguments))
+    output, workers = options.pop("output"), options.pop("workers")
     try:
-        done = render_assay(AssayOptions(**given), output, workers)
+        rendered = render_assay(AssayOptions(**options), output, workers)
     except (AssayError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"rendered {output}" if done else f"{output} is complete already")
+    print(f"rendered {output}" if rendered else f"{output} is complete already")
     return 0
 
 

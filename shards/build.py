@@ -2,8 +2,8 @@
 
     python -m shards.build --layout rxrx3 --root DIR_OR_URL --output DIR
 
-What is to be done is planned first and depends on the table and the options alone. Running again keeps every shard
-whose record still fits its inputs.
+The build is planned first; the plan depends only on the table and the options. Running again keeps every shard whose
+record still matches its inputs.
 """
 
 from __future__ import annotations
@@ -31,65 +31,74 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(prog="python -m shards.build", description="Build tar shards of well images.")
     add = arguments.add_argument
-    add("--layout", required=True, choices=list(LAYOUTS), help="how images and metadata lie on disk")
+    add("--layout", required=True, choices=list(LAYOUTS), help="how images and metadata are stored")
     add("--root", required=True, help="folder or fsspec URL of the images and their metadata")
     add("--output", required=True, type=Path, help="folder to build into")
     add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the layout; may be repeated")
     split = arguments.add_mutually_exclusive_group()
     split.add_argument("--validation-experiments", metavar="A,B", help="experiments kept for validation")
     split.add_argument(
-        "--validation-fraction", type=float, default=0.1, help="or a share of them (default %(default)s)"
+        "--validation-fraction", type=float, default=0.1, help="or a fraction of them (default %(default)s)"
     )
     add("--wells-per-shard", type=int, default=64, help="well images per tar file (default %(default)s)")
     add("--eight-bit", metavar="shift|LOW:HIGH", help="convert 16-bit pixels to 8 bits (default: keep them as stored)")
     add(
         "--codec",
         default=DEFAULT_CODEC,
-        help=f"{', '.join(CODECS)}, or trial: the best on a sample (default %(default)s)",
+        help=f"{', '.join(CODECS)}, or trial: the best one on a sample (default %(default)s)",
     )
     add("--chunk", type=int, default=DEFAULT_CHUNK, help="side of the chunks, in pixels (default %(default)s)")
-    add("--seed", type=int, default=0, help="of the split, the order and the controls drawn (default %(default)s)")
+    add(
+        "--seed", type=int, default=0, help="random seed of the split, the order and the controls (default %(default)s)"
+    )
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
     add(
-        "--on-error", choices=["stop", "quarantine"], default="stop", help="what a bad image does (default %(default)s)"
+        "--on-error",
+        choices=["stop", "quarantine"],
+        default="stop",
+        help="what to do about an unreadable image (default %(default)s)",
     )
-    some = arguments.add_argument_group("curation: which wells to leave out (default: none)")
-    some.add_argument("--min-experiments", type=int, help="least experiments of a perturbation")
-    some.add_argument("--min-wells", type=int, help="least wells of a perturbation")
-    some.add_argument("--perturbation", metavar="COLUMN", help="column that names perturbations (default treatment)")
-    some.add_argument("--controls", metavar="A,B", help="treatments that are negative controls (default: the usual)")
-    some.add_argument("--control-fraction", type=float, help="share of the control wells to keep")
+    curation = arguments.add_argument_group("curation: which wells to leave out (default: none)")
+    curation.add_argument("--min-experiments", type=int, help="minimum number of experiments of a perturbation")
+    curation.add_argument("--min-wells", type=int, help="minimum number of wells of a perturbation")
+    curation.add_argument(
+        "--perturbation", metavar="COLUMN", help="column that names perturbations (default treatment)"
+    )
+    curation.add_argument(
+        "--controls", metavar="A,B", help="treatments that are negative controls (default: those of public releases)"
+    )
+    curation.add_argument("--control-fraction", type=float, help="fraction of the control wells to keep")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    given = parser().parse_args(argv)
-    began = time.monotonic()
+    args = parser().parse_args(argv)
+    start = time.monotonic()
     try:
         manifest, changed = build(
-            given.layout,
-            given.root,
-            given.output,
-            options=dict(_option(text) for text in given.option),
-            curation=_curation(given),
-            validation_experiments=given.validation_experiments.split(",") if given.validation_experiments else None,
-            validation_fraction=given.validation_fraction,
-            wells_per_shard=given.wells_per_shard,
-            eight_bit=given.eight_bit,
-            codec=given.codec,
-            chunk=given.chunk,
-            seed=given.seed,
-            workers=given.workers,
-            on_error=given.on_error,
+            args.layout,
+            args.root,
+            args.output,
+            options=dict(_option(text) for text in args.option),
+            curation=_curation(args),
+            validation_experiments=args.validation_experiments.split(",") if args.validation_experiments else None,
+            validation_fraction=args.validation_fraction,
+            wells_per_shard=args.wells_per_shard,
+            eight_bit=args.eight_bit,
+            codec=args.codec,
+            chunk=args.chunk,
+            seed=args.seed,
+            workers=args.workers,
+            on_error=args.on_error,
         )
     except (BuildError, LayoutError, ImageError, ShardError, OSError) as error:
         print(f"shards.build: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("shards.build: interrupted; run the same command to go on", file=sys.stderr)
+        print("shards.build: interrupted; run the same command to continue", file=sys.stderr)
         return 130
-    print(_summary(given.output, manifest, changed, time.monotonic() - began))
+    print(_summary(args.output, manifest, changed, time.monotonic() - start))
     return 0
 
 
@@ -100,14 +109,14 @@ def _option(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _curation(given: argparse.Namespace) -> CurationRules | None:
-    """The curation that the command line asks for, if it asks for any."""
-    chosen: dict[str, Any] = {
+def _curation(args: argparse.Namespace) -> CurationRules | None:
+    """The curation rules of the command line, if there are any."""
+    rules: dict[str, Any] = {
         field.name: tuple(value.split(",")) if field.name == "controls" else value
         for field in fields(CurationRules)
-        if (value := getattr(given, field.name)) is not None
+        if (value := getattr(args, field.name)) is not None
     }
-    return CurationRules(**chosen) if chosen else None
+    return CurationRules(**rules) if rules else None
 
 
 def _summary(output: Path, manifest: Manifest, changed: bool, seconds: float) -> str:
@@ -116,7 +125,7 @@ def _summary(output: Path, manifest: Manifest, changed: bool, seconds: float) ->
     lines = [f"{output}: {len(manifest.shards)} shards, {size:.1f} MB, {' and '.join(parts)}"]
     lines += [f"left out {count} well images by {rule}" for rule, count in manifest.removed.items()]
     lines += [f"quarantined {well.key}: {well.origin}: {well.error}" for well in manifest.quarantined]
-    lines.append(f"built in {seconds:.1f} s" if changed else "complete already: nothing was changed")
+    lines.append(f"built in {seconds:.1f} s" if changed else "already complete: nothing was changed")
     return "\n".join(lines)
 
 

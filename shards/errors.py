@@ -1,4 +1,4 @@
-"""What is raised when a shard set cannot be trusted."""
+"""Exceptions of the package."""
 
 
 class ShardError(ValueError):
@@ -6,7 +6,7 @@ class ShardError(ValueError):
 
 
 class LayoutError(ValueError):
-    """The images or tables on disk are not what their layout says; the message names file and line."""
+    """The images or tables on disk do not match their layout; the message names file and line."""
 
 
 class ImageError(ValueError):

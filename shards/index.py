@@ -1,14 +1,4 @@
-"""The sidecar index of a shard: where each image's chunks lie, so that a crop is read without looking for it.
-
-    header      magic, version, wells, bytes and SHA-256 of the tar file, CRC-32C of header and records
-    records     one per well image, in the order of the shard (`RECORD`)
-    offsets     4 bytes each: for image after image, where in its payload each chunk begins, and the last one ends
-
-It is never the only copy: everything in it can be read from the tar file, and is, where the sidecar is missing or of
-another tar file. Header and records are checked on opening, an image's offsets whenever they are used.
-
-Shapes: W wells of the shard, N chunks of an image.
-"""
+"""Rewrite the sidecar indices of a shard set from its tar files: `python -m shards.index DIR`."""
 
 from __future__ import annotations
 
@@ -26,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from shards.format.source import LocalFolder
     from shards.reader.crop_reader import rebuild_index, write_sidecar
 
-    parser = argparse.ArgumentParser(prog="python -m shards.index", description="Write all sidecar indices anew.")
+    parser = argparse.ArgumentParser(prog="python -m shards.index", description="Rewrite all sidecar indices.")
     parser.add_argument("folder", type=Path, help="folder of a finished shard set")
     folder = LocalFolder(parser.parse_args(arguments).folder)
     try:

@@ -1,4 +1,4 @@
-"""A shard set and one well of it, as numbers and as a picture: `python -m shards.inspect DIR [KEY] [--out PNG]`.
+"""Show a shard set and one of its wells, as numbers and as a picture: `python -m shards.inspect DIR [KEY] [--out PNG]`.
 
 Shapes: C channels, H height, W width.
 """
@@ -39,7 +39,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "agp": (0.9, 0.3, 0.0), "actin": (0.9, 0.3, 0.0), "phall": (0.9, 0.3, 0.0), "wga": (0.8, 0.5, 0.2),
     "mito": (0.8, 0.0, 0.5),
 }  # fmt: skip
-"""Colour of a stain in the composite, by how its name begins."""
+"""Colour of a stain in the composite, by the beginning of its name."""
 OTHERS = ((0.2, 0.4, 1.0), (0.1, 0.9, 0.2), (1.0, 0.1, 0.2), (0.9, 0.9, 0.1), (0.9, 0.2, 0.9), (0.1, 0.9, 0.9))
 UNSTAINED = ("bright", "bf", "phase", "dic")
 
@@ -51,8 +51,8 @@ class ChannelStatistics:
     name: str
     mean: float
     std: float
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     percentiles: tuple[float, ...]  # at PERCENTILES
     saturated: float  # share of pixels at the type's largest value
 
@@ -65,8 +65,8 @@ def statistics(image: NDArray[Any], channels: Sequence[str]) -> list[ChannelStat
             name=name,
             mean=float(channel.mean(dtype=np.float64)),
             std=float(channel.std(dtype=np.float64)),
-            least=int(channel.min()),
-            most=int(channel.max()),
+            minimum=int(channel.min()),
+            maximum=int(channel.max()),
             percentiles=tuple(float(value) for value in np.percentile(channel, PERCENTILES)),
             saturated=float((channel == largest).mean()),
         )
@@ -88,7 +88,7 @@ def composite_colours(channels: Sequence[str]) -> list[tuple[float, float, float
 
 
 def stretch_contrast(channel: NDArray[Any]) -> NDArray[np.float64]:
-    """Map the SHOWN percentiles of a channel (H, W) to 0 and 1, and clip beyond; a flat channel is 0."""
+    """Map the SHOWN percentiles of a channel (H, W) to 0 and 1, and clip the rest; a flat channel is 0."""
     low, high = np.percentile(channel, SHOWN)
     return np.clip((channel - low) / max(high - low, 1e-9), 0, 1) if high > low else np.zeros(channel.shape)
 
@@ -104,7 +104,7 @@ def composite(image: NDArray[np.float64], channels: Sequence[str]) -> NDArray[np
 
 
 def downsample(image: NDArray[Any]) -> NDArray[np.float64]:
-    """Average squares of pixels of an image (C, H, W) until it fits a panel; edges that fill no square are cut."""
+    """Average squares of pixels of an image (C, H, W) until it fits a panel; incomplete squares are cut off."""
     step = math.ceil(max(image.shape[1:]) / PANEL)
     rows, columns = (size // step for size in image.shape[1:])
     cut = image[:, : rows * step, : columns * step].astype(np.float64)
@@ -113,7 +113,7 @@ def downsample(image: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def draw(image: NDArray[Any], channels: Sequence[str], title: str, path: Path) -> None:
-    """Write a PNG of every channel side by side, each contrast-stretched on its own, and their composite last."""
+    """Write a PNG of all channels side by side, each with its own contrast, and their composite last."""
     from matplotlib.figure import Figure
 
     small = downsample(image)
@@ -140,19 +140,19 @@ def number_of(shards: ShardSet, key: str | None) -> int:
     if key is None:
         return 0
     keys = shards.wells["key"].astype(str)
-    found = np.flatnonzero((keys == key).to_numpy())
-    if not len(found):
+    matches = np.flatnonzero((keys == key).to_numpy())
+    if not len(matches):
         import difflib
 
         near = difflib.get_close_matches(key, keys, n=3)
         raise ShardError(f"{shards.folder}: no well {key!r}; there is {', '.join(near or keys.head(3))}, ...")
-    return int(found[0])
+    return int(matches[0])
 
 
 def stored_bytes(shards: ShardSet, number: int) -> int:
-    """Bytes that a well image takes in its shard, its own index included."""
+    """Bytes that a well image takes in its shard, including its own index."""
     window = shards.windows(np.array([number]), np.zeros((1, 4), np.int64))
-    return int(shards.reader.opened(int(window.shard[0])).index.records[int(window.position[0])]["length"])
+    return int(shards.reader.open_shard(int(window.shard[0])).index.records[int(window.position[0])]["length"])
 
 
 def describe_set(shards: ShardSet) -> str:
@@ -165,23 +165,23 @@ def describe_set(shards: ShardSet) -> str:
         [
             f"{shards.folder}: {', '.join(parts)}",
             f"channels {', '.join(manifest.channels)}",
-            f"{manifest.pixel_type}, {manifest.conversion or 'pixels as their sources have them'}",
+            f"{manifest.pixel_type}, {manifest.conversion or 'pixels as in their sources'}",
             f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB, ratio {raw / size:.2f}: "
             f"{manifest.codec} in chunks of {manifest.chunk} pixels",
         ]
     )
 
 
-def describe_well(shards: ShardSet, number: int, found: Sequence[ChannelStatistics], raw: int) -> str:
+def describe_well(shards: ShardSet, number: int, channels: Sequence[ChannelStatistics], raw: int) -> str:
     """Metadata, size and statistics of a well image."""
     stored = stored_bytes(shards, number)
     height, width = shards.shapes[number].tolist()
     head = f"{'channel':<14}{'mean':>9}{'std':>9}{'min':>7}" + "".join(f"{f'p{p:g}':>9}" for p in PERCENTILES)
     rows = [
-        f"{one.name[:13]:<14}{one.mean:>9.1f}{one.std:>9.1f}{one.least:>7}"
-        + "".join(f"{value:>9.0f}" for value in one.percentiles)
-        + f"{one.most:>7}{one.saturated:>11.3%}"
-        for one in found
+        f"{channel.name[:13]:<14}{channel.mean:>9.1f}{channel.std:>9.1f}{channel.minimum:>7}"
+        + "".join(f"{value:>9.0f}" for value in channel.percentiles)
+        + f"{channel.maximum:>7}{channel.saturated:>11.3%}"
+        for channel in channels
     ]
     metadata = {name: value for name, value in shards.metadata(number).items() if value not in ("", None)}
     return "\n".join(
@@ -206,18 +206,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    given = parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        shards = ShardSet.open(source_of(given.place))
-        number = number_of(shards, given.key)
+        shards = ShardSet.open(source_of(args.place))
+        number = number_of(shards, args.key)
         image = shards.read_well(number)
         print(describe_set(shards))
         print(describe_well(shards, number, statistics(image, shards.manifest.channels), image.nbytes))
-        if given.out:
+        if args.out:
             row = shards.wells.iloc[number]
             treatment = f", {row['treatment']}" if row.get("treatment") else ""
-            draw(image, shards.manifest.channels, f"{row['key']}{treatment}", given.out)
-            print(f"picture: {given.out}")
+            draw(image, shards.manifest.channels, f"{row['key']}{treatment}", args.out)
+            print(f"picture: {args.out}")
     except (ShardError, OSError, ValueError) as error:
         print(f"shards.inspect: {error}", file=sys.stderr)
         return 1

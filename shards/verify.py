@@ -1,9 +1,9 @@
 """Check a shard set from end to end: `python -m shards.verify DIR [--sample N | --all] [--json]`.
 
-What the manifest states is held against the files: checksums of every file, the counts, the table against the archives
-member by member, the sidecar indices against what their archives give, the split, and pixels of a sample or of all.
-Every fault is listed with its path; the exit status is 0 for a sound set and 1 for a faulty one. A set may be damaged
-in any way, or made to harm: nothing is extracted, and nothing is allocated on the word of a file.
+The manifest is compared with the files: the checksum of every file, the counts, the table against the archives member
+by member, the sidecar indices against their archives, the split, and the pixels of a sample or of all wells. Every
+fault is listed with its path; the exit status is 0 for a sound set and 1 for a faulty one. A set may be damaged in any
+way, or malicious: nothing is extracted, and no memory is allocated because a file claims a size.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-PIECE = 16 << 20
-"""Bytes of an archive that are read at one time."""
-PIECES = 4
-MOST_ROW = 1 << 16
-"""Bytes that one row of the table may take, uncompressed, before it is refused unread."""
+BLOCK_BYTES = 16 << 20
+"""Bytes of an archive that are read at a time."""
+CACHED_BLOCKS = 4
+MAX_ROW_BYTES = 1 << 16
+"""Uncompressed bytes per row of the table, above which it is refused unread."""
 SAMPLE = 64
 
 
@@ -63,48 +63,48 @@ class Findings:
     wells: int = 0
     bytes: int = 0
     decoded: int = 0
-    split: dict[str, object] = field(default_factory=dict)  # how many experiments each side has, and which both have
+    split: dict[str, object] = field(default_factory=dict)  # number of experiments in each split, and those in both
     faults: tuple[Fault, ...] = ()
 
 
 def verify(source: Source, sample: int | None = SAMPLE, seed: int = 0, workers: int = 2) -> Findings:
     """Check a set, decoding the pixels of `sample` wells spread over it by `seed`, or of all of them with None.
 
-    Never raises for anything that a set may hold; what cannot be read is a fault.
+    Never raises because of a set's content: what cannot be read is a fault.
     """
     place, faults = str(source.place), list[Fault]()
-    manifest = _guarded(faults, f"{place}/{MANIFEST}", lambda: read_manifest(source))
+    manifest = _attempt(faults, f"{place}/{MANIFEST}", lambda: read_manifest(source))
     if manifest is None:
         return Findings(place, faults=tuple(faults))
-    table = _guarded(faults, f"{place}/{WELLS}", lambda: _table(source, manifest))
-    split = _split(manifest, table, place, faults) if table is not None else {}
-    faults += _strays(source, manifest)
+    table = _attempt(faults, f"{place}/{WELLS}", lambda: _read_table(source, manifest))
+    split = _check_split(manifest, table, place, faults) if table is not None else {}
+    faults += _unknown_files(source, manifest)
     counts = [shard.wells for shard in manifest.shards]
-    chosen = _chosen(counts, sample, seed)
+    sampled = _sampled(counts, sample, seed)
     begins = np.cumsum([0, *counts])
     parts = [None if table is None else table.iloc[begins[i] : begins[i + 1]] for i in range(len(counts))]
 
     def check(number: int) -> list[Fault]:
-        return list(_shard_faults(source, manifest, manifest.shards[number], parts[number], chosen[number]))
+        return list(_shard_faults(source, manifest, manifest.shards[number], parts[number], sampled[number]))
 
     with ThreadPoolExecutor(workers) as pool:
-        for found in pool.map(check, range(len(counts))):
-            faults += found
-    decoded = sum(map(len, chosen))
+        for shard_faults in pool.map(check, range(len(counts))):
+            faults += shard_faults
+    decoded = sum(map(len, sampled))
     size = sum(shard.bytes for shard in manifest.shards)
     return Findings(place, len(counts), sum(counts), size, decoded, split, tuple(faults))
 
 
-def _table(source: Source, manifest: Manifest) -> pd.DataFrame:
-    """The table of wells, once its checksum, size and columns are those that the manifest implies."""
+def _read_table(source: Source, manifest: Manifest) -> pd.DataFrame:
+    """The table of wells, after its checksum, size and columns have been compared with the manifest."""
     if source.size(WELLS) is None:
         raise ShardError("missing")
     data = source.load(WELLS)
     if hashlib.sha256(data.data).hexdigest() != manifest.wells_sha256:
         raise ShardError(f"its checksum is not the one in {MANIFEST}")
-    file, rows = columns.opened(data), sum(manifest.wells.values())
+    file, rows = columns.open_buffer(data), sum(manifest.wells.values())
     groups = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
-    if file.metadata.num_rows != rows or sum(groups) > MOST_ROW * (rows + 16):
+    if file.metadata.num_rows != rows or sum(groups) > MAX_ROW_BYTES * (rows + 16):
         raise ShardError(f"{file.metadata.num_rows} rows of {sum(groups)} bytes, but {MANIFEST} states {rows} wells")
     needed = {"key", "experiment", "shard", "split", "height", "width"}
     if missing := sorted(needed - set(file.schema_arrow.names)):
@@ -112,8 +112,8 @@ def _table(source: Source, manifest: Manifest) -> pd.DataFrame:
     return columns.read_frame(file)
 
 
-def _split(manifest: Manifest, table: pd.DataFrame, place: str, faults: list[Fault]) -> dict[str, object]:
-    """Hold table and manifest against each other: counts, experiments, and that no experiment is on both sides."""
+def _check_split(manifest: Manifest, table: pd.DataFrame, place: str, faults: list[Fault]) -> dict[str, object]:
+    """Compare table and manifest: counts, experiments, and that no experiment is in both splits."""
     path = f"{place}/{WELLS}"
     seen = {split: set(table.loc[table["split"] == split, "experiment"].astype(str)) for split in SPLITS}
     shared = sorted(seen["train"] & seen["validation"])
@@ -133,21 +133,21 @@ def _split(manifest: Manifest, table: pd.DataFrame, place: str, faults: list[Fau
     return {**{split: len(seen[split]) for split in SPLITS}, "shared": shared}
 
 
-def _strays(source: Source, manifest: Manifest) -> list[Fault]:
-    """Archives and indices in the folder that the manifest does not know."""
+def _unknown_files(source: Source, manifest: Manifest) -> list[Fault]:
+    """Archives and indices in the folder that the manifest does not list."""
     if not isinstance(source, LocalFolder):
         return []
     known = {name for shard in manifest.shards for name in (shard.name, shard.index)}
-    found = sorted(path for path in source.place.iterdir() if path.suffix in (".tar", ".idx"))
+    paths = sorted(path for path in source.place.iterdir() if path.suffix in (".tar", ".idx"))
     return [
         Fault(str(path), f"not a file of this set: {MANIFEST} does not name it")
-        for path in found
+        for path in paths
         if path.name not in known
     ]
 
 
-def _chosen(counts: Sequence[int], sample: int | None, seed: int) -> list[list[int]]:
-    """Which images of each shard to decode: all, or a sample of the whole set without replacement."""
+def _sampled(counts: Sequence[int], sample: int | None, seed: int) -> list[list[int]]:
+    """The images of each shard to decode: all, or a sample of the set without replacement."""
     total = sum(counts)
     if sample is None or sample >= total:
         return [list(range(count)) for count in counts]
@@ -158,16 +158,16 @@ def _chosen(counts: Sequence[int], sample: int | None, seed: int) -> list[list[i
 
 
 def _shard_faults(
-    source: Source, manifest: Manifest, shard: Shard, rows: pd.DataFrame | None, chosen: Sequence[int]
+    source: Source, manifest: Manifest, shard: Shard, rows: pd.DataFrame | None, sampled: Sequence[int]
 ) -> Iterator[Fault]:
     """Every fault of one archive and its sidecar index."""
     faults = list[Fault]()
     path, sidecar = (f"{source.place}/{name}" for name in (shard.name, shard.index))
-    size = _guarded(faults, path, lambda: _size(source, shard.name))
-    read = _reading(source, shard.name, size or 0)
-    sound = size is not None and _guarded(faults, path, lambda: _check_file(shard, size, read))
-    # A damaged archive is read on all the same: its members may say which images are affected.
-    rebuilt = _guarded(faults, path, lambda: rebuild(read, size, shard.sha256)) if size else None
+    size = _attempt(faults, path, lambda: _size(source, shard.name))
+    read = _block_reader(source, shard.name, size or 0)
+    sound = size is not None and _attempt(faults, path, lambda: _check_file(shard, size, read))
+    # A damaged archive is still read: its members may show which images are affected.
+    rebuilt = _attempt(faults, path, lambda: rebuild(read, size, shard.sha256)) if size else None
     if rebuilt is not None:
         index, headers, keys = rebuilt
         stated = (len(manifest.channels), manifest.pixel_type, manifest.chunk, manifest.codec)
@@ -176,12 +176,12 @@ def _shard_faults(
                 faults.append(Fault(path, f"{key}: not of the channels, pixel type, chunk and codec of {MANIFEST}"))
         if rows is not None:
             faults += [Fault(path, what) for what in _row_faults(rows, keys, index, read)]
-        for number in chosen:
+        for number in sampled:
             if number < len(keys):
                 faults += _pixel_faults(path, keys[number], headers[number], index, number, read)
-    loaded = _guarded(faults, sidecar, lambda: ShardIndex.parse(source.load(shard.index)))
+    loaded = _attempt(faults, sidecar, lambda: ShardIndex.parse(source.load(shard.index)))
     if loaded is not None and rebuilt is not None and sound:
-        _guarded(faults, sidecar, lambda: _check_same(loaded, rebuilt[0]))
+        _attempt(faults, sidecar, lambda: _check_same(loaded, rebuilt[0]))
     yield from faults
 
 
@@ -195,23 +195,23 @@ def _size(source: Source, name: str) -> int:
 def _check_file(shard: Shard, size: int, read: ReadAt) -> bool:
     if size != shard.bytes:
         raise ShardError(f"{size} bytes, but {MANIFEST} states {shard.bytes}")
-    found = hashlib.sha256()
-    for begin in range(0, size, PIECE):
-        found.update(read(begin, min(size, begin + PIECE)))
-    if found.hexdigest() != shard.sha256:
+    digest = hashlib.sha256()
+    for begin in range(0, size, BLOCK_BYTES):
+        digest.update(read(begin, min(size, begin + BLOCK_BYTES)))
+    if digest.hexdigest() != shard.sha256:
         raise ShardError(f"its checksum is not the one in {MANIFEST}")
     return True
 
 
 def _row_faults(rows: pd.DataFrame, keys: Sequence[str], index: ShardIndex, read: ReadAt) -> Iterator[str]:
-    """Where the table and the archive tell different things of the same image."""
+    """Differences between the table and the archive, image by image."""
     if list(rows["key"]) != list(keys):
         yield f"its {len(keys)} images are not the {len(rows)} that {WELLS} lists, or not in that order"
         return
     for key, row, record in zip(keys, rows.to_dict("records"), index.records, strict=True):
-        stated, held = ((one["height"], one["width"]) for one in (row, record))
-        if stated != held:
-            yield f"{key}: {held[0]} x {held[1]} pixels, but {WELLS} says {stated[0]} x {stated[1]}"
+        stated, stored = ((image["height"], image["width"]) for image in (row, record))
+        if stated != stored:
+            yield f"{key}: {stored[0]} x {stored[1]} pixels, but {WELLS} says {stated[0]} x {stated[1]}"
         begin = int(record["json_offset"])
         metadata = json.loads(read(begin, begin + int(record["json_length"])))
         named = metadata.get("experiment") if isinstance(metadata, dict) else None
@@ -223,7 +223,7 @@ def _pixel_faults(path: str, key: str, header: Header, index: ShardIndex, number
     faults = list[Fault]()
     record = index.records[number]
     begin = int(record["offset"])
-    _guarded(
+    _attempt(
         faults,
         path,
         lambda: decode_image(header, index, number, read(begin, begin + int(record["length"]))),
@@ -233,33 +233,33 @@ def _pixel_faults(path: str, key: str, header: Header, index: ShardIndex, number
 
 
 def _check_same(sidecar: ShardIndex, rebuilt: ShardIndex) -> bool:
-    """Raise ShardError if a sidecar is not what its archive gives."""
+    """Raise ShardError if a sidecar differs from the index of its archive."""
     if sidecar.tar_bytes != rebuilt.tar_bytes or sidecar.tar_sha256 != rebuilt.tar_sha256:
         raise ShardError("the index of another archive")
     same = np.array_equal(sidecar.records, rebuilt.records) and np.array_equal(sidecar.offsets, rebuilt.offsets)
     if not same:
-        raise ShardError("not what its archive gives: write it anew with python -m shards.index")
+        raise ShardError("does not match its archive: rewrite it with python -m shards.index")
     return True
 
 
-def _reading(source: Source, name: str, size: int) -> ReadAt:
-    """Read a file by large pieces, the last few kept: one request each where it is remote, however small the parts."""
+def _block_reader(source: Source, name: str, size: int) -> ReadAt:
+    """Read a file in large blocks and cache the last few, so that small reads of remote files share a request."""
 
-    @lru_cache(PIECES)
-    def piece(number: int) -> bytes:
-        return bytes(source.ranges([(name, number * PIECE, min(size, (number + 1) * PIECE))])[0])
+    @lru_cache(CACHED_BLOCKS)
+    def block(number: int) -> bytes:
+        return bytes(source.ranges([(name, number * BLOCK_BYTES, min(size, (number + 1) * BLOCK_BYTES))])[0])
 
     def read(begin: int, end: int) -> bytes:
         if not 0 <= begin <= end <= size:
             raise ShardError(f"the archive is cut short at byte {size}, before byte {end}")
-        held = range(begin // PIECE, -(-end // PIECE))
-        return b"".join(piece(n)[max(0, begin - n * PIECE) : end - n * PIECE] for n in held)
+        numbers = range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        return b"".join(block(n)[max(0, begin - n * BLOCK_BYTES) : end - n * BLOCK_BYTES] for n in numbers)
 
     return read
 
 
-def _guarded(faults: list[Fault], path: str, act: Callable[[], Result], prefix: str = "") -> Result | None:
-    """What `act` returns; or None, and a fault, whatever it raises: a hostile file may reach any library's depths."""
+def _attempt(faults: list[Fault], path: str, act: Callable[[], Result], prefix: str = "") -> Result | None:
+    """What `act` returns; None, and a fault, if it raises anything: a malicious file may fail in any library."""
     try:
         return act()
     except ShardError as error:
@@ -284,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
         "--sample", type=int, default=SAMPLE, metavar="N", help="wells to decode (default %(default)s)"
     )
     how_many.add_argument("--all", action="store_true", help="decode every well")
-    add("--seed", type=int, default=0, help="of the sample (default %(default)s)")
+    add("--seed", type=int, default=0, help="random seed of the sample (default %(default)s)")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
     add("--json", action="store_true", help="print the findings as JSON")
     return arguments
@@ -293,31 +293,32 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = parser()
-    given = arguments.parse_args(argv)
-    if given.sample < 0 or given.workers < 1:
+    args = arguments.parse_args(argv)
+    if args.sample < 0 or args.workers < 1:
         arguments.error("--sample must be at least 0 and --workers at least 1")
-    began = time.monotonic()
+    start = time.monotonic()
     try:
-        found = verify(source_of(given.place), None if given.all else given.sample, given.seed, given.workers)
+        findings = verify(source_of(args.place), None if args.all else args.sample, args.seed, args.workers)
     except KeyboardInterrupt:
         print("shards.verify: interrupted", file=sys.stderr)
         return 130
-    seconds = time.monotonic() - began
-    if given.json:
-        print(json.dumps({**asdict(found), "sound": not found.faults, "seconds": round(seconds, 2)}, indent=1))
+    seconds = time.monotonic() - start
+    if args.json:
+        print(json.dumps({**asdict(findings), "sound": not findings.faults, "seconds": round(seconds, 2)}, indent=1))
     else:
-        print(_summary(found, seconds))
-    return 1 if found.faults else 0
+        print(_summary(findings, seconds))
+    return 1 if findings.faults else 0
 
 
-def _summary(found: Findings, seconds: float) -> str:
-    lines = [f"{fault.path}: {fault.what}" for fault in found.faults]
-    if found.split:
-        counts = " and ".join(f"{found.split[split]} {split}" for split in SPLITS)
-        lines.append(f"split: {counts} experiments, {len(list(found.split['shared']))} in both")  # type: ignore[call-overload]
-    checked = f"{found.shards} shards, {found.wells} wells, {found.bytes / 1e6:.1f} MB, {found.decoded} wells decoded"
-    verdict = f"{len(found.faults)} faults" if found.faults else "sound"
-    return "\n".join([*lines, f"{found.place}: {verdict}: {checked} in {seconds:.1f} s"])
+def _summary(findings: Findings, seconds: float) -> str:
+    lines = [f"{fault.path}: {fault.what}" for fault in findings.faults]
+    if findings.split:
+        counts = " and ".join(f"{findings.split[split]} {split}" for split in SPLITS)
+        lines.append(f"split: {counts} experiments, {len(list(findings.split['shared']))} in both")  # type: ignore[call-overload]
+    size = f"{findings.shards} shards, {findings.wells} wells, {findings.bytes / 1e6:.1f} MB"
+    checked = f"{size}, {findings.decoded} wells decoded"
+    verdict = f"{len(findings.faults)} faults" if findings.faults else "sound"
+    return "\n".join([*lines, f"{findings.place}: {verdict}: {checked} in {seconds:.1f} s"])
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "
         whole = order == "stream" and remote.cache is not None
         kept = FileCache(remote.cache, round(remote.cache_gb * GIGA)) if whole and remote.cache else None
         found = open_store(_store(place, remote), kept)
-    found.reader.open_shards = recipe.launch.loader_open_shards
+    found.reader.max_open_shards = recipe.launch.loader_open_shards
     return found
 
 

@@ -1,1 +1,1 @@
-"""A table of wells to shards."""
+"""Build shards from a table of wells."""

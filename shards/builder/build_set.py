@@ -13,7 +13,7 @@ from shards.builder.codec_trial import with_codec
 from shards.builder.curation import CurationRules, curate
 from shards.builder.finish import check_pixel_types, finish
 from shards.builder.plan import Plan, choose_validation, digest_of, plan_shards
-from shards.builder.write import RECORDS, BuildError, OnError, finished, write_shards
+from shards.builder.write import RECORDS, BuildError, OnError, finished_record, write_shards
 from shards.errors import ShardError
 from shards.format.atomic import atomic_write, remove_abandoned
 from shards.format.manifest import MANIFEST, Manifest
@@ -47,30 +47,31 @@ def build(
     on_error: OnError = "stop",
     progress: bool = True,
 ) -> tuple[Manifest, bool]:
-    """Build the shards of a layout into `output`; return the manifest and whether anything had to be written.
+    """Build the shards of a layout into `output`; return the manifest and whether anything was written.
 
     `curation` leaves wells out, and the manifest says how many and why. Validation takes the named experiments, else
     `validation_fraction` of them (at least one; 0 for none). Wells are shuffled across plates within a split.
-    `eight_bit` converts 16-bit pixels (`shards.images.EightBit`). `codec` (a name, or "trial") and `chunk` (side in
-    pixels) say how they are stored, without loss. A bad image stops the build, or with on_error="quarantine" its well
-    is left out and listed in the manifest. The same inputs and options give the same bytes for any number of workers.
+    `eight_bit` converts 16-bit pixels (`shards.images.decode.EightBit`). `codec` (a name, or "trial") and `chunk` (side
+    in pixels) say how they are stored, losslessly. An unreadable image stops the build, or with on_error="quarantine"
+    its well is left out and listed in the manifest. The same inputs and options give the same bytes for any number of
+    workers.
 
     Raises LayoutError or ImageError for bad input, and BuildError for options that cannot be met, or if `output` holds
-    a build of other inputs or options.
+    a build with other inputs or options.
     """
     if wells_per_shard < 1 or workers < 1:
         raise BuildError(f"wells per shard and workers must be at least 1, got {wells_per_shard} and {workers}")
     conversion = _statement(eight_bit)
-    there = next(place for place in (output, *output.absolute().parents) if place.is_dir())
-    scratch = there if os.access(there, os.W_OK) else None  # a set that is complete may lie where nothing is written
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+    scratch = existing if os.access(existing, os.W_OK) else None  # a complete set may be in a read-only folder
     table, removed = read_layout(layout, root, scratch, **(options or {})), dict[str, int]()
     if curation is not None:
         table, removed = curate(table, curation, seed)
     if on_error == "stop":
         check_images(table)
-    apart = choose_validation(table, validation_experiments, validation_fraction, seed)
+    validation = choose_validation(table, validation_experiments, validation_fraction, seed)
     plan = plan_shards(
-        table, apart, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error, eight_bit=eight_bit
+        table, validation, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error, eight_bit=eight_bit
     )
     plan = with_codec(plan, codec, chunk)
     named = None if validation_experiments is None else tuple(validation_experiments)
@@ -80,8 +81,8 @@ def build(
         "validation_experiments": named, "validation_fraction": validation_fraction if named is None else None,
         "wells_per_shard": wells_per_shard, "eight_bit": eight_bit, "codec": codec, "chunk": chunk, "seed": seed,
     }  # fmt: skip
-    _claim(plan, made_with)
-    _run(plan, workers, progress)
+    _claim_output(plan, made_with)
+    _write_unfinished(plan, workers, progress)
     try:
         return ShardSet.open(output).manifest, False
     except ShardError:
@@ -89,7 +90,7 @@ def build(
 
 
 def _statement(eight_bit: str | None) -> str | None:
-    """The conversion as the manifest states it."""
+    """The conversion as stated in the manifest."""
     try:
         return None if eight_bit is None else eight_bit_rule(eight_bit).statement
     except ValueError as error:
@@ -100,15 +101,15 @@ def _as_text(curation: CurationRules) -> dict[str, str]:
     return {name: json.dumps(value) if name == "controls" else str(value) for name, value in asdict(curation).items()}
 
 
-def _claim(plan: Plan, made_with: Mapping[str, object]) -> None:
-    """Make the output folder, or make sure that what it holds is this build's own."""
-    output, place = plan.output, plan.output / RECORDS / PLAN
+def _claim_output(plan: Plan, made_with: Mapping[str, object]) -> None:
+    """Create the output folder, or check that what it holds belongs to this build."""
+    output, path = plan.output, plan.output / RECORDS / PLAN
     written = json.dumps({**made_with, "table": digest_of(plan.table)}, indent=1).encode()
-    if place.is_file():
+    if path.is_file():
         try:
-            known = json.loads(place.read_bytes())
+            known = json.loads(path.read_bytes())
         except ValueError:
-            raise BuildError(f"{place} is damaged: delete the folder {output}, or build into another") from None
+            raise BuildError(f"{path} is damaged: delete the folder {output}, or build into another") from None
         now = json.loads(written)
         if different := sorted(name for name in {*known, *now} if known.get(name) != now.get(name)):
             raise BuildError(
@@ -118,28 +119,30 @@ def _claim(plan: Plan, made_with: Mapping[str, object]) -> None:
     elif output.is_dir() and any(output.glob("*.tar")):
         raise BuildError(f"{output} holds tar files that this command did not write: build into another folder")
     else:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
             file.write(written)
 
 
-def _run(plan: Plan, workers: int, progress: bool) -> None:
-    """Write every shard that no earlier run has finished; the records that are left say what became of each."""
+def _write_unfinished(plan: Plan, workers: int, progress: bool) -> None:
+    """Write every shard that no earlier run has finished, each with its record."""
     from tqdm import tqdm
 
-    waiting = replace(plan, cuts=tuple(cut for cut, task in zip(plan.cuts, plan, strict=True) if not finished(task)))
-    if not waiting:
+    unfinished = replace(
+        plan, cuts=tuple(cut for cut, task in zip(plan.cuts, plan, strict=True) if not finished_record(task))
+    )
+    if not unfinished:
         return
     for folder in (plan.output, plan.output / RECORDS):
         remove_abandoned(folder)
-    (plan.output / MANIFEST).unlink(missing_ok=True)  # of inputs that have changed since: it no longer holds
-    began, pixels = time.monotonic(), 0
+    (plan.output / MANIFEST).unlink(missing_ok=True)  # no longer valid: inputs have changed since
+    start, pixels = time.monotonic(), 0
     pixel_types: dict[str, str] = {}
-    with tqdm(total=plan.images, initial=plan.images - waiting.images, unit="well", disable=not progress) as bar:
-        for task, record in write_shards(waiting, workers):
+    with tqdm(total=plan.images, initial=plan.images - unfinished.images, unit="well", disable=not progress) as bar:
+        for task, record in write_shards(unfinished, workers):
             for key, entry in record.entries.items():
                 pixel_types.setdefault(entry.pixel_type, key)
                 pixels += entry.height * entry.width * len(task.channels) * PIXEL_BYTES[entry.pixel_type]
             check_pixel_types(pixel_types)
-            bar.set_postfix_str(f"{pixels / 1e6 / (time.monotonic() - began):.1f} MB/s of pixels", refresh=False)
+            bar.set_postfix_str(f"{pixels / 1e6 / (time.monotonic() - start):.1f} MB/s of pixels", refresh=False)
             bar.update(len(task.wells))

@@ -1,4 +1,4 @@
-"""Which codec compresses these wells best: some chunks of some wells, encoded with each."""
+"""Choose the codec that compresses the wells best, by encoding a sample of chunks with each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shards.images.decode import read_well
 
 TRIAL = "trial"
 WELLS, CHUNKS = 8, 64
-"""Wells tried, evenly spaced in the shuffled order of the shards, and chunks of each, evenly spaced in the image."""
+"""Wells in the sample, evenly spaced in the order of the shards, and chunks per well, evenly spaced in the image."""
 
 
 def with_codec(plan: Plan, codec: str, chunk: int) -> Plan:
-    """The plan with this codec and chunk side; `trial` chooses the codec and notes the ratios that decided.
+    """The plan with this codec and chunk side; `trial` chooses the codec and keeps the compression ratios.
 
-    Raises BuildError for an unknown codec or side, and ImageError if none of the wells to try can be read.
+    Raises BuildError for an unknown codec or side, and ImageError if no well of the sample can be read.
     """
     if chunk not in CHUNK_SIDES:
         raise BuildError(f"the chunk's side must be one of {', '.join(map(str, CHUNK_SIDES))} pixels, got {chunk}")
@@ -40,11 +40,11 @@ def _ratios(plan: Plan, chunk: int) -> dict[str, float]:
         (row,) = plan.rows(number, number + 1)
         try:
             image = read_well(row["images"], plan.eight_bit)
-        except ImageError as error:  # writing its shard will stop the build at it, or quarantine it
+        except ImageError as error:  # writing its shard will stop the build, or quarantine the well
             failed = f"{row['origin']}: {error}"
             continue
         of_image = -(-image.shape[1] // chunk) * -(-image.shape[2] // chunk)
         chunks += [part.copy() for part in islice(chunks_of(image, chunk), 0, None, max(1, of_image // CHUNKS))]
     if not chunks:
-        raise ImageError(f"no well to try codecs on can be read; the last: {failed}")
+        raise ImageError(f"no well of the codec trial can be read; the last error: {failed}")
     return trial_ratios([part for part in chunks if part.dtype == chunks[0].dtype])

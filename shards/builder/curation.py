@@ -1,7 +1,7 @@
-"""Which wells are worth training on: perturbations with enough replicates, and fewer controls.
+"""Select the wells to train on: perturbations with enough replicates, and fewer controls.
 
 The follow-up to the paper (Kenyon-Dean et al. 2024, ViTally Consistent) trains its larger models on perturbations seen
-in at least 3 experiments and 20 wells, with controls under-sampled. What is left out is counted, by reason.
+in at least 3 experiments and 20 wells, with controls under-sampled. Removed well images are counted by rule.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONTROLS = ("", "EMPTY", "EMPTY_control", "CRISPR_control", "DMSO", "UNTREATED")
-"""Treatments that count as negative controls unless told otherwise: what the public releases write, and nothing."""
+"""Treatments that count as negative controls by default: the names in the public releases, and the empty name."""
 
 WELL = ["experiment", "plate", "well"]
 
 
 @dataclass(frozen=True)
 class CurationRules:
-    """What to keep. A perturbation is one value of `perturbation`; wells of a control treatment are never rare."""
+    """Which wells to keep. A perturbation is a value of the column `perturbation`; controls are never too rare."""
 
     perturbation: str = "treatment"
     min_experiments: int = 1
@@ -46,11 +46,11 @@ class CurationRules:
 
 
 def curate(table: WellTable, rules: CurationRules, seed: int) -> tuple[WellTable, dict[str, int]]:
-    """Keep the well images that the rules ask for; return them, and how many each rule removed.
+    """Keep the well images that satisfy the rules; return them, and how many each rule removed.
 
-    Wells count once, whatever the number of their sites. A control well is kept by a keyed hash of its own name, so
-    what becomes of it does not depend on which others there are, and a smaller fraction keeps a subset. Raises
-    LayoutError if the column is absent or nothing is left.
+    A well counts once, whatever its number of sites. Whether a control well is kept depends on a keyed hash of its
+    name, not on the other wells, and a smaller fraction keeps a subset. Raises LayoutError if the column is absent or
+    nothing is left.
     """
     import pandas as pd
 
@@ -58,25 +58,25 @@ def curate(table: WellTable, rules: CurationRules, seed: int) -> tuple[WellTable
         raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {', '.join(table.columns)}")
     names = dict.fromkeys([*WELL, rules.perturbation])
     numbered, parts = {name: _Numbers() for name in names}, list[pd.DataFrame]()
-    controls, surpluses = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
+    controls, surplus = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
     for wells in table.parts(*dict.fromkeys([*names, "treatment"])):
         parts.append(pd.DataFrame({name: numbered[name](wells[name]) for name in names}))
         control = wells["treatment"].isin(rules.controls)
         controls.append(control.to_numpy())
-        surpluses.append((control & ~_drawn(wells, rules.control_fraction, seed)).to_numpy())
-    gone = _rare(pd.concat(parts, ignore_index=True), np.concatenate(controls), rules)
-    gone["control_fraction"] = np.concatenate(surpluses)
-    kept = ~np.logical_or.reduce(list(gone.values()))
+        surplus.append((control & ~_drawn(wells, rules.control_fraction, seed)).to_numpy())
+    removed_by = _rare(pd.concat(parts, ignore_index=True), np.concatenate(controls), rules)
+    removed_by["control_fraction"] = np.concatenate(surplus)
+    kept = ~np.logical_or.reduce(list(removed_by.values()))
     if not kept.any():
         raise LayoutError("curation leaves no well image: its rules are too strict for this table")
-    return replace(table, numbers=table.numbers[kept]), {rule: int(rows.sum()) for rule, rows in gone.items()}
+    return replace(table, numbers=table.numbers[kept]), {rule: int(rows.sum()) for rule, rows in removed_by.items()}
 
 
 def _rare(wells: pd.DataFrame, control: NDArray[np.bool_], rules: CurationRules) -> dict[str, NDArray[np.bool_]]:
-    """Which well images of rare perturbations each rule removes, of a table whose texts are numbers."""
+    """Which well images of rare perturbations each rule removes, for a table with numbers in place of texts."""
     perturbation = wells[rules.perturbation]
-    places = wells.loc[~control, list(dict.fromkeys([*WELL, rules.perturbation]))].drop_duplicates()
-    by_perturbation = places.groupby(places[rules.perturbation].to_numpy())
+    distinct = wells.loc[~control, list(dict.fromkeys([*WELL, rules.perturbation]))].drop_duplicates()
+    by_perturbation = distinct.groupby(distinct[rules.perturbation].to_numpy())
     experiments = perturbation.map(by_perturbation["experiment"].nunique())
     replicates = perturbation.map(by_perturbation.size())
     few_experiments = ~control & (experiments < rules.min_experiments).to_numpy()
@@ -85,7 +85,7 @@ def _rare(wells: pd.DataFrame, control: NDArray[np.bool_], rules: CurationRules)
 
 
 class _Numbers:
-    """A number for each text, given out as they are met: a column of them takes four bytes a row."""
+    """Numbers texts in the order of their first use: a column of numbers takes four bytes a row."""
 
     def __init__(self) -> None:
         self._known = dict[object, int]()
@@ -93,12 +93,12 @@ class _Numbers:
     def __call__(self, texts: pd.Series[str]) -> NDArray[np.int32]:
         import pandas as pd
 
-        codes, found = pd.factorize(texts)
-        return np.array([self._known.setdefault(text, len(self._known)) for text in found], np.int32)[codes]
+        codes, distinct = pd.factorize(texts)
+        return np.array([self._known.setdefault(text, len(self._known)) for text in distinct], np.int32)[codes]
 
 
 def _drawn(wells: pd.DataFrame, fraction: float, seed: int) -> pd.Series[bool]:
-    """Whether each well is among the `fraction` that a keyed hash of its experiment, plate and name draws."""
+    """Whether each well is in the `fraction` drawn by a keyed hash of its experiment, plate and name."""
     import pandas as pd
 
     if fraction == 1:

@@ -1,4 +1,4 @@
-"""The records of all shards → the table of the set and its manifest, whose presence makes the set whole."""
+"""Finish a set: combine the records of all shards into its table and its manifest, which marks it as complete."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from shards.builder.plan import Cut, Plan
 from shards.builder.write import RECORDS, BuildError, Record
 from shards.format.manifest import SPLITS, Manifest, Quarantined, Shard, Split, write_manifest
-from shards.format.writer import WellLocation, write_index
+from shards.format.writer import WellLocation, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int], conversion: str | None) -> Manifest:
-    """Write the table of the set and, last, its manifest; BuildError if there is no well in it or two pixel types."""
+    """Write the table of the set and, last, its manifest; BuildError for no wells or two pixel types."""
     shards, quarantined, pixel_types = list[Shard](), list[Quarantined](), dict[str, str]()
     for _, record in _records(plan):
         quarantined += record.quarantined
@@ -23,10 +23,10 @@ def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int],
             shards.append(record.shard)
         pixel_types.update((entry.pixel_type, key) for key, entry in record.entries.items())
     if not shards:
-        raise BuildError(f"no well image can be read; the first: {quarantined[0].error}")
+        raise BuildError(f"no well image can be read; the first error: {quarantined[0].error}")
     check_pixel_types(pixel_types)
     experiments: dict[Split, set[str]] = {split: set() for split in SPLITS}
-    wells_sha256 = write_index(plan.output, _table(plan, experiments))
+    wells_sha256 = write_table(plan.output, _table(plan, experiments))
     manifest = Manifest.model_validate(
         {
             "channels": plan.table.channels,
@@ -56,25 +56,25 @@ def check_pixel_types(pixel_types: Mapping[str, str]) -> None:
 
 
 def _records(plan: Plan) -> Iterator[tuple[Cut, Record]]:
-    """What became of each shard, one record in memory at a time."""
+    """The record of each shard, one in memory at a time."""
     for cut in plan.cuts:
-        place = plan.output / RECORDS / f"{cut.name}.json"
-        yield cut, Record.model_validate_json(place.read_bytes())
+        path = plan.output / RECORDS / f"{cut.name}.json"
+        yield cut, Record.model_validate_json(path.read_bytes())
 
 
 def _table(plan: Plan, experiments: Mapping[Split, set[str]]) -> Iterator[pd.DataFrame]:
-    """The table of the set, shard by shard: metadata of each well image kept, and where it lies.
+    """The table of the set, shard by shard: metadata and location of each well image that was kept.
 
-    Adds the experiments that each split turns out to have.
+    Fills `experiments` with the experiments of each split.
     """
     import pandas as pd
 
     for cut, record in _records(plan):
         if record.shard is not None:
             entries = record.entries.items()
-            places = [{"key": k, "shard": cut.name, "split": cut.split, **_location(entry)} for k, entry in entries]
+            locations = [{"key": k, "shard": cut.name, "split": cut.split, **_location(entry)} for k, entry in entries]
             metadata = plan.table.metadata(plan.numbers(cut.begin, cut.end))
-            part = pd.DataFrame(places).merge(metadata, on="key", validate="one_to_one")
+            part = pd.DataFrame(locations).merge(metadata, on="key", validate="one_to_one")
             experiments[cut.split].update(part["experiment"])
             yield part
 

@@ -1,6 +1,6 @@
-"""A table of well images → the shards to write: which experiments are kept for validation, and who lies in which shard.
+"""Plan the shards to write: which experiments are kept for validation, and which wells go into which shard.
 
-All of it depends on the table and the options alone: not on the order of rows on disk, nor on the machine.
+The plan depends only on the table and the options, not on the order of rows on disk or on the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shards.order.random_order import nested_experiments, shuffled
 
 @dataclass(frozen=True)
 class Cut:
-    """One shard: places `begin` to `end` (exclusive) of the plan's order."""
+    """One shard: positions `begin` to `end` (exclusive) of the plan's order."""
 
     name: str
     split: Split
@@ -34,7 +34,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Plan(Sequence[Task]):
-    """Every shard to write. A task is made when it is asked for: a million wells are never a million Python rows."""
+    """All shards to write. Tasks are created on request, so that a million wells are never a million Python rows."""
 
     table: WellTable
     splits: tuple[NDArray[np.int64], ...]  # row numbers of the table by ascending key, for each of SPLITS
@@ -55,7 +55,7 @@ class Plan(Sequence[Task]):
     @overload
     def __getitem__(self, index: slice) -> Plan: ...
     def __getitem__(self, index: int | slice) -> Task | Plan:
-        """The task of one shard, or the plan of some."""
+        """The task of one shard, or the plan of several."""
         if isinstance(index, slice):
             return replace(self, cuts=self.cuts[index])
         cut = self.cuts[index]
@@ -65,18 +65,18 @@ class Plan(Sequence[Task]):
         )  # fmt: skip
 
     def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
-        """The rows at these places of the order (`WellTable.rows`)."""
+        """The rows at these positions of the order (`WellTable.rows`)."""
         return self.table.rows(self.numbers(begin, end))
 
     def numbers(self, begin: int, end: int) -> NDArray[np.int64]:
-        """Row numbers at these places of the order: each split, shuffled across plates, after the one before."""
-        found, before = [], 0
+        """Row numbers at these positions of the order: split after split, each shuffled across plates."""
+        parts, before = list[NDArray[np.int64]](), 0
         for rows in self.splits:
             first, last = max(begin - before, 0), min(end - before, len(rows))
             if first < last:
-                found.append(rows[shuffled(len(rows), self.seed, first, last)])
+                parts.append(rows[shuffled(len(rows), self.seed, first, last)])
             before += len(rows)
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
     @property
     def images(self) -> int:
@@ -103,10 +103,10 @@ def choose_validation(table: WellTable, named: Sequence[str] | None, fraction: f
             f"only one experiment, {experiments[0]!r}: training and validation must not share one. "
             "Give a validation fraction of 0, or name the experiment to put all of it into validation"
         )
-    chosen = frozenset(nested_experiments(experiments, fraction, seed))
-    if len(chosen) == len(experiments):
+    validation = frozenset(nested_experiments(experiments, fraction, seed))
+    if len(validation) == len(experiments):
         raise BuildError(f"a validation fraction of {fraction} takes all experiments: none is left to train on")
-    return chosen
+    return validation
 
 
 def plan_shards(
@@ -122,8 +122,10 @@ def plan_shards(
     chunk: int = DEFAULT_CHUNK,
 ) -> Plan:
     """Cut each split into shards."""
-    kept = np.concatenate([part["experiment"].isin(validation).to_numpy() for part in table.parts("experiment")])
-    splits = tuple(table.numbers[kept == (split == "validation")] for split in SPLITS)
+    in_validation = np.concatenate(
+        [part["experiment"].isin(validation).to_numpy() for part in table.parts("experiment")]
+    )
+    splits = tuple(table.numbers[in_validation == (split == "validation")] for split in SPLITS)
     cuts, before = list[Cut](), 0
     for split, rows in zip(SPLITS, splits, strict=True):
         for number, begin in enumerate(range(0, len(rows), wells_per_shard)):
@@ -134,12 +136,12 @@ def plan_shards(
 
 
 def digest_of(table: WellTable) -> str:
-    """SHA-256 of a table, whatever the order of its rows, without what only error messages use: the origin."""
+    """SHA-256 of a table, independent of the order of its rows; without `origin`, which only error messages use."""
     digest = hashlib.sha256()
     for name in sorted(set(table.columns) - {"origin"}):
         digest.update(name.encode())
         for part in table.parts(name):
             digest.update(json.dumps(part[name].tolist()).encode())
-    patterns = {name: [one.text, dict(one.constants)] for name, one in table.patterns.items()}
+    patterns = {name: [pattern.text, dict(pattern.constants)] for name, pattern in table.patterns.items()}
     digest.update(json.dumps([table.channels, patterns]).encode())
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""Tasks → shard files, in parallel: one task is one shard and leaves one record of what became of it.
+"""Write shards in parallel: each task writes one shard and a record of its result.
 
-The record lets the next run keep the shard; it is written after the shard, so a kill between the two costs one shard.
+The record lets the next run keep the shard. It is written after the shard, so a kill between the two loses one shard.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from shards.images.decode import read_well
 from shards.images.locations import state
 
 RECORDS = ".build"
-"""Folder of the records, inside the set's own."""
+"""Folder of the records, inside the set's folder."""
 
 OnError = Literal["stop", "quarantine"]
 BuildRow = dict[str, object]
 
 
 class BuildError(ValueError):
-    """The build cannot go on with these options, or in this folder."""
+    """The build cannot continue with these options, or in this folder."""
 
 
 @dataclass(frozen=True)
@@ -55,33 +55,33 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all that the shard is made of: rows, and size and time of change of every image file."""
+        """A digest of all inputs of the shard: rows, and size and time of change of every image file."""
         files = [[state(location) for location in _images(row)] for row in self.wells]
         rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
         return digest([VERSION, self.channels, rows, files, self.eight_bit, self.codec, self.chunk])
 
     @property
     def record(self) -> Path:
-        """Where the record of this task lies."""
+        """Path of this task's record."""
         return self.output / RECORDS / f"{self.name}.json"
 
 
 class Record(BaseModel):
-    """What became of one task."""
+    """The result of one task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     fingerprint: str
-    shard: Shard | None  # none where every well image was quarantined
+    shard: Shard | None  # None if every well image was quarantined
     entries: dict[str, WellLocation]
     quarantined: tuple[Quarantined, ...]
 
 
 def digest(content: object) -> str:
-    """SHA-256 of anything JSON can say, paths included."""
+    """SHA-256 of anything that JSON can represent; paths count as text."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def finished(task: Task) -> Record | None:
+def finished_record(task: Task) -> Record | None:
     """The record of an earlier run, if its shard is still there and is what this task would write."""
     try:
         record = Record.model_validate_json(task.record.read_bytes())
@@ -90,12 +90,12 @@ def finished(task: Task) -> Record | None:
     if record.fingerprint != task.fingerprint or (record.quarantined and task.on_error == "stop"):
         return None
     written = state(str(task.output / task.name))
-    whole = record.shard is None or (written is not None and written[0] == record.shard.bytes)
-    return record if whole else None
+    complete = record.shard is None or (written is not None and written[0] == record.shard.bytes)
+    return record if complete else None
 
 
 def write_shard(task: Task) -> Record:
-    """Write one shard and its record, with one well image at a time in memory; ImageError if told to stop at one."""
+    """Write one shard and its record, one well image in memory at a time; ImageError if an unreadable one stops it."""
     entries, quarantined = {}, []
     path = task.output / task.name
     with atomic_write(path) as file:
@@ -127,12 +127,12 @@ def write_shard(task: Task) -> Record:
 
 
 def write_shards(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Record]]:
-    """Write shards in `workers` processes and yield them as they are finished, few tasks being in flight at a time."""
+    """Write shards in `workers` processes and yield them as they are finished, with few tasks in flight."""
     if workers == 1:
         yield from ((task, write_shard(task)) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_exit_with_parent)
     remaining = iter(tasks)
     pending: dict[Future[Record], Task] = {}
     try:
@@ -144,13 +144,13 @@ def write_shards(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Re
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 yield pending.pop(future), future.result()
     except BrokenProcessPool:
-        raise BuildError("a worker process was killed (out of memory?); run the same command to go on") from None
+        raise BuildError("a worker process was killed (out of memory?); run the same command to continue") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _die_with_parent() -> None:
-    """End this worker when the build is killed: it would otherwise wait for tasks for ever."""
+def _exit_with_parent() -> None:
+    """End this worker when the build is killed; it would otherwise wait for tasks forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""The demo assay: rendered plates whose gene complexes are known."""
+"""Render the demo assay: plates with known gene complexes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = 46  # of a 1,536-well plate, its outer ring left out
 
 
 class AssayError(ValueError):
-    """Options that make no assay, or an output that holds another one."""
+    """Invalid options, or an output folder with other content."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AssayOptions:
     read_noise: float = 0.18
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be rendered."""
+        """Check that the assay can be rendered."""
         for name in ("experiments", "complexes", "members", "complexes_per_pathway", "guides", "side"):
             if getattr(self, name) < 1:
                 raise AssayError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -82,7 +82,7 @@ class AssayOptions:
 
 @dataclass(frozen=True)
 class Well:
-    """One well: its place, and the gene (None: a control) and guide that it holds."""
+    """One well: its position, its gene (None: a control) and its guide."""
 
     experiment: int
     position: int
@@ -98,7 +98,7 @@ class Well:
 
 
 def plan_wells(options: AssayOptions) -> list[Well]:
-    """Every well, with genes and controls at random places of each experiment's plate."""
+    """Every well, with genes and controls at random positions of each experiment's plate."""
     wells: list[Well] = []
     for experiment in range(options.experiments):
         order = np.random.default_rng([options.seed, 3, experiment]).permutation(options.wells)
@@ -109,9 +109,9 @@ def plan_wells(options: AssayOptions) -> list[Well]:
 
 
 def render_assay(options: AssayOptions, output: Path, workers: int | None = None) -> bool:
-    """Render into `output`, and return whether anything had to be done.
+    """Render into `output`, and return whether anything was rendered.
 
-    A complete assay of the same options is left untouched. The folder appears under its name only when it is whole.
+    A complete assay of the same options is left untouched. The folder gets its name only when it is complete.
 
     Raises:
         AssayError: `output` holds something else.
@@ -158,7 +158,7 @@ def _render_into(options: AssayOptions, folder: Path, workers: int) -> None:
 
 
 def _rendered(options: AssayOptions, folder: Path, parts: list[list[Well]], workers: int) -> Iterator[int]:
-    """Render parts in processes of their own, or here when one is enough; yields wells done."""
+    """Render parts in worker processes, or in this one for a single worker; yield the wells done."""
     if workers == 1:
         yield from (_render_part(options, folder, part) for part in parts)
         return
@@ -170,9 +170,9 @@ def _render_part(options: AssayOptions, folder: Path, wells: list[Well]) -> int:
     from PIL import Image
 
     for well in wells:
-        place = folder / experiment_name(well.experiment) / "Plate1"
+        plate = folder / experiment_name(well.experiment) / "Plate1"
         for channel, pixels in enumerate(render_well(options, well), start=1):
-            Image.fromarray(pixels).save(place / f"{well.address}_s1_w{channel}.png", compress_level=1)
+            Image.fromarray(pixels).save(plate / f"{well.address}_s1_w{channel}.png", compress_level=1)
     return len(wells)
 
 

@@ -1,9 +1,9 @@
-"""Rendering of the demo assay: one well from a phenotype, a batch's habits and a random generator. Pure NumPy.
+"""Render one well of the demo assay, from a phenotype, batch effects and a random generator.
 
 A cell is a stamp: six channels drawn around a nucleus, in sixteen orientations. A well is stamped with cells whose
-directions follow a slow wave, then blurred, lit unevenly and photographed with few photons, as where light must not
-harm the cells. Total stain per cell does not depend on the phenotype: brightness says nothing, shape and arrangement
-do.
+directions follow a slow wave, then blurred, lit unevenly and imaged with few photons, as when light must not harm
+the cells. Total stain per cell does not depend on the phenotype: shape and arrangement are informative, brightness is
+not.
 
 Shapes: N stamps, T stamp side, S well side, C = 6 channels (Hoechst, ConA, Phalloidin, Syto14, MitoTracker, WGA).
 """
@@ -40,7 +40,7 @@ class Batch:
 
 
 def draw_batch(rng: np.random.Generator, photons: float) -> Batch:
-    """The habits of one experiment."""
+    """Draw the batch effects of one experiment."""
     return Batch(
         blur=rng.uniform(0.5, 1.0) * np.exp(rng.normal(0, 0.1, CHANNELS)),
         gain=np.exp(rng.normal(0, 0.2, CHANNELS)),
@@ -119,10 +119,10 @@ def _cells(stamps: Floats, alignment: float, batch: Batch, side: int, rng: np.ra
     field = rng.uniform(0, 2 * np.pi) + np.sin(wave * along + rng.uniform(0, 2 * np.pi))
     scatter = rng.normal(0, 0.7 * np.exp(-alignment), count)
     angles = field + scatter + np.pi * (rng.random(count) < 0.5)
-    chosen = np.round(angles / (2 * np.pi) * ORIENTATIONS).astype(int) % ORIENTATIONS
+    orientations = np.round(angles / (2 * np.pi) * ORIENTATIONS).astype(int) % ORIENTATIONS
     brightness = np.exp(rng.normal(0, 0.2, (count, CHANNELS))).astype(np.float32)
     canvas = np.zeros((CHANNELS, side + STAMP, side + STAMP), np.float32)
-    for (top, left), stamp, bright in zip(places.astype(int), chosen, brightness, strict=True):
+    for (top, left), stamp, bright in zip(places.astype(int), orientations, brightness, strict=True):
         canvas[:, top : top + STAMP, left : left + STAMP] += stamps[stamp] * bright[:, None, None]
     half = STAMP // 2
     return canvas[:, half : half + side, half : half + side]

@@ -1,4 +1,4 @@
-"""What is true of the demo assay: its genes, the complexes and pathways they belong to, and each gene's phenotype.
+"""Draw the ground truth of the demo assay: its genes, their complexes and pathways, and each gene's phenotype.
 
 A phenotype is a vector of traits (`TRAITS`), in units of how much genes differ. Members of a complex share most of it,
 complexes of a pathway share some of it, so both can be recalled from images, the second less easily.
@@ -33,7 +33,7 @@ class Truth:
 
 
 def draw_truth(seed: int, complexes: int, members: int, singles: int, complexes_per_pathway: int) -> Truth:
-    """Draw genes and phenotypes: pathway + complex + gene parts, with variances .35, .65 and .2."""
+    """Draw genes and phenotypes: pathway + complex + gene parts, with variances 0.35, 0.65 and 0.2."""
     rng = np.random.default_rng([seed, 1])
     of_complex = np.concatenate([np.repeat(np.arange(complexes), members), np.full(singles, -1)])
     pathway_of = np.arange(complexes) // complexes_per_pathway
@@ -41,15 +41,15 @@ def draw_truth(seed: int, complexes: int, members: int, singles: int, complexes_
     genes, traits = len(of_complex), len(TRAITS)
     shared = rng.normal(0, 0.35**0.5, (pathway_of.max() + 1, traits))[pathway_of]
     shared = shared + rng.normal(0, 0.65**0.5, (complexes, traits))
-    alone = rng.normal(0, 1, (genes, traits))
-    phenotypes = np.where(of_complex[:, None] >= 0, shared[of_complex], alone)
+    unshared = rng.normal(0, 1, (genes, traits))
+    phenotypes = np.where(of_complex[:, None] >= 0, shared[of_complex], unshared)
     phenotypes = phenotypes + rng.normal(0, 0.2**0.5, (genes, traits))
     names = tuple(f"DEMO{number:03d}" for number in range(1, genes + 1))
     return Truth(names, of_complex, of_pathway, phenotypes)
 
 
 def relationships(truth: Truth, seed: int) -> dict[str, list[Pair]]:
-    """Known pairs by source, in the manner of the public ones that each stands in for.
+    """Known pairs by source, each like the public source that it stands for.
 
     complexes (CORUM): every pair within a complex.
     clusters (hu.MAP): four in five of them, and one wrong pair for every four.
@@ -59,8 +59,8 @@ def relationships(truth: Truth, seed: int) -> dict[str, list[Pair]]:
     rng = np.random.default_rng([seed, 2])
     within = _pairs_within(truth.genes, truth.complexes)
     pathway = sorted(set(_pairs_within(truth.genes, truth.pathways)) - set(within))
-    clusters = _some(within, 0.8, rng)
-    network = _some(within, 1 / 2, rng) + _some(pathway, 1 / 3, rng)
+    clusters = _sample(within, 0.8, rng)
+    network = _sample(within, 1 / 2, rng) + _sample(pathway, 1 / 3, rng)
     return {
         "complexes": within,
         "clusters": sorted({*clusters, *_random_pairs(truth.genes, len(clusters) // 4, rng)}),
@@ -74,7 +74,7 @@ def _pairs_within(genes: tuple[str, ...], group: NDArray[np.int64]) -> list[Pair
     return sorted(pair for names in members for pair in combinations(sorted(names), 2))
 
 
-def _some(pairs: list[Pair], share: float, rng: np.random.Generator) -> list[Pair]:
+def _sample(pairs: list[Pair], share: float, rng: np.random.Generator) -> list[Pair]:
     return [pairs[i] for i in sorted(rng.permutation(len(pairs))[: round(share * len(pairs))])]
 
 

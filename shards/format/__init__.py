@@ -1,1 +1,1 @@
-"""The bytes of a shard."""
+"""The file formats of a shard set."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a name of this process's own, then flush it to disk and rename it into place."""
+    """Write a file under a temporary name, flush it to disk, then rename it into place."""
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -25,15 +25,15 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine that no longer live were writing in a folder when they were killed."""
+    """Remove the temporary files that dead processes of this machine left in a folder."""
     for path in folder.glob(f".*.{platform.node()}.*.tmp"):
-        if not _lives(path.name.split(".")[-2]):
+        if not _is_alive(path.name.split(".")[-2]):
             path.unlink(missing_ok=True)
 
 
-def _lives(pid: str) -> bool:
+def _is_alive(pid: str) -> bool:
     try:
         state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z"  # a zombie writes no more
+    return state != "Z"  # a zombie writes nothing

@@ -1,6 +1,6 @@
-"""C functions of libraries that come inside other packages' wheels, by name: nothing here needs a compiler.
+"""Look up C functions in libraries that come with other packages' wheels, so that no compiler is needed.
 
-zstd and LZ4 are the ones that imagecodecs brings, CRC-32C is google-crc32c's (which Zarr uses too), the rest is libc's.
+zstd and LZ4 come with imagecodecs, CRC-32C with google-crc32c (which Zarr uses too); the rest is in libc.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ ZSTD, LZ4, CRC = "imagecodecs._zstd", "imagecodecs._lz4", "google_crc32c._crc32c
 
 
 def function(name: str, module: str | None) -> Any:  # noqa: ANN401 - what ctypes gives
-    """A function of the library that a module is, or links; of libc for None. ImportError names one that is absent."""
+    """A function of the library that a module is or links to; of libc for None. ImportError names an absent one."""
     try:
         return getattr(_library(module), name)
     except (OSError, AttributeError):
-        place = "libc" if module is None else module.partition(".")[0]
-        raise ImportError(f"{place} gives no {name}: reinstall it from its wheel (pip install {place})") from None
+        package = "libc" if module is None else module.partition(".")[0]
+        raise ImportError(f"{package} has no {name}: reinstall it from its wheel (pip install {package})") from None
 
 
 @lru_cache

@@ -1,9 +1,9 @@
-"""How a chunk of pixels becomes bytes: codecs by name, each a chain that stock Zarr knows.
+"""Encode and decode chunks of pixels: codecs by name, each a chain of codecs that stock Zarr supports.
 
 A chunk is an array (C, T, T). Its values may be replaced by their differences along the flattened chunk ("delta",
-modulo the type's range) and its bytes grouped by significance ("shuffle"); then they are compressed, and end in the
-CRC-32C of all before it. Decoding here is the plain way, one chunk at a time; `reader.kernel` is the fast one, and the
-two must agree.
+modulo the type's range) and its bytes grouped by significance ("shuffle"); then they are compressed, and the CRC-32C of
+the result is appended. Decoding here is plain Python, one chunk at a time; `shards.reader.kernel` is the fast version,
+and the two must agree.
 
 Shapes: C channels, T chunk side.
 """
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     import zstandard
 
 CRC_BYTES = 4
-LEAST_SAVING = 0.1
-"""Below this share of bytes saved, compressing is not worth its decoding."""
+MIN_SAVING = 0.1
+"""Below this fraction of bytes saved, compression is not worth the decoding time."""
 
 
 NOISE = 6
-"""Differences that Huffman codes cannot shrink by more are noise, in which a search for repetitions does not pay. A
-code has at least one bit, which is a limit of 8."""
+"""Differences that Huffman coding does not shrink by more than this factor count as noise, in which a search for
+repetitions does not pay. A code has at least one bit, so the factor is at most 8."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Codec:
         """Decode one chunk; ShardError if it is damaged or not of this shape. Never allocates more than the chunk."""
         body = stored[:-CRC_BYTES]
         if len(stored) < CRC_BYTES or struct.pack("<I", crc32c(body)) != stored[-CRC_BYTES:]:
-            raise ShardError("a chunk's checksum does not fit")
+            raise ShardError("a chunk's checksum does not match")
         count = int(np.prod(shape))
         data = np.frombuffer(self._decompress(body, count * pixel_type.itemsize), np.uint8)
         if self.shuffle:
@@ -82,17 +82,17 @@ class Codec:
         return (np.cumsum(values, dtype=pixel_type) if self.delta else values).reshape(shape)
 
     def _grouped(self, chunk: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """The bytes of a chunk, lowest of all values first."""
+        """The bytes of a chunk, the lowest bytes of all values first."""
         size = chunk.dtype.itemsize
         return np.ascontiguousarray(chunk.astype(_little(chunk.dtype)).ravel().view(np.uint8).reshape(-1, size).T)
 
     def _compress(self, data: bytes) -> bytes:
         if self.compressor == "zstd":
-            found = _huffman(get_ident()).compress(data) if self.delta and not self.shuffle else None
-            if found is not None and NOISE * len(found) >= len(data):
-                return found
+            coded = _huffman(get_ident()).compress(data) if self.delta and not self.shuffle else None
+            if coded is not None and NOISE * len(coded) >= len(data):
+                return coded
             searched = _zstd(self.shuffle, get_ident()).compress(data)
-            return searched if found is None or len(searched) < len(found) else found
+            return searched if coded is None or len(searched) < len(coded) else coded
         if self.compressor == "lz4":
             from imagecodecs import lz4_encode
 
@@ -104,7 +104,7 @@ class Codec:
         if self.compressor != "none":
             import imagecodecs
 
-            out = bytearray(size)  # what the frame itself claims to hold is not trusted
+            out = bytearray(size)  # the size that the frame states is not trusted
             try:
                 if self.compressor == "zstd":
                     data = imagecodecs.zstd_decode(stored, out=out)
@@ -143,25 +143,25 @@ def codec_named(name: str) -> Codec:
 
 
 def choose_codec(ratios: dict[str, float]) -> Codec:
-    """The codec that compresses best, by trial; the first among equals, and none at all where little is saved."""
+    """The codec with the highest ratio; the first among equals, and `none` where little is saved."""
     best = max(ratios, key=lambda name: ratios[name])
-    return CODECS[best if ratios[best] >= 1 / (1 - LEAST_SAVING) else "none"]
+    return CODECS[best if ratios[best] >= 1 / (1 - MIN_SAVING) else "none"]
 
 
 def trial_ratios(chunks: Sequence[NDArray[np.generic]], names: Iterable[str] | None = None) -> dict[str, float]:
-    """Compression ratio of each codec on chunks of one set, rounded; shuffling is left out for single bytes."""
+    """Compression ratio of each codec on chunks of one set, rounded; shuffling is left out for 8-bit pixels."""
     raw = sum(chunk.nbytes for chunk in chunks)
     wide = chunks[0].dtype.itemsize > 1
-    tried = [codec_named(name) for name in names or CODECS]
+    codecs = [codec_named(name) for name in names or CODECS]
     return {
         codec.name: round(raw / sum(len(codec.encode(chunk)) for chunk in chunks), 3)
-        for codec in tried
+        for codec in codecs
         if wide or not codec.shuffle
     }
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), as Zarr's codec of that name."""
+    """CRC-32C (Castagnoli), like Zarr's codec of that name."""
     import google_crc32c
 
     return int(google_crc32c.value(data))
@@ -179,8 +179,8 @@ def _huffman(thread: int) -> HuffmanCompressor:
 
 @lru_cache(64)
 def _zstd(matches: bool, thread: int) -> zstandard.ZstdCompressor:
-    """A thread's own compressor of pixels. Short matches only slow decoding down, so few are sought; the grouped bytes
-    of 16-bit pixels do repeat."""
+    """A thread's own compressor of pixels. Short matches only slow decoding down, so few are searched for; the grouped
+    bytes of 16-bit pixels do repeat."""
     import zstandard
 
     if matches:

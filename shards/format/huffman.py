@@ -1,8 +1,8 @@
-"""zstd without its search for repetitions: Huffman coding alone, in frames that any zstd decoder reads.
+"""Compress with zstd's Huffman coding only, without a search for matches, in frames that any zstd decoder reads.
 
-In the differences of noisy pixels whatever repeats does so by chance, for a few bytes. Saying so saves next to nothing
-and costs the decoder more than all the Huffman codes do (docs/lab-log.md). zstd's own fast levels, which search less,
-store what they do not find without Huffman coding; the parameter that keeps it is not in the bindings for Python.
+Matches in the differences of noisy pixels are accidental and a few bytes long. Storing them saves next to nothing and
+costs the decoder more than all the Huffman codes do (docs/lab-log.md). zstd's own fast levels, which search less, store
+unmatched bytes without Huffman coding; the parameter that turns it on is missing from the Python bindings.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PARAMETERS = {
     LEVEL: 1,
     STRATEGY: 1,  # ZSTD_fast
     WINDOW_LOG: 17,
-    TARGET_LENGTH: 1 << 17,  # bytes skipped after each failed search: all that a block can have
+    TARGET_LENGTH: 1 << 17,  # bytes skipped after each failed search: the largest size of a block
     LITERAL_COMPRESSION: 1,  # always
 }
 
 
 class HuffmanCompressor:
-    """Compresses one piece after another. Not to be used by two threads at once."""
+    """Compresses one buffer after another. Not thread-safe."""
 
     def __init__(self) -> None:
         self._context = _call("ZSTD_createCCtx", ctypes.c_void_p)()
@@ -35,9 +35,9 @@ class HuffmanCompressor:
 
     def compress(self, data: bytes) -> bytes:
         """One frame that states how many bytes it holds."""
-        room = _call("ZSTD_compressBound", ctypes.c_size_t, ctypes.c_size_t)(len(data))
-        into = ctypes.create_string_buffer(room)
-        size = _checked(_compress()(self._context, into, room, data, len(data)))
+        capacity = _call("ZSTD_compressBound", ctypes.c_size_t, ctypes.c_size_t)(len(data))
+        into = ctypes.create_string_buffer(capacity)
+        size = _checked(_compress()(self._context, into, capacity, data, len(data)))
         return ctypes.string_at(into, size)
 
     def __del__(self) -> None:
@@ -47,9 +47,9 @@ class HuffmanCompressor:
 
 @lru_cache
 def _call(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - types of ctypes
-    found = function(name, ZSTD)
-    found.restype, found.argtypes = result, arguments
-    return found
+    callee = function(name, ZSTD)
+    callee.restype, callee.argtypes = result, arguments
+    return callee
 
 
 _set_parameter = partial(_call, "ZSTD_CCtx_setParameter", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)

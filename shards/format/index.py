@@ -1,4 +1,14 @@
-"""The index of a shard: where each well's bytes are."""
+"""Read and write the sidecar index of a shard: where each image's chunks are, so that crops can be read directly.
+
+    header      magic, version, wells, bytes and SHA-256 of the tar file, CRC-32C of header and records
+    records     one per well image, in the order of the shard (`RECORD`)
+    offsets     4 bytes each: for each image, where in its payload each chunk begins, and where the last one ends
+
+The index is never the only copy: all of it can be read from the tar file, which is done if the sidecar is missing or
+belongs to another tar file. Header and records are checked on opening, an image's offsets whenever they are used.
+
+Shapes: W wells of the shard, N chunks of an image.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +48,18 @@ FIELDS = (
     "json_crc",
 )
 """Offset and length of the payload in the tar file; the image's shape; the first of its N + 1 entries in `offsets`, N,
-and their CRC-32C; the same of the metadata member."""
+and their CRC-32C; offset, length and CRC-32C of the metadata member."""
 
 
 RECORD = np.dtype([(name, "<i8") for name in FIELDS])
 
 
-MOST_JSON = 1 << 20
+MAX_JSON_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class IndexRow:
-    """What the index holds of one image."""
+    """The index entry of one image."""
 
     offset: int
     length: int
@@ -72,7 +82,7 @@ class ShardIndex:
 
     @classmethod
     def of(cls, rows: Sequence[IndexRow], tar_bytes: int, tar_sha256: str) -> ShardIndex:
-        """Put the rows of a shard together."""
+        """Build the index from the rows of a shard."""
         records, first = np.zeros(len(rows), RECORD), 0
         for number, row in enumerate(rows):
             bounds = row.bounds.astype("<u4")
@@ -98,7 +108,7 @@ class ShardIndex:
         if len(data) < end + CRC_BYTES or (len(data) - end - CRC_BYTES) % 4:
             raise ShardError("the index is cut short")
         if struct.pack("<I", crc32c(data[:end].tobytes())) != data[end : end + CRC_BYTES].tobytes():
-            raise ShardError("the index is damaged: its checksum does not fit")
+            raise ShardError("the index is damaged: its checksum does not match")
         index = cls(tar_bytes, sha256.hex(), data[HEADER.size : end].view(RECORD), data[end + CRC_BYTES :].view("<u4"))
         index._check()
         return index
@@ -110,41 +120,46 @@ class ShardIndex:
         return head + struct.pack("<I", crc32c(head)) + self.offsets.tobytes()
 
     def bounds(self, position: int) -> NDArray[np.uint32]:
-        """Where the chunks of the shard's image number `position` begin and end in its payload, (N + 1,); checked."""
+        """Offsets of the chunks of image `position` in its payload, (N + 1,), with their checksum verified."""
         record = self.records[position]
         first, chunks = int(record["first"]), int(record["chunks"])
         bounds = self.offsets[first : first + chunks + 1]
         if crc32c(bounds.tobytes()) != record["checksum"]:
-            raise ShardError(f"the index of image {position} is damaged: its checksum does not fit")
+            raise ShardError(f"the index of image {position} is damaged: its checksum does not match")
         return bounds
 
     @cached_property
     def addresses(self) -> tuple[int, int]:
-        """Where records and offsets lie in this process's memory: as long as this object lives."""
+        """Memory addresses of records and offsets, valid as long as this object exists."""
         return self.records.ctypes.data, self.offsets.ctypes.data
 
     def _check(self) -> None:
         """Refuse records that point outside the tar file or outside `offsets`."""
-        r = self.records
-        counted = np.cumsum(r["chunks"] + 1)
-        fits = (r["chunks"] > 0) & (r["first"] == counted - r["chunks"] - 1) & (r["height"] > 0) & (r["width"] > 0)
+        records = self.records
+        counted = np.cumsum(records["chunks"] + 1)
+        fits = (
+            (records["chunks"] > 0)
+            & (records["first"] == counted - records["chunks"] - 1)
+            & (records["height"] > 0)
+            & (records["width"] > 0)
+        )
         for kind in ("", "json_"):
-            fits &= (r[f"{kind}offset"] >= 0) & (r[f"{kind}length"] >= 0)
-            fits &= r[f"{kind}offset"] + r[f"{kind}length"] <= self.tar_bytes
-        if not fits.all() or (len(r) and counted[-1] != len(self.offsets)):
+            fits &= (records[f"{kind}offset"] >= 0) & (records[f"{kind}length"] >= 0)
+            fits &= records[f"{kind}offset"] + records[f"{kind}length"] <= self.tar_bytes
+        if not fits.all() or (len(records) and counted[-1] != len(self.offsets)):
             raise ShardError("the index points outside its shard")
 
 
 def rebuild(read: ReadAt, tar_bytes: int, tar_sha256: str) -> tuple[ShardIndex, tuple[Header, ...], tuple[str, ...]]:
     """Read the index of a shard from its tar file: headers and ends of its payloads, not the pixels.
 
-    Returns the index, and each image's header and key. Raises ShardError if anything is not as this format writes it.
+    Returns the index, and each image's header and key. Raises ShardError for anything that this format does not write.
     """
     rows, headers, keys = list[IndexRow](), list[Header](), list[str]()
-    found = list(members(read, tar_bytes))
-    if len(found) % 2:
+    files = list(members(read, tar_bytes))
+    if len(files) % 2:
         raise ShardError("the archive ends with an image that has no metadata, or the reverse")
-    for image, text in zip(found[::2], found[1::2], strict=True):
+    for image, text in zip(files[::2], files[1::2], strict=True):
         if (image.kind, text.kind) != ("zs", "json") or image.key != text.key:
             raise ShardError(
                 f"members {image.key}.{image.kind} and {text.key}.{text.kind} are not an image and its metadata"
@@ -167,8 +182,8 @@ def _index_row(read: ReadAt, image: Member, text: Member) -> tuple[Header, Index
     if index_bytes(header) > image.size:
         raise ShardError("the payload is shorter than its own index")
     bounds = read_bounds(header, image.size, read(end - index_bytes(header), end))
-    if text.size > MOST_JSON:
-        raise ShardError(f"{text.size} bytes of metadata; {MOST_JSON} are the limit")
+    if text.size > MAX_JSON_BYTES:
+        raise ShardError(f"{text.size} bytes of metadata; {MAX_JSON_BYTES} are the limit")
     metadata = read(text.offset, text.offset + text.size)
     try:
         json.loads(metadata)

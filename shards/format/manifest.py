@@ -1,6 +1,6 @@
-"""The manifest of a shard set: what it holds, how it was made, and the checksums of everything else in it.
+"""Read and write the manifest of a set: its content, how it was made, and the checksums of all its other files.
 
-Written last, so its presence means that the set is whole; it carries a checksum of its own.
+The manifest is written last, so its presence means that the set is complete; it includes its own checksum.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ class Manifest(_Strict):
     pixel_type: Literal["uint8", "uint16"]
     conversion: str | None = None  # of the source's pixels, as a formula; None: as they were stored
     codec: str
-    codec_trial: dict[
-        str, float
-    ] = {}  # codec: compression ratio on a sample of the wells, where it was chosen by trial
+    codec_trial: dict[str, float] = {}  # compression ratio of each codec on a sample of the wells, if there was a trial
     chunk: Annotated[int, Field(gt=0)]  # side, in pixels
     wells: dict[Split, int]
     split_by: Literal["experiment"] = "experiment"  # no experiment is in two splits: checked here and on opening
@@ -80,7 +78,7 @@ class Manifest(_Strict):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest: the last step, which makes the set whole."""
+    """Write the manifest: the last step, which marks the set as complete."""
     content = manifest.model_dump(mode="json")
     with atomic_write(folder / MANIFEST) as file:
         file.write(
@@ -92,25 +90,25 @@ def read_manifest(source: Source) -> Manifest:
     """Read and check the manifest; ShardError if it is absent, damaged, or not of this format's version."""
     path = f"{source.place}/{MANIFEST}"
     if source.size(MANIFEST) is None:
-        raise ShardError(f"{path}: no manifest: not a shard set, or its build has not ended")
+        raise ShardError(f"{path}: no manifest: not a shard set, or its build has not finished")
     try:
         content = json.loads(source.load(MANIFEST).tobytes())
         checksum = content.pop("checksum", None)
     except (ValueError, AttributeError) as error:
-        raise ShardError(f"{path}: the whole file: Invalid JSON: {error}") from None
+        raise ShardError(f"{path}: invalid JSON: {error}") from None
     try:
         manifest = Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
-        raise ShardError(f"{path}: {place}: {first['msg']} (this is format version {VERSION})") from None
+        field = ".".join(map(str, first["loc"])) or "top level"
+        raise ShardError(f"{path}: {field}: {first['msg']} (this is format version {VERSION})") from None
     if checksum != _checksum(content):
-        raise ShardError(f"{path}: its checksum does not fit: it is damaged, or was changed by hand")
+        raise ShardError(f"{path}: its checksum does not match: it is damaged, or was changed by hand")
     if set(manifest.wells) != set(SPLITS) or set(manifest.experiments) != set(SPLITS):
         raise ShardError(f"{path}: wells and experiments must be given for {' and '.join(SPLITS)}")
     return manifest
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's content, whatever its spacing."""
+    """SHA-256 of the manifest's content, independent of its whitespace."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

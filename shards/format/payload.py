@@ -1,4 +1,4 @@
-"""One well image as bytes: a Zarr v3 sharding-indexed object that says itself what it holds.
+"""Encode one well image as bytes: a self-describing object in Zarr v3's sharding format.
 
     magic, length of the header, header (the array's zarr.json), CRC-32C of the three
     one encoded chunk (C, T, T) after another, row by row of the grid
@@ -26,8 +26,8 @@ from shards.format.codecs import CODECS, CRC_BYTES, Codec, crc32c
 
 MAGIC = b"wellzarr"
 PREFIX = struct.Struct("<8sI")
-MOST_HEADER = 1 << 16
-MOST_BYTES = 1 << 30
+MAX_HEADER_BYTES = 1 << 16
+MAX_IMAGE_BYTES = 1 << 30
 """Of one image, decoded or encoded. A 2048 x 2048 well of eight 16-bit channels has 2 ** 26; offsets have 4 bytes."""
 CHUNK_SIDES = (16, 32, 64, 128, 256)
 
@@ -60,7 +60,7 @@ class Header:
         return self.channels, self.chunk, self.chunk
 
     def zarr(self) -> dict[str, Any]:
-        """The array's zarr.json: the whole image is one outer chunk, padded to whole inner chunks."""
+        """The array's zarr.json: the complete image is one outer chunk, padded to complete inner chunks."""
         rows, columns = self.grid
         sharding = {
             "chunk_shape": list(self.chunk_shape),
@@ -83,7 +83,7 @@ class Header:
         }
 
     def pack(self) -> bytes:
-        """The header as the payload begins."""
+        """The header as the first bytes of a payload."""
         text = json.dumps(self.zarr(), separators=(",", ":")).encode()
         packed = PREFIX.pack(MAGIC, len(text)) + text
         return packed + struct.pack("<I", crc32c(packed))
@@ -92,8 +92,8 @@ class Header:
 def encode_payload(image: NDArray[np.generic], codec: Codec, chunk: int) -> tuple[bytes, NDArray[np.uint32]]:
     """Encode one image (C, H, W) of uint8 or uint16.
 
-    Returns the payload, and the N + 1 offsets inside it at which chunks begin and the last one ends. What lies beyond
-    the image in chunks at its lower and right edges repeats the edge. Raises ValueError for an image of another kind.
+    Returns the payload, and the N + 1 offsets inside it at which chunks begin and the last one ends. Chunks at the
+    lower and right edges are padded by repeating the edge. Raises ValueError for an image of another kind.
     """
     if image.ndim != 3 or not image.size or image.dtype.name not in ("uint8", "uint16"):
         raise ValueError(f"an image (C, H, W) of uint8 or uint16 is needed, got {image.dtype.name} {image.shape}")
@@ -102,14 +102,14 @@ def encode_payload(image: NDArray[np.generic], codec: Codec, chunk: int) -> tupl
     channels, height, width = image.shape
     header = Header(channels, height, width, image.dtype.name, chunk, codec)
     check_size(header)
-    parts = [header.pack(), *(codec.encode(one) for one in chunks_of(image, chunk))]
+    parts = [header.pack(), *(codec.encode(part) for part in chunks_of(image, chunk))]
     bounds = np.cumsum([len(part) for part in parts], dtype=np.uint64)
     index = np.stack([bounds[:-1], np.diff(bounds)], axis=1).astype("<u8").tobytes()  # (N, 2)
     return b"".join([*parts, index, struct.pack("<I", crc32c(index))]), bounds.astype(np.uint32)
 
 
 def chunks_of(image: NDArray[np.generic], chunk: int) -> Iterator[NDArray[np.generic]]:
-    """The chunks (C, T, T) of an image, row by row, the edge repeated beyond it."""
+    """The chunks (C, T, T) of an image, row by row, padded by repeating the edge."""
     _, height, width = image.shape
     for y in range(0, height, chunk):
         for x in range(0, width, chunk):
@@ -119,7 +119,7 @@ def chunks_of(image: NDArray[np.generic], chunk: int) -> Iterator[NDArray[np.gen
 
 
 def decode_payload(payload: bytes) -> NDArray[np.generic]:
-    """Decode a whole payload, (C, H, W), one chunk at a time; ShardError if any of it is damaged."""
+    """Decode a complete payload, (C, H, W), one chunk at a time; ShardError if any of it is damaged."""
     header = read_header(payload)
     check_size(header)
     bounds = read_bounds(header, len(payload), payload[-index_bytes(header) :])
@@ -138,12 +138,12 @@ def decode_payload(payload: bytes) -> NDArray[np.generic]:
 
 
 def header_bytes(payload: bytes) -> int:
-    """How many bytes the header takes, from the payload's first bytes; ShardError if these are of another kind."""
+    """Size of the header in bytes, from the payload's first bytes; ShardError if these are of another format."""
     if len(payload) < PREFIX.size or not payload.startswith(MAGIC):
-        raise ShardError("not a payload of this format: it does not begin with its magic")
+        raise ShardError("not a payload of this format: it does not begin with the magic bytes")
     _, length = PREFIX.unpack_from(payload)
-    if length > MOST_HEADER:
-        raise ShardError(f"the header claims {length} bytes; {MOST_HEADER} is the limit")
+    if length > MAX_HEADER_BYTES:
+        raise ShardError(f"the header claims {length} bytes; {MAX_HEADER_BYTES} is the limit")
     return int(PREFIX.size + length + CRC_BYTES)
 
 
@@ -152,7 +152,7 @@ def read_header(payload: bytes) -> Header:
     size = header_bytes(payload)
     packed, checksum = payload[: size - CRC_BYTES], payload[size - CRC_BYTES : size]
     if struct.pack("<I", crc32c(packed)) != checksum:
-        raise ShardError("the header is damaged: its checksum does not fit")
+        raise ShardError("the header is damaged: its checksum does not match")
     stored = json.loads(packed[PREFIX.size :])
     try:
         channels, height, width = stored["shape"]
@@ -174,21 +174,23 @@ def index_bytes(header: Header) -> int:
 def read_bounds(header: Header, size: int, index: bytes) -> NDArray[np.uint32]:
     """Offsets of the chunks, (N + 1,), from Zarr's index at the end of a payload of `size` bytes.
 
-    Raises ShardError if the index is damaged, or if the chunks do not lie one after another.
+    Raises ShardError if the index is damaged, or if the chunks are not contiguous.
     """
     if len(index) != index_bytes(header) or struct.pack("<I", crc32c(index[:-CRC_BYTES])) != index[-CRC_BYTES:]:
-        raise ShardError("the index of chunks is damaged: its checksum does not fit")
+        raise ShardError("the index of chunks is damaged: its checksum does not match")
     table = np.frombuffer(index[:-CRC_BYTES], "<u8").reshape(-1, 2)  # (N, 2)
     bounds = np.append(table[:, 0], np.uint64(size - len(index)))
     begin = len(header.pack())
-    if size >= 2 * MOST_BYTES or bounds[0] != begin or (np.diff(bounds.astype(np.int64)) != table[:, 1]).any():
-        raise ShardError("the chunks do not lie one after another")
+    if size >= 2 * MAX_IMAGE_BYTES or bounds[0] != begin or (np.diff(bounds.astype(np.int64)) != table[:, 1]).any():
+        raise ShardError("the chunks are not contiguous")
     return bounds.astype(np.uint32)
 
 
 def check_size(header: Header) -> None:
-    """Raise ShardError for an image larger than any of this format: nothing is allocated for it."""
+    """Raise ShardError for an image larger than the format allows, before anything is allocated for it."""
     pixels = header.channels * header.height * header.width * np.dtype(header.pixel_type).itemsize
-    if min(header.channels, header.height, header.width) < 1 or pixels > MOST_BYTES:
+    if min(header.channels, header.height, header.width) < 1 or pixels > MAX_IMAGE_BYTES:
         shape = f"{header.channels} x {header.height} x {header.width}"
-        raise ShardError(f"an image of {shape} {header.pixel_type} is out of bounds: {MOST_BYTES} bytes are the limit")
+        raise ShardError(
+            f"an image of {shape} {header.pixel_type} is out of bounds: {MAX_IMAGE_BYTES} bytes are the limit"
+        )

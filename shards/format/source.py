@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, and where a set's files lie.
+"""Read the files of a set: the `Source` protocol, and `LocalFolder` for this machine's file systems.
 
-A `Source` is all that reading asks of a place: `LocalFolder` here, object stores in `shards.remote`.
+`shards.remote.store.RemoteFolder` is the source for object stores and web servers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Range = tuple[str, int, int]
-"""Bytes of a file: its name inside the set, the first byte, and the one after the last."""
+"""Bytes of a file: its name inside the set, the first byte, and the end (exclusive)."""
 
 
 class Source(Protocol):
-    """Where the files of a shard set lie. Every method may be called from several threads at once."""
+    """Access to the files of a shard set. All methods are thread-safe."""
 
     @property
     def place(self) -> Path | str:
@@ -32,11 +32,11 @@ class Source(Protocol):
     def load(self, name: str) -> NDArray[np.uint8]:
         """All bytes of a file, read or memory-mapped; OSError if there is no such file."""
 
-    def ranges(self, wanted: Sequence[Range]) -> Sequence[bytes]:
-        """Parts of files, each exactly as long as asked for; OSError if a file is absent or ends before."""
+    def ranges(self, ranges: Sequence[Range]) -> Sequence[bytes]:
+        """Parts of files, each exactly as long as requested; OSError if a file is absent or too short."""
 
     def descriptor(self, name: str) -> int | None:
-        """A new file descriptor that the caller closes; None where files can be read by `ranges` alone."""
+        """A new file descriptor that the caller closes; None if files can only be read by `ranges`."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class LocalFolder:
                 return np.empty(0, np.uint8)
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
-    def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+    def ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """See Source."""
-        return [self._range(*one) for one in wanted]
+        return [self._range(*span) for span in ranges]
 
     def descriptor(self, name: str) -> int:
         """See Source."""
@@ -68,7 +68,7 @@ class LocalFolder:
     def _range(self, name: str, start: int, stop: int) -> bytes:
         with (self.place / name).open("rb") as file:
             file.seek(start)
-            found = file.read(stop - start)
-        if len(found) != stop - start:
-            raise OSError(f"{self.place / name}: ends at byte {start + len(found)}, before byte {stop}")
-        return found
+            data = file.read(stop - start)
+        if len(data) != stop - start:
+            raise OSError(f"{self.place / name}: ends at byte {start + len(data)}, before byte {stop}")
+        return data

@@ -1,4 +1,4 @@
-"""Plain USTAR archives: appending members, and finding them again in an archive that nobody vouches for.
+"""Write plain USTAR archives, and find the members of an untrusted one.
 
 Only what this format writes is accepted: regular files named `<key>.zs` and `<key>.json`, one header block each.
 Members are found by offset and never extracted, and no header is followed that could make the reader allocate.
@@ -23,7 +23,7 @@ ReadAt = Callable[[int, int], bytes]
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, and where its content lies."""
+    """A file in an archive, and the position of its content."""
 
     key: str
     kind: str  # zs or json
@@ -61,7 +61,7 @@ class TarWriter:
 
 
 def members(read: ReadAt, size: int) -> Iterator[Member]:
-    """The members of an archive of `size` bytes, reading its headers alone.
+    """The members of an archive of `size` bytes, reading only its headers.
 
     Raises ShardError, naming the offset, for anything but this format's members, or if the archive is cut short.
     """
@@ -81,10 +81,10 @@ def members(read: ReadAt, size: int) -> Iterator[Member]:
 
 def _member(header: bytes, offset: int) -> Member:
     try:
-        found = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+        info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError, ValueError) as error:
         raise ShardError(f"byte {offset}: not a tar header: {error}") from None
-    name = NAME.fullmatch(found.name)
-    if name is None or found.type != tarfile.REGTYPE or found.size < 0:
-        raise ShardError(f"byte {offset}: member {found.name[:100]!r} is not a file <key>.zs or <key>.json")
-    return Member(name[1], name[2], offset + BLOCK, found.size)
+    name = NAME.fullmatch(info.name)
+    if name is None or info.type != tarfile.REGTYPE or info.size < 0:
+        raise ShardError(f"byte {offset}: member {info.name[:100]!r} is not a file <key>.zs or <key>.json")
+    return Member(name[1], name[2], offset + BLOCK, info.size)

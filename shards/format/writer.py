@@ -1,4 +1,4 @@
-"""Write wells into one shard."""
+"""Write well images into a shard, and the table of a set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WELLS = "wells.parquet"
 
 
 ROW_GROUP = 1 << 17
-"""Wells whose columns are in memory at one time while the table is read or written."""
+"""Rows of a row group of the table: wells whose columns are in memory at a time while it is read or written."""
 
 
 DEFAULT_CODEC = "delta+zstd"
@@ -38,7 +38,7 @@ DEFAULT_CHUNK = 64
 
 @dataclass(frozen=True)
 class WellLocation:
-    """Where a well image lies inside its shard: byte offset of its payload, and its shape and pixel type."""
+    """Location of a well image inside its shard: byte offset of its payload, and its shape and pixel type."""
 
     offset: int
     height: int
@@ -57,7 +57,7 @@ class ShardWriter:
 
     @property
     def bytes(self) -> int:
-        """Written so far."""
+        """Bytes written so far."""
         return self._tar.bytes
 
     def add(self, key: str, image: NDArray[np.generic], metadata: Mapping[str, object]) -> WellLocation:
@@ -80,8 +80,8 @@ class ShardWriter:
         return memoryview(ShardIndex.of(self._rows, self.bytes, self._sha256).pack())
 
 
-def write_index(folder: Path, parts: Iterable[pd.DataFrame]) -> str:
-    """Write the table of well images, whose parts come one after another, and return its SHA-256."""
+def write_table(folder: Path, parts: Iterable[pd.DataFrame]) -> str:
+    """Write the table of well images from its parts, and return its SHA-256."""
     with atomic_write(folder / WELLS) as file:
         columns.write_frames(parts, file, ROW_GROUP)
     with (folder / WELLS).open("rb") as file:

@@ -1,1 +1,1 @@
-"""Where an image is, and decoding it."""
+"""Locate and decode images."""

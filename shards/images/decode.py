@@ -1,4 +1,4 @@
-"""Images → arrays: one 2-D image per channel becomes one (C, H, W) array of a well, of 8 or 16 bits.
+"""Decode images: one 2-D image per channel becomes one (C, H, W) array of a well, with 8 or 16 bits.
 
 Shapes: C channels, H height, W width.
 """
@@ -25,8 +25,8 @@ RANGE = re.compile(r"(\d+):(\d+)")
 class EightBit:
     """A rule that turns 16-bit pixels into 8-bit ones: `shift`, or a range such as `0:4095`.
 
-    shift: v >> 8, which keeps the type's whole range. low:high: low and all below becomes 0, high and all above 255,
-    linear between them, rounded to the nearest, halves up. Raises ValueError for any other rule.
+    shift: v >> 8, which keeps the type's full range. low:high: values up to low become 0, values from high on 255,
+    linear in between, rounded to the nearest, halves up. Raises ValueError for any other rule.
     """
 
     rule: str
@@ -65,7 +65,7 @@ class EightBit:
 def read_image(location: str) -> NDArray[np.generic]:
     """Read one greyscale image, (H, W) of uint8 or uint16 as stored; ImageError if it is anything else.
 
-    TIFF, JPEG 2000, NumPy's .npy, PNG and whatever else Pillow opens, told apart by their first bytes.
+    TIFF, JPEG 2000, NumPy's .npy, PNG and whatever else Pillow opens, recognised by their first bytes.
     """
     try:
         data = read_bytes(location)
@@ -75,7 +75,7 @@ def read_image(location: str) -> NDArray[np.generic]:
         raise ImageError(f"image file {location} cannot be read: {error}") from error
     try:
         image = decode(data)
-    except Exception as error:  # decoders raise whatever they like on damaged bytes; each means the same here
+    except Exception as error:  # decoders raise many kinds of errors on damaged bytes; all mean the same here
         raise ImageError(f"image file {location} cannot be decoded: {error}") from error
     if image.ndim != 2:
         raise ImageError(f"image file {location} has shape {image.shape}; one greyscale image per channel is needed")
@@ -85,7 +85,7 @@ def read_image(location: str) -> NDArray[np.generic]:
 
 
 def decode(data: bytes) -> NDArray[np.generic]:
-    """Decode an image of any of the formats that `read_image` names."""
+    """Decode an image of any format that `read_image` lists."""
     if data[:6] == b"\x93NUMPY":
         stored: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
         return stored
@@ -129,5 +129,5 @@ def read_well(locations: Sequence[str], rule: str | None = None) -> NDArray[np.g
 
 @lru_cache
 def eight_bit_rule(rule: str) -> EightBit:
-    """The rule of this text, its table of values made once."""
+    """The rule that this text names; its lookup table is built once."""
     return EightBit(rule)

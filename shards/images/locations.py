@@ -1,10 +1,10 @@
-"""Where images and tables lie: a location is text, and this module alone opens it.
+"""Locations of images and tables: a location is text, and only this module opens it.
 
     /data/plate/B02_s1_w1.png          a path (or file:///data/...)
     s3://bucket/plate/B02_s1_w1.png    any URL that fsspec knows: https, gs, memory, simplecache::s3 ...
-    /data/train-00.parquet#17.jp2      what column `jp2` of a Parquet file holds in row 17
+    /data/train-00.parquet#17.jp2      the value of column `jp2` in row 17 of a Parquet file
 
-A location is opened where it is read, so worker processes share nothing and hold one image at a time.
+A location is opened where it is read, so worker processes share nothing and have one image in memory at a time.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def path_of(location: str) -> Path:
     return Path(location.removeprefix("file://"))
 
 
-def join(root: str, place: str) -> str:
-    """A location below a root; a place that is absolute or a URL stands for itself."""
-    if place.startswith("/") or URL.match(place):
-        return place.removeprefix("file://")
-    return f"{root.removeprefix('file://').rstrip('/')}/{place}"
+def join(root: str, path: str) -> str:
+    """A location below a root; an absolute path or a URL is taken as it is."""
+    if path.startswith("/") or URL.match(path):
+        return path.removeprefix("file://")
+    return f"{root.removeprefix('file://').rstrip('/')}/{path}"
 
 
 def row_location(file: str, row: int, column: str) -> str:
@@ -54,7 +54,7 @@ def row_location(file: str, row: int, column: str) -> str:
 
 
 def file_of(location: str) -> str:
-    """The file that a location lies in: itself, unless it is one value of a Parquet file."""
+    """The file of a location: the location itself, unless it is one value of a Parquet file."""
     row = ROW.fullmatch(location) if "#" in location else None
     return row["file"] if row else location
 
@@ -62,41 +62,41 @@ def file_of(location: str) -> str:
 def read_bytes(location: str) -> bytes:
     """All bytes at a location.
 
-    Raises FileNotFoundError, or OSError with what is wrong: no such row or column, no permission, no package for this
-    kind of URL. A URL that fails otherwise is tried three times.
+    Raises FileNotFoundError, or OSError with the reason: no such row or column, no permission, no package for this
+    kind of URL. After other errors a URL is tried again, three times in all.
     """
     if row := ROW.fullmatch(location):
         return _parquet_value(row["file"], int(row["row"]), row["column"])
     if not is_url(location):
         return path_of(location).read_bytes()
-    data: bytes = _insist(location, lambda fs, path: fs.cat_file(path))
+    data: bytes = _retry(location, lambda fs, path: fs.cat_file(path))
     return data
 
 
 def open_file(location: str) -> IO[bytes]:
-    """Open a location to read it in sequence or at random; errors as in `read_bytes`."""
+    """Open a location for sequential or random reads; errors as in `read_bytes`."""
     if not is_url(location):
         return path_of(location).open("rb")
-    opened: IO[bytes] = _insist(location, lambda fs, path: fs.open(path, "rb"))
+    opened: IO[bytes] = _retry(location, lambda fs, path: fs.open(path, "rb"))
     return opened
 
 
 def is_file(location: str) -> bool:
-    """Whether a file is there."""
+    """Whether the location is a file."""
     if not is_url(location):
         return path_of(location).is_file()
-    return bool(_insist(location, lambda fs, path: fs.isfile(path)))
+    return bool(_retry(location, lambda fs, path: fs.isfile(path)))
 
 
 def is_folder(location: str) -> bool:
-    """Whether a folder, or a prefix with something below it, is there."""
+    """Whether the location is a folder, or a prefix with something below it."""
     if not is_url(location):
         return path_of(location).is_dir()
-    return bool(_insist(location, lambda fs, path: fs.isdir(path)))
+    return bool(_retry(location, lambda fs, path: fs.isdir(path)))
 
 
 def find(root: str) -> Iterator[str]:
-    """Every file below a root, by location; links are followed for files, not for folders."""
+    """The location of every file below a root; links are followed for files, not for folders."""
     if not is_url(root):
         for folder, folders, files in os.walk(path_of(root)):
             folders.sort()
@@ -104,27 +104,27 @@ def find(root: str) -> Iterator[str]:
         return
     protocol = URL.match(root)
     assert protocol is not None
-    for name in sorted(_insist(root, lambda fs, path: fs.find(path))):
+    for name in sorted(_retry(root, lambda fs, path: fs.find(path))):
         yield name if URL.match(name) else protocol.group() + name.lstrip("/")
 
 
 def state(location: str) -> tuple[int, int] | None:
     """Size and time of change (ns) of a local file; None if there is none, or if the location is remote.
 
-    Asking a store about every image again would cost as much as reading small ones: remote images count as unchanging.
+    Asking a store about every image would cost as much as reading small ones, so remote images count as unchanged.
     """
     file = file_of(location)
     if is_url(file):
         return None
     try:
-        found = path_of(file).stat()
+        status = path_of(file).stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
-def _insist(location: str, act: Callable[[Any, str], Result]) -> Result:
-    """Act on the file system and path of a URL, again after a pause if it fails for a reason that may pass."""
+def _retry(location: str, act: Callable[[Any, str], Result]) -> Result:
+    """Call `act` with the file system and path of a URL; again after a pause if the error may be transient."""
     import fsspec
 
     try:
@@ -144,18 +144,18 @@ def _insist(location: str, act: Callable[[Any, str], Result]) -> Result:
 
 
 def _parquet_value(file: str, row: int, column: str) -> bytes:
-    """Bytes in one cell: a binary column, or a structure that has `bytes`, as image datasets are published."""
+    """Bytes of one value: of a binary column, or of a struct with a field `bytes`, as in published image datasets."""
     import pyarrow as pa
 
-    unchanged = state(file)
+    file_state = state(file)
     try:
-        parquet, begins = open_parquet(file, unchanged)
+        parquet, begins = open_parquet(file, file_state)
         if column not in parquet.schema_arrow.names:
             raise OSError(f"{file} has no column {column!r}; it has {', '.join(parquet.schema_arrow.names)}")
         if not 0 <= row < begins[-1]:
             raise OSError(f"{file} has no row {row}; it has {begins[-1]}")
         group = bisect_right(begins, row) - 1
-        value = _row_group(file, unchanged, group, column)[row - begins[group]].as_py()
+        value = _row_group(file, file_state, group, column)[row - begins[group]].as_py()
     except pa.ArrowException as error:
         raise OSError(f"{file} cannot be read as Parquet: {error}") from error
     data = value.get("bytes") if isinstance(value, dict) else value
@@ -165,10 +165,10 @@ def _parquet_value(file: str, row: int, column: str) -> bytes:
 
 
 @lru_cache(8)
-def open_parquet(file: str, unchanged: tuple[int, int] | None) -> tuple[ParquetFile, list[int]]:
+def open_parquet(file: str, file_state: tuple[int, int] | None) -> tuple[ParquetFile, list[int]]:
     """An open Parquet file, and the row at which each of its groups begins, with the number of rows last.
 
-    `unchanged` is the file's `state`: a file that was replaced is opened anew.
+    `file_state` is the file's `state`: a file that was replaced is opened again.
     """
     import pyarrow.parquet as pq
 
@@ -179,7 +179,7 @@ def open_parquet(file: str, unchanged: tuple[int, int] | None) -> tuple[ParquetF
 
 
 @lru_cache(2)
-def _row_group(file: str, unchanged: tuple[int, int] | None, group: int, column: str) -> pa.ChunkedArray:
-    """One column of one row group: what reading any of its rows costs, and all that is held in memory."""
-    parquet, _ = open_parquet(file, unchanged)
+def _row_group(file: str, file_state: tuple[int, int] | None, group: int, column: str) -> pa.ChunkedArray:
+    """One column of one row group: the least that can be read of a Parquet file, and all that is kept in memory."""
+    parquet, _ = open_parquet(file, file_state)
     return parquet.read_row_group(group, columns=[column], use_threads=False).column(0)  # see shards.tables.parquet

@@ -1,1 +1,1 @@
-"""RxRx, JUMP-CP, load_data tables and plain folders to one table of wells."""
+"""Readers of RxRx, JUMP-CP, load_data tables and plain folders, which give one table of wells."""

@@ -1,4 +1,4 @@
-"""A plain folder of images."""
+"""The `folder` layout: a plain folder of images, described by a CSV table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shards.errors import LayoutError
 from shards.images.locations import join
 from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
-from shards.tables.csv_tables import csv_parts, fields_of, filled, require_cells, require_columns, whole_numbers
+from shards.tables.csv_tables import csv_parts, fields_of, filled, integers, require_cells, require_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,8 @@ def read_folder(
 
     Images are named either by one column per channel, `channel:<name>`, or by `pattern` over the table's columns and
     `{channel}`, for the comma-separated `channels`. Paths are relative to `root`; absolute paths, URLs and
-    `file.parquet#row.column` stand for themselves. Optional columns: key (default
-    `<experiment>_<plate>_<well>_<site>`), site (default 1), and what describes the well; others are kept as metadata.
+    `file.parquet#row.column` are taken as they are. Optional columns: key (default
+    `<experiment>_<plate>_<well>_<site>`), site (default 1), and the describing columns; others are kept as metadata.
     """
     return LayoutOutput(_folder_parts(root, join(root, table), pattern, channels))
 
@@ -30,10 +30,10 @@ def read_folder(
 def _folder_parts(root: str, location: str, pattern: str | None, channels: str | None) -> Iterator[pd.DataFrame]:
     for wells in csv_parts(location, ("experiment", "plate", "well")):
         require_cells(wells, ("experiment", "plate", "well"))
-        wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
+        wells["site"] = integers(wells, "site") if "site" in wells else 1
         images = _pattern_images(location, wells, pattern, channels) if pattern else _column_images(location, wells)
-        for name, places in images.items():
-            wells[CHANNEL + name] = [join(root, place) for place in places]
+        for name, paths in images.items():
+            wells[CHANNEL + name] = [join(root, path) for path in paths]
         if "key" not in wells:
             wells["key"] = [safe_key(key) for key in filled("{experiment}_{plate}_{well}_{site}", wells, {})]
         yield wells
@@ -56,7 +56,7 @@ def _pattern_images(
     if "channel" not in fields:
         raise LayoutError(f"pattern {pattern!r} names no {{channel}}")
     require_columns(location, names(wells), sorted(fields - {"channel"}))
-    given = [name.strip() for name in channels.split(",")]
-    if len(set(given)) < len(given):
+    channel_names = [name.strip() for name in channels.split(",")]
+    if len(set(channel_names)) < len(channel_names):
         raise LayoutError(f"option channels names a channel twice: {channels}")
-    return {name: filled(pattern, wells, {"channel": name}) for name in given}
+    return {name: filled(pattern, wells, {"channel": name}) for name in channel_names}

@@ -1,8 +1,8 @@
 """The `jump` layout: folders of Opera Phenix images, as JUMP-CP and the Cell Painting Gallery publish them.
 
 Image folders are found anywhere below the root, by the names of the files in them, because the source folder's name
-differs from one laboratory to the next. Channel numbers mean different stains in different laboratories too, so channel
-names come from load_data.csv or from the user, and are never guessed.
+differs between laboratories. Channel numbers mean different stains in different laboratories too, so channel names come
+from load_data.csv or from the user, and are never guessed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEASUREMENT = re.compile(r"(?P<plate>.+)__.+-Measurement\s?\d+")
 ORIGINAL = re.compile(r"(FileName|URL)_Orig(?P<stain>.+)")
 
 Stains = Mapping[str, Mapping[str, int]]
-"""Per plate the channel number of each stain."""
+"""The channel number of each stain, by plate."""
 
 
 def read_jump(
@@ -45,17 +45,17 @@ def read_jump(
     `URL_Orig<Name>` columns of the plate's load_data.csv[.gz], else ch1, ch2 ...
     Perturbations: barcode_platemap.csv with its platemap/*.txt, else `Metadata_` columns of load_data.csv, else the
     image folder's name. An empty broad_sample is DMSO.
-    The three tables are looked for below the root; an option (a path, relative to the root) says where else.
+    The three tables are searched for below the root, or at the path (relative to the root) that an option gives.
     """
     folders = _image_folders(root)
     stains, described = _read_load_data(find_tables(root, load_data, "load_data.csv", "load_data.csv.gz"))
     described += read_platemaps(root, platemap, find_tables(root, barcode_platemap, "barcode_platemap.csv"))
-    given = parse_pairs(channels, "channels") if channels else None
+    channel_names = parse_pairs(channels, "channels") if channels else None
     import pandas as pd
 
     parts: list[pd.DataFrame] = []
     for folder in sorted(folders):
-        parts.append(_wells(folder, _fields(folder, folders.pop(folder)), given, stains))
+        parts.append(_wells(folder, _fields(folder, folders.pop(folder)), channel_names, stains))
         if set(parts[0].columns) != set(parts[-1].columns):
             first, other = (_channels(part) for part in (parts[0], parts[-1]))
             raise LayoutError(f"{folder}: channels {other} differ from the first plate's, {first}")
@@ -69,7 +69,7 @@ def _channels(wells: pd.DataFrame) -> list[str]:
 
 
 def _image_folders(root: str) -> dict[str, list[str]]:
-    """Names of the images in each folder that holds some."""
+    """Names of the images in each folder that has any."""
     folders: dict[str, list[str]] = {}
     for location in find(root):
         folder, _, file = location.rpartition("/")
@@ -84,15 +84,15 @@ def _fields(folder: str, files: list[str]) -> pd.DataFrame:
     """File of each image: a row per well and site (field), a column per channel number."""
     import pandas as pd
 
-    found: dict[tuple[str, int, int], str] = {}
+    files_of: dict[tuple[str, int, int], str] = {}
     for file in files:
         name = FILE.fullmatch(file)
         assert name is not None
-        place = _well(int(name["row"]), int(name["column"])), int(name["field"]), int(name["channel"])
-        if (first := found.setdefault(place, file)) != file:
+        field = _well(int(name["row"]), int(name["column"])), int(name["field"]), int(name["channel"])
+        if (first := files_of.setdefault(field, file)) != file:
             raise LayoutError(f"{folder}/{file}: the same field and channel as {first}; one plane each is needed")
     images = pd.DataFrame(
-        [(*place, file) for place, file in found.items()], columns=["well", "site", "channel", "file"]
+        [(*field, file) for field, file in files_of.items()], columns=["well", "site", "channel", "file"]
     )
     return images.pivot(index=["well", "site"], columns="channel", values="file")
 
@@ -107,7 +107,7 @@ def _well(row: int, column: int) -> str:
 
 
 def _plate(folder: str) -> tuple[str, str, str]:
-    """Experiment, plate and treatment as far as the folder's own path tells them."""
+    """Experiment, plate and treatment, as far as the folder's path gives them."""
     steps = (folder if is_url(folder) else str(Path(folder).resolve())).split("/")
     above, batch_images, measured, own = ["", "", "", *steps][-4:]
     measurement = MEASUREMENT.fullmatch(measured)
@@ -117,10 +117,10 @@ def _plate(folder: str) -> tuple[str, str, str]:
     return (above if batch_images == "images" else plate), plate, ""
 
 
-def _wells(folder: str, fields: pd.DataFrame, given: Mapping[str, str] | None, stains: Stains) -> pd.DataFrame:
-    """The rows of one folder, in our columns."""
+def _wells(folder: str, fields: pd.DataFrame, channel_names: Mapping[str, str] | None, stains: Stains) -> pd.DataFrame:
+    """The rows of one folder, under our column names."""
     experiment, plate, treatment = _plate(folder)
-    numbers = _channel_numbers(folder, plate, [int(number) for number in fields.columns], given, stains)
+    numbers = _channel_numbers(folder, plate, [int(number) for number in fields.columns], channel_names, stains)
     wells = fields.reset_index()[["well", "site"]].assign(experiment=experiment, plate=plate, treatment=treatment)
     wells["origin"] = filled("{folder}, well {well} field {site}", wells, {"folder": folder})
     for name, number in numbers.items():
@@ -129,7 +129,7 @@ def _wells(folder: str, fields: pd.DataFrame, given: Mapping[str, str] | None, s
 
 
 def _files(fields: pd.DataFrame, number: int) -> list[str]:
-    """The files of a channel; where a field lacks it, the name that it ought to have."""
+    """The files of a channel; where a field has no such file, the name that it should have."""
     files = fields[number].tolist()
     for row in fields[number].isna().to_numpy().nonzero()[0].tolist():
         sibling = str(fields.iloc[row].dropna().iloc[0])
@@ -138,7 +138,7 @@ def _files(fields: pd.DataFrame, number: int) -> list[str]:
 
 
 def _read_load_data(paths: Iterable[str]) -> tuple[dict[str, dict[str, int]], list[pd.DataFrame]]:
-    """Per plate the channel number of each stain, and the perturbations if the tables name them."""
+    """The channel number of each stain by plate, and the perturbations if the tables name them."""
     stains: dict[str, dict[str, int]] = {}
     described: list[pd.DataFrame] = []
     for path in paths:
@@ -164,15 +164,19 @@ def _channel(file: str, origin: str) -> int:
 
 
 def _channel_numbers(
-    folder: str, plate: str, present: list[int], given: Mapping[str, str] | None, stains: Stains
+    folder: str, plate: str, present: list[int], channel_names: Mapping[str, str] | None, stains: Stains
 ) -> dict[str, int]:
     """Channel number of each channel name on this folder's plate, in order of the number."""
-    if given is not None:
+    if channel_names is not None:
         numbers = {
-            name: int(label.removeprefix("ch")) for label, name in given.items() if re.fullmatch(r"ch\d+", label)
+            name: int(label.removeprefix("ch"))
+            for label, name in channel_names.items()
+            if re.fullmatch(r"ch\d+", label)
         }
-        if len(numbers) != len(given):
-            raise LayoutError(f"option channels: expected ch1=Name,ch2=Name with each name once, got {dict(given)}")
+        if len(numbers) != len(channel_names):
+            raise LayoutError(
+                f"option channels: expected ch1=Name,ch2=Name with each name once, got {dict(channel_names)}"
+            )
     elif stains and plate not in stains:
         raise LayoutError(f"{folder}: no load_data.csv describes plate {plate}; described: {list(stains)}")
     else:

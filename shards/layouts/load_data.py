@@ -1,7 +1,7 @@
 """The `load_data` layout: CellProfiler's load_data.csv, which names the image of every channel, well and site.
 
-The Cell Painting Gallery publishes one per plate. Images are opened where the table says, so a screen can be imported
-straight from its bucket, from any microscope; nothing is listed but the tables.
+The Cell Painting Gallery publishes one per plate. Images are opened where the table says, so a screen from any
+microscope can be imported directly from its bucket; only the tables are searched for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from shards.errors import LayoutError
 from shards.images.locations import join
 from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
 from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
-from shards.tables.csv_tables import filled, parse_pairs, read_csv, require_cells, whole_numbers
+from shards.tables.csv_tables import filled, integers, parse_pairs, read_csv, require_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,23 +35,23 @@ def read_load_data(
     """Read every load_data.csv[.gz] below the root, one row per site.
 
     Channels are the `URL_Orig<Name>` or `FileName_Orig<Name>` (with `PathName_Orig<Name>`) columns, or those of them
-    that `channels=DNA,ER` names. `replace=/their/path=s3://bucket` exchanges the beginning of every location. The
-    experiment is `Metadata_Batch`, else the folder `<batch>/<plate>/load_data.csv` lies in. Perturbations come from
-    barcode_platemap.csv with its platemap/*.txt, else from `Metadata_` columns. Options `load_data`, `platemap` and
-    `barcode_platemap` say where these tables lie, if not below the root.
+    that `channels=DNA,ER` names. `replace=/their/path=s3://bucket` replaces the beginning of every location. The
+    experiment is `Metadata_Batch`, else the folder `<batch>` of `<batch>/<plate>/load_data.csv`. Perturbations come
+    from barcode_platemap.csv with its platemap/*.txt, else from `Metadata_` columns. Options `load_data`, `platemap`
+    and `barcode_platemap` say where these tables are, if not below the root.
     """
     import pandas as pd
 
     tables = find_tables(root, load_data, "load_data.csv", "load_data.csv.gz")
     if not tables:
         raise LayoutError(f"{root}: no load_data.csv below this folder")
-    chosen = tuple(name.strip() for name in channels.split(",")) if channels else None
+    selected = tuple(name.strip() for name in channels.split(",")) if channels else None
     parts: list[pd.DataFrame] = []
     described: list[pd.DataFrame] = []
     for location in tables:
         table = read_csv(location, NEEDED)
         require_cells(table, NEEDED)
-        parts.append(_wells(location, table, chosen or _stains(location, table), root, replace))
+        parts.append(_wells(location, table, selected or _stains(location, table), root, replace))
         if list(parts[-1].columns) != list(parts[0].columns):
             raise LayoutError(f"{location}, line 1: other channels than in {tables[0]}; choose with channels=DNA,ER")
         table = table.rename(columns=lambda name: name.removeprefix("Metadata_")).rename(
@@ -67,30 +67,30 @@ def read_load_data(
 
 
 def _stains(location: str, table: pd.DataFrame) -> tuple[str, ...]:
-    found = {match["stain"] for name in names(table) if (match := STAIN.fullmatch(name))}
-    if not found:
+    stains = {match["stain"] for name in names(table) if (match := STAIN.fullmatch(name))}
+    if not stains:
         raise LayoutError(f"{location}, line 1: no column {FILE_COLUMN}<Name> or {URL_COLUMN}<Name>")
-    return tuple(sorted(found))
+    return tuple(sorted(stains))
 
 
 def _wells(location: str, table: pd.DataFrame, stains: tuple[str, ...], root: str, replace: str | None) -> pd.DataFrame:
-    """One row per site of one table, in our columns."""
+    """One row per site of one table, under our column names."""
     batch = location.split("/")[-3] if location.count("/") > 2 else ""
     wells = table[["origin"]].assign(
         experiment=table["Metadata_Batch"] if "Metadata_Batch" in table else batch or table["Metadata_Plate"],
         plate=table["Metadata_Plate"],
         well=table["Metadata_Well"],
-        site=whole_numbers(table, "Metadata_Site"),
+        site=integers(table, "Metadata_Site"),
     )
     old, new = next(iter(parse_pairs(replace, "replace").items())) if replace else ("", "")
     for stain in stains:
-        places = _places(location, table, stain)
-        moved = [new + place.removeprefix(old) if old and place.startswith(old) else place for place in places]
-        wells[CHANNEL + stain] = [join(root, place) for place in moved]
+        paths = _paths(location, table, stain)
+        moved = [new + path.removeprefix(old) if old and path.startswith(old) else path for path in paths]
+        wells[CHANNEL + stain] = [join(root, path) for path in moved]
     return wells
 
 
-def _places(location: str, table: pd.DataFrame, stain: str) -> pd.Series[str]:
+def _paths(location: str, table: pd.DataFrame, stain: str) -> pd.Series[str]:
     if URL_COLUMN + stain in table:
         require_cells(table, [URL_COLUMN + stain])
         return table[URL_COLUMN + stain]

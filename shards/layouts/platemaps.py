@@ -1,4 +1,4 @@
-"""What was done to each well of a JUMP-like screen: from plate maps, or from `Metadata_` columns."""
+"""Read the perturbation of each well of a JUMP-like screen, from plate maps or from `Metadata_` columns."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ ALIASES = {
     "concentration": ("concentration", "mmoles_per_liter"),
     "SMILES": ("SMILES", "smiles"),
 }
-"""What published plate maps call our columns; the first that is there is taken."""
+"""Names of our columns in published plate maps; the first one present is used."""
 
 WHERE = ["plate", "well"]
 
 
-def find_tables(root: str, given: str | None, *file_names: str) -> list[str]:
-    """Files of these names below the root, or below (or at) the place that was given instead."""
-    place = join(root, given) if given else root
-    if given and is_file(place):
-        return [place]
-    found = [file for file in find(place) if file.rpartition("/")[2] in file_names]
-    if given and not found:
-        raise LayoutError(f"{place}: no {file_names[0]} here")
-    return found
+def find_tables(root: str, option: str | None, *file_names: str) -> list[str]:
+    """Files with these names below the root; or, if an option names a folder or a file instead, below or at that."""
+    location = join(root, option) if option else root
+    if option and is_file(location):
+        return [location]
+    files = [file for file in find(location) if file.rpartition("/")[2] in file_names]
+    if option and not files:
+        raise LayoutError(f"{location}: no {file_names[0]} in this folder")
+    return files
 
 
-def read_platemaps(root: str, given: str | None, barcodes: Iterable[str]) -> list[pd.DataFrame]:
+def read_platemaps(root: str, option: str | None, barcodes: Iterable[str]) -> list[pd.DataFrame]:
     """Perturbations by plate and well, a table per plate, from the barcode tables and the plate maps they name.
 
-    Plate maps lie in `platemap` beside the barcode table, or in the folder or file `given` instead.
+    Plate maps are in the folder `platemap` next to the barcode table, or in the folder or file of `option`.
     """
-    found: list[pd.DataFrame] = []
+    tables: list[pd.DataFrame] = []
     for path in barcodes:
-        folder = join(root, given) if given else f"{path.rpartition('/')[0]}/platemap"
+        folder = join(root, option) if option else f"{path.rpartition('/')[0]}/platemap"
         table = read_csv(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
         maps: dict[str, pd.DataFrame] = {}
         for plate, name, origin in table[["Assay_Plate_Barcode", "Plate_Map_Name", "origin"]].to_numpy().tolist():
             source = folder if folder.endswith(".txt") else f"{folder}/{name}.txt"
             if source not in maps:
                 maps[source] = _read_platemap(source, origin)
-            found.append(maps[source].assign(plate=plate))
-    return found
+            tables.append(maps[source].assign(plate=plate))
+    return tables
 
 
 def _read_platemap(location: str, named_in: str) -> pd.DataFrame:
@@ -73,18 +73,20 @@ def perturbations(table: pd.DataFrame) -> pd.DataFrame:
     """The describing columns of a table, under our names; an empty treatment is DMSO."""
     kept = {name: next((table[alias] for alias in ALIASES[name] if alias in table), "") for name in DESCRIBING}
     where = {name: table[name] for name in WHERE if name in table}
-    found = table[[]].assign(**where, **kept)
-    return found.assign(treatment=found["treatment"].mask(found["treatment"] == "", "DMSO"))
+    described = table[[]].assign(**where, **kept)
+    return described.assign(treatment=described["treatment"].mask(described["treatment"] == "", "DMSO"))
 
 
 def describe(wells: pd.DataFrame, described: list[pd.DataFrame]) -> pd.DataFrame:
-    """Add the describing columns; a later table prevails. LayoutError for a well that none describes."""
+    """Add the describing columns; later tables take precedence. LayoutError for a well that none describes."""
     import pandas as pd
 
     if not described:
         return wells
-    every = pd.concat(described, ignore_index=True).drop_duplicates(WHERE, keep="last")
-    joined = wells.drop(columns=[name for name in DESCRIBING if name in wells]).merge(every, how="left", on=WHERE)
+    descriptions = pd.concat(described, ignore_index=True).drop_duplicates(WHERE, keep="last")
+    joined = wells.drop(columns=[name for name in DESCRIBING if name in wells]).merge(
+        descriptions, how="left", on=WHERE
+    )
     unknown = joined["treatment"].isna()
     if unknown.any():
         first = joined.loc[unknown].iloc[0]

@@ -1,7 +1,7 @@
-"""Layouts: how images and their metadata lie on disk. Each reader turns a folder into one table of well images.
+"""Layouts: how images and their metadata are stored on disk. Each reader turns a folder into one table of well images.
 
 To add a layout, write a reader `(root, **options) -> LayoutOutput` whose options are keyword arguments that accept
-text, and name it in LAYOUTS.
+text, and add it to LAYOUTS.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ LAYOUTS: dict[str, Callable[..., LayoutOutput]] = {
 def read_layout(layout: str, root: str | Path, folder: Path | None = None, /, **options: str) -> WellTable:
     """Read `root`, a folder or a URL, by the layout of this name; rows go to a file without a name in `folder`.
 
-    Raises LayoutError for an unknown layout or option and for whatever the layout's reader finds wrong. Images are
-    named here but not opened (see `shards.layouts.well_table.check_images`).
+    Raises LayoutError for an unknown layout or option and for any fault that the reader finds. Images are not opened
+    (see `shards.layouts.well_table.check_images`).
     """
     root = str(root)
     if layout not in LAYOUTS:
@@ -57,11 +57,11 @@ def read_layout(layout: str, root: str | Path, folder: Path | None = None, /, **
         output = LAYOUTS[layout](root, **options)
     except OSError as error:
         raise LayoutError(f"{root}: {error}") from error
-    return table_of(replace(output, parts=_from_here(output.parts, root)), folder)
+    return table_of(replace(output, parts=_relative_origins(output.parts, root)), folder)
 
 
-def _from_here(parts: Iterable[pd.DataFrame], root: str) -> Iterator[pd.DataFrame]:
-    """Origins end up in the shards' table: what they say must not depend on where the images lay."""
+def _relative_origins(parts: Iterable[pd.DataFrame], root: str) -> Iterator[pd.DataFrame]:
+    """Make origins relative to the root: the set's table has them, and must not depend on where the images are."""
     above = join(root, "").rstrip("/") + "/"
     for part in parts:
         yield part.assign(origin=part["origin"].str.removeprefix(above))

@@ -1,6 +1,6 @@
-"""The RxRx releases: one description each of what it calls its columns, its stains and its image files.
+"""Read the RxRx releases, each described by its column names, stains and image file names.
 
-As their public READMEs (github.com/recursionpharma/rxrx-datasets, and the data card of RxRx3-core) describe them.
+The descriptions follow the public READMEs (github.com/recursionpharma/rxrx-datasets) and the data card of RxRx3-core.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shards.errors import LayoutError
 from shards.images.locations import find, is_folder, join, row_location
 from shards.layouts.well_table import CHANNEL, LayoutOutput, names
-from shards.tables.csv_tables import Pattern, csv_parts, fields_of, require_cells, require_columns, whole_numbers
+from shards.tables.csv_tables import Pattern, csv_parts, fields_of, integers, require_cells, require_columns
 from shards.tables.parquet import read_frame
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ KEY = re.compile(r"(?P<experiment>[^/]+)/Plate(?P<plate>[^/]+)/(?P<well>[A-Z]+\d
 
 @dataclass(frozen=True)
 class Release:
-    """How a release differs from the others: its names for our columns, and its stains, w1 upwards."""
+    """How a release differs from the others: its names for our columns, and its stains, from w1 on."""
 
     columns: Mapping[str, str]
     stains: tuple[str, ...] = SIX_STAINS
@@ -50,7 +50,7 @@ def read_rxrx(
     """Read a release: a metadata table and `[images/]<experiment>/Plate<k>/<well>_s<site>_w<channel>.png`.
 
     `images` is the folder of images, relative to the root (default: `images` if there is one, else the root), and
-    `pattern` how they are named below it, over the table's columns (under our names) and `{channel}`, 1 upwards.
+    `pattern` is how they are named below it, from the table's columns (under our names) and `{channel}`, from 1 on.
     """
     if images is None:
         images = "images" if is_folder(join(root, "images")) else ""
@@ -65,17 +65,17 @@ def read_rxrx(
 
 
 def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
-    """The metadata table under our names, part by part; LayoutError if it lacks a column that is `needed`.
+    """The metadata table under our column names, part by part; LayoutError if a `needed` column is absent.
 
-    Controls carry no gene: RxRx3 repeats the control's name there.
+    Controls have no gene: RxRx3 repeats the control's name there.
     """
     for part in csv_parts(location, (*release.columns, "plate")):
         for theirs, ours in release.columns.items():
             if ours != theirs and ours in part:
-                raise LayoutError(f"{location}, line 1: column {theirs!r} is our {ours!r}, and there is one already")
+                raise LayoutError(f"{location}, line 1: column {theirs!r} would become {ours!r}, which exists already")
         wells = part.rename(columns=dict(release.columns)).assign(**release.constants)
         require_cells(wells, ("key", "experiment", "plate", "well"))
-        wells["site"] = whole_numbers(wells, "site") if "site" in wells else 1
+        wells["site"] = integers(wells, "site") if "site" in wells else 1
         require_columns(location, names(wells), sorted(needed))
         if "gene" in wells:
             wells["gene"] = wells["gene"].mask(wells["gene"].str.endswith("_control"), "")
@@ -103,7 +103,7 @@ def read_rxrx3_core(
     if len(without) and partial == "no":
         raise LayoutError(
             f"{without['origin'].iloc[0]}: no images of well {without['key'].iloc[0]!r} ({len(without)} wells have "
-            "none): give partial=yes if only a part of the Parquet files is here"
+            "none): give partial=yes if only a part of the Parquet files was downloaded"
         )
     return LayoutOutput([wells.join(located, how="inner").reset_index(drop=True)])
 
@@ -133,7 +133,7 @@ def _parquet_images(folder: str, column: str) -> pd.DataFrame:
 
 
 def _file_images(file: str, column: str) -> pd.DataFrame | None:
-    """Well key, channel and location of every row; None for a Parquet file of something else."""
+    """Well key, channel and location of every row; None for a Parquet file without these columns."""
     import pandas as pd
 
     from shards.images.locations import open_parquet, state
@@ -148,9 +148,9 @@ def _file_images(file: str, column: str) -> pd.DataFrame | None:
         raise LayoutError(
             f"{file}, row {wrong.idxmax()}: key {keys[wrong].iloc[0]!r} is not like compound-001/Plate1/AA15_s1_1"
         )
-    elsewhere = fields["site"] != "1"
-    if elsewhere.any():
-        raise LayoutError(f"{file}, row {elsewhere.idxmax()}: key {keys[elsewhere].iloc[0]!r} is of a second site")
+    other_site = fields["site"] != "1"
+    if other_site.any():
+        raise LayoutError(f"{file}, row {other_site.idxmax()}: key {keys[other_site].iloc[0]!r} is of a second site")
     return pd.DataFrame({
         "key": fields["experiment"] + "_" + fields["plate"] + "_" + fields["well"],
         "channel": fields["channel"],

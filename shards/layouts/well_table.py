@@ -1,8 +1,8 @@
 """The table of well images: what every layout produces and the builder consumes.
 
-A well image is one field of view (site) of one well: one 2-D image per channel. Rows are in a file (`mapped_rows`), so
-that a table takes the memory of their numbers alone. pandas is imported inside functions, so that a command which only
-prints its help starts at once.
+A well image is one field of view (site) of one well: one 2-D image per channel. Rows are in a file
+(`shards.tables.mapped_rows`), so that a table takes only the memory of their numbers. pandas is imported inside
+functions, so that a command that only prints its help starts fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shards.errors import LayoutError
 from shards.images.locations import file_of, is_url, path_of
-from shards.tables.mapped_rows import AT_ONCE, Rows
+from shards.tables.mapped_rows import PART_ROWS, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from shards.tables.csv_tables import Pattern
 
 NEEDED = ("key", "experiment", "plate", "well", "origin")
-"""Columns that a layout must give. `origin` says which file and line a row was read from, for error messages."""
+"""Columns that a layout must provide. `origin` is the file and line that a row was read from, for error messages."""
 
 DESCRIBING = ("gene", "treatment", "perturbation_type", "cell_type", "concentration", "SMILES")
-"""Columns that every table has besides, as text: empty where the source does not say."""
+"""Further text columns of every table, empty where the source does not give them."""
 
 CHANNEL = "channel:"
 """Prefix of the columns that hold the location (`shards.images.locations`) of each channel's image."""
 
 RESERVED = frozenset({"shard", "split", "offset", "height", "width", "images", "channels"})
-"""Columns that the shards add to the table."""
+"""Columns that building shards adds to the table."""
 
 KEY = re.compile(r"[A-Za-z0-9_+-]{1,90}")
 """A key names tar members: WebDataset cuts it at the first dot, and a USTAR name holds 100 bytes."""
@@ -47,11 +47,11 @@ KEY = re.compile(r"[A-Za-z0-9_+-]{1,90}")
 
 @dataclass(frozen=True)
 class LayoutOutput:
-    """What the reader of a layout gives: well images part by part, by NEEDED and the columns that `WellTable` says.
+    """What the reader of a layout returns: well images part by part, with the columns of NEEDED and of `WellTable`.
 
-    There is at least one part, none is empty, and all have the same columns, of text or of whole numbers.
+    There is at least one part, none is empty, and all have the same columns, of text or of integers.
     `site` and DESCRIBING may be absent. Where the locations of a channel follow a pattern over other columns,
-    `patterns` has it in place of a column: they would be most of the table.
+    `patterns` has it instead of a column, since locations would be most of the table.
     """
 
     parts: Iterable[pd.DataFrame]
@@ -62,7 +62,7 @@ class LayoutOutput:
 class WellTable:
     """Well images, one row each: NEEDED, DESCRIBING, `site`, a column per channel, and further columns as metadata."""
 
-    held: Rows
+    stored: Rows
     patterns: Mapping[str, Pattern]
     numbers: NDArray[np.int64]  # of the rows that are well images of this table, by ascending key
 
@@ -72,7 +72,7 @@ class WellTable:
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return self.held.columns
+        return self.stored.columns
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -83,26 +83,26 @@ class WellTable:
     @property
     def wells(self) -> pd.DataFrame:
         """All rows, by ascending key: for tables that fit into memory."""
-        return self.held.take(self.numbers)
+        return self.stored.take(self.numbers)
 
     def parts(self, *names: str) -> Iterator[pd.DataFrame]:
-        """These columns, or all of them, by ascending key, AT_ONCE rows at a time."""
-        return (self.held.take(part, names or None) for part in chunked(self.numbers))
+        """These columns, or all of them, by ascending key, PART_ROWS rows at a time."""
+        return (self.stored.take(part, names or None) for part in chunked(self.numbers))
 
     def metadata(self, numbers: NDArray[np.int64]) -> pd.DataFrame:
         """These rows without the locations of their images."""
-        return self.held.take(numbers, [name for name in self.columns if not name.startswith(CHANNEL)])
+        return self.stored.take(numbers, [name for name in self.columns if not name.startswith(CHANNEL)])
 
     def located(self, wells: pd.DataFrame) -> pd.DataFrame:
         """Rows of this table with a column of locations for every channel."""
-        return wells.assign(**{CHANNEL + name: one.locations(wells) for name, one in self.patterns.items()})
+        return wells.assign(**{CHANNEL + name: pattern.locations(wells) for name, pattern in self.patterns.items()})
 
     def rows(self, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
         """These rows by column name, the locations of all channels together in `images`."""
-        places = [CHANNEL + name for name in self.channels]
-        rows = records(self.located(self.held.take(numbers)))
+        columns = [CHANNEL + name for name in self.channels]
+        rows = records(self.located(self.stored.take(numbers)))
         for row in rows:
-            row["images"] = tuple(row.pop(place) for place in places)
+            row["images"] = tuple(row.pop(column) for column in columns)
         return rows
 
 
@@ -112,8 +112,8 @@ def table_of(output: LayoutOutput, folder: Path | None = None) -> WellTable:
     Raises LayoutError for a table that is empty, lacks a column, repeats a key or holds one that cannot name a tar
     member.
     """
-    held = Rows.write(map(_described, output.parts), folder)
-    table = WellTable(held, output.patterns, held.argsort("key"))
+    stored = Rows.write(map(_described, output.parts), folder)
+    table = WellTable(stored, output.patterns, stored.argsort("key"))
     if not table.channels or not all(table.channels):
         raise LayoutError(f"channel names must be present, got {list(table.channels)}")
     _check_repeats(table)
@@ -139,19 +139,19 @@ def _described(wells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_repeats(table: WellTable) -> None:
-    """Raise LayoutError for a key that two rows have: they are neighbours by key."""
-    last, where = "", ""
+    """Raise LayoutError for a key that two rows share: sorted by key, they are neighbours."""
+    last, last_origin = "", ""
     for part in table.parts("key", "origin"):
         keys = [last, *part["key"]]
         for number, (key, following) in enumerate(pairwise(keys)):
             if key == following:
-                first = part["origin"].iloc[number - 1] if number else where
+                first = part["origin"].iloc[number - 1] if number else last_origin
                 raise LayoutError(f"{part['origin'].iloc[number]}: duplicate well key {key!r}, first at {first}")
-        last, where = part["key"].iloc[-1], part["origin"].iloc[-1]
+        last, last_origin = part["key"].iloc[-1], part["origin"].iloc[-1]
 
 
 def safe_key(text: str) -> str:
-    """A key made of any text: itself if it can be one, else its letters and digits, told apart by a digest."""
+    """A key for any text: the text itself if it is a valid key, else its letters and digits and a digest."""
     if KEY.fullmatch(text):
         return text
     return f"{re.sub('[^A-Za-z0-9_+-]', '-', text)[:80]}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
@@ -160,14 +160,15 @@ def safe_key(text: str) -> str:
 def check_images(table: WellTable) -> None:
     """Raise LayoutError naming the first row with a missing image file, and how many files are missing.
 
-    Folders are listed, not files asked for one by one. Remote images are not looked for: reading them will tell.
+    Each folder is listed once, instead of checking file by file. Remote images are not checked: a missing one is
+    reported when it is read.
     """
     listed = lru_cache(256)(_names_in)
     missing, first = 0, ("", "")
-    order, wanted = table.held.argsort("experiment", "plate", "well"), np.zeros(len(table.held), bool)
-    wanted[table.numbers] = True
-    for part in chunked(order[wanted[order]]):  # each folder's images one after another
-        wells = table.located(table.held.take(part))
+    order, in_table = table.stored.argsort("experiment", "plate", "well"), np.zeros(len(table.stored), bool)
+    in_table[table.numbers] = True
+    for part in chunked(order[in_table[order]]):  # each folder's images one after another
+        wells = table.located(table.stored.take(part))
         for column in (CHANNEL + name for name in table.channels):
             for location, origin in zip(wells[column], wells["origin"], strict=True):
                 folder, _, name = file_of(location).rpartition("/")
@@ -179,13 +180,13 @@ def check_images(table: WellTable) -> None:
 
 
 def chunked(numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Row numbers, AT_ONCE at a time."""
-    return (numbers[begin : begin + AT_ONCE] for begin in range(0, len(numbers), AT_ONCE))
+    """Row numbers, PART_ROWS at a time."""
+    return (numbers[begin : begin + PART_ROWS] for begin in range(0, len(numbers), PART_ROWS))
 
 
 def _names_in(folder: str) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(path_of(folder)))  # noqa: PTH208  (names alone: a path each would cost ten times more)
+        return frozenset(os.listdir(path_of(folder)))  # noqa: PTH208  (names only: creating paths costs 10 times as much)
     except OSError:
         return frozenset()
 

@@ -1,4 +1,4 @@
-"""Shards → batches of crops on this rank: training crops in the exact global order, validation crops, well tiles.
+"""Read batches of crops on this rank: training crops in the exact global order, validation crops, well tiles.
 
 The number of threads never changes what a run sees.
 
@@ -51,10 +51,10 @@ def training_batches(
 
     `batch` counts the crops of all ranks together; global batch b is the same crops for every `world`. Without an
     `order`, `wells` are sampled without replacement, each once per epoch of `len(wells)` crops; a batch may span two
-    epochs. `workers` threads read `ahead` batches, or by default two and what keeps them busy; with 0 workers, reading
-    happens as batches are asked for. `sums` also gives the exact
-    sums of pixels and squares, `pin` puts crops into pinned memory. Raises ValueError if `batch` does not divide by
-    `world`; reading errors surface at the batch they belong to.
+    epochs. `workers` threads read `ahead` batches ahead, by default two or as many as keep them busy; with 0 workers,
+    batches are read when they are requested. `sums` adds the exact sums of pixels and squares, `pin` puts crops into
+    pinned memory. Raises ValueError if `batch` does not divide by `world`; reading errors are raised at the batch that
+    they belong to.
     """
     _check_rank(rank, world)
     if batch % world or batch < 1:
@@ -64,8 +64,8 @@ def training_batches(
     buffers = Buffers(shards.manifest.pixel_type, pin)
 
     def drawn(first: int, count: int) -> Draws:
-        chosen = wells[sequence.wells(first, count)]
-        return placed(seed, first, chosen, shards.shapes[chosen], crop)
+        sampled = wells[sequence.wells(first, count)]
+        return placed(seed, first, sampled, shards.shapes[sampled], crop)
 
     def work_batch(numbers: range) -> WorkBatch:
         if world == 1:
@@ -86,8 +86,8 @@ def validation_batches(
 ) -> Generator[Batch]:
     """Yield this rank's centre crops: each well once over all ranks, at most `batch` crops a step over all ranks.
 
-    Every rank yields the same number of batches, so collectives in step with them are safe; the last may be smaller on
-    some ranks, or empty.
+    Every rank yields the same number of batches, so one collective operation per batch is safe; the last may be smaller
+    on some ranks, or empty.
     """
     _check_rank(rank, world)
     parts = [np.array_split(wells[start : start + batch], world)[rank] for start in range(0, len(wells), batch)]
@@ -163,12 +163,12 @@ def _tiled(shards: ShardSet, wells: Sequence[int], crop: int, size: int) -> Iter
         spans, full, first = list[TileSpan](), list[Batch](), 0
         while first < count:
             if batch is None:
-                many = min(size, left)
-                batch, filled = Batch(buffers.take(many, channels, crop, crop), torch.empty(many, dtype=torch.int64)), 0
-            some = min(count - first, len(batch.wells) - filled)
-            batch.wells[filled : filled + some] = well
-            spans.append((first, batch.images.numpy()[filled : filled + some]))
-            first, filled, left = first + some, filled + some, left - some
+                images = buffers.take(min(size, left), channels, crop, crop)
+                batch, filled = Batch(images, torch.empty(len(images), dtype=torch.int64)), 0
+            added = min(count - first, len(batch.wells) - filled)
+            batch.wells[filled : filled + added] = well
+            spans.append((first, batch.images.numpy()[filled : filled + added]))
+            first, filled, left = first + added, filled + added, left - added
             if filled == len(batch.wells):
                 full.append(batch)
                 batch = None

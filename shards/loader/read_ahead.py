@@ -1,6 +1,6 @@
-"""Reading ahead: threads fill the memory of batches before they are asked for, and batches leave in order.
+"""Read batches ahead: threads fill them before they are requested, and they are yielded in order.
 
-Threads rather than processes: the kernel holds no lock, so they scale, and pixels are written once, where they stay.
+Threads rather than processes: the kernel holds no interpreter lock, so they scale, and pixels are written only once.
 
 Shapes: B batch (of this rank), C channels, s crop size.
 """
@@ -30,7 +30,7 @@ class Batch:
 
     images: Tensor  # (B, C, s, s) uint8 or uint16
     wells: Tensor  # (B,) int64, indices into ShardSet.wells
-    sums: Tensor | None = None  # (B, C, 2) int64, of pixels and of their squares, where asked for
+    sums: Tensor | None = None  # (B, C, 2) int64, of pixels and of their squares, if requested
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every crop and channel, (B, C) each in float64, from the exact sums."""
@@ -41,10 +41,10 @@ class Batch:
 
 
 class Buffers:
-    """Memory for batches, used again as soon as nothing refers to it any more, and never before.
+    """Memory for batches, reused as soon as nothing refers to it any more, and never before.
 
-    Fresh memory costs a page fault for every 4 KiB. Pinned memory is left to torch's own allocator, which does the same
-    and also waits for copies to the GPU that are under way.
+    Fresh memory costs a page fault for every 4 KiB. Pinned memory is left to torch's allocator, which does the same and
+    also waits for unfinished copies to the GPU.
     """
 
     def __init__(self, pixel_type: str, pin: bool = False) -> None:
@@ -52,15 +52,15 @@ class Buffers:
         self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
 
     def take(self, *shape: int) -> Tensor:
-        """A tensor of any content, of the pixel type and this shape."""
+        """An uninitialised tensor of the pixel type and this shape."""
         if self._pin:
             return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype, pin_memory=True)
         size = math.prod(shape) * self._dtype.itemsize
         free = self._free[size]
         memory = free.pop() if free else np.empty(size, np.uint8)
-        lent = memory.view(self._dtype).reshape(shape)  # lives as long as any tensor or array made from it
-        weakref.finalize(lent, free.append, memory).atexit = False
-        return torch.from_numpy(lent)
+        array = memory.view(self._dtype).reshape(shape)  # lives as long as any tensor or array made from it
+        weakref.finalize(array, free.append, memory).atexit = False
+        return torch.from_numpy(array)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_ahead(work_batches: Iterable[WorkBatch], workers: int, ahead: int | Non
     """Yield batches in order, read ahead by threads; with no workers, each is read when it is requested.
 
     `ahead` batches are queued or being read, in complete work batches; by default MIN_AHEAD work batches.
-    An error surfaces at the batch it belongs to. Closing, or an error, ends the threads.
+    An error is raised at the batch that it belongs to. Closing, or an error, ends the threads.
     """
     if not workers:
         for work_batch in work_batches:

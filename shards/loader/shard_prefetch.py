@@ -1,7 +1,8 @@
-"""Shards of a stream, downloaded before they are read."""
+"""Download the shards of a stream before they are read."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -11,14 +12,15 @@ import numpy as np
 
 from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet
-from shards.remote.open_set import log
 from shards.remote.store import RemoteFolder
 
 if TYPE_CHECKING:
     from shards.loader.read_ahead import Batch
 
+log = logging.getLogger(__name__)
 
 DOWNLOADS = 4
+"""Shards that one process downloads at a time."""
 
 
 def prefetch_shards(
@@ -31,30 +33,32 @@ def prefetch_shards(
     rank: int = 0,
     world: int = 1,
 ) -> Generator[Batch]:
-    """Pass on the batches of a stream, `first_batch` to `last_batch`, and download the shards of those to come.
+    """Yield the batches of a stream, `first_batch` to `last_batch`, and download the shards of later ones meanwhile.
 
-    Looks as far ahead as the largest shard lasts in its lane, so that each lane has its next shard under way. For a set
-    that is not remote, or has no cache, batches are passed on as they are. A download that fails here is tried again,
-    and reported, when the shard is read.
+    Downloads reach as far ahead as the largest shard lasts in its lane, so that the next shard of each lane is on its
+    way. For a local set, or without a cache, batches are passed through. A download that fails here is tried again
+    when the shard is read, and its error is raised then.
     """
     source = shards.source
-    if not isinstance(source, RemoteFolder) or not source.whole:
+    if not isinstance(source, RemoteFolder) or not source.downloads:
         yield from batches
         return
     each = order.batch // order.lanes
     window = max(1, -(-int(np.max(order.sizes)) * order.crops // each))
     lanes = len(order.shards(first_batch, first_batch + 1, rank, world))
-    shards.reader.open_shards = 2 * lanes  # an open file keeps its disk space, cached or not
+    shards.reader.max_open_shards = 2 * lanes  # an open file keeps its disk space, cached or not
     pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shard-download")
-    asked: dict[int, Future[None]] = {}
+    downloads: dict[int, Future[None]] = {}
     try:
         for number, batch in enumerate(chain([None], batches), first_batch):
             if batch is not None:
                 yield batch
             if (number - first_batch) % max(1, window // 4) == 0:
-                coming = order.shards(number, min(last_batch, number + window), rank, world).tolist()
-                names = {shard: shards.manifest.shards[shard].name for shard in coming}
-                asked = {shard: asked.get(shard) or pool.submit(_fetch, source, names[shard]) for shard in coming}
+                upcoming = order.shards(number, min(last_batch, number + window), rank, world).tolist()
+                names = {shard: shards.manifest.shards[shard].name for shard in upcoming}
+                downloads = {
+                    shard: downloads.get(shard) or pool.submit(_fetch, source, names[shard]) for shard in upcoming
+                }
     finally:
         pool.shutdown(cancel_futures=True)
         batches.close()

@@ -1,4 +1,4 @@
-"""Image tensors → what a model sees: the self-standardisation of every image and channel.
+"""Self-standardisation: bring every image and channel to mean 0 and variance 1, as models expect.
 
 Shapes: B batch, C channels, H height, W width.
 """

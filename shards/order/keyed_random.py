@@ -1,7 +1,7 @@
 """Keyed randomness: hashes, fractions and permutations as pure functions of a key and a position.
 
 Nothing here holds state, so any process can compute any part of a random sequence on its own, in any order. Every
-function works on arrays of positions at a time.
+function works on arrays of positions.
 
 Arrays are (N,), one entry per position.
 """
@@ -20,7 +20,7 @@ ROUNDS = 8
 
 
 def digest(text: str) -> int:
-    """64 bits of BLAKE2b: the same for a text everywhere and always."""
+    """64 bits of BLAKE2b: the same for a text on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -30,7 +30,7 @@ def key(seed: int, purpose: str) -> np.uint64:
 
 
 def hashed(under: np.uint64 | Words, words: Words) -> Words:
-    """Hash each word under a key, or under each its own; hashes of hashes make keys of several parts."""
+    """Hash each word under one key, or each under its own; hashes of hashes give keys of several parts."""
     return _mix(_mix(words * GOLDEN + GOLDEN) ^ under)
 
 
@@ -40,7 +40,7 @@ def fractions(words: Words) -> NDArray[np.float64]:
 
 
 def below(words: Words, bound: Words) -> NDArray[np.int64]:
-    """Scale the upper 32 bits, read as a fraction in [0, 1), to whole numbers below `bound` (below 2^32)."""
+    """Scale the upper 32 bits, read as a fraction in [0, 1), to integers below `bound` (below 2^32)."""
     return (((words >> np.uint64(32)) * bound) >> np.uint64(32)).astype(np.int64)
 
 

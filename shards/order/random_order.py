@@ -1,8 +1,8 @@
-"""Sample order: which well, which crop, which flips, as a pure function of (seed, position).
+"""The random order of samples: which well, which crop, which flips, as a pure function of (seed, position).
 
-An order says which well each position of a run is; `placed` says where in it the crop lies. Any process can compute any
-part on its own, so nothing but the position need be stored to resume, on any number of machines. Here is the random
-order; `stream.py` has the order that reads shards in sequence, `sampling.py` the weighted and per-plate ones.
+An order gives the well at each position of a run; `placed` gives the corner and flips of its crop. Any process can
+compute any part on its own, so only the position has to be stored to resume, on any number of machines. The order that
+reads shards in sequence is in `stream_order`, the weighted and per-plate orders are in `weighted_order`.
 
 Arrays are (N,), one entry per position drawn.
 """
@@ -22,11 +22,11 @@ Indices = NDArray[np.int64]
 
 
 class Order(Protocol):
-    """Which well each position of a run is: 0 .. n - 1, for n wells that the caller has chosen."""
+    """The well at each position of a run: 0 .. n - 1, for n wells that the caller has selected."""
 
     @property
     def period(self) -> int:
-        """Crops after which the order has gone through its wells, and begins anew in another sequence."""
+        """Crops after which the order has gone through its wells and starts again in another sequence."""
         ...
 
     def wells(self, first: int, count: int) -> Indices:
@@ -78,35 +78,35 @@ def placed(seed: int, first: int, wells: Indices, image_shapes: ArrayLike, crop:
     """Place a crop of `crop` pixels square, and its flips, in each of the `wells` that begin at position `first`.
 
     `image_shapes` is (height, width), or one such row per entry of `wells`. A corner is drawn as a fraction of the
-    places it may take, so wells may differ in size. Raises ValueError for an image smaller than the crop.
+    possible positions, so wells may differ in size. Raises ValueError for an image smaller than the crop.
     """
     shapes = np.broadcast_to(np.asarray(image_shapes, dtype=np.int64), (len(wells), 2))
     if (small := (shapes < crop).any(axis=1)).any():
         raise ValueError(f"well {wells[small][0]} is smaller than the crop of {crop} pixels")
-    places = (shapes - crop + 1).astype(np.uint64)
+    choices = (shapes - crop + 1).astype(np.uint64)
     at = positions(first, len(wells))
     top, left, flips = (hashed(key(seed, purpose), at) for purpose in ("top", "left", "flips"))
     return Draws(
         wells,
-        below(top, places[:, 0]),
-        below(left, places[:, 1]),
+        below(top, choices[:, 0]),
+        below(left, choices[:, 1]),
         (flips & np.uint64(1)).astype(bool),
         (flips & np.uint64(2)).astype(bool),
     )
 
 
 def shuffled(count: int, seed: int, begin: int = 0, end: int | None = None) -> Indices:
-    """Return places `begin` to `end` (exclusive) of 0 .. count - 1 in an order that depends on the seed alone."""
+    """Return entries `begin` to `end` (exclusive) of 0 .. count - 1 in an order that depends only on the seed."""
     shuffle = hashed(key(seed, "shuffle"), np.zeros(1, np.uint64))
-    places = np.arange(begin, count if end is None else end, dtype=np.uint64)
-    return permuted(places, count, shuffle).astype(np.int64)
+    entries = np.arange(begin, count if end is None else end, dtype=np.uint64)
+    return permuted(entries, count, shuffle).astype(np.int64)
 
 
 def nested_experiments(experiments: Iterable[str], fraction: float, seed: int) -> tuple[str, ...]:
     """Choose `fraction` of the experiments, rounded but at least one, sorted by name.
 
     Experiments are ranked by a keyed hash of their own name: each smaller fraction is a subset of every larger one, and
-    an experiment's rank relative to another never depends on which others there are.
+    an experiment's rank relative to another does not depend on the other experiments.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")

@@ -1,13 +1,13 @@
 """The stream order: shards are read in sequence, k crops per image read, and batches are still mixed.
 
-For stores where reading on costs little and reading anywhere costs much. A pass over the data is k epochs long:
+For stores where sequential reads are cheap and random reads are expensive. A pass over the data is k epochs long:
 
 1. The shards are put in a random order, and the sequence of their n images is cut into `lanes` equal parts. Cuts fall
    inside shards, so lanes differ by one image at most, whatever the sizes of the shards and the number of ranks.
 2. A lane is read in blocks of `block` images or more. A block gives k rounds; a round is every image of the block once,
-   its first half shuffled and then its second half, so that between two crops of one image lie at least half a block.
-3. A batch takes as many crops from every lane, lane after lane: a rank's part of a batch is a part of the lanes, the
-   same from batch to batch, and a rank reads their shards only.
+   its first half shuffled and then its second half, so that two crops of one image are at least half a block apart.
+3. A batch takes the same number of crops from every lane, lane after lane: a rank's part of a batch is a fixed part of
+   the lanes, and a rank reads only their shards.
 
 All of it is arithmetic on the position. Arrays are (N,), one entry per position drawn.
 """
@@ -30,7 +30,7 @@ class StreamOrder:
     """Each image exactly `crops` times per pass; wells count from 0, shard after shard.
 
     `sizes` are the wells of each shard, `batch` the crops of all ranks together, `lanes` a divisor of it. Raises
-    ValueError where these do not fit.
+    ValueError if these are inconsistent.
     """
 
     seed: int
@@ -47,7 +47,7 @@ class StreamOrder:
             raise ValueError(f"{self.lanes} lanes do not divide the global batch of {self.batch} crops")
         sizes = np.asarray(self.sizes, dtype=np.int64)
         if not sizes.sum() or sizes.min() < 0:
-            raise ValueError("need at least one well, and no shard of less than none")
+            raise ValueError("need at least one well, and no shard with a negative number of wells")
         object.__setattr__(self, "sizes", sizes)
 
     @property
@@ -61,11 +61,11 @@ class StreamOrder:
         return self.count * self.crops
 
     def most_of_one_image(self) -> int:
-        """The most crops of one image that a global batch can hold; a batch across two passes holds it from each.
+        """The most crops of one image in a global batch; a batch across two passes can hold as many from each.
 
-        A batch holds at most x = c + t consecutive crops of a lane, c = batch / lanes of them from whole rounds of
-        lanes and t from the pass's end. Two crops of an image lie floor(s / 2) + 1 apart or more, s being the images of
-        the smallest block; so at most x / (floor(s / 2) + 1), rounded up, and never more than `crops`.
+        A batch holds at most x = c + t consecutive crops of a lane, c = batch / lanes of them from complete rounds of
+        lanes and t from the pass's end. Two crops of an image are floor(s / 2) + 1 apart or more, where s is the number
+        of images in the smallest block; so at most x / (floor(s / 2) + 1), rounded up, and never more than `crops`.
         """
         smallest = max(1, min(self.block, self.count // self.lanes))
         consecutive = self.batch // self.lanes + int(self._tails().max())
@@ -85,16 +85,16 @@ class StreamOrder:
         part = self.batch // world
         starts = np.arange(first_batch, last_batch, dtype=np.int64) * self.batch + rank * part
         wells = self._at((starts[:, None] + np.arange(part)).ravel())
-        found, uses = np.unique(np.searchsorted(np.cumsum(self.sizes), wells, side="right"), return_index=True)
-        return found[np.argsort(uses)]
+        shards, uses = np.unique(np.searchsorted(np.cumsum(self.sizes), wells, side="right"), return_index=True)
+        return shards[np.argsort(uses)]
 
-    def _at(self, where: Indices) -> Indices:
-        passes, within = np.divmod(where, self.period)
+    def _at(self, crop_positions: Indices) -> Indices:
+        passes, within = np.divmod(crop_positions, self.period)
         image = self._images(passes, *self._lanes_and_turns(within))
         for number in np.unique(passes).tolist():
             ends, shifts = _sequence(self, number)
-            here = passes == number
-            image[here] += shifts[np.searchsorted(ends, image[here], side="right")]
+            in_pass = passes == number
+            image[in_pass] += shifts[np.searchsorted(ends, image[in_pass], side="right")]
         return image
 
     def _cuts(self) -> Indices:
@@ -103,27 +103,27 @@ class StreamOrder:
         return cuts
 
     def _rounds(self) -> int:
-        """How often every lane can give its part of a batch before the shortest is at its end."""
+        """Number of batches that take their part of every lane, until the shortest lane ends."""
         return self.count // self.lanes * self.crops // (self.batch // self.lanes)
 
     def _tails(self) -> Indices:
-        """Crops that each lane has left then, (lanes,)."""
+        """Crops left in each lane after these batches, (lanes,)."""
         return np.diff(self._cuts()) * self.crops - self._rounds() * (self.batch // self.lanes)
 
     def _lanes_and_turns(self, within: Indices) -> tuple[Indices, Indices]:
-        """Positions in a pass → the lane, and which of its crops: whole rounds first, then what lanes have left."""
-        each, whole = self.batch // self.lanes, self._rounds()
+        """Lane of positions in a pass, and number of the crop in it: all lanes in turn, then what each has left."""
+        each, rounds = self.batch // self.lanes, self._rounds()
         number, slot = np.divmod(within, self.batch)
         ends = np.cumsum(self._tails())
-        left = within - whole * self.batch  # below 0 in whole rounds, whose lane in the tail is then not used
+        left = within - rounds * self.batch  # negative before the tail, where `last` is not used
         last = np.searchsorted(ends, left, side="right")
         in_tail = left >= 0
         begins = (ends - self._tails())[np.where(in_tail, last, 0)]
         lane = np.where(in_tail, last, slot // each)
-        return lane, np.where(in_tail, whole * each + left - begins, number * each + slot % each)
+        return lane, np.where(in_tail, rounds * each + left - begins, number * each + slot % each)
 
     def _images(self, passes: Indices, lane: Indices, turn: Indices) -> Indices:
-        """The turn-th crop of a lane → which image of the pass's sequence of shards it is of."""
+        """The image, in the pass's sequence of shards, of the turn-th crop of a lane."""
         cuts = self._cuts()
         in_lane = np.diff(cuts)[lane]
         blocks = np.maximum(1, in_lane // self.block)
@@ -148,7 +148,7 @@ class StreamOrder:
 
 @lru_cache(4)
 def _sequence(order: StreamOrder, number: int) -> tuple[Indices, Indices]:
-    """The shards in the sequence of a pass: where each ends, and what turns a place in it into a well's number."""
+    """The shards in the sequence of a pass: where each ends, and what to add to a position for the well's number."""
     sizes = np.asarray(order.sizes)
     under = hashed(key(order.seed, "stream shards"), np.full(1, number, np.uint64))
     drawn = permuted(np.arange(len(sizes), dtype=np.uint64), len(sizes), under).astype(np.int64)

@@ -1,7 +1,8 @@
-"""Orders with another purpose than seeing every well as often as any other: weighted, and plate by plate.
+"""Sample orders that do not see all wells equally often: weighted, and plate by plate.
 
-Pure functions of (seed, position) like the random order, so as exact, and as easily resumed on other ranks. Weighted
-sampling balances labels; batches of one plate serve losses and normalisations that must not compare across plates.
+Pure functions of (seed, position) like the random order, so they are as exact and resume as easily on other ranks.
+Weighted sampling balances labels; batches of one plate serve losses and normalisations that must not compare across
+plates.
 
 Arrays are (N,), one entry per position drawn, or (n,), one per well.
 """
@@ -21,7 +22,7 @@ from shards.order.random_order import Indices, positions
 def balancing_weights(labels: Sequence[object] | NDArray[np.generic], power: float = 1.0) -> NDArray[np.float64]:
     """A weight for each well, (number of wells with its label) ** -power.
 
-    With 1 every label is as likely as any other, with 0 every well; values between temper the rare labels.
+    With 1 all labels are equally likely, with 0 all wells; values in between are a compromise.
     """
     _, label, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
     return counts[label].astype(np.float64) ** -power
@@ -47,14 +48,14 @@ class WeightedOrder:
 
     @property
     def period(self) -> int:
-        """As many draws as there are wells; each position is drawn anew all the same."""
+        """The number of wells; every position is an independent draw."""
         return len(self._cumulative)
 
     def wells(self, first: int, count: int) -> Indices:
         """The wells at positions `first` to `first + count`; ValueError if either is negative."""
         total = self._cumulative[-1]
         drawn = fractions(hashed(key(self.seed, "weighted"), positions(first, count))) * total
-        # A product rounded up to the total would fall behind the last well that has any weight.
+        # A product that is rounded up to the total would be past the last well with a weight.
         wells: Indices = np.searchsorted(self._cumulative, np.minimum(drawn, np.nextafter(total, 0)), side="right")
         return wells
 
@@ -63,10 +64,10 @@ class WeightedOrder:
 class PlateOrder:
     """Groups of `group` consecutive positions, each of one plate; every image at most once per epoch.
 
-    A group is a whole global batch, or what one rank takes of it: the order does not depend on which. Per epoch each
-    plate gives floor(n / group) groups of its n images, drawn without replacement, and leaves n mod group images out,
-    others in each epoch; groups of all plates come in random order. `plates` names the plate of each image. Raises
-    ValueError if a plate has fewer images than a group, as none of them would ever be drawn.
+    A group is a complete global batch, or one rank's part of it: the order is the same. Per epoch each plate gives
+    floor(n / group) groups of its n images, drawn without replacement, and leaves n mod group images out, different
+    ones in each epoch; groups of all plates come in random order. `plates` names the plate of each image. Raises
+    ValueError if a plate has fewer images than a group, because none of them would ever be drawn.
     """
 
     seed: int

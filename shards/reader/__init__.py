@@ -1,1 +1,1 @@
-"""Crops and wells out of a set of shards."""
+"""Read crops and wells from a set of shards."""

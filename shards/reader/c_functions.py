@@ -1,6 +1,7 @@
-"""Addresses of C functions in libraries that come as wheels, for the kernel to call without the interpreter's lock.
+"""Call C functions from compiled code, without the interpreter's lock.
 
-Addresses are passed to the kernel as numbers, so that its machine code can be cached between processes.
+The functions are in libraries that come with wheels. Their addresses are passed to the kernel as numbers, so that its
+machine code can be cached between processes.
 """
 
 # ruff: noqa: ANN401 - numba's code generators have no types of their own
@@ -30,9 +31,9 @@ PREAD, CRC32C, ZSTD_CREATE, ZSTD_FREE, ZSTD_DECODE, LZ4_DECODE = range(len(FUNCT
 
 @lru_cache
 def addresses() -> NDArray[np.int64]:
-    """Where the functions lie in this process, in the order of FUNCTIONS; ImportError names one that is not found."""
-    found = [ctypes.cast(function(name, module), ctypes.c_void_p).value for name, module in FUNCTIONS]
-    return np.array(found, np.int64)
+    """Addresses of the functions in this process, in the order of FUNCTIONS; ImportError names a missing one."""
+    values = [ctypes.cast(function(name, module), ctypes.c_void_p).value for name, module in FUNCTIONS]
+    return np.array(values, np.int64)
 
 
 def _caller(result: Any, *arguments: Any) -> Any:
@@ -44,11 +45,11 @@ def _caller(result: Any, *arguments: Any) -> Any:
             from llvmlite import ir
 
             kind = ir.FunctionType(context.get_value_type(result), [context.get_value_type(a) for a in arguments])
-            given = [
+            converted = [
                 context.cast(builder, builder.extract_value(lowered[1], i), signature.args[1][i], argument)
                 for i, argument in enumerate(arguments)
             ]
-            return builder.call(builder.inttoptr(lowered[0], kind.as_pointer()), given)
+            return builder.call(builder.inttoptr(lowered[0], kind.as_pointer()), converted)
 
         return result(types.int64, values), generate
 
@@ -56,7 +57,7 @@ def _caller(result: Any, *arguments: Any) -> Any:
 
 
 def _pointer(typing: Any, address: Any) -> Any:
-    """The address as what `numba.carray` takes."""
+    """The address as the pointer type that `numba.carray` takes."""
 
     def generate(context: Any, builder: Any, signature: Any, lowered: Any) -> Any:
         return builder.inttoptr(lowered[0], context.get_value_type(signature.return_type))

@@ -1,8 +1,8 @@
-"""Crops from bytes, compiled: read runs, check, decompress, undo filters, copy with flips, sum. No lock is held.
+"""The compiled kernel that reads crops: read bytes, check, decompress, undo filters, copy with flips, sum.
 
-The same layout as `format.payload` and `format.codecs`, which say it in plain Python; here each step works on one
-chunk that stays in the processor's cache. All pixels are bytes here, `wide` of them one pixel, so that there is one
-machine code for all pixel types. numba compiles it at first use and caches it beside this file.
+It holds no interpreter lock. `shards.format.payload` and `shards.format.codecs` implement the same format in plain
+Python; here each step works on one chunk that stays in the processor's cache. Pixels are bytes here, `wide` of them per
+pixel, so that one machine code serves all pixel types. numba compiles it at first use and caches it next to this file.
 
 Shapes: K crops, C channels, T chunk side, h and w the crop's sides, R rows of chunks that a crop touches.
 """
@@ -35,7 +35,7 @@ Array = NDArray[Any]
 OK, BAD_INDEX, SHORT_READ, BAD_CHECKSUM, BAD_FRAME, OUTSIDE = range(6)
 NONE, ZSTD, LZ4 = range(3)
 
-# A record of `shards.index`, as 8-byte words.
+# A record of `shards.format.index`, as 8-byte words.
 OFFSET, LENGTH, HEIGHT, WIDTH, FIRST, CHUNKS, CHECKSUM = range(7)
 RECORD_WORDS = 10
 CRC = 4
@@ -48,7 +48,7 @@ SIGNATURE = (
 
 @njit(nogil=True, cache=True)
 def _index_fits(calls: Array, record: Array, bounds: Array) -> bool:
-    """Whether the image's part of the index is whole, and its chunks ascend inside the payload."""
+    """Whether the image's part of the index is intact, and its chunks ascend inside the payload."""
     if np.int64(call_crc32c(calls[CRC32C], (0, bounds.ctypes.data, 4 * len(bounds)))) != record[CHECKSUM]:
         return False
     descents = 0
@@ -86,12 +86,12 @@ def _decode(
     if call_crc32c(calls[CRC32C], (0, at, body)) != carray(pointer(at + body), 1, np.uint32)[0]:
         return BAD_CHECKSUM
     into = spare.ctypes.data if shuffle else tile.ctypes.data
-    found = body
+    decoded = body
     if compressor == ZSTD:
-        found = call_zstd(calls[ZSTD_DECODE], (context, into, size, at, body))
+        decoded = call_zstd(calls[ZSTD_DECODE], (context, into, size, at, body))
     elif compressor == LZ4:
-        found = call_lz4(calls[LZ4_DECODE], (at + 4, into, body - 4, size)) if body > 4 else 0
-    if found != size:
+        decoded = call_lz4(calls[LZ4_DECODE], (at + 4, into, body - 4, size)) if body > 4 else 0
+    if decoded != size:
         return BAD_FRAME
     if shuffle:
         _ungroup(spare, tile, wide)
@@ -117,8 +117,8 @@ def _ungroup(grouped: Array, into: Array, wide: int) -> None:
 def _integrate(words: Array, carried: Array, bits: np.uint64) -> None:
     """Undo differences: running sums modulo 2 ** bits, eight bytes at a time.
 
-    Sums inside each 8-byte word, then of what each word carries on, then both together: the first and the last are
-    independent from word to word, which lets the compiler use the processor's widest registers.
+    First sums inside each 8-byte word, then what is carried into each word, then both added. The first and the last
+    step are independent between words, so the compiler can use the processor's widest registers.
     """
     ones = np.uint64(0x0101010101010101) if bits == 8 else np.uint64(0x0001000100010001)
     high = ones << (bits - np.uint64(1))
@@ -144,11 +144,11 @@ def _add(x: np.uint64, y: np.uint64, high: np.uint64) -> np.uint64:
 
 
 @njit(nogil=True, cache=True)
-def _place(pixels: Array, crop: Array, chunk: int, wide: int, row: int, column: int, flip_rows: bool) -> None:
-    """Copy what lies inside the crop of a chunk whose corner is at (row, column) of it, which may lie outside."""
+def _copy_chunk(pixels: Array, crop: Array, chunk: int, wide: int, row: int, column: int, flip_rows: bool) -> None:
+    """Copy the part of a chunk inside the crop; the chunk's corner is at (row, column) of the crop, or outside it."""
     channels, height, line = crop.shape
     x = max(0, -column)
-    count = np.uint64(wide * (min(chunk, line // wide - column) - x))  # unsigned: no position counts from the end
+    count = np.uint64(wide * (min(chunk, line // wide - column) - x))  # unsigned: no index counts from the end
     into = crop.reshape(crop.size)
     for c in range(channels):
         for y in range(max(0, -row), min(chunk, height - row)):
@@ -160,7 +160,7 @@ def _place(pixels: Array, crop: Array, chunk: int, wide: int, row: int, column: 
 
 @njit(nogil=True, cache=True)
 def _copy_run(pixels: Array, source: np.uint64, into: Array, at: np.uint64, count: np.uint64) -> None:
-    """A loop of its own: inside the one over rows the compiler gives up its registers where rows run upwards."""
+    """A separate function: inside the loop over rows the compiler would not vectorise the copy of flipped rows."""
     for i in range(count):
         into[at + i] = pixels[source + i]
 
@@ -173,7 +173,7 @@ def _copy(source: Array, into: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def _reverse_rows(crop: Array, wide: int, spare: Array) -> None:
-    """Flip columns of a finished crop; unsigned positions let the compiler reverse a register at once."""
+    """Flip columns of a finished crop; unsigned positions let the compiler reverse a full register at once."""
     if len(spare) < crop.shape[2]:
         spare = np.empty(crop.shape[2], np.uint8)
     for c in range(crop.shape[0]):
@@ -210,7 +210,7 @@ def _sum(crop: Array, wide: int, sums: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def _byte_sums(line: Array) -> tuple[np.uint64, np.uint64]:
-    """32 bits hold the squares of 66,051 bytes, and twice as many fit into a register."""
+    """32 bits hold the squares of 66,051 bytes, and twice as many 32-bit sums fit into a register as 64-bit ones."""
     total, squares = np.uint32(0), np.uint32(0)
     for x in range(len(line)):
         value = np.uint32(line[x])
@@ -235,7 +235,7 @@ def _read_crop(
     context: int,
     codec: tuple[int, bool, bool],
     shape: tuple[int, int, bool],  # T, bytes of a pixel, whether to read the crop's bytes at once
-    place: Array,  # (3,)
+    image: Array,  # (3,)
     memory: Array,  # (R,) or (0,)
     corner: Array,  # (4,)
     crop: Array,  # (C, h, w * wide)
@@ -243,16 +243,16 @@ def _read_crop(
     spare: Array,
     buffer: Array,
 ) -> tuple[int, int, Array]:
-    """Fill one crop, columns not yet flipped; return the status, the chunk it stands for, and the buffer, which grows.
+    """Fill one crop, columns not yet flipped; return the status, the chunk it refers to, and the buffer, which grows.
 
-    `base` is where the payload's first byte would lie, were all of it in memory.
+    `base` is the address that the payload's first byte would have if all of it were in memory.
     """
     (chunk, wide, one_span), (top, left) = shape, (corner[0], corner[1])
     height, width = crop.shape[1], crop.shape[2] // wide
-    record = carray(pointer(place[1]), RECORD_WORDS, np.int64)
+    record = carray(pointer(image[1]), RECORD_WORDS, np.int64)
     if top < 0 or left < 0 or top + height > record[HEIGHT] or left + width > record[WIDTH]:
         return OUTSIDE, -1, buffer
-    bounds = carray(pointer(place[2] + 4 * record[FIRST]), record[CHUNKS] + 1, np.uint32)
+    bounds = carray(pointer(image[2] + 4 * record[FIRST]), record[CHUNKS] + 1, np.uint32)
     rows, columns = -(-record[HEIGHT] // chunk), -(-record[WIDTH] // chunk)
     if rows * columns != record[CHUNKS] or not _index_fits(calls, record, bounds):
         return BAD_INDEX, -1, buffer
@@ -267,7 +267,7 @@ def _read_crop(
             count = np.int64(bounds[(lower if one_span else row) * columns + last + 1]) - start
             if len(buffer) < count:
                 buffer = np.empty(2 * count, np.uint8)
-            if not _read(calls, place[0], record[OFFSET] + start, count, buffer.ctypes.data):
+            if not _read(calls, image[0], record[OFFSET] + start, count, buffer.ctypes.data):
                 return SHORT_READ, row * columns + first, buffer
             base = buffer.ctypes.data - start
         for number in range(row * columns + first, row * columns + last + 1):
@@ -277,7 +277,7 @@ def _read_crop(
                 return status, number, buffer
             pixels = carray(pointer(at), len(tile), np.uint8) if plain else tile
             column = number - row * columns
-            _place(pixels, crop, chunk, wide, row * chunk - top, column * chunk - left, corner[2] != 0)
+            _copy_chunk(pixels, crop, chunk, wide, row * chunk - top, column * chunk - left, corner[2] != 0)
     return OK, -1, buffer
 
 
@@ -289,21 +289,21 @@ def read_crops(
     compressor: int,
     delta: bool,
     shuffle: bool,
-    one_span: bool,  # read a crop's bytes at once, those between its runs too
-    places: Array,  # (K, 3): file descriptor, address of the image's record, address of the shard's offsets
-    memory: Array,  # (K, R) addresses of the runs where they have been read already; (K, 0) to read them here
+    one_span: bool,  # read a crop's bytes in one read, with those between its runs
+    images: Array,  # (K, 3): file descriptor, address of the image's record, address of the shard's offsets
+    memory: Array,  # (K, R) addresses of the runs that have been read already; (K, 0) to read them here
     corners: Array,  # (K, 4): top, left, whether to flip rows, columns
     out: Array,  # (K, C, h, w * wide) bytes
     sums: Array,  # (K, C, 2) sums of pixels and of their squares; (0, C, 2) to leave out
 ) -> tuple[int, int, int]:
-    """Fill `out` and `sums`; return the status, crop and chunk of the first failure, which ends the reading."""
+    """Fill `out` and `sums`; return the status, crop and chunk of the first failure, at which reading stops."""
     size, buffer, status, number, k = out.shape[1] * chunk * chunk * wide, np.empty(0, np.uint8), OK, -1, 0
     tile, spare = np.empty(size, np.uint8), np.empty(size, np.uint8)
     context = call_create(calls[ZSTD_CREATE], ()) if compressor == ZSTD else 0
     codec, shape = (compressor, delta, shuffle), (chunk, wide, one_span)
     for k in range(out.shape[0]):
         status, number, buffer = _read_crop(
-            calls, context, codec, shape, places[k], memory[k], corners[k], out[k], tile, spare, buffer
+            calls, context, codec, shape, images[k], memory[k], corners[k], out[k], tile, spare, buffer
         )
         if status != OK:
             break

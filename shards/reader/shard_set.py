@@ -1,7 +1,7 @@
-"""A shard set: a folder of tar shards with their sidecar indices, `wells.parquet` and `manifest.json`.
+"""Open a shard set: a folder of tar shards with their sidecar indices, `wells.parquet` and `manifest.json`.
 
-docs/shard-format.md describes it. A shard is written with `ShardWriter`; a set is opened with `ShardSet.open`, which
-reads crops and wells by their number in the table. How bytes lie is the affair of `payload`, `tar` and `index`.
+docs/shard-format.md describes it. `ShardSet.open` opens a set, whose crops and wells are read by their number in the
+table. Shards are written by `shards.format.writer`; `payload`, `tar` and `index` next to it define their bytes.
 
 Shapes: C channels, H height, W width, s crop size, K crops.
 """
@@ -49,10 +49,10 @@ class ShardSet:
 
     @classmethod
     def open(cls, place: Path | Source, mode: ReadMode = "runs") -> ShardSet:
-        """Open a shard set, checking everything that costs no reading of pixels.
+        """Open a shard set, checking everything that needs no reading of pixels.
 
-        `mode` is how crops are read: see `shards.reader.ReadMode`. Raises ShardError if a file is absent, cut short or
-        not what the manifest says, or if an experiment is in both splits.
+        `mode` is how crops are read: see `shards.reader.crop_reader.ReadMode`. Raises ShardError if a file is absent,
+        cut short or not what the manifest says, or if an experiment is in both splits.
         """
         source = LocalFolder(place) if isinstance(place, Path) else place
         manifest = read_manifest(source)
@@ -67,23 +67,23 @@ class ShardSet:
 
     @property
     def folder(self) -> Path | str:
-        """Where the set lies."""
+        """Folder or URL of the set."""
         return self.source.place
 
     @cached_property
     def wells(self) -> pd.DataFrame:
         """The table: one row per well image, in the order of the shards."""
-        return columns.read_frame(columns.opened(self._table))
+        return columns.read_frame(columns.open_buffer(self._table))
 
     def indices(self, split: Split, experiments: Iterable[str] | None = None) -> NDArray[np.int64]:
-        """Numbers of the wells of a split, or of those of its experiments that are named."""
+        """Numbers of the wells of a split, or only of the named experiments."""
         first = 0 if split == "train" else self.manifest.wells["train"]
-        every = np.arange(first, first + self.manifest.wells[split])
+        wells = np.arange(first, first + self.manifest.wells[split])
         if experiments is None:
-            return every
+            return wells
         names, codes = self._experiments
-        wanted = np.isin(names, list(experiments))
-        return every[wanted[codes[every]]]
+        selected = np.isin(names, list(experiments))
+        return wells[selected[codes[wells]]]
 
     @cached_property
     def shapes(self) -> NDArray[np.int64]:
@@ -93,23 +93,23 @@ class ShardSet:
             shapes = np.stack([np.from_dlpack(group[side]) for side in ("height", "width")], axis=1).astype(np.int64)
             same = len(shapes) and (shapes == shapes[0]).all()
             parts.append(np.broadcast_to(shapes[0].copy(), shapes.shape) if same else shapes)
-        held = [part for part in parts if len(part)]
-        if held and all(part.strides[0] == 0 and (part[0] == held[0][0]).all() for part in held):
-            return np.broadcast_to(held[0][0], (sum(map(len, held)), 2))
+        filled = [part for part in parts if len(part)]
+        if filled and all(part.strides[0] == 0 and (part[0] == filled[0][0]).all() for part in filled):
+            return np.broadcast_to(filled[0][0], (sum(map(len, filled)), 2))
         return np.concatenate(parts)
 
     def read_well(
         self, index: int, *, into: NDArray[np.generic] | None = None, sums: NDArray[np.uint64] | None = None
     ) -> NDArray[np.generic]:
-        """Read a whole well image, (C, H, W); into an array that is there, if one is given.
+        """Read a complete well image, (C, H, W); into the array `into`, if there is one.
 
         `sums` (C, 2) is filled with the exact sums of each channel's pixels and of their squares.
         """
         height, width = self.shapes[index].tolist()
         if into is None:
             into = np.empty((len(self.manifest.channels), height, width), self.manifest.pixel_type)
-        everything = self.windows(np.array([index]), np.zeros((1, 4), np.int64))
-        self.reader.read(everything, into[None], None if sums is None else sums[None])
+        window = self.windows(np.array([index]), np.zeros((1, 4), np.int64))
+        self.reader.read(window, into[None], None if sums is None else sums[None])
         return into
 
     def read_crop(self, index: int, y: int, x: int, size: int) -> NDArray[np.generic]:
@@ -135,13 +135,13 @@ class ShardSet:
         """The metadata member of a well image; ShardError if it is damaged."""
         where = self.windows(np.array([index]), np.zeros((1, 4), np.int64))
         number, position = int(where.shard[0]), int(where.position[0])
-        record = self.reader.opened(number).index.records[position]
+        record = self.reader.open_shard(number).index.records[position]
         name, start = self.manifest.shards[number].name, int(record["json_offset"])
         (text,) = self.source.ranges([(name, start, start + int(record["json_length"]))])
         if crc32c(text) != record["json_crc"]:
-            raise ShardError(f"{self.folder}/{name}: metadata of image {position}: its checksum does not fit")
-        found: dict[str, object] = json.loads(text)
-        return found
+            raise ShardError(f"{self.folder}/{name}: metadata of image {position}: its checksum does not match")
+        metadata: dict[str, object] = json.loads(text)
+        return metadata
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
@@ -162,8 +162,8 @@ class ShardSet:
         return np.array(list(known), dtype=str), np.concatenate(parts)
 
     def _groups(self, *names: str) -> Iterator[dict[str, Any]]:
-        """Columns of the table as Arrow arrays; without pandas, whose import takes longer than all else here."""
-        return columns.read_groups(columns.opened(self._table), names)
+        """Columns of the table as Arrow arrays; without pandas, whose import takes longer than everything else here."""
+        return columns.read_groups(columns.open_buffer(self._table), names)
 
     def _check(self) -> None:
         manifest, place = self.manifest, f"{self.folder}/{MANIFEST}"
@@ -172,9 +172,9 @@ class ShardSet:
         names, codes = self._experiments
         order = [shard.split for shard in manifest.shards]
         for split in SPLITS:
-            held = sum(shard.wells for shard in manifest.shards if shard.split == split)
-            found = set(names[np.unique(codes[self.indices(split)])]) if manifest.wells[split] <= len(codes) else set()
-            if held != manifest.wells[split] or found != set(manifest.experiments[split]):
+            wells = sum(shard.wells for shard in manifest.shards if shard.split == split)
+            known = set(names[np.unique(codes[self.indices(split)])]) if manifest.wells[split] <= len(codes) else set()
+            if wells != manifest.wells[split] or known != set(manifest.experiments[split]):
                 raise ShardError(f"{place}: {WELLS} has other {split} experiments or another count than stated here")
         if order != sorted(order) or len(codes) != sum(manifest.wells.values()):
             raise ShardError(f"{place}: the shards do not hold the wells of {WELLS}, training before validation")
@@ -183,12 +183,12 @@ class ShardSet:
 def _check_size(source: Source, name: str, expected: int) -> None:
     size = source.size(name)
     if size != expected:
-        found = "missing" if size is None else f"{size} bytes"
-        raise ShardError(f"{source.place}/{name}: {found}, but {MANIFEST} says {expected} bytes: build the set again")
+        actual = "missing" if size is None else f"{size} bytes"
+        raise ShardError(f"{source.place}/{name}: {actual}, but {MANIFEST} says {expected} bytes: build the set again")
 
 
 def wells_per_shard(shards: ShardSet, wells: Indices) -> Indices:
-    """How many of `wells`, which ascend, each shard of the set holds: the sizes of a stream order over them."""
+    """How many of `wells` (ascending) each shard of the set holds: the sizes of a stream order over them."""
     if (np.diff(wells) <= 0).any():
         raise ValueError("the wells of a stream must ascend, each once")
     of_well = shards.windows(wells, np.zeros((len(wells), 4), np.int64)).shard

@@ -1,1 +1,1 @@
-"""Sets of shards behind a URL."""
+"""Read sets of shards by URL."""

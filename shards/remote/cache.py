@@ -1,9 +1,9 @@
-"""A bounded folder of whole files, by checksum: what stream reading downloads, shared by all processes of a machine.
+"""A size-limited cache of complete files on disk: downloads of the stream order, shared by all processes of a machine.
 
-A file is named after its SHA-256, so a set that was built again never meets the files of the one before. A file is
-downloaded by whoever comes first, under a lock on its unfinished form; others wait for it. The sizes of all files,
-finished or not, never exceed the limit: room is made, by removing the files that were used longest ago, before a
-download begins. A file that was removed while a process had it open stays readable there (POSIX).
+A file is named after its SHA-256, so a set that is built again does not use the files of the set before. The first
+process that needs a file downloads it, with a lock on the unfinished file; others wait for it. The total size of all
+files, finished or not, never exceeds the limit: the least recently used files are removed before a download begins. A
+file that is removed while a process has it open stays readable there (POSIX).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ Fill = Callable[[BufferedRandom], None]
 
 
 class CacheFullError(OSError):
-    """A file does not fit beside what is being downloaded at this moment."""
+    """A file does not fit into the cache next to the current downloads."""
 
 
 class WrongContentError(OSError):
-    """What was downloaded is not what its checksum says."""
+    """A download does not match its checksum or size."""
 
 
 @dataclass(frozen=True)
 class FileCache:
-    """Files of at most `limit` bytes together. The folder must lie on a file system with working `flock`."""
+    """Files of at most `limit` bytes together. The folder must be on a file system with working `flock`."""
 
     folder: Path
     limit: int
 
     def find(self, sha256: str) -> BufferedReader | None:
-        """The finished file of this checksum, open, and marked as used just now; None if it is not here."""
+        """The finished file with this checksum, open, and marked as just used; None if it is not in the cache."""
         try:
             file = (self.folder / sha256).open("rb")
         except FileNotFoundError:
@@ -44,21 +44,20 @@ class FileCache:
         os.utime(file.fileno())
         return file
 
-    def hold(self, sha256: str, size: int, fill: Fill) -> BufferedReader:
-        """The file of this checksum and size, open, written by `fill` if no process has finished it yet.
+    def get(self, sha256: str, size: int, fill: Fill) -> BufferedReader:
+        """The file with this checksum and size, open; written by `fill` if no process has finished it yet.
 
-        Raises CacheFullError if it cannot fit beside what other processes are downloading at this moment,
-        WrongContentError if what `fill` wrote has another checksum or size, and whatever `fill` raises. Nothing is left
-        behind then.
+        Raises CacheFullError if it does not fit next to the current downloads of other processes, WrongContentError if
+        what `fill` wrote has another checksum or size, and any error of `fill`. Nothing is left behind then.
         """
-        if found := self.find(sha256):
-            return found
+        if cached := self.find(sha256):
+            return cached
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._unfinished(sha256) as file:
             unfinished = Path(file.name)
-            if found := self.find(sha256):
+            if cached := self.find(sha256):
                 unfinished.unlink()
-                return found
+                return cached
             try:
                 self._reserve(file, size)
                 fill(file)
@@ -77,14 +76,14 @@ class FileCache:
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        """Keep others from adding and renaming: a listing may miss or repeat a file that changes its name."""
+        """Keep other processes from adding and renaming: a listing may miss or repeat a file that is being renamed."""
         with (self.folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextmanager
     def _unfinished(self, sha256: str) -> Iterator[BufferedRandom]:
-        """The unfinished file of this checksum, locked. A dead process's lock is gone, and its file is written anew."""
+        """The unfinished file with this checksum, locked. The lock of a dead process is free; its file is rewritten."""
         path = self.folder / f"{sha256}.part"
         while True:
             with open(path, "r+b", opener=_create) as file:
@@ -94,30 +93,30 @@ class FileCache:
                     return
 
     def _reserve(self, file: BufferedRandom, size: int) -> None:
-        """Give the file its full size at once, after removing others until all of them fit."""
+        """Give the file its full size, after removing other files until it fits."""
         with self._counting():
             file.truncate(0)
             files = sorted(self._files())
-            excess = sum(held for _, held, _ in files) + size - self.limit if size <= self.limit else 0
-            for _, held, path in files:
+            excess = sum(used for _, used, _ in files) + size - self.limit if size <= self.limit else 0
+            for _, used, path in files:
                 if excess <= 0:
                     break
-                if held and _remove_unless_locked(path):
-                    excess -= held
+                if used and _remove_unless_locked(path):
+                    excess -= used
             if excess > 0 or size > self.limit:
                 raise CacheFullError(f"{self.folder}: {size} bytes more do not fit in a cache of {self.limit} bytes")
             file.truncate(size)
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """Time of last use (ns), size and path of each file."""
-        found = []
+        files = []
         for path in self.folder.iterdir():
             try:
                 state = path.stat()
             except FileNotFoundError:
                 continue
-            found.append((state.st_mtime_ns, state.st_size, path))
-        return found
+            files.append((state.st_mtime_ns, state.st_size, path))
+        return files
 
 
 def _create(path: str, flags: int) -> int:
@@ -128,7 +127,7 @@ def _check(file: BufferedRandom, sha256: str, size: int) -> None:
     file.flush()
     file.seek(0)
     if os.fstat(file.fileno()).st_size != size or file_digest(file, "sha256").hexdigest() != sha256:
-        raise WrongContentError(f"what came is not the file of {size} bytes with checksum {sha256}")
+        raise WrongContentError(f"the download is not the file of {size} bytes with checksum {sha256}")
 
 
 def _is_same(file: BufferedRandom, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Files of a shard set on an object store or a web server: ranged requests that time out, are checked, and tried again.
+"""Read the files of a set from an object store or a web server: range requests with time limits, checks and retries.
 
 Any URL that fsspec knows: `s3://bucket/set` (needs s3fs), `https://host/set`, `gs://...`, `file:///...`.
 """
@@ -27,27 +27,27 @@ from shards.remote.cache import CacheFullError, FileCache, WrongContentError
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
-PIECE = 16 << 20
-"""Bytes of one request while a whole file is downloaded: all that is held in memory, and all that a retry repeats."""
+DOWNLOAD_BYTES = 16 << 20
+"""Bytes per request while a complete file is downloaded: what is in memory at a time, and what a retry repeats."""
 
-AT_ONCE = 64
-"""Requests of one process under way at one time, for parts of files."""
+MAX_REQUESTS = 64
+"""Concurrent requests of one process for parts of files."""
 
-PASSING = {408, 425, 429}
-"""HTTP statuses below 500 that may pass."""
+TRANSIENT = {408, 425, 429}
+"""HTTP statuses below 500 that may be transient."""
 
 
 class RemoteError(OSError):
-    """A request failed for good; the message names the URL, the number of attempts and the last reason."""
+    """A request failed permanently; the message names the URL, the number of attempts and the last reason."""
 
 
 class RangesIgnoredError(OSError):
-    """The server answers a request for some bytes with more than these."""
+    """The server answers a range request with more bytes than requested."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to insist: `attempts` of at most `seconds` each, after pauses that double from `pause` seconds."""
+    """When to give up: `attempts` of at most `seconds` each, with pauses that double from `pause` seconds."""
 
     attempts: int = 5
     seconds: float = 60.0
@@ -69,39 +69,39 @@ class Store:
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if there is none. Errors as in `read`."""
         try:
-            found: int | None = self._insist(name, lambda path: self._call("info", path)["size"])
+            size: int | None = self._retry(name, lambda path: self._call("info", path)["size"])
         except FileNotFoundError:
             return None
-        if found is None:
-            raise RemoteError(f"{self.locate(name)}: the server does not say how many bytes it has")
-        return found
+        if size is None:
+            raise RemoteError(f"{self.locate(name)}: the server does not state its size")
+        return size
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         """Bytes `begin` to `end` (exclusive) of a file, or to its end.
 
-        Raises FileNotFoundError, PermissionError, or RemoteError once patience is at its end.
+        Raises FileNotFoundError, PermissionError, or RemoteError after the last attempt.
         """
-        return self._insist(name, lambda path: self._get(path, begin, end))
+        return self._retry(name, lambda path: self._get(path, begin, end))
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
-        """Ranges (file, begin, end) of bytes, many requests at one time; errors as in `read`."""
-        return list(_requests(os.getpid()).map(lambda place: self.read(*place), ranges))
+        """Byte ranges (file, begin, end), with many concurrent requests; errors as in `read`."""
+        return list(_requests(os.getpid()).map(lambda span: self.read(*span), ranges))
 
     def download(self, name: str, size: int, file: IO[bytes]) -> None:
-        """Write the whole of a file of known size; errors as in `read`."""
+        """Write a complete file of known size; errors as in `read`."""
         file.seek(0)
-        for begin in range(0, size, PIECE):
-            file.write(self.read(name, begin, min(size, begin + PIECE)))
+        for begin in range(0, size, DOWNLOAD_BYTES):
+            file.write(self.read(name, begin, min(size, begin + DOWNLOAD_BYTES)))
 
     def cached(self, cache: FileCache, name: str, size: int, sha256: str) -> BufferedReader:
-        """The whole file, open on this machine, downloaded if it is not there; errors as in `read` and `hold`."""
+        """The complete file, open, downloaded if it is not in the cache; errors as in `read` and `FileCache.get`."""
         try:
-            return cache.hold(sha256, size, lambda file: self.download(name, size, file))
+            return cache.get(sha256, size, lambda file: self.download(name, size, file))
         except WrongContentError as error:
             raise WrongContentError(f"{self.locate(name)}: {error}") from None
 
-    def _insist(self, name: str, act: Callable[[str], Result]) -> Result:
-        """Act on the path of a file, as often as patience allows."""
+    def _retry(self, name: str, act: Callable[[str], Result]) -> Result:
+        """Call `act` with the path of a file, for at most the attempts that `patience` allows."""
         url = self.locate(name)
         for number in range(1, self.patience.attempts + 1):
             try:
@@ -109,24 +109,24 @@ class Store:
             except (FileNotFoundError, PermissionError) as error:
                 raise type(error)(f"{url}: {error}") from error
             except Exception as error:  # each file system raises errors of its own
-                if number == self.patience.attempts or not _may_pass(error):
+                if number == self.patience.attempts or not _is_transient(error):
                     reason = f"{type(error).__name__}: {error}".rstrip(": ")
                     raise RemoteError(f"{url} cannot be read (attempt {number}): {reason}") from error
                 time.sleep(self.patience.pause * 2 ** (number - 1) * random.uniform(0.5, 1))
-        raise ValueError(f"{url}: patience of {self.patience.attempts} attempts allows none")
+        raise ValueError(f"{url}: {self.patience.attempts} attempts: at least 1 is needed")
 
     def _get(self, path: str, begin: int, end: int | None) -> bytes:
-        """One request; whatever the file system raises, EOFError if too little came, RangesIgnoredError if too much."""
+        """One request. Raises the file system's errors, EOFError for too few bytes, RangesIgnoredError for too many."""
         if begin == end:
             return b""
         data: bytes = self._call("cat_file", path, start=begin, end=end)
         if end is not None and len(data) != end - begin:
             error = RangesIgnoredError if len(data) > end - begin else EOFError
-            raise error(f"{len(data)} bytes came for bytes {begin} to {end}")
+            raise error(f"{len(data)} bytes received for bytes {begin} to {end}")
         return data
 
-    def _call(self, method: str, path: str, **arguments: object) -> Any:  # noqa: ANN401  (whatever fsspec returns)
-        """Call the file system, within the time that patience allows where it can be interrupted."""
+    def _call(self, method: str, path: str, **arguments: object) -> Any:  # noqa: ANN401  (anything that fsspec returns)
+        """Call the file system, with the time limit of `patience` if the call can be interrupted."""
         from fsspec.asyn import sync
 
         files = self._files()
@@ -142,13 +142,13 @@ class Store:
 class RemoteFolder:
     """A shard set behind a URL, as `shards.format.source.Source`.
 
-    Parts of files are asked for one by one. But a file whose size and checksum stand in `whole` is downloaded as a
-    whole when it is first opened, or ahead of that by `fetch`, and read from the cache.
+    Parts of files are requested one by one. A file in `downloads` (size and checksum by name) is downloaded completely
+    when it is first opened, or earlier by `fetch`, and read from the cache.
     """
 
     store: Store
     cache: FileCache | None = None
-    whole: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    downloads: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -160,30 +160,30 @@ class RemoteFolder:
         return self.store.size(name)
 
     def load(self, name: str) -> NDArray[np.uint8]:
-        """See Source; read anew each time."""
+        """See Source; downloaded each time."""
         return np.frombuffer(self.store.read(name), np.uint8)
 
-    def ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    def ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """See Source."""
-        return self.store.read_many(wanted)
+        return self.store.read_many(ranges)
 
     def descriptor(self, name: str) -> int | None:
-        """See Source: of the whole file in the cache; None if it is not among `whole`, or finds no room there."""
-        file = self._held(name)
+        """See Source: of the complete file in the cache; None if it is not in `downloads`, or does not fit there."""
+        file = self._cached_file(name)
         if file is None:
             return None
         with file:
             return os.dup(file.fileno())
 
     def fetch(self, name: str) -> None:
-        """Have a file of `whole` in the cache, for whoever opens it next."""
-        if file := self._held(name):
+        """Download a file of `downloads` into the cache, before it is opened."""
+        if file := self._cached_file(name):
             file.close()
 
-    def _held(self, name: str) -> BufferedReader | None:
-        if self.cache is None or name not in self.whole:
+    def _cached_file(self, name: str) -> BufferedReader | None:
+        if self.cache is None or name not in self.downloads:
             return None
-        size, sha256 = self.whole[name]
+        size, sha256 = self.downloads[name]
         try:
             return self.store.cached(self.cache, name, size, sha256)
         except CacheFullError as error:
@@ -191,17 +191,17 @@ class RemoteFolder:
             return None
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another attempt may succeed: not where the request itself is refused, or cannot even be made."""
+def _is_transient(error: Exception) -> bool:
+    """Whether another attempt may succeed: not if the request itself is refused, or cannot be made."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:
-        return status in PASSING
+        return status in TRANSIENT
     return not isinstance(error, (RangesIgnoredError, RemoteError, IsADirectoryError, NotImplementedError))
 
 
 @lru_cache(16)
 def _file_system(url: str, options: str, process: int) -> Any:  # noqa: ANN401  (fsspec has no types)
-    """One file system for all threads of a process, where fsspec itself would make one for each."""
+    """One file system for all threads of a process, where fsspec itself would create one per thread."""
     import fsspec
 
     try:
@@ -212,12 +212,12 @@ def _file_system(url: str, options: str, process: int) -> Any:  # noqa: ANN401  
 
 @lru_cache(1)
 def _requests(process: int) -> ThreadPoolExecutor:
-    """Threads that wait for answers; a forked process gets its own."""
-    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="shard-request")
+    """Threads that wait for responses; a forked process gets its own."""
+    return ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="shard-request")
 
 
 def source_of(place: str | Path) -> Source:
-    """Where a set lies: a folder's path, or any URL that fsspec knows."""
+    """The source of a set at a folder's path, or at any URL that fsspec knows."""
     text = str(place)
     if "://" not in text or text.startswith("file://"):
         return LocalFolder(Path(text.removeprefix("file://")))

@@ -1,1 +1,1 @@
-"""Tables on disk."""
+"""Read and write tables on disk."""

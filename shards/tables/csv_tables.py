@@ -1,4 +1,4 @@
-"""Tables on disk → columns of text: CSV with the line of every row, and text columns put together from others."""
+"""Read CSV tables as columns of text, with the line number of every row, and build text columns from others."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
 from shards.images.locations import open_file
-from shards.tables.mapped_rows import AT_ONCE
+from shards.tables.mapped_rows import PART_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def read_csv(location: str, required: Iterable[str] = (), separator: str = ",") -> pd.DataFrame:
-    """Read a whole table: what `csv_parts` gives, together."""
+    """Read a complete table: the parts of `csv_parts` in one."""
     import pandas as pd
 
     return pd.concat(csv_parts(location, required, separator), ignore_index=True)
 
 
 def csv_parts(location: str, required: Iterable[str] = (), separator: str = ",") -> Iterator[pd.DataFrame]:
-    """Read a table (`.gz` too) as text, AT_ONCE rows at a time and at least one part, if without rows.
+    """Read a table (`.gz` too) as text, PART_ROWS rows at a time; at least one part, which may have no rows.
 
-    `origin` says the file and line of each row; blank lines are skipped. UTF-8 with or without a byte-order mark, any
-    line ends. Raises LayoutError for a file that is absent or not text, a repeated or absent column, or a row with too
-    few or too many cells (an unquoted comma in a SMILES string is the usual cause).
+    `origin` is the file and line of each row; blank lines are skipped. UTF-8 with or without a byte-order mark, any
+    line endings. Raises LayoutError for a file that is absent or not text, a repeated or absent column, or a row with
+    too few or too many cells (an unquoted comma in a SMILES string is the usual cause).
     """
     try:
         with open_file(location) as file:
@@ -45,7 +45,7 @@ def csv_parts(location: str, required: Iterable[str] = (), separator: str = ",")
                 yield from _parts(location, columns, rows)
     except FileNotFoundError:
         raise LayoutError(f"{location}: no such table") from None
-    except (OSError, EOFError, zlib.error) as error:  # the last two of a damaged .gz
+    except (OSError, EOFError, zlib.error) as error:  # the last two are from a damaged .gz
         raise LayoutError(f"{location}: not a readable table: {error}") from error
 
 
@@ -70,17 +70,17 @@ def _check_columns(location: str, columns: Sequence[str], required: Iterable[str
 def _parts(location: str, columns: Sequence[str], rows: Iterator[tuple[int, list[str]]]) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
-    some = list(islice(rows, AT_ONCE))
+    batch = list(islice(rows, PART_ROWS))
     while True:
-        for line, cells in some:
+        for line, cells in batch:
             if len(cells) != len(columns):
                 raise LayoutError(
                     f"{location}, line {line}: {len(cells)} cells, but the header has {len(columns)} columns"
                 )
-        cells_of = zip(*(cells for _, cells in some), strict=True) if some else ([] for _ in columns)
+        cells_of = zip(*(cells for _, cells in batch), strict=True) if batch else ([] for _ in columns)
         part = {name: pd.Series(list(cells), dtype=str) for name, cells in zip(columns, cells_of, strict=True)}
-        yield pd.DataFrame({**part, "origin": pd.Series([f"{location}, line {line}" for line, _ in some], dtype=str)})
-        if not (some := list(islice(rows, AT_ONCE))):
+        yield pd.DataFrame({**part, "origin": pd.Series([f"{location}, line {line}" for line, _ in batch], dtype=str)})
+        if not (batch := list(islice(rows, PART_ROWS))):
             return
 
 
@@ -101,8 +101,8 @@ def require_cells(table: pd.DataFrame, columns: Iterable[str]) -> None:
             raise LayoutError(f"{table.loc[empty, 'origin'].iloc[0]}: column {name!r} is empty")
 
 
-def whole_numbers(table: pd.DataFrame, column: str) -> pd.Series[int]:
-    """A column of text as whole numbers; LayoutError for the first cell that is none."""
+def integers(table: pd.DataFrame, column: str) -> pd.Series[int]:
+    """A column of text as integers; LayoutError for the first table cell that is not one."""
     text = table[column].str.strip()
     wrong = ~text.str.fullmatch("[0-9]{1,9}").astype(bool)
     if wrong.any():
@@ -123,7 +123,7 @@ def fields_of(pattern: str) -> set[str]:
 
 
 def filled(pattern: str, table: pd.DataFrame, constants: Mapping[str, str]) -> pd.Series[str]:
-    """A pattern filled in for every row, column by column: fields are columns, or constants for all rows."""
+    """Fill a pattern in for every row, column by column: fields are columns, or constants for all rows."""
     import pandas as pd
 
     out = pd.Series("", index=table.index, dtype=str)
@@ -140,7 +140,7 @@ def filled(pattern: str, table: pd.DataFrame, constants: Mapping[str, str]) -> p
 
 @dataclass(frozen=True)
 class Pattern:
-    """Locations that are put together from other columns, and constants, when they are asked for."""
+    """Locations that are built from other columns, and constants, on request."""
 
     text: str
     constants: Mapping[str, str]

@@ -1,7 +1,7 @@
-"""Rows of a table in a mapped file: written part by part, read back by number.
+"""Keep the rows of a table in a memory-mapped file: written part by part, read back by number.
 
-The pages of a mapped file are the system's to drop, so a table of any length takes no memory of the process. The file
-has no name: nothing is left behind, whatever ends the process.
+The system may drop the pages of a mapped file, so a table of any length takes no memory of the process. The file has no
+name, so nothing is left behind however the process ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-AT_ONCE = 50_000
-"""Rows of a table that are in memory at one time."""
+PART_ROWS = 50_000
+"""Rows of a table that are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Columns of text and of whole numbers."""
+    """Columns of text and of integers."""
 
     table: pa.Table  # a chunk for each part that was written
 
@@ -57,25 +57,25 @@ class Rows:
         return list(self.table.column_names)
 
     def take(self, numbers: NDArray[np.int64], names: Sequence[str] | None = None) -> pd.DataFrame:
-        """These rows, in this order; of all columns or of those named.
+        """These rows, in this order, with all columns or the named ones.
 
-        Arrow's own `take` of a column in chunks would first put the whole column together.
+        Arrow's own `take` of a chunked column would first join all its chunks.
         """
         import pyarrow as pa
 
         table = self.table if names is None else self.table.select(list(names))
         order = np.argsort(numbers, kind="stable")
-        ascending, places = numbers[order], np.empty_like(order)
-        places[order] = np.arange(len(order))
+        ascending, positions = numbers[order], np.empty_like(order)
+        positions[order] = np.arange(len(order))
         chunks = np.searchsorted(self._begins, ascending, side="right") - 1
         edges = [*np.flatnonzero(np.diff(chunks, prepend=-1)).tolist(), len(order)]
-        found = [table.schema.empty_table()]
+        taken = [table.schema.empty_table()]
         for begin, end in pairwise(edges):
             chunk = int(chunks[begin])
-            held = pa.table([column.chunk(chunk) for column in table.columns], schema=table.schema)
-            found.append(held.take(pa.array(ascending[begin:end] - self._begins[chunk])))
-        together = pa.concat_tables(found).combine_chunks().take(pa.array(places))
-        frame: pd.DataFrame = together.to_pandas(use_threads=False)  # why: see shards.tables.parquet
+            rows = pa.table([column.chunk(chunk) for column in table.columns], schema=table.schema)
+            taken.append(rows.take(pa.array(ascending[begin:end] - self._begins[chunk])))
+        joined = pa.concat_tables(taken).combine_chunks().take(pa.array(positions))
+        frame: pd.DataFrame = joined.to_pandas(use_threads=False)  # see shards.tables.parquet
         return frame
 
     def argsort(self, *names: str) -> NDArray[np.int64]:
@@ -94,12 +94,14 @@ class Rows:
 
 def _sliced(parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     for part in parts:
-        yield from (part.iloc[begin : begin + AT_ONCE] for begin in range(0, max(1, len(part)), AT_ONCE))
+        yield from (part.iloc[begin : begin + PART_ROWS] for begin in range(0, max(1, len(part)), PART_ROWS))
 
 
 def _schema(part: pd.DataFrame) -> pa.Schema:
     import pandas as pd
     import pyarrow as pa
 
-    whole = pd.api.types.is_integer_dtype
-    return pa.schema([(str(n), pa.int64() if whole(kind) else pa.large_string()) for n, kind in part.dtypes.items()])
+    is_integer = pd.api.types.is_integer_dtype
+    return pa.schema(
+        [(str(n), pa.int64() if is_integer(kind) else pa.large_string()) for n, kind in part.dtypes.items()]
+    )

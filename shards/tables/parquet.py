@@ -1,8 +1,8 @@
-"""Parquet → Arrow columns, decoded by the thread that asks.
+"""Read and write Parquet tables without Arrow's own threads.
 
-Arrow's own threads may still hold what they read when a command ends, and then abort the whole process ("terminate
-called without an active exception"; apache/arrow issues 33975 and 34314): a thread that wakes up in an interpreter that
-is shutting down cannot let go of Python's memory. So no thread of Arrow's reads anything here.
+Arrow's threads may still hold what they read when a command ends, and then abort the process ("terminate called without
+an active exception"; apache/arrow issues 33975 and 34314): a thread that wakes up while the interpreter is shutting
+down cannot release Python's memory. So columns are decoded by the calling thread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 
-def opened(data: NDArray[np.uint8]) -> ParquetFile:
-    """The Parquet file that these bytes are; they are not copied."""
+def open_buffer(data: NDArray[np.uint8]) -> ParquetFile:
+    """The Parquet file in these bytes, which are not copied."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -30,37 +30,37 @@ def opened(data: NDArray[np.uint8]) -> ParquetFile:
 
 
 def read_columns(file: ParquetFile, names: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a file, or all of them."""
+    """The named columns of a file, or all, as an Arrow table."""
     return file.read(None if names is None else list(names), use_threads=False)
 
 
 def read_groups(file: ParquetFile, names: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
-    """Columns of one row group after another, by name: what is in memory at one time, however long the table."""
+    """Yield the columns of each row group, by name; only one group is in memory at a time."""
     for number in range(file.num_row_groups):
         group = file.read_row_group(number, list(names), use_threads=False)
         yield {name: group[name].combine_chunks() for name in names}
 
 
 def write_frames(parts: Iterable[pd.DataFrame], file: IO[bytes], rows: int) -> None:
-    """Write a table whose parts come one after another, in row groups of at least so many rows but for the last."""
+    """Write a table from its parts, in row groups of at least `rows` rows, except for the last."""
     import pandas as pd
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     with ExitStack() as stack:
-        writer, held = None, list[pd.DataFrame]()
+        writer, buffered = None, list[pd.DataFrame]()
         for part in chain(parts, [None]):
             if part is not None:
-                held.append(part)
-            if held and (part is None or sum(map(len, held)) >= rows):
+                buffered.append(part)
+            if buffered and (part is None or sum(map(len, buffered)) >= rows):
                 schema = None if writer is None else writer.schema
-                group = pa.Table.from_pandas(pd.concat(held, ignore_index=True), schema, preserve_index=False)
+                group = pa.Table.from_pandas(pd.concat(buffered, ignore_index=True), schema, preserve_index=False)
                 writer = writer or stack.enter_context(ParquetWriter(file, group.schema))
                 writer.write_table(group)
-                held = []
+                buffered = []
 
 
 def read_frame(file: ParquetFile, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The same for pandas."""
+    """The named columns of a file, or all, as a pandas table."""
     frame: pd.DataFrame = read_columns(file, names).to_pandas(use_threads=False)
     return frame

@@ -14,7 +14,7 @@ def test_statistics_of_a_ramp():
     """0 .. 255 once each: mean 127.5, standard deviation sqrt((256**2 - 1) / 12), one pixel of 256 saturated."""
     image = np.stack([np.arange(256).reshape(16, 16), np.full((16, 16), 7)]).astype(np.uint8)
     ramp, flat = statistics(image, ["ramp", "flat"])
-    assert (ramp.mean, ramp.least, ramp.most) == (127.5, 0, 255)
+    assert (ramp.mean, ramp.minimum, ramp.maximum) == (127.5, 0, 255)
     assert ramp.std == pytest.approx((65535 / 12) ** 0.5)
     assert ramp.saturated == 1 / 256
     assert ramp.percentiles == pytest.approx((2.55, 127.5, 252.45, 254.745))

@@ -149,7 +149,7 @@ def test_damaged_pixels_under_a_checksum_that_fits_are_found_by_decoding(folder)
     assert faults(folder, sample=0) == ()
     (found,) = faults(folder)
     assert found.path == str(path)
-    assert found.what.startswith(f"{member.name.removesuffix('.zs')}: chunk 0 of 1: its checksum does not fit")
+    assert found.what.startswith(f"{member.name.removesuffix('.zs')}: chunk 0 of 1: its checksum does not match")
 
 
 def test_metadata_that_contradicts_the_table_is_found(folder):

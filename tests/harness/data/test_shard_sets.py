@@ -110,7 +110,7 @@ def test_how_crops_are_read_is_the_recipes_to_say(
     ]
     recipe = study(tiny_recipe_file, tmp_path, *said)
     found = open_shards(recipe, recipe.datasets["two"].shards)
-    assert (found.reader.mode, found.reader.open_shards) == ("span", 2)
+    assert (found.reader.mode, found.reader.max_open_shards) == ("span", 2)
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(run_spec, "training_batches", lambda *_, **options: asked.append(options))
     (cell,) = (cell for cell in cells(recipe) if cell.kind != "pixel_statistics")

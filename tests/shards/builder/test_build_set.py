@@ -184,7 +184,7 @@ def test_a_complete_build_is_left_untouched(screen, tmp_path, capsys):
     assert re.search(r"12/12 \[\d\d:\d\d<00:00, .* MB/s of pixels\]", said.err)  # done, elapsed, to go, speed
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     assert main(command) == 0
-    assert "complete already: nothing was changed" in capsys.readouterr().out
+    assert "already complete: nothing was changed" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
@@ -259,7 +259,7 @@ def test_wells_of_two_pixel_types_are_refused(screen, tmp_path):
     ("damage", "message"),
     [
         (lambda f: (f / "manifest.json").unlink(), "manifest.json: no manifest"),
-        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json: the whole file: Invalid JSON"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json: invalid JSON"),
         (lambda f: (f / "wells.parquet").unlink(), "wells.parquet: not the table"),
         (lambda f: (f / "wells.parquet").write_bytes(b"PAR1"), "wells.parquet: not the table"),
         (lambda f: (f / "train-000000.tar").unlink(), "train-000000.tar: missing, but manifest.json says"),

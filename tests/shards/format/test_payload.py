@@ -27,7 +27,7 @@ from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, wri
 from shards.format.payload import Header, decode_payload, encode_payload, read_header
 from shards.format.source import LocalFolder
 from shards.format.tar import members
-from shards.format.writer import ShardWriter, write_index
+from shards.format.writer import ShardWriter, write_table
 from shards.index import main
 from shards.reader.shard_set import ShardSet
 
@@ -65,7 +65,7 @@ def write_set(folder: Path, images: list[np.ndarray], codec: str = "delta+zstd",
         Manifest(
             channels=tuple(f"c{c}" for c in range(len(images[0]))), pixel_type=images[0].dtype.name, codec=codec,
             chunk=chunk, wells={"train": len(images), "validation": 0}, experiments={"train": ("e",), "validation": ()},
-            shards=tuple(shards), wells_sha256=write_index(folder, [pd.DataFrame(rows)]), made_with={},
+            shards=tuple(shards), wells_sha256=write_table(folder, [pd.DataFrame(rows)]), made_with={},
         ),
     )  # fmt: skip
     return folder
@@ -98,7 +98,7 @@ def test_stock_zarr_notices_damage_as_we_do(codec):
     payload, bounds = encode_payload(noisy((2, 64, 64), "uint16"), CODECS[codec], 64)
     damaged = bytearray(payload)
     damaged[int(bounds[0]) + 99] ^= 4
-    with pytest.raises(ShardError, match="chunk 0 of 1: a chunk's checksum does not fit"):
+    with pytest.raises(ShardError, match="chunk 0 of 1: a chunk's checksum does not match"):
         decode_payload(bytes(damaged))
     with pytest.raises(ValueError, match=r"(?i)checksum"):
         as_zarr(bytes(damaged))[:]
@@ -234,7 +234,7 @@ def test_every_flipped_byte_of_an_index_is_noticed_or_harmless(tmp_path, caplog)
             anew += 1
         path.write_bytes(whole)
     assert anew >= 56 + 2 * 80  # header and records: rebuilt from the tar file, and said
-    assert "train-000000.idx: the index is damaged: its checksum does not fit; reading it anew" in caplog.text
+    assert "train-000000.idx: the index is damaged: its checksum does not match; rebuilding it" in caplog.text
 
 
 def test_every_flipped_byte_of_manifest_and_table_is_noticed_or_harmless(tmp_path):
@@ -261,7 +261,7 @@ def test_a_missing_index_is_read_from_the_tar_file_and_said(tmp_path, caplog, ca
         path.unlink()
     shards = ShardSet.open(folder)
     assert np.array_equal(shards.read_well(1), images[1])
-    assert f"{folder}/train-000000.idx: missing; reading it anew from train-000000.tar" in caplog.text
+    assert f"{folder}/train-000000.idx: missing; rebuilding it from train-000000.tar" in caplog.text
     assert (folder / "train-000000.idx").read_bytes() == whole
     assert not (folder / "train-000001.idx").exists()  # not asked for yet
     (folder / "train-000000.idx").write_bytes((b"x" + whole)[: len(whole)])
@@ -278,7 +278,7 @@ def test_an_index_of_another_tar_file_is_not_believed(tmp_path, caplog):
     other = write_set(tmp_path / "other", [noisy((1, 40, 40), "uint8", 2)])
     (one / "train-000000.idx").write_bytes((other / "train-000000.idx").read_bytes())
     assert np.array_equal(ShardSet.open(one).read_well(0), noisy((1, 40, 40), "uint8", 1))
-    assert "that of another tar file" in caplog.text
+    assert "it belongs to another tar file" in caplog.text
 
 
 @given(cut=st.floats(0, 1, exclude_max=True))
@@ -299,7 +299,7 @@ def test_a_file_cut_short_while_it_is_read_is_an_error_not_a_crash(tmp_path):
     shards = ShardSet.open(folder)
     shards.read_well(0)
     os.truncate(folder / "train-000000.tar", 2000)
-    with pytest.raises(ShardError, match=r"train-000000.tar: image 0, .*the file cannot be read, or ends before"):
+    with pytest.raises(ShardError, match=r"train-000000.tar: image 0, .*the file cannot be read, or is too short"):
         shards.read_well(0)
     with pytest.raises(ShardError, match=r"train-000000.tar: 2000 bytes, but manifest.json says"):
         ShardSet.open(folder)
@@ -424,7 +424,7 @@ def test_open_files_are_capped(tmp_path):
     images = [noisy((1, 20, 20), "uint8", seed) for seed in range(12)]
     folder = write_set(tmp_path / "set", images, per=1)
     shards = ShardSet.open(folder)
-    shards.reader.open_shards = 3
+    shards.reader.max_open_shards = 3
     order = np.random.default_rng(0).permutation(np.tile(np.arange(12), 4))
     for index in order:
         assert np.array_equal(shards.read_well(index), images[index])

@@ -225,7 +225,7 @@ def test_a_table_without_rows_is_refused(folder, screen):
 def test_two_columns_for_one_of_ours_are_refused(screen):
     root = screen()
     edit(root / "metadata.csv", "SMILES", "well")
-    with pytest.raises(LayoutError, match=r"metadata.csv, line 1: column 'address' is our 'well'"):
+    with pytest.raises(LayoutError, match=r"metadata.csv, line 1: column 'address' would become 'well', which exists"):
         read_layout("rxrx3", root)
 
 

@@ -140,7 +140,7 @@ def test_damage_surfaces_at_its_batch_with_file_and_chunk_and_ends_the_threads(s
     batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=4, workers=workers)
     got = [next(batches), next(batches)]
     assert len(got) == 2
-    with pytest.raises(ShardError, match=rf"{bad['shard']}: image \d+, chunk 0 .*its checksum does not fit"):
+    with pytest.raises(ShardError, match=rf"{bad['shard']}: image \d+, chunk 0 .*its checksum does not match"):
         next(batches)
     assert not reader_threads()
 

@@ -134,7 +134,7 @@ def test_blocks_are_mixed_uniformly():
         ({"lanes": 5}, "5 lanes do not divide the global batch of 12 crops"),
         ({"crops": 0}, "at least 1"),
         ({"sizes": [0, 0]}, "at least one well"),
-        ({"sizes": [3, -1]}, "no shard of less than none"),
+        ({"sizes": [3, -1]}, "no shard with a negative number of wells"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):

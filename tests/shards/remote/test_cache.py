@@ -31,20 +31,20 @@ def find(cache: FileCache, number: int) -> bytes | None:
         return file.read()
 
 
-def hold(cache: FileCache, data: bytes, calls: list | None = None) -> bytes:
+def cached(cache: FileCache, data: bytes, calls: list | None = None) -> bytes:
     def fill(file):
         if calls is not None:
             calls.append(1)
         file.write(data)
 
-    with cache.hold(sha(data), len(data), fill) as file:
+    with cache.get(sha(data), len(data), fill) as file:
         return file.read()
 
 
 def test_a_file_is_filled_once_and_found_again(tmp_path):
     cache, calls = FileCache(tmp_path / "cache", 10 * SIZE), []
     assert find(cache, 0) is None
-    assert [hold(cache, content(0), calls) for _ in range(3)] == [content(0)] * 3
+    assert [cached(cache, content(0), calls) for _ in range(3)] == [content(0)] * 3
     assert calls == [1]
     assert find(cache, 0) == content(0)
     assert cache.used() == SIZE
@@ -53,17 +53,17 @@ def test_a_file_is_filled_once_and_found_again(tmp_path):
 def test_the_file_used_longest_ago_makes_room(tmp_path):
     cache = FileCache(tmp_path, 3 * SIZE)
     for number in range(3):
-        hold(cache, content(number))
+        cached(cache, content(number))
         os.utime(tmp_path / sha(content(number)), ns=(number, number))
     assert find(cache, 0) == content(0)  # used just now: 1 is the oldest, then 2
     with cache.find(sha(content(2))) as opened:
         os.utime(tmp_path / sha(content(2)), ns=(2, 2))
         os.utime(tmp_path / sha(content(0)), ns=(3, 3))
-        hold(cache, content(3))
+        cached(cache, content(3))
         present = [(tmp_path / sha(content(number))).exists() for number in range(4)]
         assert present == [True, False, True, True]
         os.utime(tmp_path / sha(content(3)), ns=(4, 4))
-        hold(cache, content(4, 2 * SIZE))
+        cached(cache, content(4, 2 * SIZE))
         present = [(tmp_path / sha(content(number))).exists() for number in range(4)]
         assert present == [False, False, False, True]
         assert opened.read() == content(2)  # whoever has it open goes on reading
@@ -72,9 +72,9 @@ def test_the_file_used_longest_ago_makes_room(tmp_path):
 
 def test_a_file_larger_than_the_cache_is_refused_and_removes_nothing(tmp_path):
     cache = FileCache(tmp_path, 2 * SIZE)
-    hold(cache, content(0))
+    cached(cache, content(0))
     with pytest.raises(CacheFullError, match="2001 bytes more do not fit in a cache of 2000 bytes"):
-        hold(cache, content(1, 2 * SIZE + 1))
+        cached(cache, content(1, 2 * SIZE + 1))
     assert cache.used() == SIZE
     assert find(cache, 0) == content(0)
 
@@ -83,15 +83,15 @@ def test_a_file_larger_than_the_cache_is_refused_and_removes_nothing(tmp_path):
 def test_wrong_content_is_named_and_leaves_nothing(tmp_path, wrong):
     cache = FileCache(tmp_path, 10 * SIZE)
     with pytest.raises(WrongContentError, match=sha(content(1))):
-        cache.hold(sha(content(1)), SIZE, lambda file: (file.truncate(0), file.write(wrong)))
+        cache.get(sha(content(1)), SIZE, lambda file: (file.truncate(0), file.write(wrong)))
     assert cache.used() == 0
-    assert hold(cache, content(1)) == content(1)
+    assert cached(cache, content(1)) == content(1)
 
 
 def test_an_error_while_filling_leaves_nothing(tmp_path):
     cache = FileCache(tmp_path, 10 * SIZE)
     with pytest.raises(ConnectionResetError):
-        cache.hold(sha(content(1)), SIZE, lambda file: (_ for _ in ()).throw(ConnectionResetError()))
+        cache.get(sha(content(1)), SIZE, lambda file: (_ for _ in ()).throw(ConnectionResetError()))
     assert cache.used() == 0
 
 
@@ -108,7 +108,7 @@ def _many(folder: Path, seed: int, limit: int, worst: "multiprocessing.Queue[int
             with log.open("a") as lines:
                 lines.write(sha(data) + "\n")
 
-        with cache.hold(sha(data), SIZE, fill) as file:
+        with cache.get(sha(data), SIZE, fill) as file:
             assert file.read() == data
         most = max(most, cache.used())
     worst.put(most)
@@ -137,7 +137,7 @@ def _hang(folder: Path, started) -> None:
         started.set()
         time.sleep(60)
 
-    FileCache(folder, 2 * SIZE).hold(sha(content(1)), SIZE, fill)
+    FileCache(folder, 2 * SIZE).get(sha(content(1)), SIZE, fill)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -150,9 +150,9 @@ def test_a_process_killed_while_downloading_blocks_nobody(tmp_path, same):
     assert started.wait(30)
     cache = FileCache(tmp_path, 2 * SIZE)
     with pytest.raises(CacheFullError):  # its download has its room reserved while it lives
-        hold(cache, content(2, SIZE + 1))
+        cached(cache, content(2, SIZE + 1))
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(30)
     data = content(1) if same else content(2, 2 * SIZE)
-    assert hold(cache, data) == data
+    assert cached(cache, data) == data
     assert cache.used() == len(data)

@@ -71,7 +71,7 @@ def test_a_missing_file_is_named_at_once(server):
 
 def test_a_server_without_ranges_is_told_at_once(server):
     server.ignore_ranges = True
-    with pytest.raises(RemoteError, match="100000 bytes came for bytes 10 to 20"):
+    with pytest.raises(RemoteError, match="100000 bytes received for bytes 10 to 20"):
         store(server).read("train-000000.tar", 10, 20)
     assert server.times("train-000000.tar") == 1
 
@@ -95,7 +95,7 @@ def test_a_local_folder_by_url(tmp_path):
 
 
 def test_a_whole_file_comes_in_pieces_and_only_failed_pieces_come_again(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "PIECE", 30_000)
+    monkeypatch.setattr(store_module, "DOWNLOAD_BYTES", 30_000)
     server.faults = iter([None, "reset", None, "truncated"])
     cache = FileCache(tmp_path / "cache", 10**6)
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_a_whole_file_comes_in_pieces_and_only_failed_pieces_come_again(server, 
 def test_bytes_changed_on_the_way_are_found_by_the_checksum(server, tmp_path):
     server.faults = iter(["wrong bytes"])
     cache = FileCache(tmp_path / "cache", 10**6)
-    with pytest.raises(WrongContentError, match=f"{server.url}/train-000000.tar: what came is not the file"):
+    with pytest.raises(WrongContentError, match=f"{server.url}/train-000000.tar: the download is not the file"):
         store(server).cached(cache, "train-000000.tar", len(DATA), SHA256)
     assert cache.used() == 0
     with store(server).cached(cache, "train-000000.tar", len(DATA), SHA256) as file:

@@ -26,7 +26,7 @@ def frame(part: list[tuple[str, int]]) -> pd.DataFrame:
 @given(parts=PARTS, at_once=st.integers(1, 8), data=st.data())
 def test_any_rows_in_any_order_are_those_of_the_parts_put_together(parts, at_once, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "AT_ONCE", at_once)
+        patch.setattr(rows, "PART_ROWS", at_once)
         held = Rows.write(map(frame, parts))
     whole = pd.concat(map(frame, parts), ignore_index=True)
     assert len(held) == len(whole)
