@@ -1,4 +1,4 @@
-"""Draws of the random order, as the loader puts them together."""
+"""Draws of the random order, as the loader composes them."""
 
 import numpy as np
 

@@ -17,7 +17,7 @@ FAULTS = ("500", "503", "429", "truncated", "reset", "slow", "wrong bytes")
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Serves `folder`; each request first takes a fault from `faults`, if there is one, or None for a good answer."""
+    """Serves `folder`; each request takes the next of `faults`, if there is one; None is a good response."""
 
     daemon_threads = True
 
@@ -29,8 +29,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.bytes_sent = 0
         self.ignore_ranges = False
-        self.missing = ""  # name of a file that is not to be found
-        self.refuse = ""  # GETs of names that end so fail with 500
+        self.missing = ""  # name of a file that is reported missing
+        self.refuse = ""  # GETs of names with this ending fail with 500
 
     @property
     def url(self) -> str:
@@ -46,7 +46,7 @@ class FaultyServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: FaultyServer
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits for an acknowledgement that is delayed
+    disable_nagle_algorithm = True  # otherwise each response waits for a delayed acknowledgement
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -67,9 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file() or name == self.server.missing:
             return self._status(404)
         data = path.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted and not self.server.ignore_ranges:
-            begin, end = int(wanted[1]), int(wanted[2] or len(data) - 1)
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if requested and not self.server.ignore_ranges:
+            begin, end = int(requested[1]), int(requested[2] or len(data) - 1)
             part = data[begin : end + 1]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{end}/{len(data)}")
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(part)
         if fault in ("truncated", "reset"):
             self.wfile.flush()
-            if fault == "reset":  # lingering for 0 s: closing sends a reset, not an end
+            if fault == "reset":  # with a linger time of 0 s, closing sends a reset instead of an end
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.shutdown(socket.SHUT_RDWR) if fault == "truncated" else self.connection.close()
             self.close_connection = True
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.builder.build_set import build
+
 HEADER = ["well_id", "experiment_name", "plate", "address", "gene", "treatment", "SMILES"]
 HEADER += ["concentration", "perturbation_type", "cell_type"]
 
@@ -50,8 +52,17 @@ def write_screen() -> Callable[..., Path]:
     return _write_screen
 
 
+@pytest.fixture(scope="session")
+def set_of_62(write_screen: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """62 training wells of 31 x 2, in 9 shards of up to 7."""
+    root = tmp_path_factory.mktemp("set_of_62")
+    screen = write_screen(root / "screen", experiments=3, wells=31, size=20)
+    build("rxrx3", screen, root / "set", wells_per_shard=7, validation_fraction=0.3, progress=False)
+    return root / "set"
+
+
 class WebFolder(str):
-    """The URL of a served folder. A request whose path holds the first of `failures` uses it up and fails."""
+    """The URL of a served folder. A request whose path contains the first of `failures` fails and removes it."""
 
     failures: list[str]
 

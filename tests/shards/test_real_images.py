@@ -12,7 +12,7 @@ from shards.reader.shard_set import ShardSet
 
 
 def files(folder, channels: int) -> list[np.ndarray]:
-    """The images of a folder that holds one field, by channel number."""
+    """The images of a folder with one field, by channel number."""
     return [tifffile.imread(next(folder.glob(f"*-ch{channel}sk1*.tiff"))) for channel in range(1, channels + 1)]
 
 
@@ -55,7 +55,7 @@ def test_cell_painting_well_equals_its_files(real_data, tmp_path):
 
 
 def test_dim_sixteen_bit_wells_become_eight_bit_by_a_stated_range(real_data, tmp_path):
-    """By a file:// URL, and through load_data.csv, as a downloaded plate comes: the same pixels by another route."""
+    """By a file:// URL, and through load_data.csv, like a downloaded plate: the same pixels."""
     root = real_data / "cellpainting"
     (tmp_path / "load_data.csv").write_text(
         "Metadata_Plate,Metadata_Well,Metadata_Site,FileName_OrigDNA,PathName_OrigDNA,FileName_OrigER,PathName_OrigER\n"

@@ -1,4 +1,4 @@
-"""Verify finds every fault and names its file, and no set, however damaged or hostile, makes it fail otherwise."""
+"""Verify finds every fault and names its file; no set, however damaged or malicious, makes it fail in another way."""
 
 import hashlib
 import io
@@ -50,15 +50,15 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def reseal(folder: Path, **changes: object) -> None:
-    """Let the manifest state the files as they are now: what a forger, or a faulty builder, would do."""
+    """Make the manifest match the files as they are now, as a forger or a faulty builder would."""
     manifest = manifest_of(folder)
     shards = []
     for shard in manifest.shards:
         data = (folder / shard.name).read_bytes()
-        found = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        shards.append(shard.model_copy(update=found))
+        reported = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        shards.append(shard.model_copy(update=reported))
         try:
-            index, _, _ = rebuild(lambda begin, end, data=data: data[begin:end], len(data), found["sha256"])
+            index, _, _ = rebuild(lambda begin, end, data=data: data[begin:end], len(data), reported["sha256"])
             (folder / shard.index).write_bytes(index.pack())
         except ShardError:
             (folder / shard.index).unlink(missing_ok=True)
@@ -70,25 +70,25 @@ def reseal(folder: Path, **changes: object) -> None:
 def rewrite(path: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> None:
     """Write an archive again with its members changed."""
     with tarfile.open(path) as archive:
-        held = [(member.name, archive.extractfile(member).read()) for member in archive]
+        files = [(member.name, archive.extractfile(member).read()) for member in archive]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in held:
+        for name, content in files:
             name, content = change(name, content)
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
 
 
-def test_a_sound_set_has_no_faults_and_says_what_was_checked(sound, capsys):
+def test_a_sound_set_has_no_faults_and_reports_what_was_checked(sound, capsys):
     assert main([str(sound), "--all"]) == 0
     out = capsys.readouterr().out
     assert "sound: 5 shards, 12 wells" in out
     assert "12 wells decoded" in out
     assert "2 train and 1 validation experiments, 0 in both" in out
     assert main([str(sound), "--sample", "5", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["sound"], found["decoded"], found["wells"], found["faults"]) == (True, 5, 12, [])
-    assert found["split"] == {"train": 2, "validation": 1, "shared": []}
+    reported = json.loads(capsys.readouterr().out)
+    assert (reported["sound"], reported["decoded"], reported["wells"], reported["faults"]) == (True, 5, 12, [])
+    assert reported["split"] == {"train": 2, "validation": 1, "shared": []}
 
 
 FILES = ["train-000000.tar", "validation-000001.tar", "train-000002.idx", "wells.parquet", "manifest.json"]
@@ -103,11 +103,11 @@ def test_every_flipped_byte_is_found_in_its_file_or_harmless(sound, folder, name
     data[int(where * len(data))] ^= flip
     path.write_bytes(data)
     try:
-        found = faults(folder, sample=0)
-        if name == "manifest.json" and not found:
+        reported = faults(folder, sample=0)
+        if name == "manifest.json" and not reported:
             assert manifest_of(folder) == manifest_of(sound)  # white space
         else:
-            assert {fault.path for fault in found} == {str(path)}
+            assert {fault.path for fault in reported} == {str(path)}
     finally:
         path.write_bytes(original)
 
@@ -126,19 +126,19 @@ def test_every_file_cut_short_is_named(sound, folder, name, where):
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    found = faults(folder)
-    assert {fault.path for fault in found} == {str(folder / name)}
-    assert "missing" in found[0].what or "no manifest" in found[0].what
+    reported = faults(folder)
+    assert {fault.path for fault in reported} == {str(folder / name)}
+    assert "missing" in reported[0].what or "no manifest" in reported[0].what
 
 
-def test_an_archive_that_the_manifest_does_not_know_is_named(folder):
+def test_an_archive_that_the_manifest_does_not_list_is_named(folder):
     shutil.copy(folder / "train-000000.tar", folder / "train-000009.tar")
     assert [(fault.path, fault.what[:22]) for fault in faults(folder)] == [
         (str(folder / "train-000009.tar"), "not a file of this set")
     ]
 
 
-def test_damaged_pixels_under_a_checksum_that_fits_are_found_by_decoding(folder):
+def test_damaged_pixels_under_a_matching_checksum_are_found_by_decoding(folder):
     path = folder / "train-000001.tar"
     with tarfile.open(path) as archive:
         member = archive.getmembers()[2]
@@ -147,9 +147,9 @@ def test_damaged_pixels_under_a_checksum_that_fits_are_found_by_decoding(folder)
     path.write_bytes(data)
     reseal(folder)
     assert faults(folder, sample=0) == ()
-    (found,) = faults(folder)
-    assert found.path == str(path)
-    assert found.what.startswith(f"{member.name.removesuffix('.zs')}: chunk 0 of 1: its checksum does not match")
+    (fault,) = faults(folder)
+    assert fault.path == str(path)
+    assert fault.what.startswith(f"{member.name.removesuffix('.zs')}: chunk 0 of 1: its checksum does not match")
 
 
 def test_metadata_that_contradicts_the_table_is_found(folder):
@@ -160,16 +160,16 @@ def test_metadata_that_contradicts_the_table_is_found(folder):
 
     rewrite(folder / "validation-000000.tar", move)
     reseal(folder)
-    found = faults(folder)
-    assert {fault.path for fault in found} == {str(folder / "validation-000000.tar")}
-    assert all(f"but wells.parquet says {experiment!r}" in fault.what for fault in found)
+    reported = faults(folder)
+    assert {fault.path for fault in reported} == {str(folder / "validation-000000.tar")}
+    assert all(f"but wells.parquet says {experiment!r}" in fault.what for fault in reported)
 
 
 def test_wells_in_another_order_or_under_another_key_are_found(folder):
     rewrite(folder / "train-000000.tar", lambda name, content: (f"x{name}", content))
     reseal(folder)
-    (found,) = faults(folder)
-    assert (found.path, "its 3 images are not the 3 that wells.parquet lists" in found.what) == (
+    (fault,) = faults(folder)
+    assert (fault.path, "its 3 images are not the 3 that wells.parquet lists" in fault.what) == (
         str(folder / "train-000000.tar"),
         True,
     )
@@ -193,7 +193,7 @@ def test_an_image_of_another_kind_is_found(folder):
     }
 
 
-def test_an_experiment_in_both_splits_is_found_though_all_else_fits(folder):
+def test_an_experiment_in_both_splits_is_found_though_all_else_matches(folder):
     table = pd.read_parquet(folder / "wells.parquet")
     manifest = manifest_of(folder)
     leaked = manifest.experiments["train"][0]
@@ -210,12 +210,12 @@ def test_an_experiment_in_both_splits_is_found_though_all_else_fits(folder):
     rewrite(folder / table.loc[first, "shard"], leak)
     sides = {**manifest.experiments, "validation": (*manifest.experiments["validation"], leaked)}
     reseal(folder, experiments=sides)
-    (found,) = faults(folder)
-    assert found == Fault(str(folder / "wells.parquet"), f"experiments in both training and validation: {leaked}")
+    (fault,) = faults(folder)
+    assert fault == Fault(str(folder / "wells.parquet"), f"experiments in both training and validation: {leaked}")
 
 
 @pytest.mark.parametrize("change", ["count", "order", "twice", "columns"])
-def test_a_table_that_does_not_fit_the_manifest_is_named(folder, change):
+def test_a_table_that_does_not_match_the_manifest_is_named(folder, change):
     table = pd.read_parquet(folder / "wells.parquet")
     table = {
         "count": lambda: table.iloc[:-1],
@@ -230,12 +230,12 @@ def test_a_table_that_does_not_fit_the_manifest_is_named(folder, change):
 
 def test_an_index_of_another_archive_is_named(folder):
     shutil.copy(folder / "train-000001.idx", folder / "train-000000.idx")
-    (found,) = faults(folder)
-    assert found == Fault(str(folder / "train-000000.idx"), "the index of another archive")
+    (fault,) = faults(folder)
+    assert fault == Fault(str(folder / "train-000000.idx"), "the index of another archive")
 
 
 def hostile(kind: str) -> bytes:
-    """An archive that would do harm to a reader who trusted it."""
+    """An archive that would harm a reader that trusts it."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         member = tarfile.TarInfo("key.zs")
@@ -253,7 +253,7 @@ def hostile(kind: str) -> bytes:
             member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": str(2**50)}
         archive.addfile(member)
     data = bytearray(out.getvalue())
-    if kind == "huge":  # a header that claims 2**60 bytes, in tar's binary form, with a checksum that fits
+    if kind == "huge":  # a header that claims 2**60 bytes, in tar's binary form, with a matching checksum
         data[124:136] = b"\x80" + (2**60).to_bytes(11, "big")
         data[148:156] = b" " * 8
         data[148:156] = b"%06o\0 " % sum(data[:512])
@@ -270,10 +270,10 @@ def test_a_hostile_archive_only_fails_clearly(folder, kind, tmp_path):
     path.write_bytes(hostile(kind) if kind != "empty" else bytes(1024))
     reseal(folder)
     before = sorted(tmp_path.rglob("*"))
-    found = faults(folder)
-    assert str(path) in {fault.path for fault in found}
+    reported = faults(folder)
+    assert str(path) in {fault.path for fault in reported}
     assert sorted(tmp_path.rglob("*")) == before
-    assert all("\n" not in fault.what and len(fault.what) < 500 for fault in found)
+    assert all("\n" not in fault.what and len(fault.what) < 500 for fault in reported)
 
 
 def test_a_payload_that_would_swell_is_refused(folder):
@@ -303,8 +303,8 @@ def test_a_table_that_would_swell_is_refused_unread(folder):
     table.to_parquet(folder / "wells.parquet", index=False, compression="zstd", use_dictionary=False)
     assert (folder / "wells.parquet").stat().st_size < 10**6
     reseal(folder)
-    (found,) = [fault for fault in faults(folder) if fault.path.endswith("wells.parquet")]
-    assert "12 rows of 1" in found.what
+    (fault,) = [fault for fault in faults(folder) if fault.path.endswith("wells.parquet")]
+    assert "12 rows of 1" in fault.what
 
 
 @pytest.mark.parametrize(

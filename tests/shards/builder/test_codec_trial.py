@@ -1,4 +1,4 @@
-"""The choice of a codec: by name, or by trial on the wells themselves, and stated in the manifest."""
+"""The choice of a codec: by name, or by a trial on the wells, stated in the manifest."""
 
 import numpy as np
 import pytest
@@ -27,22 +27,22 @@ def test_every_codec_and_chunk_gives_the_same_pixels(screen, tmp_path):
         expected = wells
 
 
-def test_a_trial_chooses_what_compresses_best_and_says_so(screen, tmp_path):
-    """Smooth ramps shrink most as differences; noise over the whole range is left as it is."""
+def test_a_trial_chooses_what_compresses_best_and_stores_the_ratios(screen, tmp_path):
+    """Smooth ramps shrink most as differences; noise over the full range is stored as it is."""
     root = screen(size=64)
     assert built(root, tmp_path / "noise", codec="trial").manifest.codec == "none"
     ramp = np.add.outer(np.arange(64), 3 * np.arange(64)).astype(np.uint8)
     for number, path in enumerate(sorted(root.rglob("*.png"))):
         Image.fromarray(ramp + np.uint8(number)).save(path)
-    chosen = built(root, tmp_path / "ramp", codec="trial").manifest
-    assert chosen.codec == "delta+zstd"
-    assert chosen.made_with["codec"] == "trial"
-    assert chosen.codec_trial["delta+zstd"] == max(chosen.codec_trial.values())
-    assert chosen.codec_trial["none"] == pytest.approx(1, abs=0.01)
+    manifest = built(root, tmp_path / "ramp", codec="trial").manifest
+    assert manifest.codec == "delta+zstd"
+    assert manifest.made_with["codec"] == "trial"
+    assert manifest.codec_trial["delta+zstd"] == max(manifest.codec_trial.values())
+    assert manifest.codec_trial["none"] == pytest.approx(1, abs=0.01)
     assert built(root, tmp_path / "named").manifest.codec_trial == {}
 
 
-def test_a_trial_passes_over_bad_images(screen, tmp_path):
+def test_a_trial_skips_unreadable_images(screen, tmp_path):
     root = screen(experiments=1, wells=2, size=64)
     (root / "gene-001" / "Plate1" / "B02_s1_w1.png").write_text("damaged")
     shards = built(root, tmp_path / "out", codec="trial", on_error="quarantine", validation_fraction=0)

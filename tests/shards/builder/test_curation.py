@@ -1,4 +1,4 @@
-"""Curation: perturbations with enough replicates, fewer controls, and a count of all that was left out."""
+"""Curation: perturbations with enough replicates, fewer controls, and the number of removed wells by rule."""
 
 import itertools
 import json
@@ -68,7 +68,7 @@ def test_the_perturbations_column_may_have_any_name(name):
     assert removed == {"min_experiments": 0, "min_wells": 4, "control_fraction": 0}
 
 
-def test_controls_are_drawn_by_well_nested_and_whatever_else_there_is(screen_table):
+def test_controls_are_drawn_by_well_nested_and_independent_of_other_wells(screen_table):
     kept = {
         fraction: set(curate(screen_table, CurationRules(control_fraction=fraction), 7)[0].wells["key"])
         for fraction in (0, 0.1, 0.3, 0.7, 1)
@@ -77,8 +77,8 @@ def test_controls_are_drawn_by_well_nested_and_whatever_else_there_is(screen_tab
     # 120 controls drawn at 0.3: 36 on average, 5 standard deviations are 25
     assert 11 < len(kept[0.3]) - len(kept[0]) < 61
     fewer = table_of(LayoutOutput([screen_table.wells.query("experiment == 'e1'")]))
-    alone = set(curate(fewer, CurationRules(control_fraction=0.3), 7)[0].wells["key"])
-    assert alone == {key for key in kept[0.3] if key.startswith("e1")}
+    fewer_kept = set(curate(fewer, CurationRules(control_fraction=0.3), 7)[0].wells["key"])
+    assert fewer_kept == {key for key in kept[0.3] if key.startswith("e1")}
     assert set(curate(screen_table, CurationRules(control_fraction=0.3), 8)[0].wells["key"]) != kept[0.3]
 
 
@@ -118,16 +118,16 @@ def test_rules_that_cannot_be_met(screen_table, rules, message):
         curate(screen_table, CurationRules(**rules), 0)
 
 
-def test_a_curated_set_says_what_was_left_out_and_why(screen, tmp_path, capsys):
+def test_a_curated_set_states_what_was_left_out_and_why(screen, tmp_path, capsys):
     root, output = screen(experiments=3, wells=5), tmp_path / "out"
     text = (root / "metadata.csv").read_text().replace("G4_guide_1", "rare_guide_1", 1)
     (root / "metadata.csv").write_text(text)
     command = ["--layout", "rxrx3", "--root", str(root), "--output", str(output), "--workers", "1"]
     command += ["--min-wells", "2", "--min-experiments", "2", "--control-fraction", "0", "--controls", "EMPTY_control"]
     assert main(command) == 0
-    said = capsys.readouterr().out
-    assert "left out 1 well images by min_experiments" in said
-    assert "left out 3 well images by control_fraction" in said
+    printed = capsys.readouterr().out
+    assert "left out 1 well images by min_experiments" in printed
+    assert "left out 3 well images by control_fraction" in printed
     shards = ShardSet.open(output)
     assert set(shards.wells["treatment"]) == {f"G{w}_guide_1" for w in (1, 2, 3, 4)}
     assert len(shards.wells) == 3 * 5 - 3 - 1

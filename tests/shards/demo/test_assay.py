@@ -1,4 +1,4 @@
-"""The demo assay: what a user of RxRx3 would find on disk, the same whoever renders it."""
+"""Covers `assay`, `render` and `truth`: the files are those of RxRx3, and the same for any number of processes."""
 
 import csv
 from dataclasses import replace
@@ -35,7 +35,7 @@ def assay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_same_bytes_whatever_the_number_of_processes(assay, tmp_path):
+def test_the_bytes_do_not_depend_on_the_number_of_processes(assay, tmp_path):
     assert render_assay(SMALL, tmp_path / "again", workers=2)
     assert contents(tmp_path / "again") == contents(assay)
 
@@ -110,7 +110,7 @@ def test_pathways_join_complexes_and_the_other_lists_are_noisy():
         assert 0 < len(wrong) < len(lists[source]) / 2
 
 
-def test_members_of_a_complex_are_more_alike_than_strangers():
+def test_members_of_a_complex_are_more_alike_than_other_genes():
     truth = draw_truth(1, complexes=40, members=4, singles=0, complexes_per_pathway=2)
     similar = np.corrcoef(truth.phenotypes)
     same = truth.complexes[:, None] == truth.complexes
@@ -162,11 +162,11 @@ def test_a_failed_rendering_leaves_nothing(tmp_path, monkeypatch):
         {"controls": 1400},
     ],
 )
-def test_options_that_make_no_assay_are_refused_by_name(wrong):
+def test_invalid_options_are_refused_by_name(wrong):
     with pytest.raises(AssayError, match="wells" if "controls" in wrong else next(iter(wrong))):
         AssayOptions(**wrong)
 
 
-def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path, capsys):
+def test_the_command_line_prints_its_errors_without_a_traceback(tmp_path, capsys):
     assert main(["--output", str(tmp_path / "a"), "--experiments", "0"]) == 2
     assert "experiments is 0" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Images: what is read, what is refused and by which name, and 16 bits to 8 by a stated rule."""
+"""Decoding: what is read, what is refused with which message, and the rules that convert 16 bits to 8."""
 
 import imagecodecs
 import numpy as np
@@ -49,7 +49,7 @@ def test_sixteen_bit_and_big_endian_images_keep_their_values(tmp_path):
         assert np.array_equal(image, values)
 
 
-def test_formats_are_told_by_content_not_by_name(tmp_path):
+def test_formats_are_recognised_by_content_not_by_name(tmp_path):
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     np.save(tmp_path / "raw.npy", values)
     tifffile.imwrite(tmp_path / "big.btf", values, bigtiff=True)
@@ -73,9 +73,9 @@ VALUES = np.arange(65536, dtype=np.uint16).reshape(1, 256, 256)
 @given(st.integers(0, 65534).flatmap(lambda low: st.tuples(st.just(low), st.integers(low + 1, 65535))))
 def test_a_range_is_linear_clipped_and_rounded_half_up(limits):
     low, high = limits
-    got = EightBit(f"{low}:{high}").apply(VALUES).ravel()
+    converted = EightBit(f"{low}:{high}").apply(VALUES).ravel()
     exact = [255 * (min(max(value, low), high) - low) / (high - low) for value in range(65536)]
-    assert np.array_equal(got, np.floor(np.array(exact) + 0.5))
+    assert np.array_equal(converted, np.floor(np.array(exact) + 0.5))
 
 
 def test_known_values():

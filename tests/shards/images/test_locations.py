@@ -14,7 +14,7 @@ from shards.images.locations import find, is_file, is_folder, join, read_bytes, 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Attempts at a failing URL follow one another at once."""
+    """No pauses between attempts at a failing URL."""
     monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
 
 
@@ -29,16 +29,16 @@ def test_the_same_bytes_by_path_file_url_memory_and_http(tmp_path, web):
         assert is_file(location)
         assert is_folder(join(root, "plate 1"))
         assert not is_folder(join(root, "plate 2"))
-        assert [place.removeprefix(join(root, "")) for place in find(join(root, ""))] == ["plate 1/ü,w1.png"]
+        assert [location.removeprefix(join(root, "")) for location in find(join(root, ""))] == ["plate 1/ü,w1.png"]
     (tmp_path / "a.png").write_bytes(b"other")
     assert read_bytes(f"{web}/a.png") == b"other"
     assert f"{web}/a.png" in list(find(web))
 
 
-def test_places_that_stand_for_themselves():
+def test_absolute_paths_and_urls_are_taken_as_they_are():
     assert join("/data/", "a/b.png") == "/data/a/b.png"
     assert join("s3://bucket/x", "a.png") == "s3://bucket/x/a.png"
-    assert join("/data", "/elsewhere/a.png") == "/elsewhere/a.png"
+    assert join("/data", "/other/a.png") == "/other/a.png"
     assert join("/data", "s3://bucket/a.png") == "s3://bucket/a.png"
     assert join("file:///data", "a.png") == "/data/a.png"
 
@@ -51,7 +51,7 @@ def test_places_that_stand_for_themselves():
         ("http://127.0.0.1:9/a.png", OSError, r"http://127.0.0.1:9/a.png cannot be read: "),
     ],
 )
-def test_what_a_url_lacks_is_said(quick, location, error, message):
+def test_errors_name_the_url(quick, location, error, message):
     with pytest.raises(error, match=message):
         read_bytes(location)
 
@@ -69,7 +69,7 @@ def test_a_url_that_fails_once_is_tried_again(quick, web, tmp_path):
 
 @pytest.fixture
 def parquet(tmp_path) -> str:
-    """Ten rows in groups of four: plain bytes, and the structure that image datasets are published in."""
+    """Ten rows in groups of four: plain bytes, and the struct of published image datasets."""
     values = [f"row {number}".encode() for number in range(9)] + [b""]
     images = [{"bytes": value, "path": None} for value in values]
     table = pa.table({"__key__": [str(n) for n in range(10)], "plain": values, "jp2": images})
@@ -84,7 +84,7 @@ def test_rows_of_a_parquet_file_in_any_order(parquet, column):
     assert state(row_location(parquet, 5, column)) == state(parquet)
 
 
-def test_a_parquet_file_that_is_replaced_is_read_anew(parquet):
+def test_a_parquet_file_that_is_replaced_is_read_again(parquet):
     assert read_bytes(row_location(parquet, 1, "plain")) == b"row 1"
     Path(parquet).unlink()
     pq.write_table(pa.table({"plain": [b"new"] * 3}), parquet)

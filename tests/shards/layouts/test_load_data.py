@@ -19,7 +19,7 @@ VALUES = {"DNA": 11, "ER": 22}
 
 
 def write_screen(root: Path, header: str, row: str) -> Path:
-    """Two plates of two batches: a load_data.csv each (one zipped), plate maps, and images of constant value."""
+    """Two plates of two batches: a load_data.csv each (one compressed), plate maps, and images of constant value."""
     for number, (plate, batch) in enumerate(BATCHES.items()):
         folder = root / "workspace" / "load_data_csv" / batch / plate
         folder.mkdir(parents=True)
@@ -84,8 +84,8 @@ def test_urls_and_tables_in_a_bucket(tmp_path):
     memory = fsspec.filesystem("memory")
     for file in root.rglob("*"):
         if file.is_file():
-            place = file.relative_to(root)
-            memory.pipe(f"/bucket/{Path(*place.parts[1:]) if place.parts[0] == 'images' else place}", file.read_bytes())
+            path = file.relative_to(root)
+            memory.pipe(f"/bucket/{Path(*path.parts[1:]) if path.parts[0] == 'images' else path}", file.read_bytes())
     try:
         build(
             "load_data", "memory://bucket/workspace", tmp_path / "out",
@@ -96,7 +96,7 @@ def test_urls_and_tables_in_a_bucket(tmp_path):
     check(ShardSet.open(tmp_path / "out"))
 
 
-def test_channels_may_be_chosen(tmp_path):
+def test_channels_may_be_selected(tmp_path):
     root = write_screen(tmp_path, *FILES)
     assert read_layout("load_data", root, channels="ER").channels == ("ER",)
     with pytest.raises(LayoutError, match=r"load_data.csv, line 1: no channel 'RNA'; there are DNA, ER"):

@@ -1,4 +1,4 @@
-"""The RxRx releases, in the naming that their READMEs publish."""
+"""The RxRx releases, with the names that their READMEs publish."""
 
 import csv
 import re
@@ -74,7 +74,7 @@ def test_a_release_goes_from_its_folders_into_shards(tmp_path, name, sites):
         assert shards.read_well(index)[:, 3, 3].tolist() == expected
 
 
-def test_a_release_unpacked_elsewhere(tmp_path):
+def test_a_release_unpacked_into_other_folders(tmp_path):
     write_release(tmp_path, "rxrx19b", 1)
     (tmp_path / "images").rename(tmp_path / "png")
     check_images(read_layout("rxrx19b", tmp_path, images="png"))
@@ -113,7 +113,7 @@ WELLS = ("compound-001/Plate1/AA15", "compound-001/Plate2/B02", "gene-088/Plate9
 
 
 def core_images() -> dict[str, np.ndarray]:
-    """A 64 x 64 image per key; noise, so that a lossy or mistaken decoder shows."""
+    """A 64 x 64 image per key; noise, so that a lossy or wrong decoder is noticed."""
     random = np.random.default_rng(5)
     return {f"{w}_s1_{c}": random.integers(0, 256, (64, 64), dtype=np.uint8) for w in WELLS for c in range(1, 7)}
 

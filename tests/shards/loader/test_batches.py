@@ -1,4 +1,4 @@
-"""The loader: the exact order on any number of ranks and threads, each well once, errors and early ends."""
+"""Covers `batches` and `read_ahead`: the order on any number of ranks and threads, errors, early ends."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def joined(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_global_order(per_rank: list[list[Batch]]) -> list[Batch]:
-    """The batches of all ranks, step by step: all must have as many."""
+    """The batches of all ranks, step by step: all ranks must have the same number."""
     return [batch for step in zip(*per_rank, strict=True) for batch in step]
 
 
@@ -56,16 +56,16 @@ def test_training_crops_are_those_of_the_order(shards):
 def test_global_batches_are_the_same_for_every_world_and_worker_count(shards, world, workers):
     wells = shards.indices("train")
     options = {"crop": 8, "batch": 12, "seed": 1, "first_batch": 0, "last_batch": 8}
-    alone = joined(list(training_batches(shards, wells, **options, workers=0)))
+    single = joined(list(training_batches(shards, wells, **options, workers=0)))
     ranks = [
         list(training_batches(shards, wells, **options, rank=rank, world=world, workers=workers))
         for rank in range(world)
     ]
-    for one, other in zip(alone, joined(in_global_order(ranks)), strict=True):
-        assert np.array_equal(one, other)
+    for expected, actual in zip(single, joined(in_global_order(ranks)), strict=True):
+        assert np.array_equal(expected, actual)
 
 
-def test_resuming_mid_epoch_on_another_world_size_goes_on_exactly(shards):
+def test_resuming_mid_epoch_on_another_world_size_continues_exactly(shards):
     wells = shards.indices("train")
     options = {"crop": 8, "batch": 4, "seed": 1}
     whole = joined(list(training_batches(shards, wells, **options, first_batch=0, last_batch=9)))
@@ -74,8 +74,8 @@ def test_resuming_mid_epoch_on_another_world_size_goes_on_exactly(shards):
         list(training_batches(shards, wells, **options, first_batch=5, last_batch=9, rank=rank, world=2))
         for rank in range(2)
     ]
-    for one, other in zip(whole, joined(before + in_global_order(ranks)), strict=True):
-        assert np.array_equal(one, other)
+    for expected, actual in zip(whole, joined(before + in_global_order(ranks)), strict=True):
+        assert np.array_equal(expected, actual)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -112,9 +112,9 @@ def test_tiles_cover_each_well_once_and_fill_batches_across_wells(shards, world,
         batches = list(well_tiles(shards, wells, crop=6, batch=batch, rank=rank, world=world))
         assert all(len(b.wells) == batch for b in batches[:-1])
         assert 0 < len(batches[-1].wells) <= batch
-        some, those = joined(batches)
-        images.append(some)
-        seen.append(those)
+        rank_images, rank_wells = joined(batches)
+        images.append(rank_images)
+        seen.append(rank_wells)
     images, seen = np.concatenate(images), np.concatenate(seen)
     assert sorted(seen) == sorted(np.repeat(wells, 9))  # a 20-pixel image holds 3 x 3 tiles of 6
     for well in wells:
@@ -129,7 +129,7 @@ def test_more_ranks_than_wells_leave_some_ranks_without_tiles(shards):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damage_surfaces_at_its_batch_with_file_and_chunk_and_ends_the_threads(shards, workers):
+def test_damage_is_raised_at_its_batch_with_file_and_chunk_and_ends_the_threads(shards, workers):
     wells = shards.indices("train")
     bad = shards.wells.iloc[wells[draws(0, 8, 1, len(wells), (20, 20), 8).well[0]]]
     with (shards.folder / bad["shard"]).open("r+b") as file:
@@ -138,23 +138,22 @@ def test_damage_surfaces_at_its_batch_with_file_and_chunk_and_ends_the_threads(s
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 1]))
     batches = training_batches(shards, wells, crop=8, batch=4, seed=0, first_batch=0, last_batch=4, workers=workers)
-    got = [next(batches), next(batches)]
-    assert len(got) == 2
+    next(batches), next(batches)
     with pytest.raises(ShardError, match=rf"{bad['shard']}: image \d+, chunk 0 .*its checksum does not match"):
         next(batches)
     assert not reader_threads()
 
 
-def test_memory_is_used_again_but_never_while_a_batch_or_a_part_of_one_is_held(shards):
-    """The oracle reads everything twice: once with each batch let go at once, once with a crop of each kept."""
+def test_memory_is_reused_but_not_while_a_batch_or_a_part_of_one_is_referenced(shards):
+    """The oracle reads everything twice: once releasing each batch at once, once keeping a crop of each."""
     wells = shards.indices("train")
     options = {"crop": 8, "batch": 64, "seed": 5, "first_batch": 0, "last_batch": 40}
-    copies, places = [], set()
+    copies, addresses = [], set()
     for batch in training_batches(shards, wells, **options, workers=2):
         copies.append(batch.images.clone())
-        places.add(batch.images.data_ptr())
+        addresses.add(batch.images.data_ptr())
         del batch
-    assert len(places) < 12
+    assert len(addresses) < 12
     kept = [(b.images[3], b.images.numpy()[60:]) for b in training_batches(shards, wells, **options, workers=2)]
     for copy, (crop, last) in zip(copies, kept, strict=True):
         assert torch.equal(copy[3], crop)
@@ -201,11 +200,11 @@ def test_closing_early_ends_the_threads_and_reads_little_ahead(shards, monkeypat
     assert reader_threads()
     batches.close()
     assert not reader_threads()
-    assert sum(crops) <= 5 * 64  # four pieces of work ahead, and the one that was asked for
+    assert sum(crops) <= 5 * 64  # four tasks ahead, and the requested one
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_no_more_batches_are_read_ahead_than_asked_for(shards, monkeypatch, ahead):
+def test_no_more_batches_are_read_ahead_than_requested(shards, monkeypatch, ahead):
     read, crops = Reader.read, []
     monkeypatch.setattr(
         Reader, "read", lambda self, windows, *a: (crops.append(len(windows)), read(self, windows, *a))[1]

@@ -1,5 +1,7 @@
-"""Ranks as real processes over real shards, killed at any moment and resumed on other numbers of ranks: nothing is read
-twice or left out of a run, whatever the order."""
+"""Ranks as real processes, killed at any moment and resumed on other numbers of ranks.
+
+Nothing is read twice or left out of a run, in any order.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.builder.build_set import build
 from shards.loader.batches import training_batches
 from shards.order.random_order import Order, RandomOrder
 from shards.order.stream_order import StreamOrder
@@ -20,15 +21,6 @@ from shards.order.weighted_order import PlateOrder, WeightedOrder, balancing_wei
 from shards.reader.shard_set import ShardSet
 
 BATCH, CROP, BATCHES, SEED = 24, 8, 40, 11
-
-
-@pytest.fixture(scope="module")
-def folder(write_screen, tmp_path_factory) -> Path:
-    """62 training wells of 31 x 2, in shards of 7."""
-    root = tmp_path_factory.mktemp("processes")
-    screen = write_screen(root / "screen", experiments=3, wells=31, size=20)
-    build("rxrx3", screen, root / "out", wells_per_shard=7, validation_fraction=0.3, progress=False)
-    return root / "out"
 
 
 def order_named(name: str, shards: ShardSet, wells: np.ndarray) -> Order:
@@ -44,7 +36,7 @@ def order_named(name: str, shards: ShardSet, wells: np.ndarray) -> Order:
 
 
 def read(folder: Path, name: str, first: int, last: int, rank: int, world: int, log: Path | None) -> list[dict]:
-    """Read a rank's batches, and write down which each was once it is there, as a training step would."""
+    """Read a rank's batches, and log each once it has been read, as a training step would."""
     shards = ShardSet.open(folder)
     wells = shards.indices("train")
     options = {"crop": CROP, "batch": BATCH, "seed": SEED, "order": order_named(name, shards, wells)}
@@ -63,13 +55,13 @@ def read(folder: Path, name: str, first: int, last: int, rank: int, world: int, 
 
 
 def finished(logs: list[Path]) -> list[dict]:
-    """Whole lines of all ranks: a kill may cut the last one short."""
+    """Complete lines of all ranks: a kill may cut the last one short."""
     lines = [line for log in logs if log.exists() for line in log.read_text().splitlines(keepends=True)]
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def run_and_kill(folder: Path, name: str, first: int, world: int, logs: list[Path], after: int | None) -> None:
-    """Run all ranks from batch `first`; kill them once one has made `after` steps and all have one, or none."""
+    """Run all ranks from batch `first`; kill them once each has made a step and one has made `after` (None: never)."""
     context = multiprocessing.get_context("fork")
     ranks = [
         context.Process(target=read, args=(folder, name, first, BATCHES, rank, world, logs[rank]))
@@ -93,25 +85,25 @@ def run_and_kill(folder: Path, name: str, first: int, world: int, logs: list[Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "stream", "weighted", "plate"])
-def test_kills_and_other_worlds_change_nothing(folder, tmp_path, name):
-    alone = {seen["batch"]: seen for seen in read(folder, name, 0, BATCHES, 0, 1, None)}
+def test_kills_and_other_world_sizes_change_nothing(set_of_62, tmp_path, name):
+    single = {seen["batch"]: seen for seen in read(set_of_62, name, 0, BATCHES, 0, 1, None)}
     chance, first, done = random.Random(name), 0, {}
     for attempt, world in enumerate([2, 3, 8, 4, 6, 1]):
         logs = [tmp_path / f"{attempt}-{rank}" for rank in range(world)]
-        run_and_kill(folder, name, first, world, logs, chance.randint(3, 7) if attempt < 5 else None)
+        run_and_kill(set_of_62, name, first, world, logs, chance.randint(3, 7) if attempt < 5 else None)
         parts: dict[int, dict[int, dict]] = {}
         for seen in finished(logs):
             parts.setdefault(seen["batch"], {})[seen["rank"]] = seen
-        # A step counts once every rank has made it: that is what a checkpoint can say.
+        # A step counts once every rank has made it: as for a checkpoint.
         while len(parts.get(first, {})) == world:
             done[first] = [parts[first][rank] for rank in range(world)]
             first += 1
     assert sorted(done) == list(range(BATCHES))
     for number, ranks in done.items():
         for what in ("wells", "crops"):
-            assert [crop for rank in ranks for crop in rank[what]] == alone[number][what]
+            assert [crop for rank in ranks for crop in rank[what]] == single[number][what]
     wells = np.concatenate([np.concatenate([rank["wells"] for rank in done[number]]) for number in range(BATCHES)])
-    check_counts(name, wells.astype(int), ShardSet.open(folder))
+    check_counts(name, wells.astype(int), ShardSet.open(set_of_62))
 
 
 def check_counts(name: str, wells: np.ndarray, shards: ShardSet) -> None:
@@ -120,7 +112,7 @@ def check_counts(name: str, wells: np.ndarray, shards: ShardSet) -> None:
     if name == "weighted":
         assert set(wells) <= set(training)
         return
-    # 62 a epoch; 62 x 3 a pass; 31 wells a plate in groups of 3 leave one of each out.
+    # 62 an epoch; 62 x 3 a pass; 31 wells a plate in groups of 3 leave one of each out.
     period, times, left_out = {"random": (62, 1, 0), "stream": (186, 3, 0), "plate": (60, 1, 2)}[name]
     for start in range(0, len(wells) - period + 1, period):
         counts = np.bincount(wells[start : start + period], minlength=len(shards.wells))[training]

@@ -1,4 +1,4 @@
-"""Self-standardisation as its formula and torch's instance normalisation have it, for every pixel type."""
+"""Self-standardisation equals its formula and torch's instance normalisation, for every pixel type."""
 
 import numpy as np
 import pytest

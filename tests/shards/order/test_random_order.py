@@ -1,4 +1,4 @@
-"""The sample order: a permutation per epoch, the same for any number of machines, resumable anywhere."""
+"""Covers `random_order` and `keyed_random`: a permutation per epoch, for any number of machines, resumable anywhere."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ def test_a_global_batch_is_the_same_crops_on_any_number_of_ranks(world):
     assert np.array_equal(np.concatenate(parts, axis=1), fields(draws(5, 7 * 24, 24, 100, (64, 64), 16)))
 
 
-def test_crops_lie_inside_images_of_different_sizes_and_reach_their_edges():
+def test_crops_are_inside_images_of_different_sizes_and_reach_their_edges():
     shapes = np.array([[32, 32], [40, 64], [33, 32]])
     drawn = draws(1, 0, 6000, 3, shapes, 32)
     for well, (height, width) in enumerate(shapes):
@@ -76,7 +76,7 @@ def test_epochs_and_seeds_differ():
     assert (first.well == other.well).sum() < 10
 
 
-def test_a_hundred_million_wells_need_no_memory_of_their_own():
+def test_a_hundred_million_wells_need_no_memory():
     drawn = draws(0, 93_000_000 * 3 - 8, 16, 93_000_000, (2048, 2048), 256)
     assert drawn.well.max() < 93_000_000
     assert len(set(drawn.well)) == 16
@@ -112,7 +112,7 @@ def test_nested_experiments_counts():
 @settings(deadline=None)
 @given(seed=seeds, wells=st.integers(1, 60), number=st.integers(0, 10**6), worlds=st.permutations([1, 2, 3, 4, 8]))
 def test_no_rank_ever_has_a_batch_more(batch, seed, wells, number, worlds):
-    """Ranks cut every global batch alike, also where an epoch ends within it: equal parts, or a refusal."""
+    """Ranks divide every global batch equally, also if an epoch ends inside it, or it is refused."""
     order = RandomOrder(seed, wells)
     whole = order.wells(number * batch, batch)
     for world in worlds:
@@ -125,7 +125,7 @@ def test_no_rank_ever_has_a_batch_more(batch, seed, wells, number, worlds):
 
 
 def test_the_order_is_the_same_in_every_version():
-    """Written down when the order was first released: a run resumed under a later version must go on exactly."""
+    """Recorded when the order was first released: a run resumed with a later version must continue exactly."""
     drawn = draws(5, 77, 5, 1000, (300, 290), 256)
     assert drawn.well.tolist() == [943, 115, 825, 340, 211]
     assert drawn.top.tolist() == [9, 42, 13, 33, 7]

@@ -1,4 +1,4 @@
-"""The stream order: exact passes, mixed batches with a bound, ranks that read their own shards only."""
+"""The stream order: exact passes, mixed batches with a bound, ranks that read only their own shards."""
 
 import math
 
@@ -120,10 +120,10 @@ def test_every_lane_gives_as_much_to_each_batch_and_shards_come_in_another_order
 
 
 def test_blocks_are_mixed_uniformly():
-    """Each image of a half block is as likely in each place of it: chi-square within 5 standard deviations."""
+    """Each image of a half block is equally likely at each position in it: chi-square within 5 standard deviations."""
     order = StreamOrder(9, [16], batch=1, lanes=1, crops=1, block=16)
     wells = order.wells(0, 16 * 4000).reshape(4000, 16)
-    counts = np.stack([np.bincount(wells[:, place], minlength=16)[:8] for place in range(8)])
+    counts = np.stack([np.bincount(wells[:, position], minlength=16)[:8] for position in range(8)])
     assert counts.sum() == 8 * 4000
     assert ((counts - 500) ** 2 / 500).sum() < 49 + 5 * math.sqrt(98)
 
@@ -137,7 +137,7 @@ def test_blocks_are_mixed_uniformly():
         ({"sizes": [3, -1]}, "no shard with a negative number of wells"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(change, message):
+def test_inconsistent_sizes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         StreamOrder(**{"seed": 0, "sizes": [4, 5], "batch": 12, "lanes": 3, **change})
 

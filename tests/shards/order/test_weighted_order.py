@@ -53,7 +53,7 @@ def test_balancing_makes_labels_equally_likely():
 
 
 @pytest.mark.parametrize("bad", [[], [0, 0], [1, -1], [1, math.nan], [1, math.inf], [[1, 2]]])
-def test_weights_that_say_nothing_are_refused(bad):
+def test_invalid_weights_are_refused(bad):
     with pytest.raises(ValueError, match="one number per well"):
         WeightedOrder(0, bad)
 
@@ -88,7 +88,7 @@ def test_plate_batches_resume_anywhere(order, first, counts):
 
 @settings(deadline=None)
 @given(order=plate_orders(), world=st.sampled_from([1, 2, 3, 4, 8]), batches=st.integers(1, 4))
-def test_each_rank_of_any_world_gets_whole_groups_of_one_global_batch(order, world, batches):
+def test_each_rank_of_any_world_gets_complete_groups_of_one_global_batch(order, world, batches):
     """A batch of as many groups as ranks: the ranks' parts are of one plate each and together the global batch."""
     batch = world * order.group
     assume(batch * batches <= order.period)

@@ -1,4 +1,4 @@
-"""The bounded cache: never over its limit, never a half file, one download among many processes, any of them killed."""
+"""The cache: never over its limit, no incomplete files, one download for many processes, any of which may be killed."""
 
 import hashlib
 import multiprocessing
@@ -50,7 +50,7 @@ def test_a_file_is_filled_once_and_found_again(tmp_path):
     assert cache.used() == SIZE
 
 
-def test_the_file_used_longest_ago_makes_room(tmp_path):
+def test_the_least_recently_used_file_is_removed(tmp_path):
     cache = FileCache(tmp_path, 3 * SIZE)
     for number in range(3):
         cached(cache, content(number))
@@ -66,7 +66,7 @@ def test_the_file_used_longest_ago_makes_room(tmp_path):
         cached(cache, content(4, 2 * SIZE))
         present = [(tmp_path / sha(content(number))).exists() for number in range(4)]
         assert present == [False, False, False, True]
-        assert opened.read() == content(2)  # whoever has it open goes on reading
+        assert opened.read() == content(2)  # an open file stays readable
     assert cache.used() == 3 * SIZE
 
 
@@ -95,8 +95,8 @@ def test_an_error_while_filling_leaves_nothing(tmp_path):
     assert cache.used() == 0
 
 
-def _many(folder: Path, seed: int, limit: int, worst: "multiprocessing.Queue[int]", log: Path) -> None:
-    cache, chance, most = FileCache(folder, limit), random.Random(seed), 0
+def _fill_many(folder: Path, seed: int, limit: int, peaks: "multiprocessing.Queue[int]", log: Path) -> None:
+    cache, chance, peak = FileCache(folder, limit), random.Random(seed), 0
     for _ in range(60):
         data = content(chance.randrange(12))
 
@@ -110,24 +110,24 @@ def _many(folder: Path, seed: int, limit: int, worst: "multiprocessing.Queue[int
 
         with cache.get(sha(data), SIZE, fill) as file:
             assert file.read() == data
-        most = max(most, cache.used())
-    worst.put(most)
+        peak = max(peak, cache.used())
+    peaks.put(peak)
 
 
 def test_processes_share_one_cache_within_its_limit(tmp_path):
-    """Four processes, twelve files, room for eight: always whole files, and never more bytes than allowed."""
+    """Four processes, twelve files, space for eight: always complete files, and never more bytes than allowed."""
     context = multiprocessing.get_context("fork")
-    worst = context.Queue()
-    args = [(tmp_path / "cache", seed, 8 * SIZE, worst, tmp_path / "log") for seed in range(4)]
-    workers = [context.Process(target=_many, args=each) for each in args]
+    peaks = context.Queue()
+    args = [(tmp_path / "cache", seed, 8 * SIZE, peaks, tmp_path / "log") for seed in range(4)]
+    workers = [context.Process(target=_fill_many, args=each) for each in args]
     for worker in workers:
         worker.start()
-    most = [worst.get(timeout=60) for _ in workers]
+    used = [peaks.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join(30)
     assert [worker.exitcode for worker in workers] == [0] * 4
-    assert max(most) <= 8 * SIZE
-    assert len((tmp_path / "log").read_text().split()) < 4 * 60  # some were found, not filled again
+    assert max(used) <= 8 * SIZE
+    assert len((tmp_path / "log").read_text().split()) < 4 * 60  # some were in the cache, and not filled again
 
 
 def _hang(folder: Path, started) -> None:
@@ -142,14 +142,14 @@ def _hang(folder: Path, started) -> None:
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_process_killed_while_downloading_blocks_nobody(tmp_path, same):
-    """Its file is written anew, or removed when others need the room."""
+    """Its file is written again, or removed when others need the space."""
     context = multiprocessing.get_context("fork")
     started = context.Event()
     worker = context.Process(target=_hang, args=(tmp_path, started))
     worker.start()
     assert started.wait(30)
     cache = FileCache(tmp_path, 2 * SIZE)
-    with pytest.raises(CacheFullError):  # its download has its room reserved while it lives
+    with pytest.raises(CacheFullError):  # the space of its download is reserved while it is alive
         cached(cache, content(2, SIZE + 1))
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(30)

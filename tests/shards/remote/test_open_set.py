@@ -1,13 +1,11 @@
-"""Remote sets give the crops of local ones, in both orders, through faults; streams have their shards in time."""
+"""Remote sets give the crops of local ones, in both orders, through faults; a rank downloads only its shards."""
 
-import itertools
 import random
 
 import numpy as np
 import pytest
 from faulty_server import FAULTS, serving
 
-from shards.builder.build_set import build
 from shards.errors import ShardError
 from shards.loader.batches import training_batches
 from shards.loader.shard_prefetch import prefetch_shards
@@ -20,21 +18,14 @@ from shards.remote.store import Patience, RemoteError
 from shards.verify import main, verify
 
 PATIENT = Patience(attempts=12, seconds=1, pause=0.002)
+
+
 BATCH, CROP = 12, 8
 
 
-@pytest.fixture(scope="module")
-def folder(write_screen, tmp_path_factory):
-    """62 training wells in 9 shards of up to 7."""
-    root = tmp_path_factory.mktemp("remote")
-    screen = write_screen(root / "screen", experiments=3, wells=31, size=20)
-    build("rxrx3", screen, root / "set", wells_per_shard=7, validation_fraction=0.3, progress=False)
-    return root / "set"
-
-
 @pytest.fixture
-def server(folder):
-    with serving(folder) as server:
+def server(set_of_62):
+    with serving(set_of_62) as server:
         yield server
 
 
@@ -57,24 +48,24 @@ def crops(shards: ShardSet, name: str, first: int, last: int, rank: int = 0, wor
 
 @pytest.mark.parametrize("name", ["random", "stream"])
 @pytest.mark.parametrize("faulty", [False, True])
-def test_a_remote_set_gives_the_crops_of_the_local_one(folder, server, tmp_path, name, faulty):
+def test_a_remote_set_gives_the_crops_of_the_local_one(set_of_62, server, tmp_path, name, faulty):
     if faulty:
         server.faults = iter(random.Random(2).choices([*FAULTS[:5], *[None] * 20], k=10_000))
     cache = FileCache(tmp_path / "cache", 10**7) if name == "stream" else None
     remote = open_url(server.url, cache, PATIENT)
-    assert np.array_equal(crops(remote, name, 0, 16), crops(ShardSet.open(folder), name, 0, 16))
+    assert np.array_equal(crops(remote, name, 0, 16), crops(ShardSet.open(set_of_62), name, 0, 16))
 
 
-def test_random_reading_asks_for_parts_of_shards_only(folder, server):
+def test_random_reading_requests_only_parts_of_shards(set_of_62, server):
     remote = open_url(server.url, None, PATIENT)
     before = server.bytes_sent
     remote.read_crop(3, 4, 5, 8)
-    shard = next(one for one in remote.manifest.shards if one.split == "train")
-    assert 0 < server.bytes_sent - before < (folder / shard.index).stat().st_size + shard.bytes / 4
+    shard = next(shard for shard in remote.manifest.shards if shard.split == "train")
+    assert 0 < server.bytes_sent - before < (set_of_62 / shard.index).stat().st_size + shard.bytes / 4
 
 
-def test_a_stream_downloads_each_shard_once_in_a_pass_and_only_its_ranks(folder, server, tmp_path):
-    """Two ranks on two machines, a lane each: every shard is downloaded by one of them, but that at the cut by both."""
+def test_a_rank_downloads_only_its_shards_and_each_once_in_a_pass(set_of_62, server, tmp_path):
+    """Two ranks on two machines, a lane each: one of them downloads each shard, both the one at the cut."""
     times = []
     for rank in range(2):
         before = len(server.requests)
@@ -82,38 +73,18 @@ def test_a_stream_downloads_each_shard_once_in_a_pass_and_only_its_ranks(folder,
         crops(open_url(server.url, cache, PATIENT), "stream", 0, 15, rank, 2)  # 15 batches of 12 of 186 crops
         tars = [name for name in server.requests[before:] if name.endswith(".tar") and name.startswith("train")]
         times.append(tars)
-    # Opening asks for the size of every shard; reading asks for its bytes, in one piece here.
+    # Opening requests the size of every shard, reading its bytes, here in one request.
     downloads = [{name for name in tars if tars.count(name) == 2} for tars in times]
     assert all(max(tars.count(name) for name in set(tars)) == 2 for tars in times)
     assert len(downloads[0] & downloads[1]) <= 1
     assert len(downloads[0] | downloads[1]) == 9
 
 
-def test_shards_are_there_before_they_are_read(folder, server, tmp_path):
-    """From the second batch on, reading waits for no download: the server fails for whatever is not yet there."""
-    remote = open_url(server.url, FileCache(tmp_path / "cache", 10**7), Patience(1, 1, 0))
-    wells = remote.indices("train")
-    order = StreamOrder(5, wells_per_shard(remote, wells), BATCH, lanes=2, crops=3, block=4)
-    batches = training_batches(
-        remote, wells, crop=CROP, batch=BATCH, seed=5, first_batch=0, last_batch=3, workers=0, order=order
-    )
-    ahead = prefetch_shards(batches, remote, order, first_batch=0, last_batch=3)
-    first = next(ahead)
-    needed = {remote.manifest.shards[shard].sha256 for shard in order.shards(0, 3)}
-    deadline = itertools.count()
-    while not needed <= {path.name for path in (tmp_path / "cache").iterdir()} and next(deadline) < 10**6:
-        pass
-    # Indices of shards not opened yet are small files of their own: let those through.
-    server.refuse = ".tar"
-    rest = list(ahead)
-    assert (len(first.wells), len(rest)) == (BATCH, 2)
-
-
-def test_a_cache_too_small_for_all_still_gives_the_right_crops_within_its_limit(folder, server, tmp_path):
-    largest = max(shard.bytes for shard in ShardSet.open(folder).manifest.shards)
+def test_a_cache_too_small_for_all_still_gives_the_right_crops_within_its_limit(set_of_62, server, tmp_path):
+    largest = max(shard.bytes for shard in ShardSet.open(set_of_62).manifest.shards)
     cache = FileCache(tmp_path / "cache", 3 * largest)
     remote = open_url(server.url, cache, PATIENT)
-    assert np.array_equal(crops(remote, "stream", 0, 16), crops(ShardSet.open(folder), "stream", 0, 16))
+    assert np.array_equal(crops(remote, "stream", 0, 16), crops(ShardSet.open(set_of_62), "stream", 0, 16))
     assert cache.used() <= 3 * largest
 
 
@@ -122,7 +93,7 @@ def test_a_cache_too_small_for_a_shard_is_refused_on_opening(server, tmp_path):
         open_url(server.url, FileCache(tmp_path / "cache", 1000), PATIENT)
 
 
-def test_a_shard_that_never_comes_is_named_at_its_batch(server, tmp_path):
+def test_a_shard_that_cannot_be_downloaded_is_named_at_its_batch(server, tmp_path):
     remote = open_url(server.url, FileCache(tmp_path / "cache", 10**7), Patience(2, 1, 0.001))
     server.refuse = ".tar"
     with pytest.raises((RemoteError, ShardError), match=rf"{server.url}/train-\d+\.tar"):
@@ -145,7 +116,7 @@ def test_verify_reads_a_remote_set(server, capsys):
 
 
 @pytest.mark.slow
-def test_the_shards_of_an_s3_bucket_are_those_of_the_folder(folder, tmp_path):
+def test_the_shards_of_an_s3_bucket_are_those_of_the_folder(set_of_62, tmp_path):
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     moto = pytest.importorskip("moto.server", reason="moto and flask are not installed")
     import s3fs
@@ -158,19 +129,11 @@ def test_the_shards_of_an_s3_bucket_are_those_of_the_folder(folder, tmp_path):
         files = s3fs.S3FileSystem(**options, skip_instance_cache=True)
         if not files.exists("wells"):
             files.mkdir("wells")
-        files.put(str(folder), "wells/set", recursive=True)
-        local = ShardSet.open(folder)
-        cache = FileCache(tmp_path / "cache", 10**7)
-        for name, held in (("random", None), ("stream", cache)):
-            remote = open_url("s3://wells/set", held, PATIENT, options)
+        files.put(str(set_of_62), "wells/set", recursive=True)
+        local = ShardSet.open(set_of_62)
+        for name, cache in (("random", None), ("stream", FileCache(tmp_path / "cache", 10**7))):
+            remote = open_url("s3://wells/set", cache, PATIENT, options)
             assert np.array_equal(crops(remote, name, 0, 16), crops(local, name, 0, 16))
         assert verify(remote.source, sample=3).faults == ()
     finally:
         server.stop()
-
-
-def test_the_wells_of_a_stream_must_ascend(folder):
-    shards = ShardSet.open(folder)
-    assert wells_per_shard(shards, shards.indices("train")).sum() == 62
-    with pytest.raises(ValueError, match="must ascend"):
-        wells_per_shard(shards, np.array([3, 2]))

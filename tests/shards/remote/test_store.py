@@ -41,11 +41,11 @@ def test_two_faults_are_survived_and_three_are_an_error_that_names_the_url(serve
     assert store(server).read("train-000000.tar", 10, 20_000) == DATA[10:20_000]
     assert server.times("train-000000.tar") == 3
     server.faults = itertools.repeat(fault)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(RemoteError, match=rf"{server.url}/train-000000.tar cannot be read \(attempt 3\): \w+"):
         store(server).read("train-000000.tar", 10, 20_000)
     assert server.times("train-000000.tar") == 6
-    assert time.monotonic() - began < 3 * 0.5 + 10  # each attempt has its limit of .5 s; a busy machine has its pauses
+    assert time.monotonic() - start < 3 * 0.5 + 10  # each attempt has its limit of 0.5 s; a busy machine adds pauses
 
 
 def test_every_mixture_of_faults_gives_the_right_bytes(server):
@@ -56,7 +56,7 @@ def test_every_mixture_of_faults_gives_the_right_bytes(server):
 
 
 @pytest.mark.parametrize(("fault", "attempts"), [("403", 1), ("401", 1), ("429", 3)])
-def test_what_cannot_pass_is_not_tried_again(server, fault, attempts):
+def test_permanent_errors_are_not_tried_again(server, fault, attempts):
     server.faults = itertools.repeat(fault)
     with pytest.raises(OSError, match=f"{server.url}/train-000000.tar"):
         store(server).read("train-000000.tar", 0, 10)
@@ -69,14 +69,14 @@ def test_a_missing_file_is_named_at_once(server):
     assert server.times("train-000009.tar") == 1
 
 
-def test_a_server_without_ranges_is_told_at_once(server):
+def test_a_server_without_ranges_is_reported_at_once(server):
     server.ignore_ranges = True
     with pytest.raises(RemoteError, match="100000 bytes received for bytes 10 to 20"):
         store(server).read("train-000000.tar", 10, 20)
     assert server.times("train-000000.tar") == 1
 
 
-def test_a_server_that_is_gone_is_an_error_within_the_time_of_patience(tmp_path):
+def test_a_server_that_is_gone_is_an_error_after_the_last_attempt(tmp_path):
     with serving(tmp_path) as server:
         gone = store(server)
     with pytest.raises(RemoteError, match=r"cannot be read \(attempt 3\)"):
@@ -94,7 +94,7 @@ def test_a_local_folder_by_url(tmp_path):
     assert Store(f"file://{tmp_path}").read("a.tar", 5, 50) == DATA[5:50]
 
 
-def test_a_whole_file_comes_in_pieces_and_only_failed_pieces_come_again(server, tmp_path, monkeypatch):
+def test_a_complete_file_is_downloaded_in_blocks_and_only_failed_blocks_again(server, tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "DOWNLOAD_BYTES", 30_000)
     server.faults = iter([None, "reset", None, "truncated"])
     cache = FileCache(tmp_path / "cache", 10**6)
@@ -104,7 +104,7 @@ def test_a_whole_file_comes_in_pieces_and_only_failed_pieces_come_again(server, 
     assert server.times("train-000000.tar") == 6
 
 
-def test_bytes_changed_on_the_way_are_found_by_the_checksum(server, tmp_path):
+def test_bytes_changed_in_transit_are_found_by_the_checksum(server, tmp_path):
     server.faults = iter(["wrong bytes"])
     cache = FileCache(tmp_path / "cache", 10**6)
     with pytest.raises(WrongContentError, match=f"{server.url}/train-000000.tar: the download is not the file"):
@@ -114,7 +114,7 @@ def test_bytes_changed_on_the_way_are_found_by_the_checksum(server, tmp_path):
         assert file.read() == DATA
 
 
-def test_a_download_that_fails_for_good_leaves_nothing(server, tmp_path):
+def test_a_download_that_fails_permanently_leaves_nothing(server, tmp_path):
     server.faults = itertools.repeat("500")
     cache = FileCache(tmp_path / "cache", 10**6)
     with pytest.raises(RemoteError, match="attempt 3"):
@@ -140,7 +140,7 @@ def bucket():
     server.stop()
 
 
-def test_an_s3_bucket_gives_ranges_and_whole_files(bucket, tmp_path):
+def test_an_s3_bucket_gives_ranges_and_complete_files(bucket, tmp_path):
     store = Store("s3://screen/set", QUICK, bucket)
     assert store.read("train-000000.tar", 17, 4711) == DATA[17:4711]
     ranges = [("train-000000.tar", begin, begin + 900) for begin in range(0, 99_000, 3000)]

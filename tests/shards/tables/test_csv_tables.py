@@ -1,4 +1,4 @@
-"""Metadata tables as people save them: byte-order marks, line ends, quotes, other alphabets, mistakes."""
+"""Metadata tables as people save them: byte-order marks, line endings, quotes, other alphabets, mistakes."""
 
 import csv
 import gzip

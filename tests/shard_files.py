@@ -1,0 +1,96 @@
+"""Small shard sets written directly, and ways to change their files."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from shards.builder.build_set import build
+from shards.errors import ShardError
+from shards.format.manifest import Manifest, Shard, write_manifest
+from shards.format.tar import Member, members
+from shards.format.writer import ShardWriter, write_table
+from shards.reader.shard_set import ShardSet
+
+T = TypeVar("T")
+
+
+def noisy(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
+    """Something like a dim image: smooth, with photon noise."""
+    rng = np.random.default_rng(seed)
+    smooth = 20 + 15 * np.sin(np.arange(shape[1]) / 9)[:, None] * np.cos(np.arange(shape[2]) / 7)
+    return (rng.poisson(np.broadcast_to(smooth, shape)) * (1 if dtype == "uint8" else 37)).clip(0, None).astype(dtype)
+
+
+def write_set(folder: Path, images: list[np.ndarray], codec: str = "delta+zstd", chunk: int = 16, per: int = 2) -> Path:
+    """A complete set of images as the builder writes it, all of one training experiment."""
+    folder.mkdir(exist_ok=True)
+    shards, rows = [], []
+    for number, first in enumerate(range(0, len(images), per)):
+        name = f"train-{number:06d}.tar"
+        with (folder / name).open("wb") as file:
+            writer = ShardWriter(file, codec, chunk)
+            for index, image in enumerate(images[first : first + per], start=first):
+                entry = writer.add(f"well{index}", image, {"note": "ä", "number": index})
+                shape = {"height": entry.height, "width": entry.width}
+                rows.append({"key": f"well{index}", "experiment": "e", "shard": name, "split": "train", **shape})
+            sha256 = writer.close()
+        shard = Shard(
+            name=name, split="train", wells=len(images[first : first + per]), bytes=writer.bytes, sha256=sha256
+        )
+        (folder / shard.index).write_bytes(writer.index())
+        shards.append(shard)
+    write_manifest(
+        folder,
+        Manifest(
+            channels=tuple(f"c{c}" for c in range(len(images[0]))), pixel_type=images[0].dtype.name, codec=codec,
+            chunk=chunk, wells={"train": len(images), "validation": 0}, experiments={"train": ("e",), "validation": ()},
+            shards=tuple(shards), wells_sha256=write_table(folder, [pd.DataFrame(rows)]), made_with={},
+        ),
+    )  # fmt: skip
+    return folder
+
+
+def outcome(read: Callable[[], T]) -> T | ShardError:
+    """What was read, or the error that was raised instead."""
+    try:
+        return read()
+    except ShardError as error:
+        return error
+
+
+def flips(size: int, step: int = 1):
+    """Every byte, with a bit that changes from byte to byte."""
+    return ((at, 1 << at % 8) for at in range(0, size, step))
+
+
+def flip_bit(path: Path, at: int, bit: int):
+    """Flip one bit of a file in place; the returned function flips it back."""
+
+    def flip() -> None:
+        with path.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ bit]))
+
+    flip()
+    return flip
+
+
+def members_of(tar: bytes) -> Iterator[Member]:
+    """The members of an archive in memory."""
+    return members(lambda start, stop: tar[start:stop], len(tar))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def built(root: Path, output: Path, **options) -> ShardSet:
+    build("rxrx3", root, output, progress=False, **{"wells_per_shard": 3, **options})
+    return ShardSet.open(output)

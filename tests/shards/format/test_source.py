@@ -1,0 +1,31 @@
+"""Files of a set on a local disk: sizes, ranges and complete files, and errors for what is not there."""
+
+import os
+
+import pytest
+
+from shards.format.source import LocalFolder
+
+
+@pytest.fixture
+def source(tmp_path) -> LocalFolder:
+    (tmp_path / "a.tar").write_bytes(bytes(range(100)))
+    (tmp_path / "empty").touch()
+    return LocalFolder(tmp_path)
+
+
+def test_a_file_is_read_completely_or_in_ranges(source):
+    assert (source.size("a.tar"), source.size("empty"), source.size("none")) == (100, 0, None)
+    assert source.load("a.tar").tolist() == list(range(100))
+    assert source.load("empty").size == 0
+    assert source.ranges([("a.tar", 90, 100), ("a.tar", 3, 5)]) == [bytes(range(90, 100)), bytes([3, 4])]
+    descriptor = source.descriptor("a.tar")
+    assert os.pread(descriptor, 2, 7) == bytes([7, 8])
+    os.close(descriptor)
+
+
+def test_a_short_or_absent_file_is_named(source):
+    with pytest.raises(OSError, match=r"a.tar: ends at byte 100, before byte 101"):
+        source.ranges([("a.tar", 90, 101)])
+    with pytest.raises(FileNotFoundError, match="none"):
+        source.load("none")
