@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from analysis.embeddings.feature_tables import Wells
+    from analysis.embeddings.feature_tables import FeatureTable
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 CORRECTIONS = ("none", "centre_scale", "pca_centre_scale", "tvn")
@@ -136,7 +136,7 @@ def _recall(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _corrected(given: argparse.Namespace, wells: Wells) -> tuple[Any, Any]:
+def _corrected(given: argparse.Namespace, wells: FeatureTable) -> tuple[Any, Any]:
     """The embeddings corrected as asked, and which wells are controls."""
     import numpy as np
 

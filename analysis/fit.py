@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from analysis.arrays import Floats
     from analysis.fitting.estimate import Fitted
-    from analysis.fitting.fit_curve import Result
+    from analysis.fitting.fit_curve import FittedCurve
     from analysis.fitting.parameters import Parameter
     from analysis.fitting.read_results import Curve
     from analysis.laws.metric import Metric
@@ -37,7 +37,7 @@ LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples 
 logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, data_constrained"""
 
 
-def as_json(result: Result, group: str) -> dict[str, Any]:
+def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
     """One group's result for a program: numbers that are not finite become null."""
     law = result.law
     return {
@@ -131,7 +131,7 @@ def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse
     return as_json(result, curve.name) | ({"frontier": frontier} if frontier else {})
 
 
-def _frontier(result: Result, options: argparse.Namespace) -> dict[str, Any]:
+def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any]:
     """How a joint law would split compute C = k N D: exponents with intervals, and the best N and D at some budgets."""
     from analysis.design.frontier import split
 

@@ -51,7 +51,7 @@ class Trend:
     slope_high: float
     intercept: float
     draws: Floats  # (K, 2) intercepts and slopes
-    foretold: float  # recall of L/8+ on RPI-93M from the eight others
+    predicted: float  # recall of L/8+ on RPI-93M from the eight others
     measured: float
     ceiling: tuple[float, float]  # profile interval of an asymptote; (.., 1) where none is supported
     factors: TwoFactors  # cost per crop and images, in place of their product
@@ -71,7 +71,7 @@ class Trend:
         return (
             f"{self.source}: recall {rises}: {self.slope:+.4f} ± {self.half_width:.4f} per decade with RPI-52M at 50 "
             f"epochs, [{low:+.4f}, {high:+.4f}] with its compute drawn between one epoch and 50. In two factors: "
-            f"{carried}; {verdict}. The largest run was foretold at {self.foretold:.3f} and is {self.measured:.3f}. "
+            f"{carried}; {verdict}. The largest run was predicted at {self.predicted:.3f} and is {self.measured:.3f}. "
             f"A ceiling is {self._ceiling}."
         )
 

@@ -3,7 +3,7 @@
     python -m benchmarks.coverage [--simulations 500] [--json]
 
 Predictions: each study draws a law (a loss with a plateau, a learning curve that starts flat, a recall with a ceiling),
-its exponent, noise, number of runs and range; the default average foretells one new run up to ten times the largest x.
+its exponent, noise, number of runs and range; the default average predicts one new run up to ten times the largest x.
 Parameters: each law is fitted to its own simulated points, and its profile intervals are asked for the truth.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import JOINT_HUBER, Points, Settings, fit_law
 from analysis.fitting.intervals import interval, rolling_origin, scale_at
 from analysis.fitting.parameters import parameters
@@ -75,7 +75,7 @@ STUDIES = {"loss with a plateau": _loss, "learning curve": _learning_curve, "rec
 
 def held(study: Simulated) -> bool:
     """Whether the default average's interval holds the new run."""
-    law = auto.fit(study.points, study.metric, study.average)
+    law = averages.fit(study.points, study.metric, study.average)
     rolling = rolling_origin(study.points, study.metric, study.average)
     scale = scale_at(law, study.points, study.place, rolling, confidence=CONFIDENCE)
     low, high = interval(law, study.place, scale)

@@ -29,7 +29,7 @@ PER_CHUNK = 4  # images in one of a peer's files
 
 
 @dataclass(frozen=True)
-class Contender:
+class CropReader:
     """`prepare` writes a set from a folder of wells; `crops` reads from it for ever and yields how many it has read."""
 
     name: str
@@ -195,14 +195,14 @@ def _library(module: str, per_read: int, **options: Any) -> Callable[[Path, int]
 
 
 LOSSLESS, PLAIN, LZ4 = "delta+zstd", "none", "lz4"
-OURS = [Contender(f"ours, {codec}", "shards", *ours(codec)) for codec in (LOSSLESS, LZ4, PLAIN)]
+OURS = [CropReader(f"ours, {codec}", "shards", *ours(codec)) for codec in (LOSSLESS, LZ4, PLAIN)]
 PEERS = [
-    Contender("webdataset, raw arrays", "webdataset", _tar(_npy, "npy"), _webdataset(_read_npy)),
-    Contender("webdataset, TIFF zstd", "webdataset", _tar(_tiff, "tiff"), _webdataset(_read_tiff)),
-    Contender("webdataset, PNG", "webdataset", _tar(_png, "png"), _webdataset(_read_png)),
-    Contender("mosaicml-streaming, raw", "streaming", streaming_set, _library("streaming", 1, batch_size=8)),
-    Contender("mosaicml-streaming, raw, 8 crops per read", "streaming", streaming_set,
+    CropReader("webdataset, raw arrays", "webdataset", _tar(_npy, "npy"), _webdataset(_read_npy)),
+    CropReader("webdataset, TIFF zstd", "webdataset", _tar(_tiff, "tiff"), _webdataset(_read_tiff)),
+    CropReader("webdataset, PNG", "webdataset", _tar(_png, "png"), _webdataset(_read_png)),
+    CropReader("mosaicml-streaming, raw", "streaming", streaming_set, _library("streaming", 1, batch_size=8)),
+    CropReader("mosaicml-streaming, raw, 8 crops per read", "streaming", streaming_set,
               _library("streaming", 8, batch_size=8), 8),
-    Contender("litdata, raw", "litdata", litdata_set, _library("litdata", 1)),
-    Contender("litdata, raw, 8 crops per read", "litdata", litdata_set, _library("litdata", 8), 8),
+    CropReader("litdata, raw", "litdata", litdata_set, _library("litdata", 1)),
+    CropReader("litdata, raw, 8 crops per read", "litdata", litdata_set, _library("litdata", 8), 8),
 ]  # fmt: skip

@@ -3,7 +3,7 @@
     python -m benchmarks.design [--data FOLDER] [--share 0.1] [--json]
 
 A pool of runs costs what it computes. The cheapest six are there; each policy buys from the rest within one budget, a
-share of what the whole pool costs. Then the law is fitted and the farthest held-out point foretold. Pools: the vision
+share of what the whole pool costs. Then the law is fitted and the farthest held-out point predicted. Pools: the vision
 curves of Alabdulmohsin et al. (2022), and simulated studies with a known law.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from analysis.arrays import Floats
 from analysis.design.next_runs import Candidate, next_runs
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Average, Points, fit_law
 from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
@@ -37,7 +37,7 @@ SIMULATIONS = 40
 
 @dataclass(frozen=True)
 class Pool:
-    """Runs that can be bought, cheapest first, and the place to foretell."""
+    """Runs that can be bought, cheapest first, and the place to predict."""
 
     name: str
     runs: Points
@@ -64,7 +64,7 @@ def affordable(pool: Pool, order: Sequence[int], budget: float) -> list[int]:
 
 def start(pool: Pool) -> tuple[Points, Average]:
     points = pool.runs.subset(np.arange(FIRST))
-    return points, auto.fit(points, LOSS)
+    return points, averages.fit(points, LOSS)
 
 
 def ours(pool: Pool, budget: float, rng: np.random.Generator) -> list[int]:
@@ -127,7 +127,7 @@ POLICIES: dict[str, Policy] = {
 def error(pool: Pool, chosen: Sequence[int]) -> float:
     """|log error| at the target of the law fitted to the first runs and those bought."""
     rows = np.array(sorted([*range(FIRST), *chosen]))
-    law = auto.fit(pool.runs.subset(rows), LOSS)
+    law = averages.fit(pool.runs.subset(rows), LOSS)
     return float(abs(np.log(law.predict(np.array([[pool.target]]))[0] / pool.truth)))
 
 

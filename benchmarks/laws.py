@@ -26,7 +26,7 @@ from scipy.optimize import least_squares, minimize
 
 from analysis import fit
 from analysis.arrays import Floats
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Fitted, Points, Settings, fit_law, problem_of
 from analysis.fitting.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at, spread
 from analysis.fitting.least_squares import polish, solve
@@ -41,8 +41,8 @@ SCIPY_RESAMPLES = 30  # timed, then scaled: the loop is slow
 
 
 @dataclass(frozen=True)
-class Task:
-    """One learning curve: rows to fit and rows to foretell."""
+class CurveTask:
+    """One learning curve: rows to fit and rows to predict."""
 
     domain: str
     task: str
@@ -55,7 +55,7 @@ class Task:
         return self.task.split("_")[0] if self.domain == "IC" else self.domain
 
 
-def tasks(folder: Path) -> list[Task]:
+def tasks(folder: Path) -> list[CurveTask]:
     """The 92 curves."""
     found = []
     for name in ("vision", "lang"):
@@ -63,13 +63,13 @@ def tasks(folder: Path) -> list[Task]:
         for (domain, task, model), rows in table.groupby(["Domain", "Task", "Model"], sort=False):
             parts = [rows[rows["Training"] == part] for part in (1, 0)]
             points = [Points(part[["Seen Examples"]].to_numpy(float), part["Loss"].to_numpy(float)) for part in parts]
-            found.append(Task(str(domain), str(task), str(model), *points))
+            found.append(CurveTask(str(domain), str(task), str(model), *points))
     return found
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one curve was foretold."""
+class CurveScore:
+    """How one curve was predicted."""
 
     rmse: float  # of the log of the loss
     scores: Floats  # |error| over the uncalibrated scale, per row held out
@@ -77,14 +77,14 @@ class Outcome:
     spread: float  # the same of resampled and differing laws
 
 
-def foretell(task: Task) -> Outcome:
-    law = auto.fit(task.train, LOSS, "learning_curve")
+def predict(task: CurveTask) -> CurveScore:
+    law = averages.fit(task.train, LOSS, "learning_curve")
     rolling = rolling_origin(task.train, LOSS, "learning_curve")
     scale = scale_at(law, task.train, task.rest.x, rolling, confidence=0.9)
     error = np.log(task.rest.y) - law.log_or_linear(task.rest.x)
     one = fit_law(named_law("power_offset"), task.train, LOSS)
     draws = one.log_or_linear(task.rest.x, bootstrap(one, task.train, DRAWS))
-    return Outcome(
+    return CurveScore(
         float(np.sqrt(np.mean(error**2))),
         np.abs(error) / (scale.half_width / CALIBRATION[0.9]),
         share_inside(draws, np.log(task.rest.y)),
@@ -98,7 +98,7 @@ def share_inside(draws: Floats, z: Floats) -> float:
     return float(np.mean((low <= z) & (z <= high)))
 
 
-def quantile(outcomes: list[Outcome], share: float) -> float:
+def quantile(outcomes: list[CurveScore], share: float) -> float:
     """The score that this share of rows stays within, every curve counting as one."""
     scores = np.concatenate([one.scores for one in outcomes])
     weights = np.concatenate([np.full(len(one.scores), 1 / len(one.scores)) for one in outcomes])
@@ -107,7 +107,7 @@ def quantile(outcomes: list[Outcome], share: float) -> float:
     return float(scores[order][min(np.searchsorted(reached, share), len(order) - 1)])
 
 
-def coverage(found: list[tuple[Task, Outcome]]) -> dict[str, float]:
+def coverage(found: list[tuple[CurveTask, CurveScore]]) -> dict[str, float]:
     """Coverage of 90% intervals per data set, calibrated on all the other data sets."""
     covered = {}
     for dataset in dict.fromkeys(task.dataset for task, _ in found):
@@ -182,12 +182,12 @@ def row(
 
 def extrapolation(folder: Path) -> list[dict[str, Any]]:
     """Errors and coverage over the 92 curves."""
-    found = [(task, foretell(task)) for task in tasks(folder)]
+    found = [(task, predict(task)) for task in tasks(folder)]
     peers = pd.read_csv(folder / "baselines_92.csv").set_index(["domain", "task", "model"])
     vision = [(t, o) for t, o in found if t.domain == "IC"]
     ours = np.array([o.rmse for _, o in vision])
 
-    def peer(name: str, chosen: list[tuple[Task, Outcome]]) -> Floats:
+    def peer(name: str, chosen: list[tuple[CurveTask, CurveScore]]) -> Floats:
         return np.array([peers.loc[(t.domain, t.task, t.model), name] for t, _ in chosen], dtype=float)
 
     m4 = peer("M4", vision)
@@ -235,7 +235,7 @@ def joint(folder: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def speed(folder: Path, found: list[Task]) -> list[dict[str, Any]]:
+def speed(folder: Path, found: list[CurveTask]) -> list[dict[str, Any]]:
     """1,000 refits of one curve and of the joint law, beside SciPy's loop."""
     task = max((t for t in found if t.domain == "IC"), key=lambda t: len(t.train))
     one = fit_law(named_law("power_offset"), task.train, LOSS)

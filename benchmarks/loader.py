@@ -3,7 +3,7 @@
     python -m benchmarks.loader [--json] [--wells 16] [--seconds 6]
 
 Wells are 2048 x 2048 x 6 of 8 bits, cut from the real images that SCALING_TEST_DATA points to (without them, smoothed
-noise), warm in the page cache. Every contender runs in a process of its own that is bound to one core. Peers come from
+noise), warm in the page cache. Every reader runs in a process of its own that is bound to one core. Peers come from
 `pip install webdataset mosaicml-streaming litdata`; the latter two do not fit this project's pinned versions, so put
 them into another folder on PYTHONPATH. One that is absent is named.
 """
@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.builder import write_wells
-from benchmarks.crop_readers import LOSSLESS, OURS, PEERS, PLAIN, Contender
+from benchmarks.crop_readers import LOSSLESS, OURS, PEERS, PLAIN, CropReader
 from harness.models.layers.timm_import import import_timm
 
 ROUNDS = PROCESSES = 3
 
 
 @dataclass(frozen=True)
-class Speed:
-    """What one contender reached: crops/s of all its cores, the best of the rounds and their median."""
+class LoaderSpeed:
+    """What one reader reached: crops/s of all its cores, the best of the rounds and their median."""
 
     crops_per_second: float
     median: float
@@ -46,30 +46,30 @@ class Speed:
     memory: float  # MB resident at most, in all
 
 
-def measure(contender: Contender, folder: Path, cores: int, seconds: float) -> Speed:
-    """Run a contender in a fresh process on so many cores."""
+def measure(reader: CropReader, folder: Path, cores: int, seconds: float) -> LoaderSpeed:
+    """Run a reader in a fresh process on so many cores."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (contender.name, folder, cores, seconds))
+        return pool.apply(_measure, (reader.name, folder, cores, seconds))
 
 
-def first_batch(contender: Contender, folder: Path) -> float:
+def first_batch(reader: CropReader, folder: Path) -> float:
     """Seconds to the first batch on one core, the best of some processes.
 
     A virtual machine that gives idle memory back to its host may wait .2 s for 100 MB of it, or not at all.
     """
-    return min(measure(contender, folder, 1, 0).first_batch for _ in range(PROCESSES))
+    return min(measure(reader, folder, 1, 0).first_batch for _ in range(PROCESSES))
 
 
-def _measure(name: str, folder: Path, cores: int, seconds: float) -> Speed:
-    """Inside the process. Time is the clock's: what others do on the machine counts against a contender."""
-    contender = next(one for one in (*OURS, *PEERS) if one.name == name)
+def _measure(name: str, folder: Path, cores: int, seconds: float) -> LoaderSpeed:
+    """Inside the process. Time is the clock's: what others do on the machine counts against a reader."""
+    reader = next(one for one in (*OURS, *PEERS) if one.name == name)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    if contender in OURS:
+    if reader in OURS:
         importlib.import_module("shards.reader.kernel")  # an import, as torch is
     else:
         import_timm()  # peers import torchvision
     opened = time.perf_counter()
-    crops = contender.crops(folder, cores)
+    crops = reader.crops(folder, cores)
     next(crops)
     first, rates, before, total, spent = time.perf_counter() - opened, [], _bytes_read(), 0, time.process_time()
     for _ in range(ROUNDS):
@@ -81,7 +81,9 @@ def _measure(name: str, folder: Path, cores: int, seconds: float) -> Speed:
     spent = time.process_time() - spent
     read = (_bytes_read() - before) / total / 1e6
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return Speed(max(rates), statistics.median(rates), total / spent, first, read if read > 0.01 else None, memory)
+    return LoaderSpeed(
+        max(rates), statistics.median(rates), total / spent, first, read if read > 0.01 else None, memory
+    )
 
 
 def _bytes_read() -> int:
@@ -112,15 +114,15 @@ def rows(wells: int, seconds: float) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "images"
         pixels = write_wells(root, wells)
-        speeds: dict[str, Speed] = {}
-        for contender in (*OURS, *PEERS):
-            if not contender.installed:
+        speeds: dict[str, LoaderSpeed] = {}
+        for reader in (*OURS, *PEERS):
+            if not reader.installed:
                 continue
-            folder = Path(place) / contender.folder
+            folder = Path(place) / reader.folder
             if not folder.exists():
-                contender.prepare(root, folder)
-            speeds[contender.name] = measure(contender, folder, 1, seconds)
-            print(f"{contender.name}: {speeds[contender.name]}", file=sys.stderr)
+                reader.prepare(root, folder)
+            speeds[reader.name] = measure(reader, folder, 1, seconds)
+            print(f"{reader.name}: {speeds[reader.name]}", file=sys.stderr)
         lossless = Path(place) / OURS[0].folder
         stored = sum(path.stat().st_size for path in lossless.glob("*.tar"))
         one, two = (measure(OURS[0], lossless, cores, seconds) for cores in (1, 2))  # one right after the other
@@ -129,7 +131,13 @@ def rows(wells: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def _rows(
-    speeds: dict[str, Speed], one: Speed, two: Speed, first: float, ratio: float, whole: float, load: float
+    speeds: dict[str, LoaderSpeed],
+    one: LoaderSpeed,
+    two: LoaderSpeed,
+    first: float,
+    ratio: float,
+    whole: float,
+    load: float,
 ) -> list[dict[str, Any]]:
     best, plain = speeds[f"ours, {LOSSLESS}"], speeds[f"ours, {PLAIN}"]
     mine = best.crops_per_second
@@ -194,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
     parser.add_argument("--wells", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each contender (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each reader (default %(default)s)")
     given = parser.parse_args(arguments)
     stdout = os.dup(1)
     os.dup2(2, 1)  # peers print as they please, their workers too

@@ -8,8 +8,8 @@ from collections import defaultdict
 import torch
 from torch.profiler import ProfilerActivity
 
-from benchmarks.contenders import Setting, ours
-from benchmarks.measuring import WARM_UP, wait
+from benchmarks.peers import StepSetting, ours
+from benchmarks.timing import WARM_UP, wait
 
 STEPS = 3
 KINDS = (  # the first that matches a kernel's or operator's name; attention before products, whose names overlap
@@ -26,7 +26,7 @@ KINDS = (  # the first that matches a kernel's or operator's name; attention bef
 )
 
 
-def profile(setting: Setting) -> str:
+def profile(setting: StepSetting) -> str:
     """A table of milliseconds a step and calls a step, by kind, dearest first."""
     step = ours(setting)
     for _ in range(WARM_UP):

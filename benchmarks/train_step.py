@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step [--models S/16,L/8+] [--device cuda] [--compile none,blocks] [--json] [--profile]
 
-Each contender runs at its own best batch, in a process of its own. Without a GPU small models run on the CPU, and the
-figures that the goals are about are said to be missing.
+Ours and every peer run at their own best batch size, each in its own process. Without a GPU small models run on the
+CPU, and the figures that the goals are about are reported as missing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from analysis.compute.flops import VitMae, flops_per_crop
-from benchmarks.contenders import EAGER, OURS, PEERS, Setting
-from benchmarks.measuring import Search, Speed, best_speed, matmul_rate
+from benchmarks.peers import EAGER, OURS, PEERS, StepSetting
 from benchmarks.step_profile import profile
+from benchmarks.timing import Search, StepSpeed, best_speed, matmul_rate
 from harness.models.config import MaeConfig, named_config
 from harness.recipe.gpus import peak_flops
 
@@ -33,12 +33,12 @@ SMALL = {  # for a CPU: S/16 on a quarter of its crop's area, and a network of s
 
 
 @dataclass(frozen=True)
-class Result:
-    """One contender on one model."""
+class Measurement:
+    """Ours or a peer on one model."""
 
     model: str
     name: str
-    speed: Speed
+    speed: StepSpeed
     of_peak: float | None  # share of the device's dense bf16 peak, by true MAE FLOPs
     of_matmul: float  # share of the rate of one large product in this run
 
@@ -53,19 +53,19 @@ def true_flops(config: MaeConfig) -> float:
     return flops_per_crop("mae_train", VitMae(**{name: getattr(config, name) for name in wanted}))
 
 
-def measure(options: argparse.Namespace, matmul: float) -> list[Result]:
-    """Every contender on every model."""
+def measure(options: argparse.Namespace, matmul: float) -> list[Measurement]:
+    """Ours and every peer on every model."""
     device, results = torch.device(options.device), []
     for model in options.models:
         config = shape_of(model)
-        setting = Setting(config, device, options.bf16, options.first_batch)
+        setting = StepSetting(config, device, options.bf16, options.first_batch)
         search = Search(options.first_batch, options.largest_batch, options.seconds)
-        contenders = [(f"ours, compile {how}", OURS, replace(setting, compiled=how)) for how in options.compile]
-        contenders += [(peer.name, peer, setting) for peer in PEERS if peer.is_installed]
-        for name, contender, chosen in contenders:
-            speed = best_speed(contender, chosen, search)
+        peers = [(f"ours, compile {how}", OURS, replace(setting, compiled=how)) for how in options.compile]
+        peers += [(peer.name, peer, setting) for peer in PEERS if peer.is_installed]
+        for name, peer, chosen in peers:
+            speed = best_speed(peer, chosen, search)
             rate, peak = speed.crops_per_second * true_flops(config), peak_flops(device)
-            results.append(Result(model, name, speed, rate / peak if peak else None, rate / matmul))
+            results.append(Measurement(model, name, speed, rate / peak if peak else None, rate / matmul))
             print(_line(results[-1]), file=options.out, flush=True)
     return results
 
@@ -73,14 +73,14 @@ def measure(options: argparse.Namespace, matmul: float) -> list[Result]:
 HEAD = f"{'model':<10}{'':<28}{'batch':>7}{'crops/s':>10}{'step ms':>10}{'of peak':>9}{'of matmul':>11}{'peak GB':>9}"
 
 
-def _line(result: Result) -> str:
+def _line(result: Measurement) -> str:
     speed = result.speed
     of_peak = f"{result.of_peak:.1%}" if result.of_peak is not None else "-"
     numbers = f"{speed.batch:>7}{speed.crops_per_second:>10.2f}{speed.step_ms:>10.1f}{of_peak:>9}"
     return f"{result.model:<10}{result.name:<28}{numbers}{result.of_matmul:>11.1%}{speed.peak_memory_gb:>9.2f}"
 
 
-def rows(results: list[Result], on_gpu: bool) -> list[dict[str, Any]]:
+def rows(results: list[Measurement], on_gpu: bool) -> list[dict[str, Any]]:
     """The comparison as a list of {name, unit, ours, peer, peer_name, ratio, goal, met}; `met` is null where the goal
     is about a GPU and there is none."""
     found: list[dict[str, Any]] = []
@@ -156,7 +156,7 @@ def main() -> int:
                 (r for r in results if r.model == model and r.name.startswith("ours")),
                 key=lambda r: r.speed.crops_per_second,
             )
-            setting = Setting(shape_of(model), device, options.bf16, best.speed.batch, best.name.rpartition(" ")[2])
+            setting = StepSetting(shape_of(model), device, options.bf16, best.speed.batch, best.name.rpartition(" ")[2])
             print(f"\n{model}, {best.name}, batch {best.speed.batch}\n{profile(setting)}", file=options.out)
     if options.json:
         print(json.dumps(found, indent=1))

@@ -42,7 +42,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class FittedElasticNet:
     """A fitted regression and the penalties that cross-validation chose."""
 
     coefficients: Floats  # (D,)
@@ -75,7 +75,7 @@ class ElasticNetFolds:
         self.whole = _products(raw, self.features.sum(axis=0), len(self.features))
         self.folds = [_fold(self.features, raw, part) for part in _contiguous(len(self.features), folds)]
 
-    def fit(self, target: npt.ArrayLike) -> Chosen:
+    def fit(self, target: npt.ArrayLike) -> FittedElasticNet:
         """Choose ratio and penalty by the mean error over the folds, and fit on all samples.
 
         Args:
@@ -95,7 +95,7 @@ class ElasticNetFolds:
         ratio, penalty = np.unravel_index(int(np.argmin(errors)), errors.shape)
         alpha = float(paths[ratio][penalty])
         weights, intercept = self._solve(y, alpha, self.ratios[ratio])
-        return Chosen(weights, intercept, self.ratios[ratio], alpha, float(errors[ratio, penalty]))
+        return FittedElasticNet(weights, intercept, self.ratios[ratio], alpha, float(errors[ratio, penalty]))
 
     def _errors(self, y: Floats, paths: Sequence[Floats]) -> Floats:
         """Mean squared error on each fold's held-out rows: (R, F, A)."""

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.cellprofiler.prediction import CATEGORIES, Prediction
+from analysis.cellprofiler.prediction import CATEGORIES, FeaturePrediction
 from analysis.figures.style import COLOURS, GREY, OTHER_COLOURS, styled
 
 CATEGORY_COLOURS = dict(zip(CATEGORIES, (*COLOURS.values(), *OTHER_COLOURS), strict=False))
 
 
 def predicted_features(
-    first: Sequence[Prediction], second: Sequence[Prediction], names: tuple[str, str] = ("first", "second")
+    first: Sequence[FeaturePrediction],
+    second: Sequence[FeaturePrediction],
+    names: tuple[str, str] = ("first", "second"),
 ) -> Figure:
     """A point for every feature that both models predicted.
 

@@ -10,15 +10,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.cellprofiler.prediction import VERSION, Prediction, Standardise, predict_features, table7
-from analysis.embeddings.feature_tables import TableError, Wells, read_wells
+from analysis.cellprofiler.prediction import VERSION, FeaturePrediction, Standardise, predict_features, table7
+from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError, read_wells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
 
-COLUMNS = [field.name for field in fields(Prediction)]
+COLUMNS = [field.name for field in fields(FeaturePrediction)]
 
 
 def predict_from_files(
@@ -34,10 +34,10 @@ def predict_from_files(
         compare: another model's predictions; Figure 9 is drawn beside `output`.
 
     Raises:
-        TableError: files or columns that do not fit, no well in common, or predictions that cannot be read.
+        FeatureTableError: files or columns that do not fit, no well in common, or predictions that cannot be read.
     """
     if compare and not output:
-        raise TableError("--compare draws a figure beside --output; name an --output")
+        raise FeatureTableError("--compare draws a figure beside --output; name an --output")
     wells, profiles = read_wells(embeddings, prefix), read_wells(features)
     rows, columns = _joined(wells, profiles, on)
     column, train, test = experiment
@@ -45,7 +45,9 @@ def predict_from_files(
     parts = [names == which for which in (train, test)]
     for which, part in zip((train, test), parts, strict=True):
         if not part.any():
-            raise TableError(f"no well with features has {column}={which}; there are {', '.join(sorted(set(names)))}")
+            raise FeatureTableError(
+                f"no well with features has {column}={which}; there are {', '.join(sorted(set(names)))}"
+            )
     table = _frame(profiles, columns)
     train_data, test_data = ((wells.features[rows[part]], table[part].reset_index(drop=True)) for part in parts)
     done = read_predictions(output) if output and output.exists() else {}
@@ -65,52 +67,54 @@ def predict_from_files(
     }
 
 
-def read_predictions(path: Path) -> dict[str, Prediction]:
+def read_predictions(path: Path) -> dict[str, FeaturePrediction]:
     """Predictions by feature; a last line that was cut short by a crash is left out.
 
     Raises:
-        TableError: not a file of predictions.
+        FeatureTableError: not a file of predictions.
     """
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     reader = csv.DictReader(whole)
     if reader.fieldnames != COLUMNS:
-        raise TableError(f"{path}: not predictions; the header must be {','.join(COLUMNS)}")
+        raise FeatureTableError(f"{path}: not predictions; the header must be {','.join(COLUMNS)}")
     try:
         rows = [
-            Prediction(
+            FeaturePrediction(
                 row["feature"], row["category"], float(row["r2"]), row["transform"], float(row["ratio"]),
                 float(row["alpha"]), int(row["weights"]),
             )
             for row in reader
         ]  # fmt: skip
     except (TypeError, ValueError) as error:
-        raise TableError(f"{path}: line {reader.line_num} is not a prediction: {error}") from error
+        raise FeatureTableError(f"{path}: line {reader.line_num} is not a prediction: {error}") from error
     return {row.feature: row for row in rows}
 
 
-def _joined(wells: Wells, profiles: Wells, on: Sequence[str]) -> tuple[Any, Any]:
+def _joined(wells: FeatureTable, profiles: FeatureTable, on: Sequence[str]) -> tuple[Any, Any]:
     """Rows of the wells that have features, and the rows of those features."""
     import pandas as pd
 
     left = pd.DataFrame({name: wells.column(name).astype(str) for name in on}).assign(row=range(len(wells.metadata)))
     right = pd.DataFrame({name: profiles.column(name).astype(str) for name in on})
     if right.duplicated().any():
-        raise TableError(f"{', '.join(on)} names {int(right.duplicated().sum())} wells of the features more than once")
+        raise FeatureTableError(
+            f"{', '.join(on)} names {int(right.duplicated().sum())} wells of the features more than once"
+        )
     both = left.merge(right.assign(other=range(len(right))), on=list(on))
     if both.empty:
-        raise TableError(f"no well is in both tables by {', '.join(on)}")
+        raise FeatureTableError(f"no well is in both tables by {', '.join(on)}")
     return both["row"].to_numpy(), both["other"].to_numpy()
 
 
-def _frame(profiles: Wells, rows: Any) -> pd.DataFrame:  # noqa: ANN401  (an index array)
+def _frame(profiles: FeatureTable, rows: Any) -> pd.DataFrame:  # noqa: ANN401  (an index array)
     import pandas as pd
 
     return pd.DataFrame(profiles.features[rows], columns=profiles.names)
 
 
 @contextmanager
-def _recorder(output: Path | None, features: int) -> Iterator[Callable[[Prediction], None]]:
+def _recorder(output: Path | None, features: int) -> Iterator[Callable[[FeaturePrediction], None]]:
     """Adds each prediction to the file as soon as it is made, and shows progress."""
     from tqdm import tqdm
 
@@ -128,7 +132,7 @@ def _recorder(output: Path | None, features: int) -> Iterator[Callable[[Predicti
             os.fsync(file.fileno())
             temporary.replace(output)
 
-            def record(found: Prediction) -> None:
+            def record(found: FeaturePrediction) -> None:
                 writer.writerow(asdict(found))
                 file.flush()
                 bar.update()
@@ -136,7 +140,7 @@ def _recorder(output: Path | None, features: int) -> Iterator[Callable[[Predicti
             yield record
 
 
-def _figure(found: Sequence[Prediction], output: Path, compare: Path) -> str:
+def _figure(found: Sequence[FeaturePrediction], output: Path, compare: Path) -> str:
     from analysis.cellprofiler.figure import predicted_features
 
     target = output.with_suffix(".png")

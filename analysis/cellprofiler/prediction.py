@@ -47,7 +47,7 @@ class Transform:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class FeaturePrediction:
     """How well one feature is predicted."""
 
     feature: str
@@ -83,9 +83,9 @@ def predict_features(
     standardise: Standardise = "train",
     ratios: Sequence[float] = RATIOS,
     folds: int = FOLDS,
-    done: Mapping[str, Prediction] | None = None,
-    progress: Callable[[Prediction], None] = lambda _: None,
-) -> tuple[list[Prediction], list[str]]:
+    done: Mapping[str, FeaturePrediction] | None = None,
+    progress: Callable[[FeaturePrediction], None] = lambda _: None,
+) -> tuple[list[FeaturePrediction], list[str]]:
     """Predict every feature of the test wells from their embeddings.
 
     Args:
@@ -122,7 +122,7 @@ def predict_features(
 
 def _predict_one(
     name: str, target: Floats, truth: Floats, regression: ElasticNetFolds, unseen: Floats, standardise: Standardise
-) -> Prediction:
+) -> FeaturePrediction:
     transform = fit_transform(target)
     known, wanted = transform.apply(target), transform.apply(truth)
     mean, scale = known.mean(), known.std()
@@ -130,7 +130,7 @@ def _predict_one(
     wanted = (wanted - mean) / scale if standardise == "train" else (wanted - wanted.mean()) / (wanted.std() or 1)
     weights = int(np.count_nonzero(chosen.coefficients))
     score = r2(wanted, chosen.predict(unseen))
-    return Prediction(name, category_of(name), score, transform.kind, chosen.ratio, chosen.alpha, weights)
+    return FeaturePrediction(name, category_of(name), score, transform.kind, chosen.ratio, chosen.alpha, weights)
 
 
 def r2(truth: Floats, predicted: Floats) -> float:
@@ -139,7 +139,7 @@ def r2(truth: Floats, predicted: Floats) -> float:
     return 1 - float(((truth - predicted) ** 2).sum()) / total if total else 0.0
 
 
-def table7(predictions: Sequence[Prediction]) -> pd.DataFrame:
+def table7(predictions: Sequence[FeaturePrediction]) -> pd.DataFrame:
     """Median R² ± median absolute deviation per category, the paper's five first.
 
     Columns: category, features, median_r2, median_absolute_deviation.

@@ -48,7 +48,7 @@ class Frontier:
     size_low: Floats
     size_high: Floats
     data: Floats  # (m,)
-    loss: Floats  # (m,) what the law foretells there
+    loss: Floats  # (m,) predicted by the law
 
 
 def compute_optimal(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Average, Points
 from analysis.fitting.intervals import spread
 
@@ -33,7 +33,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RankedRun:
     """A run, and what it leaves of the target's deviation when it follows those chosen before it."""
 
     candidate: Candidate
@@ -66,7 +66,7 @@ class Ensemble:
         scales = np.array([member.coordinates.z_scale * member.certificate.residual for member in law.members])
         noise = float(np.sum(law.shares * scales**2))
         if law.space == "log":  # few points are fitted closer than they repeat
-            noise = max(noise, _finite(auto.noise_variance(points, law.metric)))
+            noise = max(noise, _finite(averages.noise_variance(points, law.metric)))
         return cls(kept * np.outer(deviation, deviation), max(noise, 1e-12))
 
     @property
@@ -88,7 +88,7 @@ class Ensemble:
 
 def next_runs(
     law: Average, points: Points, candidates: Sequence[Candidate], target: float, *, budget: float, count: int
-) -> list[Choice]:
+) -> list[RankedRun]:
     """The runs to buy next, each given those before it.
 
     Two greedy orders are tried, most per GPU hour and most outright, and the one that leaves less is kept: by the hour
@@ -113,10 +113,10 @@ def next_runs(
 
 def _greedily(
     ensemble: Ensemble, candidates: Sequence[Candidate], budget: float, count: int, *, per_hour: bool
-) -> list[Choice]:
+) -> list[RankedRun]:
     """Buy the affordable run that narrows the target most, outright or per GPU hour, until nothing helps."""
     hours = np.array([one.hours for one in candidates])
-    chosen = list[Choice]()
+    chosen = list[RankedRun]()
     open_ = np.ones(len(candidates), dtype=bool)
     while len(chosen) < count:
         before = ensemble.target_deviation
@@ -126,7 +126,7 @@ def _greedily(
             break
         best = int(np.argmax(worth))
         ensemble = ensemble.after(best)
-        chosen.append(Choice(candidates[best], before, ensemble.target_deviation))
+        chosen.append(RankedRun(candidates[best], before, ensemble.target_deviation))
         budget -= candidates[best].hours
         open_[best] = False
     return chosen
@@ -134,7 +134,7 @@ def _greedily(
 
 def droppable(
     law: Average, points: Points, planned: Sequence[Candidate], target: float, negligible: float = NEGLIGIBLE
-) -> list[Choice]:
+) -> list[RankedRun]:
     """Planned runs without which the target is known about as well: dearest first, each given those dropped before.
 
     `before` is the target's deviation with all that is still planned, `after` without the run.
@@ -148,7 +148,7 @@ def droppable(
         rest = [i for i in kept if i != index]
         without = _deviation(whole, rest)
         if without <= limit:
-            dropped.append(Choice(planned[index], _deviation(whole, kept), without))
+            dropped.append(RankedRun(planned[index], _deviation(whole, kept), without))
             kept = rest
     return dropped
 

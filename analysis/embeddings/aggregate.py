@@ -28,7 +28,7 @@ class GeneMap:
 
 
 @dataclass(frozen=True)
-class Curation:
+class KeptWells:
     """Which wells a filter keeps, and how many perturbations and wells it leaves out."""
 
     keep: Mask  # (W,)
@@ -85,7 +85,7 @@ def curate(
     min_wells: int = 1,
     controls_per_experiment: int | None = None,
     seed: int = 0,
-) -> Curation:
+) -> KeptWells:
     """Keep perturbations that were seen often enough, and no more controls than asked for.
 
     Args:
@@ -107,7 +107,7 @@ def curate(
     dropped_wells = int((~keep).sum())
     if controls_per_experiment is not None:
         keep &= ~controls | _some_of_each(experiments, controls, controls_per_experiment, seed)
-    return Curation(keep, len(often), len(counts) - len(often), dropped_wells, int((~keep).sum()) - dropped_wells)
+    return KeptWells(keep, len(often), len(counts) - len(often), dropped_wells, int((~keep).sum()) - dropped_wells)
 
 
 def _some_of_each(experiments: Names, controls: Mask, most: int, seed: int) -> Mask:

@@ -28,7 +28,7 @@ IDENTITIES = (
 )  # columns that say which well a row is; the first that there are
 
 
-class TableError(ValueError):
+class FeatureTableError(ValueError):
     """A table of wells that cannot be used; the message names the file and what would be right."""
 
 
@@ -42,7 +42,7 @@ class Excluded:
 
 
 @dataclass(frozen=True)
-class Wells:
+class FeatureTable:
     """Wells with finite features."""
 
     metadata: pd.DataFrame
@@ -51,17 +51,19 @@ class Wells:
     excluded: Excluded
 
     def column(self, name: str) -> pd.Series:
-        """A column of the metadata. Raises TableError with those there are."""
+        """A column of the metadata. Raises FeatureTableError with those there are."""
         if name not in self.metadata:
-            raise TableError(f"no column {name!r}; the metadata has {', '.join(map(str, self.metadata.columns))}")
+            raise FeatureTableError(
+                f"no column {name!r}; the metadata has {', '.join(map(str, self.metadata.columns))}"
+            )
         return self.metadata[name]
 
-    def where(self, keep: Mask) -> Wells:
+    def where(self, keep: Mask) -> FeatureTable:
         """These wells alone."""
         return replace(self, metadata=self.metadata[keep].reset_index(drop=True), features=self.features[keep])
 
 
-def read_wells(paths: Sequence[Path], prefix: str | None = None) -> Wells:
+def read_wells(paths: Sequence[Path], prefix: str | None = None) -> FeatureTable:
     """Read tables of wells, one after another: .csv, .csv.gz, .tsv or .parquet.
 
     Features are the columns that start with `prefix`. Without one: those that start with "feature_", else the numeric
@@ -69,8 +71,8 @@ def read_wells(paths: Sequence[Path], prefix: str | None = None) -> Wells:
     whose values most are missing or infinite, then features with such a value in any other well; all are counted.
 
     Raises:
-        TableError: a file that cannot be read, has no features or shares none with the others, or a well that comes
-            twice.
+        FeatureTableError: a file that cannot be read, has no features or shares none with the others, or a well that
+            occurs twice.
     """
     import pandas as pd
 
@@ -79,34 +81,34 @@ def read_wells(paths: Sequence[Path], prefix: str | None = None) -> Wells:
     common = set(names[0]).intersection(*names[1:])
     shared = [name for name in names[0] if name in common]
     if not shared:
-        raise TableError(f"{paths[0]} and the other files have no feature in common")
+        raise FeatureTableError(f"{paths[0]} and the other files have no feature in common")
     everything = {name for found in names for name in found}
     metadata = pd.concat([table.drop(columns=found) for table, found in zip(tables, names, strict=True)])
     metadata = metadata.reset_index(drop=True)
     _check_unique(metadata, paths)
     values = np.concatenate([table[shared].to_numpy(np.float64) for table in tables])
-    return _finite(Wells(metadata, shared, values, Excluded(len(everything) - len(shared))), paths)
+    return _finite(FeatureTable(metadata, shared, values, Excluded(len(everything) - len(shared))), paths)
 
 
 def parse_control(text: str) -> tuple[str, str]:
-    """COLUMN=VALUE. Raises TableError for anything else."""
+    """COLUMN=VALUE. Raises FeatureTableError for anything else."""
     column, equals, value = text.partition("=")
     if not (column and equals):
-        raise TableError(f"controls are named as COLUMN=VALUE, not {text!r}")
+        raise FeatureTableError(f"controls are named as COLUMN=VALUE, not {text!r}")
     return column, value
 
 
-def controls(wells: Wells, named: tuple[str, str]) -> Mask:
+def controls(wells: FeatureTable, named: tuple[str, str]) -> Mask:
     """True for the wells whose column holds the value.
 
     Raises:
-        TableError: no such column, or no such well in it.
+        FeatureTableError: no such column, or no such well in it.
     """
     column, value = named
     found: Mask = (wells.column(column).astype(object).astype(str) == value).to_numpy(bool)
     if not found.any():
         common = wells.column(column).value_counts().index[:5]
-        raise TableError(f"no well has {column}={value}; {column} holds {', '.join(map(str, common))}, ...")
+        raise FeatureTableError(f"no well has {column}={value}; {column} holds {', '.join(map(str, common))}, ...")
     return found
 
 
@@ -120,9 +122,9 @@ def _read_table(path: Path) -> pd.DataFrame:
             separator = "\t" if ".tsv" in path.suffixes else ","
             table = pd.read_csv(path, sep=separator, low_memory=False)
     except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"{path}: cannot be read as a table of wells: {error}") from error
+        raise FeatureTableError(f"{path}: cannot be read as a table of wells: {error}") from error
     if not len(table):
-        raise TableError(f"{path}: holds no wells")
+        raise FeatureTableError(f"{path}: holds no wells")
     return table
 
 
@@ -139,9 +141,11 @@ def _feature_names(table: pd.DataFrame, path: Path, prefix: str | None) -> list[
         given = [name for name in others if numeric(name)]
     if not given:
         wanted = f"starts with {prefix!r}" if prefix else "is numeric"
-        raise TableError(f"{path}: no column {wanted}, so there are no features; it has {', '.join(columns[:12])}, ...")
+        raise FeatureTableError(
+            f"{path}: no column {wanted}, so there are no features; it has {', '.join(columns[:12])}, ..."
+        )
     if wrong := [name for name in given if not numeric(name)]:
-        raise TableError(f"{path}: feature {wrong[0]!r} holds {table[wrong[0]].dtype} where numbers are needed")
+        raise FeatureTableError(f"{path}: feature {wrong[0]!r} holds {table[wrong[0]].dtype} where numbers are needed")
     return given
 
 
@@ -152,19 +156,19 @@ def _check_unique(metadata: pd.DataFrame, paths: Sequence[Path]) -> None:
             if len(twice):
                 which = ", ".join(map(str, twice.iloc[0][list(columns)]))
                 text = f"{len(twice)} wells come twice, the first of them {which} ({' and '.join(columns)})"
-                raise TableError(f"{', '.join(map(str, paths))}: {text}; remove the duplicates")
+                raise FeatureTableError(f"{', '.join(map(str, paths))}: {text}; remove the duplicates")
             return
 
 
-def _finite(wells: Wells, paths: Sequence[Path]) -> Wells:
+def _finite(wells: FeatureTable, paths: Sequence[Path]) -> FeatureTable:
     finite = np.isfinite(wells.features)
     whole = finite.mean(axis=1) > 0.5
     complete = finite[whole].all(axis=0)
     if not whole.any() or not complete.any():
-        raise TableError(f"{', '.join(map(str, paths))}: every feature has missing values in some well")
+        raise FeatureTableError(f"{', '.join(map(str, paths))}: every feature has missing values in some well")
     excluded = replace(
         wells.excluded, features_with_missing=int((~complete).sum()), wells_without_values=int((~whole).sum())
     )
     names = [name for name, kept in zip(wells.names, complete, strict=True) if kept]
     features = wells.features if complete.all() and whole.all() else wells.features[np.ix_(whole, complete)]
-    return Wells(wells.metadata[whole].reset_index(drop=True), names, features, excluded)
+    return FeatureTable(wells.metadata[whole].reset_index(drop=True), names, features, excluded)

@@ -108,7 +108,7 @@ def _predict(
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ChannelAgreement:
     """How far the embeddings of the same wells agree when their channels were shown in another way."""
 
     shown: str
@@ -117,7 +117,7 @@ class Agreement:
     wells: int
 
 
-def channel_agreement(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) -> list[Agreement]:
+def channel_agreement(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) -> list[ChannelAgreement]:
     """Embeddings of wells with all channels in order against those with channels left out or in another order.
 
     A channel-agnostic model should not mind the order at all (cosine 1) and miss little of a subset.
@@ -139,7 +139,7 @@ def channel_agreement(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLi
             raise ValueError(f"{name}: embeddings of shape {rows.shape}, the reference has {base.shape}")
         cosine = rows @ base.T
         nearest = np.argmax(cosine, axis=1) == np.arange(len(base))
-        found.append(Agreement(name, float(np.median(np.diag(cosine))), float(nearest.mean()), len(base)))
+        found.append(ChannelAgreement(name, float(np.median(np.diag(cosine))), float(nearest.mean()), len(base)))
     return found
 
 

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from analysis.figures.style import (
     DARK,
     GREY,
+    choose_encoding,
     compute_label,
-    encoding,
     logarithmic_compute,
     mark_model,
     outside_legend,
@@ -22,7 +22,7 @@ from analysis.figures.style import (
 
 
 def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: str) -> Figure:
-    """Validation loss against compute: every run's course, its end, and the frontier below them all.
+    """Validation loss against compute: every run's curve, its last point, and the frontier below them all.
 
     Args:
         curves: one row per validation: cell, model, size, patch, dataset, crops, seed, compute, loss.
@@ -30,27 +30,27 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
         convention: name of the compute convention.
     """
     ranks = finals[["cell", "dataset_rank"]].drop_duplicates("cell")
-    courses = curves[curves["compute"] > 0].merge(ranks, on="cell", validate="many_to_one").sort_values("compute")
-    look = encoding(courses)
+    joined = curves[curves["compute"] > 0].merge(ranks, on="cell", validate="many_to_one").sort_values("compute")
+    encoding = choose_encoding(joined)
     with styled():
         figure = Figure(figsize=(6.3, 3.9), layout="constrained")
         axes = figure.subplots()
-        for _, course in courses.groupby("cell", sort=False):
-            last = course.iloc[-1]
-            colour = look.colours[last["size"]]
-            axes.plot(course["compute"], course["loss"], color=colour, linewidth=0.6, alpha=0.45)
-            mark_model(axes, last["compute"], last["loss"], last.to_dict(), look)
-        frontier = lower_frontier(courses)
+        for _, curve in joined.groupby("cell", sort=False):
+            last = curve.iloc[-1]
+            colour = encoding.colours[last["size"]]
+            axes.plot(curve["compute"], curve["loss"], color=colour, linewidth=0.6, alpha=0.45)
+            mark_model(axes, last["compute"], last["loss"], last.to_dict(), encoding)
+        frontier = lower_frontier(joined)
         axes.plot(frontier["compute"], frontier["loss"], color=DARK, linewidth=1.3, zorder=2.5)
         logarithmic_compute(axes)
         axes.set_xlabel(compute_label(convention))
         axes.set_ylabel("Validation loss")
         axes.margins(y=0.06)
         lines = [
-            Line2D([], [], color=GREY, linewidth=0.8, label="course of a run"),
+            Line2D([], [], color=GREY, linewidth=0.8, label="validation curve of a run"),
             Line2D([], [], color=DARK, linewidth=1.3, label="lower frontier"),
         ]
-        outside_legend(figure, [*look.sections(), ("Lines", lines)])
+        outside_legend(figure, [*encoding.sections(), ("Lines", lines)])
     return figure
 
 

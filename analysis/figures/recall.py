@@ -16,16 +16,16 @@ from analysis.figures.style import (
     DARK,
     GREY,
     Encoding,
-    Section,
+    LegendSection,
+    choose_encoding,
     compute_label,
-    encoding,
     logarithmic_compute,
     mark_model,
     outside_legend,
     patch_label,
     styled,
 )
-from analysis.fitting.trend import Fit
+from analysis.fitting.trend import LogLinearFit
 
 LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines that no training touches: a line each
 CHANCE = 0.10  # both tails of five percent, where no trained cell says otherwise
@@ -39,7 +39,7 @@ INTERVAL: dict[str, Any] = {"color": GREY, "alpha": 0.22, "linewidth": 0}
 
 def recall_versus_compute(
     points: pd.DataFrame,
-    fits: Sequence[Fit],
+    fits: Sequence[LogLinearFit],
     baselines: pd.DataFrame,
     convention: str,
     table6: pd.DataFrame | None = None,
@@ -65,23 +65,23 @@ def recall_versus_compute(
     sources = list(dict.fromkeys([*points["source"], *published["benchmark"]]))
     if not sources:
         raise ValueError("no points to draw: neither trained cells nor Table 6")
-    look, inks = encoding(points, published["size"]), _inks(baselines)
+    encoding, inks = choose_encoding(points, published["size"]), _inks(baselines)
     chance_drawn = False
     with styled():
         figure, panels = _panels(len(sources))
         for axes, source in zip(panels, sources, strict=True):
             axes.set_title(source, loc="left", fontweight="bold", pad=15)
-            _draw_table6(axes, published[published["benchmark"] == source], look)
-            _draw_points(axes, points[points["source"] == source], look)
+            _draw_table6(axes, published[published["benchmark"] == source], encoding)
+            _draw_points(axes, points[points["source"] == source], encoding)
             for fit in fits:
                 if fit.source == source:
                     _draw_fit(axes, fit)
-            _draw_baselines(axes, baselines[baselines["source"] == source], look, inks)
+            _draw_baselines(axes, baselines[baselines["source"] == source], encoding, inks)
             chance_drawn |= _draw_chance(axes, points[points["source"] == source])
             logarithmic_compute(axes)
         figure.supxlabel(compute_label(convention))
         figure.supylabel("Recall of known relationships")
-        outside_legend(figure, _sections(look, fits, baselines, published, chance_drawn=chance_drawn))
+        outside_legend(figure, _sections(encoding, fits, baselines, published, chance_drawn=chance_drawn))
     return figure
 
 
@@ -95,7 +95,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, grid[:count]
 
 
-def _draw_points(axes: Axes, points: pd.DataFrame, look: Encoding) -> None:
+def _draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
     if points.empty:
         return
     span = np.log10(points["compute"].max() / points["compute"].min()) or 1.0
@@ -104,12 +104,12 @@ def _draw_points(axes: Axes, points: pd.DataFrame, look: Encoding) -> None:
         dodge = 10 ** (SEED_DODGE * span * (seeds.index(row["seed"]) - (len(seeds) - 1) / 2))
         x = row["compute"] * dodge
         axes.vlines(
-            x, row["recall_low"], row["recall_high"], color=look.colours[row["size"]], linewidth=0.8, alpha=0.55
+            x, row["recall_low"], row["recall_high"], color=encoding.colours[row["size"]], linewidth=0.8, alpha=0.55
         )
-        mark_model(axes, x, row["recall"], row, look)
+        mark_model(axes, x, row["recall"], row, encoding)
 
 
-def _draw_fit(axes: Axes, fit: Fit) -> None:
+def _draw_fit(axes: Axes, fit: LogLinearFit) -> None:
     band = fit.band(np.geomspace(fit.compute_low, fit.compute_high, 60))
     axes.fill_between(band.compute, band.low, band.high, zorder=1, **INTERVAL)
     axes.plot(band.compute, band.centre, color=DARK, linewidth=1.3, zorder=2.5)
@@ -126,7 +126,9 @@ def _inks(baselines: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw_baselines(axes: Axes, baselines: pd.DataFrame, look: Encoding, inks: Mapping[str, Mapping[str, Any]]) -> None:
+def _draw_baselines(
+    axes: Axes, baselines: pd.DataFrame, encoding: Encoding, inks: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Untrained models as a band from worst to best with their marks on the left edge; other baselines as lines."""
     untrained = baselines[~baselines["kind"].isin(LINES)]
     for model, ink in inks.items():
@@ -140,10 +142,10 @@ def _draw_baselines(axes: Axes, baselines: pd.DataFrame, look: Encoding, inks: M
             [0.0],
             [row["recall"]],
             transform=axes.get_yaxis_transform(),
-            marker=look.markers.get(patch_label(row["model"], row["patch"]), "o"),
+            marker=encoding.markers.get(patch_label(row["model"], row["patch"]), "o"),
             markersize=4,
             markerfacecolor="white",
-            markeredgecolor=look.colours.get(row["size"], GREY),
+            markeredgecolor=encoding.colours.get(row["size"], GREY),
             markeredgewidth=0.9,
             clip_on=False,
             zorder=4,
@@ -171,10 +173,10 @@ def _published(table6: pd.DataFrame | None, convention: str) -> pd.DataFrame:
     return published.rename(columns=ends).assign(size=published["model"].str.extract(r"ViT-([A-Z])", expand=False))
 
 
-def _draw_table6(axes: Axes, published: pd.DataFrame, look: Encoding) -> None:
+def _draw_table6(axes: Axes, published: pd.DataFrame, encoding: Encoding) -> None:
     """The paper's points as diamonds at the upper bound of their compute, with a bar down to the lower bound."""
     for row in published.to_dict("records"):
-        colour = look.colours[row["size"]]
+        colour = encoding.colours[row["size"]]
         fill = colour if row["pinned"] else "white"
         axes.hlines(row["recall"], row["low"], row["high"], color=colour, linewidth=0.8, alpha=0.6, zorder=2)
         axes.scatter(
@@ -190,8 +192,13 @@ def _draw_table6(axes: Axes, published: pd.DataFrame, look: Encoding) -> None:
 
 
 def _sections(
-    look: Encoding, fits: Sequence[Fit], baselines: pd.DataFrame, published: pd.DataFrame, *, chance_drawn: bool
-) -> list[Section]:
+    encoding: Encoding,
+    fits: Sequence[LogLinearFit],
+    baselines: pd.DataFrame,
+    published: pd.DataFrame,
+    *,
+    chance_drawn: bool,
+) -> list[LegendSection]:
     """The legend: encodings, lines that are there, Table 6."""
     lines: list[Artist] = []
     if fits:
@@ -203,7 +210,7 @@ def _sections(
     if chance_drawn:
         lines.append(Line2D([], [], label="chance", **DOTTED))
     paper = [_diamond(GREY, "compute known"), _diamond("white", "upper bound, bar to lower")]
-    return [*look.sections(), ("Lines", lines), ("Table 6 of the paper", paper if len(published) else [])]
+    return [*encoding.sections(), ("Lines", lines), ("Table 6 of the paper", paper if len(published) else [])]
 
 
 def _diamond(fill: str, label: str) -> Line2D:

@@ -1,4 +1,4 @@
-"""The look of every figure: colours that colour-blind readers tell apart, markers, sizes, one legend outside the data.
+"""The style of every figure: colours that colour-blind readers tell apart, markers, sizes, one legend outside the data.
 
 Size of a model gives the colour, its patch the marker, the size of its data set the marker's area.
 """
@@ -28,7 +28,7 @@ AREAS = (13.0, 32.0, 62.0, 100.0, 150.0)  # points², by data set rank
 LEGEND_ROW = 0.17  # inches
 GREY, DARK = "#8a8a8a", "#303030"
 
-Section = tuple[str, Sequence[Artist]]
+LegendSection = tuple[str, Sequence[Artist]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Encoding:
         """Marker area in points² for a data set."""
         return AREAS[min(self.datasets.index(str(dataset)), len(AREAS) - 1)]
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[LegendSection]:
         """The legend's entries for all three."""
         sizes = [_marker("o", colour, AREAS[1], size) for size, colour in self.colours.items()]
         patches = [_marker(marker, GREY, AREAS[1], label) for label, marker in self.markers.items()]
@@ -72,7 +72,7 @@ def styled() -> AbstractContextManager[None]:
     )
 
 
-def encoding(models: pd.DataFrame, further_sizes: Iterable[str] = ()) -> Encoding:
+def choose_encoding(models: pd.DataFrame, further_sizes: Iterable[str] = ()) -> Encoding:
     """Assign colours, markers and areas.
 
     Args:
@@ -101,14 +101,14 @@ def patch_label(model: str, patch: int | None) -> str:
     return f"{patch}+" if model.endswith("+") else f"{patch}"
 
 
-def mark_model(axes: Axes, x: float, y: float, row: Mapping[Any, Any], look: Encoding) -> None:
+def mark_model(axes: Axes, x: float, y: float, row: Mapping[Any, Any], encoding: Encoding) -> None:
     """Mark one run with its model's colour and marker and its data set's area."""
     axes.scatter(
         x,
         y,
-        s=look.area(row["dataset"]),
-        marker=look.markers[patch_label(row["model"], row["patch"])],
-        color=look.colours[row["size"]],
+        s=encoding.area(row["dataset"]),
+        marker=encoding.markers[patch_label(row["model"], row["patch"])],
+        color=encoding.colours[row["size"]],
         edgecolors="white",
         linewidths=0.5,
         zorder=3,
@@ -127,7 +127,7 @@ def compute_label(convention: str) -> str:
     return f"Training compute ({named_convention(convention).unit}, {convention} convention)"
 
 
-def outside_legend(figure: Figure, sections: Iterable[Section]) -> None:
+def outside_legend(figure: Figure, sections: Iterable[LegendSection]) -> None:
     """One legend to the right of all panels, its sections under bold headings."""
     handles: list[Artist] = []
     for title, entries in sections:

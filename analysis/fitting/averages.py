@@ -79,7 +79,7 @@ def average_for(x: str) -> str:
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberSpec:
     """One law of an average, under several beliefs, each with the same share."""
 
     law: Law
@@ -88,7 +88,7 @@ class Member:
     share: float
 
 
-def members(metric: Metric, points: Points, name: str = "auto") -> list[Member]:
+def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSpec]:
     """What a law's name stands for.
 
     A named law is fitted as itself, evenly weighted with next to no belief; joint laws by Huber's loss.
@@ -100,15 +100,15 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[Member]:
         name = "power_law"
     if name not in EXPERIENCE:
         law = named_law(name)
-        return [Member(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), (WEAK,), 1.0)]
+        return [MemberSpec(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), (WEAK,), 1.0)]
     experience = EXPERIENCE[name]
     if metric.kind == "score":
         linear = (replace(experience.belief, strength=1e-3),)
-        return [Member(named_law(law), Settings(tail=tail), linear, share) for law, tail, share in SCORE_MEMBERS]
+        return [MemberSpec(named_law(law), Settings(tail=tail), linear, share) for law, tail, share in SCORE_MEMBERS]
     chosen = MEMBERS if len(points) >= FEW else MEMBERS[:1]
     most = max(experience.noises * noise_variance(points, metric), LEAST_STRENGTH)
     beliefs = tuple(replace(experience.belief, strength=min(strength, most)) for strength in STRENGTHS)
-    return [Member(named_law(law), Settings(tail=tail), beliefs, share) for law, tail, share in chosen]
+    return [MemberSpec(named_law(law), Settings(tail=tail), beliefs, share) for law, tail, share in chosen]
 
 
 def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = False) -> Average:

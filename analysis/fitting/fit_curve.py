@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting import averages as auto
-from analysis.fitting import checklist as checks
-from analysis.fitting import intervals
+from analysis.fitting import averages, checklist, intervals
 from analysis.fitting.estimate import Average, Factors, Fitted, Points, fit_law
 from analysis.fitting.intervals import Scale
 from analysis.fitting.parameters import Parameter, parameters
@@ -42,7 +40,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Result:
+class FittedCurve:
     """Everything about one curve's fit."""
 
     law: Average
@@ -52,7 +50,7 @@ class Result:
     parameters: tuple[Parameter, ...]
     parameters_of: str
     held_out: HeldOut | None
-    checks: tuple[checks.Check, ...]
+    checks: tuple[checklist.Check, ...]
     scale: Scale
     rolling: intervals.Rolling
 
@@ -73,7 +71,7 @@ def fit_points(
     factors: Factors | None = None,
     confidence: float = 0.9,
     notes: Sequence[str] = (),
-) -> Result:
+) -> FittedCurve:
     """Fit one curve and say how far to believe it.
 
     Args:
@@ -89,7 +87,7 @@ def fit_points(
     Raises:
         ValueError: too few points, an unknown law or one of other inputs, a confidence that is not calibrated.
     """
-    fitted = auto.fit(points, metric, law)
+    fitted = averages.fit(points, metric, law)
     rolling = intervals.rolling_origin(points, metric, law)
     asked = np.empty((0, points.x.shape[1])) if targets is None else targets
     places = asked if len(asked) else points.x.max(axis=0)[None] * 2
@@ -100,18 +98,18 @@ def fit_points(
     lead = _lead(fitted, points, metric, law)
     numbers = parameters(lead, points, confidence)
     last = int(np.argmax(places[:, 0]))
-    found = checks.checklist(
+    found = checklist.checklist(
         fitted,
         points,
         scale=at_places,
         rolling=rolling,
-        influential=checks.influence(fitted, points, places[last], float(at_places.half_width[last])),
+        influential=checklist.influence(fitted, points, places[last], float(at_places.half_width[last])),
         parameters=numbers,
         factors=_two_factors(points, metric, fitted.space, factors),
         target=places[last],
         notes=notes,
     )
-    return Result(
+    return FittedCurve(
         law=fitted,
         name=law,
         points=points,
@@ -128,7 +126,7 @@ def fit_points(
 def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
     """The law whose parameters are told: of an average its first form, fitted alone and by the data alone."""
     first = fitted.members[0]
-    return fit_law(first.law, points, metric) if law in auto.EXPERIENCE and first.law.inputs == 1 else first
+    return fit_law(first.law, points, metric) if law in averages.EXPERIENCE and first.law.inputs == 1 else first
 
 
 def _predictions(law: Average, places: Floats, scale: Scale) -> tuple[Prediction, ...]:
@@ -137,21 +135,21 @@ def _predictions(law: Average, places: Floats, scale: Scale) -> tuple[Prediction
     return tuple(Prediction(tuple(map(float, x)), float(y), float(a), float(b)) for x, y, a, b in rows)
 
 
-def _two_factors(points: Points, metric: Metric, space: str, factors: Factors | None) -> checks.TwoFactors | None:
+def _two_factors(points: Points, metric: Metric, space: str, factors: Factors | None) -> checklist.TwoFactors | None:
     if factors is not None:
-        return checks.two_factors(factors.names, factors.values, metric.to_space(points.y, space))
+        return checklist.two_factors(factors.names, factors.values, metric.to_space(points.y, space))
     if points.x.shape[1] == 1:
         return None
-    return checks.two_factors(("model size", "data"), points.x[:, [0, -1]], metric.to_space(points.y, space))
+    return checklist.two_factors(("model size", "data"), points.x[:, [0, -1]], metric.to_space(points.y, space))
 
 
 def _score(law: Average, held_out: Points, scale: Scale) -> HeldOut:
-    foretold = law.predict(held_out.x)
-    error = foretold - held_out.y
+    predicted = law.predict(held_out.x)
+    error = predicted - held_out.y
     low, high = intervals.interval(law, held_out.x, scale)
     with np.errstate(all="ignore"):  # a share at its bound has no logarithm
-        gap = law.metric.to_space(held_out.y, "log") - law.metric.to_space(foretold, "log")
-    signed = law.metric.kind == "score" and min(held_out.y.min(), foretold.min()) <= 0
+        gap = law.metric.to_space(held_out.y, "log") - law.metric.to_space(predicted, "log")
+    signed = law.metric.kind == "score" and min(held_out.y.min(), predicted.min()) <= 0
     gap = gap[np.isfinite(gap) & (not signed)]
     logs = float(np.sqrt(np.mean(gap**2))) if gap.size else float("nan")
     inside = (low <= held_out.y) & (held_out.y <= high)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Average, Fitted, Points, fit_law
 from analysis.fitting.least_squares import Problem, solve
 from analysis.laws.catalogue import named_law
@@ -22,15 +22,15 @@ from analysis.laws.metric import Metric
 
 RESAMPLES = 200
 CORRELATED = 0.3  # lag-1 correlation of residuals from which checkpoints are drawn in blocks
-ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, in order of x, from which the rest is foretold
+ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, in order of x, from which the rest is predicted
 
 
 @dataclass(frozen=True)
 class Rolling:
-    """How well the law foretold its own last points."""
+    """How well the law predicted its own last points."""
 
     error: float  # root mean square, in the law's space; NaN where there were too few points
-    reach: float  # mean log distance that was foretold
+    reach: float  # mean log distance that was predicted
     origins: int
 
 
@@ -80,16 +80,16 @@ def spread(law: Average, points: Points, x: Floats, count: int = RESAMPLES, seed
 
 
 def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[float, ...] = ORIGINS) -> Rolling:
-    """Fit the first points in order of x, foretell the rest, and see."""
+    """Fit the first points in order of x, predict the rest, and see."""
     ordered = points.subset(points.order)
     errors, reaches = [], []
     for share in origins:
         cut = round(share * len(ordered))
         first, rest = ordered.subset(np.arange(cut)), ordered.subset(np.arange(cut, len(ordered)))
-        if cut < auto.FEWEST + 1 or not len(rest):
+        if cut < averages.FEWEST + 1 or not len(rest):
             continue
         try:
-            law = auto.fit(first, metric, name, rough=True)
+            law = averages.fit(first, metric, name, rough=True)
         except ValueError:
             continue
         errors.append(metric.to_space(rest.y, law.space) - law.log_or_linear(rest.x))
@@ -113,7 +113,7 @@ class Scale:
 
     noise: float  # of a point about the law
     spread: Floats  # (m,) of resampled and differing laws
-    rolling: Floats  # (m,) of foretelling, grown with the distance
+    rolling: Floats  # (m,) of predicting, grown with the distance
     calibrated: float  # factor for the confidence asked
 
     @property

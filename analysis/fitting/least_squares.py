@@ -17,7 +17,7 @@ from analysis.arrays import Floats
 from analysis.laws.beliefs import Prior
 from analysis.laws.forms import Model
 
-Rows = npt.NDArray[np.intp]
+BatchRows = npt.NDArray[np.intp]
 
 LONGEST_STEP = 3.0  # parameters are logarithms or of order one; beyond, a linearised model says nothing
 FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e9
@@ -36,7 +36,7 @@ class Problem:
     prior: Prior | None = None
     huber: float | None = None  # residuals beyond it count linearly; None: squares throughout
 
-    def rows(self, rows: Rows) -> Problem:
+    def rows(self, rows: BatchRows) -> Problem:
         """The problem of some rows of the batch."""
 
         def pick(values: Floats) -> Floats:

@@ -21,7 +21,7 @@ SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 SUFFIXED = re.compile(r"^\s*([-+0-9.,_ ]+(?:[eE][-+]?\d+)?)\s*([kKmMbBgGtT]?)\s*(%?)\s*$")
 
 
-class TableError(ValueError):
+class ResultsTableError(ValueError):
     """A table that cannot be read as asked; the text says where and what would be right."""
 
 
@@ -53,7 +53,7 @@ def read_file(path: str | Path) -> pd.DataFrame:
     """The table at a path.
 
     Raises:
-        TableError: it is not there, is empty, or cannot be read.
+        ResultsTableError: it is not there, is empty, or cannot be read.
     """
     import pandas as pd
 
@@ -71,15 +71,15 @@ def read_file(path: str | Path) -> pd.DataFrame:
             decimal="," if separator == ";" else ".",  # where commas do not part columns they part decimals
         )  # fmt: skip
     except FileNotFoundError:
-        raise TableError(f"{path}: no such file") from None
+        raise ResultsTableError(f"{path}: no such file") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise TableError(f"{path}: not a table that can be read: {error}") from error
+        raise ResultsTableError(f"{path}: not a table that can be read: {error}") from error
     if table.empty:
-        raise TableError(f"{path}: has no rows")
+        raise ResultsTableError(f"{path}: has no rows")
     table = table.rename(columns=lambda name: str(name).strip())
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
-        raise TableError(f"{path}: several columns are called {twice[0]!r}; give each its own name")
+        raise ResultsTableError(f"{path}: several columns are called {twice[0]!r}; give each its own name")
     return table
 
 
@@ -87,7 +87,7 @@ def column(table: pd.DataFrame, wanted: str, option: str) -> str:
     """The column of that name; case, spaces and underscores do not matter.
 
     Raises:
-        TableError: there is none, or several; the message has the nearest names.
+        ResultsTableError: there is none, or several; the message has the nearest names.
     """
     if wanted in table.columns:
         return wanted
@@ -101,7 +101,7 @@ def column(table: pd.DataFrame, wanted: str, option: str) -> str:
     names = [str(name) for name in table.columns]
     near = difflib.get_close_matches(wanted, names, 1, 0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise TableError(f"{option}: no column {wanted!r}{hint} (columns: {', '.join(names)})")
+    raise ResultsTableError(f"{option}: no column {wanted!r}{hint} (columns: {', '.join(names)})")
 
 
 def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -130,7 +130,7 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
     """Rows to fit (n,) bool. Columns with spaces may be written in backticks or plainly.
 
     Raises:
-        TableError: the expression is not one, or selects no row.
+        ResultsTableError: the expression is not one, or selects no row.
     """
     if expression is None:
         return np.ones(len(table), dtype=bool)
@@ -142,11 +142,11 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
         mask = np.asarray(table.eval(text, engine="python"), dtype=bool)
     except Exception as error:  # pandas raises whatever its parser meets
         columns = ", ".join(map(str, table.columns))
-        raise TableError(f"--train-where {expression!r}: {error} (columns: {columns})") from error
+        raise ResultsTableError(f"--train-where {expression!r}: {error} (columns: {columns})") from error
     if mask.shape != (len(table),):
-        raise TableError(f"--train-where {expression!r}: gives no value per row")
+        raise ResultsTableError(f"--train-where {expression!r}: gives no value per row")
     if not mask.any():
-        raise TableError(f"--train-where {expression!r}: no row of {len(table)} fits")
+        raise ResultsTableError(f"--train-where {expression!r}: no row of {len(table)} fits")
     return mask
 
 
@@ -156,7 +156,7 @@ def curves(
     """The groups of a table, and the metric's kind (guessed where it is not given).
 
     Raises:
-        TableError: a column is missing, or no row has usable numbers.
+        ResultsTableError: a column is missing, or no row has usable numbers.
     """
     x = np.column_stack([numbers(table, name) for name in columns.x])
     y, training = numbers(table, columns.y), train_mask(table, where)
@@ -165,7 +165,7 @@ def curves(
         x, ends = _pinned(x, ends[0], ends[1])
     usable = np.isfinite(x).all(axis=1) & (x > 0).all(axis=1) & np.isfinite(y)
     if not usable.any():
-        raise TableError(f"no row has a positive number in {', '.join(columns.x)} and a number in {columns.y}")
+        raise ResultsTableError(f"no row has a positive number in {', '.join(columns.x)} and a number in {columns.y}")
     labels = [tuple(map(str, row)) for row in table[list(columns.group)].itertuples(index=False)]
     names = np.array([" / ".join(label) if label else "all" for label in labels] or ["all"] * len(table))
     order = list(dict.fromkeys(names.tolist()))
@@ -200,7 +200,7 @@ def _factors(table: pd.DataFrame, columns: Columns, rows: np.ndarray) -> Factors
         return None
     values = np.column_stack([numbers(table, name)[rows] for name in columns.factors])
     if not (np.isfinite(values).all() and (values > 0).all()):
-        raise TableError(f"--factors {' '.join(columns.factors)}: every fitted row needs positive numbers there")
+        raise ResultsTableError(f"--factors {' '.join(columns.factors)}: every fitted row needs positive numbers there")
     return Factors((columns.factors[0], columns.factors[1]), values)
 
 
@@ -215,7 +215,9 @@ def _points(rows: np.ndarray, x: np.ndarray, y: np.ndarray, runs: np.ndarray | N
     if low is not None and high is not None:
         bad = ~(np.isfinite(low) & np.isfinite(high) & (low > 0) & (low <= high))
         if bad.any():
-            raise TableError(f"row {int(rows[np.flatnonzero(bad)[0]]) + 2}: the ends of x must be positive, low first")
+            raise ResultsTableError(
+                f"row {int(rows[np.flatnonzero(bad)[0]]) + 2}: the ends of x must be positive, low first"
+            )
     return Points(x[rows], y[rows], tuple(runs[rows]) if runs is not None else (), low, high)
 
 

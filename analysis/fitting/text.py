@@ -54,7 +54,7 @@ def _frontier(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"     iso-FLOP parabolas, without a law: N as {power(found['iso_flop_size_exponent'])}")
     for at in found["at"]:
         size = f"N {number(at['size'])} [{number(at['size_low'])}, {number(at['size_high'])}]"
-        lines.append(f"     at C {number(at['compute'])}: {size}, D {number(at['data'])}, foretold {number(at['y'])}")
+        lines.append(f"     at C {number(at['compute'])}: {size}, D {number(at['data'])}, predicted {number(at['y'])}")
     return lines
 
 

@@ -46,7 +46,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Fit:
+class LogLinearFit:
     """A log-linear law fitted to one source's runs, with what its bootstrap over runs says about it."""
 
     source: str
@@ -103,7 +103,7 @@ def fit_log_linear(
     replicates: int = REPLICATES,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Fit:
+) -> LogLinearFit:
     """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
 
     Seeds are runs of their own. Replicates in which fewer than two distinct computes were drawn fix no line and are
@@ -127,7 +127,7 @@ def fit_log_linear(
     draws = _bootstrap(x, y, replicates, rng)
     tail = (1 - confidence) / 2
     ends = np.quantile(draws, [tail, 1 - tail], axis=0)
-    return Fit(
+    return LogLinearFit(
         source=source,
         convention=convention,
         law=LogLinear(intercept, slope),
@@ -143,7 +143,9 @@ def fit_log_linear(
     )
 
 
-def fit_sources(points: pd.DataFrame, convention: str, *, confidence: float = 0.95, seed: int = 0) -> list[Fit]:
+def fit_sources(
+    points: pd.DataFrame, convention: str, *, confidence: float = 0.95, seed: int = 0
+) -> list[LogLinearFit]:
     """One fit per relationship source over the trained runs of `points`, in the order the sources appear.
 
     Args:

@@ -16,8 +16,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.laws import forms
-from analysis.laws import joint_forms as joint
+from analysis.laws import forms, joint_forms
 from analysis.laws.beliefs import Belief, Prior
 from analysis.laws.forms import Model
 
@@ -179,12 +178,13 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 lambda b: ([1.0, 0.0, b.exponent[0]], [3.0, FLAT, 2 * b.exponent[1]]), "linear",
             ),
             Law(
-                "joint", "y = E + A N^-alpha + B D^-beta", "log", joint.additive, joint.PARAMETERS,
-                joint.starts, joint.believed, inputs=2,
+                "joint", "y = E + A N^-alpha + B D^-beta", "log", joint_forms.additive, joint_forms.PARAMETERS,
+                joint_forms.starts, joint_forms.believed, inputs=2,
             ),
             Law(
                 "data_constrained", "y = E + A N^-alpha + B D'^-beta, D' = U + U R (1 - exp(-(D/U - 1)/R))", "log",
-                joint.repeated, (*joint.PARAMETERS, "R"), joint.repeated_starts, joint.repeated_believed, inputs=3,
+                joint_forms.repeated, (*joint_forms.PARAMETERS, "R"),
+                joint_forms.repeated_starts, joint_forms.repeated_believed, inputs=3,
             ),
         )
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.arrays import Floats
 
-Curve = tuple[Floats, Floats]
+ValuesAndJacobian = tuple[Floats, Floats]
 STEEPEST = 500.0  # exp of more overflows
 SETTLED = 1e-12  # a Newton step in a logit that is none
 
@@ -41,7 +41,7 @@ def _columns(theta: Floats) -> list[Floats]:
     return [theta[:, index : index + 1] for index in range(theta.shape[1])]
 
 
-def line(theta: Floats, inputs: Floats) -> Curve:
+def line(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """z = b + s u."""
     u = inputs[..., 0]
     b, s = _columns(theta)
@@ -49,7 +49,7 @@ def line(theta: Floats, inputs: Floats) -> Curve:
     return value, np.stack([np.ones_like(value), np.broadcast_to(u, value.shape)], axis=2)
 
 
-def power(theta: Floats, inputs: Floats) -> Curve:
+def power(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """y = B x^-c (M1). theta: log B, log c."""
     u = inputs[..., 0]
     b, c = _columns(theta)
@@ -58,7 +58,7 @@ def power(theta: Floats, inputs: Floats) -> Curve:
     return value, np.stack([np.ones_like(value), -c * u], axis=2)
 
 
-def power_offset(theta: Floats, inputs: Floats) -> Curve:
+def power_offset(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """y = E + B x^-c (M2). theta: log E, log B, log c."""
     u = inputs[..., 0]
     a, b, c = _columns(theta)
@@ -68,7 +68,7 @@ def power_offset(theta: Floats, inputs: Floats) -> Curve:
     return np.log(y), np.stack([a / y, fall / y, -fall * c * u / y], axis=2)
 
 
-def saturating_data(theta: Floats, inputs: Floats) -> Curve:
+def saturating_data(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """y = B (1/x + g)^c (M3). theta: log B, log c, log g."""
     u = inputs[..., 0]
     b, c, g = _columns(theta)
@@ -78,7 +78,7 @@ def saturating_data(theta: Floats, inputs: Floats) -> Curve:
     return value, np.stack([np.ones_like(value), c * total, c * np.exp(g - total)], axis=2)
 
 
-def two_plateaus(theta: Floats, inputs: Floats) -> Curve:
+def two_plateaus(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """(y - E) / (E0 - y)^alpha = B x^-c (M4): from E0 before learning down to E.
 
     theta: log E, log(E0 - E), log B, log c, log alpha, where B is of the normalised equation
@@ -110,7 +110,7 @@ def two_plateaus(theta: Floats, inputs: Floats) -> Curve:
     return np.log(y), np.stack(np.broadcast_arrays(*jacobian), axis=2)
 
 
-def soft_start(theta: Floats, inputs: Floats) -> Curve:
+def soft_start(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """y = E + B (1 + (x/d)^(1/f))^(-c f): a power law that begins at E + B. theta: log E, log B, log c, log d, log f.
 
     A broken neural scaling law (Caballero et al. 2022) with one break and no slope before it.
@@ -132,7 +132,7 @@ def soft_start(theta: Floats, inputs: Floats) -> Curve:
     return np.log(y), np.stack(jacobian, axis=2)
 
 
-def broken(theta: Floats, inputs: Floats) -> Curve:
+def broken(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """y = E + B x^-c0 (1 + (x/d)^(1/f))^(-c1 f): BNSL with one break; c1 may be negative.
 
     theta: log E, log B, log c0, log d, log f, c1.
@@ -155,7 +155,7 @@ def broken(theta: Floats, inputs: Floats) -> Curve:
     return np.log(y), np.stack(jacobian, axis=2)
 
 
-def ceiling(theta: Floats, inputs: Floats) -> Curve:
+def ceiling(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     """z = C - B x^-c: rises towards C. theta: C, log B, log c. Linear in the metric, for metrics without bounds."""
     u = inputs[..., 0]
     top, b, c = _columns(theta)

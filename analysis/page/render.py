@@ -51,7 +51,7 @@ def _json(study: Study) -> str:
     }
     data = {
         "conventions": list(study.conventions), "sources": list(study.sources), "points": list(study.points),
-        "courses": list(study.courses), "frontier": dict(study.frontier), "fits": fits, "cells": len(study.cells),
+        "curves": list(study.curves), "frontier": dict(study.frontier), "fits": fits, "cells": len(study.cells),
         "allocations": {
             name: [{"metric": one.metric, "line": dict(one.line), "cells": list(one.cells)} for one in of]
             for name, of in study.allocations.items()
@@ -89,7 +89,7 @@ def _answers(study: Study) -> str:
 
 
 def _loss(study: Study) -> str:
-    if not study.courses:
+    if not study.curves:
         return ""
     return (
         '<section><h2>Loss against compute</h2><div class="plot" id="loss" role="img" '

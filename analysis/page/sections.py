@@ -34,10 +34,10 @@ def _allocated(one: Allocation) -> str:
     rows = (
         f"<tr>{number(place['compute'], '.3g')}{number(place['cost'], '.3g')}"
         f'<td class="number">{place["cost_low"]:.3g} – {place["cost_high"]:.3g}</td>'
-        f"{number(place['crops'], '.3g')}{number(place['foretold'], '.4f')}</tr>"
+        f"{number(place['crops'], '.3g')}{number(place['predicted'], '.4f')}</tr>"
         for place in one.places
     )
-    head = ["compute", "best cost per crop", "its interval", "crops", f"{one.metric} foretold"]
+    head = ["compute", "best cost per crop", "its interval", "crops", f"{one.metric} predicted"]
     numbers = table(head, rows) if one.places else ""
     return f"<p><b>{text(one.metric)}</b>: {text(one.answer)}</p>{numbers}"
 

@@ -40,7 +40,7 @@ class Allocation:
     metric: str
     answer: str  # the exponents with their intervals, or why there are none
     line: Mapping[str, Sequence[float]]  # x of compute; y, low, high of the best cost per crop; empty where none
-    places: Sequence[Mapping[str, float]]  # compute, cost, cost_low, cost_high, crops, foretold
+    places: Sequence[Mapping[str, float]]  # compute, cost, cost_low, cost_high, crops, predicted
     cells: Sequence[str]  # the runs behind it
 
 
@@ -53,7 +53,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Next:
+class NextRun:
     """A run that is proposed."""
 
     cell: str
@@ -80,14 +80,14 @@ class Study:
     conventions: Sequence[Mapping[str, str]]  # name, unit, meaning
     sources: Sequence[str]
     points: Sequence[Mapping[str, Any]]
-    courses: Sequence[Mapping[str, Any]]  # cell, size, patch, loss, compute by convention
+    curves: Sequence[Mapping[str, Any]]  # cell, size, patch, loss, compute by convention
     frontier: Mapping[str, Mapping[str, Sequence[float]]]
     fits: Mapping[str, Mapping[str, SourceFit]]  # by convention and source
     cells: Sequence[CellRow]
     unfinished: str  # what is missing, in words; empty when the study is whole
     allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
     price: Price | None = None  # None where there are no GPUs to pay for
-    next_runs: Sequence[Next] = ()
+    next_runs: Sequence[NextRun] = ()
     no_next: str = ""  # why nothing is proposed
     provenance: Mapping[str, str] = field(default_factory=dict)
     reconstructions: Path | None = None  # a PNG: crops of the cell with the lowest loss

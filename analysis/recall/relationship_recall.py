@@ -24,8 +24,8 @@ from analysis.arrays import Floats, Mask
 from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, Indices, Null, compare, order_statistics
 from analysis.recall.pairs import Pairs
 
-Protocol = Literal["current", "legacy"]
-VERSIONS: dict[Protocol, str] = {"current": "current/2", "legacy": "legacy/1"}
+RecallProtocol = Literal["current", "legacy"]
+VERSIONS: dict[RecallProtocol, str] = {"current": "current/2", "legacy": "legacy/1"}
 Thresholds = tuple[float, float]
 BOTH_TAILS: Thresholds = (0.05, 0.95)
 
@@ -74,7 +74,7 @@ def relationship_recall(
     embeddings: npt.ArrayLike,
     sources: Sequence[Pairs],
     *,
-    protocol: Protocol = "current",
+    protocol: RecallProtocol = "current",
     thresholds: Sequence[Thresholds] = (BOTH_TAILS,),
     replicates: int = 1000,
     confidence: float = 0.95,
@@ -117,7 +117,7 @@ def relationship_recall(
 
 def _of_source(
     directions: Directions, known: _Known, thresholds: Sequence[Thresholds], limits: Sequence[Sequence[Thresholds]],
-    protocol: Protocol, bootstrap: tuple[int, float, int],
+    protocol: RecallProtocol, bootstrap: tuple[int, float, int],
 ) -> list[RecallResult]:  # fmt: skip
     genes = len(directions.norms)
     single = directions.single_cosines(known.first, known.second)
@@ -194,12 +194,12 @@ def _known(genes: Sequence[str], pairs: Pairs, rng: np.random.Generator) -> _Kno
     return _Known(pairs, first, second, a[a != b], b[a != b], unknown)
 
 
-def _nulls(protocol: Protocol, genes: Sequence[str]) -> list[Null]:
+def _nulls(protocol: RecallProtocol, genes: Sequence[str]) -> list[Null]:
     """The nulls of a protocol; `legacy` draws the very genes that EFAAR_benchmarking 0.1 drew from a sorted map."""
     if protocol == "current":
         return [AllPairs(len(genes))]
     if protocol != "legacy":
-        raise ValueError(f"no protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
+        raise ValueError(f"no protocol {protocol!r}; known: {', '.join(get_args(RecallProtocol))}")
     seeds, in_order = random.Random(LEGACY_SEED), np.argsort(np.asarray(genes, dtype=object))
     drawn = [
         [np.random.RandomState(seeds.randint(0, 2**31 - 1)).choice(len(genes), LEGACY_GENES) for _ in range(2)]

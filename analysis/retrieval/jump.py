@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Floats, Mask
-from analysis.embeddings.feature_tables import TableError, Wells
+from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError
 from analysis.retrieval.average_precision import (
     NULL_SIZE,
     TIE,
@@ -38,8 +38,8 @@ from analysis.retrieval.average_precision import (
 if TYPE_CHECKING:
     import pandas as pd
 
-Protocol = Literal["paper", "copairs"]
-VERSIONS: dict[Protocol, str] = {"paper": "paper/1", "copairs": "copairs/1"}
+RetrievalProtocol = Literal["paper", "copairs"]
+VERSIONS: dict[RetrievalProtocol, str] = {"paper": "paper/1", "copairs": "copairs/1"}
 SIGNIFICANT = 0.05
 VEHICLE = "DMSO"
 PERTURBATION, PLATE, CONTROL_TYPE = "Metadata_broad_sample", "Metadata_Plate", "Metadata_control_type"
@@ -105,7 +105,11 @@ class JumpResult:
 
 
 def jump_retrieval(
-    wells: Wells, targets: Mapping[str, Sequence[str]] | None = None, *, protocol: Protocol = "paper", seed: int = 0
+    wells: FeatureTable,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    *,
+    protocol: RetrievalProtocol = "paper",
+    seed: int = 0,
 ) -> JumpResult:
     """Perturbation and siblings retrieval of the plates of one modality, cell type and time.
 
@@ -117,10 +121,10 @@ def jump_retrieval(
         seed: of the random ranks.
 
     Raises:
-        TableError: a column is missing, a plate has no negative control, or nothing can be tested.
+        FeatureTableError: a column is missing, a plate has no negative control, or nothing can be tested.
     """
-    if protocol not in get_args(Protocol):
-        raise TableError(f"no protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
+    if protocol not in get_args(RetrievalProtocol):
+        raise FeatureTableError(f"no protocol {protocol!r}; known: {', '.join(get_args(RetrievalProtocol))}")
     total = len(wells.metadata)
     wells = _without_empty(wells, targets)
     control = (wells.column(CONTROL_TYPE) == NEGATIVE).to_numpy(bool)
@@ -142,18 +146,18 @@ def read_targets(path: Path) -> dict[str, list[str]]:
     """Targets of each broad_sample from a tab- or comma-separated table; several in a field are parted by "|".
 
     Raises:
-        TableError: the file cannot be read, or lacks its columns.
+        FeatureTableError: the file cannot be read, or lacks its columns.
     """
     import pandas as pd
 
     try:
         table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str)
     except (OSError, ValueError) as error:
-        raise TableError(f"{path}: cannot be read as a table of compounds: {error}") from error
+        raise FeatureTableError(f"{path}: cannot be read as a table of compounds: {error}") from error
     column = next((name for name in TARGET_COLUMNS if name in table), None)
     if "broad_sample" not in table or column is None:
         wanted = f"broad_sample and one of {', '.join(TARGET_COLUMNS)}"
-        raise TableError(f"{path}: needs the columns {wanted}; it has {', '.join(table.columns)}")
+        raise FeatureTableError(f"{path}: needs the columns {wanted}; it has {', '.join(table.columns)}")
     return _listed(table["broad_sample"], table[column])
 
 
@@ -165,11 +169,11 @@ def replicate_queries(
     Returns the queries, and how many perturbations have one well only.
 
     Raises:
-        TableError: a plate without controls, no perturbed well, or no replicates.
+        FeatureTableError: a plate without controls, no perturbed well, or no replicates.
     """
     perturbed = np.flatnonzero(~control)
     if not len(perturbed):
-        raise TableError("every well is a negative control; there is nothing to retrieve")
+        raise FeatureTableError("every well is a negative control; there is nothing to retrieve")
     groups, code = np.unique(name[perturbed].astype(str), return_inverse=True)
     members = padded([perturbed[code == group] for group in range(len(groups))])
     own = members[code]  # (Q, P)
@@ -179,12 +183,14 @@ def replicate_queries(
     for which in np.unique(plate):
         here, there = plate[perturbed] == which, control & (plate == which)
         if here.any() and not there.any():
-            raise TableError(f"plate {which} has no negative control ({CONTROL_TYPE}={NEGATIVE})")
+            raise FeatureTableError(f"plate {which} has no negative control ({CONTROL_TYPE}={NEGATIVE})")
         precision[here] = average_precision(positive[here], rows[perturbed[here]] @ rows[there].T)
         negatives[here] = there.sum()
     positives = (~np.isnan(positive)).sum(axis=1)
     if not positives.any():
-        raise TableError(f"no perturbation ({PERTURBATION}) has a second well; there are no replicates to retrieve")
+        raise FeatureTableError(
+            f"no perturbation ({PERTURBATION}) has a second well; there are no replicates to retrieve"
+        )
     kept = positives > 0
     queries = Queries(groups[code][kept], precision[kept], positives[kept], (positives + negatives)[kept])
     return queries, int((np.bincount(code) == 1).sum())
@@ -221,7 +227,9 @@ def sibling_queries(consensus: Floats, targets: Sequence[set[str]]) -> tuple[Que
     return queries, len(every) - len(set(group))
 
 
-def significance(queries: Queries, without_positives: int, protocol: Protocol = "paper", seed: int = 0) -> Retrieval:
+def significance(
+    queries: Queries, without_positives: int, protocol: RetrievalProtocol = "paper", seed: int = 0
+) -> Retrieval:
     """Group the queries, and test each group as the protocol says."""
     groups, code = np.unique(queries.group.astype(str), return_inverse=True)
     count = np.bincount(code, minlength=len(groups))
@@ -247,23 +255,23 @@ def _p_of_means(queries: Queries, code: Indices, mean: Floats, seed: int) -> Flo
     return result
 
 
-def _without_empty(wells: Wells, targets: Mapping[str, Sequence[str]] | None) -> Wells:
+def _without_empty(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | None) -> FeatureTable:
     """Wells whose perturbation is named, or is the vehicle."""
     names = wells.column(PERTURBATION)
     if _is_compound(wells, targets):
         names = names.fillna(VEHICLE)
     filled = wells.metadata.assign(**{PERTURBATION: names})
-    return Wells(filled, wells.names, wells.features, wells.excluded).where(names.notna().to_numpy(bool))
+    return FeatureTable(filled, wells.names, wells.features, wells.excluded).where(names.notna().to_numpy(bool))
 
 
-def _is_compound(wells: Wells, targets: Mapping[str, Sequence[str]] | None) -> bool:
+def _is_compound(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | None) -> bool:
     """Whether these are compound plates: their perturbations have a structure, or stand in the list of compounds."""
     if SMILES in wells.metadata:
         return bool(wells.metadata[SMILES].notna().any())
     return targets is not None and bool(wells.column(PERTURBATION).isin(list(targets)).any())
 
 
-def _genes(wells: Wells) -> dict[str, list[str]]:
+def _genes(wells: FeatureTable) -> dict[str, list[str]]:
     if GENE not in wells.metadata:
         return {}
     return _listed(wells.column(PERTURBATION), wells.column(GENE))

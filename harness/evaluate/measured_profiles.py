@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.embeddings.feature_tables import METADATA, TableError, Wells, read_wells
+from analysis.embeddings.feature_tables import METADATA, FeatureTable, FeatureTableError, read_wells
 from harness.data.shard_sets import open_shards
 from harness.data.wells import evaluation_wells
 from harness.grid.cell_folder import EMBEDDINGS
@@ -33,7 +33,7 @@ def join_profiles(stage: StageRun) -> dict[str, Any]:
     """Write the features of the wells that `recipe.embed` names, in their order, and return the ledger's values.
 
     Raises:
-        TableError: a table that cannot be read, lacks a column to join by, or has no row for a well.
+        FeatureTableError: a table that cannot be read, lacks a column to join by, or has no row for a well.
         ValueError: an experiment is not in the shards.
     """
     recipe, cell = stage.recipe, stage.cell
@@ -51,19 +51,19 @@ def join_profiles(stage: StageRun) -> dict[str, Any]:
     return values
 
 
-def rows_of(table: Wells, wells: pd.DataFrame, where: str) -> NDArray[np.int64]:
+def rows_of(table: FeatureTable, wells: pd.DataFrame, where: str) -> NDArray[np.int64]:
     """The table's row of each of the wells, (W,).
 
     Joined by `key`, else by experiment, plate and well, else by plate and well, whichever the table has first, each
     with or without "Metadata_" before it and in any case. Fields of view of one well share a row.
 
     Raises:
-        TableError: no such columns, plates of the same name in several experiments, or a well without a row.
+        FeatureTableError: no such columns, plates of the same name in several experiments, or a well without a row.
     """
     columns = {name.removeprefix(METADATA).lower(): name for name in map(str, table.metadata.columns)}
     by = next((names for names in IDENTITIES if columns.keys() >= set(names)), None)
     if by is None:
-        raise TableError(
+        raise FeatureTableError(
             f"{where}: wells are joined by Metadata_Plate and Metadata_Well (and Metadata_Experiment), or by key; the "
             f"table has {', '.join(map(str, table.metadata.columns[:12]))}"
         )
@@ -74,11 +74,11 @@ def rows_of(table: Wells, wells: pd.DataFrame, where: str) -> NDArray[np.int64]:
     asked = _names(wells[list(by)], by)
     if len(place) < len(given):
         twice = next(name for row, name in enumerate(given) if place[name] != row)
-        raise TableError(f"{where}: {_words(by, twice)} comes twice")
+        raise FeatureTableError(f"{where}: {_words(by, twice)} comes twice")
     missing = [name for name in asked if name not in place]
     if missing:
         dropped = table.excluded.wells_without_values
-        raise TableError(
+        raise FeatureTableError(
             f"{where}: {len(missing)} of {len(asked)} wells have no row here, first {_words(by, missing[0])}; rows are "
             f"named as {_words(by, given[0])}"
             + (f"; {dropped} rows were left out, most of whose values are missing" if dropped else "")
@@ -90,7 +90,9 @@ def _check_plates(wells: pd.DataFrame, where: str) -> None:
     experiments = wells.groupby("plate")["experiment"].nunique()
     if (experiments > 1).any():
         plate, count = experiments.idxmax(), experiments.max()
-        raise TableError(f"{where}: plate {plate} is in {count} experiments of the study: add Metadata_Experiment")
+        raise FeatureTableError(
+            f"{where}: plate {plate} is in {count} experiments of the study: add Metadata_Experiment"
+        )
 
 
 def _names(identities: pd.DataFrame, by: Sequence[str]) -> list[tuple[str, ...]]:

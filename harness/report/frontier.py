@@ -81,7 +81,7 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
     import numpy as np
 
     from analysis.design.frontier import split
-    from analysis.fitting import averages as auto
+    from analysis.fitting import averages
     from analysis.fitting.estimate import Points
     from analysis.page.study import Allocation
 
@@ -90,7 +90,7 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
     budgets = [*np.geomspace(float(runs["compute"].min()), most * BEYOND, LINE_POINTS), most, most * BEYOND]
     cells = [str(cell) for cell in runs.index]
     try:
-        found = split(auto.fit(points, metric, "joint").members[0], points, budgets, per_unit=1.0)
+        found = split(averages.fit(points, metric, "joint").members[0], points, budgets, per_unit=1.0)
     except ValueError as error:
         return Allocation(name, f"no joint law: {error}.", {}, (), cells)
     if found.unidentified:
@@ -121,5 +121,5 @@ def _line(best: Frontier) -> dict[str, list[float]]:
 
 def _place(best: Frontier, index: int) -> dict[str, float]:
     of = {"compute": best.compute, "cost": best.size, "cost_low": best.size_low, "cost_high": best.size_high,
-          "crops": best.data, "foretold": best.loss}  # fmt: skip
+          "crops": best.data, "predicted": best.loss}  # fmt: skip
     return {key: float(values[index]) for key, values in of.items()}

@@ -17,7 +17,7 @@ from harness.recipe.schema import Recipe
 from harness.storage import ledger
 
 if TYPE_CHECKING:
-    from analysis.design.next_runs import Candidate, Choice
+    from analysis.design.next_runs import Candidate, RankedRun
 
 LAW = "log_linear"
 
@@ -28,8 +28,8 @@ class Proposal:
 
     target: float  # compute, in the recipe's convention
     convention: str
-    buy: tuple[Choice, ...]
-    drop: tuple[Choice, ...]
+    buy: tuple[RankedRun, ...]
+    drop: tuple[RankedRun, ...]
 
 
 def propose(recipe: Recipe, *, count: int, budget: float, target: float | None = None) -> Proposal:
@@ -44,8 +44,8 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     Raises:
         ValueError: fewer runs are evaluated than a law needs.
     """
-    from analysis.design import next_runs as design
-    from analysis.fitting import averages as auto
+    from analysis.design import next_runs
+    from analysis.fitting import averages
     from analysis.fitting.estimate import Points
     from analysis.laws.metric import Metric
     from harness.report.points import points
@@ -54,19 +54,19 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     plans = [plan for plan in plan_cells(recipe, grid) if plan.crops and plan.gpu_hours > 0]
     found = points(recipe, grid, convention)
     runs = found[found["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
-    if runs["compute"].nunique() < auto.FEWEST:
+    if runs["compute"].nunique() < averages.FEWEST:
         raise ValueError(
             f"{len(runs)} trained cells are evaluated, at {runs['compute'].nunique()} distinct computes; the "
-            f"next runs can be designed from {auto.FEWEST} on"
+            f"next runs can be designed from {averages.FEWEST} on"
         )
     there = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
-    law = auto.fit(there, Metric("share"), LAW)
+    law = averages.fit(there, Metric("share"), LAW)
     place = target or max(plan.flops[convention] for plan in plans)
     options = [_candidate(plan, convention) for plan in plans if _open(recipe, plan.cell)]
     if not options:
         return Proposal(place, convention, (), ())
-    buy = design.next_runs(law, there, options, place, budget=budget, count=count)
-    return Proposal(place, convention, tuple(buy), tuple(design.droppable(law, there, options, place)))
+    buy = next_runs.next_runs(law, there, options, place, budget=budget, count=count)
+    return Proposal(place, convention, tuple(buy), tuple(next_runs.droppable(law, there, options, place)))
 
 
 def _open(recipe: Recipe, cell: Cell) -> bool:
@@ -91,12 +91,12 @@ def text(proposal: Proposal) -> str:
     return "\n".join(lines)
 
 
-def _words(one: Choice) -> str:
+def _words(one: RankedRun) -> str:
     return f"{one.candidate.name:<44}{one.candidate.hours:>12,.1f} GPU h   ± {one.before:.4f} → {one.after:.4f}"
 
 
 def as_json(proposal: Proposal) -> str:
-    def rows(choices: Sequence[Choice]) -> list[dict[str, object]]:
+    def rows(choices: Sequence[RankedRun]) -> list[dict[str, object]]:
         return [
             {"cell": c.candidate.name, "gpu_hours": c.candidate.hours, "before": c.before, "after": c.after}
             for c in choices

@@ -21,7 +21,7 @@ from harness.storage import ledger
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.page.study import CellRow, Next, Price, SourceFit, Study
+    from analysis.page.study import CellRow, NextRun, Price, SourceFit, Study
 
 LINE_POINTS = 60
 BEYOND = 3.0  # times the largest compute that lines are drawn to
@@ -53,7 +53,7 @@ def study(recipe: Recipe) -> Study:
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
         sources=list(dict.fromkeys(found["source"])),
         points=_points(tables, recipe.fit.convention),
-        courses=_curves(curves, grid, recipe),
+        curves=_curves(curves, grid, recipe),
         frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
         fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
         cells=rows,
@@ -136,7 +136,7 @@ def _fits(
     }
 
 
-def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a Fit, imported lazily)
+def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a LogLinearFit, imported lazily)
     import numpy as np
 
     from analysis.page.study import SourceFit
@@ -213,9 +213,9 @@ def _price(recipe: Recipe) -> Price | None:
     return Price(gpu.name, gpu.price_per_hour) if recipe.launch.gpus_per_node else None
 
 
-def _next_runs(recipe: Recipe) -> tuple[list[Next], str]:
+def _next_runs(recipe: Recipe) -> tuple[list[NextRun], str]:
     """Open cells that would narrow mean recall at the largest planned compute most per GPU hour, or why none."""
-    from analysis.page.study import Next
+    from analysis.page.study import NextRun
     from harness.report.next_runs import propose
 
     try:
@@ -224,7 +224,7 @@ def _next_runs(recipe: Recipe) -> tuple[list[Next], str]:
         return [], f"Nothing can be designed yet: {error}."
     where = f"mean recall at {proposal.target:.2g} ({proposal.convention})"
     found = [
-        Next(one.candidate.name, one.candidate.hours, f"{where}: ± {one.before:.4f} → {one.after:.4f}")
+        NextRun(one.candidate.name, one.candidate.hours, f"{where}: ± {one.before:.4f} → {one.after:.4f}")
         for one in proposal.buy
     ]
     return found, "" if found else f"No open cell would narrow {where}: the study is whole, or the rest tells nothing."

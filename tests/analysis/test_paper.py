@@ -20,9 +20,9 @@ REFIT = {
 @pytest.mark.parametrize("source", REFIT)
 def test_the_refit_agrees_with_an_independent_one(source):
     found = paper.trend(source, "touvron")
-    slope, half, foretold, measured = REFIT[source]
+    slope, half, predicted, measured = REFIT[source]
     assert (round(found.slope, 4), round(found.half_width, 4)) == (slope, half)
-    assert (round(found.foretold, 3), found.measured) == (foretold, measured)
+    assert (round(found.predicted, 3), found.measured) == (predicted, measured)
 
 
 def test_the_trend_is_carried_by_model_cost_and_not_by_data():

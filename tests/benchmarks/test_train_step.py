@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import measuring
-from benchmarks.contenders import EAGER, OURS, PEERS, EagerMae, Setting
-from benchmarks.measuring import Search, Speed
-from benchmarks.train_step import MFU_GOALS, Result, rows, shape_of, true_flops
+from benchmarks import timing
+from benchmarks.peers import EAGER, OURS, PEERS, EagerMae, StepSetting
+from benchmarks.timing import Search, StepSpeed
+from benchmarks.train_step import MFU_GOALS, Measurement, rows, shape_of, true_flops
 from harness.models.config import MaeConfig, named_config
 
 TINY = MaeConfig(
@@ -49,8 +49,8 @@ def test_the_peer_learns_to_fill_in() -> None:
     assert history[-1] < 0.3 * history[0]
 
 
-def found(model: str, name: str, rate: float, of_peak: float | None = None) -> Result:
-    return Result(model, name, Speed(64, rate, 2.0), of_peak, 0.5)
+def found(model: str, name: str, rate: float, of_peak: float | None = None) -> Measurement:
+    return Measurement(model, name, StepSpeed(64, rate, 2.0), of_peak, 0.5)
 
 
 def test_rows_compare_our_best_and_name_a_missing_peer() -> None:
@@ -85,24 +85,24 @@ def test_without_a_gpu_no_goal_is_met_or_missed() -> None:
 def test_the_search_doubles_while_it_gains(
     monkeypatch: pytest.MonkeyPatch, rates: dict[int, float | None], best: int
 ) -> None:
-    def speed(contender: object, setting: Setting, seconds: float) -> Speed | None:
+    def speed(peer: object, setting: StepSetting, seconds: float) -> StepSpeed | None:
         rate = rates[setting.batch]
-        return Speed(setting.batch, rate, 1.0) if rate else None
+        return StepSpeed(setting.batch, rate, 1.0) if rate else None
 
-    monkeypatch.setattr(measuring, "_speed", speed)
-    setting = Setting(TINY, CPU, False, 4)
-    assert measuring._search(OURS, setting, Search(4, 32, 1.0), torch.get_num_threads()).batch == best
+    monkeypatch.setattr(timing, "_speed", speed)
+    setting = StepSetting(TINY, CPU, False, 4)
+    assert timing._search(OURS, setting, Search(4, 32, 1.0), torch.get_num_threads()).batch == best
 
 
 def test_a_first_batch_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_speed", lambda contender, setting, seconds: None)
+    monkeypatch.setattr(timing, "_speed", lambda peer, setting, seconds: None)
     with pytest.raises(RuntimeError, match="ours: a batch of 4 does not fit on cpu"):
-        measuring._search(OURS, Setting(TINY, CPU, False, 4), Search(4, 32, 1.0), torch.get_num_threads())
+        timing._search(OURS, StepSetting(TINY, CPU, False, 4), Search(4, 32, 1.0), torch.get_num_threads())
 
 
-@pytest.mark.parametrize("contender", [OURS, EAGER], ids=lambda c: c.name)
+@pytest.mark.parametrize("peer", [OURS, EAGER], ids=lambda c: c.name)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_every_contender_really_steps(contender: object, bf16: bool) -> None:
-    found = measuring._speed(contender, Setting(TINY, CPU, bf16, 4), 0.01)
+def test_every_peer_really_steps(peer: object, bf16: bool) -> None:
+    found = timing._speed(peer, StepSetting(TINY, CPU, bf16, 4), 0.01)
     assert found is not None
     assert found.crops_per_second > 0

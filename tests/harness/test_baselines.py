@@ -17,7 +17,7 @@ from torch import Tensor
 from analysis.compute.systems import PlainVit
 from analysis.embeddings.aggregate import aggregate
 from analysis.embeddings.corrections import apply_named
-from analysis.embeddings.feature_tables import TableError
+from analysis.embeddings.feature_tables import FeatureTableError
 from analysis.recall.pairs import read_pairs
 from analysis.recall.relationship_recall import relationship_recall
 from harness.data.prepare import prepare
@@ -222,12 +222,12 @@ def test_rows_are_joined_by_what_the_table_names_wells_by(tmp_path: Path) -> Non
     ],
 )
 def test_tables_that_do_not_fit_the_wells_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
-    with pytest.raises(TableError, match=complaint):
+    with pytest.raises(FeatureTableError, match=complaint):
         rows(tmp_path, text)
 
 
 def test_plates_of_the_same_name_need_their_experiment(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="plate 1 is in 2 experiments of the study: add Metadata_Experiment"):
+    with pytest.raises(FeatureTableError, match="plate 1 is in 2 experiments of the study: add Metadata_Experiment"):
         rows(tmp_path, "Metadata_Plate,Metadata_Well,x\n1,A01,1\n1,B12,2\n", WELLS.assign(plate="1"))
 
 

@@ -52,7 +52,7 @@ function drawSource(source, convention) {
 function drawLoss(convention) {
   const place = document.getElementById("loss");
   if (!place) return;
-  const traces = study.courses.map((c) => ({
+  const traces = study.curves.map((c) => ({
     x: c.compute[convention], y: c.loss, mode: "lines+markers", line: { color: colour(c.size), width: 1 },
     marker: { symbol: symbol(c.patch), size: 5 }, text: c.loss.map(() => c.cell), hovertemplate: "%{text}<br>loss %{y:.4f}<extra></extra>",
   }));

@@ -11,14 +11,14 @@ from analysis import evaluate
 from analysis.cellprofiler.elastic_net import RATIOS, ElasticNetFolds
 from analysis.cellprofiler.files import read_predictions
 from analysis.cellprofiler.prediction import (
-    Prediction,
+    FeaturePrediction,
     category_of,
     fit_transform,
     predict_features,
     r2,
     table7,
 )
-from analysis.embeddings.feature_tables import TableError
+from analysis.embeddings.feature_tables import FeatureTableError
 
 
 def regression_problem(samples, width, seed, noise):
@@ -77,7 +77,9 @@ def test_scores_by_hand():
     names = ["Cells_Texture_Contrast_DNA_3_00", "Nuclei_AreaShape_Area", "Mine"]
     assert [category_of(name) for name in names] == ["Texture", "AreaShape", "other"]
     scores = {"Cells_AreaShape_A": 0.1, "Cells_AreaShape_B": 0.5, "Cells_AreaShape_C": 0.6, "Mine": 0.9}
-    table = table7([Prediction(name, category_of(name), score, "none", 0.1, 1.0, 3) for name, score in scores.items()])
+    table = table7(
+        [FeaturePrediction(name, category_of(name), score, "none", 0.1, 1.0, 3) for name, score in scores.items()]
+    )
     assert table.to_dict("records") == [
         {"category": "AreaShape", "features": 3, "median_r2": 0.5, "median_absolute_deviation": pytest.approx(0.1)},
         {"category": "other", "features": 1, "median_r2": 0.9, "median_absolute_deviation": 0.0},
@@ -114,7 +116,7 @@ def test_what_embeddings_hold_is_predicted_in_another_experiment(standardise):
 
 def test_predictions_that_are_there_are_not_made_again():
     train, test = experiments()
-    given = Prediction("Cells_Texture_A", "Texture", 0.123, "none", 0.5, 1.0, 1)
+    given = FeaturePrediction("Cells_Texture_A", "Texture", 0.123, "none", 0.5, 1.0, 1)
     made = []
     found, _ = predict_features(train, test, done={"Cells_Texture_A": given}, progress=made.append)
     assert found[0] == given
@@ -188,5 +190,5 @@ def test_options_that_do_not_fit_are_an_error_in_one_line(files, capsys, more, m
 
 def test_a_file_that_holds_no_predictions_is_not_added_to(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(TableError, match="not predictions; the header must be feature,category"):
+    with pytest.raises(FeatureTableError, match="not predictions; the header must be feature,category"):
         read_predictions(tmp_path / "x.csv")

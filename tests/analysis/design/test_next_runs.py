@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.design.next_runs import Candidate, droppable, next_runs
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Points
 from analysis.laws.metric import Metric
 
@@ -23,7 +23,7 @@ def candidates(cost=1.0):
 
 
 def fitted(points):
-    return auto.fit(points, LOSS, "power_offset")
+    return averages.fit(points, LOSS, "power_offset")
 
 
 def test_at_equal_cost_the_farthest_run_tells_most_of_a_far_target():
@@ -53,7 +53,7 @@ def test_twice_the_budget_never_leaves_more_uncertainty_than_the_best_single_run
 
 def test_the_foretold_gain_is_about_what_the_errors_of_new_fits_show():
     """Root mean square errors at the target over thirty studies, before and after really adding the run."""
-    truth, foretold, before, after = np.log(0.3 + 3000 * TARGET**-0.3), [], [], []
+    truth, predicted, before, after = np.log(0.3 + 3000 * TARGET**-0.3), [], [], []
     for seed in range(30):
         points = study(seed=seed)
         one = Candidate("far", 1e16, 1.0)
@@ -61,11 +61,11 @@ def test_the_foretold_gain_is_about_what_the_errors_of_new_fits_show():
         value = (0.3 + 3000 * one.x**-0.3) * np.exp(0.01 * np.random.default_rng(seed + 50).normal())
         more = Points(np.vstack([points.x, [[one.x]]]), np.append(points.y, value))
         place = np.array([[TARGET]])
-        foretold.append(choice.after / choice.before)
+        predicted.append(choice.after / choice.before)
         before.append(fitted(points).log_or_linear(place)[0] - truth)
         after.append(fitted(more).log_or_linear(place)[0] - truth)
     found = np.sqrt(np.mean(np.square(after)) / np.mean(np.square(before)))
-    assert np.median(foretold) == pytest.approx(found, abs=0.15)
+    assert np.median(predicted) == pytest.approx(found, abs=0.15)
 
 
 def test_a_twin_of_a_planned_run_can_be_dropped_and_the_only_far_one_cannot():

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
-from analysis.figures import loss as plot
+from analysis.figures.loss import loss_versus_compute, lower_frontier
 from analysis.figures.recall import recall_versus_compute
 from analysis.figures.reconstructions import ReconstructionRow, reconstructions
 from analysis.figures.save import save
@@ -62,7 +62,7 @@ def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
 
 
 def test_a_file_appears_whole_or_not_at_all(study, tmp_path, monkeypatch):
-    figure = plot.loss_versus_compute(*study[:2], "mae_train")
+    figure = loss_versus_compute(*study[:2], "mae_train")
     written = save(figure, tmp_path / "loss.v1")  # a dot in the name is no suffix
     assert sorted(tmp_path.iterdir()) == [tmp_path / "loss.v1.png", tmp_path / "loss.v1.svg"] == sorted(written)
     before = written[0].read_bytes()
@@ -87,13 +87,13 @@ def test_drawing_leaves_the_notebook_s_matplotlib_alone(study):
 
 def test_the_frontier_is_the_best_loss_that_each_compute_has_bought():
     curves = pd.DataFrame({"compute": [1, 2, 2, 3, 4, 5], "loss": [9.0, 7.0, 6.0, 6.5, 6.0, 5.0]})
-    frontier = plot.lower_frontier(curves.sample(frac=1, random_state=0))
+    frontier = lower_frontier(curves.sample(frac=1, random_state=0))
     assert frontier[["compute", "loss"]].to_numpy().tolist() == [[1, 9], [2, 6], [5, 5]]
 
 
 def test_every_run_ends_in_a_mark_at_its_last_loss(study):
     curves, points, _ = study
-    (axes,) = plot.loss_versus_compute(curves, points, "mae_train").axes
+    (axes,) = loss_versus_compute(curves, points, "mae_train").axes
     last = curves.sort_values("compute").groupby("cell").last()
     assert sorted(marker_positions(axes)) == sorted(zip(last["compute"], last["loss"], strict=True))
     assert axes.get_xscale() == "log"
@@ -117,7 +117,7 @@ def test_one_panel_per_source_with_its_points_fit_and_baselines(study):
 
 def test_colours_stand_for_the_same_size_in_every_figure(study):
     curves, points, _ = study
-    for figure in (plot.loss_versus_compute(curves, points, "touvron"), recall_figure(study)):
+    for figure in (loss_versus_compute(curves, points, "touvron"), recall_figure(study)):
         legend = dict(
             zip([t.get_text() for t in figure.legends[0].texts], figure.legends[0].legend_handles, strict=True)
         )

@@ -1,11 +1,11 @@
-"""Intervals: what is resampled, what is foretold from what, and which confidence may be asked."""
+"""Intervals: what is resampled, what is predicted from what, and which confidence may be asked."""
 
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.optimize import least_squares
 
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Points, fit_law
 from analysis.fitting.intervals import bootstrap, factor, interval, resample_weights, rolling_origin, scale_at
 from analysis.fitting.least_squares import Problem, solve
@@ -85,7 +85,7 @@ def test_rolling_origin_foretells_the_last_points_from_the_first_alone():
 
 def test_intervals_grow_with_distance_and_confidence_and_hold_the_law():
     points = curve()
-    law, rolling = auto.fit(points, LOSS), rolling_origin(points, LOSS, "auto")
+    law, rolling = averages.fit(points, LOSS), rolling_origin(points, LOSS, "auto")
     places = np.array([[1e17], [1e19], [1e22]])
     widths = {}
     for confidence in (0.5, 0.9):

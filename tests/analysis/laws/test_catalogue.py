@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.fitting import averages as auto
+from analysis.fitting import averages
 from analysis.fitting.estimate import Points, Settings, fit_law, problem_of
 from analysis.fitting.least_squares import polish, solve
-from analysis.laws import forms
-from analysis.laws import joint_forms as joint
+from analysis.laws import forms, joint_forms
 from analysis.laws.beliefs import Belief
 from analysis.laws.catalogue import LAWS, named_law
 from analysis.laws.metric import Coordinates, Metric
@@ -52,9 +51,9 @@ def test_m4_solves_its_own_equation():
 def test_repeats_that_lose_no_worth_are_new_data():
     theta = np.array([[-1.0, 0.1, 0.2, -1.0, -1.2]])
     size, unique, seen = np.zeros(5), np.zeros(5), np.linspace(0, 3, 5)
-    plain = joint.additive(theta, np.stack([size, seen], axis=1)[None])[0]
+    plain = joint_forms.additive(theta, np.stack([size, seen], axis=1)[None])[0]
     endless = np.column_stack([theta, [[20.0]]])
-    lasting = joint.repeated(endless, np.stack([size, unique, seen], axis=1)[None])[0]
+    lasting = joint_forms.repeated(endless, np.stack([size, unique, seen], axis=1)[None])[0]
     np.testing.assert_allclose(lasting, plain, atol=1e-6)
 
 
@@ -63,8 +62,8 @@ def test_repeats_that_lose_no_worth_are_new_data():
 def test_no_unit_of_x_or_y_changes_a_prediction(x_unit, y_unit, seed, law):
     points = curve(14, seed, noise=0.02)
     rescaled = Points(points.x * x_unit, points.y * y_unit)
-    plain = auto.fit(points, LOSS, law).predict(np.array([[1e19]]))
-    other = auto.fit(rescaled, LOSS, law).predict(np.array([[1e19 * x_unit]])) / y_unit
+    plain = averages.fit(points, LOSS, law).predict(np.array([[1e19]]))
+    other = averages.fit(rescaled, LOSS, law).predict(np.array([[1e19 * x_unit]])) / y_unit
     np.testing.assert_allclose(other, plain, rtol=2e-3 if law == "auto" else 1e-6)
 
 
@@ -73,8 +72,8 @@ def test_no_unit_of_x_or_y_changes_a_prediction(x_unit, y_unit, seed, law):
 def test_the_order_of_rows_does_not_matter(order, seed):
     points = curve(14, seed, noise=0.02)
     np.testing.assert_allclose(
-        auto.fit(points.subset(np.array(order)), LOSS).predict(np.array([[1e19]])),
-        auto.fit(points, LOSS).predict(np.array([[1e19]])),
+        averages.fit(points.subset(np.array(order)), LOSS).predict(np.array([[1e19]])),
+        averages.fit(points, LOSS).predict(np.array([[1e19]])),
         rtol=1e-6,
     )
 
@@ -82,15 +81,15 @@ def test_the_order_of_rows_does_not_matter(order, seed):
 def test_per_cent_is_the_same_as_a_share():
     x = np.geomspace(1e12, 1e17, 12)[:, None]
     recall = 0.9 - 0.5 * (x[:, 0] / 1e12) ** -0.2
-    share = auto.fit(Points(x, recall), Metric("share")).predict(np.array([[1e18]]))
-    hundred = auto.fit(Points(x, 100 * recall), Metric("share", 100.0)).predict(np.array([[1e18]]))
+    share = averages.fit(Points(x, recall), Metric("share")).predict(np.array([[1e18]]))
+    hundred = averages.fit(Points(x, 100 * recall), Metric("share", 100.0)).predict(np.array([[1e18]]))
     np.testing.assert_allclose(hundred, 100 * share, rtol=1e-6)
     assert share == pytest.approx(0.9 - 0.5 * 1e6**-0.2, abs=0.01)
 
 
 def test_clean_points_outweigh_what_is_believed_of_exponents():
     points = curve(20, exponent=0.12)  # far from the belief's median of a half
-    assert auto.fit(points, LOSS).predict(np.array([[1e18]])) == pytest.approx([0.2 + 3000 * 1e18**-0.12], rel=0.01)
+    assert averages.fit(points, LOSS).predict(np.array([[1e18]])) == pytest.approx([0.2 + 3000 * 1e18**-0.12], rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_clean_points_outweigh_what_is_believed_of_exponents():
 )
 def test_what_cannot_be_fitted_is_refused(points, law, message):
     with pytest.raises(ValueError, match=message):
-        auto.fit(points, LOSS, law)
+        averages.fit(points, LOSS, law)
 
 
 # --- published fits --------------------------------------------------------------------------------------------------
@@ -144,7 +143,9 @@ def test_learning_curves_are_extrapolated_better_than_by_m4(real_data):
         if not task.startswith(("inet", "cal")):  # half of the curves: the whole is in the benchmark
             continue
         train, rest = (rows[rows["Training"] == part] for part in (1, 0))
-        law = auto.fit(Points(train[["Seen Examples"]].to_numpy(), train["Loss"].to_numpy()), LOSS, "learning_curve")
+        law = averages.fit(
+            Points(train[["Seen Examples"]].to_numpy(), train["Loss"].to_numpy()), LOSS, "learning_curve"
+        )
         error = np.log(law.predict(rest[["Seen Examples"]].to_numpy()) / rest["Loss"].to_numpy())
         ours.append(np.sqrt(np.mean(error**2)))
         m4.append(peers[task, model])
@@ -153,8 +154,8 @@ def test_learning_curves_are_extrapolated_better_than_by_m4(real_data):
 
 
 def test_what_is_believed_depends_on_what_x_counts() -> None:
-    assert auto.average_for("Seen Examples") == auto.average_for("train_tokens") == "learning_curve"
-    assert auto.average_for("FLOPs") == auto.average_for("params") == auto.average_for("compute") == "auto"
+    assert averages.average_for("Seen Examples") == averages.average_for("train_tokens") == "learning_curve"
+    assert averages.average_for("FLOPs") == averages.average_for("params") == averages.average_for("compute") == "auto"
 
 
 @pytest.mark.parametrize("exponent", [0.05, 0.15, 0.35])
@@ -164,10 +165,10 @@ def test_a_clean_law_of_compute_is_foretold_a_decade_on(exponent: float, plateau
     x = np.logspace(17, 20.5, 10)[:, None]
     noise = np.exp(np.random.default_rng(0).normal(0, 0.002, 10))
     y = (plateau + 2 * (x[:, 0] / 1e17) ** -exponent) * noise
-    found = auto.fit(Points(x, y), LOSS).predict(np.array([[3e21]]))
+    found = averages.fit(Points(x, y), LOSS).predict(np.array([[3e21]]))
     assert found == pytest.approx([plateau + 2 * 3e4**-exponent], rel=0.05)
 
 
 def test_a_law_whose_parameters_no_point_sees_is_still_solved() -> None:
     x = np.logspace(17, 21, 9)[:, None]
-    auto.fit(Points(x, 2.1 + 4000 * x[:, 0] ** -0.2), LOSS, "bnsl")
+    averages.fit(Points(x, 2.1 + 4000 * x[:, 0] ** -0.2), LOSS, "bnsl")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.page.render import page
-from analysis.page.study import Allocation, CellRow, Next, Price, SourceFit, Study
+from analysis.page.study import Allocation, CellRow, NextRun, Price, SourceFit, Study
 
 CONVENTIONS = [{"name": "touvron", "unit": "FLOPs", "meaning": "the paper's"},
                {"name": "mae_train", "unit": "FLOPs", "meaning": "training"}]  # fmt: skip
@@ -16,7 +16,7 @@ SOURCES = ("CORUM", "StringDB")
 
 def study(**changes):
     """Six trained cells, one of two missing, a baseline; compute under mae_train is ten times that of touvron."""
-    points, courses, cells = [], [], []
+    points, curves, cells = [], [], []
     for number, (size, patch) in enumerate([("S", 16), ("S", 8), ("B", 16), ("B", 8), ("L", 16), ("L", 8)]):
         cell = f"vit_{size.lower()}{patch}-rxrx3-s0"
         compute = {"touvron": 1e15 * 10**number, "mae_train": 1e16 * 10**number}
@@ -26,9 +26,9 @@ def study(**changes):
             points.append(same | {"dataset": "rxrx3", "dataset_rank": 1, "seed": 0, "source": source, "trained": True,
                                   "recall": recall, "recall_low": recall - 0.02, "recall_high": recall + 0.02,
                                   "compute": compute, "crops": 1e7})  # fmt: skip
-        course = {name: [value / 4, value] for name, value in compute.items()}
-        courses.append(
-            {"cell": cell, "size": size, "patch": patch, "loss": [1.0, 0.9 - 0.05 * number], "compute": course}
+        curve = {name: [value / 4, value] for name, value in compute.items()}
+        curves.append(
+            {"cell": cell, "size": size, "patch": patch, "loss": [1.0, 0.9 - 0.05 * number], "compute": curve}
         )
         recalls = dict.fromkeys(SOURCES, 0.2 + 0.03 * number)
         cells.append(CellRow(cell, same["model"], "rxrx3", 0, "done", 0.9 - 0.05 * number, recalls, 10.0**number, 1.0,
@@ -40,7 +40,7 @@ def study(**changes):
             for one in CONVENTIONS}  # fmt: skip
     frontier = {one["name"]: {"x": [1e15, 1e20], "y": [1.0, 0.65]} for one in CONVENTIONS}
     best = {"x": [1e15, 1e20], "y": [1e8, 1e10], "low": [5e7, 5e9], "high": [2e8, 2e10]}
-    place = {"compute": 1e20, "cost": 1e10, "cost_low": 5e9, "cost_high": 2e10, "crops": 1e10, "foretold": 0.41}
+    place = {"compute": 1e20, "cost": 1e10, "cost_low": 5e9, "cost_high": 2e10, "crops": 1e10, "predicted": 0.41}
     allocations = {
         one["name"]: [Allocation("recall, mean", f"power 0.45 under {one['name']}", best, [place], [cells[0].cell]),
                       Allocation("loss", "6 runs do not tell", {}, (), [])]
@@ -48,10 +48,10 @@ def study(**changes):
     }  # fmt: skip
     given = {
         "title": "A <study>", "question": "Does recall grow?", "convention": "touvron", "conventions": CONVENTIONS,
-        "sources": SOURCES, "points": points, "courses": courses, "frontier": frontier, "fits": fits, "cells": cells,
+        "sources": SOURCES, "points": points, "curves": curves, "frontier": frontier, "fits": fits, "cells": cells,
         "unfinished": "1 of 7 cells are not finished", "provenance": {"recipe": "x", "ledger": "18 rows"},
         "allocations": allocations, "price": Price("A100-80GB", 2.0),
-        "next_runs": [Next("vit_g8-rxrx3-s0", 1e6, "CORUM: 0.02 → 0.01")],
+        "next_runs": [NextRun("vit_g8-rxrx3-s0", 1e6, "CORUM: 0.02 → 0.01")],
     }  # fmt: skip
     return Study(**(given | changes))
 
@@ -99,7 +99,7 @@ def test_why_nothing_is_proposed_is_said():
 def test_a_study_without_any_finished_cell_has_a_page():
     empty = study(
         points=[],
-        courses=[],
+        curves=[],
         fits={},
         allocations={},
         sources=(),

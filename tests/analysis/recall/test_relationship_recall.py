@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.embeddings.aggregate import aggregate, curate
-from analysis.recall import cosine_null as cosines
-from analysis.recall import relationship_recall as recall
+from analysis.recall import cosine_null
 from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, order_statistics
 from analysis.recall.pairs import PairFileError, Pairs, read_pairs
 from analysis.recall.relationship_recall import relationship_recall
@@ -82,9 +81,9 @@ def test_a_null_too_large_to_hold_is_searched_exactly(monkeypatch):
     names, embeddings, pairs = random_map(400, 16, 300, seed=3)
     whole = recall_of(names, embeddings, pairs)
     for deviations in (6.0, 1e-9):  # the second brackets nothing and has to be widened
-        monkeypatch.setattr(cosines, "WHOLE_NULL", 0)
-        monkeypatch.setattr(cosines, "SAMPLE_GENES", (50, 50))
-        monkeypatch.setattr(cosines, "BRACKET_DEVIATIONS", deviations)
+        monkeypatch.setattr(cosine_null, "WHOLE_NULL", 0)
+        monkeypatch.setattr(cosine_null, "SAMPLE_GENES", (50, 50))
+        monkeypatch.setattr(cosine_null, "BRACKET_DEVIATIONS", deviations)
         assert recall_of(names, embeddings, pairs) == whole
 
 
@@ -168,7 +167,7 @@ def legacy_recall(names, embeddings, pairs, drawn):
 
 
 def test_the_legacy_null_is_that_of_the_first_release(monkeypatch):
-    monkeypatch.setattr(recall, "LEGACY_GENES", 300)
+    monkeypatch.setattr("analysis.recall.relationship_recall.LEGACY_GENES", 300)
     names, embeddings, pairs = random_map(150, 12, 400, seed=8)
     shuffled = np.random.default_rng(0).permutation(150)
     found = recall_of([names[index] for index in shuffled], embeddings[shuffled], pairs, protocol="legacy")
@@ -193,8 +192,8 @@ def test_order_statistics_are_those_of_float64_though_products_are_float32(kind,
     directions = Directions.of(embeddings)
     null = AllPairs(300) if kind == "all" else DrawnPairs(*rng.integers(300, size=(2, 200)))
     if not whole:
-        monkeypatch.setattr(cosines, "WHOLE_NULL", 0)
-        monkeypatch.setattr(cosines, "SAMPLE_GENES", (40, 40))
+        monkeypatch.setattr(cosine_null, "WHOLE_NULL", 0)
+        monkeypatch.setattr(cosine_null, "SAMPLE_GENES", (40, 40))
     if kind == "all":
         first, second = np.triu_indices(300, 1)
     else:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import evaluate
-from analysis.embeddings.feature_tables import TableError, read_wells
-from analysis.retrieval import average_precision as ap
+from analysis.embeddings.feature_tables import FeatureTableError, read_wells
 from analysis.retrieval.average_precision import (
+    _above,
+    _counted_above,
     average_precision,
     benjamini_hochberg,
     drawn_precisions,
@@ -42,7 +43,7 @@ def test_counting_and_sorting_rank_alike(seed):
     positive[rng.random((5, 7)) < 0.3] = np.nan
     ordered = -np.sort(-positive, axis=1)
     known = ~np.isnan(ordered)
-    np.testing.assert_array_equal(ap._counted_above(ordered, negative)[known], ap._above(ordered, negative)[known])
+    np.testing.assert_array_equal(_counted_above(ordered, negative)[known], _above(ordered, negative)[known])
 
 
 def test_a_null_is_every_subset_of_ranks_where_there_are_few():
@@ -276,7 +277,7 @@ def test_missing_values_are_left_out_and_counted(tmp_path):
 )
 def test_plates_that_cannot_be_used_are_an_error_in_one_line(tmp_path, edit, message, capsys):
     paths = plates(tmp_path, edit=edit)
-    with pytest.raises(TableError, match=message):
+    with pytest.raises(FeatureTableError, match=message):
         jump_retrieval(read_wells(paths))
     assert evaluate.main(["retrieval", *map(str, paths)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -284,7 +285,9 @@ def test_plates_that_cannot_be_used_are_an_error_in_one_line(tmp_path, edit, mes
 
 def test_compounds_without_targets_are_an_error(tmp_path):
     (tmp_path / "compounds.tsv").write_text("broad_sample\tname\nBRD-0\tx\n")
-    with pytest.raises(TableError, match="needs the columns broad_sample and one of target_list, target, gene; it has"):
+    with pytest.raises(
+        FeatureTableError, match="needs the columns broad_sample and one of target_list, target, gene; it has"
+    ):
         read_targets(tmp_path / "compounds.tsv")
 
 

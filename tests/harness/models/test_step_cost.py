@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.contenders import EAGER, Setting
-from benchmarks.launches import count
+from benchmarks.kernel_launches import count
+from benchmarks.peers import EAGER, StepSetting
 from harness.distributed.optimiser import build_optimiser
 from harness.models.config import MaeConfig
 from harness.models.layers.masking import masking_noise
@@ -22,7 +22,7 @@ TINY = MaeConfig(
 
 def test_a_step_launches_no_more_than_it_must() -> None:
     """207 when this was written (torch 2.13): one operation more in every block, or for each parameter, breaks it."""
-    found = count(Setting(TINY, torch.device("cpu"), False, 2))
+    found = count(StepSetting(TINY, torch.device("cpu"), False, 2))
     assert found.total() <= 209
     assert found["argsort"] + found["sort"] == 1
     assert found["_scaled_dot_product_flash_attention_for_cpu"] == 3
@@ -30,15 +30,15 @@ def test_a_step_launches_no_more_than_it_must() -> None:
 
 def test_the_optimiser_launches_do_not_grow_with_depth() -> None:
     """Multi-tensor Lion: apart from one copy for each tensor, twelve blocks cost what two do."""
-    shallow, deep = (count(Setting(replace(TINY, depth=n), torch.device("cpu"), False, 2)) for n in (2, 12))
+    shallow, deep = (count(StepSetting(replace(TINY, depth=n), torch.device("cpu"), False, 2)) for n in (2, 12))
     foreach = [sum(n for name, n in found.items() if name.startswith("_foreach")) for found in (shallow, deep)]
     assert 0 < foreach[1] <= 2 * foreach[0]  # the plain loop's would be five times as many
     assert shallow["sgn_"] == deep["sgn_"] == 0
 
 
 def test_the_counting_sees_the_peer_too() -> None:
-    assert count(Setting(TINY, torch.device("cpu"), False, 2), EAGER.build)["argsort"] >= 0
-    assert count(Setting(TINY, torch.device("cpu"), False, 2), EAGER.build).total() > 100
+    assert count(StepSetting(TINY, torch.device("cpu"), False, 2), EAGER.build)["argsort"] >= 0
+    assert count(StepSetting(TINY, torch.device("cpu"), False, 2), EAGER.build).total() > 100
 
 
 def test_multi_tensor_lion_is_lion() -> None:

@@ -1,4 +1,4 @@
-"""How `train_step` measures: the best batch of a contender, found by doubling, in a process of its own."""
+"""How `train_step` measures: the best batch of a peer, found by doubling, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.contenders import Contender, Setting
+from benchmarks.peers import Peer, StepSetting
 from harness.train.metrics import peak_memory_bytes
 
 WARM_UP, BLOCKS = 2, 3
@@ -19,8 +19,8 @@ WORTH = 1.02  # a doubled batch must gain this much for the search to go on
 
 
 @dataclass(frozen=True)
-class Speed:
-    """One contender's best."""
+class StepSpeed:
+    """One peer's best."""
 
     batch: int
     crops_per_second: float
@@ -40,8 +40,8 @@ class Search:
     seconds: float
 
 
-def best_speed(contender: Contender, setting: Setting, search: Search) -> Speed:
-    """The contender's speed at its best batch, measured in a fresh process, so that no other's memory, caches or
+def best_speed(peer: Peer, setting: StepSetting, search: Search) -> StepSpeed:
+    """The peer's speed at its best batch, measured in a fresh process, so that no other's memory, caches or
     compiled code are in the way.
 
     Raises:
@@ -49,25 +49,25 @@ def best_speed(contender: Contender, setting: Setting, search: Search) -> Speed:
     """
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_search, (contender, setting, search, torch.get_num_threads()))
+        return pool.apply(_search, (peer, setting, search, torch.get_num_threads()))
 
 
-def _search(contender: Contender, setting: Setting, search: Search, threads: int) -> Speed:
+def _search(peer: Peer, setting: StepSetting, search: Search, threads: int) -> StepSpeed:
     torch.set_num_threads(threads)
-    best: Speed | None = None
+    best: StepSpeed | None = None
     batch = search.first
     while batch <= search.largest:
-        found = _speed(contender, replace(setting, batch=batch), search.seconds)
+        found = _speed(peer, replace(setting, batch=batch), search.seconds)
         if found is None or (best and found.crops_per_second < WORTH * best.crops_per_second):
             break
         best = found
         batch *= 2
     if best is None:
-        raise RuntimeError(f"{contender.name}: a batch of {search.first} does not fit on {setting.device}")
+        raise RuntimeError(f"{peer.name}: a batch of {search.first} does not fit on {setting.device}")
     return best
 
 
-def _speed(contender: Contender, setting: Setting, seconds: float) -> Speed | None:
+def _speed(peer: Peer, setting: StepSetting, seconds: float) -> StepSpeed | None:
     """None where the batch does not fit."""
     gc.collect()
     if setting.device.type == "cuda":
@@ -75,11 +75,11 @@ def _speed(contender: Contender, setting: Setting, seconds: float) -> Speed | No
         torch.cuda.reset_peak_memory_stats(setting.device)
     torch.manual_seed(0)
     try:
-        step = contender.build(setting)
+        step = peer.build(setting)
         times = timed(step, setting.device, seconds)
     except torch.OutOfMemoryError:
         return None
-    return Speed(setting.batch, setting.batch / times, peak_memory_bytes(setting.device) / 1e9)
+    return StepSpeed(setting.batch, setting.batch / times, peak_memory_bytes(setting.device) / 1e9)
 
 
 def timed(

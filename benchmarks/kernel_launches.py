@@ -1,6 +1,6 @@
 """Operations that an eager training step sends to the device, counted without one.
 
-    python -m benchmarks.launches [--models S/16,L/8] [--json]
+    python -m benchmarks.kernel_launches [--models S/16,L/8] [--json]
 
 A step runs on fake tensors, which have shapes and no memory, and every operation that is not a view counts as one
 kernel launch. Multi-tensor (foreach) operations count as the launches their CUDA kernels need: at most 36 to 110
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.contenders import EAGER, Setting, ours
+from benchmarks.peers import EAGER, StepSetting, ours
 from benchmarks.train_step import shape_of
 
 BATCH = 2
@@ -59,7 +59,7 @@ def _foreach_launches(args: tuple[Any, ...]) -> int:
     )
 
 
-def count(setting: Setting, build: Any = ours) -> Counter[str]:  # noqa: ANN401
+def count(setting: StepSetting, build: Any = ours) -> Counter[str]:  # noqa: ANN401
     """Launches of one step, by operation; the first step, which makes the optimiser's state, is not counted."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         step = build(setting)
@@ -79,7 +79,7 @@ def main() -> int:
     found: list[dict[str, Any]] = []
     for model in options.models:
         for bf16 in (False, True):
-            setting = Setting(shape_of(model), torch.device("cpu"), bf16, BATCH)
+            setting = StepSetting(shape_of(model), torch.device("cpu"), bf16, BATCH)
             mine, peers = count(setting), count(setting, EAGER.build)
             precision = "bf16" if bf16 else "fp32"
             print(f"{model} {precision}: ours {mine.total()}, {EAGER.name} {peers.total()} launches a step", file=out)

@@ -1,6 +1,6 @@
 """What `train_step` compares: our training step and its peers', each as a function that does one step.
 
-Every contender trains the same masked autoencoder (width, depth, heads, patch, decoder, crop, mask ratio) on crops that
+Each trains the same masked autoencoder (width, depth, heads, patch, decoder, crop, mask ratio) on crops that
 already lie on the device, with its own masking, loss, optimiser and habits.
 
 Shapes: B batch, L tokens (patches), V visible tokens, D encoder width, E decoder width, C channels, S crop side,
@@ -30,7 +30,7 @@ LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05
 
 
 @dataclass(frozen=True)
-class Setting:
+class StepSetting:
     """What is measured: a network, where, in what precision, on how many crops, and how ours is compiled."""
 
     config: MaeConfig
@@ -48,7 +48,7 @@ class Setting:
         return torch.randn(shape, device=self.device)
 
 
-def ours(setting: Setting) -> Step:
+def ours(setting: StepSetting) -> Step:
     """What `harness.train` does with a batch of pixels that has reached the device; masks are drawn on the host."""
     config, batch = setting.config, setting.batch
     with setting.device:
@@ -134,14 +134,14 @@ def _pick(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def eager_mae(setting: Setting) -> Step:
+def eager_mae(setting: StepSetting) -> Step:
     """The plain step: timm's standard blocks, nothing compiled, torch's AdamW with its defaults."""
     with setting.device:
         model = EagerMae(setting.config).train()
     return _adamw_step(model, model.forward, setting)
 
 
-def transformers_vit_mae(setting: Setting) -> Step:
+def transformers_vit_mae(setting: StepSetting) -> Step:
     """Hugging Face's ViTMAEForPreTraining of the same shape, eager, AdamW."""
     import_timm()  # cures torchvision, which transformers imports too
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -159,7 +159,7 @@ def transformers_vit_mae(setting: Setting) -> Step:
     return _adamw_step(model, lambda crops: model(pixel_values=crops).loss, setting)
 
 
-def _adamw_step(model: nn.Module, loss_of: Callable[[Tensor], Tensor], setting: Setting) -> Step:
+def _adamw_step(model: nn.Module, loss_of: Callable[[Tensor], Tensor], setting: StepSetting) -> Step:
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY, foreach=True
     )  # foreach is torch's own default on a GPU
@@ -176,9 +176,9 @@ def _adamw_step(model: nn.Module, loss_of: Callable[[Tensor], Tensor], setting: 
 
 
 @dataclass(frozen=True)
-class Contender:
+class Peer:
     name: str
-    build: Callable[[Setting], Step]
+    build: Callable[[StepSetting], Step]
     package: str | None = None  # what must be installed
 
     @property
@@ -186,6 +186,6 @@ class Contender:
         return self.package is None or importlib.util.find_spec(self.package) is not None
 
 
-OURS = Contender("ours", ours)
-EAGER = Contender("timm eager MAE", eager_mae)
-PEERS = (EAGER, Contender("transformers ViTMAE", transformers_vit_mae, "transformers"))
+OURS = Peer("ours", ours)
+EAGER = Peer("timm eager MAE", eager_mae)
+PEERS = (EAGER, Peer("transformers ViTMAE", transformers_vit_mae, "transformers"))
