@@ -1,1 +1,1 @@
-"""Numbers → science: compute, corrections, recall, fits and plots. No torch; works in a notebook."""
+"""Analysis of embeddings and runs: compute, corrections, recall, fits, plots. No torch; works in a notebook."""

@@ -1,7 +1,4 @@
-"""The arrays that evaluation is given: their types, and what is asked of them before anything is computed.
-
-Legend: W wells, D embedding width.
-"""
+"""Type aliases of the arrays that this package works with."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""The fit room: from anyone's table to laws with honest intervals and the checklist, from Python or the command line.
+"""Fit scaling laws to a table of results, with intervals and a checklist, from Python or the command line.
 
     python -m analysis.fit DATA.csv --x flops --y loss [--group curve] [--train-where 'Training==1'] [--law auto|NAME]
         [--predict-at 1e21 ...] [--json]
@@ -38,7 +38,7 @@ logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, satur
 
 
 def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
-    """One group's result for a program: numbers that are not finite become null."""
+    """One group's result as data for JSON."""
     law = result.law
     return {
         "group": group,
@@ -47,9 +47,10 @@ def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
         "space": law.space,
         "members": [_member(member, float(share)) for member, share in zip(law.members, law.shares, strict=True)],
         "parameters_of": result.parameters_of,
-        "parameters": {one.name: _parameter(one) for one in result.parameters},
+        "parameters": {parameter.name: _parameter(parameter) for parameter in result.parameters},
         "predictions": [
-            asdict(one) | {"x": one.x[0] if len(one.x) == 1 else list(one.x)} for one in result.predictions
+            asdict(prediction) | {"x": prediction.x[0] if len(prediction.x) == 1 else list(prediction.x)}
+            for prediction in result.predictions
         ],
         "held_out": asdict(result.held_out) if result.held_out else None,
         "checklist": [asdict(check) for check in result.checks],
@@ -57,10 +58,12 @@ def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
     }
 
 
-def _parameter(one: Parameter) -> dict[str, Any]:
+def _parameter(parameter: Parameter) -> dict[str, Any]:
     """A parameter that the points do not identify has a range and no value."""
-    value = one.value if one.identified else None
-    return {"value": value, "low": one.low, "high": one.high, "method": one.method, "identified": one.identified}
+    return {
+        "value": parameter.value if parameter.identified else None, "low": parameter.low, "high": parameter.high,
+        "method": parameter.method, "identified": parameter.identified,
+    }  # fmt: skip
 
 
 def _member(member: Fitted, share: float) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _member(member: Fitted, share: float) -> dict[str, Any]:
 
 
 def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
-    """Every group of a table, as the command line says it.
+    """Fit every group of a table, with the options of the command line.
 
     Raises:
         ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
@@ -100,14 +103,14 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     groups = tuple(column(table, name, "--group") for name in options.group)
     factors = tuple(column(table, name, "--factors") for name in options.factors)
     metric = Metric(options.metric, options.bound) if options.metric else None
-    found, metric = curves(table, Columns(names, y, groups, factors, **named), options.train_where, metric)
+    curve_list, metric = curves(table, Columns(names, y, groups, factors, **named), options.train_where, metric)
     if options.law == "auto":
         options = argparse.Namespace(**vars(options) | {"law": average_for(names[0])})
     elif options.law not in EXPERIENCE:
         named_law(options.law)
     targets = _targets(options.predict_at, len(names))
-    results = [_one(curve, metric, targets, options) for curve in found]
-    if all("error" in one for one in results):
+    results = [_fit_group(curve, metric, targets, options) for curve in curve_list]
+    if all("error" in result for result in results):
         raise ValueError(f"no group could be fitted; {results[0]['group']}: {results[0]['error']}")
     return {
         "x": list(names), "y": y, "metric": asdict(metric) | {"meaning": metric.describe},
@@ -115,8 +118,8 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     }  # fmt: skip
 
 
-def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
-    """One group's result; a group that cannot be fitted says why, and the others go on."""
+def _fit_group(curve: Curve, metric: Metric, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
+    """One group's result, or the reason why it cannot be fitted; the other groups continue."""
     from analysis.fitting.fit_curve import fit_points
 
     try:
@@ -125,8 +128,8 @@ def _one(curve: Curve, metric: Metric, targets: Floats | None, options: argparse
             factors=curve.factors, confidence=options.confidence, notes=curve.notes,
         )  # fmt: skip
     except ValueError as error:
-        told = "; ".join([str(error), *curve.notes])
-        return {"group": curve.name, "n_train": len(curve.train), "error": told}
+        message = "; ".join([str(error), *curve.notes])
+        return {"group": curve.name, "n_train": len(curve.train), "error": message}
     frontier = _frontier(result, options) if len(result.points.x[0]) > 1 else None
     return as_json(result, curve.name) | ({"frontier": frontier} if frontier else {})
 
@@ -136,17 +139,17 @@ def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any
     from analysis.design.frontier import split
 
     budgets = _targets(options.frontier_at, 1, "--frontier-at")
-    found = split(
+    allocation = split(
         result.law.members[0], result.points, () if budgets is None else budgets[:, 0].tolist(),
         per_unit=options.flops_per_unit, confidence=options.confidence,
     )  # fmt: skip
-    best = found.frontier
+    best = allocation.frontier
     columns = {"compute": best.compute, "size": best.size, "size_low": best.size_low, "size_high": best.size_high,
                "data": best.data, "y": best.loss}  # fmt: skip
     return {
         "size_exponent": asdict(best.size_exponent), "data_exponent": asdict(best.data_exponent),
-        "iso_flop_size_exponent": asdict(found.iso_flop) if found.iso_flop else None,
-        "unidentified": list(found.unidentified), "flops_per_unit": options.flops_per_unit,
+        "iso_flop_size_exponent": asdict(allocation.iso_flop) if allocation.iso_flop else None,
+        "unidentified": list(allocation.unidentified), "flops_per_unit": options.flops_per_unit,
         "data_never_repeated": result.law.members[0].law.name == "data_constrained",
         "at": [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)],
     }  # fmt: skip
@@ -154,16 +157,16 @@ def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any
 
 def _summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over groups with rows held out."""
-    scored = [one["held_out"] for one in results if one.get("held_out")]
-    summary: dict[str, Any] = {"groups": len(results), "failed": sum("error" in one for one in results)}
-    if scored:
+    scores = [result["held_out"] for result in results if result.get("held_out")]
+    summary: dict[str, Any] = {"groups": len(results), "failed": sum("error" in result for result in results)}
+    if scores:
         for name in ("rmse_log", "rmse", "coverage"):
-            summary[f"mean_{name}"] = sum(one[name] for one in scored) / len(scored)
+            summary[f"mean_{name}"] = sum(score[name] for score in scores) / len(scores)
     return summary
 
 
 def _targets(words: Sequence[str], inputs: int, option: str = "--predict-at") -> Floats | None:
-    """(m, d) from words: numbers, with commas between the inputs of one place."""
+    """(m, d) from words: numbers, with commas between the inputs of one target."""
     import numpy as np
 
     from analysis.fitting.read_results import number
@@ -171,11 +174,11 @@ def _targets(words: Sequence[str], inputs: int, option: str = "--predict-at") ->
     if not words:
         return None
     values = [[number(part) for part in word.split(",") if part] for word in words]
-    if inputs > 1 and all(len(one) == 1 for one in values):
-        flat = [one[0] for one in values]
+    if inputs > 1 and all(len(place) == 1 for place in values):
+        flat = [place[0] for place in values]
         values = [flat[i : i + inputs] for i in range(0, len(flat), inputs)]
-    for word, one in zip(words, values, strict=False):
-        if len(one) != inputs or not all(0 < part < math.inf for part in one):
+    for word, place in zip(words, values, strict=False):
+        if len(place) != inputs or not all(0 < part < math.inf for part in place):
             example = "1e21 or 70B" if inputs == 1 else "7e9,1.4e11" if inputs == 2 else "7e9,1e10,1e11"
             raise ValueError(f"{option} {word}: each place needs {inputs} positive number(s), as {example}")
     return np.array(values)
@@ -184,9 +187,9 @@ def _targets(words: Sequence[str], inputs: int, option: str = "--predict-at") ->
 def _finite(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     """The value with NaN and infinity as null, which is all that JSON has."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_finite(element) for element in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -201,40 +204,41 @@ def _parser() -> argparse.ArgumentParser:
     add("data", help="a CSV, TSV or Parquet file with a row per run or checkpoint")
     add("--x", nargs="+", action="extend", required=True, metavar="COLUMN", help="compute; two: model size, data")
     add("--y", required=True, metavar="COLUMN", help="the metric")
-    add("--group", nargs="+", action="extend", default=[], metavar="COLUMN", help="a curve per value of these")
+    add("--group", nargs="+", action="extend", default=[], metavar="COLUMN", help="one curve per value of these")
     add("--train-where", metavar="EXPR", help="rows to fit; the others are scored. For example 'Training==1'")
     add("--law", default="auto", help=LAWS_HELP)
-    add("--predict-at", nargs="+", action="extend", default=[], metavar="X", help="places to predict")
-    add("--frontier-at", nargs="+", action="extend", default=[], metavar="C", help="compute to split, of a joint law")
+    add("--predict-at", nargs="+", action="extend", default=[], metavar="X", help="values of x to predict at")
+    add("--frontier-at", nargs="+", action="extend", default=[], metavar="C",
+        help="compute budgets to split between model size and data, with a joint law")  # fmt: skip
     add("--flops-per-unit", type=float, default=6.0, metavar="K", help="k in C = k N D (default 6, FLOPs per token)")
     add("--metric", choices=["loss", "share", "score"], help="kind of y; by default guessed from name, range and trend")
     add("--bound", type=float, default=1.0, help="bound of a share: 1, or 100 for per cent (with --metric share)")
     add("--run", metavar="COLUMN", help="run of each row, where checkpoints of one run correlate")
-    add("--x-low", metavar="COLUMN", help="lower end of x, where it is only bounded")
-    add("--x-high", metavar="COLUMN", help="upper end of x")
+    add("--x-low", metavar="COLUMN", help="lower bound of x, where x is not known exactly")
+    add("--x-high", metavar="COLUMN", help="upper bound of x")
     add("--factors", nargs=2, default=[], metavar="COLUMN", help="the two factors behind x, for the two-factor check")
-    add("--confidence", type=float, default=0.9, help="of every interval, 0.5 to 0.99 (default 0.9)")
+    add("--confidence", type=float, default=0.9, help="confidence of every interval, 0.5 to 0.99 (default 0.9)")
     add("--json", action="store_true", help="print JSON instead of text")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, fit, print; exit status 0, or 2 where the table cannot be used as asked."""
+    """Parse, fit, print; exit status 0, or 2 if the table cannot be used."""
     options = _parser().parse_args(arguments)
     from analysis.fitting.read_results import read_file
 
     try:
-        found = fit_table(read_file(options.data), options)
+        result = fit_table(read_file(options.data), options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    found = _finite({"data": options.data} | found)
+    result = _finite({"data": options.data} | result)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(result, indent=1))
     else:
         from analysis.fitting.text import text
 
-        print(text(found))
+        print(text(result))
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The paper's room: Figures 5 and 8 again from Table 6, under every convention, with what the data support in words.
+"""Redraw the paper's Figures 5 and 8 from Table 6 under every convention, and state what the data support.
 
     python -m analysis.paper --output FOLDER [--conventions touvron mae_train]
 
-The masked autoencoders of Table 6 alone have a compute, and five of nine have only bounds: they are drawn as bars, and
-the interval of the fit draws their compute anew in every resample.
+Only the masked autoencoders of Table 6 have a compute, and five of nine have only bounds. Bounds are drawn as bars, and
+the interval of the fit draws a new compute between them in every resample.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SOURCES = ("StringDB", "CORUM", "hu.MAP", "Reactome")  # Figure 5, then Figure 8
 HELD_OUT = "RPI-93M"
 RESAMPLES = 4000
 LEVEL = 0.95
-MODEL_COLOURS = {  # Okabe and Ito: one for each model, told apart by colour-blind readers too
+MODEL_COLOURS = {  # Okabe and Ito: one for each model, distinguishable for colour-blind readers
     "MAE ViT-S/16": "#0072B2", "MAE ViT-B/16": "#E69F00", "MAE ViT-B/8": "#D55E00", "MAE ViT-L/16": "#009E73",
     "MAE ViT-L/8+": "#CC79A7",
 }  # fmt: skip
@@ -60,14 +60,14 @@ class Trend:
     def supported(self) -> str:
         """What these nine points support, in words."""
         low, high = self.slope_low, self.slope_high
-        rises = "rises with compute" if low > 0 else "need not rise with compute once its bounds are admitted"
+        rises = "rises with compute" if low > 0 else "need not rise with compute if its bounds are taken into account"
         cost, images = self.factors.slopes
         cost_half, images_half = self.factors.half_widths
         carried = (
             f"{cost:+.3f} ± {cost_half:.3f} per decade of cost per crop, {images:+.3f} ± {images_half:.3f} of images"
         )
-        one = self.factors.one_sided
-        verdict = f"the trend is carried by {one} alone" if one else "the two factors are not told apart"
+        factor = self.factors.one_sided
+        verdict = f"the trend is carried by {factor} alone" if factor else "the two factors cannot be separated"
         return (
             f"{self.source}: recall {rises}: {self.slope:+.4f} ± {self.half_width:.4f} per decade with RPI-52M at 50 "
             f"epochs, [{low:+.4f}, {high:+.4f}] with its compute drawn between one epoch and 50. In two factors: "
@@ -120,9 +120,9 @@ def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
     """Intercept, slope, and half width of the slope's 95% interval, by least squares and normal theory."""
     from scipy import stats
 
-    found = stats.linregress(x, y)
-    half = stats.t.ppf((1 + LEVEL) / 2, len(x) - 2) * found.stderr
-    return float(found.intercept), float(found.slope), float(half)
+    regression = stats.linregress(x, y)
+    half = stats.t.ppf((1 + LEVEL) / 2, len(x) - 2) * regression.stderr
+    return float(regression.intercept), float(regression.slope), float(half)
 
 
 def _drawn_lines(low: Floats, high: Floats, recall: Floats, rng: np.random.Generator) -> Floats:
@@ -133,8 +133,8 @@ def _drawn_lines(low: Floats, high: Floats, recall: Floats, rng: np.random.Gener
     drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
     x = low + rng.random((RESAMPLES, n)) * (high - low)
     lines = [np.column_stack(weighted_lines(x[k], recall, drawn[k : k + 1]))[0] for k in range(RESAMPLES)]
-    found = np.array(lines)
-    return np.asarray(found[np.isfinite(found[:, 1])])
+    stacked = np.array(lines)
+    return np.asarray(stacked[np.isfinite(stacked[:, 1])])
 
 
 def _ceiling(compute: Floats, recall: Floats) -> tuple[float, float]:
@@ -146,8 +146,8 @@ def _ceiling(compute: Floats, recall: Floats) -> tuple[float, float]:
 
     points = Points(compute[:, None], recall)
     fitted = fit_law(named_law("saturating"), points, Metric("share"))
-    found = next(one for one in parameters(fitted, points, LEVEL) if one.name == "C")
-    return max(found.low, 0.0), min(found.high, 1.0)
+    ceiling = next(parameter for parameter in parameters(fitted, points, LEVEL) if parameter.name == "C")
+    return max(ceiling.low, 0.0), min(ceiling.high, 1.0)
 
 
 def figure(convention: str, trends: Sequence[Trend]) -> Figure:
@@ -160,14 +160,14 @@ def figure(convention: str, trends: Sequence[Trend]) -> Figure:
 
     from analysis.figures.style import compute_label, logarithmic_compute, outside_legend, styled
 
-    if any(one.convention != convention for one in trends):
+    if any(fitted.convention != convention for fitted in trends):
         raise ValueError(f"the figure counts in {convention}, but a trend was fitted in another convention")
     with styled():
         drawn = Figure(figsize=(7.6, 5.3), layout="constrained")
         panels = drawn.subplots(2, -(-len(trends) // 2), squeeze=False).ravel()
-        for axes, one in zip(panels, trends, strict=False):
-            _draw_points(axes, masked_autoencoders(one.source), convention)
-            _draw_trend(axes, one)
+        for axes, fitted in zip(panels, trends, strict=False):
+            _draw_points(axes, masked_autoencoders(fitted.source), convention)
+            _draw_trend(axes, fitted)
             logarithmic_compute(axes)
             axes.margins(x=0.06, y=0.12)
         drawn.supxlabel(compute_label(convention))
@@ -188,23 +188,22 @@ def _draw_points(axes: Axes, points: pd.DataFrame, convention: str) -> None:
         )  # fmt: skip
 
 
-def _draw_trend(axes: Axes, one: Trend) -> None:
+def _draw_trend(axes: Axes, fitted: Trend) -> None:
     from analysis.figures.style import DARK, GREY
 
     low, high = axes.get_xlim()
-    points = masked_autoencoders(one.source)
-    low = points[f"compute_{one.convention}_low"].min()
-    high = points[f"compute_{one.convention}_high"].max()
+    points = masked_autoencoders(fitted.source)
+    low = points[f"compute_{fitted.convention}_low"].min()
+    high = points[f"compute_{fitted.convention}_high"].max()
     grid = np.linspace(np.log10(low), np.log10(high), 60)
     tail = (1 - LEVEL) / 2
-    band = np.quantile(one.draws[:, :1] + one.draws[:, 1:] * grid, [tail, 1 - tail], axis=0)
+    band = np.quantile(fitted.draws[:, :1] + fitted.draws[:, 1:] * grid, [tail, 1 - tail], axis=0)
     axes.fill_between(10**grid, *band, color=GREY, alpha=0.2, linewidth=0, zorder=1)
-    axes.plot(10**grid, one.intercept + one.slope * grid, color=DARK, linewidth=1.2, zorder=2)
-    axes.set_title(one.source, loc="left", fontweight="bold", pad=26)
-    told = (
-        f"{one.slope:+.4f} ± {one.half_width:.4f} per decade\nwith bars: [{one.slope_low:+.3f}, {one.slope_high:+.3f}]"
-    )
-    axes.text(0, 1.02, told, transform=axes.transAxes, va="bottom", fontsize=7, color=DARK)
+    axes.plot(10**grid, fitted.intercept + fitted.slope * grid, color=DARK, linewidth=1.2, zorder=2)
+    axes.set_title(fitted.source, loc="left", fontweight="bold", pad=26)
+    interval = f"[{fitted.slope_low:+.3f}, {fitted.slope_high:+.3f}]"
+    label = f"{fitted.slope:+.4f} ± {fitted.half_width:.4f} per decade\nwith bars: {interval}"
+    axes.text(0, 1.02, label, transform=axes.transAxes, va="bottom", fontsize=7, color=DARK)
 
 
 def _legend() -> list[tuple[str, list[Any]]]:
@@ -223,7 +222,7 @@ def _legend() -> list[tuple[str, list[Any]]]:
         ("Training images", [mark(name, "o", GREY, area) for name, area in DATASET_AREAS.items()]),
         ("Compute", [mark("known", "o", GREY), mark("upper bound, bar to lower", "o", GREY, fill="white")]),
         ("Lines", [Line2D([], [], color=DARK, linewidth=1.2, label="fit at upper bounds"),
-                   Patch(color=GREY, alpha=0.2, linewidth=0, label="95%, bars admitted")]),
+                   Patch(color=GREY, alpha=0.2, linewidth=0, label="95%, bars included")]),
     ]  # fmt: skip
 
 
@@ -231,7 +230,7 @@ def statement(trends: Sequence[Trend]) -> str:
     """What Table 6 supports under one convention, as Markdown."""
     convention = CONVENTIONS[trends[0].convention]
     head = f"## Under `{convention.name}` ({convention.meaning}; {convention.unit})"
-    return "\n".join([head, "", *(f"- {one.supported}" for one in trends), ""])
+    return "\n".join([head, "", *(f"- {fitted.supported}" for fitted in trends), ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,15 +240,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from analysis.figures.save import save
 
-    told = ["# What Table 6 supports", ""]
+    lines = ["# What Table 6 supports", ""]
     for name in options.conventions:
         trends = [trend(source, name) for source in SOURCES]
         for path in save(figure(name, trends), options.output / f"figures_5_and_8_{name}", ("png", "svg", "pdf")):
             print(f"wrote {path}")
-        told.append(statement(trends))
+        lines.append(statement(trends))
     path = options.output / "what_table6_supports.md"
-    path.write_text("\n".join(told), encoding="utf-8")
-    print(f"wrote {path}\n\n" + "\n".join(told))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    print(f"wrote {path}\n\n" + "\n".join(lines))
     return 0
 
 

@@ -1,9 +1,9 @@
-"""How fast the builder turns images into shards, beside a plain WebDataset writer on the same files.
+"""Throughput of the shard builder compared with a plain WebDataset writer on the same files.
 
     python -m benchmarks.builder [--json] [--workers 1]
 
 Wells are 2048 x 2048 x 6 of 8 bits, cut from the real images that SCALING_TEST_DATA points to (without them, smoothed
-noise), one raw array (.npy) per channel: reading costs a memory copy, and what is measured is the builder's own work.
+noise), one raw array (.npy) per channel: reading costs a memory copy, so that only the builder's own work is measured.
 Files are warm in the page cache. MB are pixels.
 """
 
@@ -44,11 +44,12 @@ def rows(wells: int = WELLS, workers: int = 1) -> list[dict[str, Any]]:
         peer = _measured_peer(root, Path(folder) / "peer.tar", megabytes)
     common = {"name": f"build, raw arrays, {workers} worker(s)", "unit": "MB/s per core", "ours": round(ours, 1)}
     met = {"goal": GOAL, "met": ours >= GOAL}
-    found = [{**common, "peer": peer and round(peer, 1), "peer_name": WRITER, "ratio": peer and round(ours / peer, 2)}]
+    ratio = peer and round(ours / peer, 2)
+    measurements = [{**common, "peer": peer and round(peer, 1), "peer_name": WRITER, "ratio": ratio}]
     for module, name in ABSENT_PEERS.items():
         if importlib.util.find_spec(module) is None:
-            found.append({**common, "peer": None, "peer_name": f"{name} (not installed)", "ratio": None})
-    return [{**row, **met} for row in found]
+            measurements.append({**common, "peer": None, "peer_name": f"{name} (not installed)", "ratio": None})
+    return [{**row, **met} for row in measurements]
 
 
 def write_wells(root: Path, wells: int) -> int:
@@ -61,14 +62,14 @@ def write_wells(root: Path, wells: int) -> int:
         name = f"well{well:03d}"
         table.append(f"e{well % 2},p1,{name},{name}")
         for channel in range(CHANNELS):
-            down, right = random.integers(0, SIDE, 2)  # another part of the field in every well
+            down, right = random.integers(0, SIDE, 2)  # a different part of the field in every well
             np.save(root / f"{name}_c{channel}.npy", np.roll(planes[channel % len(planes)], (down, right), (0, 1)))
     (root / "wells.csv").write_text("\n".join(table) + "\n")
     return wells * CHANNELS * SIDE * SIDE
 
 
 def _planes() -> Planes:
-    """Fluorescence images, mirrored to the size of a well and brought to 8 bits at their 99.9th percentile."""
+    """Fluorescence images, mirrored to the size of a well and converted to 8 bits at their 99.9th percentile."""
     data = os.environ.get("SCALING_TEST_DATA", "")
     files = [file for number in range(1, 6) for file in sorted(Path(data).glob(f"cpjump1/images/*/*-ch{number}sk1*"))]
     if not data or not files:
@@ -118,7 +119,7 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def _place() -> str | None:
-    """Memory rather than a disk, where there is room: the disk is not what is measured."""
+    """A folder in memory where there is space, because the disk is not measured."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         return None
@@ -129,15 +130,15 @@ def _place() -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.builder", description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--wells", type=int, default=WELLS)
     parser.add_argument("--workers", type=int, default=1)
-    given = parser.parse_args(arguments)
-    found = rows(given.wells, given.workers)
-    if given.json:
-        print(json.dumps(found, indent=1))
+    options = parser.parse_args(arguments)
+    measurements = rows(options.wells, options.workers)
+    if options.json:
+        print(json.dumps(measurements, indent=1))
         return 0
-    for row in found:
+    for row in measurements:
         peer = "-" if row["peer"] is None else f"{row['peer']} ({row['ratio']} x)"
         print(f"{row['name']}: {row['ours']} {row['unit']}, goal {row['goal']}; {row['peer_name']}: {peer}")
     return 0

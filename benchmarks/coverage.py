@@ -1,10 +1,10 @@
-"""Simulated studies with a known law: how often intervals hold the truth, beside the 90% that they state.
+"""Coverage on simulated studies with a known law: how often 90% intervals contain the true value.
 
     python -m benchmarks.coverage [--simulations 500] [--json]
 
 Predictions: each study draws a law (a loss with a plateau, a learning curve that starts flat, a recall with a ceiling),
 its exponent, noise, number of runs and range; the default average predicts one new run up to ten times the largest x.
-Parameters: each law is fitted to its own simulated points, and its profile intervals are asked for the truth.
+Parameters: each law is fitted to its own simulated points, and its profile intervals are compared with the true values.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ def _recall(rng: np.random.Generator) -> Simulated:
 
 
 def _study(rng: np.random.Generator, metric: Metric, average: str, law: Callable[[Floats], Floats]) -> Simulated:
-    """Runs at even steps in log x over two to five decades, noise of .2% to 3% in the log of the metric's distance."""
+    """Runs at even steps in log x over two to five decades, noise of 0.2% to 3% in the log of the metric's distance."""
     runs, decades, noise = int(rng.integers(6, 31)), rng.uniform(2, 5), 10 ** rng.uniform(-2.7, -1.5)
     x = np.append(np.geomspace(1, 10**decades, runs), 10**decades * FARTHEST ** rng.uniform(0, 1))
-    gone = metric.distance(law(x)) * np.exp(noise * rng.normal(size=runs + 1))
-    y = 1 - gone if metric.kind == "share" else gone
+    distance = metric.distance(law(x)) * np.exp(noise * rng.normal(size=runs + 1))
+    y = 1 - distance if metric.kind == "share" else distance
     return Simulated(Points(x[:-1, None], y[:-1]), metric, average, x[-1:, None], float(y[-1]))
 
 
 STUDIES = {"loss with a plateau": _loss, "learning curve": _learning_curve, "recall with a ceiling": _recall}
 
 
-def held(study: Simulated) -> bool:
-    """Whether the default average's interval holds the new run."""
+def covers(study: Simulated) -> bool:
+    """Whether the default average's interval contains the new run."""
     law = averages.fit(study.points, study.metric, study.average)
     rolling = rolling_origin(study.points, study.metric, study.average)
     scale = scale_at(law, study.points, study.place, rolling, confidence=CONFIDENCE)
@@ -84,19 +84,19 @@ def held(study: Simulated) -> bool:
 
 def predictions(simulations: int) -> Iterator[dict[str, Any]]:
     """Coverage of new runs, each kind of study taking its turn; and over all of them."""
-    found: dict[str, list[bool]] = {name: [] for name in STUDIES}
+    hits: dict[str, list[bool]] = {name: [] for name in STUDIES}
     for seed in range(simulations):
         name = list(STUDIES)[seed % len(STUDIES)]
-        found[name].append(held(STUDIES[name](np.random.default_rng(seed))))
-    found["all"] = [one for of in found.values() for one in of]
-    for name, told in found.items():
-        share = float(np.mean(told))
-        yield row(f"new run, {name}", share, len(told), share >= LEAST)
+        hits[name].append(covers(STUDIES[name](np.random.default_rng(seed))))
+    hits["all"] = [hit for group in hits.values() for hit in group]
+    for name, outcomes in hits.items():
+        share = float(np.mean(outcomes))
+        yield row(f"new run, {name}", share, len(outcomes), share >= LEAST)
 
 
 @dataclass(frozen=True)
-class Truth:
-    """A law with its parameters, and where it is measured."""
+class KnownLaw:
+    """A law with its true parameters, and the points where it is measured."""
 
     law: str
     parameters: dict[str, float]
@@ -105,31 +105,32 @@ class Truth:
     metric: Metric = LOSS
 
 
-def truths() -> list[Truth]:
+def known_laws() -> list[KnownLaw]:
     x = np.geomspace(1, 1e6, 24)
     size, data = (grid.ravel() for grid in np.meshgrid(np.geomspace(1, 1e3, 6), np.geomspace(1, 1e3, 6)))
     return [
-        Truth("power_law", {"c": 0.12}, x[:, None], 3 * x**-0.12),
-        Truth("power_offset", {"E": 0.4, "c": 0.28}, x[:, None], 0.4 + 0.9 * x**-0.28),
-        Truth("log_linear", {"b": 0.03}, x[:, None], 0.2 + 0.03 * np.log10(x), SHARE),
-        Truth("joint", {"E": 1.7, "alpha": 0.34, "beta": 0.28}, np.column_stack([size, data]),
+        KnownLaw("power_law", {"c": 0.12}, x[:, None], 3 * x**-0.12),
+        KnownLaw("power_offset", {"E": 0.4, "c": 0.28}, x[:, None], 0.4 + 0.9 * x**-0.28),
+        KnownLaw("log_linear", {"b": 0.03}, x[:, None], 0.2 + 0.03 * np.log10(x), SHARE),
+        KnownLaw("joint", {"E": 1.7, "alpha": 0.34, "beta": 0.28}, np.column_stack([size, data]),
               1.7 + 2 * size**-0.34 + 2 * data**-0.28),
     ]  # fmt: skip
 
 
-def profiles(truth: Truth, simulations: int) -> Iterator[dict[str, Any]]:
-    """Coverage of each parameter's interval, with 1% noise, or .01 where the metric itself is fitted."""
-    law, held_by = named_law(truth.law), dict.fromkeys(truth.parameters, 0)
+def profiles(known: KnownLaw, simulations: int) -> Iterator[dict[str, Any]]:
+    """Coverage of each parameter's interval, with 1% noise, or 0.01 where the metric itself is fitted."""
+    law, covered = named_law(known.law), dict.fromkeys(known.parameters, 0)
     settings = Settings(huber=JOINT_HUBER) if law.inputs > 1 else Settings()
     for seed in range(simulations):
-        noise = 0.01 * np.random.default_rng(seed).normal(size=len(truth.y))
-        points = Points(truth.x, truth.y + noise if law.space == "linear" else truth.y * np.exp(noise))
-        found = {one.name: one for one in parameters(fit_law(law, points, truth.metric, settings), points, CONFIDENCE)}
-        for name, value in truth.parameters.items():
-            held_by[name] += found[name].low <= value <= found[name].high
-    for name, count in held_by.items():
+        noise = 0.01 * np.random.default_rng(seed).normal(size=len(known.y))
+        points = Points(known.x, known.y + noise if law.space == "linear" else known.y * np.exp(noise))
+        estimates = parameters(fit_law(law, points, known.metric, settings), points, CONFIDENCE)
+        fitted = {parameter.name: parameter for parameter in estimates}
+        for name, value in known.parameters.items():
+            covered[name] += fitted[name].low <= value <= fitted[name].high
+    for name, count in covered.items():
         share = count / simulations
-        yield row(f"{truth.law}: {name}", share, simulations, LEAST <= share <= MOST)
+        yield row(f"{known.law}: {name}", share, simulations, LEAST <= share <= MOST)
 
 
 def row(name: str, ours: float, simulations: int, met: bool) -> dict[str, Any]:
@@ -143,13 +144,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = [*predictions(options.simulations)]
-    for truth in truths():
-        rows += profiles(truth, options.simulations)
+    for known in known_laws():
+        rows += profiles(known, options.simulations)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        for one in rows:
-            print(f"{one['name']:<52}{one['ours']:>8.3f} {one['unit']}  {'met' if one['met'] else 'NOT met'}")
+        for entry in rows:
+            print(f"{entry['name']:<52}{entry['ours']:>8.3f} {entry['unit']}  {'met' if entry['met'] else 'NOT met'}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """What `benchmarks.loader` compares: our loader and its peers', each as a set on disk and an endless reader of crops.
 
-All give the same: one uint8 crop (C, 256, 256) at a random place with random flips, and its exact means and standard
-deviations per channel. Peers read a whole image for it, in the way that their documentation shows.
+All yield the same: one uint8 crop (C, 256, 256) at a random place with random flips, and its exact means and standard
+deviations per channel. Peers read a complete image for it, as their documentation shows.
 
 Shapes: C channels, H height, W width.
 """
@@ -30,7 +30,7 @@ PER_CHUNK = 4  # images in one of a peer's files
 
 @dataclass(frozen=True)
 class CropReader:
-    """`prepare` writes a set from a folder of wells; `crops` reads from it for ever and yields how many it has read."""
+    """`prepare` writes a set from a folder of wells; `crops` reads from it endlessly and yields counts of crops."""
 
     name: str
     module: str
@@ -66,7 +66,7 @@ def cut(image: Image, random: np.random.Generator) -> tuple[Image, NDArray[np.fl
 
 
 def ours(codec: str) -> tuple[Callable[[Path, Path], None], Callable[[Path, int], Iterator[int]]]:
-    """Our set by one codec."""
+    """Our set with one codec."""
 
     def prepare(root: Path, output: Path) -> None:
         channels = len(next(images(root))[1])
@@ -182,9 +182,9 @@ def _stacked(stem: str) -> dict[str, Any]:
 
 def _library(module: str, per_read: int, **options: Any) -> Callable[[Path, int], Iterator[int]]:  # noqa: ANN401
     def crops(folder: Path, threads: int) -> Iterator[int]:
-        found, random = importlib.import_module(module), np.random.default_rng(0)
+        library, random = importlib.import_module(module), np.random.default_rng(0)
         place = {"local": str(folder)} if module == "streaming" else {"input_dir": str(folder)}
-        data = found.StreamingDataset(**place, shuffle=True, **options)
+        data = library.StreamingDataset(**place, shuffle=True, **options)
         while True:
             for sample in data:
                 for _ in range(per_read):

@@ -1,12 +1,12 @@
-"""How fast wells are embedded, beside the loop that a scientist would write with the same encoder.
+"""Throughput of embedding compared with a plain loop over wells with the same encoder.
 
     python -m benchmarks.embed [--wells 12] [--device auto] [--precision fp32] [--repeats 3] [--json]
 
 Wells are 2048 x 2048 x 6 of 8 bits (as in `benchmarks.builder`), built into shards; 64 crops of 256 each. The plain
 loop reads a well from the same shards, cuts its crops, self-standardises them, runs the encoder, and averages. Ours is
-a whole embedding stage: opening, checking the weights' digest, building the model, and writing the Parquet file with
-its metadata; the loop's part of these is not counted. Both in one process, in turn, after a run that warms up;
-medians.
+a complete embedding stage: opening the set, checking the weights' digest, building the model, and writing the Parquet
+file with its metadata; the loop's share of these is not counted. Both alternate in one process after a warm-up;
+medians are reported.
 """
 
 from __future__ import annotations
@@ -63,75 +63,75 @@ profiles: {{laptop: {{}}}}
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Seconds by the clock, and of all processors together."""
+class Elapsed:
+    """Seconds of wall-clock time, and of all processors together."""
 
     clock: float
     processor: float
 
 
-def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
+def rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The measurements, as {name, unit, ours, peer, peer_name, ratio, goal, met} and how far the embeddings differ."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        recipe, cell = _study(folder, given)
+        recipe, cell = _study(folder, options)
         weights = folder / "cell"
         train_cell(StageRun(recipe, cell, weights, "benchmark"))  # an untrained cell: its weights are drawn and saved
         shards, model = ShardSet.open(folder / "shards"), _model(cell, weights, recipe)
         pairs = []
-        for _ in range(1 + given.repeats):
-            ours, _ = _taken(lambda: embed_cell(open_embedding(StageRun(recipe, cell, weights, "benchmark"))))
+        for _ in range(1 + options.repeats):
+            ours, _ = _timed(lambda: embed_cell(open_embedding(StageRun(recipe, cell, weights, "benchmark"))))
             discard_parts(weights)
-            plain, vectors = _taken(lambda: plain_loop(model, cell, shards, recipe))
+            plain, vectors = _timed(lambda: plain_loop(model, cell, shards, recipe))
             pairs.append((ours, plain))
         apart = float(np.abs(read_embeddings(weights / EMBEDDINGS)[1] - vectors).max())
         crops = int((shards.shapes // CROP).prod(axis=1).sum())
-    device = choose_device(given.device).type
-    what = f"ViT of width {given.width} and depth {given.depth}, {device}, {given.precision}"
+    device = choose_device(options.device).type
+    what = f"ViT of width {options.width} and depth {options.depth}, {device}, {options.precision}"
     common = {"crops": crops, "largest_difference": apart, "threads": torch.get_num_threads(),
               "load": round(os.getloadavg()[0], 2)}  # fmt: skip
     by_clock = _row(f"embed wells of 64 crops, {what}", "crops/s", crops, [(a.clock, b.clock) for a, b in pairs[1:]])
-    found = [{**by_clock, "goal": ">= 1 x", "met": by_clock["ratio"] >= 1, **common}]
+    measurements = [{**by_clock, "goal": ">= 1 x", "met": by_clock["ratio"] >= 1, **common}]
     if device == "cpu":
         seconds = [(a.processor, b.processor) for a, b in pairs[1:]]
-        found.append({**_row(f"the same, {what}", "crops per processor second", crops, seconds), **common})
-    return found
+        measurements.append({**_row(f"the same, {what}", "crops per processor second", crops, seconds), **common})
+    return measurements
 
 
 def _row(name: str, unit: str, crops: int, seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Median rates, and the median of the ratios of neighbours in time: what else the machine does cancels out."""
+    """Median rates, and the median of the ratios of adjacent runs, in which other load cancels out."""
     ours, peer = (crops / statistics.median(side) for side in zip(*seconds, strict=True))
-    ratio = statistics.median(theirs / own for own, theirs in seconds)
+    ratio = statistics.median(peer_seconds / our_seconds for our_seconds, peer_seconds in seconds)
     return {"name": name, "unit": unit, "ours": round(ours, 1), "peer": round(peer, 1),
             "peer_name": "a plain loop over wells", "ratio": round(ratio, 2), "goal": None, "met": None}  # fmt: skip
 
 
-def _taken(work: Callable[[], Result]) -> tuple[Taken, Result]:
+def _timed(work: Callable[[], Result]) -> tuple[Elapsed, Result]:
     clock, processor = time.perf_counter(), time.process_time()
     result = work()
-    return Taken(time.perf_counter() - clock, time.process_time() - processor), result
+    return Elapsed(time.perf_counter() - clock, time.process_time() - processor), result
 
 
 def plain_loop(model: Network, cell: Cell, shards: ShardSet, recipe: Recipe) -> NDArray[np.float32]:
-    """What anyone would write: one well after another, its 64 crops as one batch. (W, D)."""
+    """The plain loop: one well after another, its 64 crops as one batch. (W, D)."""
     assert cell.architecture is not None
     device = next(model.parameters()).device
-    found = []
+    embeddings = []
     with torch.inference_mode(), autocast(device, recipe.train.precision):
         for well in range(len(shards.wells)):
             image = torch.from_numpy(shards.read_well(well)).to(device)  # (C, H, W)
             crops = image.unfold(1, CROP, CROP).unfold(2, CROP, CROP).permute(1, 2, 0, 3, 4)
             batch = self_standardise(crops.reshape(-1, CHANNELS, CROP, CROP), cell.architecture.mae.value_range)
-            found.append(model.embed(batch).float().mean(dim=0).cpu())
-    return torch.stack(found).numpy()
+            embeddings.append(model.embed(batch).float().mean(dim=0).cpu())
+    return torch.stack(embeddings).numpy()
 
 
-def _study(folder: Path, given: argparse.Namespace) -> tuple[Recipe, Cell]:
+def _study(folder: Path, options: argparse.Namespace) -> tuple[Recipe, Cell]:
     """Wells, their shards, and a recipe with one untrained cell."""
-    write_wells(folder / "images", given.wells)
-    options = {"pattern": "{file}_c{channel}.npy", "channels": ",".join(map(str, range(CHANNELS)))}
-    build_shards("folder", folder / "images", folder / "shards", options=options, wells_per_shard=4, progress=False)
-    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, **vars(given)))
+    write_wells(folder / "images", options.wells)
+    layout = {"pattern": "{file}_c{channel}.npy", "channels": ",".join(map(str, range(CHANNELS)))}
+    build_shards("folder", folder / "images", folder / "shards", options=layout, wells_per_shard=4, progress=False)
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, **vars(options)))
     recipe = load(folder / "recipe.yaml", "laptop")
     return recipe, next(cell for cell in cells(recipe) if cell.kind == "untrained")
 
@@ -144,12 +144,12 @@ def _model(cell: Cell, folder: Path, recipe: Recipe) -> Network:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    given = _parser().parse_args(arguments)
-    found = rows(given)
-    if given.json:
-        print(json.dumps(found, indent=1))
+    options = _parser().parse_args(arguments)
+    measurements = rows(options)
+    if options.json:
+        print(json.dumps(measurements, indent=1))
         return 0
-    for row in found:
+    for row in measurements:
         print(
             f"{row['name']}: {row['ours']} {row['unit']}, {row['peer_name']} {row['peer']}: {row['ratio']} x "
             f"(goal {row['goal'] or '-'}), embeddings within {row['largest_difference']:.1g}"
@@ -159,12 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embed", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--wells", type=int, default=12)
-    parser.add_argument("--width", type=int, default=96, help="of the encoder")
+    parser.add_argument("--width", type=int, default=96, help="width of the encoder")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--heads", type=int, default=3)
-    parser.add_argument("--batch", default="null", help="tiles in one of our forward passes; default: as recipes do")
+    parser.add_argument("--batch", default="null", help="tiles per forward pass of ours; default: the recipe's default")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=3)

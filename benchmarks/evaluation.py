@@ -1,15 +1,15 @@
-"""How fast and how big evaluation is, beside its peers on the same data, each in a process of its own.
+"""Time and memory of evaluation compared with peers on the same data, each in its own process.
 
     python -m benchmarks.evaluation [--jobs recall tvn] [--peer-python PYTHON] [--limit 240] [--save FILE.json]
 
-Peers: EFAAR_benchmarking (recall, TVN; its other dependencies are heavy, so its modules are loaded with those that it
-does not need here left empty), copairs, scikit-learn. One that cannot be imported is named as missing; --peer-python
-names an interpreter that has it. One that has not ended after --limit seconds is stopped, and what it took until then
-is given as a bound. With --save every job's rows are in the file as soon as they are known, in place of those that it
-had: jobs may be run one by one, and an interruption costs the one that ran.
+Peers: EFAAR_benchmarking (recall, TVN; heavy dependencies that it does not need here are replaced by empty modules),
+copairs, scikit-learn. A peer that cannot be imported is reported as missing; --peer-python names an interpreter that
+has it. A peer that has not finished after --limit seconds is stopped, and its time and memory so far are reported as
+bounds. With --save every job's rows replace its earlier rows in the file as soon as they are known, so that jobs can be
+run one by one and an interruption loses only the running job.
 
-Embeddings are drawn, the gene pairs are those under SCALING_TEST_DATA/annotations (without them, drawn). Memory is the
-peak of the whole process above an interpreter with NumPy, inputs included.
+Embeddings are random; gene pairs are those under SCALING_TEST_DATA/annotations, or random without them. Memory is the
+peak of the complete process above an interpreter with NumPy, inputs included.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ SAMPLE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Job:
-    """Two rows of the table: what is run, by whom, and what is wanted."""
+    """Two rows of the table: what is run, by which functions, and the goals."""
 
     name: str
     ours: str  # functions of `benchmarks.evaluation_jobs`
     peer: str | None
     peer_name: str
-    faster: float | None = None  # wanted ratio of seconds
-    smaller: float | None = None  # wanted ratio of memory
-    below_gb: float | None = None  # wanted memory
+    faster: float | None = None  # goal for the ratio of seconds
+    smaller: float | None = None  # goal for the ratio of memory
+    below_gb: float | None = None  # goal for the memory
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: what it took and found. Stopped at the limit, `seconds` and `gigabytes` are lower bounds."""
+    """One process: its time, memory and result. If stopped at the limit, `seconds` and `gigabytes` are lower bounds."""
 
     seconds: float
     gigabytes: float
@@ -103,13 +103,13 @@ def _row(
     reached = None if peer is None else round(peer / ours, 1)
     goal = f"< {below} {unit}" if below is not None else None if ratio is None else f">= {ratio:g} x"
     met = ours < below if below is not None else None if ratio is None or reached is None else reached >= ratio
-    theirs = None if peer is None else round(peer, 3)
-    return {"name": name, "unit": unit, "ours": round(ours, 3), "peer": theirs, "ratio": reached, "goal": goal,
+    peer_value = None if peer is None else round(peer, 3)
+    return {"name": name, "unit": unit, "ours": round(ours, 3), "peer": peer_value, "ratio": reached, "goal": goal,
             "met": met}  # fmt: skip
 
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
-    """A bound can show that a goal is met, never that it is missed."""
+    """A bound can show that a goal is met, but not that it is missed."""
     return {**row, "met": None} if row["peer_stopped"] and row["met"] is False else row
 
 
@@ -117,8 +117,8 @@ def measured(function: str, python: str, limit: float | None = None) -> Measured
     """Run one job in a fresh interpreter, which ends itself after `limit` seconds of work.
 
     Raises:
-        Missing: what it measures cannot be imported there.
-        RuntimeError: it failed; the text is the end of what it said.
+        Missing: the measured package cannot be imported.
+        RuntimeError: it failed; the message is the end of its output.
     """
     code = f"from benchmarks import evaluation_jobs; evaluation_jobs.run({function!r}, {limit})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "ignore"}
@@ -128,19 +128,19 @@ def measured(function: str, python: str, limit: float | None = None) -> Measured
         while process.poll() is None:
             largest = max(largest, high_water(process.pid))
             time.sleep(SAMPLE_SECONDS)
-        said: dict[str, Any] = {}
+        reported: dict[str, Any] = {}
         for file in (lines, complaints):
             file.seek(0)
         for line in lines:
-            said |= json.loads(line)
+            reported |= json.loads(line)
         complaint = complaints.read()
-    if "missing" in said:
-        raise Missing(said["missing"])
+    if "missing" in reported:
+        raise Missing(reported["missing"])
     if process.returncode == -signal.SIGALRM and limit is not None:
-        return Measured(limit, (largest - said["base"]) / 1e9, None, said["load"])
+        return Measured(limit, (largest - reported["base"]) / 1e9, None, reported["load"])
     if process.returncode:
         raise RuntimeError(f"{function} failed:\n{complaint[-2000:]}")
-    return Measured(said["seconds"], said["gigabytes"], said["result"], said["load"])
+    return Measured(reported["seconds"], reported["gigabytes"], reported["result"], reported["load"])
 
 
 def _largest_difference(ours: Measured, peer: Measured) -> float:
@@ -149,39 +149,39 @@ def _largest_difference(ours: Measured, peer: Measured) -> float:
     return max(abs(a - b) for a, b in zip(ours.result, peer.result, strict=True))
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
+def table(measurements: Sequence[dict[str, Any]]) -> str:
     """The rows as text."""
     lines = [f"{'':62} {'ours':>10} {'peer':>9} {'ratio':>8}  goal"]
-    for row in found:
+    for row in measurements:
         bound = ">" if row["peer_stopped"] else ""
-        theirs, ratio = ("-" if row[key] is None else f"{bound}{row[key]:g}" for key in ("peer", "ratio"))
+        peer_value, ratio = ("-" if row[key] is None else f"{bound}{row[key]:g}" for key in ("peer", "ratio"))
         met = {True: "met", False: "NOT met", None: "not shown" if row["goal"] else ""}[row["met"]]
         apart = row["largest_difference"]
         agree = "" if apart is None else f", results within {apart:.1g}"
-        numbers = f"{row['ours']:7.3f} {row['unit']:>2} {theirs:>9} {ratio:>8}"
+        numbers = f"{row['ours']:7.3f} {row['unit']:>2} {peer_value:>9} {ratio:>8}"
         lines.append(f"{row['name']:62} {numbers}  {row['goal'] or '-':8} {met:9} ({row['peer_name']}{agree})")
     return "\n".join(lines)
 
 
-def merged(path: Path, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that a file has, with those found in place of their earlier ones, in the order of the jobs."""
-    held: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    named = {row["name"]: row for row in [*held, *found]}
+def merged(path: Path, new_rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that a file has, with new rows in place of their earlier ones, in the order of the jobs."""
+    kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    named = {row["name"]: row for row in [*kept, *new_rows]}
     order = [f"{job.name}: {what}" for job in JOBS.values() for what in ("time", "memory")]
     return [named[name] for name in order if name in named]
 
 
 def main(arguments: Sequence[str] | None = None, write: Callable[[str], None] = print) -> int:
     """The command line."""
-    given = _parser().parse_args(arguments)
-    found: list[dict[str, Any]] = []
-    for name in given.jobs:
-        of_job = rows(JOBS[name], given.peer_python, given.limit)
-        found += of_job
-        if given.save:
-            write_json(given.save, merged(given.save, of_job))
-    whole = merged(given.save, []) if given.save else found
-    write(json.dumps(whole, indent=1) if given.json else table(whole))
+    options = _parser().parse_args(arguments)
+    measurements: list[dict[str, Any]] = []
+    for name in options.jobs:
+        of_job = rows(JOBS[name], options.peer_python, options.limit)
+        measurements += of_job
+        if options.save:
+            write_json(options.save, merged(options.save, of_job))
+    all_rows = merged(options.save, []) if options.save else measurements
+    write(json.dumps(all_rows, indent=1) if options.json else table(all_rows))
     return 0
 
 
@@ -191,9 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), help="default: all", metavar="JOB")
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has the peers installed")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of work that a peer is given")
-    parser.add_argument("--save", type=Path, help="JSON that keeps each job's rows as they come")
-    parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="time limit of a peer in seconds")
+    parser.add_argument("--save", type=Path, help="JSON file that keeps the rows of every job")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The jobs that `benchmarks.evaluation` measures: ours and each peer's on the same drawn data."""
+"""The jobs that `benchmarks.evaluation` measures: ours and each peer's on the same random data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCES = ("CORUM", "HuMAP", "Reactome", "StringDB")
 
 
 def run(name: str, limit: float | None = None) -> None:
-    """Prepare a job, time it, and print what it took as JSON. SIGALRM ends it after `limit` seconds of work."""
+    """Prepare a job, time it, and print its time and memory as JSON. SIGALRM ends it after `limit` seconds of work."""
     try:
         work: Work = globals()[name]()
     except ImportError as error:
@@ -38,7 +38,7 @@ def run(name: str, limit: float | None = None) -> None:
 
 
 def high_water(process: int | str = "self") -> float:
-    """Bytes of a process at its largest; 0 once it has ended. (`getrusage` counts what started it, too.)"""
+    """Peak memory of a process in bytes; 0 once it has ended. (`getrusage` counts its parent, too.)"""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -87,7 +87,7 @@ def _recall(count: int) -> Work:
     genes, embeddings, sources = _genes(count), _map(count), _pairs()
 
     def work() -> list[float]:
-        return [found.recall for found in relationship_recall(genes, embeddings, sources, replicates=0)]
+        return [result.recall for result in relationship_recall(genes, embeddings, sources, replicates=0)]
 
     return work
 
@@ -112,7 +112,7 @@ def recall_17k_efaar() -> Work:
 
 
 def _efaar(module: str) -> Any:  # noqa: ANN401  (a module)
-    """A module of EFAAR_benchmarking; what it imports and does not need here is left empty where it is absent."""
+    """A module of EFAAR_benchmarking; missing modules that it does not need here are replaced by empty ones."""
     for name, attributes in {"geomloss": ["SamplesLoss"], "scvi": [], "scvi.model": ["SCVI"], "scanpy": []}.items():
         try:
             importlib.import_module(name)
@@ -125,7 +125,7 @@ def _efaar(module: str) -> Any:  # noqa: ANN401  (a module)
 
 
 def _screen() -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-    """16,560 wells in 12 batches of 1,380, one in ten a control; features vary together."""
+    """16,560 wells in 12 batches of 1,380, one in ten a control; features are correlated."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(1024, 1024)) * np.exp(-np.arange(1024) / 150)[:, None]
     embeddings = (rng.normal(size=(16_560, 1024)) @ mixing).astype(np.float32)
@@ -133,7 +133,7 @@ def _screen() -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]
     return embeddings * (1 + 0.1 * batch[:, None]).astype(np.float32), rng.random(16_560) < 0.1, batch
 
 
-def _some_cosines(corrected: NDArray[Any]) -> list[float]:
+def _sample_cosines(corrected: NDArray[Any]) -> list[float]:
     rows = corrected[:: len(corrected) // 40].astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return [float(value) for value in (rows @ rows.T)[0]]
@@ -143,7 +143,7 @@ def tvn() -> Work:
     from analysis.embeddings.corrections import fit_tvn
 
     embeddings, control, batch = _screen()
-    return lambda: _some_cosines(fit_tvn(embeddings, control, batch).apply(embeddings, batch))
+    return lambda: _sample_cosines(fit_tvn(embeddings, control, batch).apply(embeddings, batch))
 
 
 def tvn_efaar() -> Work:
@@ -152,8 +152,8 @@ def tvn_efaar() -> Work:
     efaar = _efaar("efaar")
     embeddings, control, batch = _screen()
     wells = pd.DataFrame({"treatment": np.where(control, "EMPTY_control", "gene"), "batch": batch})
-    double = embeddings.astype(np.float64)  # in float32 it drifts
-    return lambda: _some_cosines(efaar.tvn_on_controls(double, wells, "treatment", "EMPTY_control", "batch"))
+    double = embeddings.astype(np.float64)  # float32 loses accuracy here
+    return lambda: _sample_cosines(efaar.tvn_on_controls(double, wells, "treatment", "EMPTY_control", "batch"))
 
 
 def _labelled() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -168,8 +168,8 @@ def precision() -> Work:
     features, label = _labelled()
 
     def work() -> list[float]:
-        found, _, _ = group_average_precision(features, label)
-        return [float(found.mean()), *map(float, found[:50])]
+        result, _, _ = group_average_precision(features, label)
+        return [float(result.mean()), *map(float, result[:50])]
 
     return work
 
@@ -183,8 +183,8 @@ def precision_copairs() -> Work:
 
     def work() -> list[float]:
         table = copairs.average_precision(wells, features, ["label"], [], [], ["label"], progress_bar=False)
-        found = table["average_precision"].to_numpy()
-        return [float(found.mean()), *map(float, found[:50])]
+        result = table["average_precision"].to_numpy()
+        return [float(result.mean()), *map(float, result[:50])]
 
     return work
 
@@ -203,12 +203,12 @@ def elastic_net() -> Work:
     from analysis.cellprofiler.elastic_net import ElasticNetFolds
 
     features, target = _regression()
-    folds = ElasticNetFolds(features)  # once for all 955 targets: not part of one's time
+    folds = ElasticNetFolds(features)  # once for all 955 targets, so not part of the time of one
     folds.fit(features[:, 0] + np.random.default_rng(1).normal(size=len(features)))  # compiles
 
     def work() -> list[float]:
-        chosen = folds.fit(target)
-        return [chosen.ratio, chosen.alpha]
+        fitted = folds.fit(target)
+        return [fitted.ratio, fitted.alpha]
 
     return work
 

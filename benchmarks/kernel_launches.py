@@ -5,7 +5,7 @@
 A step runs on fake tensors, which have shapes and no memory, and every operation that is not a view counts as one
 kernel launch. Multi-tensor (foreach) operations count as the launches their CUDA kernels need: at most 36 to 110
 tensors (by how many lists go in) and 320 blocks of 65,536 elements each. The bf16 count uses the CPU's autocast rules,
-whose casts are nearly those of CUDA's. What is counted is what the host must send, not how long it takes.
+whose casts are nearly those of CUDA's. The count is what the host must send, not how long it takes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.peers import EAGER, StepSetting, ours
-from benchmarks.train_step import shape_of
+from benchmarks.train_step import config_of
 
 BATCH = 2
 _SILENT = {
@@ -76,21 +76,21 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     out = sys.stderr if options.json else sys.stdout
-    found: list[dict[str, Any]] = []
+    measurements: list[dict[str, Any]] = []
     for model in options.models:
         for bf16 in (False, True):
-            setting = StepSetting(shape_of(model), torch.device("cpu"), bf16, BATCH)
-            mine, peers = count(setting), count(setting, EAGER.build)
+            setting = StepSetting(config_of(model), torch.device("cpu"), bf16, BATCH)
+            own, peers = count(setting), count(setting, EAGER.build)
             precision = "bf16" if bf16 else "fp32"
-            print(f"{model} {precision}: ours {mine.total()}, {EAGER.name} {peers.total()} launches a step", file=out)
-            print("  ours: " + ", ".join(f"{name} {n}" for name, n in mine.most_common(14)), file=out)
-            found.append({
-                "name": f"{model} {precision} launches", "unit": "launches a step", "ours": mine.total(),
-                "peer": peers.total(), "peer_name": EAGER.name, "ratio": mine.total() / peers.total(), "goal": None,
+            print(f"{model} {precision}: ours {own.total()}, {EAGER.name} {peers.total()} launches a step", file=out)
+            print("  ours: " + ", ".join(f"{name} {n}" for name, n in own.most_common(14)), file=out)
+            measurements.append({
+                "name": f"{model} {precision} launches", "unit": "launches a step", "ours": own.total(),
+                "peer": peers.total(), "peer_name": EAGER.name, "ratio": own.total() / peers.total(), "goal": None,
                 "met": None,
             })  # fmt: skip
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(measurements, indent=1))
     return 0
 
 

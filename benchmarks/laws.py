@@ -1,4 +1,4 @@
-"""Extrapolation, coverage, the joint law's optimum and the speed of refits, beside the peers.
+"""Extrapolation, coverage, the joint law's optimum and the speed of refits, compared with peers.
 
     python -m benchmarks.laws [--data FOLDER] [--json]
 
@@ -57,14 +57,14 @@ class CurveTask:
 
 def tasks(folder: Path) -> list[CurveTask]:
     """The 92 curves."""
-    found = []
+    curves = []
     for name in ("vision", "lang"):
         table = pd.read_csv(folder / f"benchmark.{name}.csv")
         for (domain, task, model), rows in table.groupby(["Domain", "Task", "Model"], sort=False):
             parts = [rows[rows["Training"] == part] for part in (1, 0)]
             points = [Points(part[["Seen Examples"]].to_numpy(float), part["Loss"].to_numpy(float)) for part in parts]
-            found.append(CurveTask(str(domain), str(task), str(model), *points))
-    return found
+            curves.append(CurveTask(str(domain), str(task), str(model), *points))
+    return curves
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def predict(task: CurveTask) -> CurveScore:
     rolling = rolling_origin(task.train, LOSS, "learning_curve")
     scale = scale_at(law, task.train, task.rest.x, rolling, confidence=0.9)
     error = np.log(task.rest.y) - law.log_or_linear(task.rest.x)
-    one = fit_law(named_law("power_offset"), task.train, LOSS)
-    draws = one.log_or_linear(task.rest.x, bootstrap(one, task.train, DRAWS))
+    single = fit_law(named_law("power_offset"), task.train, LOSS)
+    draws = single.log_or_linear(task.rest.x, bootstrap(single, task.train, DRAWS))
     return CurveScore(
         float(np.sqrt(np.mean(error**2))),
         np.abs(error) / (scale.half_width / CALIBRATION[0.9]),
@@ -100,19 +100,19 @@ def share_inside(draws: Floats, z: Floats) -> float:
 
 def quantile(outcomes: list[CurveScore], share: float) -> float:
     """The score that this share of rows stays within, every curve counting as one."""
-    scores = np.concatenate([one.scores for one in outcomes])
-    weights = np.concatenate([np.full(len(one.scores), 1 / len(one.scores)) for one in outcomes])
+    scores = np.concatenate([outcome.scores for outcome in outcomes])
+    weights = np.concatenate([np.full(len(outcome.scores), 1 / len(outcome.scores)) for outcome in outcomes])
     order = np.argsort(scores)
     reached = np.cumsum(weights[order]) / weights.sum()
     return float(scores[order][min(np.searchsorted(reached, share), len(order) - 1)])
 
 
-def coverage(found: list[tuple[CurveTask, CurveScore]]) -> dict[str, float]:
+def coverage(scored: list[tuple[CurveTask, CurveScore]]) -> dict[str, float]:
     """Coverage of 90% intervals per data set, calibrated on all the other data sets."""
     covered = {}
-    for dataset in dict.fromkeys(task.dataset for task, _ in found):
-        factor = quantile([one for task, one in found if task.dataset != dataset], 0.9)
-        covered[dataset] = float(np.mean([np.mean(o.scores <= factor) for t, o in found if t.dataset == dataset]))
+    for dataset in dict.fromkeys(task.dataset for task, _ in scored):
+        factor = quantile([outcome for task, outcome in scored if task.dataset != dataset], 0.9)
+        covered[dataset] = float(np.mean([np.mean(o.scores <= factor) for t, o in scored if t.dataset == dataset]))
     return covered
 
 
@@ -182,13 +182,13 @@ def row(
 
 def extrapolation(folder: Path) -> list[dict[str, Any]]:
     """Errors and coverage over the 92 curves."""
-    found = [(task, predict(task)) for task in tasks(folder)]
+    scored = [(task, predict(task)) for task in tasks(folder)]
     peers = pd.read_csv(folder / "baselines_92.csv").set_index(["domain", "task", "model"])
-    vision = [(t, o) for t, o in found if t.domain == "IC"]
+    vision = [(t, o) for t, o in scored if t.domain == "IC"]
     ours = np.array([o.rmse for _, o in vision])
 
-    def peer(name: str, chosen: list[tuple[CurveTask, CurveScore]]) -> Floats:
-        return np.array([peers.loc[(t.domain, t.task, t.model), name] for t, _ in chosen], dtype=float)
+    def peer(name: str, subset: list[tuple[CurveTask, CurveScore]]) -> Floats:
+        return np.array([peers.loc[(t.domain, t.task, t.model), name] for t, _ in subset], dtype=float)
 
     m4 = peer("M4", vision)
     wins = int(np.sum(ours <= m4))
@@ -200,21 +200,21 @@ def extrapolation(folder: Path) -> list[dict[str, Any]]:
         row("vision: worst curve", "log loss", ours.max(), m4.max(), "M4", 0.10, ours.max() <= 0.10),
     ]  # fmt: skip
     for domain in ("BB", "LM", "NMT"):
-        chosen = [(t, o) for t, o in found if t.domain == domain]
-        mean, best = np.mean([o.rmse for _, o in chosen]), peer("M4", chosen).mean()
+        subset = [(t, o) for t, o in scored if t.domain == domain]
+        mean, best = np.mean([o.rmse for _, o in subset]), peer("M4", subset).mean()
         rows.append(row(f"language, {domain}: mean RMSE", "log loss", mean, best, "M4", best, mean <= best))
-    covered = coverage(found)
+    covered = coverage(scored)
     print({dataset: round(share, 3) for dataset, share in covered.items()}, file=sys.stderr)
     on_vision = float(np.mean([covered[t.dataset] for t, _ in vision]))
-    everywhere = float(np.mean([covered[t.dataset] for t, _ in found]))
-    outcomes = [o for _, o in found]
+    everywhere = float(np.mean([covered[t.dataset] for t, _ in scored]))
+    outcomes = [o for _, o in scored]
     print({c: round(quantile(outcomes, c), 3) for c in CALIBRATION}, "calibrated on all", file=sys.stderr)
     resampled, spread_ = (float(np.mean([getattr(o, name) for o in outcomes])) for name in ("resampled", "spread"))
     print({"resampled and differing laws": round(spread_, 3)}, file=sys.stderr)
-    alone = float(np.mean([o.resampled for _, o in vision]))
+    bootstrap_only = float(np.mean([o.resampled for _, o in vision]))
     return [
         *rows,
-        row("90% intervals, vision, leave one set out", "coverage", on_vision, alone, "bootstrap of M2", 0.85,
+        row("90% intervals, vision, leave one set out", "coverage", on_vision, bootstrap_only, "bootstrap of M2", 0.85,
             on_vision >= 0.85),
         row("90% intervals, all, leave one set out", "coverage", everywhere, resampled, "bootstrap of M2", 0.85,
             everywhere >= 0.85),
@@ -235,15 +235,15 @@ def joint(folder: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def speed(folder: Path, found: list[CurveTask]) -> list[dict[str, Any]]:
-    """1,000 refits of one curve and of the joint law, beside SciPy's loop."""
-    task = max((t for t in found if t.domain == "IC"), key=lambda t: len(t.train))
-    one = fit_law(named_law("power_offset"), task.train, LOSS)
+def speed(folder: Path, curves: list[CurveTask]) -> list[dict[str, Any]]:
+    """1,000 refits of one curve and of the joint law, compared with SciPy's loop."""
+    task = max((t for t in curves if t.domain == "IC"), key=lambda t: len(t.train))
+    single = fit_law(named_law("power_offset"), task.train, LOSS)
     points = chinchilla(folder)
     both = fit_law(named_law("joint"), points, LOSS, Settings(huber=1e-3))
     rows = []
     for name, fitted, data, goal, peer, peer_name in (
-        ("one curve", one, task.train, 0.1, scipy_curve(one), "scipy least_squares loop"),
+        ("one curve", single, task.train, 0.1, scipy_curve(single), "scipy least_squares loop"),
         ("joint law", both, points, 0.6, scipy_joint(both), "scipy BFGS loop"),
     ):
         ours = seconds(lambda f=fitted, d=data: bootstrap(f, d, RESAMPLES))
@@ -252,8 +252,8 @@ def speed(folder: Path, found: list[CurveTask]) -> list[dict[str, Any]]:
     return rows
 
 
-def whole_tables(folder: Path) -> list[dict[str, Any]]:
-    """The 72 vision curves as one call of the command line: laws, intervals, parameters, checklist."""
+def vision_tables(folder: Path) -> list[dict[str, Any]]:
+    """The 72 vision curves in one call of the command line: laws, intervals, parameters, checklist."""
     arguments = ["--x", "Seen Examples", "--y", "Loss", "--group", "Task", "Model", "--train-where", "Training == 1"]
     begin = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -262,10 +262,10 @@ def whole_tables(folder: Path) -> list[dict[str, Any]]:
     return [row("72 vision curves by the command line, everything", "s", took, None, "", 30, took < 30)]
 
 
-def line(one: dict[str, Any]) -> str:
-    beside = f"  {one['peer_name']} {one['peer']:.4g}" if one["peer"] else ""
-    verdict = "met" if one["met"] else "NOT met"
-    return f"{one['name']:<48}{one['ours']:>14.6g} {one['unit']:<14} goal {one['goal']:<12.6g}{verdict}{beside}"
+def line(entry: dict[str, Any]) -> str:
+    peer = f"  {entry['peer_name']} {entry['peer']:.4g}" if entry["peer"] else ""
+    verdict = "met" if entry["met"] else "NOT met"
+    return f"{entry['name']:<48}{entry['ours']:>14.6g} {entry['unit']:<14} goal {entry['goal']:<12.6g}{verdict}{peer}"
 
 
 def main() -> int:
@@ -278,7 +278,7 @@ def main() -> int:
         print(f"error: no benchmark.vision.csv in {options.data}; name the folder with --data", file=sys.stderr)
         return 2
     rows = [*joint(options.data), *speed(options.data, tasks(options.data)), *extrapolation(options.data)]
-    rows += whole_tables(options.data)
+    rows += vision_tables(options.data)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

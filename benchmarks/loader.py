@@ -1,11 +1,11 @@
-"""Crops per second and core of our loader beside its peers', in one run on the same images.
+"""Crops per second per core of our loader compared with its peers, in one run on the same images.
 
     python -m benchmarks.loader [--json] [--wells 16] [--seconds 6]
 
 Wells are 2048 x 2048 x 6 of 8 bits, cut from the real images that SCALING_TEST_DATA points to (without them, smoothed
-noise), warm in the page cache. Every reader runs in a process of its own that is bound to one core. Peers come from
+noise), warm in the page cache. Every reader runs in its own process, bound to one core. Peers come from
 `pip install webdataset mosaicml-streaming litdata`; the latter two do not fit this project's pinned versions, so put
-them into another folder on PYTHONPATH. One that is absent is named.
+them into another folder on PYTHONPATH. A missing peer is reported.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class LoaderSpeed:
 
     crops_per_second: float
     median: float
-    per_processor_second: float  # of all rounds: hardly moved by what else the machine does
+    per_processor_second: float  # of all rounds: hardly affected by other load
     first_batch: float  # seconds from opening the set, imports done
     read_per_crop: float | None  # MB; None where files are mapped rather than read
-    memory: float  # MB resident at most, in all
+    memory: float  # peak resident MB
 
 
 def measure(reader: CropReader, folder: Path, cores: int, seconds: float) -> LoaderSpeed:
-    """Run a reader in a fresh process on so many cores."""
+    """Run a reader in a fresh process on this many cores."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (reader.name, folder, cores, seconds))
 
@@ -55,14 +55,14 @@ def measure(reader: CropReader, folder: Path, cores: int, seconds: float) -> Loa
 def first_batch(reader: CropReader, folder: Path) -> float:
     """Seconds to the first batch on one core, the best of some processes.
 
-    A virtual machine that gives idle memory back to its host may wait .2 s for 100 MB of it, or not at all.
+    A virtual machine that gives idle memory back to its host may wait 0.2 s for 100 MB of it, or not at all.
     """
     return min(measure(reader, folder, 1, 0).first_batch for _ in range(PROCESSES))
 
 
 def _measure(name: str, folder: Path, cores: int, seconds: float) -> LoaderSpeed:
-    """Inside the process. Time is the clock's: what others do on the machine counts against a reader."""
-    reader = next(one for one in (*OURS, *PEERS) if one.name == name)
+    """Runs inside the process. Time is wall-clock time: other load on the machine counts against a reader."""
+    reader = next(candidate for candidate in (*OURS, *PEERS) if candidate.name == name)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     if reader in OURS:
         importlib.import_module("shards.reader.kernel")  # an import, as torch is
@@ -92,8 +92,8 @@ def _bytes_read() -> int:
     return 0
 
 
-def whole_wells(folder: Path) -> float:
-    """Milliseconds to decode one whole well on one core, the best of all."""
+def well_milliseconds(folder: Path) -> float:
+    """Milliseconds to decode one complete well on one core, the fastest of all."""
     import numpy as np
 
     from shards.reader.shard_set import ShardSet
@@ -125,71 +125,71 @@ def rows(wells: int, seconds: float) -> list[dict[str, Any]]:
             print(f"{reader.name}: {speeds[reader.name]}", file=sys.stderr)
         lossless = Path(place) / OURS[0].folder
         stored = sum(path.stat().st_size for path in lossless.glob("*.tar"))
-        one, two = (measure(OURS[0], lossless, cores, seconds) for cores in (1, 2))  # one right after the other
+        one_core, two_cores = (measure(OURS[0], lossless, cores, seconds) for cores in (1, 2))
         first = first_batch(OURS[0], lossless)
-        return _rows(speeds, one, two, first, pixels / stored, whole_wells(lossless), load)
+        return _rows(speeds, one_core, two_cores, first, pixels / stored, well_milliseconds(lossless), load)
 
 
 def _rows(
     speeds: dict[str, LoaderSpeed],
-    one: LoaderSpeed,
-    two: LoaderSpeed,
+    one_core: LoaderSpeed,
+    two_cores: LoaderSpeed,
     first: float,
     ratio: float,
-    whole: float,
+    well_ms: float,
     load: float,
 ) -> list[dict[str, Any]]:
     best, plain = speeds[f"ours, {LOSSLESS}"], speeds[f"ours, {PLAIN}"]
-    mine = best.crops_per_second
-    found = [
-        _row("crops, lossless", "crops/s per core", mine, goal=1500),
+    our_rate = best.crops_per_second
+    measurements = [
+        _row("crops, lossless", "crops/s per core", our_rate, goal=1500),
         _row("compression, lossless", "ratio", ratio, goal=1.9),
         _row("crops, lossless", "crops per processor second", best.per_processor_second),
         _row("crops, uncompressed", "crops/s per core", plain.crops_per_second, goal=5000),
         _row("crops, uncompressed", "crops per processor second", plain.per_processor_second),
-        _row("two cores over one, lossless", "ratio", two.crops_per_second / one.crops_per_second, goal=1.9),
+        _row("two cores over one, lossless", "ratio", two_cores.crops_per_second / one_core.crops_per_second, goal=1.9),
         _row("first batch of 256, lossless", "s", first, goal=0.5, most=True),
-        _row("memory, two threads", "MB", two.memory, goal=1000, most=True),
+        _row("memory, two threads", "MB", two_cores.memory, goal=1000, most=True),
         _row("read per crop, lossless", "MB", best.read_per_crop or 0.0, goal=0.5, most=True),
-        _row("whole well, lossless", "ms", whole),
-        _row("crops, lossless, two cores", "crops per processor second", two.per_processor_second),
+        _row("whole well, lossless", "ms", well_ms),
+        _row("crops, lossless, two cores", "crops per processor second", two_cores.per_processor_second),
         _row("load of the machine before, 15 minutes", "processes", load),
     ]
     single = [p for p in PEERS if p.name in speeds and p.per_read == 1]
     fastest = max(single, key=lambda p: speeds[p.name].crops_per_second, default=None)
     for peer in PEERS:
         if peer.name not in speeds:
-            found.append(_row("crops, lossless", "crops/s per core", mine, f"{peer.name} (not installed)"))
+            measurements.append(_row("crops, lossless", "crops/s per core", our_rate, f"{peer.name} (not installed)"))
             continue
         goal = 18 if peer.name == PEERS[0].name else 3.5 if peer is fastest else None
-        found.append(
-            _row("crops, lossless", "crops/s per core", mine, peer.name, speeds[peer.name].crops_per_second, goal)
+        measurements.append(
+            _row("crops, lossless", "crops/s per core", our_rate, peer.name, speeds[peer.name].crops_per_second, goal)
         )
-    return found
+    return measurements
 
 
 def _row(
     name: str,
     unit: str,
-    mine: float,
+    ours: float,
     peer_name: str | None = None,
     peer: float | None = None,
     goal: float | None = None,
     most: bool = False,
 ) -> dict[str, Any]:
     """One measurement; with a peer, the goal is for the ratio."""
-    ratio = None if peer is None else mine / peer
-    value = mine if ratio is None else ratio
+    ratio = None if peer is None else ours / peer
+    value = ours if ratio is None else ratio
     met = None if goal is None else value <= goal if most else value >= goal
-    numbers = {"ours": mine, "peer": peer, "ratio": ratio}
+    numbers = {"ours": ours, "peer": peer, "ratio": ratio}
     rounded = {key: None if number is None else float(f"{number:.4g}") for key, number in numbers.items()}
     return {"name": name, "unit": unit, **rounded, "peer_name": peer_name, "goal": goal, "met": met}
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
+def table(measurements: Sequence[dict[str, Any]]) -> str:
     """The rows as text."""
     lines = []
-    for number, row in zip(count(1), found, strict=False):
+    for number, row in zip(count(1), measurements, strict=False):
         peer = "" if row["peer_name"] is None else f"; {row['peer_name']}: {row['peer'] or '-'}"
         ratio = f" (ours {row['ratio']} x)" if row["ratio"] else ""
         goal = "" if row["goal"] is None else f"; goal {row['goal']}: {'met' if row['met'] else 'NOT met'}"
@@ -200,15 +200,15 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--wells", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=6.0, help="for each reader (default %(default)s)")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     stdout = os.dup(1)
-    os.dup2(2, 1)  # peers print as they please, their workers too
-    found = rows(given.wells, given.seconds)
+    os.dup2(2, 1)  # peers and their workers print to stdout
+    measurements = rows(options.wells, options.seconds)
     os.dup2(stdout, 1)
-    print(json.dumps(found, indent=1) if given.json else table(found))
+    print(json.dumps(measurements, indent=1) if options.json else table(measurements))
     return 0
 
 

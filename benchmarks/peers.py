@@ -1,7 +1,7 @@
 """What `train_step` compares: our training step and its peers', each as a function that does one step.
 
 Each trains the same masked autoencoder (width, depth, heads, patch, decoder, crop, mask ratio) on crops that
-already lie on the device, with its own masking, loss, optimiser and habits.
+are already on the device, with its own masking, loss, optimiser and defaults.
 
 Shapes: B batch, L tokens (patches), V visible tokens, D encoder width, E decoder width, C channels, S crop side,
 N = C·P·P numbers in a patch.
@@ -31,7 +31,7 @@ LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05
 
 @dataclass(frozen=True)
 class StepSetting:
-    """What is measured: a network, where, in what precision, on how many crops, and how ours is compiled."""
+    """One measurement: the network, device, precision and batch size, and how our model is compiled."""
 
     config: MaeConfig
     device: torch.device
@@ -73,7 +73,7 @@ def ours(setting: StepSetting) -> Step:
 
 
 def compile_model(model: MaskedAutoencoder, how: str) -> None:
-    """`blocks`: every block by itself, as the engines do; `whole` and `reduce-overhead` (CUDA graphs): all at once."""
+    """`blocks`: every block separately, as the engines do; `whole` and `reduce-overhead` (CUDA graphs): all at once."""
     if how == "blocks":
         set_up_blocks(model, "none", compiled=True)
     elif how == "whole":
@@ -143,7 +143,7 @@ def eager_mae(setting: StepSetting) -> Step:
 
 def transformers_vit_mae(setting: StepSetting) -> Step:
     """Hugging Face's ViTMAEForPreTraining of the same shape, eager, AdamW."""
-    import_timm()  # cures torchvision, which transformers imports too
+    import_timm()  # makes torchvision importable, which transformers imports too
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     config = setting.config

@@ -1,4 +1,4 @@
-"""Where each millisecond of a training step goes, by kind of kernel (GPU) or operator (CPU)."""
+"""Time of a training step by kind of kernel (GPU) or operator (CPU)."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ KINDS = (  # the first that matches a kernel's or operator's name; attention bef
 
 
 def profile(setting: StepSetting) -> str:
-    """A table of milliseconds a step and calls a step, by kind, dearest first."""
+    """A table of milliseconds and calls per step by kind, most expensive first."""
     step = ours(setting)
     for _ in range(WARM_UP):
         step()
     wait(setting.device)
     on_gpu = setting.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch.profiler.profile(activities=activities) as found:
+    with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(STEPS):
             step()
         wait(setting.device)
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if micros and not (on_gpu and event.key.startswith("aten::")):  # on a GPU kernels, not who launched them
+        if micros and not (on_gpu and event.key.startswith("aten::")):  # on a GPU only kernels count, not operators
             kind = next((kind for kind, names in KINDS if re.search(names, event.key, re.IGNORECASE)), "other")
             spent[kind][0] += micros / STEPS / 1000
             spent[kind][1] += event.count / STEPS

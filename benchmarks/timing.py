@@ -1,4 +1,4 @@
-"""How `train_step` measures: the best batch of a peer, found by doubling, in a process of its own."""
+"""Timing of training steps: speed at the best batch size, found by doubling, in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.peers import Peer, StepSetting
 from harness.train.metrics import peak_memory_bytes
 
 WARM_UP, BLOCKS = 2, 3
-WORTH = 1.02  # a doubled batch must gain this much for the search to go on
+WORTH = 1.02  # a doubled batch must gain this much for the search to continue
 
 
 @dataclass(frozen=True)
 class StepSpeed:
-    """One peer's best."""
+    """The speed at the best batch size."""
 
     batch: int
     crops_per_second: float
@@ -33,7 +33,7 @@ class StepSpeed:
 
 @dataclass(frozen=True)
 class Search:
-    """From the first batch up, doubling while it gains; each batch timed for at least `seconds`."""
+    """From the first batch size up, doubling while it gains; each is timed for at least `seconds`."""
 
     first: int
     largest: int
@@ -41,8 +41,8 @@ class Search:
 
 
 def best_speed(peer: Peer, setting: StepSetting, search: Search) -> StepSpeed:
-    """The peer's speed at its best batch, measured in a fresh process, so that no other's memory, caches or
-    compiled code are in the way.
+    """The peer's speed at its best batch, measured in a fresh process, so that the memory, caches and
+    compiled code of others do not interfere.
 
     Raises:
         RuntimeError: not even the first batch fits.
@@ -57,10 +57,10 @@ def _search(peer: Peer, setting: StepSetting, search: Search, threads: int) -> S
     best: StepSpeed | None = None
     batch = search.first
     while batch <= search.largest:
-        found = _speed(peer, replace(setting, batch=batch), search.seconds)
-        if found is None or (best and found.crops_per_second < WORTH * best.crops_per_second):
+        speed = _speed(peer, replace(setting, batch=batch), search.seconds)
+        if speed is None or (best and speed.crops_per_second < WORTH * best.crops_per_second):
             break
-        best = found
+        best = speed
         batch *= 2
     if best is None:
         raise RuntimeError(f"{peer.name}: a batch of {search.first} does not fit on {setting.device}")
@@ -88,7 +88,7 @@ def timed(
     seconds: float,
     pick: Callable[[list[float]], float] = statistics.median,
 ) -> float:
-    """Seconds a step: the median (or `pick`) of blocks of steps. The device is waited for only between blocks."""
+    """Seconds a step: the median (or `pick`) of blocks of steps. The device is synchronised only between blocks."""
     for _ in range(WARM_UP):
         step()
     wait(device)
@@ -112,7 +112,7 @@ def wait(device: torch.device) -> None:
 
 
 def matmul_rate(device: torch.device, bf16: bool) -> float:
-    """FLOP/s of one large square product: what this machine really reaches, in the best of its blocks."""
+    """FLOP/s of one large square product: what this machine reaches in its best block."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     return 2 * side**3 / timed(lambda: torch.mm(a, b), device, 2.0, min)

@@ -1,4 +1,4 @@
-"""Crops per second, share of the peak and memory of a training step, beside the peers that are installed.
+"""Crops per second, share of peak FLOP/s and memory of a training step, compared with installed peers.
 
     python -m benchmarks.train_step [--models S/16,L/8+] [--device cuda] [--compile none,blocks] [--json] [--profile]
 
@@ -26,7 +26,7 @@ from harness.recipe.gpus import peak_flops
 # By true MAE FLOPs over the dense bf16 peak of an H100 (989 TFLOP/s); "+" models share their plain model's goal.
 MFU_GOALS = {"L/8": 0.55, "L/16": 0.50, "B/8": 0.50, "B/16": 0.40, "S/16": 0.30}
 EAGER_GOAL, PEER_GOAL = 2.0, 1.0
-SMALL = {  # for a CPU: S/16 on a quarter of its crop's area, and a network of seconds
+SMALL = {  # for a CPU: S/16 on a quarter of its crop's area, and a network that takes seconds
     "tiny/16": replace(named_config("S/16"), width=96, depth=4, heads=3, crop=128, decoder_width=128, decoder_depth=2),
     "S/16@128": replace(named_config("S/16"), crop=128),
 }
@@ -43,27 +43,27 @@ class Measurement:
     of_matmul: float  # share of the rate of one large product in this run
 
 
-def shape_of(name: str) -> MaeConfig:
+def config_of(name: str) -> MaeConfig:
     return SMALL[name] if name in SMALL else named_config(name)
 
 
 def true_flops(config: MaeConfig) -> float:
     """Of training on one crop (`analysis.compute.flops`, convention mae_train)."""
-    wanted = VitMae.__dataclass_fields__.keys() & asdict(config).keys()
-    return flops_per_crop("mae_train", VitMae(**{name: getattr(config, name) for name in wanted}))
+    fields = VitMae.__dataclass_fields__.keys() & asdict(config).keys()
+    return flops_per_crop("mae_train", VitMae(**{name: getattr(config, name) for name in fields}))
 
 
 def measure(options: argparse.Namespace, matmul: float) -> list[Measurement]:
     """Ours and every peer on every model."""
     device, results = torch.device(options.device), []
     for model in options.models:
-        config = shape_of(model)
+        config = config_of(model)
         setting = StepSetting(config, device, options.bf16, options.first_batch)
         search = Search(options.first_batch, options.largest_batch, options.seconds)
         peers = [(f"ours, compile {how}", OURS, replace(setting, compiled=how)) for how in options.compile]
         peers += [(peer.name, peer, setting) for peer in PEERS if peer.is_installed]
-        for name, peer, chosen in peers:
-            speed = best_speed(peer, chosen, search)
+        for name, peer, peer_setting in peers:
+            speed = best_speed(peer, peer_setting, search)
             rate, peak = speed.crops_per_second * true_flops(config), peak_flops(device)
             results.append(Measurement(model, name, speed, rate / peak if peak else None, rate / matmul))
             print(_line(results[-1]), file=options.out, flush=True)
@@ -83,7 +83,7 @@ def _line(result: Measurement) -> str:
 def rows(results: list[Measurement], on_gpu: bool) -> list[dict[str, Any]]:
     """The comparison as a list of {name, unit, ours, peer, peer_name, ratio, goal, met}; `met` is null where the goal
     is about a GPU and there is none."""
-    found: list[dict[str, Any]] = []
+    comparison: list[dict[str, Any]] = []
     for model in dict.fromkeys(result.model for result in results):
         of_model = [result for result in results if result.model == model]
         best = max((r for r in of_model if r.name.startswith("ours")), key=lambda r: r.speed.crops_per_second)
@@ -92,15 +92,15 @@ def rows(results: list[Measurement], on_gpu: bool) -> list[dict[str, Any]]:
             target = EAGER_GOAL if peer is EAGER else PEER_GOAL
             rate, memory = (same.crops_per_second, same.peak_memory_gb) if same else (None, None)
             ours = best.speed
-            found.append(_row(f"{model} speed", "crops/s", ours.crops_per_second, rate, peer.name, target, on_gpu))
-            found.append(_row(f"{model} memory", "GB", ours.peak_memory_gb, memory, peer.name, None, on_gpu))
+            comparison.append(_row(f"{model} speed", "crops/s", ours.crops_per_second, rate, peer.name, target, on_gpu))
+            comparison.append(_row(f"{model} memory", "GB", ours.peak_memory_gb, memory, peer.name, None, on_gpu))
         goal = MFU_GOALS.get(model.rstrip("+"))
         met = best.of_peak >= goal if best.of_peak is not None and goal is not None else None
-        found.append({
+        comparison.append({
             "name": f"{model} MFU", "unit": "share of dense bf16 peak", "ours": best.of_peak, "peer": None,
             "peer_name": "peak in harness/recipe/gpus.py", "ratio": None, "goal": goal, "met": met,
         })  # fmt: skip
-    return found
+    return comparison
 
 
 def _row(
@@ -115,9 +115,9 @@ def _row(
     }  # fmt: skip
 
 
-def _summary(found: list[dict[str, Any]], on_gpu: bool) -> str:
+def _summary(comparison: list[dict[str, Any]], on_gpu: bool) -> str:
     lines = []
-    for row in found:
+    for row in comparison:
         if row["ratio"] is not None:
             verdict = "" if row["goal"] is None else f", goal {row['goal']:g} {_verdict(row['met'])}"
             lines.append(f"{row['name']}: {row['ratio']:.2f} times {row['peer_name']}{verdict}")
@@ -148,18 +148,19 @@ def main() -> int:
     )
     print(HEAD, file=options.out)
     results = measure(options, matmul)
-    found = rows(results, on_gpu)
-    print(_summary(found, on_gpu), file=options.out)
+    comparison = rows(results, on_gpu)
+    print(_summary(comparison, on_gpu), file=options.out)
     if options.profile:
         for model in options.models:
             best = max(
                 (r for r in results if r.model == model and r.name.startswith("ours")),
                 key=lambda r: r.speed.crops_per_second,
             )
-            setting = StepSetting(shape_of(model), device, options.bf16, best.speed.batch, best.name.rpartition(" ")[2])
+            compiled = best.name.rpartition(" ")[2]
+            setting = StepSetting(config_of(model), device, options.bf16, best.speed.batch, compiled)
             print(f"\n{model}, {best.name}, batch {best.speed.batch}\n{profile(setting)}", file=options.out)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(comparison, indent=1))
     return 0
 
 
@@ -172,7 +173,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--first-batch", type=int, help="the search doubles from here")
     parser.add_argument("--largest-batch", type=int)
     parser.add_argument("--seconds", type=float, default=3.0, help="at least this long for each batch")
-    parser.add_argument("--profile", action="store_true", help="say where the time of our best step goes")
+    parser.add_argument("--profile", action="store_true", help="print where the time of our best step is spent")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON; the table goes to stderr")
     options = parser.parse_args()
     on_gpu = options.device.startswith("cuda")

@@ -1,4 +1,4 @@
-"""Coordinate descent on a Gram matrix, compiled (Friedman et al. 2010). Import it late: numba takes its time.
+"""Coordinate descent on a Gram matrix, compiled (Friedman et al. 2010). Import it lazily: numba is slow to import.
 
 Order, warm starts and stopping rule are those of scikit-learn's `enet_coordinate_descent_gram`.
 
@@ -10,13 +10,13 @@ from numba import njit
 
 from analysis.arrays import Floats
 
-TOLERANCE = 1e-4  # of the duality gap as part of |y|², and of a sweep's largest change as part of the largest weight
+TOLERANCE = 1e-4  # duality gap relative to |y|²; largest change of a sweep relative to the largest weight
 ITERATIONS = 1000
 
 
 @njit(cache=True, nogil=True)
 def gap(correlation: Floats, product: Floats, weights: Floats, square: float, first: float, second: float) -> float:
-    """The duality gap of an elastic net from products alone."""
+    """The duality gap of an elastic net from products only."""
     dual, absolute, own, fitted, with_target = 0.0, 0.0, 0.0, 0.0, 0.0
     for j in range(len(weights)):
         dual = max(dual, abs(correlation[j] - product[j] - second * weights[j]))
@@ -26,21 +26,21 @@ def gap(correlation: Floats, product: Floats, weights: Floats, square: float, fi
         with_target += weights[j] * correlation[j]
     residual = square + fitted - 2.0 * with_target
     scale = first / dual if dual > first else 1.0
-    found = 0.5 * residual * (1.0 + scale * scale) if dual > first else residual
-    return found + first * absolute - scale * (square - with_target) + 0.5 * second * (1.0 + scale * scale) * own
+    value = 0.5 * residual * (1.0 + scale * scale) if dual > first else residual
+    return value + first * absolute - scale * (square - with_target) + 0.5 * second * (1.0 + scale * scale) * own
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def descend(gram: Floats, correlation: Floats, square: float, firsts: Floats, seconds: Floats) -> Floats:
     """Minimise |y - X w|² / 2 + first |w|₁ + second |w|² / 2 for each pair of penalties in turn; weights (A, D)."""
     width = len(correlation)
-    found = np.zeros((len(firsts), width))
+    path = np.zeros((len(firsts), width))
     weights = np.zeros(width)
     product = np.zeros(width)  # gram @ weights
     for step in range(len(firsts)):
         first, second = firsts[step], seconds[step]
         if 0.0 <= gap(correlation, product, weights, square, first, second) <= TOLERANCE * square:
-            found[step] = weights
+            path[step] = weights
             continue
         for _ in range(ITERATIONS):
             largest, change = 0.0, 0.0
@@ -64,5 +64,5 @@ def descend(gram: Floats, correlation: Floats, square: float, firsts: Floats, se
             still = largest == 0.0 or change / largest <= TOLERANCE
             if still and gap(correlation, product, weights, square, first, second) <= TOLERANCE * square:
                 break
-        found[step] = weights
-    return found
+        path[step] = weights
+    return path

@@ -1,8 +1,8 @@
-"""The elastic-net room: scikit-learn's ElasticNetCV, chosen penalties and all, for many targets of the same features.
+"""Elastic-net regression with cross-validation, like scikit-learn's ElasticNetCV, for many targets of one matrix.
 
 scikit-learn computes the Gram matrix of every fold again for every ratio and every target, which is most of its time.
-Here folds are cut once and their Gram matrices shared; a target costs its coordinate descent alone. The descent, its
-order, its warm starts and its stopping rule are scikit-learn's, so the same penalties win.
+Here the folds are fixed and share their Gram matrices, so that a target costs only its coordinate descent. Order, warm
+starts and stopping rule of the descent are scikit-learn's, so that cross-validation selects the same penalties.
 
 Legend: N samples, D features, A penalties of one path, F folds, R ratios.
 """
@@ -19,12 +19,12 @@ from analysis.arrays import Floats
 
 RATIOS = (0.1, 0.6, 0.9, 0.95, 0.99)  # supplement A.6
 FOLDS = 5
-PENALTIES, SMALLEST = 100, 1e-3  # of a path, and its last penalty as part of its first
+PENALTIES, SMALLEST = 100, 1e-3  # penalties of a path; the last one relative to the first
 
 
 @dataclass(frozen=True)
 class Products:
-    """What a regression needs of its samples: centred products. `gram` (D, D), `mean` (D,)."""
+    """Centred products of the samples, which are all that a regression needs. `gram` (D, D), `mean` (D,)."""
 
     gram: Floats
     mean: Floats
@@ -33,7 +33,7 @@ class Products:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold: rows held out, and the products of the others and of those held out (about the others' mean)."""
+    """One fold: its held-out rows, and the products of training and held-out rows, centred by the training mean."""
 
     held_out: slice
     train: Products
@@ -72,7 +72,7 @@ class ElasticNetFolds:
             raise ValueError(f"{len(self.features)} samples do not make {folds} folds of at least two")
         self.ratios = tuple(ratios)
         raw = self.features.T @ self.features
-        self.whole = _products(raw, self.features.sum(axis=0), len(self.features))
+        self.products = _products(raw, self.features.sum(axis=0), len(self.features))
         self.folds = [_fold(self.features, raw, part) for part in _contiguous(len(self.features), folds)]
 
     def fit(self, target: npt.ArrayLike) -> FittedElasticNet:
@@ -102,15 +102,16 @@ class ElasticNetFolds:
         jobs = [(fold, ratio, path) for ratio, path in zip(self.ratios, paths, strict=True) for fold in self.folds]
         data = {id(fold): _fold_target(self.features, fold, y) for fold in self.folds}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(lambda job: _path_errors(job[0], data[id(job[0])], job[1], job[2]), jobs))
-        return np.array(found).reshape(len(self.ratios), len(self.folds), PENALTIES)
+            errors = list(pool.map(lambda job: _path_errors(job[0], data[id(job[0])], job[1], job[2]), jobs))
+        return np.array(errors).reshape(len(self.ratios), len(self.folds), PENALTIES)
 
     def _solve(self, y: Floats, alpha: float, ratio: float) -> tuple[Floats, float]:
         centred = y - y.mean()
         correlation = self.features.T @ centred
         count = len(y)
-        weights = _descend(self.whole.gram, correlation, float(centred @ centred), np.array([alpha]), ratio, count)[0]
-        return weights, float(y.mean() - self.whole.mean @ weights)
+        square, alphas = float(centred @ centred), np.array([alpha])
+        weights = _descend(self.products.gram, correlation, square, alphas, ratio, count)[0]
+        return weights, float(y.mean() - self.products.mean @ weights)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _fold_target(features: Floats, fold: Fold, y: Floats) -> _FoldTarget:
 
 
 def _path_errors(fold: Fold, target: _FoldTarget, ratio: float, alphas: Floats) -> Floats:
-    """Mean squared error (A,) on the held-out rows, from products alone."""
+    """Mean squared error (A,) on the held-out rows, from products only."""
     weights = _descend(fold.train.gram, target.correlation, target.square, alphas, ratio, fold.train.samples)  # (A, D)
     residual = target.test_square - 2 * weights @ target.test_correlation
     residual += np.einsum("ad,ad->a", weights @ fold.test_gram, weights)
@@ -168,5 +169,5 @@ def _descend(gram: Floats, correlation: Floats, square: float, alphas: Floats, r
     """Coefficients (A, D) along a path of penalties, each started from the one before."""
     from analysis.cellprofiler.coordinate_descent import descend
 
-    found: Floats = descend(gram, correlation, square, alphas * ratio * samples, alphas * (1 - ratio) * samples)
-    return found
+    coefficients: Floats = descend(gram, correlation, square, alphas * ratio * samples, alphas * (1 - ratio) * samples)
+    return coefficients

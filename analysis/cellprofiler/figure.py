@@ -21,14 +21,14 @@ def predicted_features(
     Raises:
         ValueError: they have no feature in common.
     """
-    other = {found.feature: found for found in second}
-    pairs = [(found, other[found.feature]) for found in first if found.feature in other]
+    other = {prediction.feature: prediction for prediction in second}
+    pairs = [(prediction, other[prediction.feature]) for prediction in first if prediction.feature in other]
     if not pairs:
         raise ValueError("the two sets of predictions have no feature in common")
     with styled():
         figure, axes = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
         axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
-        for category in sorted({found.category for found, _ in pairs}):
+        for category in sorted({prediction.category for prediction, _ in pairs}):
             inside = [(a.r2, b.r2) for a, b in pairs if a.category == category]
             colour = CATEGORY_COLOURS.get(category, GREY)
             across, up = ([pair[side] for pair in inside] for side in (0, 1))

@@ -1,4 +1,4 @@
-"""CellProfiler prediction from files: embeddings and features joined by well, progress kept, Table 7 and Figure 9."""
+"""CellProfiler prediction from files: embeddings and features joined by well, progress saved, Table 7 and Figure 9."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def predict_from_files(
     Args:
         on: columns that name a well in both tables.
         experiment: column, training experiment, test experiment.
-        output: predictions are added here one by one, and those that are there are not made again.
-        compare: another model's predictions; Figure 9 is drawn beside `output`.
+        output: predictions are appended to this file one by one; those already in it are not computed again.
+        compare: another model's predictions; Figure 9 is drawn next to `output`.
 
     Raises:
         FeatureTableError: files or columns that do not fit, no well in common, or predictions that cannot be read.
     """
     if compare and not output:
-        raise FeatureTableError("--compare draws a figure beside --output; name an --output")
+        raise FeatureTableError("--compare draws a figure next to --output; give --output too")
     wells, profiles = read_wells(embeddings, prefix), read_wells(features)
     rows, columns = _joined(wells, profiles, on)
     column, train, test = experiment
@@ -52,14 +52,16 @@ def predict_from_files(
     train_data, test_data = ((wells.features[rows[part]], table[part].reset_index(drop=True)) for part in parts)
     done = read_predictions(output) if output and output.exists() else {}
     with _recorder(output, len(table.columns) - len(done)) as record:
-        found, constant = predict_features(train_data, test_data, standardise=standardise, done=done, progress=record)
-    figure = _figure(found, output, compare) if compare and output else None
-    summary = table7(found).to_dict("records") if found else []
+        predictions, constant = predict_features(
+            train_data, test_data, standardise=standardise, done=done, progress=record
+        )
+    figure = _figure(predictions, output, compare) if compare and output else None
+    summary = table7(predictions).to_dict("records") if predictions else []
     return {
         "protocol": f"{VERSION}, standardised by {standardise}",
         "train_wells": int(parts[0].sum()),
         "test_wells": int(parts[1].sum()),
-        "features": len(found),
+        "features": len(predictions),
         "constant_features": len(constant),
         "wells_without_match": len(wells.metadata) - len(rows),
         "table7": summary,
@@ -74,8 +76,8 @@ def read_predictions(path: Path) -> dict[str, FeaturePrediction]:
         FeatureTableError: not a file of predictions.
     """
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    reader = csv.DictReader(whole)
+    complete = [line for line in lines if line.endswith("\n")]
+    reader = csv.DictReader(complete)
     if reader.fieldnames != COLUMNS:
         raise FeatureTableError(f"{path}: not predictions; the header must be {','.join(COLUMNS)}")
     try:
@@ -99,7 +101,7 @@ def _joined(wells: FeatureTable, profiles: FeatureTable, on: Sequence[str]) -> t
     right = pd.DataFrame({name: profiles.column(name).astype(str) for name in on})
     if right.duplicated().any():
         raise FeatureTableError(
-            f"{', '.join(on)} names {int(right.duplicated().sum())} wells of the features more than once"
+            f"{', '.join(on)} identifies {int(right.duplicated().sum())} wells of the features more than once"
         )
     both = left.merge(right.assign(other=range(len(right))), on=list(on))
     if both.empty:
@@ -123,7 +125,7 @@ def _recorder(output: Path | None, features: int) -> Iterator[Callable[[FeatureP
             yield lambda _: (bar.update(), None)[1]
             return
         kept = list(read_predictions(output).values()) if output.exists() else []
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")  # a torn last line goes
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")  # drops an incomplete last line
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -132,18 +134,18 @@ def _recorder(output: Path | None, features: int) -> Iterator[Callable[[FeatureP
             os.fsync(file.fileno())
             temporary.replace(output)
 
-            def record(found: FeaturePrediction) -> None:
-                writer.writerow(asdict(found))
+            def record(prediction: FeaturePrediction) -> None:
+                writer.writerow(asdict(prediction))
                 file.flush()
                 bar.update()
 
             yield record
 
 
-def _figure(found: Sequence[FeaturePrediction], output: Path, compare: Path) -> str:
+def _figure(predictions: Sequence[FeaturePrediction], output: Path, compare: Path) -> str:
     from analysis.cellprofiler.figure import predicted_features
 
     target = output.with_suffix(".png")
     other = list(read_predictions(compare).values())
-    predicted_features(other, found, (compare.stem, output.stem)).savefig(target, dpi=200)
+    predicted_features(other, predictions, (compare.stem, output.stem)).savefig(target, dpi=200)
     return str(target)

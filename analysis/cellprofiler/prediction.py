@@ -1,12 +1,12 @@
-"""The CellProfiler room: how well do embeddings predict features that were designed by hand (supplement A.6)?
+"""CellProfiler prediction: how well do embeddings predict hand-designed features (supplement A.6)?
 
 Wells of one experiment train, wells of another test. Skewed features are transformed, everything is standardised, each
-feature is predicted by an elastic net of its own, and scored by the coefficient of determination on the test
+feature is predicted by its own elastic net and scored by the coefficient of determination on the test
 experiment: Table 7 is the median of each category, Figure 9 the scatter of two models.
 
-Where the paper is silent: log scaling is log(1 + x - min), squaring is of x - min where x can be negative, both so that
-order is kept, with the training experiment's min; standardisation is by the training experiment, or by each experiment
-of its own.
+Where the paper does not say: log scaling is log(1 + x - min); squaring is of x - min where x can be negative. Both keep
+the order and use the training experiment's min. Standardisation is by the training experiment, or by each experiment
+separately.
 
 Legend: W wells, D embedding width, T features.
 """
@@ -32,13 +32,13 @@ Standardise = Literal["train", "each"]
 
 @dataclass(frozen=True)
 class Transform:
-    """What makes a feature less skewed, fitted on training wells."""
+    """A transform that makes a feature less skewed, fitted on training wells."""
 
     kind: Literal["none", "log", "square"]
     shift: float  # subtracted first
 
     def apply(self, values: Floats) -> Floats:
-        """(W,) → (W,). Test wells below the training minimum are taken to it."""
+        """(W,) → (W,). Test values below the training minimum are clipped to it."""
         if self.kind == "none":
             return values
         shifted = np.maximum(values - self.shift, 0)
@@ -56,11 +56,11 @@ class FeaturePrediction:
     transform: str
     ratio: float
     alpha: float
-    weights: int  # that are not zero
+    weights: int  # number that are not zero
 
 
 def fit_transform(values: Floats) -> Transform:
-    """Log where the skew is above .5, square where it is below -.5 (supplement A.6)."""
+    """Log where the skew is above 0.5, square where it is below -0.5 (supplement A.6)."""
     centred = values - values.mean()
     skew = (centred**3).mean() / centred.std() ** 3
     if skew > SKEWED:
@@ -71,7 +71,7 @@ def fit_transform(values: Floats) -> Transform:
 
 
 def category_of(feature: str) -> str:
-    """`Cells_Texture_Contrast_DNA_3_00` → Texture; what does not read so is `other`."""
+    """`Cells_Texture_Contrast_DNA_3_00` → Texture; names of another form are `other`."""
     parts = feature.split("_")
     return parts[1] if len(parts) > 1 and parts[0] in COMPARTMENTS else "other"
 
@@ -114,9 +114,9 @@ def predict_features(
         if not target.std() or not truth.std():
             constant.append(str(name))
             continue
-        found = _predict_one(str(name), target, truth, regression, unseen, standardise)
-        progress(found)
-        predictions.append(found)
+        prediction = _predict_one(str(name), target, truth, regression, unseen, standardise)
+        progress(prediction)
+        predictions.append(prediction)
     return predictions, constant
 
 
@@ -124,13 +124,16 @@ def _predict_one(
     name: str, target: Floats, truth: Floats, regression: ElasticNetFolds, unseen: Floats, standardise: Standardise
 ) -> FeaturePrediction:
     transform = fit_transform(target)
-    known, wanted = transform.apply(target), transform.apply(truth)
+    known, expected = transform.apply(target), transform.apply(truth)
     mean, scale = known.mean(), known.std()
-    chosen = regression.fit((known - mean) / scale)
-    wanted = (wanted - mean) / scale if standardise == "train" else (wanted - wanted.mean()) / (wanted.std() or 1)
-    weights = int(np.count_nonzero(chosen.coefficients))
-    score = r2(wanted, chosen.predict(unseen))
-    return FeaturePrediction(name, category_of(name), score, transform.kind, chosen.ratio, chosen.alpha, weights)
+    fitted = regression.fit((known - mean) / scale)
+    if standardise == "train":
+        expected = (expected - mean) / scale
+    else:
+        expected = (expected - expected.mean()) / (expected.std() or 1)
+    weights = int(np.count_nonzero(fitted.coefficients))
+    score = r2(expected, fitted.predict(unseen))
+    return FeaturePrediction(name, category_of(name), score, transform.kind, fitted.ratio, fitted.alpha, weights)
 
 
 def r2(truth: Floats, predicted: Floats) -> float:
@@ -144,7 +147,7 @@ def table7(predictions: Sequence[FeaturePrediction]) -> pd.DataFrame:
 
     Columns: category, features, median_r2, median_absolute_deviation.
     """
-    frame = pd.DataFrame([{"category": found.category, "r2": found.r2} for found in predictions])
+    frame = pd.DataFrame([{"category": prediction.category, "r2": prediction.r2} for prediction in predictions])
     order = [*CATEGORIES, *sorted(set(frame["category"]) - set(CATEGORIES))]
     rows = []
     for category in order:

@@ -1,12 +1,11 @@
-"""The compute room: what one crop costs a system, under three named conventions.
+"""Compute per crop of every system, under three named conventions.
 
 "FLOPs" on a published axis may mean multiply-accumulates (MACs) or floating-point operations (2 per MAC), forward or
-training, of all tokens or of the visible ones. A number without its convention is therefore worth nothing, and every
-function that returns compute takes the convention's name. Closed forms count the matrix products (linear layers,
+training, of all tokens or of the visible ones. A number is therefore meaningless without its convention, and
+every function that returns compute takes the convention's name. Closed forms count the matrix products (linear layers,
 attention, the patch convolution); norms, softmax, GELU and biases are below 1% and left out, as is usual.
 
-`Vit`, `VitMae` and their formulas are here; the paper's other systems are in `systems.py` and meet the conventions as
-`System`.
+`Vit`, `VitMae` and their formulas are here; the paper's other systems are in `systems.py` and implement `System`.
 
 Legend: L tokens, D width.
 """
@@ -19,7 +18,7 @@ from typing import Protocol
 FLOPS_PER_MAC = 2
 PASSES_PER_TRAINING_STEP = 3  # the backward pass costs two forward passes: one per operand of each product
 
-# DeiT III (Touvron et al. 2022), Table 1: "GFLOPs" (in truth MACs) at 224x224x3, patch 16, by (width, depth).
+# DeiT III (Touvron et al. 2022), Table 1: "GFLOPs" (actually MACs) at 224x224x3, patch 16, by (width, depth).
 DEIT3_TABLE1 = MappingProxyType({(384, 12): 4.6e9, (768, 12): 17.5e9, (1024, 24): 61.6e9})
 PAPER_CROP = 256
 PAPER_CROP_FACTOR = 1.69  # as printed in supplement A.5 for (16*16 / 14*14)^2, which is 1.706
@@ -29,7 +28,7 @@ MLP_RATIO = 4  # hidden units of a block's MLP, as a multiple of its width
 
 @dataclass(frozen=True)
 class Vit:
-    """The shape of a vision transformer, as far as its cost depends on it. Sizes are in pixels or units."""
+    """The dimensions of a vision transformer that determine its cost. Sizes are in pixels or units."""
 
     width: int
     depth: int
@@ -39,7 +38,7 @@ class Vit:
     channels: int = 6
 
     def __post_init__(self) -> None:
-        """Refuse shapes that no such model has.
+        """Reject impossible dimensions.
 
         Raises:
             ValueError: naming the field and what it must satisfy.
@@ -51,7 +50,7 @@ class Vit:
 
     @property
     def patches(self) -> int:
-        """Patches per crop, all channels of a place sharing one patch."""
+        """Patches per crop, all channels of a location share one patch."""
         return (self.crop // self.patch) ** 2
 
     @property
@@ -71,7 +70,7 @@ class Vit:
 
 @dataclass(frozen=True)
 class VitMae(Vit):
-    """The shape of a ViT masked autoencoder: a `Vit` as encoder, its decoder, and the share of patches hidden."""
+    """The dimensions of a ViT masked autoencoder: a `Vit` as encoder, a decoder, and the share of masked patches."""
 
     decoder_width: int = 512
     decoder_depth: int = 8
@@ -86,7 +85,7 @@ class VitMae(Vit):
                 f"decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}"
             )
         if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio {self.mask_ratio} must lie in [0, 1)")
+            raise ValueError(f"mask_ratio {self.mask_ratio} must be in [0, 1)")
 
     @property
     def visible_patches(self) -> int:
@@ -108,10 +107,10 @@ class VitMae(Vit):
 
 
 class System(Protocol):
-    """Anything whose crops cost something: `VitMae`, and the classes of `systems.py`."""
+    """A system with a cost per crop: `VitMae`, and the classes of `systems.py`."""
 
     def dense_forward_macs(self) -> float:
-        """Forward MACs per crop of what embeds, on the whole crop."""
+        """Forward MACs per crop of the embedding network, on the complete crop."""
         ...
 
     def training_forward_macs(self) -> float:
@@ -164,10 +163,10 @@ def mae_train(model: System) -> float:
 def touvron(model: System) -> float:
     """The paper's count per crop (supplement A.5): DeiT III Table 1 x 1.69 for the crop, x 16 for patch 8.
 
-    The paper's count knows neither channels, mask nor decoder. For shapes or crops it does not list, such as a
-    miniature, the table's entry is replaced by the dense forward MACs of the same shape at patch 16 on the model's own
+    The paper's count ignores channels, mask and decoder. For dimensions or crops that the table does not list, such as
+    a miniature's, its entry is replaced by the dense forward MACs of the same dimensions at patch 16 on the model's own
     crop. Either way the patch factor is (16 / patch)^4, so that patch 8 costs 16 times patch 16 as in the paper. For
-    systems that are no MAE-ViT the paper gives no count: theirs is `dense_forward`, the same kind of number.
+    systems other than a MAE-ViT the paper gives no count; `dense_forward`, the same kind of number, is used instead.
     """
     if not isinstance(model, VitMae):
         return model.dense_forward_macs()
@@ -188,7 +187,7 @@ def _dense_forward_at_patch_16(model: VitMae) -> float:
 
 @dataclass(frozen=True)
 class Convention:
-    """A named way of counting. The version rises whenever a number it gives would change."""
+    """A named way of counting. The version increases whenever a number it gives would change."""
 
     name: str
     version: int
@@ -213,7 +212,7 @@ def named_convention(name: str) -> Convention:
     """The convention of that name.
 
     Raises:
-        ValueError: if there is none; the message lists those there are.
+        ValueError: if it is unknown; the message lists the known names.
     """
     if name not in CONVENTIONS:
         raise ValueError(f"unknown compute convention {name!r}; known are {', '.join(CONVENTIONS)}")

@@ -1,9 +1,9 @@
-"""What the paper's other systems cost and weigh: closed forms beside those of `flops.VitMae`.
+"""Compute and parameter counts of the paper's other systems, in closed form like `flops.VitMae`.
 
 Each class gives multiply-accumulates (MACs) per crop of its convolutions, linear layers and attention, and its trained
 parameters. Norms, activations and biases are below 1% and left out of the MACs, as in `flops.py`.
 
-Legend: k kernel side, places pixels of a feature map.
+Legend: k kernel side; places are the pixels of a feature map.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MuNet:
         return (self.crop >> scale) ** 2
 
     def dense_forward_macs(self) -> float:
-        """The way down on the whole crop: what an embedding costs."""
+        """The downsampling path on the complete crop, which is what an embedding costs."""
         befores = (self.channels, *self.widths[:-1])
         entering = sum(
             conv_macs(3, before, width, self._places(n))
@@ -36,7 +36,7 @@ class MuNet:
         return entering + sum(self._blocks_macs(n) for n in range(len(self.widths)))
 
     def training_forward_macs(self) -> float:
-        """Down and up again; hidden squares cost as much as others."""
+        """Both paths; masked squares cost as much as visible ones."""
         up = 0
         for n, (width, coarse) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             # A transposed convolution of stride 2 and kernel 2 does one product per output place and pair of channels.
@@ -65,7 +65,7 @@ class MuNet:
 class ChannelAgnosticMae(Vit):
     """A channel-agnostic MAE: tokens of every channel in one encoder, a decoder for each trained channel.
 
-    Hidden patches cost nothing here, not even their embedding. `patches` are those of one channel.
+    Masked patches cost nothing, not even their embedding. `patches` are those of one channel.
 
     Attributes:
         train_channels: numbers of the channels that it learns from; None for all `channels`.
@@ -83,7 +83,7 @@ class ChannelAgnosticMae(Vit):
         return self.channels if self.train_channels is None else len(self.train_channels)
 
     def encoder_macs(self, patches: int) -> float:
-        """Forward MACs of the encoder on so many patches of any channels, and the class token."""
+        """Forward MACs of the encoder on this many patches of any channels, and the class token."""
         embedding = patches * self.patch**2 * self.width
         return embedding + self.depth * block_macs(self.width, patches + 1)
 
@@ -101,20 +101,20 @@ class ChannelAgnosticMae(Vit):
         return self.encoder_macs(visible) + projection + cross + blocks + tokens * width * self.patch**2
 
     def parameters(self) -> int:
-        """Trained parameters; positions, the placeholder and OpenPhenom's idle last norm are not among them."""
-        one = Vit(self.width, self.depth, self.heads, self.patch, self.crop, channels=1)
+        """Trained parameters, without positions, the placeholder and OpenPhenom's unused last norm."""
+        single_channel = Vit(self.width, self.depth, self.heads, self.patch, self.crop, channels=1)
         width = self.decoder_width
         block = 12 * width**2 + 13 * width  # two norms, attention and MLP with biases
         shared = (4 * width**2 + width) + (8 * width**2 + 5 * width) + 3 * 2 * width
         tokens = width * (1 + self.decoders)
         ends = (self.width * width + width) + (width * self.patch**2 + self.patch**2)
-        encoder = encoder_parameters(one) - 2 * self.width  # no final norm
+        encoder = encoder_parameters(single_channel) - 2 * self.width  # no final norm
         return encoder + self.decoders * self.decoder_depth * block + shared + tokens + ends
 
 
 @dataclass(frozen=True)
 class DenseNet161:
-    """DenseNet-161 (Huang et al. 2017): growth 48, blocks of 6, 12, 36 and 24 layers. Other numbers make its kin."""
+    """DenseNet-161 (Huang et al. 2017): growth 48, blocks of 6, 12, 36 and 24 layers. Other numbers: related nets."""
 
     crop: int = 256
     channels: int = 6
@@ -147,7 +147,7 @@ class DenseNet161:
         return self.dense_forward_macs() + (self.embedding or self.features) * self.classes
 
     def parameters(self) -> int:
-        """All trained parameters; convolutions have no bias, a normalisation two numbers a feature."""
+        """All trained parameters; convolutions have no bias, a normalisation has two numbers per feature."""
         width = self.stem
         total = 49 * self.channels * self.stem + 2 * self.stem
         for n, layers in enumerate(self.layers):
@@ -164,7 +164,7 @@ class DenseNet161:
 
     @property
     def features(self) -> int:
-        """That the trunk ends with."""
+        """Number of features at the end of the trunk."""
         width = self.stem
         for n, layers in enumerate(self.layers):
             width += layers * self.growth
@@ -177,11 +177,11 @@ class VitClassifier(Vit):
     """A MAE-ViT's encoder on all of its tokens; the head is below a thousandth of it and left out."""
 
     def training_forward_macs(self) -> float:
-        """The encoder on all tokens: nothing is hidden."""
+        """The encoder on all tokens: nothing is masked."""
         return self.dense_forward_macs()
 
     def parameters(self) -> int:
-        """Of the encoder."""
+        """Parameters of the encoder."""
         return encoder_parameters(self)
 
 
@@ -189,11 +189,11 @@ class VitClassifier(Vit):
 class PlainVit(Vit):
     """A vision transformer as timm has them by default, on all of its tokens; without its head.
 
-    Blocks that do attention and MLP one after the other cost what those that do both in parallel do.
+    Sequential blocks cost the same as parallel ones.
     """
 
     def training_forward_macs(self) -> float:
-        """The encoder on all tokens: nothing is hidden."""
+        """The encoder on all tokens: nothing is masked."""
         return self.dense_forward_macs()
 
     def parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""The frontier room: how a joint law would spend compute, and what iso-FLOP profiles say without a law.
+"""Compute-optimal frontier: how to split compute by a joint law, or by iso-FLOP profiles without a law.
 
 Compute is C = k N D. Under L = E + A N^-alpha + B D^-beta the best N grows as C^(beta / (alpha + beta)) and the best D
 as C^(alpha / (alpha + beta)) (Hoffmann et al. 2022).
@@ -23,14 +23,14 @@ from analysis.laws.metric import Metric
 
 FEWEST_PER_BUDGET = 3  # runs that a parabola needs
 EXPONENTS = ("alpha", "beta")
-WIDEST = 5.0  # times what resampling says, at most
+WIDEST = 5.0  # largest factor by which a resampled interval is widened
 ALPHA, BETA = 3, 4  # their columns in theta
 JOINT = ("joint", "data_constrained")
 
 
 @dataclass(frozen=True)
 class Exponent:
-    """A power with its interval."""
+    """An exponent with its interval."""
 
     value: float
     low: float
@@ -55,16 +55,16 @@ def compute_optimal(
     fitted: Fitted, points: Points, compute: Sequence[float], *, per_unit: float = 6.0, confidence: float = 0.9,
     count: int = 1000,
 ) -> Frontier:  # fmt: skip
-    """The best model size and data at each compute: exponents with profile intervals, sizes with a bootstrap's.
+    """The best model size and data at each compute: exponents with profile intervals, sizes with bootstrap intervals.
 
     Args:
-        fitted: the law `joint`; or `data_constrained`, whose frontier is that of data which are never repeated.
+        fitted: the law `joint`; or `data_constrained`, whose frontier assumes that data are never repeated.
         points: the runs it was fitted to.
         compute: budgets C.
-        per_unit: k in C = k N D; 6 FLOPs per parameter and token, or the cost that the convention has.
+        per_unit: k in C = k N D; 6 FLOPs per parameter and token, or the convention's cost.
 
     Raises:
-        ValueError: the law is of one input.
+        ValueError: the law has one input.
     """
     name = fitted.law.name
     if name not in JOINT:
@@ -75,9 +75,9 @@ def compute_optimal(
     shares, sizes = _allocation(draws, budgets / per_unit)
     tail = (1 - confidence) / 2
     low, high = _share_interval(fitted, confidence)
-    # the resampled sizes stray too little by as much as the resampled exponents do
-    strayed = np.nanquantile(shares, [tail, 1 - tail])
-    wider = np.clip((high - low) / max(float(np.ptp(strayed)), 1e-12), 1.0, WIDEST)
+    # resampled sizes vary too little, by the same factor as resampled exponents
+    resampled = np.nanquantile(shares, [tail, 1 - tail])
+    wider = np.clip((high - low) / max(float(np.ptp(resampled)), 1e-12), 1.0, WIDEST)
     size_low, size_high = size[0] * (np.nanquantile(sizes, [tail, 1 - tail], axis=0) / size[0]) ** wider
     data = budgets / per_unit / size[0]
     return Frontier(
@@ -110,9 +110,9 @@ def _share_interval(fitted: Fitted, confidence: float) -> tuple[float, float]:
 
 def _by_difference(model: Model, theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
     """A joint law whose column of log beta holds log beta - log alpha."""
-    whole = theta.copy()
-    whole[:, BETA] += whole[:, ALPHA]
-    values, jacobian = model(whole, inputs)
+    full = theta.copy()
+    full[:, BETA] += full[:, ALPHA]
+    values, jacobian = model(full, inputs)
     jacobian = jacobian.copy()
     jacobian[..., ALPHA] += jacobian[..., BETA]
     return values, jacobian
@@ -120,36 +120,38 @@ def _by_difference(model: Model, theta: Floats, inputs: Floats) -> tuple[Floats,
 
 @dataclass(frozen=True)
 class Split:
-    """A table's frontier, the exponents that it leans on and cannot tell, and the same read without a law."""
+    """A frontier, the exponents it depends on that the runs do not identify, and an exponent without a law."""
 
     frontier: Frontier
-    unidentified: tuple[str, ...]  # of alpha and beta: those that the runs bound on one side or none
+    unidentified: tuple[str, ...]  # of alpha and beta: those that the runs bound on one side or not at all
     iso_flop: Exponent | None  # of the best size; None where too few budgets enclose their minimum
 
 
 def split(
     fitted: Fitted, points: Points, compute: Sequence[float] = (), *, per_unit: float = 6.0, confidence: float = 0.9
 ) -> Split:
-    """How runs say that compute should be split, and whether they can say it.
+    """The compute-optimal split by a joint law of the runs, and whether the runs identify it.
 
     Args:
         fitted: a joint law of `points`.
         points: the runs; inputs are size first, data last.
-        compute: budgets; none: the largest of the runs, and ten times that.
+        compute: budgets; default: the largest of the runs, and ten times that.
         per_unit: k in C = k N D.
         confidence: of every interval.
     """
     spent = per_unit * points.x[:, 0] * points.x[:, -1]
     budgets = compute if len(compute) else (float(spent.max()), 10 * float(spent.max()))
-    loose = tuple(
-        one.name for one in parameters(fitted, points, confidence) if one.name in EXPONENTS and not one.identified
+    unidentified = tuple(
+        parameter.name
+        for parameter in parameters(fitted, points, confidence)
+        if parameter.name in EXPONENTS and not parameter.identified
     )
-    found = compute_optimal(fitted, points, budgets, per_unit=per_unit, confidence=confidence)
+    frontier = compute_optimal(fitted, points, budgets, per_unit=per_unit, confidence=confidence)
     try:
-        read = iso_flop_exponent(iso_flop(points, spent, metric=fitted.coordinates.metric), confidence=confidence)
+        exponent = iso_flop_exponent(iso_flop(points, spent, metric=fitted.coordinates.metric), confidence=confidence)
     except ValueError:
-        read = None
-    return Split(found, loose, read)
+        exponent = None
+    return Split(frontier, unidentified, exponent)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class IsoFlop:
 
     compute: float
     size: float
-    loss: float  # of a share, what it lacks of its bound
+    loss: float  # for a share, its distance from the bound
     runs: int
     enclosed: bool
 
@@ -169,11 +171,11 @@ def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2, metric: Me
     Args:
         points: x (n, 2) of size and data.
         compute: (n,) of each run; runs within 1 / per_decade of a decade share a budget.
-        metric: what kind of number y is; a loss where none is given.
+        metric: what kind of number y is; default: a loss.
     """
     budgets = np.round(np.log10(compute) * per_decade) / per_decade
     distance = (metric or Metric("loss")).distance(points.y)
-    found = []
+    minima = []
     for budget in np.unique(budgets):
         inside = budgets == budget
         log_size, loss = np.log(points.x[inside, 0]), distance[inside]
@@ -185,8 +187,8 @@ def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2, metric: Me
         best = -slope / (2 * bend)
         enclosed = bool(log_size.min() <= best <= log_size.max())
         least = float(level - slope**2 / (4 * bend))
-        found.append(IsoFlop(float(10**budget), float(np.exp(best)), least, int(inside.sum()), enclosed))
-    return found
+        minima.append(IsoFlop(float(10**budget), float(np.exp(best)), least, int(inside.sum()), enclosed))
+    return minima
 
 
 def iso_flop_exponent(readings: Sequence[IsoFlop], *, confidence: float = 0.9) -> Exponent:
@@ -197,9 +199,11 @@ def iso_flop_exponent(readings: Sequence[IsoFlop], *, confidence: float = 0.9) -
     """
     from scipy import stats
 
-    enclosed = [one for one in readings if one.enclosed]
+    enclosed = [reading for reading in readings if reading.enclosed]
     if len(enclosed) < FEWEST_PER_BUDGET:
         raise ValueError(f"{len(enclosed)} budgets whose runs enclose their minimum; an exponent needs 3")
-    found = stats.linregress(np.log([one.compute for one in enclosed]), np.log([one.size for one in enclosed]))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(enclosed) - 2) * found.stderr)
-    return Exponent(float(found.slope), float(found.slope) - half, float(found.slope) + half)
+    regression = stats.linregress(
+        np.log([reading.compute for reading in enclosed]), np.log([reading.size for reading in enclosed])
+    )
+    half = float(stats.t.ppf((1 + confidence) / 2, len(enclosed) - 2) * regression.stderr)
+    return Exponent(float(regression.slope), float(regression.slope) - half, float(regression.slope) + half)

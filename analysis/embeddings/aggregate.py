@@ -1,4 +1,4 @@
-"""The aggregation room: wells → guides → genes, with the wells behind each; and which wells are worth keeping.
+"""Aggregation of wells to guides to genes, and filters for the wells worth keeping.
 
 Legend: W wells, G genes, D embedding width.
 """
@@ -19,12 +19,12 @@ Method = Literal["mean", "median"]
 
 @dataclass(frozen=True)
 class GeneMap:
-    """One embedding per gene, genes in alphabetical order, and what each rests on."""
+    """One embedding per gene, genes in alphabetical order, with the number of wells and guides behind it."""
 
     genes: list[str]
     embeddings: Floats  # (G, D)
     wells: npt.NDArray[np.int64]  # (G,)
-    guides: npt.NDArray[np.int64]  # (G,) 1 where guides were not told apart
+    guides: npt.NDArray[np.int64]  # (G,) 1 where no guides were given
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def aggregate(
     guides: Sequence[str] | None = None,
     method: Method = "mean",
 ) -> GeneMap:
-    """Take wells to genes: over the replicates of each guide, then over the guides of each gene.
+    """Aggregate wells to genes: over the replicates of each guide, then over the guides of each gene.
 
     Args:
         embeddings: (W, D).
-        genes: (W,) gene symbol of each well; wells without one ("", controls and compounds) take no part.
-        guides: (W,) guide of each well; without it every well of a gene weighs the same.
+        genes: (W,) gene symbol of each well; wells without one ("", controls and compounds) are ignored.
+        guides: (W,) guide of each well; without it every well of a gene has the same weight.
         method: mean, or the median of each feature, in both steps.
 
     Raises:
@@ -61,7 +61,7 @@ def aggregate(
     if not len(values) == len(gene_of) == len(guide_of):
         raise ValueError(f"{len(values)} embeddings, but {len(gene_of)} genes and {len(guide_of)} guides")
     if (missing := pd.isna(gene_of)).any():
-        raise ValueError(f'well {np.argmax(missing)} has a missing gene; wells without one must say ""')
+        raise ValueError(f'well {np.argmax(missing)} has a missing gene; wells without one must have ""')
     if method not in get_args(Method):
         raise ValueError(f"no aggregation {method!r}; known: {', '.join(get_args(Method))}")
     named = gene_of != ""
@@ -86,13 +86,13 @@ def curate(
     controls_per_experiment: int | None = None,
     seed: int = 0,
 ) -> KeptWells:
-    """Keep perturbations that were seen often enough, and no more controls than asked for.
+    """Keep perturbations with enough experiments and wells, and at most the requested number of controls.
 
     Args:
         perturbation, experiment: (W,) names.
-        control: (W,) true for negative controls, which are kept whatever their number.
+        control: (W,) true for negative controls, to which the two minima do not apply.
         min_experiments, min_wells: a perturbation in fewer is left out.
-        controls_per_experiment: at most so many controls of each experiment are kept, drawn at random.
+        controls_per_experiment: at most this many controls of each experiment are kept, drawn at random.
 
     Raises:
         ValueError: if lengths differ.
@@ -106,16 +106,16 @@ def curate(
     keep = np.where(controls, True, np.isin(names, often))
     dropped_wells = int((~keep).sum())
     if controls_per_experiment is not None:
-        keep &= ~controls | _some_of_each(experiments, controls, controls_per_experiment, seed)
+        keep &= ~controls | _sample_controls(experiments, controls, controls_per_experiment, seed)
     return KeptWells(keep, len(often), len(counts) - len(often), dropped_wells, int((~keep).sum()) - dropped_wells)
 
 
-def _some_of_each(experiments: Names, controls: Mask, most: int, seed: int) -> Mask:
+def _sample_controls(experiments: Names, controls: Mask, most: int, seed: int) -> Mask:
     """At most `most` controls of each experiment."""
     rng, kept = np.random.default_rng(seed), np.zeros(len(controls), dtype=bool)
     for name in np.unique(experiments):
-        there = np.flatnonzero(controls & (experiments == name))
-        kept[rng.permutation(there)[:most]] = True
+        rows = np.flatnonzero(controls & (experiments == name))
+        kept[rng.permutation(rows)[:most]] = True
     return kept
 
 

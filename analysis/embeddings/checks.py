@@ -1,4 +1,4 @@
-"""..."""
+"""Checks of embeddings, controls and batches before anything is computed."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def checked_embeddings(embeddings: npt.ArrayLike) -> Floats:
 def checked_screen(
     embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike
 ) -> tuple[Floats, Mask, Names]:
+    """Embeddings, controls and batches of a screen. Raises ValueError for a batch with fewer than two controls."""
     values = checked_embeddings(embeddings)
     controls = checked_controls(control, len(values))
     batches = np.asarray(batch)
@@ -61,16 +62,16 @@ def _check_controls_per_batch(controls: Mask, batches: Names) -> None:
 
 
 def rows_by_batch(batches: Names, fitted: Mapping[Hashable, object]) -> list[tuple[Hashable, Rows]]:
-    """The rows of each batch; a slice where they lie together, which spares a copy.
+    """The rows of each batch; a slice where they are contiguous, which avoids a copy.
 
     Raises:
         ValueError: a batch is not among those fitted.
     """
-    found: list[tuple[Hashable, Rows]] = []
+    by_batch: list[tuple[Hashable, Rows]] = []
     for name in np.unique(batches):
         if name not in fitted:
             raise ValueError(f"batch {name} was not fitted; fitted are {', '.join(map(str, fitted))}")
         rows = np.flatnonzero(batches == name)
         together = rows[-1] - rows[0] + 1 == len(rows)
-        found.append((name, slice(rows[0], rows[-1] + 1) if together else rows))
-    return found
+        by_batch.append((name, slice(rows[0], rows[-1] + 1) if together else rows))
+    return by_batch

@@ -1,7 +1,7 @@
-"""The chromosome-arm room: CRISPR cuts can cost a gene's whole chromosome arm, and then neighbours look alike.
+"""Chromosome-arm correction: a CRISPR cut can lose a gene's whole arm, and then its neighbours appear similar.
 
-Unexpressed genes should show nothing; what they share on an arm is the bias of that arm, and is subtracted from all its
-genes ("proximity bias", Lazar et al. 2023).
+Unexpressed genes should have no effect; the mean of those on an arm is the bias of that arm, and is subtracted from all
+its genes ("proximity bias", Lazar et al. 2023).
 
 Legend: G genes, D embedding width.
 """

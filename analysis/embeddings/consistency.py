@@ -1,9 +1,9 @@
-"""The consistency room: do replicates of a perturbation agree, and how far is it from the controls?
+"""Replicate consistency: do replicates of a perturbation agree, and how far is it from the controls?
 
 Consistency: cosines between replicates against cosines between wells of different perturbations, by the two-sample
-statistics of Kolmogorov-Smirnov and Cramér-von Mises; and for each perturbation its mean cosine, with a p from sets of
-unrelated wells of the same number. Magnitude: the energy distance to the controls, with a p from sets of controls.
-A perturbation in one well has neither; it is counted, and no NaN enters any null.
+statistics of Kolmogorov-Smirnov and Cramér-von Mises; and for each perturbation its mean cosine, with a p value from
+random sets of as many unrelated wells. Magnitude: the energy distance to the controls, with a p value from random sets
+of controls. A perturbation in one well has neither; it is counted, and no NaN enters a null distribution.
 
 Legend: W wells, D embedding width, R replicates, K draws.
 """
@@ -53,7 +53,7 @@ class Magnitude:
     perturbations: list[str]
     distance: Floats  # energy distance
     p: Floats
-    too_few: int  # perturbations with fewer wells than asked for
+    too_few: int  # perturbations with fewer wells than required
 
 
 def replicate_consistency(
@@ -73,30 +73,30 @@ def replicate_consistency(
     count = np.bincount(code)
     replicated = np.flatnonzero(count >= 2)
     if len(names) < 2 or not len(replicated):
-        raise ValueError(f"{len(names)} perturbations, none or all alone: consistency needs replicates and others")
+        raise ValueError(f"{len(names)} perturbations: two are needed, one of them with replicates")
     mean = _mean_cosines(rows, code)[replicated]
     p = np.empty(len(replicated))
     for size in np.unique(count[replicated]):
         null = np.sort(_unrelated_means(rows, code, int(size), draws, rng))
-        here = count[replicated] == size
-        p[here] = (1 + len(null) - np.searchsorted(null, mean[here])) / (1 + len(null))
+        same_size = count[replicated] == size
+        p[same_size] = (1 + len(null) - np.searchsorted(null, mean[same_size])) / (1 + len(null))
     alike = _replicate_cosines(rows, code)
     ks, cvm = two_sample(alike, _unrelated_cosines(rows, code, rng))
-    chosen = [names[index] for index in replicated]
-    return Consistency(chosen, mean, p, int((count == 1).sum()), ks, cvm, len(alike))
+    replicated_names = [names[index] for index in replicated]
+    return Consistency(replicated_names, mean, p, int((count == 1).sum()), ks, cvm, len(alike))
 
 
 def two_sample(first: Floats, second: Floats) -> tuple[float, float]:
     """Kolmogorov-Smirnov and Cramér-von Mises (T) statistics of two samples (Anderson 1962)."""
     from scipy.stats import cramervonmises_2samp, ks_2samp
 
-    asymptotic = "asymptotic"  # only the statistic is used: exact p values would cost much and mean nothing here
+    asymptotic = "asymptotic"  # only the statistic is used: exact p values would be slow and are not needed
     ks = float(ks_2samp(first, second, method="asymp").statistic)
     return ks, float(cramervonmises_2samp(first, second, method=asymptotic).statistic)
 
 
 def energy_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of wells (Székely and Rizzo 2013); 0 if and only if alike.
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of wells (Székely and Rizzo 2013); 0 for equal distributions.
 
     Raises:
         ValueError: an empty set, or values that are not finite.
@@ -115,14 +115,14 @@ def perturbation_magnitude(
 ) -> Magnitude:  # fmt: skip
     """Energy distance of each perturbation's wells to the controls.
 
-    The p of R wells is from sets of R controls, drawn at random, against the others.
+    The p value of R wells is from random sets of R controls against the other controls.
 
     Args:
         embeddings: (W, D).
-        perturbation: (W,) names; those of controls do not matter.
+        perturbation: (W,) names; those of controls are ignored.
         control: (W,) true for negative controls.
         least: perturbations with fewer wells are counted and left out.
-        most_controls: at most so many are used, drawn at random.
+        most_controls: at most this many are used, drawn at random.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or too few controls or replicates.
@@ -134,20 +134,22 @@ def perturbation_magnitude(
     if not len(values) == len(controls) == len(names):
         raise ValueError(f"{len(values)} embeddings, but {len(names)} perturbations and {len(controls)} controls")
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(np.flatnonzero(controls))[:most_controls]
+    control_rows = rng.permutation(np.flatnonzero(controls))[:most_controls]
     labels, code = np.unique(names[~controls].astype(str), return_inverse=True)
     count = np.bincount(code, minlength=len(labels))
     kept = np.flatnonzero(count >= least)
-    if not len(kept) or len(chosen) < 2 * count[kept].max():
-        raise ValueError(f"{len(chosen)} controls and {len(kept)} perturbations of {least} wells: too few to compare")
-    among = cdist(values[chosen], values[chosen])
+    if not len(kept) or len(control_rows) < 2 * count[kept].max():
+        counts = f"{len(control_rows)} controls and {len(kept)} perturbations of {least} wells"
+        raise ValueError(f"{counts}: too few to compare")
+    among = cdist(values[control_rows], values[control_rows])
     treated = np.flatnonzero(~controls)
-    distance = np.array([_to_controls(values[treated[code == which]], values[chosen], among) for which in kept])
+    wells_of = [values[treated[code == which]] for which in kept]
+    distance = np.array([_to_controls(wells, values[control_rows], among) for wells in wells_of])
     p = np.empty(len(kept))
     for size in np.unique(count[kept]):
         null = np.sort(_control_distances(among, int(size), draws, rng))
-        here = count[kept] == size
-        p[here] = (1 + len(null) - np.searchsorted(null, distance[here])) / (1 + len(null))
+        same_size = count[kept] == size
+        p[same_size] = (1 + len(null) - np.searchsorted(null, distance[same_size])) / (1 + len(null))
     return Magnitude([str(labels[which]) for which in kept], distance, p, int((count < least).sum()))
 
 
@@ -189,16 +191,16 @@ def _unrelated_cosines(rows: Floats, code: npt.NDArray[np.int64], rng: np.random
 def _unrelated_means(
     rows: Floats, code: npt.NDArray[np.int64], size: int, draws: int, rng: np.random.Generator
 ) -> Floats:
-    """Mean cosine of `size` wells of different perturbations, as far as there are so many: (K,)."""
+    """Mean cosine of `size` wells of different perturbations, as far as there are that many: (K,)."""
     order = np.argsort(code, kind="stable")
     starts, count = np.unique(code[order], return_index=True)[1], np.bincount(code)
-    found = np.empty(draws)
+    means = np.empty(draws)
     for draw in range(draws):
         which = rng.choice(len(count), size, replace=size > len(count))
         wells = rows[order[starts[which] + rng.integers(count[which])]]
         total = wells.sum(axis=0)
-        found[draw] = (total @ total - (wells**2).sum()) / (size * (size - 1))
-    return found
+        means[draw] = (total @ total - (wells**2).sum()) / (size * (size - 1))
+    return means
 
 
 def _to_controls(wells: Floats, controls: Floats, among: Floats) -> float:
@@ -208,11 +210,11 @@ def _to_controls(wells: Floats, controls: Floats, among: Floats) -> float:
 
 
 def _control_distances(among: Floats, size: int, draws: int, rng: np.random.Generator) -> Floats:
-    """Energy distances of `size` controls to the others, (K,), from the controls' distances alone."""
-    found = np.empty(draws)
+    """Energy distances of `size` controls to the others, (K,), from the distances between controls."""
+    distances = np.empty(draws)
     for draw in range(draws):
         order = rng.permutation(len(among))
         few, rest = order[:size], order[size:]
         between, inside = among[np.ix_(few, rest)].mean(), among[np.ix_(few, few)].mean()
-        found[draw] = 2 * between - inside - among[np.ix_(rest, rest)].mean()
-    return found
+        distances[draw] = 2 * between - inside - among[np.ix_(rest, rest)].mean()
+    return distances

@@ -1,7 +1,7 @@
-"""The corrections room: remove what a batch, not a gene, does to embeddings. Fitted on control wells, applied to all.
+"""Batch corrections of embeddings, fitted on control wells and applied to all wells.
 
 All arithmetic is float64: float32 moves cosines by up to 7.5e-4 through the whitening. `apply_named` picks a correction
-by its name; chromosome arms, which are corrected gene by gene, are in `arms.py`.
+by its name; chromosome arms, which are corrected gene by gene, are in `chromosome_arms.py`.
 
 Legend: W wells, N control wells, n control wells of one batch, D embedding width, R rank of the controls
 (at most min(N - 1, D)).
@@ -22,8 +22,8 @@ Correction = Literal["none", "centre_scale", "pca_centre_scale", "tvn"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 
 TVN_RIDGE = 0.5  # added to each batch's covariance, as in EFAAR_benchmarking
-ROUNDING = 1e-12  # a spread below this part of a feature's size is rounding, not signal
-ILL_CONDITIONED = 1e-7  # below this ratio of QR's pivots the rank is counted with care
+ROUNDING = 1e-12  # a spread below this fraction of a feature's size is rounding, not signal
+ILL_CONDITIONED = 1e-7  # below this ratio of QR's pivots the rank is determined by an SVD
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CentreScale:
         return self.standardised(checked_embeddings(embeddings))
 
     def standardised(self, values: Floats) -> Floats:
-        """`apply` for values that were checked."""
+        """`apply` for values that are already checked."""
         result: Floats = values - self.mean
         result /= self.scale
         return result
@@ -64,7 +64,7 @@ class BatchCentreScale:
 class PcaCentreScale:
     """Standardise each batch by all of its wells, project to principal axes, centre-scale on the controls.
 
-    The screen's own wells are what it is fitted on, so it is applied to them alone: `corrected` (W, K).
+    It is fitted on the screen's own wells and applied only to them: `corrected` (W, K).
     """
 
     corrected: Floats
@@ -138,19 +138,19 @@ def pca_centre_scale(
 ) -> PcaCentreScale:
     """EFAAR_benchmarking's PCA baseline: (W, D) → (W, min(components, D, W - 1)).
 
-    Each batch is standardised by all of its wells, the whole is projected to its first principal axes, and those are
+    Each batch is standardised by all of its wells, the result is projected to its first principal axes, and those are
     standardised on each batch's controls.
 
     Raises:
-        ValueError: as `fit_batch_centre_scale` does, or if fewer than one component is asked for.
+        ValueError: as `fit_batch_centre_scale` does, or if fewer than one component is requested.
     """
     if components < 1:
         raise ValueError(f"components must be at least 1, not {components}")
     values, controls, batches = checked_screen(embeddings, control, batch)
     scaled = np.empty_like(values)
     for name in np.unique(batches):
-        here = batches == name
-        scaled[here] = _centre_scale(values[here]).standardised(values[here])
+        in_batch = batches == name
+        scaled[in_batch] = _centre_scale(values[in_batch]).standardised(values[in_batch])
     scaled -= scaled.mean(axis=0)
     spread, axes = np.linalg.eigh(scaled.T @ scaled)  # ascending
     kept = min(components, int((spread > spread[-1] * len(scaled) * np.finfo(float).eps).sum()))
@@ -168,9 +168,9 @@ def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayL
     each batch by (covariance of that batch's controls + 0.5 I)^(-1/2). No centring per batch, no re-colouring.
 
     Rotating and standardising again gives the controls unit covariance; any other whitening differs from it by one
-    rotation of all wells, which the steps that follow carry along and no cosine or distance sees. So a triangular
-    factor takes the place of the principal axes, at a fraction of their cost. Directions along which the controls do
-    not vary are left out: standardising could only blow up their rounding.
+    rotation of all wells, which commutes with the later steps and changes no cosine or distance. A triangular factor
+    therefore replaces the principal axes at a fraction of their cost. Directions along which the controls do not vary
+    are left out: standardising would only amplify rounding errors.
 
     Args:
         embeddings: (W, D), one row per well.
@@ -182,13 +182,14 @@ def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayL
             controls, shapes differ, or a value is not finite.
     """
     values, controls, batches = checked_screen(embeddings, control, batch)
-    chosen = values[controls]
-    standardise = _centre_scale(chosen)
-    standardised = standardise.standardised(chosen)  # (N, D)
+    control_values = values[controls]
+    standardise = _centre_scale(control_values)
+    standardised = standardise.standardised(control_values)  # (N, D)
     whiten = _whitening_matrix(standardised)
     whitened = standardised @ whiten  # (N, R)
-    of = batches[controls]
-    return Tvn(standardise, whiten, {name: _batch_whitening(whitened[of == name]) for name in np.unique(batches)})
+    control_batches = batches[controls]
+    whitenings = {name: _batch_whitening(whitened[control_batches == name]) for name in np.unique(batches)}
+    return Tvn(standardise, whiten, whitenings)
 
 
 def apply_named(correction: Correction, embeddings: npt.ArrayLike, control: Mask, batch: npt.ArrayLike) -> Floats:

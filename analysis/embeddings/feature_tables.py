@@ -1,4 +1,4 @@
-"""Tables of wells from anyone's files: metadata, features, and a count of what had to be left out.
+"""Tables of wells from files: metadata, features, and counts of what was left out.
 
 Legend: W wells, D features.
 """
@@ -17,15 +17,15 @@ from analysis.arrays import Floats, Mask
 if TYPE_CHECKING:
     import pandas as pd
 
-METADATA = "Metadata_"  # what pycytominer puts before a column that is not a feature
-FEATURE = "feature_"  # what this project's own embeddings put before one that is
-OURS = frozenset({"key", "experiment", "plate", "well", "site"})  # never features, numbers though they may be
+METADATA = "Metadata_"  # pycytominer's prefix of columns that are not features
+FEATURE = "feature_"  # prefix of feature columns in this project's own embeddings
+OURS = frozenset({"key", "experiment", "plate", "well", "site"})  # never features, even if numeric
 IDENTITIES = (
     ("Metadata_Experiment", "Metadata_Plate", "Metadata_Well"),
     ("experiment", "plate", "well"),
     ("Metadata_Plate", "Metadata_Well"),
     ("key",),
-)  # columns that say which well a row is; the first that there are
+)  # columns that identify a well; the first set that is present is used
 
 
 class FeatureTableError(ValueError):
@@ -51,7 +51,7 @@ class FeatureTable:
     excluded: Excluded
 
     def column(self, name: str) -> pd.Series:
-        """A column of the metadata. Raises FeatureTableError with those there are."""
+        """A column of the metadata. Raises FeatureTableError that lists the columns."""
         if name not in self.metadata:
             raise FeatureTableError(
                 f"no column {name!r}; the metadata has {', '.join(map(str, self.metadata.columns))}"
@@ -59,7 +59,7 @@ class FeatureTable:
         return self.metadata[name]
 
     def where(self, keep: Mask) -> FeatureTable:
-        """These wells alone."""
+        """Only these wells."""
         return replace(self, metadata=self.metadata[keep].reset_index(drop=True), features=self.features[keep])
 
 
@@ -67,8 +67,8 @@ def read_wells(paths: Sequence[Path], prefix: str | None = None) -> FeatureTable
     """Read tables of wells, one after another: .csv, .csv.gz, .tsv or .parquet.
 
     Features are the columns that start with `prefix`. Without one: those that start with "feature_", else the numeric
-    ones that neither start with "Metadata_" nor name the well. Features that a file lacks are left out, then wells of
-    whose values most are missing or infinite, then features with such a value in any other well; all are counted.
+    ones that neither start with "Metadata_" nor identify the well. Features that a file lacks are left out, then wells
+    with most values missing or infinite, then features with such a value in any other well; all are counted.
 
     Raises:
         FeatureTableError: a file that cannot be read, has no features or shares none with the others, or a well that
@@ -82,8 +82,8 @@ def read_wells(paths: Sequence[Path], prefix: str | None = None) -> FeatureTable
     shared = [name for name in names[0] if name in common]
     if not shared:
         raise FeatureTableError(f"{paths[0]} and the other files have no feature in common")
-    everything = {name for found in names for name in found}
-    metadata = pd.concat([table.drop(columns=found) for table, found in zip(tables, names, strict=True)])
+    everything = {name for columns in names for name in columns}
+    metadata = pd.concat([table.drop(columns=columns) for table, columns in zip(tables, names, strict=True)])
     metadata = metadata.reset_index(drop=True)
     _check_unique(metadata, paths)
     values = np.concatenate([table[shared].to_numpy(np.float64) for table in tables])
@@ -94,7 +94,7 @@ def parse_control(text: str) -> tuple[str, str]:
     """COLUMN=VALUE. Raises FeatureTableError for anything else."""
     column, equals, value = text.partition("=")
     if not (column and equals):
-        raise FeatureTableError(f"controls are named as COLUMN=VALUE, not {text!r}")
+        raise FeatureTableError(f"controls must be given as COLUMN=VALUE, not {text!r}")
     return column, value
 
 
@@ -105,11 +105,11 @@ def controls(wells: FeatureTable, named: tuple[str, str]) -> Mask:
         FeatureTableError: no such column, or no such well in it.
     """
     column, value = named
-    found: Mask = (wells.column(column).astype(object).astype(str) == value).to_numpy(bool)
-    if not found.any():
+    matching: Mask = (wells.column(column).astype(object).astype(str) == value).to_numpy(bool)
+    if not matching.any():
         common = wells.column(column).value_counts().index[:5]
         raise FeatureTableError(f"no well has {column}={value}; {column} holds {', '.join(map(str, common))}, ...")
-    return found
+    return matching
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -135,18 +135,18 @@ def _feature_names(table: pd.DataFrame, path: Path, prefix: str | None) -> list[
         return is_numeric_dtype(table[name]) and not is_bool_dtype(table[name])
 
     columns = [str(name) for name in table.columns]
-    given = [name for name in columns if name.startswith(prefix or FEATURE)]
-    if prefix is None and not given:
+    features = [name for name in columns if name.startswith(prefix or FEATURE)]
+    if prefix is None and not features:
         others = [name for name in columns if not name.startswith(METADATA) and name.lower() not in OURS]
-        given = [name for name in others if numeric(name)]
-    if not given:
-        wanted = f"starts with {prefix!r}" if prefix else "is numeric"
+        features = [name for name in others if numeric(name)]
+    if not features:
+        requirement = f"starts with {prefix!r}" if prefix else "is numeric"
         raise FeatureTableError(
-            f"{path}: no column {wanted}, so there are no features; it has {', '.join(columns[:12])}, ..."
+            f"{path}: no column {requirement}, so there are no features; it has {', '.join(columns[:12])}, ..."
         )
-    if wrong := [name for name in given if not numeric(name)]:
+    if wrong := [name for name in features if not numeric(name)]:
         raise FeatureTableError(f"{path}: feature {wrong[0]!r} holds {table[wrong[0]].dtype} where numbers are needed")
-    return given
+    return features
 
 
 def _check_unique(metadata: pd.DataFrame, paths: Sequence[Path]) -> None:
@@ -155,20 +155,21 @@ def _check_unique(metadata: pd.DataFrame, paths: Sequence[Path]) -> None:
             twice = metadata[metadata.duplicated(list(columns))]
             if len(twice):
                 which = ", ".join(map(str, twice.iloc[0][list(columns)]))
-                text = f"{len(twice)} wells come twice, the first of them {which} ({' and '.join(columns)})"
+                text = f"{len(twice)} wells occur twice, the first is {which} ({' and '.join(columns)})"
                 raise FeatureTableError(f"{', '.join(map(str, paths))}: {text}; remove the duplicates")
             return
 
 
 def _finite(wells: FeatureTable, paths: Sequence[Path]) -> FeatureTable:
     finite = np.isfinite(wells.features)
-    whole = finite.mean(axis=1) > 0.5
-    complete = finite[whole].all(axis=0)
-    if not whole.any() or not complete.any():
+    mostly_finite = finite.mean(axis=1) > 0.5
+    complete = finite[mostly_finite].all(axis=0)
+    if not mostly_finite.any() or not complete.any():
         raise FeatureTableError(f"{', '.join(map(str, paths))}: every feature has missing values in some well")
     excluded = replace(
-        wells.excluded, features_with_missing=int((~complete).sum()), wells_without_values=int((~whole).sum())
+        wells.excluded, features_with_missing=int((~complete).sum()), wells_without_values=int((~mostly_finite).sum())
     )
     names = [name for name, kept in zip(wells.names, complete, strict=True) if kept]
-    features = wells.features if complete.all() and whole.all() else wells.features[np.ix_(whole, complete)]
-    return FeatureTable(wells.metadata[whole].reset_index(drop=True), names, features, excluded)
+    everything = complete.all() and mostly_finite.all()
+    features = wells.features if everything else wells.features[np.ix_(mostly_finite, complete)]
+    return FeatureTable(wells.metadata[mostly_finite].reset_index(drop=True), names, features, excluded)

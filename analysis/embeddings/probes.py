@@ -1,4 +1,4 @@
-"""The probes room: which block of an encoder holds most, and does a channel-agnostic model mind which channels it sees?
+"""Linear probes: which block of an encoder is most informative, and does a model depend on the channels it sees?
 
 A linear probe is a ridge regression to one-hot labels, trained on the wells of some experiments and tested on others';
 the best block of a vision transformer is often not its last.
@@ -16,7 +16,7 @@ from analysis.arrays import Floats, Mask
 from analysis.embeddings.checks import checked_embeddings
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a direction; chosen within the training wells
-HELD_OUT = 5  # every fifth training well chooses the ridge
+HELD_OUT = 5  # every fifth training well is held out to choose the ridge
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Probe:
     block: int
     accuracy: float  # of test wells
     balanced_accuracy: float  # mean over classes
-    chance: float  # of always naming the commonest class
+    chance: float  # of always predicting the most common class
     ridge: float
     classes: int
-    unseen_wells: int  # test wells of classes that no training well has; they take no part
+    unseen_wells: int  # test wells of classes that no training well has; they are ignored
 
 
 def probe_blocks(
@@ -39,7 +39,7 @@ def probe_blocks(
 
     Args:
         features: by block, (W, D) each.
-        label: (W,) what to tell apart: perturbation, gene, cell type.
+        label: (W,) what to classify: perturbation, gene, cell type.
         experiment: (W,) of each well.
         test: the experiments to test on; the others train.
 
@@ -57,12 +57,12 @@ def probe_blocks(
 
 
 def best_block(probes: Sequence[Probe]) -> int:
-    """The block with the highest balanced accuracy; of equals the earliest."""
+    """The block with the highest balanced accuracy; on ties the earliest."""
     return max(probes, key=lambda probe: (probe.balanced_accuracy, -probe.block)).block
 
 
 def linear_probe(features: npt.ArrayLike, label: Sequence[str], test: Mask, block: int = 0) -> Probe:
-    """Train on the wells outside `test` (W,), score on those inside. Raises as `probe_blocks`."""
+    """Train on the wells outside `test` (W,), score on those in it. Raises as `probe_blocks`."""
     values, names = checked_embeddings(features), np.asarray(label, dtype=object).astype(str)
     if not len(values) == len(names) == len(test):
         raise ValueError(f"{len(values)} embeddings, but {len(names)} labels")
@@ -73,7 +73,7 @@ def linear_probe(features: npt.ArrayLike, label: Sequence[str], test: Mask, bloc
             f"{len(classes)} classes to train on, {known.sum()} wells of them to test on: nothing to probe"
         )
     truth = np.searchsorted(classes, names[known])
-    ridge = _chosen_ridge(values[~test], code)
+    ridge = _choose_ridge(values[~test], code)
     predicted = _predict(values[~test], code, values[known], [ridge])[0]
     right = predicted == truth
     by_class = np.bincount(truth, right)[np.unique(truth)] / np.bincount(truth)[np.unique(truth)]
@@ -82,10 +82,10 @@ def linear_probe(features: npt.ArrayLike, label: Sequence[str], test: Mask, bloc
     return Probe(block, float(right.mean()), float(by_class.mean()), commonest, ridge, len(classes), unseen)
 
 
-def _chosen_ridge(values: Floats, code: npt.NDArray[np.int64]) -> float:
+def _choose_ridge(values: Floats, code: npt.NDArray[np.int64]) -> float:
     held_out = np.arange(len(values)) % HELD_OUT == 0
     predicted = _predict(values[~held_out], code[~held_out], values[held_out], RIDGES)
-    return RIDGES[int(np.argmax([(found == code[held_out]).mean() for found in predicted]))]
+    return RIDGES[int(np.argmax([(classes == code[held_out]).mean() for classes in predicted]))]
 
 
 def _predict(
@@ -95,10 +95,10 @@ def _predict(
     mean, scale = train.mean(axis=0), train.std(axis=0)
     scale = np.where(scale, scale, np.inf)
     known, unseen = (train - mean) / scale, (test - mean) / scale
-    wanted = np.eye(code.max() + 1)[code]
-    wanted -= wanted.mean(axis=0)
+    targets = np.eye(code.max() + 1)[code]
+    targets -= targets.mean(axis=0)
     spread, axes = np.linalg.eigh(known.T @ known)
-    pulled, seen = axes.T @ (known.T @ wanted), unseen @ axes
+    pulled, seen = axes.T @ (known.T @ targets), unseen @ axes
     level = max(float(np.maximum(spread, 0).mean()), np.finfo(float).tiny)
     shares = np.bincount(code) / len(code)
     return [
@@ -109,18 +109,18 @@ def _predict(
 
 @dataclass(frozen=True)
 class ChannelAgreement:
-    """How far the embeddings of the same wells agree when their channels were shown in another way."""
+    """How well embeddings of the same wells agree when channels are left out or reordered."""
 
     shown: str
     median_cosine: float  # between a well's two embeddings
-    retrieved: float  # wells whose nearest in the other set is themselves
+    retrieved: float  # share of wells whose nearest neighbour in the other set is themselves
     wells: int
 
 
 def channel_agreement(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) -> list[ChannelAgreement]:
     """Embeddings of wells with all channels in order against those with channels left out or in another order.
 
-    A channel-agnostic model should not mind the order at all (cosine 1) and miss little of a subset.
+    A channel-agnostic model should not depend on the order (cosine 1) and should lose little with a subset.
 
     Args:
         reference: (W, D).
@@ -132,19 +132,19 @@ def channel_agreement(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLi
     base = _centred_directions(reference)
     if not others:
         raise ValueError("no other embeddings to compare with")
-    found = []
+    agreements = []
     for name, values in others.items():
         rows = _centred_directions(values)
         if rows.shape != base.shape:
             raise ValueError(f"{name}: embeddings of shape {rows.shape}, the reference has {base.shape}")
         cosine = rows @ base.T
         nearest = np.argmax(cosine, axis=1) == np.arange(len(base))
-        found.append(ChannelAgreement(name, float(np.median(np.diag(cosine))), float(nearest.mean()), len(base)))
-    return found
+        agreements.append(ChannelAgreement(name, float(np.median(np.diag(cosine))), float(nearest.mean()), len(base)))
+    return agreements
 
 
 def _centred_directions(values: npt.ArrayLike) -> Floats:
-    """Directions about the mean well: what all wells share would make everything agree."""
+    """Directions about the mean well; a component common to all wells would make every pair agree."""
     rows = checked_embeddings(values)
     rows = rows - rows.mean(axis=0)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""The figures room: loss and recall against compute (the paper's Figures 5 and 8), reconstructions (Figure 7).
+"""Figure of validation loss against compute.
 
-Figures are plain matplotlib `Figure` objects without pyplot's global state, so that they can be drawn anywhere, and
-files come out byte for byte the same when drawn twice.
+Figures of this folder are plain matplotlib `Figure` objects without pyplot's global state, so that they can be drawn
+anywhere, and their files are byte-identical when drawn twice.
 """
 
 import numpy as np
@@ -55,7 +55,7 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
 
 
 def lower_frontier(curves: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no row of less or equal compute matches: the best loss that each compute has bought."""
+    """The rows with less loss than every row of less or equal compute: the best loss at each compute."""
     ordered = curves.sort_values(["compute", "loss"])
     best_before = ordered["loss"].cummin().shift(fill_value=np.inf)
     return ordered[ordered["loss"] < best_before]

@@ -27,9 +27,9 @@ from analysis.figures.style import (
 )
 from analysis.fitting.trend import LogLinearFit
 
-LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines that no training touches: a line each
-CHANCE = 0.10  # both tails of five percent, where no trained cell says otherwise
-SEED_DODGE = 0.012  # of the axis: seeds of one cell share a compute and would hide each other
+LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines without training, drawn as lines
+CHANCE = 0.10  # two tails of 5%; used where no trained cell has a chance of its own
+SEED_DODGE = 0.012  # of the axis: seeds of one cell share a compute and would overlap
 INKS = ("#AA4499", "#882255", "#117733", "#999933")  # of the lines, in the order of the baselines
 DASHES = ((6, 2, 1, 2), (6, 2), (3, 1.5), (8, 2, 1, 2, 1, 2))
 DOTTED: dict[str, Any] = {"color": DARK, "linewidth": 0.9, "linestyle": (0, (1, 2))}
@@ -50,10 +50,10 @@ def recall_versus_compute(
         points: trained cells, one row per cell and source: cell, model, size, patch, dataset, dataset_rank, seed,
             source, recall, recall_low, recall_high, chance, compute. Seeds of one cell are drawn side by side.
         fits: at most one per source, in the same convention.
-        baselines: what was not trained here, columns alike, and `kind`: untrained models, drawn as a band, and those
-            of the kinds in `LINES`, a horizontal line each.
+        baselines: models not trained in this study, same columns and `kind`: untrained models are drawn as a band, and
+            those of the kinds in `LINES` as a horizontal line each.
         convention: name of the compute convention.
-        table6: `reference.tables.table6()`, to lay the paper's masked autoencoders over panels of the same source.
+        table6: `reference.tables.table6()`, to overlay the paper's masked autoencoders on panels of the same source.
 
     Raises:
         ValueError: if a fit was made in another convention, or there is nothing to draw.
@@ -153,7 +153,7 @@ def _draw_baselines(
 
 
 def _draw_chance(axes: Axes, points: pd.DataFrame) -> bool:
-    """Chance as a line where it lies within reach of the data; else the panel's head says where it is."""
+    """Chance as a line if it is close to the data, else as a note above the panel."""
     chance = float(points["chance"].iloc[0]) if len(points) else CHANCE
     low, high = axes.get_ylim()
     within_reach = chance > low - 0.8 * (high - low)
@@ -199,13 +199,13 @@ def _sections(
     *,
     chance_drawn: bool,
 ) -> list[LegendSection]:
-    """The legend: encodings, lines that are there, Table 6."""
+    """The legend: encodings, the lines that are drawn, Table 6."""
     lines: list[Artist] = []
     if fits:
         lines.append(Line2D([], [], color=DARK, linewidth=1.3, label="log-linear fit"))
         lines.append(Patch(label=f"{fits[0].slope.confidence:.0%} interval of the fit", **INTERVAL))
     if (~baselines["kind"].isin(LINES)).any():
-        lines.append(Patch(label="untrained (hollow: each)", **UNTRAINED))
+        lines.append(Patch(label="untrained (hollow: models)", **UNTRAINED))
     lines += [Line2D([], [], label=model.replace("_", " "), **ink) for model, ink in _inks(baselines).items()]
     if chance_drawn:
         lines.append(Line2D([], [], label="chance", **DOTTED))

@@ -1,4 +1,4 @@
-"""Reconstructions for the eye, like the paper's Figure 7: original, what the encoder saw, what the decoder made of it.
+"""Figures of reconstructions, like the paper's Figure 7: original, masked input, reconstruction.
 
 Legend: C channels, H height, W width.
 """
@@ -26,19 +26,19 @@ HUES = (
     (1.0, 0.55, 0.1),
     (0.5, 0.5, 0.5),
 )
-BRIGHTFIELD = "bright"  # channels so named are shown apart, in grey: added to fluorescence they would wash it out
+BRIGHTFIELD = "bright"  # channels with this in their name are drawn separately, in grey: they would hide fluorescence
 MASKED_GREY = 0.8  # lighter than any background, dark or grey
-GAMMA = 0.7  # lifts dim cytoplasm towards what an eye at the microscope sees
-LIGHT = 1.3  # most light that all hues together may give one primary
+GAMMA = 0.7  # brightens dim cytoplasm, as seen at a microscope
+LIGHT = 1.3  # largest sum of all hues in one primary
 DARKEST, BRIGHTEST = 1.0, 99.7  # percentiles of the original that become black and full colour
-GAPS, QUALITY = 32, 85  # a strip's gap as a part of its crop's width; JPEG's quality
+GAPS, QUALITY = 32, 85  # crop widths per gap of a strip; JPEG quality
 
 Image = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ReconstructionRow:
-    """One crop: original and reconstruction (C, H, W) in one unit; mask true where masked, (H, W) or (C, H, W)."""
+    """One crop: original and reconstruction (C, H, W) in the same unit; mask true where masked, (H, W) or (C, H, W)."""
 
     label: str
     original: npt.NDArray[np.floating]
@@ -49,8 +49,8 @@ class ReconstructionRow:
 def reconstructions(rows: Sequence[ReconstructionRow], channels: Sequence[str]) -> Figure:
     """Colour composites of crops: original, masked, reconstruction, one row per crop.
 
-    Black and white points come from the original, so that the three images of a row compare. Brightfield channels
-    (named so) get a row of their own in grey.
+    Black and white points come from the original, so that the three images of a row are comparable. Channels
+    with "bright" in their name get a row of their own in grey.
 
     Args:
         rows: at least one crop.
@@ -124,18 +124,19 @@ def _triptych(row: ReconstructionRow, indices: list[int], *, grey: bool) -> tupl
     levels, filled = (
         np.clip((image - black) / span, 0, 1).astype(np.float32) for image in (original, row.reconstruction[indices])
     )
-    hidden = np.broadcast_to(row.mask, row.original.shape)[indices]  # a channel-agnostic model hides each its own
+    # A channel-agnostic model masks each channel separately.
+    hidden = np.broadcast_to(row.mask, row.original.shape)[indices]
     seen = _composite(np.where(hidden, np.float32(0), levels), grey=grey)
     masked = np.where(np.all(hidden, axis=0, keepdims=True).transpose(1, 2, 0), np.float32(MASKED_GREY), seen)
     return _composite(levels, grey=grey), masked, _composite(filled, grey=grey)
 
 
 def _composite(levels: Image, *, grey: bool) -> Image:
-    """Levels (C, H, W) in [0, 1] as RGB: the mean in grey, or each channel in its hue, light added up."""
+    """Levels (C, H, W) in [0, 1] as RGB: the mean in grey, or the sum of each channel in its hue."""
     if grey:
         return np.repeat(levels.mean(axis=0)[:, :, None], 3, axis=2)
     hues = np.array(HUES[: len(levels)], dtype=np.float32)
-    gain = min(1.0, LIGHT / float(hues.sum(axis=0).max()))  # more channels, more light: keep it from burning out
+    gain = min(1.0, LIGHT / float(hues.sum(axis=0).max()))  # avoids clipping with many channels
     light = np.einsum("chw,cr->hwr", levels**GAMMA, hues) * gain
     result: Image = np.clip(light, 0, 1)
     return result

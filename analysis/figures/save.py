@@ -1,4 +1,4 @@
-"""Write a figure to disk, as the same bytes for the same figure."""
+"""Write a figure to disk, with identical bytes for identical figures."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ METADATA: dict[str, dict[str, str | None]] = {
 
 
 def save(figure: Figure, path: str | Path, formats: Sequence[str] = ("png", "svg")) -> tuple[Path, ...]:
-    """Write the figure as PNG and SVG (or PDF) beside each other; `path` has no suffix. Returns the paths.
+    """Write the figure as PNG and SVG (or PDF) next to each other; `path` has no suffix. Returns the paths.
 
-    Each file appears whole or not at all, and the same figure always gives the same bytes.
+    Each file is written atomically, and the same figure always gives the same bytes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

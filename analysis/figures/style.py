@@ -1,4 +1,4 @@
-"""The style of every figure: colours that colour-blind readers tell apart, markers, sizes, one legend outside the data.
+"""Style of every figure: colours for colour-blind readers too, markers, areas, one legend outside the data.
 
 Size of a model gives the colour, its patch the marker, the size of its data set the marker's area.
 """
@@ -33,7 +33,7 @@ LegendSection = tuple[str, Sequence[Artist]]
 
 @dataclass(frozen=True)
 class Encoding:
-    """What stands for which size, patch and data set in one figure."""
+    """Colours, markers and areas of the sizes, patches and data sets in one figure."""
 
     colours: Mapping[str, str]
     markers: Mapping[str, str]  # by patch label
@@ -52,7 +52,7 @@ class Encoding:
 
 
 def styled() -> AbstractContextManager[None]:
-    """Matplotlib's settings for our figures, while drawing and while saving; those outside stay untouched."""
+    """Matplotlib's settings for our figures, while drawing and while saving; global settings stay untouched."""
     return mpl.rc_context(
         {
             "font.size": 8,
@@ -77,13 +77,13 @@ def choose_encoding(models: pd.DataFrame, further_sizes: Iterable[str] = ()) -> 
 
     Args:
         models: rows with columns model, size, patch, dataset and dataset_rank.
-        further_sizes: sizes that the figure shows beside those.
+        further_sizes: further sizes that the figure shows.
     """
     sizes = {*models["size"], *further_sizes}
     known = [size for size in COLOURS if size in sizes]
     others = sorted(sizes - set(known))
     if len(others) > len(OTHER_COLOURS):
-        raise ValueError(f"{len(others)} sizes beside S, B and L, but only {len(OTHER_COLOURS)} colours: {others}")
+        raise ValueError(f"{len(others)} sizes besides S, B and L, but only {len(OTHER_COLOURS)} colours: {others}")
     colours = {size: COLOURS[size] for size in known} | dict(zip(others, OTHER_COLOURS, strict=False))
     variants = {
         (0 if pd.isna(row["patch"]) else -int(row["patch"]), patch_label(row["model"], row["patch"]))
@@ -123,7 +123,7 @@ def logarithmic_compute(axes: Axes) -> None:
 
 
 def compute_label(convention: str) -> str:
-    """What an axis of compute says it counts."""
+    """Label of a compute axis."""
     return f"Training compute ({named_convention(convention).unit}, {convention} convention)"
 
 
@@ -155,7 +155,7 @@ class _Heading(Line2D):
 
 
 class _HeadingHandler(HandlerBase):
-    """Gives the symbol's room to the text, so that headings stand at the legend's left edge."""
+    """Gives the symbol's space to the text, so that headings start at the legend's left edge."""
 
     def legend_artist(self, legend: Legend, orig_handle: Artist, fontsize: float, handlebox: OffsetBox) -> Artist:
         handlebox.width = -legend.handletextpad * fontsize

@@ -1,1 +1,1 @@
-"""Points in; a law with intervals and a checklist out."""
+"""Fit laws to points: estimates, intervals and a checklist."""

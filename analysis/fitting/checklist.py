@@ -1,4 +1,4 @@
-"""The checklist's room: what must be looked at before a fit is believed. Published fits went wrong on each of these.
+"""The checklist of a fit: what to check before trusting it. Published fits went wrong on each of these items.
 
 Legend: n points, d inputs.
 """
@@ -19,9 +19,9 @@ from analysis.fitting.parameters import Parameter
 from analysis.laws.metric import Metric
 
 Verdict = Literal["ok", "warn", "info"]
-CONFOUNDED = 0.9  # correlation of log factors from which they cannot be told apart
+CONFOUNDED = 0.9  # correlation of log factors above which they cannot be separated
 OUTLIER = 4.0  # robust deviations
-SUSPECTS = 12  # points whose absence is tried by a whole refit
+SUSPECTS = 12  # points for which a complete leave-one-out refit is run
 FAR = 2.0  # times the fitted range, in logs
 
 
@@ -46,7 +46,7 @@ class Influence:
 
 @dataclass(frozen=True)
 class TwoFactors:
-    """What each factor carries when both are in: slopes of the fitted quantity per decade, with 95% half widths."""
+    """The effect of each factor with both in the fit: slopes of the metric per decade, with 95% half widths."""
 
     names: tuple[str, str]
     slopes: tuple[float, float]
@@ -63,13 +63,13 @@ class TwoFactors:
 
 
 def influence(law: Average, points: Points, target: Floats, half_width: float) -> Influence:
-    """The point whose absence moves the target's prediction most: of those that one step suggests, by true refits."""
+    """The point whose absence moves the target's prediction most: the candidates of one step, refitted."""
     ordered, n = points.order, len(points)
-    here = law.log_or_linear(target[None])[0]
+    baseline = law.log_or_linear(target[None])[0]
     stepped = np.zeros(n)
     for member, share in zip(law.members, law.shares, strict=True):
         stepped += share * member.log_or_linear(target[None], without_each(member.problem, member.theta))[:, 0]
-    suspects = np.argsort(-np.abs(np.nan_to_num(stepped - here, posinf=np.inf, neginf=-np.inf)))[:SUSPECTS]
+    suspects = np.argsort(-np.abs(np.nan_to_num(stepped - baseline, posinf=np.inf, neginf=-np.inf)))[:SUSPECTS]
     moved = np.zeros(len(suspects))
     for member, share in zip(law.members, law.shares, strict=True):
         problem = member.problem
@@ -79,7 +79,7 @@ def influence(law: Average, points: Points, target: Floats, half_width: float) -
             without, np.repeat(member.theta[None], len(suspects), axis=0), iterations=30, tolerance=1e-5
         ).theta
         moved += share * member.log_or_linear(target[None], theta)[:, 0]
-    shift = moved - here
+    shift = moved - baseline
     worst = int(np.argmax(np.abs(shift)))
     row = int(ordered[suspects[worst]])
     ratio = abs(shift[worst]) / half_width if half_width > 0 else 0.0
@@ -131,14 +131,14 @@ def checklist(
     target: Floats,
     notes: Sequence[str] = (),
 ) -> list[Check]:
-    """Every item, in the order in which a reader asks."""
+    """Every item, in the order in which it is read."""
     metric = law.metric
     return [
         _count(points),
         Check(
             "convention",
             "info",
-            f"a {metric.kind}, fitted in {law.space} space; compute is counted as the column counts it",
+            f"a {metric.kind}, fitted in {law.space} space; compute is counted as in the column",
         ),
         _converged(law),
         _rolling(rolling, scale, law.space),
@@ -156,14 +156,14 @@ def _count(points: Points) -> Check:
     decades = np.log10(points.x[:, 0].max() / points.x[:, 0].min())
     detail = f"{n} points at {places} distinct x over {decades:.2f} decades"
     few = n < 6 or decades < 0.5
-    return Check("n", "warn" if few else "ok", detail + ("; few or close together: expect little" if few else ""))
+    return Check("n", "warn" if few else "ok", detail + ("; few points or a short range" if few else ""))
 
 
 def _converged(law: Average) -> Check:
     certificates = [member.certificate for member in law.members]
-    arrived = sum(one.converged for one in certificates)
-    agree = min(one.agreeing / one.starts for one in certificates)
-    residual = float(law.shares @ [one.residual for one in certificates])
+    arrived = sum(certificate.converged for certificate in certificates)
+    agree = min(certificate.agreeing / certificate.starts for certificate in certificates)
+    residual = float(law.shares @ [certificate.residual for certificate in certificates])
     detail = (
         f"{arrived} of {len(certificates)} fits at a minimum; at least {agree:.0%} of starts reached the best; "
         f"effective loss (rms residual) {residual:.3g}"
@@ -178,31 +178,33 @@ def _rolling(rolling: Rolling, scale: Scale, space: str) -> Check:
     return Check("rolling origin", "warn" if rolling.error > 5 * scale.noise else "ok", detail)
 
 
-def _influence(found: Influence) -> Check:
-    detail = f"without the point at x = {found.x:.4g} the target moves by {found.shift:+.3g} ({found.share:.0%} of ±)"
-    return Check("leave-one-out influence", "warn" if found.share > 0.5 else "ok", detail)
+def _influence(influential: Influence) -> Check:
+    moved = f"{influential.shift:+.3g} ({influential.share:.0%} of ±)"
+    detail = f"without the point at x = {influential.x:.4g} the target moves by {moved}"
+    return Check("leave-one-out influence", "warn" if influential.share > 0.5 else "ok", detail)
 
 
-def _factors(found: TwoFactors | None) -> Check:
-    if found is None:
-        return Check("two factors", "info", "not checked: no two factors that both vary were named (--factors)")
+def _factors(factors: TwoFactors | None) -> Check:
+    if factors is None:
+        return Check("two factors", "info", "not checked: no two factors that both vary were given (--factors)")
     parts = [
         f"{name} {slope:+.3g} ± {half:.2g}"
-        for name, slope, half in zip(found.names, found.slopes, found.half_widths, strict=True)
+        for name, slope, half in zip(factors.names, factors.slopes, factors.half_widths, strict=True)
     ]
-    detail = f"per decade: {', '.join(parts)}; R² {found.r2_two:.2f} (their product alone {found.r2_one:.2f})"
-    if abs(found.correlation) > CONFOUNDED:
-        return Check("two factors", "warn", f"{detail}; logs correlate {found.correlation:.2f}: not to be told apart")
-    if found.one_sided:
-        return Check("two factors", "warn", f"{detail}; the trend is carried by {found.one_sided} alone")
+    detail = f"per decade: {', '.join(parts)}; R² {factors.r2_two:.2f} (their product alone {factors.r2_one:.2f})"
+    if abs(factors.correlation) > CONFOUNDED:
+        detail += f"; logs correlate {factors.correlation:.2f}: they cannot be separated"
+        return Check("two factors", "warn", detail)
+    if factors.one_sided:
+        return Check("two factors", "warn", f"{detail}; the trend is carried by {factors.one_sided} alone")
     return Check("two factors", "ok", detail)
 
 
 def _identified(parameters: Sequence[Parameter]) -> list[Check]:
-    loose = [one for one in parameters if not one.identified]
-    if not loose:
+    unidentified = [parameter for parameter in parameters if not parameter.identified]
+    if not unidentified:
         return [Check("identifiability", "ok", "every parameter is bounded on both sides by its profile")]
-    names = ", ".join(f"{one.name} in [{one.low:.3g}, {one.high:.3g}]" for one in loose)
+    names = ", ".join(f"{parameter.name} in [{parameter.low:.3g}, {parameter.high:.3g}]" for parameter in unidentified)
     return [Check("identifiability", "warn", f"not identified by these points, only bounded: {names}")]
 
 
@@ -210,7 +212,7 @@ def _reach(points: Points, target: Floats) -> Check:
     spanned = np.log(points.x.max(axis=0) / points.x.min(axis=0))
     beyond = np.log(target / points.x.max(axis=0))
     share = float(np.max(beyond / np.maximum(spanned, 1e-9)))
-    detail = f"the farthest target lies {np.log10(np.exp(max(float(beyond.max()), 0))):.2f} decades beyond the points"
+    detail = f"the farthest target is {np.log10(np.exp(max(float(beyond.max()), 0))):.2f} decades beyond the points"
     return Check("extrapolation", "warn" if share > FAR else "ok", detail)
 
 
@@ -225,7 +227,7 @@ def _residuals(law: Average, points: Points, metric: Metric) -> list[Check]:
         correlated = lag > 0.5
         detail = f"residuals of neighbours correlate {lag:.2f}"
         if correlated:
-            detail += ": the points are fewer than they look, or the law has another shape"
+            detail += ": there are fewer independent points, or the law has another form"
         checks.append(Check("independence", "warn" if correlated else "ok", detail))
     repeats = len(points) - len(np.unique(points.x, axis=0))
     if repeats and not points.runs and repeats > len(points) // 3:

@@ -1,4 +1,4 @@
-"""The estimation room: one law to one curve, with a certificate that it converged, and averages of laws.
+"""Estimation: fit one law to one curve, with a certificate that it converged, and average several laws.
 
 Legend: n points, d inputs, m places, K resamples, p parameters.
 """
@@ -19,10 +19,10 @@ from analysis.laws.catalogue import Law
 from analysis.laws.metric import Coordinates, Metric
 
 AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
-FLATNESS = 1e-5  # what a Newton step may still promise where a fit has converged
+FLATNESS = 1e-5  # relative gain that a Newton step may still promise in a converged fit
 SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
-SHARED = {"data_constrained": (1, 2)}  # inputs that count the same thing
-THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # most steps, and the gain below which a fit is done
+SHARED = {"data_constrained": (1, 2)}  # inputs that count the same quantity
+THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # largest number of steps, and the gain below which a fit ends
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
 
 
@@ -40,7 +40,7 @@ class Points:
         return len(self.y)
 
     def subset(self, keep: npt.NDArray[Any]) -> Points:
-        """The points at these places or where this mask is true."""
+        """The points at these indices or where this mask is true."""
         index = np.arange(len(self))[np.asarray(keep)]
         low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
         runs = tuple(self.runs[i] for i in index) if self.runs else ()
@@ -48,7 +48,7 @@ class Points:
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
-        """Places from the smallest first input to the largest."""
+        """Indices from the smallest first input to the largest."""
         return np.argsort(self.x[:, 0], kind="stable")
 
 
@@ -62,7 +62,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Whether the optimiser arrived: how flat it is there, how many starts agree, what loss was really reached."""
+    """Whether the optimiser converged: how flat the minimum is, how many starts agree, which loss was reached."""
 
     converged: bool
     promise: float  # what a Newton step would still gain, as a share of the objective
@@ -98,7 +98,7 @@ class Fitted:
         coordinates = self.coordinates
         rows = self.theta[None] if theta is None else theta
         inputs = coordinates.inputs(x)
-        with np.errstate(all="ignore"):  # a resample may lie anywhere; what is not finite is left out later
+        with np.errstate(all="ignore"):  # a resample may be anywhere; values that are not finite are left out later
             z = self.law.form(rows, inputs[None])[0]
         if self.law.bends:
             beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
@@ -114,7 +114,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Average:
-    """Laws averaged in the space they share. One law alone is an average of one."""
+    """Laws averaged in their common space. A single law is an average of one."""
 
     members: tuple[Fitted, ...]
     shares: Floats  # (members,), sum 1
@@ -140,7 +140,7 @@ def fit_law(law: Law, points: Points, metric: Metric, settings: Settings | None 
     """Fit one law from its many starts and keep the best minimum.
 
     Raises:
-        ValueError: the points have other inputs than the law, or no start led anywhere finite.
+        ValueError: the points have another number of inputs than the law, or no start led to a finite fit.
     """
     settings = settings or Settings()
     return fit_beliefs(law, points, metric, settings, [settings.belief])[0]
@@ -149,15 +149,15 @@ def fit_law(law: Law, points: Points, metric: Metric, settings: Settings | None 
 def fit_beliefs(
     law: Law, points: Points, metric: Metric, settings: Settings, beliefs: Sequence[Belief], *, rough: bool = False
 ) -> list[Fitted]:
-    """Fit one law under several beliefs, every start under every belief a row of one batch.
+    """Fit one law under several beliefs, with every start under every belief as a row of one batch.
 
     Args:
-        law: to be fitted.
-        points: to these.
+        law: the law to fit.
+        points: the runs.
         metric: what kind of number y is.
-        settings: all but the belief.
+        settings: everything but the belief.
         beliefs: one fit for each.
-        rough: end after some steps, where many fits are to say no more than how far off such fits are.
+        rough: end after few steps, for fits that only measure the error of such fits.
 
     Raises:
         ValueError: as `fit_law`.
@@ -170,7 +170,7 @@ def fit_beliefs(
     together = solve(
         _stacked(problems, len(starts)), np.tile(starts, (len(beliefs), 1)), iterations=steps, tolerance=tolerance
     )
-    found = []
+    fits = []
     for index, (belief, problem) in enumerate(zip(beliefs, problems, strict=True)):
         solution = together.part(slice(index * len(starts), (index + 1) * len(starts)))
         if not np.isfinite(solution.objective).any():
@@ -179,8 +179,8 @@ def fit_beliefs(
             solution = _better(solution, polish(problem, solution.theta))
         theta = solution.theta[solution.best]
         own = replace(settings, belief=belief)
-        found.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem)))
-    return found
+        fits.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem)))
+    return fits
 
 
 def _fit_for(law: Law, points: Points, metric: Metric) -> Points:
@@ -195,7 +195,7 @@ def _fit_for(law: Law, points: Points, metric: Metric) -> Points:
 
 
 def _stacked(problems: Sequence[Problem], starts: int) -> Problem:
-    """Problems that differ in their prior alone as one, with so many rows for each."""
+    """Problems that differ only in their prior as one problem, with `starts` rows for each."""
     priors = [problem.prior for problem in problems if problem.prior is not None]
     mean, deviation, strength = (
         np.repeat(np.concatenate([getattr(prior, name) for prior in priors]), starts, axis=0)

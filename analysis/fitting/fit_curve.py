@@ -1,4 +1,4 @@
-"""The fitting room: one curve in; law, predictions, parameters, error on rows held out, and the checklist out.
+"""Fit one curve: law, predictions, parameters, error on held-out rows, and the checklist.
 
 Legend: n points, d inputs, m places.
 """
@@ -44,7 +44,7 @@ class FittedCurve:
     """Everything about one curve's fit."""
 
     law: Average
-    name: str  # as it was asked for
+    name: str  # as requested
     points: Points
     predictions: tuple[Prediction, ...]
     parameters: tuple[Parameter, ...]
@@ -72,25 +72,26 @@ def fit_points(
     confidence: float = 0.9,
     notes: Sequence[str] = (),
 ) -> FittedCurve:
-    """Fit one curve and say how far to believe it.
+    """Fit one curve, with intervals and checks.
 
     Args:
         points: the runs.
         metric: what kind of number y is.
         law: an average (`auto`, `learning_curve`) or a law's name.
-        targets: (m, d) places to predict; none: the checks look at twice the largest x.
+        targets: (m, d) places to predict; without them the checks use twice the largest x.
         held_out: rows to score the law on.
         factors: the two factors behind x, for the two-factor check.
         confidence: of every interval.
         notes: what was left out of the points, for the checklist.
 
     Raises:
-        ValueError: too few points, an unknown law or one of other inputs, a confidence that is not calibrated.
+        ValueError: too few points, an unknown law, a law with another number of inputs, or a confidence that is not
+            calibrated.
     """
     fitted = averages.fit(points, metric, law)
     rolling = intervals.rolling_origin(points, metric, law)
-    asked = np.empty((0, points.x.shape[1])) if targets is None else targets
-    places = asked if len(asked) else points.x.max(axis=0)[None] * 2
+    requested = np.empty((0, points.x.shape[1])) if targets is None else targets
+    places = requested if len(requested) else points.x.max(axis=0)[None] * 2
     unseen = held_out if held_out is not None and len(held_out) else None
     everywhere = places if unseen is None else np.concatenate([places, unseen.x])
     scale = intervals.scale_at(fitted, points, everywhere, rolling, confidence=confidence)
@@ -98,7 +99,7 @@ def fit_points(
     lead = _lead(fitted, points, metric, law)
     numbers = parameters(lead, points, confidence)
     last = int(np.argmax(places[:, 0]))
-    found = checklist.checklist(
+    checks = checklist.checklist(
         fitted,
         points,
         scale=at_places,
@@ -113,18 +114,18 @@ def fit_points(
         law=fitted,
         name=law,
         points=points,
-        predictions=_predictions(fitted, asked, at_places) if len(asked) else (),
+        predictions=_predictions(fitted, requested, at_places) if len(requested) else (),
         parameters=tuple(numbers),
         parameters_of=f"{lead.law.name}: {lead.law.equation}",
         held_out=None if unseen is None else _score(fitted, unseen, at_unseen),
-        checks=tuple(found),
+        checks=tuple(checks),
         scale=scale,
         rolling=rolling,
     )
 
 
 def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
-    """The law whose parameters are told: of an average its first form, fitted alone and by the data alone."""
+    """The law whose parameters are reported: of an average its first form, fitted by itself with a weak belief."""
     first = fitted.members[0]
     return fit_law(first.law, points, metric) if law in averages.EXPERIENCE and first.law.inputs == 1 else first
 

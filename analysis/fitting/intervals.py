@@ -1,8 +1,8 @@
-"""The intervals' room: how far a law may be off, from the fit itself and from how such fits have failed before.
+"""Prediction intervals: how far a law may be off, by the fit itself and by past errors of such fits.
 
-A bootstrap of the parameters alone is far too narrow out of sample. The scale here adds noise, resampled and differing
-laws, and the error of the same law when its last points are held out (rolling origin); a factor calibrated on other
-tasks (conformal) then makes a stated share of new points fall inside.
+A bootstrap of the parameters alone is far too narrow out of sample. The scale here combines noise, resampled fits of
+several laws, and the error of the same law when its last points are held out (rolling origin); a factor calibrated on
+other tasks (conformal) then makes the stated share of new points fall inside.
 
 Legend: n points, d inputs, m places, K resamples, p parameters.
 """
@@ -35,7 +35,7 @@ class Rolling:
 
 
 def resample_weights(points: Points, residual: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """How often each point is drawn (K, n): whole runs where runs are named, blocks where residuals correlate."""
+    """How often each point is drawn (K, n): complete runs where runs are named, blocks where residuals correlate."""
     n = len(points)
     if points.runs:
         codes = np.unique([str(run) for run in points.runs], return_inverse=True)[1]
@@ -54,7 +54,7 @@ def resample_weights(points: Points, residual: Floats, count: int, rng: np.rando
 
 
 def bootstrap(fitted: Fitted, points: Points, count: int = RESAMPLES, seed: int = 0, *, iterations: int = 30) -> Floats:
-    """Parameters (K, p) of the law refitted to resampled points, from where it stands; x drawn where it is bounded."""
+    """Parameters (K, p) of the law refitted to resampled points, starting at the fit; x is drawn between its bounds."""
     rng = np.random.default_rng(seed)
     points = points.subset(points.order)
     problem = fitted.problem
@@ -71,7 +71,7 @@ def bootstrap(fitted: Fitted, points: Points, count: int = RESAMPLES, seed: int 
 
 
 def spread(law: Average, points: Points, x: Floats, count: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Draws of the law at places (K, m) in its space: each member resampled, as often as its share says."""
+    """Draws of the law at places (K, m) in its space: each member is resampled in proportion to its share."""
     drawn = []
     for index, (member, share) in enumerate(zip(law.members, law.shares, strict=True)):
         theta = bootstrap(member, points, max(20, round(count * share)), seed + index)
@@ -80,7 +80,7 @@ def spread(law: Average, points: Points, x: Floats, count: int = RESAMPLES, seed
 
 
 def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[float, ...] = ORIGINS) -> Rolling:
-    """Fit the first points in order of x, predict the rest, and see."""
+    """Fit the first points in order of x, predict the rest, and measure the error."""
     ordered = points.subset(points.order)
     errors, reaches = [], []
     for share in origins:
@@ -100,10 +100,10 @@ def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[flo
     return Rolling(float(np.sqrt(mean_square)), float(np.mean([np.mean(r) for r in reaches])), len(errors))
 
 
-# What |error| over scale stays within, for which share of new points: each of the 92 curves of Alabdulmohsin et al.
-# (2022) counts as one. Leaving one data set out, 90% intervals so calibrated cover 87% (vision curves).
+# Quantiles of |error| over scale for new points, with equal weight for each of the 92 curves of Alabdulmohsin et al.
+# (2022). With one data set left out of this calibration, 90% intervals cover 87% of it (vision curves).
 CALIBRATION = {0.5: 0.494, 0.68: 0.815, 0.8: 1.117, 0.9: 1.592, 0.95: 1.977, 0.99: 2.977}
-# Curves too short for a rolling error have this much of the noise, and of the gap to a law that has no plateau.
+# For curves too short for a rolling error: multiples of the noise, and of the gap to a law without a plateau.
 UNTRIED, UNTRIED_FORM = 2.0, 0.7
 
 
@@ -113,8 +113,8 @@ class Scale:
 
     noise: float  # of a point about the law
     spread: Floats  # (m,) of resampled and differing laws
-    rolling: Floats  # (m,) of predicting, grown with the distance
-    calibrated: float  # factor for the confidence asked
+    rolling: Floats  # (m,) rolling error, grown with the distance
+    calibrated: float  # factor of the confidence
 
     @property
     def half_width(self) -> Floats:
@@ -132,18 +132,18 @@ def factor(confidence: float) -> float:
     """The calibrated factor of a confidence between 0.5 and 0.99.
 
     Raises:
-        ValueError: another confidence was asked.
+        ValueError: the confidence is outside this range.
     """
     known = sorted(CALIBRATION)
     if not known[0] <= confidence <= known[-1]:
         raise ValueError(f"confidence {confidence:g} is not calibrated; between {known[0]} and {known[-1]} is")
-    return float(np.interp(confidence, known, [CALIBRATION[one] for one in known]))
+    return float(np.interp(confidence, known, [CALIBRATION[level] for level in known]))
 
 
 def scale_at(
     law: Average, points: Points, x: Floats, rolling: Rolling, *, confidence: float = 0.9, count: int = RESAMPLES
 ) -> Scale:
-    """How far the metric may lie from the law at places x (m, d)."""
+    """How far the metric may be from the law at places x (m, d)."""
     noise = float(np.sqrt(np.sum(law.shares * [member.certificate.residual**2 for member in law.members])))
     noise *= float(np.mean([member.coordinates.z_scale for member in law.members]))
     draws = spread(law, points, x, count)

@@ -1,4 +1,4 @@
-"""The solver's room: many least-squares fits at once, as arrays. Starts, resamples and profiles are rows of one batch.
+"""Least-squares solver for many fits at once: starts, resamples and profiles are rows of one batch.
 
 Levenberg-Marquardt with analytic Jacobians, Gaussian priors, weights, and Huber's loss by reweighting; rows leave the
 batch as they converge. `polish` then takes a Huber fit to its minimum with Newton steps.
@@ -19,10 +19,10 @@ from analysis.laws.forms import Model
 
 BatchRows = npt.NDArray[np.intp]
 
-LONGEST_STEP = 3.0  # parameters are logarithms or of order one; beyond, a linearised model says nothing
+LONGEST_STEP = 3.0  # parameters are logarithms or of order one; the linearised model holds no further
 FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e9
 SHRINK, GROW = 0.2, 5.0
-DIFFERENCE = 1e-5  # step of the differences that give Newton its curvature
+DIFFERENCE = 1e-5  # step of the finite differences for Newton's curvature
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Local:
         )
 
     def step(self, damping: Floats) -> Floats:
-        """The damped step downhill (K, p), no longer than is trusted."""
+        """The damped step downhill (K, p), clipped to LONGEST_STEP."""
         diagonal = np.maximum(np.abs(np.einsum("kpp->kp", self.curvature)), 1e-12)
         damped = self.curvature + (damping[:, None] * diagonal)[:, None, :] * np.eye(diagonal.shape[1])
         finite = np.isfinite(damped).all(axis=(1, 2)) & np.isfinite(self.downhill).all(axis=1)
@@ -92,7 +92,7 @@ class Local:
         direction = np.where(finite[:, None], self.downhill, 0.0)
         try:
             step = np.linalg.solve(safe, direction[..., None])[..., 0]
-        except np.linalg.LinAlgError:  # a parameter that no point sees any more
+        except np.linalg.LinAlgError:  # a parameter that no longer affects any point
             step = np.einsum("kpq,kq->kp", np.linalg.pinv(safe, hermitian=True), direction)
         step = np.where(np.isfinite(step), step, 0.0)
         result: Floats = np.minimum(np.maximum(step, -LONGEST_STEP), LONGEST_STEP)
@@ -133,32 +133,33 @@ def solve(
     Args:
         problem: model and data.
         starts: (K, p).
-        iterations: at most so many steps.
+        iterations: at most this many steps.
         tolerance: a row is done when a step gains less than this share of its objective.
-        certify: whether to say how flat it is where each row ended; resamples need not know.
+        certify: whether to compute the promise of each row; resamples do not need it.
     """
     theta = np.array(starts, dtype=np.float64)
     rows = np.arange(len(theta))
     damping = np.full(len(theta), FIRST_DAMPING)
     part, done = problem, 0
     with np.errstate(all="ignore"):
-        here = problem.at(theta)
-        objective = np.where(np.isfinite(here.objective), here.objective, np.inf)
-        for done in range(1, iterations + 1):  # noqa: B007  (told in the solution)
-            trial = theta[rows] + here.step(damping[rows])
-            there = part.at(trial)
-            better = there.objective <= objective[rows]  # false where it is not finite
-            settled = better & (objective[rows] - there.objective <= tolerance * objective[rows])
+        current = problem.at(theta)
+        objective = np.where(np.isfinite(current.objective), current.objective, np.inf)
+        for done in range(1, iterations + 1):  # noqa: B007  (reported in the solution)
+            trial = theta[rows] + current.step(damping[rows])
+            proposed = part.at(trial)
+            better = proposed.objective <= objective[rows]  # false where it is not finite
+            settled = better & (objective[rows] - proposed.objective <= tolerance * objective[rows])
             theta[rows[better]] = trial[better]
-            objective[rows[better]] = there.objective[better]
+            objective[rows[better]] = proposed.objective[better]
             damping[rows] *= np.where(better, SHRINK, GROW)
-            here = here.updated(there, better)
+            current = current.updated(proposed, better)
             stay = ~settled & (damping[rows] < LARGEST_DAMPING)
             if not stay.any():
                 break
             if not stay.all():
                 rows = rows[stay]
-                part, here = problem.rows(rows), Local(here.objective[stay], here.downhill[stay], here.curvature[stay])
+                part = problem.rows(rows)
+                current = Local(current.objective[stay], current.downhill[stay], current.curvature[stay])
         promise = problem.at(theta).promise() if certify else np.full(len(theta), np.nan)
     return Solution(theta, objective, promise, done)
 
@@ -166,26 +167,26 @@ def solve(
 def polish(problem: Problem, theta: Floats, *, iterations: int = 80) -> Solution:
     """Take Huber fits to their minimum by damped Newton steps.
 
-    Near the minimum of a loss that is almost absolute, reweighting crawls: its curvature counts all points, while only
-    those within δ bend the loss. Newton takes the true curvature, by differences of the gradient.
+    Near the minimum of a loss that is almost absolute, reweighting converges slowly: its curvature counts all points,
+    while only those within δ curve the loss. Newton uses the true curvature, by differences of the gradient.
     """
     theta = np.array(theta, dtype=np.float64)
     damping = np.full(len(theta), 1e-6)
     done = 0
     with np.errstate(all="ignore"):
-        here = problem.at(theta)
-        for done in range(1, iterations + 1):  # noqa: B007  (told in the solution)
-            newton = Local(here.objective, here.downhill, _newton_curvature(problem, theta))
+        current = problem.at(theta)
+        for done in range(1, iterations + 1):  # noqa: B007  (reported in the solution)
+            newton = Local(current.objective, current.downhill, _newton_curvature(problem, theta))
             trial = theta + newton.step(damping)
-            there = problem.at(trial)
-            better = there.objective < here.objective
+            proposed = problem.at(trial)
+            better = proposed.objective < current.objective
             theta = np.where(better[:, None], trial, theta)
-            here = here.updated(there, better)
+            current = current.updated(proposed, better)
             damping = np.where(better, damping * 0.1, np.maximum(damping * 10, 1e-8))
             if (damping > LARGEST_DAMPING).all():
                 break
-        promise = Local(here.objective, here.downhill, _newton_curvature(problem, theta)).promise()
-    return Solution(theta, here.objective, promise, done)
+        promise = Local(current.objective, current.downhill, _newton_curvature(problem, theta)).promise()
+    return Solution(theta, current.objective, promise, done)
 
 
 def _newton_curvature(problem: Problem, theta: Floats) -> Floats:
@@ -207,18 +208,18 @@ def _newton_curvature(problem: Problem, theta: Floats) -> Floats:
 def without_each(problem: Problem, theta: Floats) -> Floats:
     """Where one Gauss-Newton step of every leave-one-out refit leads from a minimum theta (p,): (n, p).
 
-    To first order that is the refit, at the cost of one small system a point (Cook 1977).
+    To first order that is the refit, at the cost of one small system per point (Cook 1977).
     """
     values, jacobian = problem.model(theta[None], problem.inputs)
     residual, jacobian = (problem.targets - values)[0], jacobian[0]
     weight = np.broadcast_to(problem.weights[0], residual.shape)
     if problem.huber is not None:
         weight = weight * (problem.huber / np.maximum(np.abs(residual), problem.huber))
-    here, weighted = problem.at(theta[None]), weight[:, None] * jacobian
+    local, weighted = problem.at(theta[None]), weight[:, None] * jacobian
     left = Local(
-        np.broadcast_to(here.objective, residual.shape),
-        here.downhill - weighted * residual[:, None],
-        here.curvature - weighted[:, :, None] * jacobian[:, None, :],
+        np.broadcast_to(local.objective, residual.shape),
+        local.downhill - weighted * residual[:, None],
+        local.curvature - weighted[:, :, None] * jacobian[:, None, :],
     )
     result: Floats = theta + left.step(np.full(len(residual), FIRST_DAMPING * 1e-4))
     return result

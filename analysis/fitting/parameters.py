@@ -1,4 +1,4 @@
-"""The parameters' room: a fit's numbers in the units of its data, each with an interval, or the word that it has none.
+"""Parameters of a fit in the units of its data, each with an interval, or marked as not identified.
 
 Legend: K rows, p parameters, n points.
 """
@@ -18,14 +18,14 @@ from analysis.laws.forms import Model
 from analysis.laws.metric import Coordinates
 
 DECADE = float(np.log(10))
-NEAR, REACH = 1e-6, 12.0  # how closely and how far a profile looks, in units of theta (logarithms)
+NEAR, REACH = 1e-6, 12.0  # nearest and farthest offset of a profile, in units of theta (logarithms)
 STEPS = 48
 BEYOND = 300.0  # of theta: as good as infinity, without overflow
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter in the data's units. An end that the data do not bound is infinite, or 0 of a positive one."""
+    """A parameter in the data's units. An end that the data do not bound is infinite, or 0 for a positive parameter."""
 
     name: str
     value: float
@@ -72,17 +72,17 @@ def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
             top = at.metric.from_space(level + at.z_scale * t[0], "linear")
             return {"C": top, "B": at.z_scale * np.exp(t[1] + c * log_x[0]), "c": c}
         alpha, beta = np.exp(t[3]), np.exp(t[4])
-        found = {
+        values = {
             "E": np.exp(t[0] + level),
             "A": np.exp(t[1] + level + alpha * log_x[0]),
             "B": np.exp(t[2] + level + beta * log_x[-1]),
             "alpha": alpha,
             "beta": beta,
         }
-        return found | ({"R": np.exp(t[5])} if name == "data_constrained" else {})
+        return values | ({"R": np.exp(t[5])} if name == "data_constrained" else {})
 
 
-# Parameters that one column of theta gives alone: only these can be held fast in a profile.
+# Parameters that depend on a single column of theta: only these can be fixed in a profile.
 PROFILED = {
     "log_linear": {"b": 1}, "logit_linear": {"b": 1}, "power_law": {"c": 1}, "power_offset": {"E": 0, "c": 2},
     "m3": {"c": 1, "g": 2}, "m4": {"E": 0, "c": 3, "alpha": 4}, "soft_start": {"E": 0, "c": 2, "d": 3, "f": 4},
@@ -92,39 +92,39 @@ PROFILED = {
 
 
 def parameters(fitted: Fitted, points: Points, confidence: float = 0.9, count: int = 400) -> list[Parameter]:
-    """Every parameter with its interval: by profile where it can be held, else by bootstrap over runs."""
+    """Every parameter with its interval: by profile where it can be fixed, else by bootstrap over runs."""
     name = fitted.law.name
     values = natural(name, fitted.theta[None], fitted.coordinates)
     draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
     tail = (1 - confidence) / 2
-    found = []
-    for one, value in values.items():
-        column = PROFILED[name].get(one)
+    result = []
+    for parameter, value in values.items():
+        column = PROFILED[name].get(parameter)
         if column is None:
-            low, high = np.nanquantile(draws[one], [tail, 1 - tail])
-            found.append(
-                Parameter(one, float(value[0]), float(low), float(high), "bootstrap", len(points) > len(values))
+            low, high = np.nanquantile(draws[parameter], [tail, 1 - tail])
+            result.append(
+                Parameter(parameter, float(value[0]), float(low), float(high), "bootstrap", len(points) > len(values))
             )
         else:
-            found.append(_profiled(fitted, column, one, confidence))
-    return found
+            result.append(_profiled(fitted, column, parameter, confidence))
+    return result
 
 
-def _profiled(fitted: Fitted, column: int, one: str, confidence: float) -> Parameter:
+def _profiled(fitted: Fitted, column: int, name: str, confidence: float) -> Parameter:
     """A parameter with its profile's ends in the data's units."""
     ends = np.asarray(profile(fitted, column, confidence))
     bounded = np.isfinite(ends)
     rows = np.repeat(fitted.theta[None], 3, axis=0)
     rows[:2, column] = np.where(bounded, ends, fitted.theta[column] + np.array([-BEYOND, BEYOND]))
-    low, high, value = natural(fitted.law.name, rows, fitted.coordinates)[one]
+    low, high, value = natural(fitted.law.name, rows, fitted.coordinates)[name]
     if low > high:
         low, high, bounded = high, low, bounded[::-1]
     low = float(low) if bounded[0] else _open_low(float(low))
-    return Parameter(one, float(value), low, float(high) if bounded[1] else np.inf, "profile", bool(bounded.all()))
+    return Parameter(name, float(value), low, float(high) if bounded[1] else np.inf, "profile", bool(bounded.all()))
 
 
 def _open_low(low: float) -> float:
-    """Where an unbounded lower end lies: 0 for a parameter that is an exponential, else minus infinity."""
+    """The value of an unbounded lower end: 0 for a parameter that is an exponential, else minus infinity."""
     return 0.0 if low >= 0 else -np.inf
 
 
@@ -134,23 +134,23 @@ def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float
 
 
 def profile_of(problem: Problem, theta: Floats, column: int, confidence: float) -> tuple[float, float]:
-    """Profile interval of a column of theta (p,): how far it can go while the others make up for it.
+    """Profile interval of a column of theta (p,): how far it can move while the others adapt.
 
-    The column is held on a grid, the others are fitted again, and an end is where the objective has risen by the
-    likelihood ratio's quantile. An end that is never reached is infinite: the data do not bound that side. What the
-    prior holds is then not taken for knowledge: profiles are of the data alone.
+    The column is fixed on a grid, the others are fitted again, and an end is where the objective has risen by the
+    likelihood ratio's quantile. An end that is never reached is infinite: the data do not bound that side. The prior is
+    left out, so that only the data count.
     """
-    from scipy.stats import f as ratio
+    from scipy.stats import f as f_distribution
 
-    alone = Problem(problem.model, problem.inputs, problem.targets, problem.weights, None, problem.huber)
+    without_prior = Problem(problem.model, problem.inputs, problem.targets, problem.weights, None, problem.huber)
     n, p = problem.targets.shape[1], len(theta)
     if n <= p:
-        return -np.inf, np.inf  # a law through every point: nothing is left to judge it by
+        return -np.inf, np.inf  # a law through every point: no residuals are left to judge it by
     steps = np.geomspace(NEAR, REACH, STEPS)
     offsets = np.concatenate([-steps[::-1], [0.0], steps])
-    objective = _held_objective(alone, theta, column, offsets)
+    objective = _held_objective(without_prior, theta, column, offsets)
     best = max(float(np.nanmin(objective)), 1e-12 * n)
-    limit = best * (1 + float(ratio.ppf(confidence, 1, n - p)) / (n - p))
+    limit = best * (1 + float(f_distribution.ppf(confidence, 1, n - p)) / (n - p))
     middle = len(steps)
     root, limit = np.sqrt(np.maximum(objective - best, 0.0)), float(np.sqrt(limit - best))
     low = _crossing(offsets[: middle + 1][::-1], root[: middle + 1][::-1], limit)
@@ -192,6 +192,6 @@ def _held_objective(problem: Problem, theta: Floats, column: int, offsets: Float
 
 def _with_held(model: Model, column: int, theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
     """A model whose one column is the last input instead of a parameter."""
-    whole = np.insert(theta, column, inputs[:, 0, -1], axis=1)
-    values, jacobian = model(whole, inputs[..., :-1])
+    full = np.insert(theta, column, inputs[:, 0, -1], axis=1)
+    values, jacobian = model(full, inputs[..., :-1])
     return values, np.delete(jacobian, column, axis=2)

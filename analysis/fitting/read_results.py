@@ -1,4 +1,4 @@
-"""The reading room: anybody's table of results → curves. CSV, TSV or Parquet; what is wrong is said with its place."""
+"""Read a table of results (CSV, TSV or Parquet) into curves; errors name the place."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SUFFIXED = re.compile(r"^\s*([-+0-9.,_ ]+(?:[eE][-+]?\d+)?)\s*([kKmMbBgGtT]?)\s*
 
 
 class ResultsTableError(ValueError):
-    """A table that cannot be read as asked; the text says where and what would be right."""
+    """A table that cannot be used; the message says where and what would be right."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what."""
+    """The role of each column."""
 
     x: tuple[str, ...]
     y: str
@@ -68,7 +68,7 @@ def read_file(path: str | Path) -> pd.DataFrame:
         separator = max((",", "\t", ";", "|"), key=head.count)
         table = pd.read_csv(
             path, sep=separator, skiprows=above, skipinitialspace=True, encoding="utf-8-sig",
-            decimal="," if separator == ";" else ".",  # where commas do not part columns they part decimals
+            decimal="," if separator == ";" else ".",  # where commas do not separate columns they are decimal points
         )  # fmt: skip
     except FileNotFoundError:
         raise ResultsTableError(f"{path}: no such file") from None
@@ -83,25 +83,25 @@ def read_file(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def column(table: pd.DataFrame, wanted: str, option: str) -> str:
+def column(table: pd.DataFrame, requested: str, option: str) -> str:
     """The column of that name; case, spaces and underscores do not matter.
 
     Raises:
         ResultsTableError: there is none, or several; the message has the nearest names.
     """
-    if wanted in table.columns:
-        return wanted
+    if requested in table.columns:
+        return requested
 
     def plain(name: object) -> str:
         return re.sub(r"[\s_\-]+", "", str(name)).lower()
 
-    same = [str(name) for name in table.columns if plain(name) == plain(wanted)]
+    same = [str(name) for name in table.columns if plain(name) == plain(requested)]
     if len(same) == 1:
         return same[0]
     names = [str(name) for name in table.columns]
-    near = difflib.get_close_matches(wanted, names, 1, 0.6)
+    near = difflib.get_close_matches(requested, names, 1, 0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ResultsTableError(f"{option}: no column {wanted!r}{hint} (columns: {', '.join(names)})")
+    raise ResultsTableError(f"{option}: no column {requested!r}{hint} (columns: {', '.join(names)})")
 
 
 def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -130,7 +130,7 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
     """Rows to fit (n,) bool. Columns with spaces may be written in backticks or plainly.
 
     Raises:
-        ResultsTableError: the expression is not one, or selects no row.
+        ResultsTableError: the expression is not valid, or selects no row.
     """
     if expression is None:
         return np.ones(len(table), dtype=bool)
@@ -140,7 +140,7 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
             text = re.sub(rf"(?<![\w`]){re.escape(name)}(?![\w`])", f"`{name}`", text)
     try:
         mask = np.asarray(table.eval(text, engine="python"), dtype=bool)
-    except Exception as error:  # pandas raises whatever its parser meets
+    except Exception as error:  # pandas' parser raises errors of many types
         columns = ", ".join(map(str, table.columns))
         raise ResultsTableError(f"--train-where {expression!r}: {error} (columns: {columns})") from error
     if mask.shape != (len(table),):
@@ -170,24 +170,24 @@ def curves(
     names = np.array([" / ".join(label) if label else "all" for label in labels] or ["all"] * len(table))
     order = list(dict.fromkeys(names.tolist()))
     if metric is None:
-        chosen = usable & training
+        fitted = usable & training
         places = {name: code for code, name in enumerate(order)}
-        codes = [places[name] for name in names[chosen]]
-        metric = guess_metric(columns.y, np.log(x[chosen]).sum(axis=1), y[chosen], codes, y[usable])
+        codes = [places[name] for name in names[fitted]]
+        metric = guess_metric(columns.y, np.log(x[fitted]).sum(axis=1), y[fitted], codes, y[usable])
     inside = _inside(y, metric)
     runs = table[columns.run].astype(str).to_numpy() if columns.run else None
-    found = []
+    curve_list = []
     for name in order:
-        mine = names == name
-        rows = [np.flatnonzero(mine & usable & part) for part in (inside & training, ~training)]
-        parts = [_points(chosen, x, y, runs, ends) for chosen in rows]
-        notes = _notes(mine, usable, inside | ~training, columns, metric)
-        found.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), notes))
-    return found, metric
+        in_group = names == name
+        rows = [np.flatnonzero(in_group & usable & part) for part in (inside & training, ~training)]
+        parts = [_points(part, x, y, runs, ends) for part in rows]
+        notes = _notes(in_group, usable, inside | ~training, columns, metric)
+        curve_list.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), notes))
+    return curve_list, metric
 
 
 def _pinned(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """Rows without bounds are pinned at x; rows without x stand in the (logarithmic) middle of their bounds."""
+    """Rows without bounds are pinned at x; rows without x are placed in the (logarithmic) middle of their bounds."""
     with np.errstate(all="ignore"):
         middle = np.sqrt(low) * np.sqrt(high)
     x = np.where(np.isnan(x), middle[:, None], x)
@@ -221,11 +221,11 @@ def _points(rows: np.ndarray, x: np.ndarray, y: np.ndarray, runs: np.ndarray | N
     return Points(x[rows], y[rows], tuple(runs[rows]) if runs is not None else (), low, high)
 
 
-def _notes(mine: np.ndarray, usable: np.ndarray, inside: np.ndarray,
+def _notes(in_group: np.ndarray, usable: np.ndarray, inside: np.ndarray,
            columns: Columns, metric: Metric) -> tuple[str, ...]:  # fmt: skip
     """What was left out of a group, with the first place (lines count the header)."""
     notes = []
-    missing, outside = np.flatnonzero(mine & ~usable), np.flatnonzero(mine & usable & ~inside)
+    missing, outside = np.flatnonzero(in_group & ~usable), np.flatnonzero(in_group & usable & ~inside)
     if missing.size:
         names = f"{', '.join(columns.x)}, {columns.y}"
         notes.append(f"{missing.size} rows without usable numbers in {names} left out, first on line {missing[0] + 2}")

@@ -6,12 +6,12 @@ from typing import Any
 MARKS = {"ok": " ok ", "warn": "WARN", "info": " -- "}
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(result: Mapping[str, Any]) -> str:
     """What `python -m analysis.fit` prints without --json."""
-    lines = [f"{found['y']} against {', '.join(found['x'])}: {found['metric']['meaning']}"]
-    for group in found["groups"]:
-        lines += ["", *_group(group, found["confidence"])]
-    summary = found["summary"]
+    lines = [f"{result['y']} against {', '.join(result['x'])}: {result['metric']['meaning']}"]
+    for group in result["groups"]:
+        lines += ["", *_group(group, result["confidence"])]
+    summary = result["summary"]
     if "mean_rmse_log" in summary:
         logs, coverage = number(summary["mean_rmse_log"]), number(summary["mean_coverage"])
         lines += ["", f"rows held out, mean over groups: rmse of the log {logs}, coverage {coverage}"]
@@ -24,35 +24,40 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
     members = ", ".join(dict.fromkeys(member["law"] for member in group["members"]))
     lines = [f"== {group['group']} ({group['n_train']} points), law {group['law']}: {members}"]
     lines.append(f"   parameters of {group['parameters_of']}, {confidence:.0%} intervals")
-    for name, one in group["parameters"].items():
-        state = "" if one["identified"] else "  not identified: a range, no estimate"
-        value = number(one["value"]) if one["identified"] else "?"
-        lines.append(f"     {name:<6}{value:>12}  [{number(one['low'])}, {number(one['high'])}] {one['method']}{state}")
-    for one in group["predictions"]:
-        place = ", ".join(number(x) for x in _sequence(one["x"]))
-        lines.append(f"   at {place}: {number(one['y'])} [{number(one['low'])}, {number(one['high'])}]")
+    for name, parameter in group["parameters"].items():
+        state = "" if parameter["identified"] else "  not identified: a range, no estimate"
+        value = number(parameter["value"]) if parameter["identified"] else "?"
+        lines.append(f"     {name:<6}{value:>12}  {_interval(parameter)} {parameter['method']}{state}")
+    for prediction in group["predictions"]:
+        place = ", ".join(number(x) for x in _sequence(prediction["x"]))
+        lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}")
     lines += _frontier(group["frontier"]) if "frontier" in group else []
     score = group["held_out"]
     if score:
         logs, coverage = number(score["rmse_log"]), number(score["coverage"])
         lines.append(f"   {score['n']} rows held out: rmse of the log {logs}, coverage {coverage}")
-    return lines + [f"   [{MARKS[one['verdict']]}] {one['check']}: {one['detail']}" for one in group["checklist"]]
+    lines += [f"   [{MARKS[check['verdict']]}] {check['check']}: {check['detail']}" for check in group["checklist"]]
+    return lines
 
 
-def _frontier(found: Mapping[str, Any]) -> list[str]:
-    """How compute would be split."""
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"[{number(row['low'])}, {number(row['high'])}]"
 
-    def power(one: Mapping[str, float]) -> str:
-        return f"C^{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
 
-    repeats = ", were no data repeated" if found["data_never_repeated"] else ""
-    lines = [f"   best split of C = {found['flops_per_unit']:g} N D{repeats}: N as {power(found['size_exponent'])}, "
-             f"D as {power(found['data_exponent'])}"]  # fmt: skip
-    if found["unidentified"]:
-        lines.append(f"     not to be believed: {' and '.join(found['unidentified'])} not identified by these points")
-    if found["iso_flop_size_exponent"]:
-        lines.append(f"     iso-FLOP parabolas, without a law: N as {power(found['iso_flop_size_exponent'])}")
-    for at in found["at"]:
+def _frontier(frontier: Mapping[str, Any]) -> list[str]:
+    """How a joint law splits compute."""
+
+    def power(exponent: Mapping[str, float]) -> str:
+        return f"C^{exponent['value']:.3f} [{exponent['low']:.3f}, {exponent['high']:.3f}]"
+
+    repeats = ", if no data were repeated" if frontier["data_never_repeated"] else ""
+    size, data = power(frontier["size_exponent"]), power(frontier["data_exponent"])
+    lines = [f"   best split of C = {frontier['flops_per_unit']:g} N D{repeats}: N as {size}, D as {data}"]
+    if frontier["unidentified"]:
+        lines.append(f"     not reliable: {' and '.join(frontier['unidentified'])} not identified by these points")
+    if frontier["iso_flop_size_exponent"]:
+        lines.append(f"     iso-FLOP parabolas, without a law: N as {power(frontier['iso_flop_size_exponent'])}")
+    for at in frontier["at"]:
         size = f"N {number(at['size'])} [{number(at['size_low'])}, {number(at['size_high'])}]"
         lines.append(f"     at C {number(at['compute'])}: {size}, D {number(at['data'])}, predicted {number(at['y'])}")
     return lines

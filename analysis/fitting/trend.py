@@ -1,4 +1,4 @@
-"""The trend room: recall as a straight line in log compute, per source, with honest error bars (Figures 5, 8)."""
+"""Log-linear trends: recall as a straight line in log compute, per source, with intervals (Figures 5, 8)."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from analysis.arrays import Floats
 from analysis.compute.flops import named_convention
 
 REPLICATES = 2000
-MINIMUM_COMPUTES = 3  # two points leave a line no residual to judge it by
+MINIMUM_COMPUTES = 3  # two points leave no residual to judge a line by
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LogLinear:
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of an interval and the probability it is meant to hold."""
+    """Ends of an interval and its confidence."""
 
     low: float
     high: float
@@ -47,7 +47,7 @@ class Band:
 
 @dataclass(frozen=True)
 class LogLinearFit:
-    """A log-linear law fitted to one source's runs, with what its bootstrap over runs says about it."""
+    """A log-linear law fitted to one source's runs, with its bootstrap over runs."""
 
     source: str
     convention: str
@@ -63,7 +63,7 @@ class LogLinearFit:
     noise: Floats = field(repr=False, compare=False)  # (K,) one run's residual per replicate
 
     def band(self, compute: npt.ArrayLike, *, new_run: bool = False) -> Band:
-        """The law over a grid with its interval: of the law itself, or of what one new run would give."""
+        """The law over a grid with its interval: of the law itself, or of one new run."""
         grid = np.atleast_1d(np.asarray(compute, dtype=np.float64))
         replicates = self.draws[:, :1] + self.draws[:, 1:] * np.log10(grid)  # (K, n)
         if new_run:
@@ -106,8 +106,8 @@ def fit_log_linear(
 ) -> LogLinearFit:
     """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
 
-    Seeds are runs of their own. Replicates in which fewer than two distinct computes were drawn fix no line and are
-    drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
+    Each seed is a run of its own. Replicates in which fewer than two distinct computes were drawn define no line and
+    are drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
 
     Args:
         source: name of the relationship source.

@@ -1,1 +1,1 @@
-"""The laws that a metric may follow, and what is believed of their parameters beforehand."""
+"""Scaling laws: their forms, priors and starting points."""

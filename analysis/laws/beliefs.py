@@ -1,4 +1,4 @@
-"""What is believed of a law's parameters before any point is seen."""
+"""Beliefs: priors on a law's parameters."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from analysis.arrays import Floats
 
 @dataclass(frozen=True)
 class Belief:
-    """What is believed of laws before data: log E over the best value, and the log of the exponent, as (mean, sd).
+    """A prior for every law: log E over the best value, and the log of the exponent, each as (mean, sd).
 
-    `strength` is the variance of residuals that the belief is weighed against: small, it leaves everything to data.
+    `strength` is the residual variance that the belief is weighed against; a small one leaves everything to the data.
     """
 
     plateau: tuple[float, float] = (-1.5, 1.0)
@@ -29,7 +29,7 @@ class Prior:
     """Independent Gaussians: `strength` times the squared distance in deviations is added to the objective."""
 
     mean: Floats  # (K or 1, p)
-    deviation: Floats  # (K or 1, p); infinite where nothing is held
+    deviation: Floats  # (K or 1, p); infinite for no prior
     strength: Floats  # (K or 1, 1)
 
     @property

@@ -1,4 +1,4 @@
-"""The laws' room: every form that a metric may follow as compute grows, by name, with its priors and starts.
+"""Catalogue of laws: every form that a metric may follow as compute grows, by name, with its priors and starts.
 
 A law is a form (`forms`, `joint_forms`) in a space: `log` of the metric (of 1 - r where r is bounded by 1),
 `linear` or `logit`. Inputs are centred and metrics measured from their best value, so neither unit nor scale matters.
@@ -38,7 +38,7 @@ class Law:
     starts: Callable[[Floats, Floats], Floats]  # u (n, d), z (n,) -> (K, p)
     believed: Callable[[Belief], tuple[list[float], list[float]]]  # means and deviations
     inputs: int = 1
-    bends: bool = False  # whether it may rise again: beyond the points then never above all of them
+    bends: bool = False  # whether it may rise again; beyond the points it is then capped at the highest of them
 
     def prior(self, belief: Belief) -> Prior:
         mean, deviation = self.believed(belief)
@@ -51,7 +51,7 @@ def _tail(z: Floats) -> float:
 
 
 def _gap(z: Floats, plateau: float) -> float:
-    """log of what the last points still lie above a plateau."""
+    """log of the distance of the last points above a plateau."""
     return float(np.log(max(np.exp(_tail(z)) - np.exp(plateau), 1e-4)))
 
 
@@ -132,7 +132,7 @@ def _broken_belief(belief: Belief) -> tuple[list[float], list[float]]:
 
 
 def _line_belief(_: Belief) -> tuple[list[float], list[float]]:
-    return [0.0, 0.0], [np.inf, np.inf]  # least squares as everyone knows them
+    return [0.0, 0.0], [np.inf, np.inf]  # ordinary least squares
 
 
 def _single(name: str, equation: str, form: Model, parameters: str, starts: Callable[[Floats, Floats], Floats],
@@ -200,7 +200,7 @@ def named_law(name: str) -> Law:
     """The law of that name, in any case and with - for _.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message lists the known names.
     """
     key = name.strip().lower().replace("-", "_").replace(" ", "_")
     key = ALIASES.get(key, key)

@@ -1,4 +1,4 @@
-"""The forms' room: curves that the logarithm of a metric may follow, each with its analytic Jacobian.
+"""Forms of laws: curves that the logarithm of a metric may follow, each with its analytic Jacobian.
 
 Everything is in natural logarithms and free of units: u = log(x / x_ref), values = log(y / y_ref). Parameters are
 logarithms where they must be positive.
@@ -16,7 +16,7 @@ from analysis.arrays import Floats
 
 ValuesAndJacobian = tuple[Floats, Floats]
 STEEPEST = 500.0  # exp of more overflows
-SETTLED = 1e-12  # a Newton step in a logit that is none
+SETTLED = 1e-12  # Newton steps in a logit below this have converged
 
 
 def sigmoid(z: Floats) -> Floats:
@@ -30,7 +30,7 @@ def softplus(z: Floats) -> Floats:
 
 
 def soft_step(z: Floats) -> tuple[Floats, Floats]:
-    """softplus(z) and sigmoid(z) from one exponential, which is what they cost."""
+    """softplus(z) and sigmoid(z) from one exponential, which dominates their cost."""
     small = np.exp(-np.abs(z))
     rest = 1 / (1 + small)
     return np.maximum(z, 0) + np.log1p(small), np.where(z >= 0, rest, small * rest)

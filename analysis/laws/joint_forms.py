@@ -1,6 +1,6 @@
-"""The joint laws' room: a metric as a function of model size and data, and of repeated data.
+"""Forms of joint laws: a metric as a function of model size and data, with or without repeated data.
 
-Units-free: inputs are logs of N, D (and U, the unique data) over references, values are log(y / y_ref).
+Unit-free: inputs are logs of N, D (and U, the unique data) over references, values are log(y / y_ref).
 
 Legend: K rows, n points. theta (K, p), inputs (K or 1, n, d) -> values (K, n), Jacobian (K, n, p).
 """
@@ -43,7 +43,7 @@ def _additive(theta: Floats, size: Floats, data: Floats) -> tuple[Floats, Floats
 
 
 def repeated(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
-    """The additive law in effective data: repeats are worth ever less (Muennighoff et al. 2023, equation 5, data part).
+    """The additive law in effective data: repeats are worth less each time (Muennighoff et al. 2023, equation 5, data).
 
     D' = U + U R (1 - exp(-(D/U - 1) / R)), where U is the unique data seen and R the repeats after which a further one
     is worth 1/e of a new example. inputs: log N, log unique, log D, the last two over one reference. theta: the
@@ -51,7 +51,7 @@ def repeated(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
     """
     size, unique, seen = inputs[..., 0], inputs[..., 1], inputs[..., 2]
     worth = np.exp(theta[:, 5:6])
-    unique = np.minimum(unique, seen)  # less than one pass sees only what it saw
+    unique = np.minimum(unique, seen)  # a partial pass has no repeats
     repeats = np.exp(seen - unique) - 1
     faded = np.exp(-repeats / worth)
     factor = 1 + worth * (1 - faded)  # D' / U

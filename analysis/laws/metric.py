@@ -1,4 +1,4 @@
-"""The metric's room: what kind of number is fitted, and the coordinates that make a fit free of units.
+"""Metrics: what kind of number is fitted, and the coordinates that make a fit unit-free.
 
 A loss falls and is positive: its logarithm is fitted. A share (recall, accuracy) rises and is bounded by 1: the
 logarithm of 1 - r is fitted. A score is anything else and is fitted as it is.
@@ -27,24 +27,24 @@ SHARES = re.compile(
 )
 ERROR_RATES = re.compile(r"^(?!.*(squar|absol|mse|mae)).*err", re.I)
 PER_CENT = re.compile(r"%|per.?cent|(?<![a-z])pct(?![a-z])", re.I)
-CLEARLY_FALLING = -0.5  # rank correlation from which a share's name is not believed: 1 - accuracy
-OVER = 1.02  # a share may be so far above 1 by rounding, before it is taken for per cent
+CLEARLY_FALLING = -0.5  # rank correlation below which a share's name is not trusted: 1 - accuracy
+OVER = 1.02  # a share may exceed 1 by this factor through rounding; beyond, it is in per cent
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's kind and the value that is its bound: 1, or 100 where it is given in per cent (shares alone).
+    """A metric's kind and the value that is its bound: 1, or 100 where it is given in per cent (shares only).
 
     Predictions and intervals never leave the metric's range: a share's [0, bound], a loss's [0, top].
     """
 
     kind: Kind
     bound: float = 1.0
-    top: float = math.inf  # losses alone: 1 or 100 for an error rate
-    falling: bool = False  # scores alone: whether less is better
+    top: float = math.inf  # losses only: 1 or 100 for an error rate
+    falling: bool = False  # scores only: whether less is better
 
     def distance(self, y: Floats) -> Floats:
-        """What shrinks as the metric improves: the loss, or what a share lacks of its bound."""
+        """A number that shrinks as the metric improves: the loss, or a share's distance from its bound."""
         return self.bound - y if self.kind == "share" else y
 
     def to_space(self, y: Floats, space: str) -> Floats:
@@ -60,14 +60,14 @@ class Metric:
     def from_space(self, z: Floats, space: str) -> Floats:
         """Back from a law's space to the metric."""
         if space == "log":
-            gone: Floats = np.exp(np.clip(z, -700, 700))
-            return self.bound - gone if self.kind == "share" else gone
+            distance: Floats = np.exp(np.clip(z, -700, 700))
+            return self.bound - distance if self.kind == "share" else distance
         if space == "logit":
             return self.bound / (1 + np.exp(-np.clip(z, -700, 700)))
         return -z if self._upside_down else z
 
     def within(self, y: Floats) -> Floats:
-        """Values brought back into the metric's range."""
+        """Values clipped to the metric's range."""
         if self.kind == "score":
             return y
         result: Floats = np.clip(y, 0.0, self.bound if self.kind == "share" else self.top)
@@ -84,20 +84,20 @@ class Metric:
             range_ = f", at most {self.top:g}" if math.isfinite(self.top) else ""
             return f"loss: falls, positive{range_}; fitted as its logarithm"
         if self.kind == "share":
-            return f"share: rises, bounded by {self.bound:g}; fitted as the logarithm of what it lacks"
+            return f"share: rises, bounded by {self.bound:g}; fitted as the logarithm of its distance from the bound"
         return f"score: {'falls' if self.falling else 'rises'}, unbounded; fitted as it is"
 
 
 def guess_metric(name: str, x: Floats, y: Floats, groups: list[int], everywhere: Floats | None = None) -> Metric:
-    """The kind of a column, from its name, its range, and which way it goes within groups of rows.
+    """The kind of a column, from its name, its range, and its trend within groups of rows.
 
-    Where the name could be either (`top1_error`), or says nothing, the trend decides.
+    Where the name could be either (`top1_error`), or gives no hint, the trend decides.
 
     Args:
         name: the column's.
         x: (n,) compute, or the product of the inputs; y: (n,) metric, both finite.
         groups: the group of each row.
-        everywhere: the metric on more rows than those that are fitted, for its range alone.
+        everywhere: the metric on more rows than those that are fitted, only for its range.
     """
     trend = _trend(x, y, np.asarray(groups))
     named_share, named_loss = bool(SHARES.search(name)), bool(LOSSES.search(name))
@@ -107,8 +107,8 @@ def guess_metric(name: str, x: Floats, y: Floats, groups: list[int], everywhere:
     lowest, highest = float(values.min()), float(values.max())
     bound = 100.0 if highest > OVER or PER_CENT.search(name) else 1.0
     if named_loss and not named_share and lowest >= 0:
-        told = SHARES.search(name) or (ERROR_RATES.search(name) and (highest <= 1 or PER_CENT.search(name)))
-        return Metric("loss", top=bound if told and highest <= bound else math.inf)
+        is_rate = SHARES.search(name) or (ERROR_RATES.search(name) and (highest <= 1 or PER_CENT.search(name)))
+        return Metric("loss", top=bound if is_rate and highest <= bound else math.inf)
     if lowest >= 0 and ((named_share and highest <= 100) or (trend > 0 and highest <= 1)):
         return Metric("share", bound=bound)
     if lowest > 0 and trend <= 0:
@@ -118,18 +118,18 @@ def guess_metric(name: str, x: Floats, y: Floats, groups: list[int], everywhere:
 
 def _trend(x: Floats, y: Floats, groups: np.ndarray) -> float:
     """Mean rank correlation of y with x over groups."""
-    found = []
+    correlations = []
     for group in np.unique(groups):
         inside = groups == group
         ranks = [np.argsort(np.argsort(values[inside])) for values in (x, y)]
         if inside.sum() > 2 and all(np.ptp(values[inside]) > 0 for values in (x, y)):
-            found.append(float(np.corrcoef(ranks[0], ranks[1])[0, 1]))
-    return float(np.mean(found)) if found else 0.0
+            correlations.append(float(np.corrcoef(ranks[0], ranks[1])[0, 1]))
+    return float(np.mean(correlations)) if correlations else 0.0
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where a fit stands: logs of inputs over `x_ref`, values measured from `z_ref` in units of `z_scale`."""
+    """The coordinates of a fit: logs of inputs over `x_ref`, values measured from `z_ref` in units of `z_scale`."""
 
     metric: Metric
     space: str
@@ -141,7 +141,7 @@ class Coordinates:
     def of(cls, metric: Metric, space: str, x: Floats, y: Floats, shared: tuple[int, ...] = ()) -> Coordinates:
         """Coordinates of points x (n, d), y (n,): means of log x; best value or mean of y.
 
-        `shared` names inputs that count the same thing and so have one reference.
+        `shared` names inputs that count the same quantity and so have one reference.
         """
         reference = np.exp(np.log(x).mean(axis=0))
         for column in shared:

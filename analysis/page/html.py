@@ -1,4 +1,4 @@
-"""Small pieces of HTML that every section of the page is made of."""
+"""HTML building blocks of the page's sections."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from html import escape
 
 
 def text(value: object) -> str:
-    """The value as text that no element or attribute takes for markup."""
+    """The value escaped for use in elements and attributes."""
     return escape(str(value), quote=True)
 
 
 def number(value: float | None, digits: str = ".3f") -> str:
-    """A cell of a table that sorts by its number; empty where there is none."""
+    """A table cell that sorts by its number; empty for None."""
     if value is None:
         return '<td class="number" data-value=""></td>'
     return f'<td class="number" data-value="{value!r}">{value:{digits}}</td>'
 
 
 def table(head: Sequence[str], rows: Iterable[str]) -> str:
-    """A table of whole rows (`<tr>`) that scrolls sideways where the screen is narrow."""
+    """A table of rows (`<tr>`) that scrolls sideways where the screen is narrow."""
     names = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     return f'<div class="table"><table><thead><tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 

@@ -1,7 +1,7 @@
-"""The page's room: a study as one HTML file that needs neither network nor server.
+"""Render a study as one HTML file that needs neither network nor server.
 
 The question and the answer come first, then the figures (Plotly, embedded), the cells, the checks, the cost, what to
-run next, and where every number is from. Tables and answers are plain HTML; the script draws, switches, sorts and
+run next, and the provenance. Tables and answers are plain HTML; the script draws, switches, sorts and
 filters.
 """
 
@@ -16,11 +16,11 @@ from analysis.page.sections import SECTIONS, allocation
 from analysis.page.study import CellRow, Study
 
 ASSETS = Path(__file__).parent / "assets"
-VERDICTS = {"ok": "ok", "info": "–", "warn": "look"}
+VERDICTS = {"ok": "ok", "info": "–", "warn": "warning"}
 
 
 def page(study: Study) -> str:
-    """The whole page as text."""
+    """The complete page as text."""
     from plotly.offline import get_plotlyjs
 
     parts = [
@@ -46,15 +46,18 @@ def page(study: Study) -> str:
 def _json(study: Study) -> str:
     """What the script draws; `<` is escaped so that no value can end the element."""
     fits = {
-        convention: {source: {"line": dict(fit.line)} for source, fit in of.items()}
-        for convention, of in study.fits.items()
+        convention: {source: {"line": dict(fit.line)} for source, fit in by_source.items()}
+        for convention, by_source in study.fits.items()
     }
     data = {
         "conventions": list(study.conventions), "sources": list(study.sources), "points": list(study.points),
         "curves": list(study.curves), "frontier": dict(study.frontier), "fits": fits, "cells": len(study.cells),
         "allocations": {
-            name: [{"metric": one.metric, "line": dict(one.line), "cells": list(one.cells)} for one in of]
-            for name, of in study.allocations.items()
+            name: [
+                {"metric": allocation.metric, "line": dict(allocation.line), "cells": list(allocation.cells)}
+                for allocation in by_metric
+            ]
+            for name, by_metric in study.allocations.items()
         },
     }  # fmt: skip
     return json.dumps(data, allow_nan=False, default=float).replace("<", "\\u003c")
@@ -63,9 +66,10 @@ def _json(study: Study) -> str:
 def _head(study: Study) -> str:
     style = (ASSETS / "report.css").read_text(encoding="utf-8")
     choices = " ".join(
-        f'<label title="{text(one["meaning"])}"><input type="radio" name="convention" value="{text(one["name"])}"'
-        f"{' checked' if one['name'] == study.convention else ''}> {text(one['name'])}</label>"
-        for one in study.conventions
+        f'<label title="{text(convention["meaning"])}"><input type="radio" name="convention" '
+        f'value="{text(convention["name"])}"'
+        f"{' checked' if convention['name'] == study.convention else ''}> {text(convention['name'])}</label>"
+        for convention in study.conventions
     )
     unfinished = f'<p class="warn">{text(study.unfinished)}</p>' if study.unfinished else ""
     return (
@@ -79,12 +83,13 @@ def _head(study: Study) -> str:
 
 def _answers(study: Study) -> str:
     content = {}
-    for one in study.conventions:
-        fits = study.fits.get(one["name"], {})
+    for convention in study.conventions:
+        fits = study.fits.get(convention["name"], {})
         rows = "".join(f"<li><b>{text(source)}</b>: {text(fit.answer)}</li>" for source, fit in fits.items())
         none = "<p>Too few trained cells for a law: three distinct computes are needed.</p>"
-        meaning = f'<p class="soft">{text(one["name"])}: {text(one["meaning"])}, in {text(one["unit"])}.</p>'
-        content[one["name"]] = (f"<ul>{rows}</ul>" if rows else none) + meaning
+        name, meaning, unit = (text(convention[key]) for key in ("name", "meaning", "unit"))
+        about = f'<p class="soft">{name}: {meaning}, in {unit}.</p>'
+        content[convention["name"]] = (f"<ul>{rows}</ul>" if rows else none) + about
     return f'<section><h2 id="answer">What the runs say</h2>{by_convention(study.convention, content)}</section>'
 
 
@@ -131,7 +136,7 @@ def _checks(study: Study) -> str:
             for source, fit in fits.items()
             for check in fit.checks
         )
-        content[convention] = table(["source", "check", "", "what was found"], rows)
+        content[convention] = table(["source", "check", "", "finding"], rows)
     if not content:
         return ""
     shown = by_convention(study.convention, content)

@@ -1,4 +1,4 @@
-"""The page's plainer sections: how to split compute, reconstructions, cost, what to run next, provenance."""
+"""Further sections of the page: how to split compute, reconstructions, cost, what to run next, provenance."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ def allocation(study: Study) -> str:
     """The compute-optimal frontier of each metric: exponents in words, a figure, and the numbers at some budgets."""
     if not study.allocations:
         return ""
-    content = {name: "".join(_allocated(one) for one in of) for name, of in study.allocations.items()}
-    drawn = list(dict.fromkeys(one.metric for of in study.allocations.values() for one in of if one.line))
+    content = {name: "".join(map(_allocated, by_metric)) for name, by_metric in study.allocations.items()}
+    every_allocation = [allocated for by_metric in study.allocations.values() for allocated in by_metric]
+    drawn = list(dict.fromkeys(allocated.metric for allocated in every_allocation if allocated.line))
     plots = "".join(
         f'<div class="plot" role="img" data-allocation="{text(metric)}" aria-label="Best cost per crop against compute '
         f'for {text(metric)}; the numbers are in the table"></div>'
@@ -30,16 +31,16 @@ def allocation(study: Study) -> str:
     )
 
 
-def _allocated(one: Allocation) -> str:
+def _allocated(allocated: Allocation) -> str:
     rows = (
         f"<tr>{number(place['compute'], '.3g')}{number(place['cost'], '.3g')}"
         f'<td class="number">{place["cost_low"]:.3g} – {place["cost_high"]:.3g}</td>'
         f"{number(place['crops'], '.3g')}{number(place['predicted'], '.4f')}</tr>"
-        for place in one.places
+        for place in allocated.places
     )
-    head = ["compute", "best cost per crop", "its interval", "crops", f"{one.metric} predicted"]
-    numbers = table(head, rows) if one.places else ""
-    return f"<p><b>{text(one.metric)}</b>: {text(one.answer)}</p>{numbers}"
+    head = ["compute", "best cost per crop", "its interval", "crops", f"{allocated.metric} predicted"]
+    numbers = table(head, rows) if allocated.places else ""
+    return f"<p><b>{text(allocated.metric)}</b>: {text(allocated.answer)}</p>{numbers}"
 
 
 def _reconstructions(study: Study) -> str:
@@ -57,43 +58,44 @@ def _reconstructions(study: Study) -> str:
     return f'<section><h2 id="reconstructions">Reconstructions</h2>{"".join(shown)}</section>' if shown else ""
 
 
-def _sample(one: Sample) -> str:
-    image = base64.b64encode(one.image).decode()
-    loss = "" if one.loss is None else f", loss {one.loss:.4f}"
+def _sample(sample: Sample) -> str:
+    image = base64.b64encode(sample.image).decode()
+    loss = "" if sample.loss is None else f", loss {sample.loss:.4f}"
     return (
-        f'<figure><img src="data:image/jpeg;base64,{image}" alt="{text(one.cell)}: original, masked, '
-        f'reconstruction"><figcaption>{text(one.cell)}{loss}</figcaption></figure>'
+        f'<figure><img src="data:image/jpeg;base64,{image}" alt="{text(sample.cell)}: original, masked, '
+        f'reconstruction"><figcaption>{text(sample.cell)}{loss}</figcaption></figure>'
     )
 
 
 def _cost(study: Study) -> str:
-    """Planned against spent, per model and in sum: spent is set beside what the same cells were planned to take."""
+    """Planned against spent, per model and in total; spent is shown next to the plan of the same cells."""
     by_model: dict[str, list[CellRow]] = {}
     for row in study.cells:
         by_model.setdefault(row.model, []).append(row)
-    unit, money = ("GPU h", ["planned, money", "spent, money"]) if study.price else ("h of processes", [])
-    head = ["model", "cells", f"planned {unit}", "begun", f"their plan, {unit}", f"spent {unit}", *money]
-    rows = [_spent(model, of, study) for model, of in by_model.items()]
-    priced = (
-        f"Money is GPU hours at {study.price.per_hour:g} an hour of {text(study.price.machine)}. "
+    unit, cost = ("GPU h", ["planned cost", "spent cost"]) if study.price else ("process h", [])
+    head = ["model", "cells", f"planned {unit}", "started", f"planned of started, {unit}", f"spent {unit}", *cost]
+    rows = [_spent(model, rows_of_model, study) for model, rows_of_model in by_model.items()]
+    about_cost = (
+        f"Cost is GPU hours of {text(study.price.machine)} at {study.price.per_hour:g} an hour, in the currency of "
+        "hardware.price_per_hour. "
         if study.price
-        else "There are no GPUs here: nothing is planned in GPU hours, and spent are hours of processes. "
+        else "This study runs without GPUs: no GPU hours are planned, and hours spent are process hours. "
     )
     return (
-        f'<section><h2 id="cost">Cost, planned against spent</h2><p class="soft">{priced}'
+        f'<section><h2 id="cost">Cost, planned against spent</h2><p class="soft">{about_cost}'
         "Planned and spent are of training and embedding; a cell that was resumed counts all of its training.</p>"
         f"{table(head, [*rows, _spent('all', study.cells, study)])}</section>"
     )
 
 
 def _spent(name: str, cells: Sequence[CellRow], study: Study) -> str:
-    begun = [row for row in cells if row.spent_hours is not None]
+    started = [row for row in cells if row.spent_hours is not None]
     planned = sum(row.planned_hours or 0.0 for row in cells)
-    theirs, spent = (sum(getattr(row, key) or 0.0 for row in begun) for key in ("planned_hours", "spent_hours"))
+    their_plan, spent = (sum(getattr(row, key) or 0.0 for row in started) for key in ("planned_hours", "spent_hours"))
     rate = study.price.per_hour if study.price else None
-    money = "" if rate is None else "".join(number(hours * rate, ",.0f") for hours in (planned, spent))
-    counts = f"{number(len(cells), ',d')}{_hours(planned)}{number(len(begun), ',d')}"
-    return f"<tr><td>{text(name)}</td>{counts}{_hours(theirs)}{_hours(spent)}{money}</tr>"
+    cost = "" if rate is None else "".join(number(hours * rate, ",.0f") for hours in (planned, spent))
+    counts = f"{number(len(cells), ',d')}{_hours(planned)}{number(len(started), ',d')}"
+    return f"<tr><td>{text(name)}</td>{counts}{_hours(their_plan)}{_hours(spent)}{cost}</tr>"
 
 
 def _hours(value: float) -> str:
@@ -103,14 +105,14 @@ def _hours(value: float) -> str:
 def _next(study: Study) -> str:
     rate = study.price.per_hour if study.price else None
     rows = [
-        f"<tr><td>{text(one.cell)}</td>{_hours(one.hours)}"
-        f"{'' if rate is None else number(one.hours * rate, ',.0f')}"
-        f'<td class="wide">{text(one.narrows)}</td></tr>'
-        for one in study.next_runs
+        f"<tr><td>{text(run.cell)}</td>{_hours(run.hours)}"
+        f"{'' if rate is None else number(run.hours * rate, ',.0f')}"
+        f'<td class="wide">{text(run.narrows)}</td></tr>'
+        for run in study.next_runs
     ]
     if not rows and not study.no_next:
         return ""
-    head = ["cell", "GPU hours", *([] if rate is None else ["money"]), "what it would tell"]
+    head = ["cell", "GPU hours", *([] if rate is None else ["cost"]), "expected effect"]
     shown = table(head, rows) if rows else f"<p>{text(study.no_next)}</p>"
     return f'<section><h2 id="next">What to run next</h2>{shown}</section>'
 

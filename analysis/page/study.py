@@ -1,4 +1,4 @@
-"""The study's room: all that a report shows, as plain data. `analysis.page` makes HTML of it."""
+"""The contents of a report as plain data, which `analysis.page.render` turns into HTML."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CellRow:
 
 @dataclass(frozen=True)
 class SourceFit:
-    """One source under one convention: the line with its interval, and what is to be said of it."""
+    """One source under one convention: the line with its interval, and the answer in words."""
 
     answer: str
     line: Mapping[str, Sequence[float]]  # x, y, low, high
@@ -49,12 +49,12 @@ class Price:
     """What an hour costs."""
 
     machine: str
-    per_hour: float  # of one GPU, in the recipe's money
+    per_hour: float  # of one GPU, in the currency of hardware.price_per_hour
 
 
 @dataclass(frozen=True)
 class NextRun:
-    """A run that is proposed."""
+    """A proposed run."""
 
     cell: str
     hours: float
@@ -72,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Study:
-    """All that the page shows. Compute is given under every convention."""
+    """Everything that the page shows. Compute is given under every convention."""
 
     title: str
     question: str
@@ -84,7 +84,7 @@ class Study:
     frontier: Mapping[str, Mapping[str, Sequence[float]]]
     fits: Mapping[str, Mapping[str, SourceFit]]  # by convention and source
     cells: Sequence[CellRow]
-    unfinished: str  # what is missing, in words; empty when the study is whole
+    unfinished: str  # what is missing, in words; empty when the study is complete
     allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
     price: Price | None = None  # None where there are no GPUs to pay for
     next_runs: Sequence[NextRun] = ()

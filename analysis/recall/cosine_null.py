@@ -1,7 +1,7 @@
-"""The exact null behind recall: order statistics of many pairwise cosines, in blocks and in little memory.
+"""The exact null distribution of recall: order statistics of all pairwise cosines, in blocks and little memory.
 
-Products are taken in float32, which orders nearly all of the null; what lies so close to a wanted rank that float32
-cannot tell is computed again in float64. The result is that of float64 throughout, at half of its cost.
+Products are computed in float32, which orders nearly all of the null; values too close to a requested rank for float32
+are computed again in float64. The result is that of float64 throughout, at half of its cost.
 
 Legend: G genes, D embedding width, P pairs, N pairs in the null, R and C rows and columns of a block.
 """
@@ -21,8 +21,8 @@ Singles = npt.NDArray[np.float32]
 Block = tuple[Indices, Indices, Singles]  # genes of the rows (R,), of the columns (C,), cosines (R, C)
 
 BLOCK_VALUES = 1 << 22  # cosines held at once (16 MB)
-PAIRS_AT_ONCE = 2048  # embeddings gathered for so many pairs
-WHOLE_NULL = 1 << 21  # up to this many pairs the null is kept whole instead of bracketed
+PAIRS_AT_ONCE = 2048  # pairs whose embeddings are gathered at once
+WHOLE_NULL = 1 << 21  # up to this many pairs the null is kept in full instead of bracketed
 SAMPLE_GENES = (1024, 4096)  # fewest and most genes drawn to bracket an order statistic of a larger null
 BRACKET_DEVIATIONS = 6.0  # half width of a bracket in standard errors of the sampled rank
 ROUNDING_DEVIATIONS = 8.0  # float32 products err like a random walk of D roundings (Higham and Mary 2019)
@@ -38,31 +38,31 @@ class Directions:
 
     @staticmethod
     def of(values: npt.NDArray[np.floating[Any]]) -> "Directions":
-        """Directions of (G, D) finite embeddings. A zero row has none; the caller sees to it."""
+        """Directions of (G, D) finite embeddings. A zero row has none; the caller excludes it."""
         single = np.empty(values.shape, np.float32)
         norms = np.empty(len(values))
-        for rows in _pieces(len(values)):
+        for rows in _slices(len(values)):
             part = values[rows].astype(np.float64)
             norms[rows] = np.linalg.norm(part, axis=1)
-            with np.errstate(invalid="ignore"):  # infinite rows become NaN; their norms tell
+            with np.errstate(invalid="ignore"):  # infinite rows become NaN; their norms show it
                 single[rows] = part / np.where(norms[rows], norms[rows], 1)[:, None]
         return Directions(values, norms, single)
 
     def cosines(self, first: Indices, second: Indices) -> Floats:
         """Cosines of pairs (P,) in float64; the same to the last bit whichever gene comes first."""
-        found = np.empty(len(first))
-        for rows in _pieces(len(first)):
+        result = np.empty(len(first))
+        for rows in _slices(len(first)):
             a, b = first[rows], second[rows]
             products = np.einsum("pd,pd->p", self.values[a].astype(np.float64), self.values[b].astype(np.float64))
-            found[rows] = products / (self.norms[a] * self.norms[b])
-        return found
+            result[rows] = products / (self.norms[a] * self.norms[b])
+        return result
 
     def single_cosines(self, first: Indices, second: Indices) -> Singles:
-        """Cosines of pairs (P,), right to within `rounding`."""
-        found = np.empty(len(first), np.float32)
-        for rows in _pieces(len(first)):
-            found[rows] = np.einsum("pd,pd->p", self.single[first[rows]], self.single[second[rows]])
-        return found
+        """Cosines of pairs (P,), accurate to `rounding`."""
+        result = np.empty(len(first), np.float32)
+        for rows in _slices(len(first)):
+            result[rows] = np.einsum("pd,pd->p", self.single[first[rows]], self.single[second[rows]])
+        return result
 
     @property
     def rounding(self) -> float:
@@ -78,10 +78,10 @@ class Null(Protocol):
         """How many pairs it holds."""
 
     def blocks(self, directions: Directions) -> Iterator[Block]:
-        """Every pair once; NaN where a block holds what is not in the null."""
+        """Every pair once; NaN for entries of a block that are not in the null."""
 
     def sample(self, directions: Directions, random: np.random.Generator) -> Singles:
-        """Cosines between some genes, as a block."""
+        """Cosines between randomly drawn genes, as a block."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class AllPairs:
         return math.comb(self.genes, 2)
 
     def blocks(self, directions: Directions) -> Iterator[Block]:
-        every = np.arange(self.genes)
+        indices = np.arange(self.genes)
         height = max(16, BLOCK_VALUES // self.genes)
         for start in range(0, self.genes, height):
-            rows, columns = every[start : start + height], every[start:]
+            rows, columns = indices[start : start + height], indices[start:]
             block = directions.single[start : start + height] @ directions.single[start:].T
             block[np.tril_indices(len(rows))] = np.nan
             yield rows, columns, block
@@ -143,7 +143,7 @@ def _block(directions: Directions, rows: Indices, columns: Indices) -> Singles:
 
 @dataclass(frozen=True)
 class _Inside:
-    """What a bracket holds."""
+    """The pairs inside a bracket."""
 
     bracket: tuple[float, float]
     below: int  # pairs below the bracket
@@ -153,28 +153,28 @@ class _Inside:
 
 
 def order_statistics(directions: Directions, null: Null, ranks: Sequence[int]) -> dict[int, float]:
-    """Null values of the given ranks (from 0, ascending), exact in float64, without holding the null.
+    """Null values of the given ranks (from 0, ascending), exact in float64, without the null in memory.
 
-    Each rank is bracketed from a sample; one pass counts what lies below the bracket and keeps what lies inside. The
+    Each rank is bracketed from a sample; one pass counts values below the bracket and keeps those inside. The
     pass is repeated with a wider bracket in the rare case that a rank falls outside.
     """
-    found: dict[int, float] = {}
+    values: dict[int, float] = {}
     deviations = BRACKET_DEVIATIONS if null.size > WHOLE_NULL else math.inf
-    while wanted := [rank for rank in dict.fromkeys(ranks) if rank not in found]:
-        brackets = _brackets(directions, null, wanted, deviations)
-        for rank, inside in zip(wanted, _scan(directions, null, brackets), strict=True):
+    while missing := [rank for rank in dict.fromkeys(ranks) if rank not in values]:
+        brackets = _brackets(directions, null, missing, deviations)
+        for rank, inside in zip(missing, _scan(directions, null, brackets), strict=True):
             value = _resolve(directions, inside, rank)
             if value is not None:
-                found[rank] = value
+                values[rank] = value
         deviations *= 4
-    return found
+    return values
 
 
 def compare(
     directions: Directions, first: Indices, second: Indices, threshold: float, single: Singles,
     relation: Callable[[Floats, float], npt.NDArray[np.bool_]],
 ) -> npt.NDArray[np.bool_]:  # fmt: skip
-    """`relation` (np.less or np.greater) between cosines of pairs (P,) and a threshold, as float64 decides it."""
+    """`relation` (np.less or np.greater) between cosines of pairs (P,) and a threshold, decided as in float64."""
     result = relation(single.astype(np.float64), threshold)
     close = np.flatnonzero(np.abs(single - threshold) <= directions.rounding)
     result[close] = relation(directions.cosines(first[close], second[close]), threshold)
@@ -185,14 +185,14 @@ def _brackets(directions: Directions, null: Null, ranks: Sequence[int], deviatio
     """An interval of cosines per rank that very likely holds it."""
     if math.isinf(deviations):
         return [(-math.inf, math.inf)] * len(ranks)
-    # The draw decides speed alone: the result is exact whatever is drawn.
+    # The sample affects only speed: the result is exact for every sample.
     block = null.sample(directions, np.random.default_rng(0))
     drawn = np.sort(block[~np.isnan(block)])
     return [_bracket(block, drawn, rank / null.size, deviations) for rank in ranks]
 
 
 def _bracket(block: Singles, drawn: Singles, fraction: float, deviations: float) -> tuple[float, float]:
-    """Genes differ in how often they fall below a cosine, and a sample of few genes errs with them."""
+    """The width allows for genes that differ in how often they fall below a cosine."""
     size = len(drawn)
     per_gene = (block < drawn[min(int(fraction * size), size - 1)]).mean(axis=1)
     error = 2 * per_gene.std() / math.sqrt(len(block)) + math.sqrt(fraction * (1 - fraction) / size) + 1 / size
@@ -216,7 +216,7 @@ def _scan(directions: Directions, null: Null, brackets: Sequence[tuple[float, fl
 
 
 def _resolve(directions: Directions, inside: _Inside, rank: int) -> float | None:
-    """The null value of that rank, or None where the bracket does not hold it with room for float32's rounding."""
+    """The null value of that rank, or None if it is not inside the bracket by the margin of float32's rounding."""
     offset = rank - inside.below
     if not 0 <= offset < len(inside.cosines):
         return None
@@ -230,6 +230,6 @@ def _resolve(directions: Directions, inside: _Inside, rank: int) -> float | None
     return float(np.partition(exact, offset)[offset])
 
 
-def _pieces(count: int) -> Iterator[slice]:
+def _slices(count: int) -> Iterator[slice]:
     for start in range(0, count, PAIRS_AT_ONCE):
         yield slice(start, start + PAIRS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""The pairs room: known relationships of genes from a file, checked, with a count of everything that is set aside."""
+"""Known relationships of genes from a file, checked, with counts of what was left out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HEADER = ["entity1", "entity2"]
 
 
 class PairFileError(ValueError):
-    """A relationship list is not what it should be; the message names file and line."""
+    """A malformed relationship list; the message names file and line."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Known relationships of one source: unordered, de-duplicated, non-self pairs, and what was set aside."""
+    """Known relationships of one source: unordered, de-duplicated, non-self pairs, and counts of what was left out."""
 
     source: str
     pairs: tuple[tuple[str, str], ...]  # each in alphabetical order, all sorted
@@ -32,8 +32,8 @@ class Pairs:
 def read_pairs(path: str | Path, source: str | None = None) -> Pairs:
     """Read a relationship list: CSV with the header entity1,entity2, one pair of gene symbols per row.
 
-    Pairs are unordered: A,B and B,A are one. Duplicates, self pairs and rows with an empty symbol are counted and left
-    out. The source is called by the file's stem where no name is given.
+    Pairs are unordered: A,B and B,A are the same. Duplicates, self pairs and rows with an empty symbol are counted and
+    left out. The source is named after the file's stem by default.
 
     Raises:
         PairFileError: if the file cannot be read, the header or a row is malformed, or no pair is left.

@@ -1,10 +1,10 @@
-"""The recall room: do genes that are known to work together look alike? Relationship recall of a map of genes.
+"""Relationship recall: do genes known to work together have similar embeddings?
 
-A known pair is recalled if at most `low` of a null of cosines lies at or below its cosine, or at least `high` of it
-lies below. Chance is low + 1 - high. Two order statistics of the null decide every pair, so all of it is exact.
+A known pair is recalled if at most `low` of a null of cosines is at or below its cosine, or at least `high` of it
+is below it. Chance is low + 1 - high. Two order statistics of the null decide every pair, so recall is exact.
 
 Protocol `current` (EFAAR_benchmarking since 1.0): the null is every unordered pair of genes in the map, known pairs
-included. Protocol `legacy` (its 0.1, in use when the paper was written): the null is 5,000 genes against 5,000, drawn
+included. Protocol `legacy` (version 0.1, used when the paper was written): the null is 5,000 genes against 5,000, drawn
 with replacement, a gene with itself left out; recall is the mean over three such draws.
 
 Legend: G genes, D embedding width, P known pairs, S nulls, K bootstrap replicates.
@@ -36,16 +36,16 @@ REPLICATES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class RecallResult:
-    """Recall of one source's relationships at one pair of thresholds, and what it rests on."""
+    """Recall of one source's relationships at one pair of thresholds, with the counts behind it."""
 
     source: str
     low: float
     high: float
     recall: float
-    recall_low: float | None  # bootstrap interval over genes; None where none was asked for
+    recall_low: float | None  # bootstrap interval over genes; None if none was requested
     recall_high: float | None
-    low_tail: float  # recalled in the low tail alone; its chance is `low`
-    high_tail: float  # recalled in the high tail alone; its chance is 1 - `high`
+    low_tail: float  # recalled in the low tail only; its chance is `low`
+    high_tail: float  # recalled in the high tail only; its chance is 1 - `high`
     chance: float
     random_pairs: float  # recall of random pairs of the source's genes
     pairs: int  # known pairs with both genes in the map
@@ -84,14 +84,14 @@ def relationship_recall(
 
     The interval resamples genes with replacement `replicates` times (0: no interval): a pair weighs the product of its
     genes' multiplicities, so that pairs which share a gene vary together. The null's thresholds stay as they are. Such
-    an interval errs on the wide side (Owen 2007, "The pigeonhole bootstrap"): right where genes differ in how well they
+    an interval is rather too wide (Owen 2007, "The pigeonhole bootstrap"): right where genes differ in how well they
     are recalled, up to the square root of 3 too wide where pairs vary on their own.
 
     Args:
         genes: (G,) distinct gene symbols.
         embeddings: (G, D), one row per gene; only directions matter. float32 stays float32, at half of the memory.
         sources: the known relationships; those with a gene outside the map are counted as unknown.
-        protocol: which null.
+        protocol: which null distribution.
         thresholds: each (low, high): recalled up to this fraction of the null, and from this fraction on.
 
     Returns:
@@ -121,7 +121,7 @@ def _of_source(
 ) -> list[RecallResult]:  # fmt: skip
     genes = len(directions.norms)
     single = directions.single_cosines(known.first, known.second)
-    lone = directions.single_cosines(known.random_first, known.random_second)
+    random_single = directions.single_cosines(known.random_first, known.random_second)
     tails = [_tails(directions, known.first, known.second, single, cuts) for cuts in zip(*limits, strict=True)]
     either = np.stack([low + high for low, high in tails])  # (thresholds, P)
     ends = _intervals_over_genes(genes, known.first, known.second, either, *bootstrap)
@@ -129,7 +129,7 @@ def _of_source(
     for (low, high), cuts, (in_low, in_high), interval in zip(
         thresholds, zip(*limits, strict=True), tails, ends, strict=True
     ):
-        random_low, random_high = _tails(directions, known.random_first, known.random_second, lone, cuts)
+        random_low, random_high = _tails(directions, known.random_first, known.random_second, random_single, cuts)
         results.append(
             RecallResult(
                 source=known.pairs.source,
@@ -195,7 +195,7 @@ def _known(genes: Sequence[str], pairs: Pairs, rng: np.random.Generator) -> _Kno
 
 
 def _nulls(protocol: RecallProtocol, genes: Sequence[str]) -> list[Null]:
-    """The nulls of a protocol; `legacy` draws the very genes that EFAAR_benchmarking 0.1 drew from a sorted map."""
+    """The nulls of a protocol; `legacy` draws exactly the genes that EFAAR_benchmarking 0.1 drew from a sorted map."""
     if protocol == "current":
         return [AllPairs(len(genes))]
     if protocol != "legacy":
@@ -216,8 +216,8 @@ def _limits(directions: Directions, null: Null, thresholds: Sequence[Thresholds]
     """
     total = null.size
     ranks = [(_at_most(low, total), _at_least(high, total) - 1) for low, high in thresholds]
-    wanted = [rank for pair in ranks for rank in pair if 0 <= rank < total]
-    values = order_statistics(directions, null, wanted)
+    needed = [rank for pair in ranks for rank in pair if 0 <= rank < total]
+    values = order_statistics(directions, null, needed)
     return [(values.get(low, math.inf), values.get(high, -math.inf)) for low, high in ranks]
 
 
@@ -230,14 +230,14 @@ def _at_least(fraction: float, total: int) -> int:
 
 
 def _around(count: float) -> range:
-    """Whole numbers next to a product that rounding may have moved."""
+    """Integers next to a product that may be off by rounding."""
     return range(max(math.floor(count) - 1, 0), math.ceil(count) + 2)
 
 
 def _tails(
     directions: Directions, first: Indices, second: Indices, single: npt.NDArray[np.float32], cuts: Sequence[Thresholds]
 ) -> tuple[Floats, Floats]:
-    """In which share of the nulls each pair (P,) is in the low tail, and in which it is in the high tail alone."""
+    """In which share of the nulls each pair (P,) is in the low tail, and in which it is only in the high tail."""
     low, high = np.zeros(len(first)), np.zeros(len(first))
     for lower, upper in cuts:
         in_low: Mask = compare(directions, first, second, lower, single, np.less)
@@ -252,7 +252,7 @@ def _intervals_over_genes(
 ) -> list[tuple[float | None, float | None]]:
     """Percentile intervals over resampled genes of each row of `recalled` (thresholds, P).
 
-    Replicates that hold no known pair at all do not count.
+    Replicates without any known pair are left out.
     """
     if replicates == 0:
         return [(None, None)] * len(recalled)

@@ -1,4 +1,4 @@
-"""The paper's published numbers as tables, with what is known of the compute behind them."""
+"""The paper's published numbers as tables, with the compute behind them as far as it is known."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def table6() -> pd.DataFrame:
 
     Columns: family, model, key, train_dataset, benchmark, recall as published; crops_low and crops_high; for each
     convention compute_NAME_low and compute_NAME_high; pinned, true where the interval is a point. Crops and compute
-    are given for masked autoencoders alone (NaN elsewhere): no convention here counts a DenseNet or a U-net.
+    are given only for masked autoencoders (otherwise NaN): no convention here counts a DenseNet or a U-net.
     """
     table = pd.read_csv(REFERENCE / "table6_recall.csv")
     seen = [

@@ -1,8 +1,8 @@
-"""Average precision of ranked cosines, and how often chance does as well.
+"""Average precision of ranked cosines, with p values against random ranks.
 
 Positives rank above negatives of the same similarity. A null needs no data: under chance the ranks of the positives are
-a random subset, so it depends on (positives, candidates) alone. It is enumerated where there are few subsets and drawn
-with a seed elsewhere; nothing is kept on disk.
+a random subset, so it depends on (positives, candidates) alone. It is enumerated where there are few subsets and
+otherwise drawn with a seed; nothing is stored on disk.
 
 Legend: Q queries, P most positives of a query, M negatives, W wells, D features, T subsets of ranks.
 """
@@ -21,11 +21,11 @@ from analysis.embeddings.checks import checked_embeddings
 Indices = npt.NDArray[np.int64]
 
 NULL_SIZE = 100_000
-ENUMERATED = 100_000  # a null of so many subsets or fewer is enumerated
+ENUMERATED = 100_000  # a null of this many subsets or fewer is enumerated
 TIE = 1e-9  # average precisions closer than this are the same number, computed in another order
 SIMILARITIES_AT_ONCE = 1 << 21
 COUNTED_POSITIVES = 48  # with more positives, sorting the negatives is quicker than counting for each
-CHAIN_OF_DRAWS = 64  # ranks drawn one after another up to here; beyond, by sorting random keys
+CHAIN_OF_DRAWS = 64  # up to this many positives, ranks are drawn one by one; beyond, by sorting random keys
 
 
 def unit_rows(features: npt.ArrayLike) -> Floats:
@@ -43,7 +43,7 @@ def unit_rows(features: npt.ArrayLike) -> Floats:
 def average_precision(positive: Floats, negative: Floats) -> Floats:
     """Average precision (Q,) from similarities to positives (Q, P), padded with NaN, and negatives (Q, M).
 
-    Negatives of -inf count for nothing. A query without a positive gets NaN.
+    Negatives of -inf are ignored. A query without a positive gets NaN.
     """
     ordered = -np.sort(-positive, axis=1)  # NaN last
     above = _counted_above(ordered, negative) if positive.shape[1] <= COUNTED_POSITIVES else _above(ordered, negative)
@@ -61,7 +61,7 @@ def _counted_above(ordered: Floats, negative: Floats) -> npt.NDArray[np.int64]:
 
 def _above(ordered: Floats, negative: Floats) -> npt.NDArray[np.int64]:
     descending = np.sort(-negative, axis=1)
-    return np.stack([np.searchsorted(row, -wanted) for row, wanted in zip(descending, ordered, strict=True)])
+    return np.stack([np.searchsorted(row, -values) for row, values in zip(descending, ordered, strict=True)])
 
 
 def group_average_precision(features: npt.ArrayLike, label: npt.ArrayLike) -> tuple[Floats, Indices, Indices]:
@@ -72,7 +72,7 @@ def group_average_precision(features: npt.ArrayLike, label: npt.ArrayLike) -> tu
         label: (W,) names.
 
     Returns:
-        Average precision (W,), NaN where a label stands alone; numbers of positives (W,) and of candidates (W,).
+        Average precision (W,), NaN for a label with one well; numbers of positives (W,) and of candidates (W,).
 
     Raises:
         ValueError: shapes differ, or a value is not finite.
@@ -82,7 +82,7 @@ def group_average_precision(features: npt.ArrayLike, label: npt.ArrayLike) -> tu
     if len(code) != len(rows):
         raise ValueError(f"{len(rows)} wells, but {len(code)} labels")
     members = padded([np.flatnonzero(code == group) for group in range(len(names))])
-    found = np.empty(len(rows))
+    precision = np.empty(len(rows))
     height = max(1, SIMILARITIES_AT_ONCE // len(rows))
     for start in range(0, len(rows), height):
         queries = np.arange(start, min(start + height, len(rows)))
@@ -92,9 +92,9 @@ def group_average_precision(features: npt.ArrayLike, label: npt.ArrayLike) -> tu
         positive[(own < 0) | (own == queries[:, None])] = np.nan
         place, column = np.nonzero(own >= 0)
         similarity[place, own[place, column]] = -np.inf
-        found[queries] = average_precision(positive, similarity)
+        precision[queries] = average_precision(positive, similarity)
     positives = np.bincount(code)[code] - 1
-    return found, positives, np.full(len(rows), len(rows) - 1)
+    return precision, positives, np.full(len(rows), len(rows) - 1)
 
 
 def padded(groups: Sequence[Indices]) -> Indices:
@@ -105,22 +105,22 @@ def padded(groups: Sequence[Indices]) -> Indices:
     return result
 
 
-def p_values(found: Floats, positives: Indices, candidates: Indices, seed: int = 0) -> Floats:
+def p_values(precision: Floats, positives: Indices, candidates: Indices, seed: int = 0) -> Floats:
     """p (Q,) = (1 + n q) / (1 + n) with n = 100,000 and q the share of the null that is higher.
 
-    A tie is not higher: with it counted, two compounds that each find the other first among 200 could have no p below
-    .005, and the fractions of Table 9 do not come out. Where the null is enumerated, q is exact and p is what a draw
-    would give on average.
+    A tie does not count as higher: if it did, two compounds that each rank the other first among 200 could not have a p
+    below 0.005, and the fractions of Table 9 would not be reproduced. Where the null is enumerated, q is
+    exact and p is the average over draws.
 
     Raises:
         ValueError: a query without positives, or with more positives than candidates.
     """
-    result = np.empty(len(found))
+    result = np.empty(len(precision))
     for number, total in np.unique(np.stack([positives, candidates], axis=1), axis=0):
-        here = (positives == number) & (candidates == total)
+        same_null = (positives == number) & (candidates == total)
         null = null_precisions(int(number), int(total), seed)
-        share = 1 - np.searchsorted(null, found[here] + TIE) / len(null)
-        result[here] = (1 + NULL_SIZE * share) / (1 + NULL_SIZE)
+        share = 1 - np.searchsorted(null, precision[same_null] + TIE) / len(null)
+        result[same_null] = (1 + NULL_SIZE * share) / (1 + NULL_SIZE)
     return result
 
 

@@ -1,12 +1,12 @@
-"""The retrieval room: do replicates of a perturbation find each other, and perturbations with a common target?
+"""JUMP-CP retrieval: do replicates of a perturbation find each other, and perturbations with a common target?
 
 The JUMP-CP benchmark (supplement, Tables 8 and 9; Chandrasekaran et al. 2024), for the plates of one modality, cell
 type and time. Perturbations: a well's positives are the other wells of its perturbation on all plates, its negatives
 the negative controls of its own plate. Siblings: the retrieved perturbations' median profiles, positives share a
-target, negatives share none. Similarity is cosine; what counts is the fraction with q < .05.
+target, negatives share none. Similarity is cosine; the result is the fraction with q < 0.05.
 
-Protocol `paper`: a p for each average precision; per perturbation p = 10^mean(log10 p). Protocol `copairs`, as copairs
-does since 0.4: a p for the mean average precision of a perturbation, whose wells share their random ranks.
+Protocol `paper`: a p value for each average precision; per perturbation p = 10^mean(log10 p). Protocol `copairs`, as
+copairs does since 0.4: a p value for the mean average precision of a perturbation, whose wells share random ranks.
 
 Legend: W wells, D features, Q queries, P positives, T targets.
 """
@@ -59,7 +59,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What was retrieved, of one kind."""
+    """Retrieved perturbations, or retrieved targets."""
 
     groups: list[str]  # perturbations, or targets
     mean_precision: Floats  # of each
@@ -70,7 +70,7 @@ class Retrieval:
 
     @property
     def retrieved(self) -> Mask:
-        """True where q < .05."""
+        """True where q < 0.05."""
         return self.q < SIGNIFICANT
 
     def summary(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class JumpResult:
-    """Both benchmarks on the plates given."""
+    """Both benchmarks on one set of plates."""
 
     protocol: str
     perturbations: Retrieval
@@ -131,19 +131,20 @@ def jump_retrieval(
     name = wells.column(PERTURBATION).to_numpy(object)
     plate = wells.column(PLATE).to_numpy(object)
     rows = unit_rows(wells.features)
-    queries, alone = replicate_queries(rows, name, plate, control)
-    found = significance(queries, alone, protocol, seed)
+    queries, single_wells = replicate_queries(rows, name, plate, control)
+    perturbations = significance(queries, single_wells, protocol, seed)
     known = targets if targets is not None else _genes(wells)
-    retrieved = [group for group, kept in zip(found.groups, found.retrieved, strict=True) if kept and known.get(group)]
+    outcomes = zip(perturbations.groups, perturbations.retrieved, strict=True)
+    retrieved = [group for group, kept in outcomes if kept and known.get(group)]
     siblings = None
     if known:
         consensus = np.stack([np.median(wells.features[name == group], axis=0) for group in retrieved] or [rows[0]])
         siblings = significance(*sibling_queries(consensus, [set(known[group]) for group in retrieved]), protocol, seed)
-    return JumpResult(VERSIONS[protocol], found, siblings, len(np.unique(plate)), len(name), total - len(name))
+    return JumpResult(VERSIONS[protocol], perturbations, siblings, len(np.unique(plate)), len(name), total - len(name))
 
 
 def read_targets(path: Path) -> dict[str, list[str]]:
-    """Targets of each broad_sample from a tab- or comma-separated table; several in a field are parted by "|".
+    """Targets of each broad_sample from a tab- or comma-separated table; several in a field are separated by "|".
 
     Raises:
         FeatureTableError: the file cannot be read, or lacks its columns.
@@ -156,8 +157,8 @@ def read_targets(path: Path) -> dict[str, list[str]]:
         raise FeatureTableError(f"{path}: cannot be read as a table of compounds: {error}") from error
     column = next((name for name in TARGET_COLUMNS if name in table), None)
     if "broad_sample" not in table or column is None:
-        wanted = f"broad_sample and one of {', '.join(TARGET_COLUMNS)}"
-        raise FeatureTableError(f"{path}: needs the columns {wanted}; it has {', '.join(table.columns)}")
+        needed = f"broad_sample and one of {', '.join(TARGET_COLUMNS)}"
+        raise FeatureTableError(f"{path}: needs the columns {needed}; it has {', '.join(table.columns)}")
     return _listed(table["broad_sample"], table[column])
 
 
@@ -180,12 +181,12 @@ def replicate_queries(
     positive = np.stack([np.einsum("qd,qd->q", rows[perturbed], rows[column]) for column in own.T], axis=1)
     positive[(own < 0) | (own == perturbed[:, None])] = np.nan
     precision, negatives = np.empty(len(perturbed)), np.empty(len(perturbed), np.int64)
-    for which in np.unique(plate):
-        here, there = plate[perturbed] == which, control & (plate == which)
-        if here.any() and not there.any():
-            raise FeatureTableError(f"plate {which} has no negative control ({CONTROL_TYPE}={NEGATIVE})")
-        precision[here] = average_precision(positive[here], rows[perturbed[here]] @ rows[there].T)
-        negatives[here] = there.sum()
+    for plate_name in np.unique(plate):
+        on_plate, plate_controls = plate[perturbed] == plate_name, control & (plate == plate_name)
+        if on_plate.any() and not plate_controls.any():
+            raise FeatureTableError(f"plate {plate_name} has no negative control ({CONTROL_TYPE}={NEGATIVE})")
+        precision[on_plate] = average_precision(positive[on_plate], rows[perturbed[on_plate]] @ rows[plate_controls].T)
+        negatives[on_plate] = plate_controls.sum()
     positives = (~np.isnan(positive)).sum(axis=1)
     if not positives.any():
         raise FeatureTableError(
@@ -204,33 +205,35 @@ def sibling_queries(consensus: Floats, targets: Sequence[set[str]]) -> tuple[Que
         targets: its targets, not empty.
 
     Returns:
-        The queries, grouped by target, and how many targets have one perturbation only or nothing to tell it from.
+        The queries, grouped by target, and how many targets have only one perturbation or no negatives.
     """
-    every = sorted(set().union(*targets))
-    has = np.array([[target in known for target in every] for known in targets], dtype=bool).reshape(-1, len(every))
+    all_targets = sorted(set().union(*targets))
+    has = np.array([[target in known for target in all_targets] for known in targets], dtype=bool)
+    has = has.reshape(-1, len(all_targets))
     share = (has.astype(np.int64) @ has.T) > 0
     rows = unit_rows(consensus)
     similarity = rows @ rows.T
     group, precision, positives, negatives = [], [], [], []
-    for column, target in enumerate(every):
+    for column, target in enumerate(all_targets):
         with_it = np.flatnonzero(has[:, column])
         for query in with_it:
-            others, strangers = with_it[with_it != query], ~share[query]
-            if len(others) and strangers.any():
+            others, unrelated = with_it[with_it != query], ~share[query]
+            if len(others) and unrelated.any():
                 group.append(target)
-                precision.append(average_precision(similarity[None, query, others], similarity[None, query, strangers]))
+                precision.append(average_precision(similarity[None, query, others], similarity[None, query, unrelated]))
                 positives.append(len(others))
-                negatives.append(int(strangers.sum()))
+                negatives.append(int(unrelated.sum()))
     counts = np.array(positives, dtype=np.int64)
-    found = np.concatenate(precision) if precision else np.empty(0)
-    queries = Queries(np.array(group, dtype=object), found, counts, counts + np.array(negatives, dtype=np.int64))
-    return queries, len(every) - len(set(group))
+    all_precisions = np.concatenate(precision) if precision else np.empty(0)
+    candidates = counts + np.array(negatives, dtype=np.int64)
+    queries = Queries(np.array(group, dtype=object), all_precisions, counts, candidates)
+    return queries, len(all_targets) - len(set(group))
 
 
 def significance(
     queries: Queries, without_positives: int, protocol: RetrievalProtocol = "paper", seed: int = 0
 ) -> Retrieval:
-    """Group the queries, and test each group as the protocol says."""
+    """Group the queries, and test each group by the protocol."""
     groups, code = np.unique(queries.group.astype(str), return_inverse=True)
     count = np.bincount(code, minlength=len(groups))
     mean = np.bincount(code, queries.precision, len(groups)) / np.maximum(count, 1)
@@ -244,12 +247,12 @@ def significance(
 
 
 def _p_of_means(queries: Queries, code: Indices, mean: Floats, seed: int) -> Floats:
-    """p of each group's mean; queries ranked among equally many share their draws, as copairs has it."""
-    shapes, which = np.unique(np.stack([queries.positives, queries.candidates], axis=1), axis=0, return_inverse=True)
-    nulls = np.stack([drawn_precisions(int(a), int(b), seed) for a, b in shapes]) if len(shapes) else np.empty((0, 0))
+    """p of each group's mean; queries ranked among equally many share their draws, as in copairs."""
+    sizes, which = np.unique(np.stack([queries.positives, queries.candidates], axis=1), axis=0, return_inverse=True)
+    nulls = np.stack([drawn_precisions(int(a), int(b), seed) for a, b in sizes]) if len(sizes) else np.empty((0, 0))
     result = np.empty(len(mean))
     for group in range(len(mean)):
-        weight = np.bincount(which[code == group], minlength=len(shapes))
+        weight = np.bincount(which[code == group], minlength=len(sizes))
         null = weight @ nulls / weight.sum()
         result[group] = (1 + np.count_nonzero(null > mean[group] + TIE)) / (1 + NULL_SIZE)
     return result
@@ -265,7 +268,7 @@ def _without_empty(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | N
 
 
 def _is_compound(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | None) -> bool:
-    """Whether these are compound plates: their perturbations have a structure, or stand in the list of compounds."""
+    """Whether these are compound plates: their perturbations have a structure, or are in the list of compounds."""
     if SMILES in wells.metadata:
         return bool(wells.metadata[SMILES].notna().any())
     return targets is not None and bool(wells.column(PERTURBATION).isin(list(targets)).any())
@@ -281,6 +284,6 @@ def _listed(names: pd.Series, targets: pd.Series) -> dict[str, list[str]]:
     listed: dict[str, list[str]] = {}
     for name, text in zip(names, targets, strict=True):
         if isinstance(name, str):
-            found = [part.strip() for part in text.split("|")] if isinstance(text, str) else []
-            listed.setdefault(name, []).extend(part for part in found if part and part not in listed[name])
+            symbols = [part.strip() for part in text.split("|")] if isinstance(text, str) else []
+            listed.setdefault(name, []).extend(part for part in symbols if part and part not in listed[name])
     return listed

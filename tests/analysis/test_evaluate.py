@@ -1,4 +1,4 @@
-"""The command line on anyone's files: what it prints, what it counts, and one line for what it cannot use."""
+"""The evaluate command: its output, its counts, and one-line errors."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ CORRECT = ["--correct", "tvn", "--batch", "experiment", "--control", "treatment=
 
 @pytest.fixture
 def screen(tmp_path):
-    """Two experiments of 12 genes in pairs that look alike, 20 controls each, and a list of those pairs."""
+    """Two experiments of 12 genes in pairs of similar embeddings, 20 controls each, and a list of those pairs."""
     rng = np.random.default_rng(0)
     direction = 6 * np.repeat(rng.normal(size=(6, 8)), 2, axis=0)
     rows, features = [], []
@@ -61,7 +61,7 @@ def test_every_correction_and_protocol_gives_a_table(screen, capsys, correction,
     assert f"protocol {protocol}/" in capsys.readouterr().out
 
 
-def test_csv_files_with_anyone_s_columns_will_do(screen, capsys):
+def test_csv_files_with_any_columns_are_read(screen, capsys):
     table = pd.read_parquet(screen / "wells.parquet").rename(columns={"gene": "symbol"})
     table = table.rename(columns={f"feature_{i}": f"emb{i}" for i in range(8)})
     table.to_csv(screen / "wells.csv.gz", index=False)
@@ -84,7 +84,7 @@ def test_csv_files_with_anyone_s_columns_will_do(screen, capsys):
         (["--key", "symbol"], "no column 'symbol'; the metadata has key, experiment, gene, treatment"),
         (["--correct", "tvn"], "--correct tvn needs --control COLUMN=VALUE and --batch COLUMN"),
         ([*CORRECT[:4], "--control", "treatment=DMSO"], "no well has treatment=DMSO; treatment holds EMPTY_control"),
-        ([*CORRECT[:4], "--control", "EMPTY_control"], "controls are named as COLUMN=VALUE, not 'EMPTY_control'"),
+        ([*CORRECT[:4], "--control", "EMPTY_control"], "controls must be given as COLUMN=VALUE, not 'EMPTY_control'"),
         (["--thresholds", "5%"], "--thresholds are LOW:HIGH such as 0.05:0.95, not '5%'"),
         (["--prefix", "dim_"], "no column starts with 'dim_'"),
     ],
@@ -104,7 +104,7 @@ def spoil(folder, edit):
     ("edit", "message"),
     [
         (lambda t: t[(t["experiment"] == "e1") | (t["gene"] != "")], r"too few in e2 (0)"),
-        (lambda t: pd.concat([t, t.head(2)]), "2 wells come twice, the first of them e1-0"),
+        (lambda t: pd.concat([t, t.head(2)]), "2 wells occur twice, the first is e1-0"),
         (lambda t: t.assign(**{f"feature_{i}": 1.0 for i in range(8)}), "all 8 features are constant"),
         (lambda t: t.assign(feature_3="x"), "feature 'feature_3' holds"),
         (lambda t: t.assign(**{f"feature_{i}": np.nan for i in range(8)}), "every feature has missing values"),
@@ -142,4 +142,4 @@ def test_help_answers_in_under_a_second_without_numpy(command):
     code = "import sys; from analysis import evaluate\ntry: evaluate.main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, *command, "--help"], check=True, stdout=subprocess.DEVNULL)
-    assert time.perf_counter() - start < 5  # .1 s on a quiet machine; this one may be busy
+    assert time.perf_counter() - start < 5  # 0.1 s on a quiet machine; this one may be busy

@@ -1,4 +1,4 @@
-"""`python -m analysis.fit` on anybody's table: what it prints, what it understands, what it refuses and how."""
+"""`python -m analysis.fit` on tables of results: its output, the input it accepts, and its errors."""
 
 import json
 import subprocess
@@ -41,10 +41,10 @@ def test_help_is_quick_and_loads_no_pandas():
     )
     assert done.stdout.strip().endswith("set()")
     assert "--predict-at" in done.stdout
-    assert time.perf_counter() - begin < 5  # a second on a machine of one's own
+    assert time.perf_counter() - begin < 5  # one second on an idle machine
 
 
-def test_groups_are_fitted_apart_scored_on_their_held_out_rows_and_extrapolated(tmp_path, capsys):
+def test_groups_are_fitted_separately_scored_on_their_held_out_rows_and_extrapolated(tmp_path, capsys):
     rows = {"Flops": np.tile(X, 2), "curve": ["a"] * 14 + ["b"] * 14, "train": np.tile(X <= 2e21, 2).astype(int)}
     rows["Test Loss"] = np.concatenate([loss(X), 2 * loss(X, seed=1)])
     path = tmp_path / "t.csv"
@@ -105,7 +105,7 @@ def test_an_unidentified_parameter_is_a_range_and_never_a_point(tmp_path, capsys
     assert any("not identified" in warning for warning in group["warnings"])
 
 
-def test_compute_that_is_really_one_factor_is_told(tmp_path, capsys):
+def test_compute_that_is_really_one_factor_is_reported(tmp_path, capsys):
     cost, crops = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e9, 1e12, 5), np.geomspace(1e6, 1e9, 5)))
     recall = 0.3 + 0.05 * np.log10(cost / 1e9) + 0.002 * np.random.default_rng(0).normal(size=25)
     path = table(tmp_path / "t.csv", compute=cost * crops, cost=cost, crops=crops, recall=recall)
@@ -145,7 +145,7 @@ def test_a_group_that_cannot_be_fitted_does_not_stop_the_others(tmp_path, capsys
         (["--x", "flops", "--y", "loss", "--confidence", "0.999"], "confidence 0.999 is not calibrated"),
     ],
 )
-def test_what_cannot_be_done_is_said_plainly(tmp_path, capsys, arguments, message):
+def test_errors_are_one_plain_line(tmp_path, capsys, arguments, message):
     path = table(tmp_path / "t.csv", flops=X, loss=loss(X))
     arguments = [f"--predict-at={arguments[-1]}" if word == "--predict-at" else word for word in arguments]
     arguments = [word for word in arguments if word not in ("big", "-1,2", "nan")]
@@ -163,9 +163,7 @@ def test_what_cannot_be_done_is_said_plainly(tmp_path, capsys, arguments, messag
         ("BLEU", 12.0, 35.0, "share", 100),
     ],
 )
-def test_bounded_metrics_stay_within_their_range_however_far_they_are_foretold(
-    tmp_path, capsys, name, first, last, kind, most
-):
+def test_bounded_metrics_stay_within_their_range_at_any_distance(tmp_path, capsys, name, first, last, kind, most):
     falling = (X / X[0]) ** -0.2
     noise = np.exp(0.01 * np.random.default_rng(0).normal(size=14))
     path = table(tmp_path / "t.csv", flops=X, **{name: last + (first - last) * falling * noise})
@@ -177,7 +175,7 @@ def test_bounded_metrics_stay_within_their_range_however_far_they_are_foretold(
 
 @pytest.mark.parametrize("runs", [3, 4, 5])
 def test_few_points_do_not_pretend_to_know_a_plateau(tmp_path, capsys, runs):
-    """Three to five clean points of a bare power law: the average leans to a plateau, and its interval admits none."""
+    """Three to five clean points of a bare power law: the average has a plateau, and its interval includes none."""
     x = np.geomspace(1e18, 1e21, runs)
     path = table(tmp_path / "t.csv", flops=x, loss=3 * (x / 1e18) ** -0.1)
     one = fit(capsys, path, "--x", "flops", "--y", "loss", "--predict-at", "1e24")["groups"][0]["predictions"][0]
@@ -195,7 +193,7 @@ def test_solved_and_unsolved_tasks_are_shares_too(tmp_path, capsys):
     assert 0.9 < group["predictions"][0]["y"] <= 1
 
 
-def test_a_run_that_blew_up_does_not_make_the_law_rise(tmp_path, capsys):
+def test_a_diverged_run_does_not_make_the_law_rise(tmp_path, capsys):
     path = table(tmp_path / "t.csv", flops=X, loss=[*loss(X[:-1]), 1e6])
     group = fit(capsys, path, "--x", "flops", "--y", "loss", "--predict-at", "1e24")["groups"][0]
     assert group["predictions"][0]["y"] <= 1e6
@@ -214,8 +212,8 @@ def test_a_split_of_compute_comes_with_a_joint_law(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_three_columns_fit_a_law_in_which_repeats_lose_worth(tmp_path, capsys):
-    """Model size, unique images, crops seen: the known worth of repeats comes out."""
+def test_three_columns_fit_a_law_with_repeated_data(tmp_path, capsys):
+    """Model size, unique images, crops seen: the known worth of repeats is recovered."""
 
     def known(size, unique, seen):
         effective = unique * (1 + 8 * (1 - np.exp(-(seen / unique - 1) / 8)))
@@ -248,7 +246,7 @@ def test_pinned_runs_need_no_bounds_and_bounded_runs_no_x(tmp_path, capsys):
     assert group["parameters"]["b"]["value"] == pytest.approx(0.02, rel=1e-6)
 
 
-def test_commas_part_decimals_where_semicolons_part_columns(tmp_path, capsys):
+def test_commas_are_decimal_points_where_semicolons_separate_columns(tmp_path, capsys):
     path = tmp_path / "t.csv"
     path.write_text("c;loss\n1000;2,5\n10000;2,1\n100000;1,9\n1000000;1,8\n")
     group = fit(capsys, str(path), "--x", "c", "--y", "loss", "--predict-at", "10M")["groups"][0]
@@ -269,8 +267,8 @@ def test_the_text_has_the_same_numbers(tmp_path, capsys):
     assert "leave-one-out influence" in printed
 
 
-def test_a_colour_is_no_comment(tmp_path: Path) -> None:
-    """Digitised figures carry colours such as #faebdd; comments stand above the header."""
+def test_a_colour_is_not_a_comment(tmp_path: Path) -> None:
+    """Digitised figures carry colours such as #faebdd; comments are above the header."""
     path = tmp_path / "figure.csv"
     rows = "".join(f"{x},#faebdd,{2 + 30 * x**-0.3}\n" for x in (10.0, 30.0, 100.0, 300.0, 1000.0))
     path.write_text("# digitised\nsize,colour,loss\n" + rows)

@@ -56,7 +56,7 @@ def _recall(source):
 
 
 @pytest.mark.slow
-def test_one_command_draws_every_convention_and_says_what_is_supported(tmp_path, capsys):
+def test_one_command_draws_every_convention_and_states_what_is_supported(tmp_path, capsys):
     assert paper.main(["--output", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.iterdir()}
     for convention in ("touvron", "dense_forward", "mae_train"):
@@ -66,7 +66,7 @@ def test_one_command_draws_every_convention_and_says_what_is_supported(tmp_path,
     assert "+0.0247 ± 0.0163 per decade" in told
 
 
-def test_a_panel_holds_nine_models_and_bars_for_the_five_unpinned_ones():
+def test_a_panel_has_nine_models_and_bars_for_the_five_unpinned_ones():
     drawn = paper.figure("touvron", [paper.trend("CORUM", "touvron")])
     axes = drawn.axes[0]
     marks = [one for one in axes.collections if isinstance(one, PathCollection)]
@@ -77,12 +77,12 @@ def test_a_panel_holds_nine_models_and_bars_for_the_five_unpinned_ones():
 
 @pytest.mark.parametrize(("name", "rows"), [("table7_cellprofiler_r2", 10), ("table8_perturbation_retrieval", 48),
                                             ("table9_sibling_retrieval", 32)])  # fmt: skip
-def test_the_paper_s_other_tables_are_there(name, rows):
+def test_the_paper_s_other_tables_are_complete(name, rows):
     table = pd.read_csv(REFERENCE / f"{name}.csv")
     assert len(table) == rows
     assert table.notna().all(axis=None)
 
 
-def test_a_source_that_table_6_has_not_is_refused():
+def test_a_source_that_is_not_in_table_6_is_rejected():
     with pytest.raises(ValueError, match="Table 6 has no source 'SIGNOR'; it has StringDB"):
         paper.trend("SIGNOR", "touvron")

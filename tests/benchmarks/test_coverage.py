@@ -1,4 +1,4 @@
-"""A simulated study with a known law, 500 times: intervals hold the truth about as often as they say."""
+"""Coverage of intervals over 500 simulated studies with a known law."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ LEAST, MOST = 0.85, 0.95
 
 
 @pytest.mark.slow
-def test_profile_intervals_of_plateau_and_exponent_hold_the_truth_as_often_as_stated():
+def test_profile_intervals_of_plateau_and_exponent_cover_as_often_as_stated():
     rng, x = np.random.default_rng(0), np.geomspace(1e12, 1e18, 24)
     truth = 0.4 + 2000 * x**-0.28
     held = np.zeros(2)
@@ -30,8 +30,8 @@ def test_profile_intervals_of_plateau_and_exponent_hold_the_truth_as_often_as_st
 
 
 @pytest.mark.slow
-def test_the_recall_line_holds_its_slope_almost_as_often_as_stated():
-    """36 runs, three seeds each. A bootstrap over runs is known to be a little too narrow, and no more than that."""
+def test_intervals_of_the_recall_slope_cover_almost_as_often_as_stated():
+    """36 runs, three seeds each. A bootstrap over runs is known to be a little too narrow."""
     held = 0
     for seed in range(SIMULATIONS):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The evaluation benchmark loses nothing when it is cut short, and a peer that was stopped is a bound, not a number."""
+"""The evaluation benchmark keeps its rows when interrupted, and reports a stopped peer as a bound."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def absent():
 
 @pytest.fixture(autouse=True)
 def drawn_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark's runner with jobs of our own."""
+    """The benchmark's runner with test jobs."""
     real = Path(evaluation.__file__).with_name("evaluation_jobs.py").read_text()
     folder = tmp_path / "root" / "benchmarks"
     folder.mkdir(parents=True)
@@ -53,19 +53,21 @@ def test_a_peer_stopped_at_the_limit_is_a_lower_bound() -> None:
     assert ">0.3" in table([seconds])
 
 
-def test_a_peer_that_is_absent_is_named() -> None:
+def test_a_missing_peer_is_reported() -> None:
     (row, _) = rows(Job("thing", "fast", "absent", "peer", faster=2), sys.executable, 1)
     assert row["peer"] is None
     assert row["met"] is None
     assert "missing: No module named 'a_package_that_nobody_has'" in row["peer_name"]
 
 
-def test_a_peer_that_ends_is_compared() -> None:
+def test_a_peer_that_finishes_is_compared() -> None:
     (row, _) = rows(Job("thing", "fast", "fast", "peer", faster=1e9), sys.executable, 60)
     assert (row["largest_difference"], row["peer_stopped"], row["met"]) == (0, False, False)
 
 
-def test_jobs_are_saved_as_they_end_and_replace_what_they_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_saved_as_they_finish_and_replace_their_earlier_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "found.json"
     monkeypatch.setattr(evaluation, "JOBS", {name: Job(name, "fast", None, "none") for name in ("one", "two")})
     assert main(["--jobs", "two", "--save", str(path)], lambda _: None) == 0

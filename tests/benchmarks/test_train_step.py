@@ -1,4 +1,4 @@
-"""The training-step benchmark compares like with like, says what is missing, and stops doubling in time."""
+"""The training-step benchmark: equal models, missing peers, and the end of the batch search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from benchmarks import timing
 from benchmarks.peers import EAGER, OURS, PEERS, EagerMae, StepSetting
 from benchmarks.timing import Search, StepSpeed
-from benchmarks.train_step import MFU_GOALS, Measurement, rows, shape_of, true_flops
+from benchmarks.train_step import MFU_GOALS, Measurement, config_of, rows, true_flops
 from harness.models.config import MaeConfig, named_config
 
 TINY = MaeConfig(
@@ -18,23 +18,23 @@ CPU = torch.device("cpu")
 
 
 def test_true_flops_are_those_of_the_table() -> None:
-    """facts: 52.8 GFLOP for S/16 and 696 for L/8, forward and backward, a crop."""
+    """52.8 GFLOP for S/16 and 696 for L/8, forward and backward, per crop."""
     assert true_flops(named_config("S/16")) == pytest.approx(52.8e9, rel=0.002)
     assert true_flops(named_config("L/8+")) == pytest.approx(696e9, rel=0.002)
 
 
-def test_the_peer_has_the_size_of_its_kind() -> None:
+def test_the_peer_has_the_parameters_of_a_plain_vit() -> None:
     """ViT-S/16 of standard blocks with QKV bias, 12D² + 13D each; patches, tokens, decoder and head as ours."""
     with torch.device("meta"):
-        peer = EagerMae(shape_of("S/16"))
+        peer = EagerMae(config_of("S/16"))
     D, E, values = 384, 512, 6 * 16**2
     blocks = 12 * (12 * D**2 + 13 * D) + 8 * (12 * E**2 + 13 * E)
     ends = values * D + D + D + 2 * D + D * E + E + E + 2 * E + E * values + values
     assert sum(p.numel() for p in peer.parameters()) == blocks + ends
 
 
-def test_the_peer_learns_to_fill_in() -> None:
-    """A flat image is easy: a peer that could not learn would be no peer."""
+def test_the_peer_learns_to_reconstruct() -> None:
+    """A flat image is easy to reconstruct, so its loss must fall."""
     torch.manual_seed(0)
     model = EagerMae(TINY)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -102,7 +102,7 @@ def test_a_first_batch_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("peer", [OURS, EAGER], ids=lambda c: c.name)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_every_peer_really_steps(peer: object, bf16: bool) -> None:
+def test_every_peer_takes_a_step(peer: object, bf16: bool) -> None:
     found = timing._speed(peer, StepSetting(TINY, CPU, bf16, 4), 0.01)
     assert found is not None
     assert found.crops_per_second > 0

@@ -62,22 +62,22 @@ function drawLoss(convention) {
 }
 
 function drawAllocation(place, convention) {
-  const found = (study.allocations[convention] || []).find((a) => a.metric === place.dataset.allocation);
-  const shown = found && found.line.x;
+  const allocation = (study.allocations[convention] || []).find((a) => a.metric === place.dataset.allocation);
+  const shown = allocation && allocation.line.x;
   place.hidden = !shown;
   if (!shown) return;
   const first = new Map(study.points.map((p) => [p.cell, p]));
-  const runs = found.cells.map((cell) => first.get(cell)).filter(Boolean);
-  const traces = band(found.line);
+  const runs = allocation.cells.map((cell) => first.get(cell)).filter(Boolean);
+  const traces = band(allocation.line);
   traces[2].hovertemplate = "best %{y:.3g} a crop at %{x:.3g}<extra></extra>";
   traces.push({
     x: runs.map((p) => p.compute[convention]), y: runs.map((p) => p.compute[convention] / p.crops), mode: "markers", type: "scatter",
     marker: { color: runs.map((p) => colour(p.size)), symbol: runs.map((p) => symbol(p.patch)), size: runs.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
     text: runs.map((p) => `${p.model} on ${p.dataset}, seed ${p.seed}`), hovertemplate: "%{text}<br>%{y:.3g} a crop at %{x:.3g}<extra></extra>",
   });
-  const drawing = layout(found.metric, "cost per crop", convention);
+  const drawing = layout(allocation.metric, "cost per crop", convention);
   const costs = runs.map((p) => p.compute[convention] / p.crops);
-  const ends = [Math.min(...costs, ...found.line.y), Math.max(...costs, ...found.line.y)].map(Math.log10);
+  const ends = [Math.min(...costs, ...allocation.line.y), Math.max(...costs, ...allocation.line.y)].map(Math.log10);
   Object.assign(drawing.yaxis, { type: "log", exponentformat: "power", dtick: 1, range: [ends[0] - 0.5, ends[1] + 0.5] });
   Plotly.react(place, traces, drawing, CONFIG);
 }
@@ -104,7 +104,7 @@ function value(cell) { const raw = cell.dataset.value ?? cell.textContent; const
 
 function sort(table, column, header) {
   const descending = header.getAttribute("aria-sort") === "ascending";
-  table.querySelectorAll("th").forEach((one) => one.removeAttribute("aria-sort"));
+  table.querySelectorAll("th").forEach((cell) => cell.removeAttribute("aria-sort"));
   header.setAttribute("aria-sort", descending ? "descending" : "ascending");
   const rows = [...table.tBodies[0].rows];
   rows.sort((a, b) => {

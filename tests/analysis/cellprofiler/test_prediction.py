@@ -1,4 +1,4 @@
-"""CellProfiler prediction: scikit-learn's choices, A.6's transforms, and a run that goes on where it was stopped."""
+"""CellProfiler prediction: scikit-learn's penalties, A.6's transforms, and a run that resumes."""
 
 import json
 import warnings
@@ -58,7 +58,7 @@ def test_what_cannot_be_regressed_is_an_error(features, target, message):
         ElasticNetFolds(features).fit(target)
 
 
-def test_skewed_features_are_transformed_as_the_supplement_says():
+def test_skewed_features_are_transformed_as_in_the_supplement():
     normal = np.random.default_rng(0).normal(size=5000)
     right, left = np.exp(normal) - 5, 100 - np.exp(normal)
     assert fit_transform(normal).kind == "none"
@@ -104,7 +104,7 @@ def experiments(wells=120, width=8, seed=0):
 
 
 @pytest.mark.parametrize("standardise", ["train", "each"])
-def test_what_embeddings_hold_is_predicted_in_another_experiment(standardise):
+def test_features_in_the_embeddings_are_predicted_in_another_experiment(standardise):
     predictions, constant = predict_features(*experiments(), standardise=standardise)
     scores = {found.feature: found.r2 for found in predictions}
     assert constant == ["Cells_Neighbors_D"]
@@ -114,7 +114,7 @@ def test_what_embeddings_hold_is_predicted_in_another_experiment(standardise):
     assert [found.transform for found in predictions] == ["none", "log", "none"]
 
 
-def test_predictions_that_are_there_are_not_made_again():
+def test_existing_predictions_are_not_computed_again():
     train, test = experiments()
     given = FeaturePrediction("Cells_Texture_A", "Texture", 0.123, "none", 0.5, 1.0, 1)
     made = []
@@ -152,7 +152,7 @@ def command(folder, *more):
     return ["cellprofiler", str(folder / "wells.parquet"), "--features", str(folder / "features.csv"), *named, *more]
 
 
-def test_the_command_goes_on_where_it_was_stopped_and_draws_figure_9(files, capsys):
+def test_the_command_resumes_and_draws_figure_9(files, capsys):
     output = files / "predictions.csv"
     assert evaluate.main(command(files, "--output", str(output), "--json")) == 0
     first = json.loads(capsys.readouterr().out)
@@ -179,7 +179,7 @@ def test_the_command_goes_on_where_it_was_stopped_and_draws_figure_9(files, caps
     [
         (["--train", "e9"], "no well with features has experiment=e9; there are e1, e2"),
         (["--on", "well"], "no column 'well'"),
-        (["--compare", "x.csv"], "name an --output"),
+        (["--compare", "x.csv"], "give --output too"),
     ],
 )
 def test_options_that_do_not_fit_are_an_error_in_one_line(files, capsys, more, message):
@@ -188,7 +188,7 @@ def test_options_that_do_not_fit_are_an_error_in_one_line(files, capsys, more, m
     assert message in line
 
 
-def test_a_file_that_holds_no_predictions_is_not_added_to(tmp_path):
+def test_a_file_without_predictions_is_not_appended_to(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(FeatureTableError, match="not predictions; the header must be feature,category"):
         read_predictions(tmp_path / "x.csv")

@@ -30,7 +30,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("size", "patch", "paper", "dense", "encoder", "decoder", "training"), PUBLISHED)
-def test_the_paper_s_models_cost_what_the_table_says(size, patch, paper, dense, encoder, decoder, training):
+def test_the_paper_s_models_cost_what_is_in_the_table(size, patch, paper, dense, encoder, decoder, training):
     model = paper_model(size, patch)
     counted = (
         flops.touvron(model),
@@ -69,19 +69,19 @@ def test_training_of_the_miniature_by_hand():
     assert flops.mae_train(MINIATURE) == 6 * (1_074_560 + 628_864)
 
 
-def test_touvron_of_an_unlisted_shape_is_its_dense_cost_at_patch_16_times_the_patch_factor():
+def test_touvron_of_unlisted_dimensions_is_the_dense_cost_at_patch_16_times_the_patch_factor():
     # crop 32 at patch 16: 4 patches of 16*16*5 = 1,280 values and a class token
     # 4*1,280*64 + 3 blocks of (12 * 5 * 64^2 + 2 * 5^2 * 64) = 327,680 + 746,880; (16/8)^4 = 16
     assert flops.touvron(MINIATURE) == 16 * (327_680 + 746_880)
 
 
 @pytest.mark.parametrize("crop", [48, 256])
-def test_patch_8_costs_the_paper_s_sixteen_times_whatever_the_shape(crop):
+def test_patch_8_costs_16_times_patch_16_for_every_crop(crop):
     fine, coarse = (VitMae(width=96, depth=4, heads=3, patch=patch, crop=crop) for patch in (8, 16))
     assert flops.touvron(fine) == pytest.approx(16 * flops.touvron(coarse))
 
 
-def test_the_mask_cheapens_training_and_nothing_else():
+def test_the_mask_reduces_the_cost_of_training_only():
     masked, whole = (VitMae(width=384, depth=12, heads=6, patch=16, mask_ratio=ratio) for ratio in (0.75, 0.0))
     assert flops.mae_train(masked) < flops.mae_train(whole)
     assert flops.dense_forward(masked) == flops.dense_forward(whole)
@@ -106,16 +106,16 @@ def test_an_unknown_convention_lists_the_known_ones():
         ({"mask_ratio": 1.0}, "mask_ratio 1.0"),
     ],
 )
-def test_impossible_shapes_are_refused(change, message):
+def test_impossible_dimensions_are_rejected(change, message):
     with pytest.raises(ValueError, match=message):
         VitMae(**({"width": 384, "depth": 12, "heads": 6, "patch": 16} | change))
 
 
-# --- the closed forms against what is really built -------------------------------------------------------------------
+# --- the closed forms against the built models ------------------------------------------------------------------------
 
 
 def timm_encoder(model: VitMae, device: str = "cpu"):
-    """A timm VisionTransformer of that shape, as the paper's encoder: parallel blocks, QK-norm, no QKV bias."""
+    """A timm VisionTransformer of those dimensions, as the paper's encoder: parallel blocks, QK-norm, no QKV bias."""
     from harness.models.layers.timm_import import import_timm
 
     vision_transformer = import_timm().models.vision_transformer
@@ -213,7 +213,7 @@ def test_forward_of_training_equals_torch_s_count(model):
     assert counted_training_flops(model, backward=False) == forward
 
 
-def test_a_whole_training_step_is_within_five_percent_of_torch_s_count():
+def test_a_complete_training_step_is_within_five_percent_of_torch_s_count():
     # torch also counts the recomputation inside fused attention's backward pass, and no gradient of the input pixels
     model = paper_model("B", 16)
     assert math.isclose(counted_training_flops(model, backward=True), flops.mae_train(model), rel_tol=0.05)

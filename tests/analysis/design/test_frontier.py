@@ -48,7 +48,7 @@ def test_iso_flop_parabolas_read_the_same_exponent():
     assert found.value == pytest.approx(BETA / (ALPHA + BETA), abs=0.03)
 
 
-def test_the_exponent_s_interval_holds_the_truth():
+def test_the_exponent_s_interval_contains_the_true_value():
     held = 0
     for seed in range(10):
         points, _ = runs(noise=0.003, seed=seed)

@@ -1,4 +1,4 @@
-"""Design: which run to buy next. Checked against what refitting after the run would really give."""
+"""Choice of the next runs, checked against refits after the run."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def fitted(points):
     return averages.fit(points, LOSS, "power_offset")
 
 
-def test_at_equal_cost_the_farthest_run_tells_most_of_a_far_target():
+def test_at_equal_cost_the_farthest_run_narrows_a_far_target_most():
     points = study()
     even = [Candidate(one.name, one.x, 1.0) for one in candidates()]
     (choice,) = next_runs(fitted(points), points, even, TARGET, budget=1, count=1)
@@ -34,7 +34,7 @@ def test_at_equal_cost_the_farthest_run_tells_most_of_a_far_target():
     assert choice.after < 0.5 * choice.before
 
 
-def test_choices_stay_within_the_budget_and_are_each_bought_once():
+def test_choices_stay_within_the_budget_without_repeats():
     points = study()
     chosen = next_runs(fitted(points), points, candidates(), TARGET, budget=2000, count=20)
     names = [one.candidate.name for one in chosen]
@@ -51,8 +51,8 @@ def test_twice_the_budget_never_leaves_more_uncertainty_than_the_best_single_run
     assert more[-1].after <= few[-1].after
 
 
-def test_the_foretold_gain_is_about_what_the_errors_of_new_fits_show():
-    """Root mean square errors at the target over thirty studies, before and after really adding the run."""
+def test_the_predicted_gain_is_about_that_of_new_fits():
+    """Root mean square errors at the target over thirty studies, before and after adding the run."""
     truth, predicted, before, after = np.log(0.3 + 3000 * TARGET**-0.3), [], [], []
     for seed in range(30):
         points = study(seed=seed)
@@ -68,7 +68,7 @@ def test_the_foretold_gain_is_about_what_the_errors_of_new_fits_show():
     assert np.median(predicted) == pytest.approx(found, abs=0.15)
 
 
-def test_a_twin_of_a_planned_run_can_be_dropped_and_the_only_far_one_cannot():
+def test_a_duplicate_of_a_planned_run_can_be_dropped_and_the_only_far_one_cannot():
     points = study()
     near = [Candidate(f"near {i}", 1e14, 50.0) for i in range(3)]
     far = Candidate("far", 1e17, 10.0)
@@ -77,7 +77,7 @@ def test_a_twin_of_a_planned_run_can_be_dropped_and_the_only_far_one_cannot():
     assert "near 0" in dropped
 
 
-def test_a_run_without_cost_is_refused():
+def test_a_run_without_cost_is_rejected():
     points = study()
     with pytest.raises(ValueError, match="candidate free: compute 1e\\+15 and hours 0 must be positive"):
         next_runs(fitted(points), points, [Candidate("free", 1e15, 0.0)], TARGET, budget=1, count=1)

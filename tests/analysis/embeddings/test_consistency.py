@@ -1,4 +1,4 @@
-"""Replicate consistency and magnitude: planted truth, known statistics, and perturbations that stand alone."""
+"""Replicate consistency and magnitude: planted truth, known statistics, and perturbations in a single well."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_a_perturbation_in_one_well_is_counted_and_makes_nothing_nan():
 
 
 def test_nothing_replicated_is_an_error():
-    with pytest.raises(ValueError, match="none or all alone"):
+    with pytest.raises(ValueError, match="two are needed, one of them with replicates"):
         replicate_consistency(np.eye(3), ["a", "b", "c"])
     with pytest.raises(ValueError, match="3 embeddings, but 2 perturbations"):
         replicate_consistency(np.eye(3), ["a", "b"])

@@ -48,7 +48,7 @@ def cosines(values):
 
 
 def test_tvn_gives_the_cosines_of_the_published_formula():
-    # principal axes are fixed up to sign and order only, which cosines do not see
+    # principal axes are fixed up to sign and order only, which do not change cosines
     embeddings, control, batch = screen()
     corrected = fit_tvn(embeddings, control, batch).apply(embeddings, batch)
     np.testing.assert_allclose(cosines(corrected), cosines(published_tvn(embeddings, control, batch)), atol=1e-9)
@@ -161,7 +161,7 @@ def test_one_batch_name_per_well_is_needed():
 
 @pytest.mark.parametrize("control_share", [0.06, 0.2, 0.95], ids=["fewer than features", "few per batch", "many"])
 def test_tvn_agrees_with_the_formula_however_many_controls_there_are(control_share):
-    """Each number of controls takes another path; the formula's axes without variance are left out there as here."""
+    """Each number of controls takes another path; the formula's axes without variance are left out in both."""
     embeddings, control, batch = screen(wells=600, features=40, control_share=control_share, seed=3)
     corrected = fit_tvn(embeddings, control, batch).apply(embeddings, batch)
     rank = min(40, control.sum() - 1)
@@ -217,7 +217,7 @@ def test_every_correction_is_reached_by_name(name):
     assert len(apply_named(name, embeddings, control, batch)) == 400
 
 
-def test_an_unknown_correction_is_named_with_those_there_are():
+def test_an_unknown_correction_lists_the_known_ones():
     embeddings, control, batch = screen()
     with pytest.raises(ValueError, match="no correction 'combat'; known: none, centre_scale"):
         apply_named("combat", embeddings, control, batch)
@@ -226,7 +226,7 @@ def test_an_unknown_correction_is_named_with_those_there_are():
 # --- chromosome arms -------------------------------------------------------------------------------------------------
 
 
-def test_what_an_arm_s_unexpressed_genes_share_is_taken_from_all_its_genes():
+def test_the_mean_of_an_arm_s_unexpressed_genes_is_subtracted_from_all_its_genes():
     rng = np.random.default_rng(0)
     arm = np.repeat(["1p", "1q", ""], [60, 20, 5])
     bias = {"1p": np.array([3.0, 0.0]), "1q": np.array([0.0, 5.0]), "": np.zeros(2)}

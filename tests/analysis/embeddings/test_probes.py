@@ -1,4 +1,4 @@
-"""Linear probes find the block that holds the labels; channel tests see order and subsets."""
+"""Linear probes find the block that holds the labels; channel tests detect order and subsets."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_classes_that_were_not_trained_on_are_counted():
 
 
 @pytest.mark.parametrize(("test", "message"), [(["e9"], "unknown"), (["e0", "e1", "e2", "e3"], "none left")])
-def test_experiments_must_leave_something_on_both_sides(test, message):
+def test_training_and_test_experiments_must_not_be_empty(test, message):
     with pytest.raises(ValueError, match=message):
         probe_blocks(*blocks(), test=test)
 

@@ -1,4 +1,4 @@
-"""Figures: files that are whole and reproducible, and marks that stand where the numbers are."""
+"""Figures: files that are complete and reproducible, and marks at the right positions."""
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
     assert b"<dc:date>" not in (tmp_path / "first" / "recall.svg").read_bytes()
 
 
-def test_a_file_appears_whole_or_not_at_all(study, tmp_path, monkeypatch):
+def test_a_file_is_written_atomically(study, tmp_path, monkeypatch):
     figure = loss_versus_compute(*study[:2], "mae_train")
     written = save(figure, tmp_path / "loss.v1")  # a dot in the name is no suffix
     assert sorted(tmp_path.iterdir()) == [tmp_path / "loss.v1.png", tmp_path / "loss.v1.svg"] == sorted(written)
@@ -77,7 +77,7 @@ def test_a_file_appears_whole_or_not_at_all(study, tmp_path, monkeypatch):
     assert written[0].read_bytes() == before
 
 
-def test_drawing_leaves_the_notebook_s_matplotlib_alone(study):
+def test_drawing_does_not_change_the_notebook_s_matplotlib(study):
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
@@ -85,7 +85,7 @@ def test_drawing_leaves_the_notebook_s_matplotlib_alone(study):
     assert dict(mpl.rcParams) == before
 
 
-def test_the_frontier_is_the_best_loss_that_each_compute_has_bought():
+def test_the_frontier_is_the_best_loss_at_each_compute():
     curves = pd.DataFrame({"compute": [1, 2, 2, 3, 4, 5], "loss": [9.0, 7.0, 6.0, 6.5, 6.0, 5.0]})
     frontier = lower_frontier(curves.sample(frac=1, random_state=0))
     assert frontier[["compute", "loss"]].to_numpy().tolist() == [[1, 9], [2, 6], [5, 5]]
@@ -115,7 +115,7 @@ def test_one_panel_per_source_with_its_points_fit_and_baselines(study):
     assert {"pixel statistics of mine", "imagenet of mine", "profiles of mine"} <= set(labels)
 
 
-def test_colours_stand_for_the_same_size_in_every_figure(study):
+def test_colours_mean_the_same_size_in_every_figure(study):
     curves, points, _ = study
     for figure in (loss_versus_compute(curves, points, "touvron"), recall_figure(study)):
         legend = dict(
@@ -125,22 +125,22 @@ def test_colours_stand_for_the_same_size_in_every_figure(study):
         assert "8+" in legend
 
 
-def test_table_6_is_laid_over_the_panels_of_its_sources(study):
+def test_table_6_is_drawn_on_the_panels_of_its_sources(study):
     alone, overlaid = recall_figure(study), recall_figure(study, table6=table6())
     assert [axes.get_title(loc="left") for axes in overlaid.axes] == [*SOURCES, "hu.MAP", "StringDB"]
     added = set(marker_positions(overlaid.axes[0])) - set(marker_positions(alone.axes[0]))
     assert sorted(y for _, y in added) == [0.505, 0.518, 0.540, 0.560, 0.565, 0.601, 0.605, 0.607, 0.622]
 
 
-def test_chance_out_of_reach_is_told_not_drawn(study):
+def test_chance_far_from_the_data_is_noted_and_not_drawn(study):
     _, points, baselines = study
     figure = recall_versus_compute(points.iloc[:0], [], baselines.iloc[:0], "touvron", table6())
-    corum, reactome = figure.axes[0], figure.axes[2]  # recall .505 to .622, and .224 to .267
+    corum, reactome = figure.axes[0], figure.axes[2]  # recall 0.505 to 0.622, and 0.224 to 0.267
     assert corum.get_title(loc="right") == reactome.get_title(loc="right") == "chance 0.10 is below"
     assert "chance" not in [text.get_text() for text in figure.legends[0].texts]
 
 
-def test_a_fit_in_another_convention_is_refused(study):
+def test_a_fit_in_another_convention_is_rejected(study):
     _, points, baselines = study
     with pytest.raises(ValueError, match="counts in touvron, but a fit was made in mae_train"):
         recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "touvron")
@@ -189,6 +189,6 @@ def test_brightfield_channels_get_a_grey_row_of_their_own():
         ([crop(9)], list("abcdefghi"), "9 channels in one composite, but only 8 hues"),
     ],
 )
-def test_crops_that_make_no_figure_are_refused(rows, channels, message):
+def test_crops_that_make_no_figure_are_rejected(rows, channels, message):
     with pytest.raises(ValueError, match=message):
         reconstructions(rows, channels)

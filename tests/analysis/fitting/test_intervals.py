@@ -1,4 +1,4 @@
-"""Intervals: what is resampled, what is predicted from what, and which confidence may be asked."""
+"""Intervals: resampling, rolling origins, and the calibrated confidences."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_every_row_of_a_batch_is_scipy_s_weighted_least_squares():
     assert (found.promise < 1e-6).all()
 
 
-def test_whole_runs_are_drawn_where_runs_are_named():
+def test_complete_runs_are_drawn_where_runs_are_named():
     points = Points(np.arange(1.0, 13)[:, None], np.ones(12), runs=tuple("aaaabbbbcccc"))
     weights = resample_weights(points, np.zeros(12), 50, np.random.default_rng(0))
     assert (weights.reshape(50, 3, 4) == weights.reshape(50, 3, 4)[:, :, :1]).all()
@@ -55,7 +55,7 @@ def test_checkpoints_that_correlate_are_drawn_in_blocks():
     assert together[0] > together[1] + 0.1
 
 
-def test_the_bootstrap_of_a_line_is_as_wide_as_theory_says():
+def test_the_bootstrap_of_a_line_is_as_wide_as_in_theory():
     x, found = np.geomspace(1e12, 1e16, 60), []
     for seed in range(10):
         noise = 0.05 * np.random.default_rng(seed).normal(size=60)
@@ -66,7 +66,7 @@ def test_the_bootstrap_of_a_line_is_as_wide_as_theory_says():
 
 @pytest.mark.parametrize("noise", [1e-4, 0.01, 0.3])
 def test_the_profile_of_a_line_s_slope_is_the_textbook_interval(noise):
-    """Student's t for a slope, whatever the noise; checked by SciPy's linregress."""
+    """Student's t for a slope, at every noise; checked by SciPy's linregress."""
     x = np.geomspace(1, 1e6, 24)
     y = 3 * x**-0.12 * np.exp(noise * np.random.default_rng(0).normal(size=24))
     fitted = fit_law(named_law("power_law"), Points(x[:, None], y), LOSS)
@@ -75,7 +75,7 @@ def test_the_profile_of_a_line_s_slope_is_the_textbook_interval(noise):
     np.testing.assert_allclose(profile(fitted, 1, 0.9), [found.slope - half, found.slope + half], rtol=1e-4)
 
 
-def test_rolling_origin_foretells_the_last_points_from_the_first_alone():
+def test_rolling_origin_predicts_the_last_points_from_the_first_only():
     steady, broken = curve(), curve()
     broken = Points(broken.x, np.where(np.arange(30) > 24, broken.y * 1.5, broken.y))
     assert rolling_origin(steady, LOSS, "power_offset").error < 0.05
@@ -83,7 +83,7 @@ def test_rolling_origin_foretells_the_last_points_from_the_first_alone():
     assert rolling_origin(curve(4), LOSS, "power_offset").origins == 0
 
 
-def test_intervals_grow_with_distance_and_confidence_and_hold_the_law():
+def test_intervals_grow_with_distance_and_confidence_and_contain_the_law():
     points = curve()
     law, rolling = averages.fit(points, LOSS), rolling_origin(points, LOSS, "auto")
     places = np.array([[1e17], [1e19], [1e22]])
@@ -97,7 +97,7 @@ def test_intervals_grow_with_distance_and_confidence_and_hold_the_law():
     assert (widths[0.9] > widths[0.5]).all()
 
 
-def test_only_a_calibrated_confidence_may_be_asked():
+def test_only_a_calibrated_confidence_is_accepted():
     assert factor(0.8) < factor(0.85) < factor(0.9)
     with pytest.raises(ValueError, match=r"confidence 0\.3 is not calibrated; between 0\.5 and 0\.99 is"):
         factor(0.3)

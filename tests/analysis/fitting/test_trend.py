@@ -1,4 +1,4 @@
-"""The log-linear fit: known lines, honest intervals, refusals, and the refit of the paper's Table 6."""
+"""The log-linear fit: known lines, coverage of intervals, errors, and the refit of the paper's Table 6."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def test_the_line_is_scipy_s_least_squares():
     assert (fit.slope.high - fit.slope.low) / 2 == pytest.approx(1.96 * peer.stderr, rel=0.35)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_intervals_cover_the_true_value_about_as_often_as_stated():
     slopes, laws, new_runs = 0, 0, 0
     for seed in range(100):
         compute, recall = study(seed)
@@ -52,7 +52,7 @@ def test_units_of_compute_change_no_prediction():
         np.testing.assert_allclose(getattr(plain, name), getattr(rescaled, name))
 
 
-def test_the_convention_travels_with_the_fit():
+def test_the_fit_keeps_its_convention():
     compute, recall = study(3)
     row = fit_log_linear("CORUM", "mae_train", compute, recall).summary()
     assert (row["convention"], row["convention_version"], row["runs"], row["computes"]) == ("mae_train", 1, 24, 8)
@@ -82,12 +82,12 @@ def test_only_trained_runs_are_fitted_and_sources_stay_apart():
         ([1e12, 1e13], [0.2, 0.3, 0.4], "vectors of one length"),
     ],
 )
-def test_runs_that_fix_no_law_are_refused(compute, recall, message):
+def test_runs_that_define_no_law_are_rejected(compute, recall, message):
     with pytest.raises(ValueError, match=message):
         fit_log_linear("CORUM", "touvron", compute, recall)
 
 
-def test_an_unknown_convention_is_refused():
+def test_an_unknown_convention_is_rejected():
     with pytest.raises(ValueError, match="unknown compute convention 'flops'"):
         fit_log_linear("CORUM", "flops", [1, 2, 3], [1, 2, 3])
 

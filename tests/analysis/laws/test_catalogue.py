@@ -1,4 +1,4 @@
-"""Laws: derivatives that are right, known laws recovered, predictions that no unit changes, and published fits met."""
+"""Laws: correct derivatives, known laws recovered, predictions independent of units, and published fits reproduced."""
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def test_m4_solves_its_own_equation():
     np.testing.assert_allclose(np.log(share) - alpha * np.log1p(-share), b - c * u[0, :, 0], atol=1e-8)
 
 
-def test_repeats_that_lose_no_worth_are_new_data():
+def test_repeats_of_full_worth_count_as_new_data():
     theta = np.array([[-1.0, 0.1, 0.2, -1.0, -1.2]])
     size, unique, seen = np.zeros(5), np.zeros(5), np.linspace(0, 3, 5)
     plain = joint_forms.additive(theta, np.stack([size, seen], axis=1)[None])[0]
@@ -87,7 +87,7 @@ def test_per_cent_is_the_same_as_a_share():
     assert share == pytest.approx(0.9 - 0.5 * 1e6**-0.2, abs=0.01)
 
 
-def test_clean_points_outweigh_what_is_believed_of_exponents():
+def test_clean_points_outweigh_the_belief_about_exponents():
     points = curve(20, exponent=0.12)  # far from the belief's median of a half
     assert averages.fit(points, LOSS).predict(np.array([[1e18]])) == pytest.approx([0.2 + 3000 * 1e18**-0.12], rel=0.01)
 
@@ -100,7 +100,7 @@ def test_clean_points_outweigh_what_is_believed_of_exponents():
         (curve(5), "zipf", "unknown law 'zipf'; known are auto, log_linear"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(points, law, message):
+def test_what_cannot_be_fitted_is_rejected(points, law, message):
     with pytest.raises(ValueError, match=message):
         averages.fit(points, LOSS, law)
 
@@ -140,7 +140,7 @@ def test_learning_curves_are_extrapolated_better_than_by_m4(real_data):
     peers = pd.read_csv(folder / "baselines_92.csv").set_index(["task", "model"])["M4"]
     ours, m4 = [], []
     for (task, model), rows in table.groupby(["Task", "Model"], sort=False):
-        if not task.startswith(("inet", "cal")):  # half of the curves: the whole is in the benchmark
+        if not task.startswith(("inet", "cal")):  # half of the curves: the benchmark has all of them
             continue
         train, rest = (rows[rows["Training"] == part] for part in (1, 0))
         law = averages.fit(
@@ -153,15 +153,15 @@ def test_learning_curves_are_extrapolated_better_than_by_m4(real_data):
     assert max(ours) < 0.10
 
 
-def test_what_is_believed_depends_on_what_x_counts() -> None:
+def test_the_belief_depends_on_what_x_counts() -> None:
     assert averages.average_for("Seen Examples") == averages.average_for("train_tokens") == "learning_curve"
     assert averages.average_for("FLOPs") == averages.average_for("params") == averages.average_for("compute") == "auto"
 
 
 @pytest.mark.parametrize("exponent", [0.05, 0.15, 0.35])
 @pytest.mark.parametrize("plateau", [0.0, 1.7])
-def test_a_clean_law_of_compute_is_foretold_a_decade_on(exponent: float, plateau: float) -> None:
-    """Exponents as published for compute and parameters: the belief of learning curves (.5) must not bend them."""
+def test_a_clean_law_of_compute_is_predicted_a_decade_further(exponent: float, plateau: float) -> None:
+    """Exponents as published for compute and parameters: the belief of learning curves (0.5) must not bias them."""
     x = np.logspace(17, 20.5, 10)[:, None]
     noise = np.exp(np.random.default_rng(0).normal(0, 0.002, 10))
     y = (plateau + 2 * (x[:, 0] / 1e17) ** -exponent) * noise
@@ -169,6 +169,6 @@ def test_a_clean_law_of_compute_is_foretold_a_decade_on(exponent: float, plateau
     assert found == pytest.approx([plateau + 2 * 3e4**-exponent], rel=0.05)
 
 
-def test_a_law_whose_parameters_no_point_sees_is_still_solved() -> None:
+def test_a_law_with_parameters_that_affect_no_point_is_still_solved() -> None:
     x = np.logspace(17, 21, 9)[:, None]
     averages.fit(Points(x, 2.1 + 4000 * x[:, 0] ** -0.2), LOSS, "bnsl")

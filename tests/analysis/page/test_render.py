@@ -1,4 +1,7 @@
-"""The report's page: whole in one file, safe from what it shows, and working in a real browser."""
+"""The report's page: one complete file, escaped values, and a test in a real browser.
+
+Covers `render`, `sections`, `html` and `study`.
+"""
 
 import re
 import shutil
@@ -60,21 +63,21 @@ def outside_scripts(text):
     return re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 
-def test_the_page_asks_for_nothing_from_anywhere():
+def test_the_page_loads_nothing_from_the_network():
     text = outside_scripts(page(study()))
     assert not re.search(r'(src|href)="(?!data:|#|\.\./cells)', text)
     assert "@import" not in text
     assert "url(" not in text
 
 
-def test_what_it_shows_cannot_break_out_of_it():
+def test_values_are_escaped():
     evil = '</script><script>alert("x")</script>'
     text = page(study(title=evil, points=[{**study().points[0], "model": evil}]))
     assert evil not in text
     assert "&lt;/script&gt;" in text
 
 
-def test_answers_tables_and_checks_are_there_without_a_script():
+def test_answers_tables_and_checks_are_shown_without_a_script():
     text = outside_scripts(page(study()))
     for words in ("recall rises under touvron", "1 of 7 cells are not finished", "vit_l8-rxrx3-s0", "18 rows",
                   "carried by cost &lt;per crop&gt; alone", "0.02 → 0.01", "power 0.45 under touvron",
@@ -82,17 +85,17 @@ def test_answers_tables_and_checks_are_there_without_a_script():
         assert words in text
 
 
-def test_what_was_spent_stands_beside_what_the_same_cells_were_planned_to_take_in_hours_and_money():
+def test_spent_hours_and_cost_are_shown_next_to_the_plan_of_the_same_cells():
     text = outside_scripts(page(study()))
     last = re.findall(r"<tr><td>all</td>(.*?)</tr>", text)[0]
-    # seven cells: six begun at 1, 10, ... 100,000 GPU hours and one at a million; an hour spent on each, at 2 an hour
+    # seven cells: six started at 1, 10, ... 100,000 GPU hours and one at a million; an hour spent on each, at 2 an hour
     assert re.findall(r">([^<]+)</td>", last) == ["7", "1,111,111", "6", "111,111", "6", "2,222,222", "12"]
     free = outside_scripts(page(study(price=None)))
-    assert "nothing is planned in GPU hours" in free
-    assert "money" not in free
+    assert "no GPU hours are planned" in free
+    assert "spent cost" not in free
 
 
-def test_why_nothing_is_proposed_is_said():
+def test_the_reason_for_no_proposal_is_shown():
     assert "needs 3 runs" in page(study(next_runs=[], no_next="needs 3 runs"))
 
 
@@ -126,7 +129,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """The page, offline, and everything that its console said."""
+    """The page, offline, and all messages of its console."""
     path = tmp_path / "report.html"
     path.write_text(page(study()), encoding="utf-8")
     context = browser.new_context(offline=True)
@@ -164,7 +167,7 @@ def test_the_convention_switches_by_keyboard_and_the_points_move(opened):
 
 
 @pytest.mark.slow
-def test_cells_sort_by_number_both_ways_with_what_is_missing_last(opened):
+def test_cells_sort_by_number_both_ways_with_missing_values_last(opened):
     tab, said = opened
     button = tab.locator("#cells th button", has_text="loss")
     button.focus()

@@ -68,7 +68,7 @@ def test_recall_is_that_of_the_published_definition(genes, seed, tails):
 
 
 def test_a_pair_exactly_at_five_percent_is_recalled():
-    # 5 genes on a line of angles: 10 null pairs, so each pair is a tenth; with low = .1 the single lowest is recalled
+    # 5 genes on a line of angles: 10 null pairs, so each pair is a tenth; with low = 0.1 the single lowest is recalled
     angles = np.array([0.0, 0.1, 0.3, 0.7, 1.5])
     embeddings = np.column_stack([np.cos(angles), np.sin(angles)])
     names = gene_names(5)
@@ -89,7 +89,7 @@ def test_a_null_too_large_to_hold_is_searched_exactly(monkeypatch):
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_recall_sees_neither_gene_order_nor_rotation_nor_scale(seed):
+def test_recall_ignores_gene_order_rotation_and_scale(seed):
     names, embeddings, pairs = random_map(60, 8, 100, seed)
     rng = np.random.default_rng(seed)
     order = rng.permutation(60)
@@ -129,8 +129,8 @@ def test_several_sources_and_thresholds_in_one_pass_are_those_of_single_passes()
     assert together[:3] == [recall_of(names, embeddings, first, *pair, replicates=20) for pair in thresholds]
 
 
-def test_random_pairs_of_a_source_s_genes_stand_beside_its_recall():
-    """Genes that all look alike recall each other whether or not they are known to work together."""
+def test_random_pairs_of_a_source_s_genes_are_reported_with_its_recall():
+    """Genes that are all similar recall each other whether or not they are known to work together."""
     rng = np.random.default_rng(0)
     names, embeddings = gene_names(200), rng.normal(size=(200, 32))
     embeddings[:20] = embeddings[0] + 0.1 * rng.normal(size=(20, 32))
@@ -186,7 +186,7 @@ def test_an_unknown_protocol_is_named():
 @pytest.mark.parametrize("whole", [True, False], ids=["held whole", "bracketed"])
 @pytest.mark.parametrize("kind", ["all", "drawn"])
 def test_order_statistics_are_those_of_float64_though_products_are_float32(kind, whole, monkeypatch):
-    """Embeddings so alike that float32 cannot order their cosines."""
+    """Embeddings so similar that float32 cannot order their cosines."""
     rng = np.random.default_rng(4)
     embeddings = 1 + 1e-4 * rng.normal(size=(300, 64))
     directions = Directions.of(embeddings)
@@ -280,7 +280,7 @@ def test_thresholds_out_of_order_are_an_error():
 # --- aggregation -----------------------------------------------------------------------------------------------------
 
 
-def test_guides_weigh_alike_whatever_their_number_of_replicates():
+def test_guides_have_equal_weight_for_any_number_of_replicates():
     embeddings = np.array([[0.0], [2.0], [4.0], [10.0], [7.0], [99.0]])
     genes = ["B", "B", "B", "B", "A", ""]
     found = aggregate(embeddings, genes, ["b1", "b1", "b1", "b2", "a1", ""])
@@ -316,7 +316,7 @@ def test_the_median_ignores_one_well_that_went_wrong():
         aggregate(embeddings, ["A"] * 3, method="mode")
 
 
-def test_curation_keeps_what_was_seen_often_enough_and_says_what_it_dropped():
+def test_curation_keeps_frequent_perturbations_and_counts_the_rest():
     perturbation = ["a", "a", "a", "b", "b", "c", "DMSO", "DMSO", "DMSO"]
     experiment = ["1", "2", "3", "1", "1", "1", "1", "1", "2"]
     control = np.array([name == "DMSO" for name in perturbation])
@@ -331,7 +331,7 @@ def test_curation_keeps_what_was_seen_often_enough_and_says_what_it_dropped():
 # --- relationship lists ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_set_aside_is_counted(tmp_path):
+def test_what_is_left_out_is_counted(tmp_path):
     path = tmp_path / "CORUM.csv"
     path.write_text("entity1,entity2\nB,A\nA,B\nA, B \nC,C\nD,\nNA,nan\n\n")
     pairs = read_pairs(path)
@@ -349,7 +349,7 @@ def test_what_is_set_aside_is_counted(tmp_path):
         ("entity1,entity2\nA,A\n", "none of its 1 rows is a pair"),
     ],
 )
-def test_a_malformed_list_is_an_error_that_says_where(tmp_path, text, message):
+def test_a_malformed_list_is_an_error_with_its_line(tmp_path, text, message):
     path = tmp_path / "list.csv"
     path.write_text(text)
     with pytest.raises(PairFileError, match=f"list.csv.*{message}"):

@@ -30,7 +30,7 @@ from analysis.retrieval.jump import jump_retrieval, read_targets, replicate_quer
 def test_average_precision_by_hand():
     positive = np.array([[0.9, 0.5, np.nan], [0.1, 0.2, 0.3], [np.nan] * 3])
     negative = np.array([[0.7, 0.6, 0.4], [0.3, 0.25, -np.inf], [0.0, 0.0, 0.0]])
-    # ranks 1 and 4; then .3 ties with a negative and comes first, .2 is fourth, .1 fifth
+    # ranks 1 and 4; then 0.3 ties with a negative and comes first, 0.2 is fourth, 0.1 fifth
     expected = [(1 / 1 + 2 / 4) / 2, (1 / 1 + 2 / 4 + 3 / 5) / 3, np.nan]
     np.testing.assert_allclose(average_precision(positive, negative), expected)
 
@@ -90,7 +90,7 @@ def test_benjamini_hochberg_is_scipy_s():
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_average_precision_sees_neither_order_nor_rotation_nor_scale(seed):
+def test_average_precision_ignores_order_rotation_and_scale(seed):
     rng = np.random.default_rng(seed)
     features, label = rng.normal(size=(40, 6)), np.arange(40) % 9
     order = rng.permutation(40)
@@ -125,8 +125,8 @@ def jump(real_data):
 
 
 @pytest.mark.slow
-def test_the_paper_s_protocol_gives_what_an_independent_implementation_gave(jump):
-    """.742 and .058 on these three plates; the published .78 and .04 use a fourth."""
+def test_the_paper_s_protocol_agrees_with_an_independent_implementation(jump):
+    """0.742 and 0.058 on these three plates; the published 0.78 and 0.04 use a fourth."""
     result = jump_retrieval(*jump)
     assert result.perturbations.retrieved.mean() == pytest.approx(0.742, abs=0.01)
     assert result.siblings.retrieved.mean() == pytest.approx(0.058, abs=0.01)
@@ -266,7 +266,7 @@ def test_missing_values_are_left_out_and_counted(tmp_path):
         ),
         (lambda table: table.assign(Metadata_control_type=None), "no negative control"),
         (lambda table: table.assign(Metadata_control_type="negcon"), "every well is a negative control"),
-        (lambda table: table.assign(Metadata_Well="A01"), r"78 wells come twice, the first of them P1, A01"),
+        (lambda table: table.assign(Metadata_Well="A01"), r"78 wells occur twice, the first is P1, A01"),
         (lambda table: table[[c for c in table if c.startswith("Metadata")]], "no column is numeric"),
         (lambda table: table.head(0), "holds no wells"),
         (
