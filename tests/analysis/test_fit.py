@@ -4,14 +4,12 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.fit import main
-from analysis.fitting.read_results import read_file
 
 X = np.geomspace(1e18, 1e22, 14)
 
@@ -265,12 +263,3 @@ def test_the_text_has_the_same_numbers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{found['predictions'][0]['y']:.4g}" in printed
     assert "leave-one-out influence" in printed
-
-
-def test_a_colour_is_not_a_comment(tmp_path: Path) -> None:
-    """Digitised figures carry colours such as #faebdd; comments are above the header."""
-    path = tmp_path / "figure.csv"
-    rows = "".join(f"{x},#faebdd,{2 + 30 * x**-0.3}\n" for x in (10.0, 30.0, 100.0, 300.0, 1000.0))
-    path.write_text("# digitised\nsize,colour,loss\n" + rows)
-    assert len(read_file(path)) == 5
-    assert list(read_file(path).columns) == ["size", "colour", "loss"]

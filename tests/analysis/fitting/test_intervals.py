@@ -2,17 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy import stats
-from scipy.optimize import least_squares
 
 from analysis.fitting import averages
 from analysis.fitting.estimate import Points, fit_law
 from analysis.fitting.intervals import bootstrap, factor, interval, resample_weights, rolling_origin, scale_at
-from analysis.fitting.least_squares import Problem, solve
-from analysis.fitting.parameters import profile
-from analysis.laws import forms
 from analysis.laws.catalogue import named_law
-from analysis.laws.metric import Metric, guess_metric
+from analysis.laws.metric import Metric
 
 LOSS = Metric("loss")
 
@@ -20,21 +15,6 @@ LOSS = Metric("loss")
 def curve(n=30, noise=0.01, seed=0):
     x = np.geomspace(1e12, 1e17, n)
     return Points(x[:, None], (0.2 + 3000 * x**-0.3) * np.exp(noise * np.random.default_rng(seed).normal(size=n)))
-
-
-def test_every_row_of_a_batch_is_scipy_s_weighted_least_squares():
-    rng, u = np.random.default_rng(0), np.linspace(-3, 3, 20)
-    z = forms.power_offset(np.array([[-1.0, 0.2, -0.5]]), u[None, :, None])[0][0] + 0.05 * rng.normal(size=20)
-    weights = rng.uniform(0.2, 3, size=(5, 20))
-    start = np.array([-0.7, 0.0, -1.0])
-    found = solve(Problem(forms.power_offset, u[None, :, None], z[None], weights), np.repeat(start[None], 5, axis=0))
-    for row, weight in zip(found.theta, weights, strict=True):
-
-        def residual(theta, weight=weight):
-            return np.sqrt(weight) * (forms.power_offset(theta[None], u[None, :, None])[0][0] - z)
-
-        np.testing.assert_allclose(row, least_squares(residual, start, xtol=1e-12, ftol=1e-12).x, atol=1e-4)
-    assert (found.promise < 1e-6).all()
 
 
 def test_complete_runs_are_drawn_where_runs_are_named():
@@ -64,17 +44,6 @@ def test_the_bootstrap_of_a_line_is_as_wide_as_in_theory():
     assert np.mean(found) == pytest.approx(0.05 / np.sqrt(np.sum((np.log(x) - np.log(x).mean()) ** 2)), rel=0.1)
 
 
-@pytest.mark.parametrize("noise", [1e-4, 0.01, 0.3])
-def test_the_profile_of_a_line_s_slope_is_the_textbook_interval(noise):
-    """Student's t for a slope, at every noise; checked by SciPy's linregress."""
-    x = np.geomspace(1, 1e6, 24)
-    y = 3 * x**-0.12 * np.exp(noise * np.random.default_rng(0).normal(size=24))
-    fitted = fit_law(named_law("power_law"), Points(x[:, None], y), LOSS)
-    found = stats.linregress(np.log(x), np.log(y))
-    half = stats.t.ppf(0.95, 22) * found.stderr
-    np.testing.assert_allclose(profile(fitted, 1, 0.9), [found.slope - half, found.slope + half], rtol=1e-4)
-
-
 def test_rolling_origin_predicts_the_last_points_from_the_first_only():
     steady, broken = curve(), curve()
     broken = Points(broken.x, np.where(np.arange(30) > 24, broken.y * 1.5, broken.y))
@@ -101,20 +70,3 @@ def test_only_a_calibrated_confidence_is_accepted():
     assert factor(0.8) < factor(0.85) < factor(0.9)
     with pytest.raises(ValueError, match=r"confidence 0\.3 is not calibrated; between 0\.5 and 0\.99 is"):
         factor(0.3)
-
-
-@pytest.mark.parametrize(
-    ("name", "y", "kind", "bound"),
-    [
-        ("val_loss", [3.0, 2.5, 2.4], "loss", 1),
-        ("Top-1 accuracy", [30.0, 55.0, 60.0], "share", 100),
-        ("recall", [0.2, 0.3, 0.35], "share", 1),
-        ("metric", [0.2, 0.3, 0.35], "share", 1),
-        ("metric", [9.0, 7.0, 6.5], "loss", 1),
-        ("elo", [900.0, 1000.0, 1100.0], "score", 1),
-        ("log_likelihood", [-3.0, -2.0, -1.8], "score", 1),
-    ],
-)
-def test_a_metric_s_kind_is_guessed_from_name_range_and_trend(name, y, kind, bound):
-    found = guess_metric(name, np.array([1.0, 10, 100]), np.array(y), [0, 0, 0])
-    assert (found.kind, found.bound) == (kind, bound)

@@ -1,18 +1,18 @@
-"""Laws: correct derivatives, known laws recovered, predictions independent of units, and published fits reproduced."""
+"""Laws: correct derivatives, known laws recovered, predictions independent of units.
+
+Covers `catalogue`, `forms`, `joint_forms` and `beliefs`.
+"""
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.fitting import averages
-from analysis.fitting.estimate import Points, Settings, fit_law, problem_of
-from analysis.fitting.least_squares import polish, solve
+from analysis.fitting.estimate import Points, fit_law
 from analysis.laws import forms, joint_forms
-from analysis.laws.beliefs import Belief
 from analysis.laws.catalogue import LAWS, named_law
-from analysis.laws.metric import Coordinates, Metric
+from analysis.laws.metric import Metric
 
 LOSS = Metric("loss")
 FORMS = [(law.form, len(law.parameters), law.inputs) for law in LAWS.values()]
@@ -103,70 +103,6 @@ def test_clean_points_outweigh_the_belief_about_exponents():
 def test_what_cannot_be_fitted_is_rejected(points, law, message):
     with pytest.raises(ValueError, match=message):
         averages.fit(points, LOSS, law)
-
-
-# --- published fits --------------------------------------------------------------------------------------------------
-
-
-def chinchilla(real_data):
-    table = pd.read_csv(real_data / "scaling_laws" / "chinchilla_epoch.csv").sort_values("loss").iloc[:-5]
-    size, flop = table["Model Size"].to_numpy(), table["Training FLOP"].to_numpy()
-    return Points(np.column_stack([size, flop / (6 * size)]), table["loss"].to_numpy())
-
-
-def test_every_start_reaches_the_minimum_that_besiroglu_et_al_found(real_data):
-    points, law = chinchilla(real_data), named_law("joint")
-    coordinates = Coordinates.of(LOSS, "log", points.x, points.y)
-    problem = problem_of(law, points, coordinates, Settings(Belief(strength=0.0), huber=1e-3))
-    starts = law.starts(problem.inputs[0], problem.targets[0])
-    objective = polish(problem, solve(problem, starts).theta).objective / 2  # ours is twice the usual Huber loss
-    assert len(objective) == 32
-    assert objective.max() <= 1.018274019e-3
-
-
-def test_the_joint_law_of_chinchilla_is_that_of_besiroglu_et_al(real_data):
-    from analysis.fitting.parameters import natural
-
-    fitted = fit_law(named_law("chinchilla"), chinchilla(real_data), LOSS, Settings(huber=1e-3))
-    found = {name: float(value[0]) for name, value in natural("joint", fitted.theta[None], fitted.coordinates).items()}
-    expected = {"A": 477.83, "B": 2143.42, "E": 1.8172, "alpha": 0.34731, "beta": 0.36717}
-    assert found == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
-
-
-@pytest.mark.slow
-def test_learning_curves_are_extrapolated_better_than_by_m4(real_data):
-    folder = real_data / "scaling_laws"
-    table = pd.read_csv(folder / "benchmark.vision.csv")
-    peers = pd.read_csv(folder / "baselines_92.csv").set_index(["task", "model"])["M4"]
-    ours, m4 = [], []
-    for (task, model), rows in table.groupby(["Task", "Model"], sort=False):
-        if not task.startswith(("inet", "cal")):  # half of the curves: the benchmark has all of them
-            continue
-        train, rest = (rows[rows["Training"] == part] for part in (1, 0))
-        law = averages.fit(
-            Points(train[["Seen Examples"]].to_numpy(), train["Loss"].to_numpy()), LOSS, "learning_curve"
-        )
-        error = np.log(law.predict(rest[["Seen Examples"]].to_numpy()) / rest["Loss"].to_numpy())
-        ours.append(np.sqrt(np.mean(error**2)))
-        m4.append(peers[task, model])
-    assert np.mean(ours) < 0.6 * np.mean(m4)
-    assert max(ours) < 0.10
-
-
-def test_the_belief_depends_on_what_x_counts() -> None:
-    assert averages.average_for("Seen Examples") == averages.average_for("train_tokens") == "learning_curve"
-    assert averages.average_for("FLOPs") == averages.average_for("params") == averages.average_for("compute") == "auto"
-
-
-@pytest.mark.parametrize("exponent", [0.05, 0.15, 0.35])
-@pytest.mark.parametrize("plateau", [0.0, 1.7])
-def test_a_clean_law_of_compute_is_predicted_a_decade_further(exponent: float, plateau: float) -> None:
-    """Exponents as published for compute and parameters: the belief of learning curves (0.5) must not bias them."""
-    x = np.logspace(17, 20.5, 10)[:, None]
-    noise = np.exp(np.random.default_rng(0).normal(0, 0.002, 10))
-    y = (plateau + 2 * (x[:, 0] / 1e17) ** -exponent) * noise
-    found = averages.fit(Points(x, y), LOSS).predict(np.array([[3e21]]))
-    assert found == pytest.approx([plateau + 2 * 3e4**-exponent], rel=0.05)
 
 
 def test_a_law_with_parameters_that_affect_no_point_is_still_solved() -> None:

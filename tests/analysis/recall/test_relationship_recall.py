@@ -1,19 +1,16 @@
-"""Relationship recall: the published definition, planted truth, invariances, and untidy relationship lists."""
+"""Relationship recall: the published definition, planted truth, and invariances."""
 
 import itertools
 import random
-from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.embeddings.aggregate import aggregate, curate
 from analysis.recall import cosine_null
-from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, order_statistics
-from analysis.recall.pairs import PairFileError, Pairs, read_pairs
+from analysis.recall.cosine_null import Directions
+from analysis.recall.pairs import Pairs
 from analysis.recall.relationship_recall import relationship_recall
 
 
@@ -180,32 +177,6 @@ def test_an_unknown_protocol_is_named():
         recall_of(*random_map(20, 4, 10, 0), protocol="paper")
 
 
-# --- order statistics ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("whole", [True, False], ids=["held whole", "bracketed"])
-@pytest.mark.parametrize("kind", ["all", "drawn"])
-def test_order_statistics_are_those_of_float64_though_products_are_float32(kind, whole, monkeypatch):
-    """Embeddings so similar that float32 cannot order their cosines."""
-    rng = np.random.default_rng(4)
-    embeddings = 1 + 1e-4 * rng.normal(size=(300, 64))
-    directions = Directions.of(embeddings)
-    null = AllPairs(300) if kind == "all" else DrawnPairs(*rng.integers(300, size=(2, 200)))
-    if not whole:
-        monkeypatch.setattr(cosine_null, "WHOLE_NULL", 0)
-        monkeypatch.setattr(cosine_null, "SAMPLE_GENES", (40, 40))
-    if kind == "all":
-        first, second = np.triu_indices(300, 1)
-    else:
-        first, second = (grid.ravel() for grid in np.meshgrid(null.rows, null.columns, indexing="ij"))
-        first, second = first[first != second], second[first != second]
-    expected = np.sort(directions.cosines(first, second))
-    assert null.size == len(expected)
-    ranks = [0, 7, len(expected) // 20, len(expected) // 2, len(expected) - 1]
-    found = order_statistics(directions, null, ranks)
-    assert found == {rank: expected[rank] for rank in ranks}
-
-
 def test_float32_embeddings_are_not_copied_to_float64():
     names, embeddings, pairs = random_map(200, 8, 300, seed=9)
     single = embeddings.astype(np.float32)
@@ -275,91 +246,3 @@ def test_no_source_is_an_error():
 def test_thresholds_out_of_order_are_an_error():
     with pytest.raises(ValueError, match=r"low 0\.95, high 0\.05"):
         recall_of(["A", "B", "C"], np.eye(3), pairs_of(("A", "B")), 0.95, 0.05)
-
-
-# --- aggregation -----------------------------------------------------------------------------------------------------
-
-
-def test_guides_have_equal_weight_for_any_number_of_replicates():
-    embeddings = np.array([[0.0], [2.0], [4.0], [10.0], [7.0], [99.0]])
-    genes = ["B", "B", "B", "B", "A", ""]
-    found = aggregate(embeddings, genes, ["b1", "b1", "b1", "b2", "a1", ""])
-    assert found.genes == ["A", "B"]
-    assert (found.wells.tolist(), found.guides.tolist()) == ([1, 4], [1, 2])
-    np.testing.assert_allclose(found.embeddings, [[7], [6]])  # guide b1 averages 2, b2 10
-    np.testing.assert_allclose(aggregate(embeddings, genes).embeddings, [[7], [4]])  # without guides: all wells alike
-
-
-def test_columns_of_a_filtered_table_are_taken_by_position():
-    wells = pd.DataFrame({"gene": ["A", "B", "B"], "guide": ["a1", "b1", "b2"]}, index=[7, 3, 0])
-    found = aggregate(np.array([[1.0], [2.0], [4.0]]), wells["gene"], wells["guide"])
-    assert (found.genes, found.embeddings.tolist()) == (["A", "B"], [[1.0], [3.0]])
-
-
-@pytest.mark.parametrize(
-    ("genes", "message"),
-    [
-        (["A"], "2 embeddings, but 1 genes"),
-        (["", ""], "no well has a gene"),
-        (["A", None], "well 1 has a missing gene"),
-    ],
-)
-def test_aggregation_needs_a_gene_per_well(genes, message):
-    with pytest.raises(ValueError, match=message):
-        aggregate(np.eye(2), genes)
-
-
-def test_the_median_ignores_one_well_that_went_wrong():
-    embeddings = np.array([[1.0], [2.0], [900.0]])
-    assert aggregate(embeddings, ["A"] * 3, method="median").embeddings.tolist() == [[2.0]]
-    with pytest.raises(ValueError, match="no aggregation 'mode'; known: mean, median"):
-        aggregate(embeddings, ["A"] * 3, method="mode")
-
-
-def test_curation_keeps_frequent_perturbations_and_counts_the_rest():
-    perturbation = ["a", "a", "a", "b", "b", "c", "DMSO", "DMSO", "DMSO"]
-    experiment = ["1", "2", "3", "1", "1", "1", "1", "1", "2"]
-    control = np.array([name == "DMSO" for name in perturbation])
-    found = curate(perturbation, experiment, control, min_experiments=3, min_wells=3, controls_per_experiment=1)
-    assert found.keep[:6].tolist() == [True] * 3 + [False] * 3
-    assert found.keep[6:8].sum() == 1
-    assert found.keep[8]
-    counts = (found.perturbations, found.dropped_perturbations, found.dropped_wells, found.dropped_controls)
-    assert counts == (1, 2, 3, 1)
-
-
-# --- relationship lists ----------------------------------------------------------------------------------------------
-
-
-def test_what_is_left_out_is_counted(tmp_path):
-    path = tmp_path / "CORUM.csv"
-    path.write_text("entity1,entity2\nB,A\nA,B\nA, B \nC,C\nD,\nNA,nan\n\n")
-    pairs = read_pairs(path)
-    assert pairs.source == "CORUM"
-    assert pairs.pairs == (("A", "B"), ("NA", "nan"))  # symbols that look like missing values are symbols
-    assert (pairs.rows, pairs.duplicates, pairs.self_pairs, pairs.empty) == (6, 2, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "line 1: the header is ''"),
-        ("gene1,gene2\nA,B\n", "line 1: the header is 'gene1,gene2', it must be 'entity1,entity2'"),
-        ("entity1,entity2\nA,B\nA,B,C\n", "line 3: 3 fields, a pair has 2"),
-        ("entity1,entity2\nA,A\n", "none of its 1 rows is a pair"),
-    ],
-)
-def test_a_malformed_list_is_an_error_with_its_line(tmp_path, text, message):
-    path = tmp_path / "list.csv"
-    path.write_text(text)
-    with pytest.raises(PairFileError, match=f"list.csv.*{message}"):
-        read_pairs(path)
-
-
-def test_the_benchmark_s_lists_hold_the_pairs_their_readme_counts(real_data):
-    sources = ("CORUM", "HuMAP", "Reactome", "SIGNOR", "StringDB")
-    lists = [read_pairs(real_data / "annotations" / f"{source}.txt") for source in sources]
-    seen = Counter(pair for pairs in lists for pair in pairs.pairs)
-    assert len(seen) == 143_252
-    assert sum(count >= 2 for count in seen.values()) == 29_600
-    assert sum(count == 5 for count in seen.values()) == 54

@@ -1,0 +1,49 @@
+"""Tables of results: separators, comments, column names, numbers and row selections."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.fitting.read_results import Columns, ResultsTableError, column, curves, number, read_file, train_mask
+
+
+def test_a_colour_is_not_a_comment(tmp_path: Path) -> None:
+    """Digitised figures carry colours such as #faebdd; comments are above the header."""
+    path = tmp_path / "figure.csv"
+    rows = "".join(f"{x},#faebdd,{2 + 30 * x**-0.3}\n" for x in (10.0, 30.0, 100.0, 300.0, 1000.0))
+    path.write_text("# digitised\nsize,colour,loss\n" + rows)
+    assert len(read_file(path)) == 5
+    assert list(read_file(path).columns) == ["size", "colour", "loss"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1,000", 1e3), ("52M", 52e6), (" 1.3B ", 1.3e9), ("45%", 45.0), ("2e21", 2e21)]
+)
+def test_numbers_with_separators_and_suffixes_are_read(text: str, value: float) -> None:
+    assert number(text) == value
+    assert np.isnan(number(f"{text} or so"))
+
+
+def test_columns_are_found_by_their_plain_name() -> None:
+    table = pd.DataFrame(columns=["Seen Examples", "Loss"])
+    assert column(table, "seen_examples", "--x") == "Seen Examples"
+    with pytest.raises(ResultsTableError, match="--y: no column 'Lose'; did you mean 'Loss'"):
+        column(table, "Lose", "--y")
+
+
+def test_rows_are_selected_by_an_expression_with_plain_column_names() -> None:
+    table = pd.DataFrame({"Seen Examples": [1, 10, 100]})
+    assert train_mask(table, "Seen Examples < 50").tolist() == [True, True, False]
+    with pytest.raises(ResultsTableError, match="no row of 3 fits"):
+        train_mask(table, "Seen Examples > 1000")
+
+
+def test_rows_without_usable_numbers_are_left_out_of_their_group_and_noted() -> None:
+    table = pd.DataFrame({"c": [1.0, 2, -3, 4], "loss": [4.0, 3, 2, 0], "model": ["A", "B", "A", "B"]})
+    groups, metric = curves(table, Columns(("c",), "loss", ("model",)))
+    assert metric.kind == "loss"
+    assert [(curve.name, curve.train.y.tolist()) for curve in groups] == [("A", [4.0]), ("B", [3.0])]
+    assert groups[0].notes == ("1 rows without usable numbers in c, loss left out, first on line 4",)
+    assert groups[1].notes == ("1 rows with loss at or below 0 left out, first on line 5",)
