@@ -137,7 +137,7 @@ def _study(folder: Path, options: argparse.Namespace) -> tuple[Recipe, Cell]:
 
 
 def _model(cell: Cell, folder: Path, recipe: Recipe) -> Network:
-    model = build_network(cell).to(choose_device(recipe.launch.device))
+    model = build_network(cell.architecture).to(choose_device(recipe.launch.device))
     load_weights(folder / WEIGHTS, model)
     return model.eval()
 
