@@ -23,6 +23,7 @@ from harness.grid.cell_folder import EMBEDDINGS
 from harness.recipe.schema import Evaluate, Recipe
 from harness.storage.embeddings import read_embeddings
 
+PROTOCOL = "relationship_recall/2"  # version 1 of the row called the ends of the interval low and high
 CONSISTENCY = "replicate_consistency/1"
 RANDOM_WIDTH = 128
 
@@ -52,7 +53,7 @@ def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
     corrected = apply_named(settings.correction, features, wells.control, wells.batch)
     genes, results = _recall(settings, wells, corrected, lists, settings.bootstrap)
     return {
-        "protocol": f"relationship_recall/{VERSIONS[settings.protocol]}",
+        "protocol": f"{PROTOCOL}/{VERSIONS[settings.protocol]}",
         "correction": settings.correction,
         "genes": genes,
         "recall": {found.source: _row(found) for found in results},
@@ -86,8 +87,8 @@ def _recall(
 def _row(found: RecallResult) -> dict[str, Any]:
     return {
         "recall": found.recall,
-        "low": found.recall_low,
-        "high": found.recall_high,
+        "recall_low": found.recall_low,
+        "recall_high": found.recall_high,
         "low_tail": found.low_tail,
         "high_tail": found.high_tail,
         "random_pairs": found.random_pairs,

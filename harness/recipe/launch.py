@@ -56,7 +56,7 @@ class Launch(Section):
         "runs", description="a crop's bytes in several small reads, or in one four times as large where reads are dear"
     )
     loader_open_shards: PositiveInt = Field(256, description="shards a rank keeps open, two file descriptors each")
-    embed_elements: PositiveInt = Field(
+    embed_jobs: PositiveInt = Field(
         1, description="SLURM jobs that share the embedding of a cell's wells, independently of one another"
     )
     embed_part_wells: PositiveInt = Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import islice
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.recipe.errors import RecipeError, SourceLine, SourceLines, dotted, explain, is_other_arm, message
 from harness.recipe.fields import FieldPath
+from harness.recipe.old_names import accept_old_names, current_path
 from harness.recipe.schema import Recipe
 
 MAX_ERRORS_SHOWN = 12
@@ -51,14 +53,18 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
     if profile not in profiles:
         known = ", ".join(profiles) or "none"
         raise RecipeError(f"{path}: has no profile {profile!r}; its profiles: {known}")
+    notes = accept_old_names(tree, places)
+    notes += [note for name in profiles for note in accept_old_names(profiles[name], places, ("profiles", name))]
     for name in sorted(profiles, key=lambda name: name != profile):
         merged, merged_places = _with_profile(tree, places, name, profiles[name])
         if name == profile:
             for override in overrides:
-                _apply_override(merged, merged_places, override)
+                notes += _apply_override(merged, merged_places, override)
         validated = _validated(merged, merged_places, path, f"profile {name}")
         if name == profile:
             chosen = validated
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return chosen
 
 
@@ -144,7 +150,8 @@ def _merged(base: Any, change: Any) -> Any:  # noqa: ANN401  (whatever stands in
     return change
 
 
-def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) -> None:
+def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) -> list[str]:
+    """Set the field that an override names; return a note if it names it by an old name."""
     dotted_path, equals, text = override.partition("=")
     if not equals or not dotted_path:
         raise RecipeError(f"argument {override!r}: an override is written field.path=value, as in train.epochs=2")
@@ -152,7 +159,8 @@ def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) ->
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"argument {override!r}: its value is not valid YAML: {error}") from error
-    *parents, last = (int(k) if k.isdigit() else k for k in dotted_path.split("."))
+    path, note = current_path(tuple(int(k) if k.isdigit() else k for k in dotted_path.split(".")))
+    *parents, last = path
     holder: Any = tree
     for depth, key in enumerate(parents):
         holder = _step_into(holder, key, override, dotted((*parents[: depth + 1],)))
@@ -164,6 +172,7 @@ def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) ->
     places[(*parents, last)] = here
     for depth in range(1, len(parents) + 1):
         places.setdefault((*parents[:depth],), here)
+    return [] if note is None else [f"argument {override!r}: {note}"]
 
 
 def _step_into(holder: Any, key: str | int, override: str, path: str) -> Any:  # noqa: ANN401

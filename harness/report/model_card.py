@@ -68,7 +68,13 @@ def _results(recipe: Recipe, evaluated: dict[str, Any] | None) -> str:
     if evaluated is None:
         return "## Results\n\nNot evaluated: the ledger has no row for this encoder."
     rows = [
-        (source, f"{r['recall']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", f"{r['chance']:.2f}", str(r["pairs"]))
+        (
+            source,
+            f"{r['recall']:.3f}",
+            f"{r['recall_low']:.3f} to {r['recall_high']:.3f}",
+            f"{r['chance']:.2f}",
+            str(r["pairs"]),
+        )
         for source, r in evaluated["recall"].items()
     ]
     head = f"## Results\n\nRecall of known relationships, {evaluated['protocol']}, correction "

@@ -36,7 +36,7 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
         same = _labels(recipe, cell) | {"crops": crops, "compute": _compute(cell, crops, convention)}
         for source in _sources(recipe, done.values["recall"]):
             found = done.values["recall"][source]
-            recall = {"recall": found["recall"], "recall_low": found["low"], "recall_high": found["high"]}
+            recall = {"recall": found["recall"], "recall_low": found["recall_low"], "recall_high": found["recall_high"]}
             counts = {"chance": found["chance"], "pairs": found["pairs"], "genes": done.values["genes"]}
             rows.append(same | {"source": source} | recall | counts)
     table = pd.DataFrame(rows, columns=list(POINT_COLUMNS))

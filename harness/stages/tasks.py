@@ -31,7 +31,7 @@ def read_task(task: str) -> tuple[Stage, JobShare]:
 
 def stage_tasks(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     """The jobs that a stage of a cell takes."""
-    count = recipe.launch.embed_elements if stage == EMBED else 1
+    count = recipe.launch.embed_jobs if stage == EMBED else 1
     return tuple(task_name(stage, JobShare(number, count)) for number in range(count))
 
 

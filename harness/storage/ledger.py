@@ -55,11 +55,22 @@ def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
     path = row_path(output, cell, stage)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        return LedgerRow(value["cell"], value["stage"], value["fingerprint"], dict(value["values"]))
+        return LedgerRow(value["cell"], value["stage"], value["fingerprint"], _current_names(dict(value["values"])))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"{path}: not a ledger row ({error}); remove it and run again") from error
+
+
+def _current_names(values: dict[str, Any]) -> dict[str, Any]:
+    """A row's values under the names of today: version 1 of a recall's row said low for recall_low, high likewise."""
+    recalls = values.get("recall")
+    if isinstance(recalls, dict):
+        for recall in recalls.values():
+            for old in ("low", "high"):
+                if old in recall:
+                    recall[f"recall_{old}"] = recall.pop(old)
+    return values
 
 
 def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:

@@ -27,7 +27,7 @@ from harness.storage.ledger import LedgerRow
 from harness.train.loop import train_cell
 from shards.reader.shard_set import ShardSet
 
-RECALL = {"recall": 0.61, "low": 0.55, "high": 0.67, "chance": 0.1, "pairs": 18, "unknown_pairs": 0}
+RECALL = {"recall": 0.61, "recall_low": 0.55, "recall_high": 0.67, "chance": 0.1, "pairs": 18, "unknown_pairs": 0}
 
 
 def cell_of(recipe: Recipe, kind: str, model: str = "") -> Cell:

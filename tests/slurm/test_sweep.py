@@ -84,7 +84,7 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     cluster: Cluster, slurm_recipe: Path, local_rows: dict[str, object]
 ) -> None:
     """Two elements share the embedding of each cell; local rows come from one process."""
-    settings = [FEW, "launch.embed_elements=2", "launch.embed_part_wells=16"]
+    settings = [FEW, "launch.embed_jobs=2", "launch.embed_part_wells=16"]
     ended = sweep(slurm_recipe, *settings)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("submitted job") == 3 + 3 * 4 + 1, ended.stdout

@@ -40,7 +40,7 @@ def finished(recipe, cell, recall, crops=10_000_000):
                  mask=np.ones((1, 1, 32, 32), dtype=bool), channels=np.array(list("abcdef")))  # fmt: skip
         values = {"crops": crops, "validation_loss": 1 - recall, "stage_seconds": 3600.0}
         ledger.record(recipe.output, LedgerRow(cell.id, "train", "x", values))
-    found = {"recall": recall, "low": recall - 0.02, "high": recall + 0.02, "chance": 0.1, "pairs": 99}
+    found = {"recall": recall, "recall_low": recall - 0.02, "recall_high": recall + 0.02, "chance": 0.1, "pairs": 99}
     values = {"genes": 50, "recall": dict.fromkeys(SOURCES, found), "stage_seconds": 36.0}
     ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", values))
 

@@ -34,7 +34,7 @@ JOINS = "joins.txt"  # a line for each time that parts were put together
 
 
 def shared(recipe: Recipe, count: int, wells: int = 5) -> Recipe:
-    launch = recipe.launch.model_copy(update={"embed_elements": count, "embed_part_wells": wells})
+    launch = recipe.launch.model_copy(update={"embed_jobs": count, "embed_part_wells": wells})
     return recipe.model_copy(update={"launch": launch})
 
 
@@ -83,7 +83,7 @@ def element_process(recipe_json: str, cell_id: str, task: str, die_at_write: int
 
 def start(recipe: Recipe, cell: Cell, number: int, die_at_write: int = 0) -> Callable[[], int | None]:
     """Start an element's process; call what this returns to wait for its exit code."""
-    task = task_name("embed", JobShare(number, recipe.launch.embed_elements))
+    task = task_name("embed", JobShare(number, recipe.launch.embed_jobs))
     work = (recipe.model_dump_json(), cell.id, task, die_at_write)
     process = CONTEXT.Process(target=element_process, args=work)
     process.start()

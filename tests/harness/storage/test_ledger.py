@@ -23,6 +23,19 @@ def test_a_row_reads_back_and_stands_in_the_table(tmp_path: Path) -> None:
     assert table["nested.x"].tolist() == [1, 1]
 
 
+def test_a_row_of_before_is_read_under_the_names_of_today(tmp_path: Path) -> None:
+    """Version 1 of an evaluation's row called the ends of a recall's interval low and high."""
+    old = {"recall": {"CORUM": {"recall": 0.5, "low": 0.4, "high": 0.6, "low_tail": 0.2, "high_tail": 0.3}}}
+    ledger.record(tmp_path, LedgerRow("a", "evaluate", "print", old))
+    assert '"low"' in ledger.row_path(tmp_path, "a", "evaluate").read_text()
+    row = ledger.read(tmp_path, "a", "evaluate")
+    assert row is not None
+    assert row.values["recall"]["CORUM"] == {
+        "recall": 0.5, "recall_low": 0.4, "recall_high": 0.6, "low_tail": 0.2, "high_tail": 0.3
+    }  # fmt: skip
+    assert ledger.table(tmp_path, "evaluate")["recall.CORUM.recall_high"].tolist() == [0.6]
+
+
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     path = ledger.row_path(tmp_path, "a", "train")
     path.parent.mkdir(parents=True)
