@@ -1,7 +1,7 @@
 """What `train_step` compares: our training step and its peers', each as a function that does one step.
 
-Each trains the same masked autoencoder (width, depth, heads, patch, decoder, crop, mask ratio) on crops that
-are already on the device, with its own masking, loss, optimiser and defaults.
+Each trains the same masked autoencoder (width, depth, heads, patch, decoder, crop, mask ratio) on crops that are
+already on the device, with its own masking, loss, optimiser and defaults.
 
 Shapes: B batch, L tokens (patches), V visible tokens, D encoder width, E decoder width, C channels, S crop side,
 N = C·P·P numbers in a patch.
@@ -142,7 +142,7 @@ def eager_mae(setting: StepSetting) -> Step:
 
 
 def transformers_vit_mae(setting: StepSetting) -> Step:
-    """Hugging Face's ViTMAEForPreTraining of the same shape, eager, AdamW."""
+    """Hugging Face's ViTMAEForPreTraining of the same dimensions, eager, AdamW."""
     import_timm()  # makes torchvision importable, which transformers imports too
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 

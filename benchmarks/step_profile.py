@@ -41,7 +41,7 @@ def profile(setting: StepSetting) -> str:
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for event in profiler.key_averages():
         micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if micros and not (on_gpu and event.key.startswith("aten::")):  # on a GPU only kernels count, not operators
+        if micros and not (on_gpu and event.key.startswith("aten::")):  # on a GPU, kernels only
             kind = next((kind for kind, names in KINDS if re.search(names, event.key, re.IGNORECASE)), "other")
             spent[kind][0] += micros / STEPS / 1000
             spent[kind][1] += event.count / STEPS

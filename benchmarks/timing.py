@@ -88,7 +88,7 @@ def timed(
     seconds: float,
     pick: Callable[[list[float]], float] = statistics.median,
 ) -> float:
-    """Seconds a step: the median (or `pick`) of blocks of steps. The device is synchronised only between blocks."""
+    """Seconds per step: the median (or `pick`) of blocks of steps. The device is synchronised only between blocks."""
     for _ in range(WARM_UP):
         step()
     wait(device)

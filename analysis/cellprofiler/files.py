@@ -28,7 +28,7 @@ def predict_from_files(
     """Train on the wells of one experiment, test on another's, and summarise.
 
     Args:
-        on: columns that name a well in both tables.
+        on: columns that identify a well in both tables.
         experiment: column, training experiment, test experiment.
         output: predictions are appended to this file one by one; those already in it are not computed again.
         compare: another model's predictions; Figure 9 is drawn next to `output`.

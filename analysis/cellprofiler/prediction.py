@@ -1,8 +1,8 @@
 """CellProfiler prediction: how well do embeddings predict hand-designed features (supplement A.6)?
 
 Wells of one experiment train, wells of another test. Skewed features are transformed, everything is standardised, each
-feature is predicted by its own elastic net and scored by the coefficient of determination on the test
-experiment: Table 7 is the median of each category, Figure 9 the scatter of two models.
+feature is predicted by its own elastic net and scored by the coefficient of determination on the test experiment:
+Table 7 is the median of each category, Figure 9 the scatter of two models.
 
 Where the paper does not say: log scaling is log(1 + x - min); squaring is of x - min where x can be negative. Both keep
 the order and use the training experiment's min. Standardisation is by the training experiment, or by each experiment

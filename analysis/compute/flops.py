@@ -1,8 +1,8 @@
 """Compute per crop of every system, under three named conventions.
 
 "FLOPs" on a published axis may mean multiply-accumulates (MACs) or floating-point operations (2 per MAC), forward or
-training, of all tokens or of the visible ones. A number is therefore meaningless without its convention, and
-every function that returns compute takes the convention's name. Closed forms count the matrix products (linear layers,
+training, of all tokens or of the visible ones. A number is therefore meaningless without its convention, and every
+function that returns compute takes the convention's name. Closed forms count the matrix products (linear layers,
 attention, the patch convolution); norms, softmax, GELU and biases are below 1% and left out, as is usual.
 
 `Vit`, `VitMae` and their formulas are here; the paper's other systems are in `systems.py` and implement `System`.

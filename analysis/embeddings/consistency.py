@@ -23,11 +23,11 @@ NULL_PAIRS = 100_000
 
 @dataclass(frozen=True)
 class Consistency:
-    """How alike replicates are."""
+    """How similar replicates are."""
 
     perturbations: list[str]  # with at least two wells
     mean_cosine: Floats  # of each
-    p: Floats  # of each: share of random sets of as many unrelated wells that are at least as alike
+    p: Floats  # of each: share of random sets of as many unrelated wells that are at least as similar
     single: int  # perturbations in one well only
     ks: float  # Kolmogorov-Smirnov statistic of replicate pairs against unrelated pairs
     cramer_von_mises: float

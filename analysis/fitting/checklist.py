@@ -38,7 +38,7 @@ class Check:
 class Influence:
     """The point whose absence moves the prediction most."""
 
-    row: int  # place in the points as given
+    row: int  # index in the points as given
     x: float
     shift: float  # of the law at the target, in its space
     share: float  # of the interval's half width
@@ -52,7 +52,7 @@ class TwoFactors:
     slopes: tuple[float, float]
     half_widths: tuple[float, float]
     correlation: float  # of the logs
-    r2_one: float  # of the product of both, which is what compute is
+    r2_one: float  # of the product of both, which is compute
     r2_two: float
 
     @property

@@ -28,7 +28,7 @@ EXPONENTS = (0.15, 0.4, 0.9)
 
 @dataclass(frozen=True)
 class Law:
-    """A named form with its parameters, prior and starts, all in units-free coordinates."""
+    """A named form with its parameters, prior and starts, all in unit-free coordinates."""
 
     name: str
     equation: str
@@ -200,7 +200,7 @@ def named_law(name: str) -> Law:
     """The law of that name, in any case and with - for _.
 
     Raises:
-        ValueError: there is none; the message lists the known names.
+        ValueError: it is unknown; the message lists the known names.
     """
     key = name.strip().lower().replace("-", "_").replace(" ", "_")
     key = ALIASES.get(key, key)

@@ -1,8 +1,7 @@
 """Render a study as one HTML file that needs neither network nor server.
 
 The question and the answer come first, then the figures (Plotly, embedded), the cells, the checks, the cost, what to
-run next, and the provenance. Tables and answers are plain HTML; the script draws, switches, sorts and
-filters.
+run next, and the provenance. Tables and answers are plain HTML; the script draws, switches, sorts and filters.
 """
 
 from __future__ import annotations

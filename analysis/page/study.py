@@ -20,7 +20,7 @@ class CellRow:
     loss: float | None
     recalls: Mapping[str, float | None]  # by source
     planned_hours: float | None  # GPU hours of training and embedding
-    spent_hours: float | None  # GPU hours of all stages, or hours of processes where there are no GPUs
+    spent_hours: float | None  # GPU hours of all stages, or process hours where there are no GPUs
     log: str | None  # a link, relative to the page
 
 

@@ -109,8 +109,8 @@ def p_values(precision: Floats, positives: Indices, candidates: Indices, seed: i
     """p (Q,) = (1 + n q) / (1 + n) with n = 100,000 and q the share of the null that is higher.
 
     A tie does not count as higher: if it did, two compounds that each rank the other first among 200 could not have a p
-    below 0.005, and the fractions of Table 9 would not be reproduced. Where the null is enumerated, q is
-    exact and p is the average over draws.
+    below 0.005, and the fractions of Table 9 would not be reproduced. Where the null is enumerated, q is exact and
+    p is the average over draws.
 
     Raises:
         ValueError: a query without positives, or with more positives than candidates.
