@@ -1,10 +1,14 @@
 """The paper's published numbers as tables, with the compute behind them as far as it is known."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.compute.flops import CONVENTIONS, VitMae, compute
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE = Path(__file__).parent
 
@@ -30,6 +34,8 @@ def table6() -> pd.DataFrame:
     convention compute_NAME_low and compute_NAME_high; pinned, true where the interval is a point. Crops and compute
     are given only for masked autoencoders (otherwise NaN): no convention here counts a DenseNet or a U-net.
     """
+    import pandas as pd
+
     table = pd.read_csv(REFERENCE / "table6_recall.csv")
     seen = [
         CROPS_SEEN[dataset] if key in PAPER_MODELS else (float("nan"), float("nan"))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 CHANNELS = 6
 ORIENTATIONS = 16
@@ -90,6 +89,8 @@ def draw_well(
     stamps: Floats, alignment: float, batch: Batch, side: int, read_noise: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """One 8-bit image (C, S, S) of cells like `stamps`, aligned with their neighbours as much as `alignment` says."""
+    from scipy.ndimage import gaussian_filter
+
     light = _cells(stamps, alignment, batch, side, rng)
     y, x = np.mgrid[:side, :side] / side - 0.5
     tilt = batch.tilt + rng.normal(0, 0.15, 2)
