@@ -24,8 +24,6 @@ from shards.layouts.well_table import check_images
 from shards.reader.shard_set import ShardSet
 
 PLAN = "plan.json"
-
-
 PIXEL_BYTES = {"uint8": 1, "uint16": 2}
 
 

@@ -21,17 +21,11 @@ from shards.demo.render import draw_batch, draw_stamps, draw_well
 from shards.demo.truth import TRAITS, Truth, draw_truth, relationships
 
 CONTROL = "EMPTY_control"
-
-
 OPTIONS = "assay.json"
-
-
 HEADER = (
     "well_id", "experiment_name", "plate", "address", "gene", "treatment", "SMILES", "concentration",
     "perturbation_type", "cell_type",
 )  # fmt: skip
-
-
 COLUMNS = 46  # of a 1,536-well plate, its outer ring left out
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 CRC_BYTES = 4
 MIN_SAVING = 0.1
 """Below this fraction of bytes saved, compression is not worth the decoding time."""
-
-
 NOISE = 6
 """Differences that Huffman coding does not shrink by more than this factor count as noise, in which a search for
 repetitions does not pay. A code has at least one bit, so the factor is at most 8."""

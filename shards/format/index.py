@@ -27,14 +27,8 @@ from shards.format.payload import PREFIX, Header, check_size, header_bytes, inde
 from shards.format.tar import Member, ReadAt, members
 
 MAGIC = b"wellidx\0"
-
-
 VERSION = 1
-
-
 HEADER = struct.Struct("<8sIIQ32s")
-
-
 FIELDS = (
     "offset",
     "length",
@@ -49,11 +43,7 @@ FIELDS = (
 )
 """Offset and length of the payload in the tar file; the image's shape; the first of its N + 1 entries in `offsets`, N,
 and their CRC-32C; offset, length and CRC-32C of the metadata member."""
-
-
 RECORD = np.dtype([(name, "<i8") for name in FIELDS])
-
-
 MAX_JSON_BYTES = 1 << 20
 
 

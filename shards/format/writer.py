@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 
 
 WELLS = "wells.parquet"
-
-
 ROW_GROUP = 1 << 17
 """Rows of a row group of the table: wells whose columns are in memory at a time while it is read or written."""
-
-
 DEFAULT_CODEC = "delta+zstd"
-
-
 DEFAULT_CHUNK = 64
 
 
