@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]  # single precision throughout: half the time
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchEffects:
     """How one experiment's microscope and staining differ from another's."""
 
     blur: NDArray[np.float64]  # (C,) pixels
@@ -38,9 +38,9 @@ class Batch:
     photons: NDArray[np.float64]  # (C,) per unit of stain
 
 
-def draw_batch(rng: np.random.Generator, photons: float) -> Batch:
+def draw_batch(rng: np.random.Generator, photons: float) -> BatchEffects:
     """Draw the batch effects of one experiment."""
-    return Batch(
+    return BatchEffects(
         blur=rng.uniform(0.5, 1.0) * np.exp(rng.normal(0, 0.1, CHANNELS)),
         gain=np.exp(rng.normal(0, 0.2, CHANNELS)),
         background=rng.uniform(0.2, 0.5, CHANNELS),
@@ -86,7 +86,7 @@ def draw_stamps(phenotype: NDArray[np.float64], rng: np.random.Generator) -> Flo
 
 
 def draw_well(
-    stamps: Floats, alignment: float, batch: Batch, side: int, read_noise: float, rng: np.random.Generator
+    stamps: Floats, alignment: float, batch: BatchEffects, side: int, read_noise: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """One 8-bit image (C, S, S) of cells like `stamps`, aligned with their neighbours as much as `alignment` says."""
     from scipy.ndimage import gaussian_filter
@@ -108,7 +108,7 @@ def draw_well(
     return pixels
 
 
-def _cells(stamps: Floats, alignment: float, batch: Batch, side: int, rng: np.random.Generator) -> Floats:
+def _cells(stamps: Floats, alignment: float, batch: BatchEffects, side: int, rng: np.random.Generator) -> Floats:
     """Stain (C, S, S): cells on a jittered lattice, turned along a slow wave across the well."""
     count = max(1, int(side**2 / (2.6 * RADIUS**2) * batch.density * np.exp(rng.normal(0, 0.15))))
     lattice = int(np.ceil(np.sqrt(count)))
