@@ -1,4 +1,4 @@
-"""What a classifier learns to tell apart: the labels of wells, and the order that samples them (supplement A.2.1)."""
+"""Labels of a classifier: the classes of wells, and the order that samples them (supplement A.2.1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shards.reader.shard_set import ShardSet
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Classes by name, sorted, and the class of every well of a shard set: -1 for none, or one never trained on."""
+    """Class names, sorted, and the class number of every well of a shard set: -1 for none, or one not trained on."""
 
     names: tuple[str, ...]
     of_well: NDArray[np.int64]
@@ -37,7 +37,7 @@ def read_labels(shards: ShardSet, wells: Wells, column: str) -> Labels:
     label = shards.wells[column].fillna("").astype(str).to_numpy()
     names = sorted(set(label[wells]) - {""})
     if len(names) < 2:
-        raise ValueError(f"{shards.folder}: column {column!r} holds {len(names)} labels: nothing to tell apart")
+        raise ValueError(f"{shards.folder}: column {column!r} holds {len(names)} labels: a classifier needs two")
     number = {name: n for n, name in enumerate(names)}
     return Labels(tuple(names), np.array([number.get(value, -1) for value in label], np.int64))
 

@@ -1,7 +1,7 @@
 """AdaBN at inference: the statistics of a well's plate, gathered before its crops are embedded (supplement A.3).
 
 A plate's statistics come from the centre crops of all its wells in the shards, in the sub-batches of training, so an
-embedding follows from the weights and the plate alone: not from the batch, the ranks, or which wells were asked for.
+embedding depends on the weights and the plate only: not on the batch, the ranks, or which wells are embedded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shards.loader.batches import validation_batches
 from shards.reader.shard_set import ShardSet
 
 SUB_BATCHES = 4  # in one forward pass
-SHUFFLE_SEED = 0  # wells lie on a plate by row and often by treatment: a sub-batch takes them from everywhere
+SHUFFLE_SEED = 0  # wells are ordered by row and often by treatment: a sub-batch takes them from all over the plate
 
 
 def by_plate(network: Network, shards: ShardSet, wells: Wells) -> list[Wells]:
@@ -53,12 +53,12 @@ def adapted(
 
 
 def _centres(network: Network, shards: ShardSet, wells: Wells) -> Iterator[torch.Tensor]:
-    """Centre crops of all wells of a plate that fill whole sub-batches; of a smaller plate, of all wells."""
+    """Centre crops of all wells of a plate that fill complete sub-batches; of a smaller plate, all wells."""
     (name,) = set(plates(shards, wells))
     table = shards.wells
-    beside = (table["experiment"].astype(str) + "/" + table["plate"].astype(str) == name).to_numpy(bool)
-    chosen = np.random.default_rng(SHUFFLE_SEED).permutation(table.index[beside].to_numpy(np.int64))
-    whole = len(chosen) // network.group * network.group
+    on_plate = (table["experiment"].astype(str) + "/" + table["plate"].astype(str) == name).to_numpy(bool)
+    shuffled = np.random.default_rng(SHUFFLE_SEED).permutation(table.index[on_plate].to_numpy(np.int64))
+    count = len(shuffled) // network.group * network.group
     size = network.group * SUB_BATCHES
-    for batch in validation_batches(shards, chosen[: whole or len(chosen)], crop=network.config.crop, batch=size):
+    for batch in validation_batches(shards, shuffled[: count or len(shuffled)], crop=network.config.crop, batch=size):
         yield batch.images

@@ -1,4 +1,4 @@
-"""What a study needs before its first cell: the demo assay rendered, shards built. Made once, then left alone."""
+"""What a study needs before its first grid cell: the demo assay rendered, shards built. Done once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def prepare(recipe: Recipe) -> None:
-    """Make what `recipe.prepare` names and is not there yet; each maker leaves a finished output as it is.
+    """Make what `recipe.prepare` names and does not exist yet; a finished output is left as it is.
 
     Raises:
         ValueError: an output was made with other options, or its input cannot be used.
@@ -32,8 +32,8 @@ def _render(assay: Assay) -> None:
     for name in assay.options:
         if name not in known:
             raise ValueError(f"prepare.assay.options: {unknown_name(name, known)}")
-    chosen: dict[str, Any] = {"seed": assay.seed, **assay.options}
-    render_assay(replace(AssayOptions(), **chosen), assay.output)
+    options: dict[str, Any] = {"seed": assay.seed, **assay.options}
+    render_assay(replace(AssayOptions(), **options), assay.output)
 
 
 def _build(options: Build) -> None:
@@ -62,5 +62,7 @@ def _curation(rules: Curation | None) -> shards.builder.curation.CurationRules |
 
     if rules is None:
         return None
-    given = rules.model_dump(exclude={"controls"})
-    return CurationRules(**given) if rules.controls is None else CurationRules(**given, controls=tuple(rules.controls))
+    fields = rules.model_dump(exclude={"controls"})
+    return (
+        CurationRules(**fields) if rules.controls is None else CurationRules(**fields, controls=tuple(rules.controls))
+    )

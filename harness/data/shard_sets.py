@@ -1,4 +1,4 @@
-"""Where a recipe's shards lie: a folder, or any URL that fsspec knows. Their manifest, and the set itself."""
+"""Open the shard sets of a recipe, in a folder or at any URL that fsspec supports, and read their manifests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ GIGA = 10**9
 
 
 def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "stream"] = "random") -> ShardSet:
-    """Open the set at `place`; one behind a URL in parts, or by whole shards kept here where the order is a stream.
+    """Open the set at `place`. At a URL, parts of shards are read, or complete shards are cached for a stream order.
 
     Raises:
-        ShardError: the set is absent, damaged or not whole.
+        ShardError: the set is missing, damaged or incomplete.
         OSError: the store cannot be read.
     """
     from shards.reader.shard_set import ShardSet
@@ -42,7 +42,7 @@ def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "
 
 
 def manifest_of(recipe: Recipe, place: ShardLocation) -> dict[str, Any]:
-    """The manifest of the set at `place`, unchecked; one behind a URL is asked for once in a process.
+    """The manifest of the set at `place`, not validated. At a URL it is read once per process.
 
     Raises:
         FileNotFoundError: there is none.

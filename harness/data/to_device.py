@@ -1,4 +1,4 @@
-"""From batches of pixels on the host to what the model sees on the device, one step ahead of it.
+"""Move batches of pixels from the host to the device, one step ahead of the model.
 
 Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L values of noise.
 """
@@ -31,7 +31,7 @@ class StepInput:
         return len(self.noise)
 
     def part(self, first: int, last: int) -> StepInput:
-        """Crops `first` to `last` (exclusive) alone."""
+        """Crops `first` to `last` (exclusive)."""
         labels = None if self.labels is None else self.labels[first:last]
         return StepInput(_each(self.batch, lambda tensor: tensor[first:last]), self.noise[first:last], labels)
 

@@ -1,4 +1,4 @@
-"""Which wells a cell sees, and in what order: the recipe's datasets and experiments, as indices into shards."""
+"""Which wells a grid cell reads, and in which order: the recipe's datasets and experiments as indices into shards."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet, wells_per_shard
 
 NESTING_SEED = 0  # one nesting order for all cells: each dataset size is a subset of the next
-VALIDATION_SEED = 0  # every model of a study fills in the same hidden patches
+VALIDATION_SEED = 0  # every model of a study reconstructs the same masked patches
 Wells = NDArray[np.int64]
 
 
 def training_wells(shards: ShardSet, fraction: float) -> tuple[tuple[str, ...], Wells]:
     """The nested fraction of the training experiments, and the indices of their wells."""
-    chosen = nested_experiments(shards.manifest.experiments["train"], fraction, NESTING_SEED)
-    return chosen, shards.indices("train", chosen)
+    experiments = nested_experiments(shards.manifest.experiments["train"], fraction, NESTING_SEED)
+    return experiments, shards.indices("train", experiments)
 
 
 def training_order(shards: ShardSet, wells: Wells, stream: Stream | None, batch: int, seed: int) -> Order:
@@ -34,8 +34,8 @@ def training_order(shards: ShardSet, wells: Wells, stream: Stream | None, batch:
     )
 
 
-def validation_wells(shards: ShardSet, most: int) -> Wells:
-    """At most `most` wells of experiments that no training saw, spread evenly over them.
+def validation_wells(shards: ShardSet, limit: int) -> Wells:
+    """At most `limit` wells of experiments that no training saw, spread evenly over them.
 
     Raises:
         ValueError: the shards have no validation split.
@@ -43,7 +43,7 @@ def validation_wells(shards: ShardSet, most: int) -> Wells:
     wells = shards.indices("validation")
     if not len(wells):
         raise ValueError(f"{shards.folder}: no validation wells; build the shards with a validation split")
-    return wells[np.linspace(0, len(wells) - 1, min(most, len(wells))).round().astype(np.int64)]
+    return wells[np.linspace(0, len(wells) - 1, min(limit, len(wells))).round().astype(np.int64)]
 
 
 def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:

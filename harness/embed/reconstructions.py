@@ -1,4 +1,4 @@
-"""Crops of unseen experiments beside their reconstructions, for a figure like the paper's Figure 7."""
+"""Save crops of unseen experiments with their reconstructions, for a figure like the paper's Figure 7."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can 
 
 @torch.inference_mode()
 def save_reconstructions(path: Path, model: Inpainter, cell: Cell, shards: ShardSet, ranks: Ranks) -> None:
-    """Crops of unseen experiments, original and filled in, for a figure like the paper's Figure 7."""
+    """Write crops of unseen experiments, original and reconstructed, to a .npz file."""
     wells = validation_wells(shards, RECONSTRUCTED_CROPS)
     tiles = [*well_tiles(shards, wells, crop=model.config.crop, batch=RECONSTRUCTED_CROPS)]
     images, origin = torch.cat([part.images for part in tiles]), torch.cat([part.wells for part in tiles])
-    chosen = np.linspace(0, len(images) - 1, RECONSTRUCTED_CROPS + 2).round().astype(int)[1:-1]
-    crops = to_model_input(images[chosen], cell, ranks)
+    picked = np.linspace(0, len(images) - 1, RECONSTRUCTED_CROPS + 2).round().astype(int)[1:-1]
+    crops = to_model_input(images[picked], cell, ranks)
     noise = masking_noise(VALIDATION_SEED, range(len(crops)), model.config.mask_values).to(ranks.device)
-    filled = model.reconstruct(crops, noise)
+    reconstruction = model.reconstruct(crops, noise)
     arrays = {
         "original": crops.cpu().numpy(),
-        "reconstruction": filled.image.float().cpu().numpy(),
-        "mask": filled.mask.cpu().numpy(),
+        "reconstruction": reconstruction.image.float().cpu().numpy(),
+        "mask": reconstruction.mask.cpu().numpy(),
         "channels": np.array(shards.manifest.channels),
-        "wells": shards.wells.loc[origin[chosen].numpy(), "key"].to_numpy(str),
+        "wells": shards.wells.loc[origin[picked].numpy(), "key"].to_numpy(str),
     }
     write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

@@ -25,7 +25,7 @@ from shards.reader.shard_set import ShardSet
 GPU_BATCH = 256  # tiles in a forward pass where the recipe does not say
 
 
-CPU_PIXELS = 8 * 256**2  # the same, in pixels of one channel: more leave the caches, and a pass takes longer per tile
+CPU_PIXELS = 8 * 256**2  # the same on a CPU, in pixels of one channel: larger batches no longer fit the caches
 
 
 Features = NDArray[np.float32]  # (W, D)
@@ -40,7 +40,7 @@ class TileReading:
 
     @classmethod
     def of(cls, recipe: Recipe, crop: int, device: torch.device) -> TileReading:
-        """As the recipe says. On a CPU every reading thread but one would only take time from the network."""
+        """As the recipe says. On a CPU, more than one reading thread would only take time from the network."""
         assert recipe.embed is not None
         if device.type == "cuda":
             return cls(recipe.embed.batch or GPU_BATCH, recipe.launch.loader_workers)
@@ -60,16 +60,16 @@ def embed_wells(
         with adapted(model, cell, shards, part, ranks, autocast(ranks.device, precision)):
             for batch in in_lockstep(_tiles(shards, part, model.config.crop, reading, ranks), ranks, stop):
                 with autocast(ranks.device, precision):
-                    found = model.embed(to_model_input(batch.images, cell, ranks))  # (T, D)
+                    embedded = model.embed(to_model_input(batch.images, cell, ranks))  # (T, D)
                 rows = torch.tensor([place[int(well)] for well in batch.wells], device=ranks.device)
-                sums.index_add_(0, rows, found.double())
+                sums.index_add_(0, rows, embedded.double())
                 tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=ranks.device))
     mean = ranks.sum(sums) / ranks.sum(tiles)[:, None]
     return mean.float().cpu().numpy()
 
 
 def _tiles(shards: ShardSet, wells: Wells, crop: int, reading: TileReading, ranks: Ranks) -> Iterator[Batch]:
-    """This rank's batches of tiles, decoded ahead by threads and, to a GPU, copied while the one before is computed."""
+    """This rank's batches of tiles, decoded ahead by threads and, for a GPU, copied while the previous one computes."""
     from tqdm import tqdm
 
     batches = well_tiles(

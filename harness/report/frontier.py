@@ -1,8 +1,8 @@
-"""How a study's own runs would split compute between a dearer model and more crops: the joint law's frontier.
+"""How a study's own runs would split compute between a more expensive model and more crops: the joint law's frontier.
 
-The two factors are a crop's cost under a convention and the crops seen, whose product is the compute of that
-convention; so each convention has its frontier. Only where a run ended counts: a loss on the way, under a schedule that
-is made for the end, is no loss of a shorter run.
+The two factors are the cost of a crop under a convention and the crops seen. Their product is the compute under that
+convention, so each convention has its own frontier. Only the end of a run counts: under a schedule that is planned for
+the end, an intermediate loss is not the loss of a shorter run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from analysis.page.study import Allocation
 
 FEWEST_VALUES = 3  # of each factor, for a curve in it
-FEWEST_RUNS = 7  # distinct places: two more than the joint law has parameters
+FEWEST_RUNS = 7  # distinct pairs of cost and crops: two more than the joint law has parameters
 BEYOND = 10.0  # times the largest compute that frontiers are drawn to
 LINE_POINTS = 40
 RECALL = "recall, mean over sources"
@@ -32,7 +32,7 @@ RECALL = "recall, mean over sources"
 def allocations(
     recipe: Recipe, grid: Sequence[Cell], tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, list[Allocation]]:
-    """The frontiers of mean recall and of each patch size's loss, by convention; none where a factor stands still.
+    """The frontiers of mean recall and of each patch size's loss, by convention; none where a factor does not vary.
 
     Args:
         recipe: the study.
@@ -40,11 +40,11 @@ def allocations(
         tables: `points.points` under each convention.
     """
     losses = {cell.id: loss for cell in grid if (loss := _loss(recipe, cell)) is not None}
-    found = {
+    by_convention = {
         name: [_allocation(metric, kind, runs) for metric, kind, runs in _metrics(_runs(table, losses))]
         for name, table in tables.items()
     }
-    return {name: of for name, of in found.items() if of}
+    return {name: frontiers for name, frontiers in by_convention.items() if frontiers}
 
 
 def _loss(recipe: Recipe, cell: Cell) -> float | None:
@@ -53,25 +53,25 @@ def _loss(recipe: Recipe, cell: Cell) -> float | None:
 
 
 def _runs(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
-    """A row per trained cell of the commonest kind: cost per crop, crops, patch, mean recall, loss."""
+    """One row per trained cell of the most common kind: cost per crop, crops, patch, mean recall, loss."""
     family = one_family(table)
     trained = family[family["trained"].astype(bool)]
     runs = trained.groupby("cell", sort=False).agg(
         {"compute": "first", "crops": "first", "patch": "first", "recall": "mean"}
     )
-    found = [losses.get(str(cell), float("nan")) for cell in runs.index]
-    return runs.assign(cost=runs["compute"] / runs["crops"], loss=found)
+    final_losses = [losses.get(str(cell), float("nan")) for cell in runs.index]
+    return runs.assign(cost=runs["compute"] / runs["crops"], loss=final_losses)
 
 
 def _metrics(runs: pd.DataFrame) -> Iterator[tuple[str, Metric, pd.DataFrame]]:
-    """What is to be allocated for: its name, its kind, and the runs with y, where both factors vary enough."""
+    """The metrics to optimise: name, kind, and the runs with y, where both factors vary enough."""
     from analysis.laws.metric import Metric
 
-    wanted = [(RECALL, Metric("share"), runs.assign(y=runs["recall"]))]
+    metrics = [(RECALL, Metric("share"), runs.assign(y=runs["recall"]))]
     for patch, rows in runs.dropna(subset=["loss"]).groupby("patch"):
-        # pixels of a larger patch are harder to fill in: losses of two patch sizes are of two tasks
-        wanted.append((f"validation loss, patch {patch}", Metric("loss"), rows.assign(y=rows["loss"])))
-    for name, metric, rows in wanted:
+        # a larger patch is harder to reconstruct, so losses of two patch sizes belong to two tasks
+        metrics.append((f"validation loss, patch {patch}", Metric("loss"), rows.assign(y=rows["loss"])))
+    for name, metric, rows in metrics:
         values = [rows[factor].round(6).nunique() for factor in ("cost", "crops")]
         if min(values) >= FEWEST_VALUES and len(rows[["cost", "crops"]].drop_duplicates()) >= FEWEST_RUNS:
             yield name, metric, rows
@@ -86,19 +86,19 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
     from analysis.page.study import Allocation
 
     points = Points(runs[["cost", "crops"]].to_numpy(float), runs["y"].to_numpy(float))
-    most = float(runs["compute"].max())
-    budgets = [*np.geomspace(float(runs["compute"].min()), most * BEYOND, LINE_POINTS), most, most * BEYOND]
+    largest = float(runs["compute"].max())
+    budgets = [*np.geomspace(float(runs["compute"].min()), largest * BEYOND, LINE_POINTS), largest, largest * BEYOND]
     cells = [str(cell) for cell in runs.index]
     try:
-        found = split(averages.fit(points, metric, "joint").members[0], points, budgets, per_unit=1.0)
+        allocation = split(averages.fit(points, metric, "joint").members[0], points, budgets, per_unit=1.0)
     except ValueError as error:
         return Allocation(name, f"no joint law: {error}.", {}, (), cells)
-    if found.unidentified:
-        loose = " and ".join(found.unidentified)
+    if allocation.unidentified:
+        loose = " and ".join(allocation.unidentified)
         return Allocation(
-            name, f"{len(runs)} runs do not tell: {loose} of the joint law is not identified by them.", {}, (), cells
+            name, f"{len(runs)} runs are not enough: they do not identify {loose} of the joint law.", {}, (), cells
         )
-    best = found.frontier
+    best = allocation.frontier
     answer = (
         f"best cost per crop grows as compute to the {_power(best.size_exponent)}, crops as compute to the "
         f"{_power(best.data_exponent)} ({len(runs)} runs)."
@@ -106,20 +106,20 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
     reached = float(best.size[-2])
     if not runs["cost"].min() <= reached <= runs["cost"].max():
         side = "below" if reached < runs["cost"].min() else "above"
-        answer += f" At the largest compute the best cost lies {side} that of every run: this is extrapolated."
+        answer += f" At the largest compute the best cost is {side} that of every run: this is extrapolated."
     return Allocation(name, answer, _line(best), [_place(best, index) for index in (-2, -1)], cells)
 
 
-def _power(one: Exponent) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+def _power(exponent: Exponent) -> str:
+    return f"{exponent.value:.2f} [{exponent.low:.2f}, {exponent.high:.2f}]"
 
 
 def _line(best: Frontier) -> dict[str, list[float]]:
-    of: dict[str, Any] = {"x": best.compute, "y": best.size, "low": best.size_low, "high": best.size_high}
-    return {key: values[:LINE_POINTS].tolist() for key, values in of.items()}
+    columns: dict[str, Any] = {"x": best.compute, "y": best.size, "low": best.size_low, "high": best.size_high}
+    return {key: values[:LINE_POINTS].tolist() for key, values in columns.items()}
 
 
 def _place(best: Frontier, index: int) -> dict[str, float]:
-    of = {"compute": best.compute, "cost": best.size, "cost_low": best.size_low, "cost_high": best.size_high,
+    columns = {"compute": best.compute, "cost": best.size, "cost_low": best.size_low, "cost_high": best.size_high,
           "crops": best.data, "predicted": best.loss}  # fmt: skip
-    return {key: float(values[index]) for key, values in of.items()}
+    return {key: float(values[index]) for key, values in columns.items()}

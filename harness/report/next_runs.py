@@ -1,7 +1,7 @@
 """What to run next: of the cells that are not done, those that narrow the prediction at a target most per GPU hour.
 
-`analysis.design` does the reckoning; this room brings it the study's runs (recall, averaged over its relationship
-sources), its open cells and what the plan says they cost.
+`analysis.design` computes it from the study's runs (recall, averaged over its relationship sources), its open cells and
+their planned cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAW = "log_linear"
 
 @dataclass(frozen=True)
 class Proposal:
-    """Runs to buy, best first, and open cells that the target would hardly miss."""
+    """Runs to do next, best first, and open cells that the prediction at the target hardly needs."""
 
     target: float  # compute, in the recipe's convention
     convention: str
@@ -37,9 +37,9 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
 
     Args:
         recipe: the study.
-        count: at most so many runs.
-        budget: GPU hours for them together.
-        target: compute at which recall shall be foretold; none: the largest that is planned.
+        count: at most this many runs.
+        budget: GPU hours for all of them together.
+        target: compute at which recall is predicted; None: the largest that is planned.
 
     Raises:
         ValueError: fewer runs are evaluated than a law needs.
@@ -52,21 +52,21 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
 
     grid, convention = cells(recipe), recipe.fit.convention
     plans = [plan for plan in plan_cells(recipe, grid) if plan.crops and plan.gpu_hours > 0]
-    found = points(recipe, grid, convention)
-    runs = found[found["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
+    table = points(recipe, grid, convention)
+    runs = table[table["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
     if runs["compute"].nunique() < averages.FEWEST:
         raise ValueError(
-            f"{len(runs)} trained cells are evaluated, at {runs['compute'].nunique()} distinct computes; the "
-            f"next runs can be designed from {averages.FEWEST} on"
+            f"{len(runs)} trained cells are evaluated, at {runs['compute'].nunique()} distinct computes; "
+            f"at least {averages.FEWEST} are needed to propose the next runs"
         )
-    there = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
-    law = averages.fit(there, Metric("share"), LAW)
-    place = target or max(plan.flops[convention] for plan in plans)
+    evaluated = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
+    law = averages.fit(evaluated, Metric("share"), LAW)
+    compute = target or max(plan.flops[convention] for plan in plans)
     options = [_candidate(plan, convention) for plan in plans if _open(recipe, plan.cell)]
     if not options:
-        return Proposal(place, convention, (), ())
-    buy = next_runs.next_runs(law, there, options, place, budget=budget, count=count)
-    return Proposal(place, convention, tuple(buy), tuple(next_runs.droppable(law, there, options, place)))
+        return Proposal(compute, convention, (), ())
+    buy = next_runs.next_runs(law, evaluated, options, compute, budget=budget, count=count)
+    return Proposal(compute, convention, tuple(buy), tuple(next_runs.droppable(law, evaluated, options, compute)))
 
 
 def _open(recipe: Recipe, cell: Cell) -> bool:
@@ -82,17 +82,17 @@ def _candidate(plan: CellPlan, convention: str) -> Candidate:
 def text(proposal: Proposal) -> str:
     """The proposal for a terminal."""
     lines = [f"for mean recall at {proposal.target:.3g} ({proposal.convention}), best per GPU hour first:"]
-    lines += [f"  {_words(one)}" for one in proposal.buy] or ["  no open cell within the budget would narrow it"]
+    lines += [f"  {_words(run)}" for run in proposal.buy] or ["  no open cell within the budget would narrow it"]
     if proposal.drop:
         lines += [
-            "open cells that it would hardly miss, dearest first:",
-            *(f"  {_words(one)}" for one in proposal.drop),
+            "open cells that it hardly needs, most expensive first:",
+            *(f"  {_words(run)}" for run in proposal.drop),
         ]
     return "\n".join(lines)
 
 
-def _words(one: RankedRun) -> str:
-    return f"{one.candidate.name:<44}{one.candidate.hours:>12,.1f} GPU h   ± {one.before:.4f} → {one.after:.4f}"
+def _words(run: RankedRun) -> str:
+    return f"{run.candidate.name:<44}{run.candidate.hours:>12,.1f} GPU h   ± {run.before:.4f} → {run.after:.4f}"
 
 
 def as_json(proposal: Proposal) -> str:
@@ -102,5 +102,5 @@ def as_json(proposal: Proposal) -> str:
             for c in choices
         ]
 
-    found = {"target": proposal.target, "convention": proposal.convention}
-    return json.dumps(found | {"buy": rows(proposal.buy), "drop": rows(proposal.drop)}, indent=1)
+    values = {"target": proposal.target, "convention": proposal.convention}
+    return json.dumps(values | {"buy": rows(proposal.buy), "drop": rows(proposal.drop)}, indent=1)

@@ -1,4 +1,4 @@
-"""The ledger and the plan as what the report's page shows, under every compute convention."""
+"""What the report's page shows, from the ledger and the plan, under every compute convention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import CONVENTIONS
-from harness.grid.cell_folder import cell_folder
+from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell, cells, fingerprint
 from harness.plan.cost import HOUR, CellPlan, plan_cells
 from harness.plan.resources import stage_resources
@@ -37,9 +37,9 @@ def study(recipe: Recipe) -> Study:
 
     grid = cells(recipe)
     tables = {name: points.points(recipe, grid, name) for name in CONVENTIONS}
-    found, curves = tables[recipe.fit.convention], points.curves(recipe, grid, recipe.fit.convention)
+    table, curves = tables[recipe.fit.convention], points.curves(recipe, grid, recipe.fit.convention)
     plans = {plan.cell.id: plan for plan in _plans(recipe, grid)}
-    rows = [_row(recipe, cell, found, plans.get(cell.id)) for cell in grid]
+    rows = [_row(recipe, cell, table, plans.get(cell.id)) for cell in grid]
     unfinished = sum(row.state != "done" for row in rows)
     figure = recipe.output / "report" / "reconstructions.png"
     proposed, no_next = _next_runs(recipe)
@@ -51,13 +51,13 @@ def study(recipe: Recipe) -> Study:
         ),
         convention=recipe.fit.convention,
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
-        sources=list(dict.fromkeys(found["source"])),
+        sources=list(dict.fromkeys(table["source"])),
         points=_points(tables, recipe.fit.convention),
         curves=_curves(curves, grid, recipe),
         frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
         fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
         cells=rows,
-        unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows is of the others."
+        unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows covers the others."
         if unfinished
         else "",
         allocations=allocations(recipe, grid, tables),
@@ -117,8 +117,8 @@ def _curves(curves: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[
 def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
     from analysis.figures.loss import lower_frontier
 
-    found = lower_frontier(curves[curves["compute"] > 0])
-    return {"x": found["compute"].tolist(), "y": found["loss"].tolist()}
+    frontier = lower_frontier(curves[curves["compute"] > 0])
+    return {"x": frontier["compute"].tolist(), "y": frontier["loss"].tolist()}
 
 
 def _fits(
@@ -152,7 +152,7 @@ def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a 
     checks = _checks(runs)
     warned = [f"{check['check']}: {check['detail']}" for check in checks if check["verdict"] == "warn"]
     if any(text.startswith("two factors") for text in warned):
-        answer += " But see the two-factor check: compute may not be what carries it."
+        answer += " But see the two-factor check: compute may not be what explains it."
     return SourceFit(answer, line, checks)
 
 
@@ -168,42 +168,42 @@ def _checks(runs: pd.DataFrame) -> list[dict[str, str]]:
     factors = Factors(("cost per crop", "crops"), np.column_stack([compute / crops, crops]))
     points = Points(compute[:, None], runs["recall"].to_numpy(float))
     try:
-        found = fit_points(points, Metric("share"), "log_linear", factors=factors)
+        fitted = fit_points(points, Metric("share"), "log_linear", factors=factors)
     except ValueError as error:
         return [{"check": "fit", "verdict": "warn", "detail": str(error)}]
-    return [{"check": one.check, "verdict": one.verdict, "detail": one.detail} for one in found.checks]
+    return [{"check": check.check, "verdict": check.verdict, "detail": check.detail} for check in fitted.checks]
 
 
-def _row(recipe: Recipe, cell: Cell, found: pd.DataFrame, plan: CellPlan | None) -> CellRow:
+def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None) -> CellRow:
     from analysis.page.study import CellRow
 
-    mine = found[found["cell"] == cell.id]
+    recalls = table[table["cell"] == cell.id]
     rows = {stage: ledger.read(recipe.output, cell.id, stage) for stage in ledger.STAGES}
-    there = [(stage, row) for stage, row in rows.items() if row is not None]
+    finished = [(stage, row) for stage, row in rows.items() if row is not None]
     train = rows["train"]
-    log = cell_folder(recipe, cell) / "train.jsonl"
+    log = cell_folder(recipe, cell) / TRAIN_LOG
     return CellRow(
         cell=cell.id,
         model=cell.model,
         dataset=cell.dataset or "",
         seed=cell.seed,
-        state="done" if len(mine) else "part" if there else "missing",
+        state="done" if len(recalls) else "part" if finished else "missing",
         loss=_number(train.values.get("validation_loss")) if train else None,
-        recalls={str(source): float(value) for source, value in zip(mine["source"], mine["recall"], strict=True)},
+        recalls={str(source): float(value) for source, value in zip(recalls["source"], recalls["recall"], strict=True)},
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
-        spent_hours=sum(_spent(recipe, cell, stage, row) for stage, row in there) if there else None,
+        spent_hours=sum(_spent(recipe, cell, stage, row) for stage, row in finished) if finished else None,
         log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
     )
 
 
 def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, row: ledger.LedgerRow) -> float:
-    """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation holds none.
+    """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation takes no GPU.
 
-    A cell that was resumed counts its training from the first step on, and the starts of its last process alone.
+    A resumed cell counts its training from the first step on, and the start-up of its last process only.
     """
     hours = max(float(row.values.get(name, 0.0)) for name in ("stage_seconds", "train_seconds")) / HOUR
-    wanted = stage_resources(recipe.launch, cell, stage)
-    return hours * wanted.nodes * wanted.gpus_per_node if recipe.launch.gpus_per_node else hours
+    resources = stage_resources(recipe.launch, cell, stage)
+    return hours * resources.nodes * resources.gpus_per_node if recipe.launch.gpus_per_node else hours
 
 
 def _price(recipe: Recipe) -> Price | None:
@@ -214,31 +214,31 @@ def _price(recipe: Recipe) -> Price | None:
 
 
 def _next_runs(recipe: Recipe) -> tuple[list[NextRun], str]:
-    """Open cells that would narrow mean recall at the largest planned compute most per GPU hour, or why none."""
+    """The open cells that narrow mean recall at the largest planned compute most per GPU hour, or why there is none."""
     from analysis.page.study import NextRun
     from harness.report.next_runs import propose
 
     try:
         proposal = propose(recipe, count=PROPOSED, budget=math.inf)
     except (ValueError, OSError) as error:
-        return [], f"Nothing can be designed yet: {error}."
+        return [], f"Nothing can be proposed yet: {error}."
     where = f"mean recall at {proposal.target:.2g} ({proposal.convention})"
-    found = [
-        NextRun(one.candidate.name, one.candidate.hours, f"{where}: ± {one.before:.4f} → {one.after:.4f}")
-        for one in proposal.buy
+    runs = [
+        NextRun(run.candidate.name, run.candidate.hours, f"{where}: ± {run.before:.4f} → {run.after:.4f}")
+        for run in proposal.buy
     ]
-    return found, "" if found else f"No open cell would narrow {where}: the study is whole, or the rest tells nothing."
+    return runs, "" if runs else f"No open cell would narrow {where}: the study is complete, or the rest adds nothing."
 
 
 def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:
     stages = [row for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)]
-    prints = sorted(f"{row.cell}/{row.stage}/{row.fingerprint}" for row in stages)
+    fingerprints = sorted(f"{row.cell}/{row.stage}/{row.fingerprint}" for row in stages)
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     ours = f"microscopy-scaling {version('microscopy-scaling')}"
     return {
         "recipe": f"{recipe.name}, {fingerprint(recipe.model_dump(mode='json'))[:16]}",
         "cells": ", ".join(sorted({cell.kind for cell in grid})) + f": {len(grid)}",
-        "ledger": f"{len(stages)} rows, {fingerprint(prints)[:16]}",
+        "ledger": f"{len(stages)} rows, {fingerprint(fingerprints)[:16]}",
         "compute": ", ".join(f"{c.name} version {c.version}" for c in CONVENTIONS.values()),
         "fit": "recall = a + b log10(compute), least squares; intervals from runs drawn with replacement",
         "written by": f"{ours}, Python {platform.python_version()}; {packages}",

@@ -1,4 +1,4 @@
-"""What trained cells made of hidden patches: the crops that their embedding left, for the report to draw."""
+"""Reconstructions of masked crops by trained cells, which their embedding stage saved, for the report to draw."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from analysis.figures.reconstructions import ReconstructionRow
     from analysis.page.study import Sample
 
-MOST_SAMPLES = 60  # of about 80 kB each in the page
+MAX_SAMPLES = 60  # of about 80 kB each in the page
 
 
 def reconstructing(recipe: Recipe, grid: Sequence[Cell]) -> list[tuple[float, Cell, Path]]:
     """Validation loss, cell and file of every trained cell that reconstructs, lowest loss first."""
-    found = [
+    rows = [
         (float(row.values["validation_loss"]), cell, path)
         for cell in grid
         if cell.kind == "trained"
         and (row := ledger.read(recipe.output, cell.id, "train")) is not None
-        and (path := cell_folder(recipe, cell) / RECONSTRUCTIONS).exists()  # a classifier fills in nothing
+        and (path := cell_folder(recipe, cell) / RECONSTRUCTIONS).exists()  # a classifier reconstructs nothing
     ]
-    return sorted(found, key=lambda one: (one[0], one[1].id))
+    return sorted(rows, key=lambda one: (one[0], one[1].id))
 
 
 def read(path: Path) -> tuple[list[ReconstructionRow], list[str]]:
@@ -51,8 +51,8 @@ def samples(recipe: Recipe, grid: Sequence[Cell]) -> list[Sample]:
     from analysis.figures.reconstructions import strip
     from analysis.page.study import Sample
 
-    found = []
-    for loss, cell, path in reconstructing(recipe, grid)[:MOST_SAMPLES]:
-        rows, channels = read(path)
-        found.append(Sample(cell.id, loss, strip(rows[0], channels)))
-    return found
+    first_crops = []
+    for loss, cell, path in reconstructing(recipe, grid)[:MAX_SAMPLES]:
+        crops, channels = read(path)
+        first_crops.append(Sample(cell.id, loss, strip(crops[0], channels)))
+    return first_crops

@@ -1,4 +1,4 @@
-"""The report: tables and plots of what the ledger holds, drawn again only when the ledger changed.
+"""Write the report: tables and plots of what is in the ledger, drawn again only when the ledger has changed.
 
 `<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
 recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG. It works
@@ -25,21 +25,21 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def report(recipe: Recipe) -> list[Path]:
-    """Write the report, and return the files written: none when it is already that of this ledger."""
+    """Write the report, and return the files written; none if it is up to date."""
     folder = recipe.output / "report"
     stamp = _stamp(recipe)
     try:
         if json.loads((folder / "stamp.json").read_text())["stamp"] == stamp:
             return []
     except (OSError, ValueError, KeyError):
-        pass  # no report yet, or not a whole one
+        pass  # no report yet, or not a complete one
     written = _write(recipe, folder)
     write_json(folder / "stamp.json", {"stamp": stamp})
     return written
 
 
 def _stamp(recipe: Recipe) -> str:
-    """What the report depends on: the ledger's fingerprints, and how it is drawn."""
+    """What the report depends on: the ledger's fingerprints and the settings that it is drawn with."""
     rows = [
         [row.cell, row.stage, row.fingerprint] for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)
     ]
@@ -50,18 +50,18 @@ def _write(recipe: Recipe, folder: Path) -> list[Path]:
     from harness.report import points
 
     grid, convention = cells(recipe), recipe.fit.convention
-    curves, found = points.curves(recipe, grid, convention), points.points(recipe, grid, convention)
-    written = [_csv(folder / "curves.csv", curves), _csv(folder / "points.csv", found)]
+    curves, table = points.curves(recipe, grid, convention), points.points(recipe, grid, convention)
+    written = [_csv(folder / "curves.csv", curves), _csv(folder / "points.csv", table)]
     if len(curves):
         written += _loss_figure(recipe, folder, curves, grid)
-    if found["trained"].any():
-        written += _recall_figure(recipe, folder, found)
-    written += _exports(folder, found)
+    if table["trained"].any():
+        written += _recall_figure(recipe, folder, table)
+    written += _exports(folder, table)
     return written + _reconstructions(recipe, folder, grid) + [_page(recipe, folder)]
 
 
 def _page(recipe: Recipe, folder: Path) -> Path:
-    """The whole study as one file, for which everything else must be there."""
+    """The study as one HTML file; needs the figures written before."""
     from analysis.page.render import page
     from harness.report.page_data import study
 
@@ -70,13 +70,13 @@ def _page(recipe: Recipe, folder: Path) -> Path:
     return path
 
 
-def _exports(folder: Path, found: pd.DataFrame) -> list[Path]:
+def _exports(folder: Path, table: pd.DataFrame) -> list[Path]:
     """Points as Parquet, and recall per cell as a LaTeX table."""
     from analysis.figures.latex_table import latex_table
 
     parquet, latex = folder / "points.parquet", folder / "recall.tex"
-    write_atomic(parquet, lambda file: found.to_parquet(file, index=False))
-    write_atomic(latex, lambda file: file.write(latex_table(found).encode()))
+    write_atomic(parquet, lambda file: table.to_parquet(file, index=False))
+    write_atomic(latex, lambda file: file.write(latex_table(table).encode()))
     return [parquet, latex]
 
 
@@ -94,7 +94,7 @@ def _loss_figure(recipe: Recipe, folder: Path, curves: pd.DataFrame, grid: Seque
     return [*save(figure, folder / "loss_versus_compute", FORMATS)]
 
 
-def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Path]:
+def _recall_figure(recipe: Recipe, folder: Path, table: pd.DataFrame) -> list[Path]:
     from analysis.figures.recall import recall_versus_compute
     from analysis.figures.save import save
     from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
@@ -102,9 +102,9 @@ def _recall_figure(recipe: Recipe, folder: Path, found: pd.DataFrame) -> list[Pa
     from harness.report.points import one_family
 
     convention = recipe.fit.convention
-    is_trained = found["trained"].astype(bool)
-    trained, baselines = found[is_trained], found[~is_trained]
-    family = one_family(found)
+    is_trained = table["trained"].astype(bool)
+    trained, baselines = table[is_trained], table[~is_trained]
+    family = one_family(table)
     computes = family.loc[family["trained"].astype(bool), "compute"].nunique()
     fits = fit_sources(family, convention) if computes >= MINIMUM_COMPUTES else []
     write_json(folder / "fits.json", [fit.summary() for fit in fits])

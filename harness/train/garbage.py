@@ -1,4 +1,4 @@
-"""What keeps the host from holding the device up: flags agreed one step late, garbage collected when it suits."""
+"""Garbage collection at chosen steps, so that no rank stops at a moment of its own and makes the others wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLLECT_EVERY = 1000  # steps
 def collected_garbage() -> Iterator[Callable[[int], None]]:
     """Yield a function to call with each step's number: it collects young garbage every COLLECT_EVERY steps.
 
-    Left to itself, Python collects at a different moment on every rank, and at each such moment all ranks wait for one.
+    Without this, Python collects at a different moment on every rank, and each time all ranks wait for one.
     """
     was_enabled = gc.isenabled()
     gc.collect()

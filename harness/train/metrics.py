@@ -1,7 +1,7 @@
-"""What a run says of itself: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA.
+"""Metrics of a run: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA.
 
-A step asks the device for nothing: the clock is read on the host, and only `advance`, once per row of the log, is
-called where the loop has just waited for the device anyway.
+Nothing here waits for the device during a step: the clock is read on the host, and `advance`, called once per row of
+the log, runs where the loop has just waited for the device anyway.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Throughput:
-    """What speed is measured against: this rank's device, how many like it share the work, and a crop's true cost."""
+    """What speed is measured against: this rank's device, the number of devices, and the true cost of a crop."""
 
     device: torch.device
     world: int
@@ -50,7 +50,7 @@ class Throughput:
 
 
 class MetricsLogger:
-    """One rank's log of a cell. After a resume, the log continues where the checkpoint stands."""
+    """The log of a cell, on its first rank. After a resume it continues at the checkpoint's position."""
 
     def __init__(
         self, folder: Path, title: str, total_steps: int, step: int, batch: int, throughput: Throughput | None = None,
@@ -72,7 +72,7 @@ class MetricsLogger:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent in here is time the loop waited for data."""
+        """Count the time spent inside as time that the loop waited for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
@@ -106,7 +106,7 @@ class MetricsLogger:
         """Add a row to the log, and its numbers to TensorBoard under `<kind>/<name>`.
 
         Raises:
-            Fenced: a newer start of this cell has taken over, whose log it is now.
+            Fenced: a newer start of this cell has taken the log over.
         """
         self._fence.check()
         json.dump(row, self._log)
@@ -117,7 +117,7 @@ class MetricsLogger:
                 self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def position(self) -> int:
-        """The log's length in bytes, all of them on disk: where a checkpoint of now continues it."""
+        """The log's length in bytes, flushed to disk: where a run resumed from a checkpoint of now continues it."""
         os.fsync(self._log.fileno())
         return os.fstat(self._log.fileno()).st_size
 
@@ -132,7 +132,7 @@ class MetricsLogger:
 
 
 def _cut(path: Path, length: int) -> None:
-    """Drop what was logged after a checkpoint: it will be made again. A torn last line goes with it."""
+    """Remove what was logged after a checkpoint, since those steps run again, and a torn last line with it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)
@@ -141,9 +141,9 @@ def _cut(path: Path, length: int) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory taken so far: of a GPU by this process's tensors, on a CPU by the whole process.
+    """Peak memory so far: of a GPU by this process's tensors, on a CPU by the whole process.
 
-    Reads counters that the allocator and the kernel keep anyway: the device is not waited for.
+    Reads counters of the allocator and the kernel, so it does not wait for the device.
     """
     if device.type == "cuda":
         import torch

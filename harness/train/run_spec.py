@@ -28,7 +28,7 @@ LOG_ROWS = 200
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run of training will do."""
+    """What a training run will do."""
 
     shards: ShardSet
     experiments: tuple[str, ...]
@@ -42,20 +42,26 @@ class RunSpec:
     log_every: int
 
     def batches(self, first: int, crop: int, seed: int, ranks: Ranks, launch: Launch) -> Generator[Batch]:
-        """This rank's crops of the steps from `first` on; the shards of a stream are there before they are read."""
-        found = training_batches(
+        """This rank's crops from step `first` on. The shards of a stream are downloaded before they are read."""
+        batches = training_batches(
             self.shards, self.wells, crop=crop, batch=self.training.batch, seed=seed, first_batch=first,
             last_batch=self.steps, rank=ranks.rank, world=ranks.world, workers=launch.loader_workers,
             ahead=launch.loader_ahead, order=self.order, pin=ranks.device.type == "cuda",
         )  # fmt: skip
         if not isinstance(self.order, StreamOrder):
-            return found
+            return batches
         return prefetch_shards(
-            found, self.shards, self.order, first_batch=first, last_batch=self.steps, rank=ranks.rank, world=ranks.world
+            batches,
+            self.shards,
+            self.order,
+            first_batch=first,
+            last_batch=self.steps,
+            rank=ranks.rank,
+            world=ranks.world,
         )
 
     def learning_rate(self, step: int) -> float:
-        """The rate of the update that follows `step` others."""
+        """The learning rate of the update that follows `step` others."""
         schedule = self.training.settings.schedule
         return learning_rate(
             step, self.steps, self.training.learning_rate, warmup_fraction=schedule.warmup,

@@ -19,7 +19,7 @@ def learning_rate(
     The numbers are torch's `OneCycleLR(cycle_momentum=False)`: its `pct_start` is `warmup_fraction`, `div_factor` is
     1 / `initial_fraction`, `final_div_factor` is `initial_fraction` / `final_fraction`. The peak falls on step
     `warmup_fraction · total_steps - 1`, which need not be whole; a run too short to warm up starts at the peak.
-    No beta cycles with it: Lion's betas stay as they are given.
+    Betas do not cycle with it: Lion's stay as given.
 
     Args:
         step: from 0 to `total_steps` - 1.

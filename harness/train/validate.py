@@ -23,12 +23,12 @@ from shards.loader.batches import validation_batches, well_tiles
 from shards.loader.read_ahead import Batch
 
 VALIDATION_BATCH = 64
-TILES_PER_WELL = 1 << 20  # more than any well has: keys of different wells never meet
+TILES_PER_WELL = 1 << 20  # more than any well has, so that keys of different wells never collide
 
 
 @torch.no_grad()
 def validate(engine: Engine, cell: Cell, spec: RunSpec, stop: StopFlag) -> dict[str, float]:
-    """The validation loss on crops of unseen experiments, of the model and of one that predicts nothing in particular.
+    """The validation loss on crops of unseen experiments, of the model and of a trivial prediction.
 
     For masked autoencoders: masked MSE, without the Fourier term, and the error of predicting each channel's mean.
 
@@ -59,19 +59,19 @@ def validate(engine: Engine, cell: Cell, spec: RunSpec, stop: StopFlag) -> dict[
 
 
 def _batches(engine: Engine, cell: Cell, spec: RunSpec) -> Iterator[Batch]:
-    """This rank's crops; every rank yields equally often, as engines with shards need, so some batches are empty."""
+    """This rank's crops. Every rank yields equally often, as engines with shards need, so some batches are empty."""
     assert cell.training is not None
     crop, ranks = engine.model.config.crop, engine.ranks
     tiles = cell.training.settings.validation_view == "tiles"
     read = well_tiles if tiles else validation_batches
-    found = read(spec.shards, spec.validation, crop=crop, batch=VALIDATION_BATCH, rank=ranks.rank, world=ranks.world)
-    read_ranks = 0
-    for batch in found:
-        read_ranks += 1
+    batches = read(spec.shards, spec.validation, crop=crop, batch=VALIDATION_BATCH, rank=ranks.rank, world=ranks.world)
+    count = 0
+    for batch in batches:
+        count += 1
         yield batch
     if tiles:
-        most = max(_tile_batches(spec, crop, rank, ranks.world) for rank in range(ranks.world))
-        yield from (_blank(spec, crop, 0) for _ in range(most - read_ranks))
+        largest = max(_tile_batches(spec, crop, rank, ranks.world) for rank in range(ranks.world))
+        yield from (_blank(spec, crop, 0) for _ in range(largest - count))
 
 
 def _tile_batches(spec: RunSpec, crop: int, rank: int, world: int) -> int:
@@ -81,7 +81,7 @@ def _tile_batches(spec: RunSpec, crop: int, rank: int, world: int) -> int:
 
 
 def _blank(spec: RunSpec, crop: int, count: int = 1) -> Batch:
-    """Black crops that stand in where a rank has none."""
+    """Black crops for a rank that has none."""
     shape = (count, len(spec.shards.manifest.channels), crop, crop)
     return Batch(torch.zeros(shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
 

@@ -196,7 +196,7 @@ def test_labels_are_the_training_wells_and_unknown_ones_have_none(tiny_recipe: R
         assert label == (found.names.index(name) if name in set(known) else -1)
     with pytest.raises(ValueError, match="label is 'target'"):
         read_labels(shards, wells, "target")
-    with pytest.raises(ValueError, match="holds 1 labels: nothing to tell apart"):
+    with pytest.raises(ValueError, match="holds 1 labels: a classifier needs two"):
         read_labels(shards, wells, "perturbation_type")
 
 

@@ -75,7 +75,7 @@ def test_a_half_finished_study_is_shown_as_far_as_it_is(half):
     # five cells: an hour of training on so many nodes of 8 GPUs
     gpus = sum(per_name(recipe.launch.nodes, cell.model) * 8 for cell in everything if cell.dataset == "rxrx3")
     assert 5 * 8 <= float(hours[4]) < gpus
-    assert float(hours[6]) == pytest.approx(2 * float(hours[4]))  # in money, of an A100
+    assert float(hours[6]) == pytest.approx(2 * float(hours[4]))  # the cost on an A100
     links = re.findall(r'href="(\.\./[^"]+)"', text)
     assert len(links) == 5
     assert all((recipe.output / "report" / link).resolve().exists() for link in links)
@@ -91,7 +91,7 @@ def test_numbers_of_every_convention_reach_the_page(half):
     small = next(point for point in trained if point["model"] == "vit_s16")
     assert small["compute"]["touvron"] == pytest.approx(4.6e9 * 1.69 * 1e7)
     assert set(small["compute"]) == set(data["fits"]) == {"touvron", "dense_forward", "mae_train"}
-    assert len(data["courses"]) == 5
+    assert len(data["curves"]) == 5
     losses = data["frontier"]["touvron"]["y"]
     assert losses == sorted(losses, reverse=True)
 
