@@ -1,6 +1,6 @@
-"""The command line: `python -m harness.sweep recipes/scaling.yaml` plans, runs, and reports a whole study.
+"""The command line: `python -m harness.sweep recipes/scaling.yaml` plans, runs and reports a complete study.
 
-Running it again finishes what is missing and repeats nothing.
+Running it again runs what is missing and repeats nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import Cell, cells, find_cell
 from harness.launch import status
 from harness.plan import table as plan_table
 from harness.plan.cost import misfits, plan_cells
@@ -27,13 +27,13 @@ from harness.stages.missing import CellWork, StageError
 from harness.storage.ledger import LedgerError
 
 VERBS = {
-    "run": "do what is missing of the study, then draw the report (the verb when none is given)",
-    "plan": "say what every cell costs, and run nothing",
-    "status": "say where every cell stands (--watch, --json)",
-    "logs": "show what failed first in a CELL, or the log of one of its ranks (--rank)",
-    "resume": "submit again what is missing or failed; --force: what failed by its own fault too",
+    "run": "run what is missing of the study, then draw the report (the default verb)",
+    "plan": "print the cost of every cell, and run nothing",
+    "status": "print the state of every cell (--watch, --json)",
+    "logs": "print the first failure of a CELL, or the log of one of its ranks (--rank)",
+    "resume": "submit again what is missing or failed; --force: permanent failures too",
     "cancel": "cancel the study's jobs, or those of the CELLs named",
-    "report": "draw plots and tables from the ledger as it stands",
+    "report": "draw plots and tables from the current ledger",
 }
 EXAMPLES = """examples:
   python -m harness.sweep recipes/scaling.yaml
@@ -46,11 +46,11 @@ WATCH_SECONDS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, act, and return the exit status: 0 done, 1 cells failed, 2 not usable as asked, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
-        given.insert(0, "run")
-    options = _parser().parse_intermixed_args(given)
+    """Parse, act, and return the exit status: 0 done, 1 cells failed, 2 invalid request, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
+        words.insert(0, "run")
+    options = _parser().parse_intermixed_args(words)
     if options.json_schema:
         print(json.dumps(json_schema(), indent=1))
         return 0
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; the same command resumes from here", file=sys.stderr)
         return 130
 
 
@@ -74,19 +74,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("verb", choices=VERBS, nargs="?", default="run", metavar="verb")
     parser.add_argument("recipe", type=Path, nargs="?", help="a YAML file such as recipes/scaling.yaml")
-    words = "fields on top of the recipe and its profile; for logs and cancel: cells, by id or its beginning"
+    words = "fields that override the recipe and its profile; for logs and cancel: cells, by id or its beginning"
     parser.add_argument("words", nargs="*", metavar="field=value|cell", help=words)
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
-    parser.add_argument("--watch", action="store_true", help="status, run: refresh in place until nothing is under way")
-    parser.add_argument("--json", action="store_true", help="plan, status: for scripts")
-    parser.add_argument("--next", type=int, metavar="K", help="plan: the K runs to buy next, from what is evaluated")
-    parser.add_argument("--budget", type=float, default=math.inf, metavar="GPU_HOURS", help="plan --next: for all K")
-    parser.add_argument("--target", type=float, metavar="FLOPS", help="plan --next: where recall shall be foretold")
-    parser.add_argument("--measure-memory", action="store_true", help="plan: also by torch's tracker over fake ranks")
-    help_force = "resume: also what failed for a reason that stays; run: also what does not fit a GPU by the plan"
+    parser.add_argument("--watch", action="store_true", help="status, run: refresh until nothing is queued or running")
+    parser.add_argument("--json", action="store_true", help="plan, status: print JSON, for scripts")
+    parser.add_argument("--next", type=int, metavar="K", help="plan: propose K runs to do next, from what is evaluated")
+    parser.add_argument(
+        "--budget", type=float, default=math.inf, metavar="GPU_HOURS", help="plan --next: limit for all K together"
+    )
+    parser.add_argument("--target", type=float, metavar="FLOPS", help="plan --next: where recall is to be predicted")
+    parser.add_argument(
+        "--measure-memory", action="store_true", help="plan: also by torch's memory tracker over fake ranks"
+    )
+    help_force = "resume: also what failed for a permanent reason; run: also what does not fit a GPU by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
-    parser.add_argument("--rank", type=int, help="logs: of this rank")
+    parser.add_argument("--rank", type=int, help="logs: the log of this rank")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
     return parser
 
@@ -94,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 def _act(options: argparse.Namespace) -> int:
     if options.recipe is None:
         raise RecipeError("no recipe given; try python -m harness.sweep recipes/scaling.yaml")
-    profile, why = (options.profile, "as asked") if options.profile else default_profile()
+    profile, why = (options.profile, "as requested") if options.profile else default_profile()
     overrides = [word for word in options.words if "=" in word]
     recipe = load(options.recipe, profile, overrides)
     if options.print_recipe:
@@ -102,32 +106,25 @@ def _act(options: argparse.Namespace) -> int:
         return 0
     if not options.json:
         print(f"profile {profile}: {why}", flush=True)
-    chosen = _chosen(recipe, options.verb, [word for word in options.words if "=" not in word])
-    return ACTIONS[options.verb](recipe, options, chosen)
+    named = _named_cells(recipe, options.verb, [word for word in options.words if "=" not in word])
+    return ACTIONS[options.verb](recipe, options, named)
 
 
-def _chosen(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
+def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
     """The cells that the words name.
 
     Raises:
-        RecipeError: a word names no cell, or the verb takes none.
+        RecipeError: the verb takes no cells, or another number of them.
+        ValueError: a word names no cell, or several.
     """
     if words and verb not in ("logs", "cancel"):
-        raise RecipeError(f"{words[0]!r} is no field=value; only logs and cancel take cells")
+        raise RecipeError(f"{words[0]!r} is not of the form field=value; only logs and cancel take cells")
     if verb == "logs" and len(words) != 1:
         raise RecipeError("logs takes one cell: python -m harness.sweep logs RECIPE CELL")
-    found = []
-    for word in words:
-        fits = [cell for cell in cells(recipe) if cell.id.startswith(word)]
-        exact = [cell for cell in fits if cell.id == word] or fits
-        if len(exact) != 1:
-            some = ", ".join(cell.id for cell in exact[:5]) or "see status"
-            raise RecipeError(f"{word!r} names {len(exact) or 'no'} cells of this recipe: {some}")
-        found += exact
-    return found
+    return [find_cell(recipe, word) for word in words]
 
 
-def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     if options.next:
         from harness.report import next_runs
 
@@ -144,11 +141,11 @@ def _plan(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -
     return 1 if refused else 0
 
 
-def _status(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     if options.watch:
         return _watch(recipe)
-    found = status.statuses(recipe)
-    print(status.as_json(found) if options.json else status.table(found))
+    rows = status.statuses(recipe)
+    print(status.as_json(rows) if options.json else status.table(rows))
     return 0
 
 
@@ -156,28 +153,28 @@ def _watch(recipe: Recipe) -> int:
     """Refresh the table in place until nothing is queued or running."""
     try:
         while True:
-            found = status.statuses(recipe)
+            rows = status.statuses(recipe)
             clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
-            print(f"{clear}{time.strftime('%H:%M:%S')}\n{status.table(found)}", flush=True)
-            if not any(one.state in ("queued", "running") for one in found):
+            print(f"{clear}{time.strftime('%H:%M:%S')}\n{status.table(rows)}", flush=True)
+            if not any(row.state in ("queued", "running") for row in rows):
                 return 0
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
-        print("\njobs go on; status shows them, cancel ends them, the same command comes back", file=sys.stderr)
+        print("\njobs keep running: status shows them, cancel ends them, --watch watches again", file=sys.stderr)
         return 130
 
 
-def _logs(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
-    from harness.launch.slurm.logs import shown
+def _logs(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    from harness.launch.slurm.logs import read_logs
 
-    print(shown(recipe, chosen[0], options.rank))
+    print(read_logs(recipe, named[0], options.rank))
     return 0
 
 
-def _cancel(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+def _cancel(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     from harness.launch.slurm.submit import cancel
 
-    print(f"cancelled {cancel(recipe, [cell.id for cell in chosen] or None)} jobs; resume submits them again")
+    print(f"cancelled {cancel(recipe, [cell.id for cell in named] or None)} jobs; resume submits them again")
     return 0
 
 
@@ -186,7 +183,7 @@ def _counts(work_items: Sequence[CellWork]) -> str:
     return f"{len(work_items)} cells: {len(work_items) - left} done, {left} to do"
 
 
-def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     from harness.data.prepare import prepare
 
     if recipe.launch.executor == "slurm":
@@ -207,7 +204,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) ->
 
 
 def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
-    """Run cells here, dear ones first so that none of them starts last, and count those that failed."""
+    """Run cells on this machine, the most expensive first so that none of those starts last; count the failed ones."""
     from harness.launch.local import run_local
     from harness.launch.progress import Watch
 
@@ -236,7 +233,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
     refused = misfits(plan_cells(recipe, [work.cell for work in work_items if work.missing]), recipe.hardware.gpu_type)
     if refused and not options.force:
-        raise RecipeError("nothing was submitted, for this would not fit (--force submits it):\n" + "\n".join(refused))
+        raise RecipeError("nothing was submitted: this would not fit (--force submits it):\n" + "\n".join(refused))
     submission = submit(recipe, work_items, report_and_resume, options.force)
     print(_counts(work_items))
     for entry in submission.entries:
@@ -249,11 +246,11 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
         return _draw(recipe)
     if options.watch:
         return _watch(recipe)
-    print("jobs go on without this command: status shows them, cancel ends them, run again submits what is left")
+    print("jobs run without this command: status shows them, cancel ends them, run again submits what is left")
     return 0
 
 
-def _report(recipe: Recipe, options: argparse.Namespace, chosen: Sequence[Cell]) -> int:
+def _report(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     return _draw(recipe)
 
 
@@ -278,7 +275,7 @@ ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] 
 
 @contextmanager
 def _only_sweep(output: Path) -> Iterator[None]:
-    """Hold the study's lock; the system frees it however this process ends.
+    """Hold the study's lock; the system releases it if the process dies.
 
     Raises:
         RuntimeError: another sweep of the same output runs on this machine.

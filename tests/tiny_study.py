@@ -69,7 +69,7 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_tiny_recipe(tiny_images: Path) -> Callable[[Path], Path]:
-    """Write the tiny study's recipe into a folder, its output beside it."""
+    """Write the tiny study's recipe into a folder, with its output next to it."""
 
     def write(folder: Path) -> Path:
         path = folder / "tiny.yaml"

@@ -1,1 +1,1 @@
-"""Embeddings to recall."""
+"""Evaluate embeddings: recall of known relationships."""

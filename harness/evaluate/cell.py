@@ -1,8 +1,8 @@
-"""Evaluation of one cell: its well embeddings, corrected and aggregated to genes, against each relationship source.
+"""Evaluate one grid cell: correct its well embeddings, aggregate them to genes, and measure the recall of each source.
 
-The numbers are `analysis`'s; this module reads the files, names the columns, and shapes the ledger's row. No torch.
-Baselines go the same way: random features stand in every row; untrained networks, networks from elsewhere, measured
-profiles and pixel statistics are cells of their own.
+`analysis` computes the numbers; this module reads the files, selects columns and builds the ledger's row. No torch.
+Baselines are evaluated the same way: random features are part of every row; untrained networks, pretrained networks,
+measured profiles and pixel statistics are grid cells of their own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Wells:
-    """What the wells are, W of them."""
+    """Metadata of the W wells."""
 
     gene: list[str]
     guide: list[str] | None
@@ -41,10 +41,10 @@ class _Wells:
 
 
 def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Recall of every relationship source by a cell's embeddings, its consistency, and the baselines beside it.
+    """Recall of every relationship source by a cell's embeddings, their replicate consistency, and random baselines.
 
     Raises:
-        ValueError: a column is missing, no controls, or a relationship list that cannot be used.
+        ValueError: a column or the controls are missing, or a relationship list cannot be used.
     """
     settings = recipe.evaluate
     assert settings is not None
@@ -56,7 +56,7 @@ def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "protocol": f"{PROTOCOL}/{VERSIONS[settings.protocol]}",
         "correction": settings.correction,
         "genes": genes,
-        "recall": {found.source: _row(found) for found in results},
+        "recall": {result.source: _row(result) for result in results},
         "consistency": _consistency(wells, corrected),
         "baselines": _baselines(settings, wells, lists),
     }
@@ -76,31 +76,31 @@ def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
 def _recall(
     settings: Evaluate, wells: _Wells, corrected: Floats, lists: list[Pairs], replicates: int
 ) -> tuple[int, list[RecallResult]]:
-    found = aggregate(corrected, wells.gene, wells.guide)
+    genes = aggregate(corrected, wells.gene, wells.guide)
     results = relationship_recall(
-        found.genes, found.embeddings, lists,
+        genes.genes, genes.embeddings, lists,
         protocol=settings.protocol, thresholds=[settings.tails], replicates=replicates,
     )  # fmt: skip
-    return len(found.genes), results
+    return len(genes.genes), results
 
 
-def _row(found: RecallResult) -> dict[str, Any]:
+def _row(result: RecallResult) -> dict[str, Any]:
     return {
-        "recall": found.recall,
-        "recall_low": found.recall_low,
-        "recall_high": found.recall_high,
-        "low_tail": found.low_tail,
-        "high_tail": found.high_tail,
-        "random_pairs": found.random_pairs,
-        "chance": found.chance,
-        "pairs": found.pairs,
-        "unknown_pairs": found.unknown_pairs,
-        "unknown_genes": found.unknown_genes,
+        "recall": result.recall,
+        "recall_low": result.recall_low,
+        "recall_high": result.recall_high,
+        "low_tail": result.low_tail,
+        "high_tail": result.high_tail,
+        "random_pairs": result.random_pairs,
+        "chance": result.chance,
+        "pairs": result.pairs,
+        "unknown_pairs": result.unknown_pairs,
+        "unknown_genes": result.unknown_genes,
     }
 
 
 def _consistency(wells: _Wells, corrected: Floats) -> dict[str, Any] | None:
-    """Of the genes' replicates; None where no gene has two wells."""
+    """Replicate consistency of the genes; None if no gene has two wells."""
     named = np.array([gene != "" for gene in wells.gene])
     names = [gene for gene in wells.gene if gene]
     if len(set(names)) < 2 or len(set(names)) == len(names):
@@ -109,7 +109,7 @@ def _consistency(wells: _Wells, corrected: Floats) -> dict[str, Any] | None:
 
 
 def _baselines(settings: Evaluate, wells: _Wells, lists: list[Pairs]) -> dict[str, dict[str, float]]:
-    """Recall per source by features that know nothing."""
+    """Recall of each source by random features."""
     random = np.random.default_rng(0).normal(size=(len(wells.gene), RANDOM_WIDTH))
     corrected = apply_named(settings.correction, random, wells.control, wells.batch)
     results = _recall(settings, wells, corrected, lists, 0)[1]

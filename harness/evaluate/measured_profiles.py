@@ -1,6 +1,6 @@
-"""Features measured elsewhere, such as CellProfiler's, as a cell's embeddings: a table's rows, joined to the wells.
+"""Use measured profiles, such as CellProfiler's, as a grid cell's embeddings: join the rows of tables to the wells.
 
-Evaluation then finds the same file as after embedding. No torch.
+Evaluation then reads the same file as after embedding. No torch.
 
 Shapes: W wells, D features.
 """
@@ -26,14 +26,14 @@ from harness.recipe.models import Profiles
 from harness.storage.embeddings import write_embeddings
 
 ADDRESS = re.compile(r"([A-Za-z]+)0*(\d+)")  # A1 and A01 are one well
-IDENTITIES = (("key",), ("experiment", "plate", "well"), ("plate", "well"))  # the first that a table has is joined by
+IDENTITIES = (("key",), ("experiment", "plate", "well"), ("plate", "well"))  # joined by the first that a table has
 
 
 def join_profiles(stage: StageRun) -> dict[str, Any]:
     """Write the features of the wells that `recipe.embed` names, in their order, and return the ledger's values.
 
     Raises:
-        FeatureTableError: a table that cannot be read, lacks a column to join by, or has no row for a well.
+        FeatureTableError: a table cannot be read, lacks a column to join by, or has no row for a well.
         ValueError: an experiment is not in the shards.
     """
     recipe, cell = stage.recipe, stage.cell
@@ -41,8 +41,8 @@ def join_profiles(stage: StageRun) -> dict[str, Any]:
     assert isinstance(model, Profiles)
     assert recipe.embed is not None
     shards = open_shards(recipe, recipe.embed.shards)
-    chosen = evaluation_wells(shards, recipe.embed.experiments)
-    table, wells = read_wells(model.tables), shards.wells.loc[chosen]
+    well_numbers = evaluation_wells(shards, recipe.embed.experiments)
+    table, wells = read_wells(model.tables), shards.wells.loc[well_numbers]
     where = ", ".join(str(path) for path in model.tables)
     features = table.features[rows_of(table, wells, where)].astype(np.float32)  # (W, D)
     values = {"kind": cell.kind, "wells": len(wells), "width": len(table.names), "left_out": asdict(table.excluded)}
@@ -52,13 +52,13 @@ def join_profiles(stage: StageRun) -> dict[str, Any]:
 
 
 def rows_of(table: FeatureTable, wells: pd.DataFrame, where: str) -> NDArray[np.int64]:
-    """The table's row of each of the wells, (W,).
+    """The row of each well in the table, (W,).
 
     Joined by `key`, else by experiment, plate and well, else by plate and well, whichever the table has first, each
     with or without "Metadata_" before it and in any case. Fields of view of one well share a row.
 
     Raises:
-        FeatureTableError: no such columns, plates of the same name in several experiments, or a well without a row.
+        FeatureTableError: columns are missing, several experiments have a plate of the same name, or a well has no row.
     """
     columns = {name.removeprefix(METADATA).lower(): name for name in map(str, table.metadata.columns)}
     by = next((names for names in IDENTITIES if columns.keys() >= set(names)), None)
@@ -69,21 +69,21 @@ def rows_of(table: FeatureTable, wells: pd.DataFrame, where: str) -> NDArray[np.
         )
     if "experiment" not in by and "plate" in by:
         _check_plates(wells, where)
-    given = _names(table.metadata[[columns[name] for name in by]], by)
-    place = {name: row for row, name in enumerate(given)}
-    asked = _names(wells[list(by)], by)
-    if len(place) < len(given):
-        twice = next(name for row, name in enumerate(given) if place[name] != row)
-        raise FeatureTableError(f"{where}: {_words(by, twice)} comes twice")
-    missing = [name for name in asked if name not in place]
+    table_names = _names(table.metadata[[columns[name] for name in by]], by)
+    row_of = {name: row for row, name in enumerate(table_names)}
+    well_names = _names(wells[list(by)], by)
+    if len(row_of) < len(table_names):
+        twice = next(name for row, name in enumerate(table_names) if row_of[name] != row)
+        raise FeatureTableError(f"{where}: {_words(by, twice)} occurs twice")
+    missing = [name for name in well_names if name not in row_of]
     if missing:
         dropped = table.excluded.wells_without_values
         raise FeatureTableError(
-            f"{where}: {len(missing)} of {len(asked)} wells have no row here, first {_words(by, missing[0])}; rows are "
-            f"named as {_words(by, given[0])}"
+            f"{where}: {len(missing)} of {len(well_names)} wells have no row, first {_words(by, missing[0])}; rows are "
+            f"named like {_words(by, table_names[0])}"
             + (f"; {dropped} rows were left out, most of whose values are missing" if dropped else "")
         )
-    return np.array([place[name] for name in asked], np.int64)
+    return np.array([row_of[name] for name in well_names], np.int64)
 
 
 def _check_plates(wells: pd.DataFrame, where: str) -> None:
@@ -96,18 +96,18 @@ def _check_plates(wells: pd.DataFrame, where: str) -> None:
 
 
 def _names(identities: pd.DataFrame, by: Sequence[str]) -> list[tuple[str, ...]]:
-    """What names each row, as text that two tables write alike."""
+    """The name of each row, as text that is the same for both tables."""
     parts = [_texts(identities.iloc[:, n], name) for n, name in enumerate(by)]
     return list(zip(*parts, strict=True))
 
 
 def _texts(column: pd.Series, name: str) -> list[str]:
-    """Whole numbers without a fraction, which a column with gaps has; wells as A1."""
-    whole = [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
+    """A column as text: integers without the fraction that a column with missing values has; wells as A1."""
+    texts = [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
     if name != "well":
-        return whole
-    found = [(ADDRESS.fullmatch(text.strip()), text) for text in whole]
-    return [f"{match[1].upper()}{match[2]}" if match else text for match, text in found]
+        return texts
+    matches = [(ADDRESS.fullmatch(text.strip()), text) for text in texts]
+    return [f"{match[1].upper()}{match[2]}" if match else text for match, text in matches]
 
 
 def _words(by: Sequence[str], name: Sequence[str]) -> str:

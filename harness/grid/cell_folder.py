@@ -14,5 +14,5 @@ RECONSTRUCTIONS = "reconstructions.npz"
 
 
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:
-    """Where a cell keeps its log, checkpoints, weights and embeddings."""
+    """The folder of a cell's log, checkpoints, weights and embeddings."""
     return recipe.output / "cells" / cell.id

@@ -1,8 +1,8 @@
-"""The grid: a recipe's cells, each named by what changes its result and by nothing else.
+"""The grid: a recipe's cells and their ids.
 
-A grid cell is one run of the study. Its id hashes its identity: model, data, seed, optimiser, schedule, precision.
-Paths, machines, workers and engines are not part of it, so the same study has the same ids wherever and however it
-runs. Pure functions.
+A grid cell is one run of the study. Its id hashes its identity, all that changes its result and nothing else: model,
+data, seed, optimiser, schedule, precision. Paths, machines, workers and engines are not part of it, so the same study
+has the same ids wherever and however it runs. Pure functions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
 Kind = Literal["trained", "untrained", "pretrained", "profiles", "pixel_statistics"]
 
-# Fields of the recipe that say where or how something is done: they change no result, so no id.
+# Recipe fields that change no result, and so no id: where and how something is done.
 BUILD_NOT_IDENTITY = {"root", "output", "workers", "on_error", "codec", "chunk"}
 ASSAY_NOT_IDENTITY = {"output"}
 
@@ -41,7 +41,7 @@ class Training:
     settings: Train  # schedule, early stopping, precision, validations; its per-name fields are resolved above
 
     def identity(self) -> dict[str, JsonValue]:
-        """What changes a result. Of what guards a run, only leave to skip updates does."""
+        """The settings that change a result. Of the divergence monitor's settings, only skipping updates does."""
         train = self.settings
         left_out = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers"}
         left_out |= set() if train.nonfinite == "skip" else {"nonfinite"}
@@ -79,8 +79,8 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study: a trained model, an untrained one, or a baseline that no training touches: a network whose
-    weights come from disk, profiles measured elsewhere, or pixel statistics."""
+    """One run of the study: a trained model, an untrained one, or a baseline without training: a network whose weights
+    come from disk, profiles measured with other software, or pixel statistics."""
 
     kind: Kind
     model: str
@@ -110,7 +110,7 @@ class Cell:
 
     @property
     def network_kind(self) -> str | None:
-        """Which kind of network the cell has (`recipe/models.py`); None for one that has none."""
+        """The kind of the cell's network (`recipe/models.py`); None without a network."""
         return self.architecture.model.kind if self.architecture else None
 
     @property
@@ -189,12 +189,12 @@ def find_cell(recipe: Recipe, name: str) -> Cell:
     grid = cells(recipe)
     matching = [cell for cell in grid if cell.id == name] or [cell for cell in grid if cell.id.startswith(name)]
     if len(matching) != 1:
-        several = ", ".join(cell.id for cell in matching[:5]) or "see status"
-        raise ValueError(f"{name!r} names {len(matching) or 'no'} cells of this recipe: {several}")
+        examples = ", ".join(cell.id for cell in matching[:5]) or "see status"
+        raise ValueError(f"{name!r} names {len(matching) or 'no'} cells of this recipe: {examples}")
     return matching[0]
 
 
 def weights_path(recipe: Recipe, cell: Cell) -> Path | None:
-    """The file that a cell's weights begin with, or that holds them, if there is one."""
+    """The file of a cell's weights, initial or final, if the recipe names one."""
     model = recipe.models.get(cell.model)
     return model.weights.path if isinstance(model, DenseNet | Imagenet) and model.weights else None

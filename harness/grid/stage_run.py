@@ -1,4 +1,4 @@
-"""A stage of a grid cell that is about to run: what training, embedding and evaluation are handed."""
+"""One stage of one grid cell: the argument of training, embedding and evaluation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from harness.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage of one cell.
+    """A stage that is about to run.
 
     Attributes:
         folder: the cell's own folder, for its log, checkpoints, weights and embeddings.
-        fingerprint: of the settings and data that decide the stage's result.
+        fingerprint: of the settings and data that determine the stage's result.
     """
 
     recipe: Recipe

@@ -1,1 +1,1 @@
-"""Grid cells to local processes or SLURM jobs, and where they stand."""
+"""Run grid cells as local processes or SLURM jobs, and report their status."""

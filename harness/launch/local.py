@@ -1,7 +1,7 @@
-"""Launching cells on this machine, through submitit: a bounded number of processes, each taking cells in turn.
+"""Run grid cells on this machine, through submitit: a bounded number of processes, each running cells in turn.
 
-A cell runs whatever stages it lacks (`stages.run_cell`), and the sweep stays and watches. What goes to SLURM instead is
-in `cluster/`. Nothing here decides a result.
+A process runs the missing stages of each of its cells (`stages.run.run_cells`) while the sweep waits and shows
+progress. `launch/slurm/` does the same through SLURM. Nothing here affects a result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one cell ended: `error` is the end of its traceback, None where it went well."""
+    """How one cell ended: `error` is its exception as text, or None if it succeeded."""
 
     cell: Cell
     error: str | None
@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass
 class _Job:
-    """A local process and the cells it has yet to end, in the order in which it takes them."""
+    """A local process and its cells that have not ended, in the order in which it runs them."""
 
     handle: Any
     cells: list[Cell]
@@ -42,8 +42,8 @@ class _Job:
 def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
     """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
 
-    `watch` is called between polls with the cells that run. Leaving early (Ctrl-C) stops the running jobs; their
-    checkpoints stay. A process that dies costs the cell it was at; those behind it go to another.
+    `watch` is called between polls with the running cells. Leaving early (Ctrl-C) stops the running jobs; their
+    checkpoints are kept. If a process dies, only the cell that it was running fails; the rest go to another process.
     """
     import submitit
 
@@ -64,9 +64,9 @@ def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence
                 time.sleep(POLL_SECONDS)
                 watch([job.cells[0] for job in jobs if job.cells])
                 for job in list(jobs):
-                    over = job.handle.done()  # asked before looking at what it left, so that nothing is missed
+                    is_done = job.handle.done()  # checked before the outcomes are read, so that none is missed
                     yield from _ended(job, folder)
-                    if over:
+                    if is_done:
                         jobs.remove(job)
                         if job.cells:
                             yield Outcome(job.cells.pop(0), _error(job.handle), Path(job.handle.paths.stderr))
@@ -77,15 +77,15 @@ def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence
 
 
 def batches(pending: Sequence[Cell], launch: Launch) -> list[list[Cell]]:
-    """Cells for each process in turn: `launch.cells_per_job`, fewer where a process would have none."""
+    """The cells of each process: `launch.cells_per_job`, fewer if a process would otherwise have none."""
     size = max(1, min(launch.cells_per_job, -(-len(pending) // launch.parallel)))
     return [list(pending[start : start + size]) for start in range(0, len(pending), size)]
 
 
 def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:
-    """Take off the cells that the job has ended, each with what it left."""
-    while job.cells and (found := read_outcome(folder, job.cells[0].id)) is not None:
-        yield Outcome(job.cells.pop(0), found["error"], Path(job.handle.paths.stderr))
+    """Remove the cells that the job has finished, and yield their outcomes."""
+    while job.cells and (outcome := read_outcome(folder, job.cells[0].id)) is not None:
+        yield Outcome(job.cells.pop(0), outcome["error"], Path(job.handle.paths.stderr))
 
 
 def _local_gpus(launch: Launch) -> int:
@@ -93,16 +93,16 @@ def _local_gpus(launch: Launch) -> int:
 
 
 class _threads:  # noqa: N801  (a context manager, used like a function)
-    """Give each job its share of the cores: `cpus_per_task` compute threads."""
+    """Limit each job to `cpus_per_task` compute threads."""
 
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
     def __init__(self, launch: Launch) -> None:
-        self._wanted = dict.fromkeys(self.names, str(launch.cpus_per_task))
+        self._values = dict.fromkeys(self.names, str(launch.cpus_per_task))
 
     def __enter__(self) -> None:
         self._before = {name: os.environ.get(name) for name in self.names}
-        os.environ.update(self._wanted)
+        os.environ.update(self._values)
 
     def __exit__(self, *error: object) -> None:
         for name, value in self._before.items():
@@ -113,27 +113,27 @@ class _threads:  # noqa: N801  (a context manager, used like a function)
 
 
 def _error(job: Any) -> str:  # noqa: ANN401  (submitit is untyped)
-    """Why a process ended before its cells did."""
+    """Why a process ended before all of its cells."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
         job.result()
-    except FailedJobError as error:  # it raised, outside any cell
+    except FailedJobError as error:  # an exception outside any cell
         return _last_line_of_trace(str(error)) or type(error).__name__
-    except UncompletedJobError:  # it left no result
+    except UncompletedJobError:  # it wrote no result
         return "the process was killed"
-    return "the process left no outcome"
+    return "the process wrote no outcome"
 
 
 def _last_line_of_trace(text: str) -> str:
-    """What was raised, out of submitit's message: a first line, the trace between two rules, where the logs are."""
+    """The exception in submitit's message, which has a first line, a traceback between rules, and the logs' paths."""
     trace = text.split("-" * 22)[1] if text.count("-" * 22) >= 2 else text
     lines = [line for line in trace.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
 
 def _jobs_folder(recipe: Recipe) -> Path:
-    """A folder of its own for each launch: process ids come again, and must not meet an old job's files."""
+    """Create a folder for this launch only: process ids are reused, and a new job must not read an old job's files."""
     folder = recipe.output / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

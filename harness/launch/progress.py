@@ -1,11 +1,11 @@
-"""What the sweep shows while cells run: one bar over the planned work, and a line for each cell that ends."""
+"""The progress bar over the planned work of a sweep, and a line for each grid cell that ends."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from harness.grid.cell_folder import cell_folder
+from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell
 from harness.launch.local import Outcome
 from harness.plan.cost import CellPlan
@@ -13,19 +13,19 @@ from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.train_log import last_row
 
-EMBEDDING_SHARE = 0.5  # embedding and evaluation over training, roughly; only the bar and its ETA depend on it
+EMBEDDING_SHARE = 0.5  # rough cost of embedding and evaluation relative to training; affects only the bar and its ETA
 
 
 class Watch:
-    """A bar in units of planned training FLOPs; it moves with the steps of the cells that run."""
+    """A progress bar in units of planned training FLOPs; it advances with the steps of the running cells."""
 
     def __init__(self, recipe: Recipe, pending: Sequence[Cell], plans: Sequence[CellPlan]) -> None:
         from tqdm import tqdm
 
         cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
-        least = EMBEDDING_SHARE * sum(cost.values()) / max(1, len(pending)) or 1.0
+        embedding_cost = EMBEDDING_SHARE * sum(cost.values()) / max(1, len(pending)) or 1.0
         self._recipe = recipe
-        self._cost = {cell.id: cost.get(cell.id, 0.0) + least for cell in pending}
+        self._cost = {cell.id: cost.get(cell.id, 0.0) + embedding_cost for cell in pending}
         self._ended = 0.0
         self._bar = tqdm(
             total=sum(self._cost.values()), desc="sweep", file=sys.stderr,
@@ -34,10 +34,10 @@ class Watch:
         )  # fmt: skip
 
     def __call__(self, running: Sequence[Cell]) -> None:
-        """Move the bar to where the running cells are."""
+        """Advance the bar to the progress of the running cells."""
         progress, texts = 0.0, []
         for cell in running:
-            last = last_row(cell_folder(self._recipe, cell) / "train.jsonl", "train")
+            last = last_row(cell_folder(self._recipe, cell) / TRAIN_LOG, "train")
             if last is not None and cell.training is not None:
                 progress += self._cost[cell.id] * min(1.0, last["progress"]) / (1 + EMBEDDING_SHARE)
                 texts.append(f"{cell.model} loss {last['loss']:.3f} {last['crops_per_second']:,.0f} crops/s")
@@ -45,7 +45,7 @@ class Watch:
         self._bar.update(max(0.0, self._ended + progress - self._bar.n))
 
     def ended(self, outcome: Outcome) -> None:
-        """Say how a cell ended."""
+        """Print how a cell ended, and advance the bar."""
         self._ended += self._cost[outcome.cell.id]
         self._bar.write(describe(self._recipe, outcome), file=sys.stdout)
         self._bar.update(max(0.0, self._ended - self._bar.n))
@@ -55,7 +55,7 @@ class Watch:
 
 
 def describe(recipe: Recipe, outcome: Outcome) -> str:
-    """«done vit_s16-...: validation loss 0.612; complexes 0.310, pathways 0.152»"""
+    """How a cell ended, as in `done   vit_s16-...: validation loss 0.6120; complexes 0.310, pathways 0.152`."""
     cell = outcome.cell
     if outcome.error is not None:
         return f"FAILED {cell.id}: {outcome.error}\n       log: {outcome.log}"
@@ -65,5 +65,5 @@ def describe(recipe: Recipe, outcome: Outcome) -> str:
         facts.append(f"validation loss {trained.values['validation_loss']:.4f}")
     evaluated = ledger.read(recipe.output, cell.id, "evaluate")
     if evaluated:
-        facts.append(", ".join(f"{name} {found['recall']:.3f}" for name, found in evaluated.values["recall"].items()))
+        facts.append(", ".join(f"{name} {row['recall']:.3f}" for name, row in evaluated.values["recall"].items()))
     return f"done   {cell.id}: {'; '.join(facts)}"

@@ -1,1 +1,1 @@
-"""What a grid cell lacks, and running it."""
+"""Find the missing stages of a grid cell, and run them."""

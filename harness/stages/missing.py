@@ -1,7 +1,7 @@
-"""Which stages a grid cell lacks: train → embed → evaluate, by its rows in the ledger. No torch.
+"""Find the missing stages of a grid cell (train → embed → evaluate) from its rows in the ledger. No torch.
 
-A stage's fingerprint chains the settings and data that decide its result, so a row that no longer fits its settings
-counts as missing.
+A stage's fingerprint covers the settings and data that determine its result and the stages before it, so a row of other
+settings counts as missing.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from harness.storage.ledger import STAGES, Stage
 
 
 class StageError(RuntimeError):
-    """A stage that cannot run as asked; the text says what would be right."""
+    """A stage cannot run; the text says what to change."""
 
 
 @dataclass(frozen=True)
 class CellWork:
-    """A cell's stages with their fingerprints, and those that are not done."""
+    """A grid cell's stages with their fingerprints, and those that are not done."""
 
     cell: Cell
     fingerprints: dict[Stage, str]
     missing: tuple[Stage, ...]
 
     def stage_run(self, recipe: Recipe, stage: Stage) -> StageRun:
-        """What running one of the stages is handed."""
+        """The arguments of running one of the stages."""
         return StageRun(recipe, self.cell, cell_folder(recipe, self.cell), self.fingerprints[stage])
 
 
@@ -48,7 +48,7 @@ def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
 
 
 def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
-    """What is missing of a cell.
+    """Find the missing stages of a cell.
 
     Raises:
         StageError: shards or a relationship list are missing, or the shards are not those the cell trained on.
@@ -109,27 +109,27 @@ def _evaluate_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSO
     model = recipe.models.get(cell.model)
     if not isinstance(model, Profiles):
         return identity
-    assert recipe.embed is not None  # which wells: for others, the stage before says so
+    assert recipe.embed is not None  # which wells; for other kinds, the fingerprint of `embed` covers them
     tables = [_file_digest(path) for path in model.tables]
     return [*identity, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)]
 
 
-def shards_digest(recipe: Recipe, place: ShardLocation) -> str:
-    """What the shards at `place` hold: the SHA-256 of their checksums, from the manifest.
+def shards_digest(recipe: Recipe, location: ShardLocation) -> str:
+    """Digest of the shards at `location`: the SHA-256 of their checksums, from the manifest.
 
     Raises:
         StageError: there is no manifest.
     """
     try:
-        return fingerprint(sorted(shard["sha256"] for shard in manifest_of(recipe, place)["shards"]))
+        return fingerprint(sorted(shard["sha256"] for shard in manifest_of(recipe, location)["shards"]))
     except FileNotFoundError:
         raise StageError(
-            f"{place}: no shards here (no manifest.json); build them with python -m shards.build"
+            f"{location}: no shards here (no manifest.json); build them with python -m shards.build"
         ) from None
     except OSError as error:
-        raise StageError(f"{place}: {error}") from error
+        raise StageError(f"{location}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{place}/manifest.json: not a shard manifest ({error})") from error
+        raise StageError(f"{location}/manifest.json: not a shard manifest ({error})") from error
 
 
 @cache

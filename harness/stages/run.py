@@ -24,9 +24,9 @@ from harness.storage.ledger import LedgerRow, Stage
 
 
 def run_cell(recipe_json: str, cell_id: str) -> list[str]:
-    """Run what is missing of one cell, and return the names of the stages run. This is what a local job runs.
+    """Run the missing stages of one cell, and return their names.
 
-    Two processes given the same cell never work on it at once: the second waits for the first, then finds it done.
+    Two processes never work on the same cell at once: the second waits for the first, then finds it done.
     """
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
     cell = find_cell(recipe, cell_id)
@@ -38,7 +38,7 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
 
 
 def run_stage(recipe: Recipe, cell: Cell, stage: Stage, control: Control | None = None) -> None:
-    """Run one stage of a cell unless it is done; for a SLURM job, whose fence keeps others from the cell."""
+    """Run one stage of a cell unless it is done. Takes no lock: a SLURM job is fenced by `control` instead."""
     work = missing_stages(recipe, cell)
     if stage in work.missing:
         _run(recipe, work, stage, control)
@@ -55,7 +55,7 @@ def _run(recipe: Recipe, work: CellWork, stage: Stage, control: Control | None) 
 
 
 def record(run: StageRun, task: str, values: dict[str, Any], control: Control | None) -> None:
-    """Put the row of a finished stage, or of one job's share of it, into the ledger.
+    """Record a finished stage, or one job's share of it, in the ledger.
 
     Raises:
         Fenced: a newer start of the task has taken over.
@@ -66,24 +66,24 @@ def record(run: StageRun, task: str, values: dict[str, Any], control: Control | 
 
 
 def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None:
-    """Run several cells in turn in one process, which imports and warms up once; this is what a local job runs.
+    """Run several cells in turn in one process, which imports and warms up once. A local job runs this.
 
-    Each cell leaves its outcome in the folder `outcomes`; one that raises does not keep the next from running.
+    The outcome of each cell is written to the folder `outcomes`. If one raises, the next still runs.
     """
     for cell_id in cell_ids:
         error = None
         try:
             run_cell(recipe_json, cell_id)
-        except Preempted:  # the process was told to stop, not this cell
+        except Preempted:  # the signal stops the process, not only this cell
             raise
-        except Exception as raised:  # whatever it is, it is this cell's own
+        except Exception as raised:  # any error is recorded as this cell's, and the next cell runs
             traceback.print_exc()
             error = "".join(traceback.format_exception_only(raised)).strip()
         write_json(_outcome_path(outcomes, cell_id), {"error": error})
 
 
 def read_outcome(outcomes: Path, cell_id: str) -> dict[str, str | None] | None:
-    """What `run_cells` left of a cell, None as long as it has not ended."""
+    """The outcome that `run_cells` wrote for a cell; None until the cell has ended."""
     try:
         outcome: dict[str, str | None] = json.loads(_outcome_path(outcomes, cell_id).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -96,13 +96,13 @@ def _outcome_path(outcomes: Path, cell_id: str) -> Path:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that records results for its job."""
+    """Whether this process records the results of its job."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
 @contextmanager
 def _cell_lock(folder: Path) -> Iterator[None]:
-    """Hold the cell's lock, which the system frees however its holder dies. The other ranks follow the first."""
+    """Hold the cell's lock in the first rank; the system releases it if the process dies. Other ranks take none."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_first_rank():
         yield
@@ -155,5 +155,5 @@ def _discard_parts(folder: Path) -> None:
     discard_parts(folder)
 
 
-# Only once the row is in the ledger: a run that dies before continues from them.
+# Called once the row is in the ledger; until then, an interrupted run resumes from these files.
 _DISCARD: dict[Stage, Callable[[Path], None]] = {"train": _discard_checkpoints, "embed": _discard_parts}

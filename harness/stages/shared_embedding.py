@@ -1,8 +1,8 @@
-"""The embedding of a cell by several SLURM jobs that do not communicate: each embeds its share of the parts.
+"""Embed a grid cell with several SLURM jobs that do not communicate: each embeds its share of the parts.
 
-Submissions, fences, failures and the ledger know a job by its task: a stage (`train`), or one job's share of one
-(`embed.3-of-8`). A share that is done has a row of its own in the ledger. The job whose row is the last joins the parts
-and records the stage. Evaluation does it instead where the last two ended so close together that neither saw the
+Submissions, fences, failures and the ledger identify a job by its task: a stage (`train`), or one job's share of it
+(`embed.3-of-8`). A finished share has a row of its own in the ledger. The job whose row is the last joins the parts
+and records the stage. Evaluation does it instead if the last two ended so close together that neither saw the
 other's row. No torch.
 """
 
@@ -28,7 +28,7 @@ from harness.storage.ledger import LedgerRow
 
 
 def run_task(recipe: Recipe, cell: Cell, task: str, control: Control | None = None) -> None:
-    """Run a task of a cell unless it is done; this is what a SLURM job does.
+    """Run a task of a cell unless it is done. A SLURM job runs this.
 
     Raises:
         StageError: evaluation is to run, and the jobs that share the embedding have not embedded every part.
@@ -62,12 +62,11 @@ def finish(
 ) -> bool:
     """Join a cell's parts and record its embedding, once, if every part is complete; return whether it is recorded.
 
-    One process does it at a time; another that finds the lock taken leaves it to that one. A job that shares the
-    embedding also leaves it to those whose rows are yet to come. With `wait` it is done whatever rows there are, after
-    the process that holds the lock.
+    One process does it at a time; if another holds the lock, this returns without joining. It also returns while rows
+    of other jobs are missing. With `wait`, it waits for the lock and needs no rows, only the parts.
 
     Args:
-        embedding: of this cell, where the caller has opened it already.
+        embedding: of this cell, if the caller has opened it already.
     """
     work = missing_stages(recipe, cell)
     if EMBED not in work.missing:
@@ -76,9 +75,9 @@ def finish(
         return False
     embedding = embedding or open_embedding(work.stage_run(recipe, EMBED))
     if embedding.parts.missing():
-        return False  # checked before the lock is asked for: the process that holds it has seen every part complete
-    with _join_lock(embedding.stage.folder, wait) as held:
-        if held and EMBED in missing_stages(recipe, cell).missing:
+        return False  # checked before the lock is taken: the process that holds it has seen every part complete
+    with _join_lock(embedding.stage.folder, wait) as acquired:
+        if acquired and EMBED in missing_stages(recipe, cell).missing:
             _join(embedding, control)
     return EMBED not in missing_stages(recipe, cell).missing
 
@@ -88,7 +87,7 @@ def _join(embedding: Embedding, control: Control | None) -> None:
     start, rows = time.perf_counter(), _rows(run)
     try:
         joined = join_parts(embedding)
-    except ValueError:  # a damaged part: its share is to be run again, whichever it was
+    except ValueError:  # a damaged part: its share has to run again, and any share may hold it
         _discard_rows(run)
         raise
     if joined is None:
@@ -107,7 +106,7 @@ def _join(embedding: Embedding, control: Control | None) -> None:
 
 @contextmanager
 def _join_lock(folder: Path, wait: bool) -> Iterator[bool]:
-    """Hold the right to join a cell's parts; False where another process has it and `wait` is not asked for."""
+    """Hold the lock for joining a cell's parts; yields False if another process holds it and `wait` is not set."""
     with (folder / "finish.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -118,7 +117,7 @@ def _join_lock(folder: Path, wait: bool) -> Iterator[bool]:
 
 
 def _rows(run: StageRun) -> list[LedgerRow]:
-    """What the jobs of a cell recorded under these settings, also where another number of jobs shared it."""
+    """The rows of the cell's jobs under these settings, for any number of jobs that shared it."""
     rows = (ledger.read(run.recipe.output, run.cell.id, path.stem) for path in _row_paths(run))
     return [row for row in rows if row is not None and row.fingerprint == run.fingerprint]
 

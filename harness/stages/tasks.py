@@ -12,39 +12,39 @@ EMBED: Stage = "embed"
 
 
 def task_name(stage: Stage, share: JobShare = WHOLE) -> str:
-    """What a job does, as one word."""
+    """The name of a task: `train`, or `embed.3-of-8` for one job's share."""
     return stage if share == WHOLE else f"{stage}.{share.number}-of-{share.count}"
 
 
 def read_task(task: str) -> tuple[Stage, JobShare]:
-    """The stage of a piece, and which element of it.
+    """The stage of a task, and which share of it.
 
     Raises:
-        ValueError: no piece of ours.
+        ValueError: not the name of a task.
     """
-    name, _, which = task.partition(".")
-    number, _, count = which.partition("-of-")
-    if name not in STAGES or (which and not (number.isdigit() and count.isdigit())):
-        raise ValueError(f"{task!r} is no stage, nor an element of one, as in {task_name(EMBED, JobShare(3, 8))!r}")
-    return name, JobShare(int(number), int(count)) if which else WHOLE
+    name, _, share = task.partition(".")
+    number, _, count = share.partition("-of-")
+    if name not in STAGES or (share and not (number.isdigit() and count.isdigit())):
+        raise ValueError(f"{task!r} is neither a stage nor a job share, such as {task_name(EMBED, JobShare(3, 8))!r}")
+    return name, JobShare(int(number), int(count)) if share else WHOLE
 
 
 def stage_tasks(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
-    """The jobs that a stage of a cell takes."""
+    """The tasks of a stage, one for each job."""
     count = recipe.launch.embed_jobs if stage == EMBED else 1
     return tuple(task_name(stage, JobShare(number, count)) for number in range(count))
 
 
 def pending_tasks(recipe: Recipe, work: CellWork) -> dict[Stage, tuple[str, ...]]:
-    """The pieces that are yet to be done of each stage that a cell lacks.
+    """The tasks that are not done, for each missing stage of a cell.
 
-    None of them where every element is done and their parts are not put together yet.
+    An empty tuple means that every share is done and the parts are not joined yet.
     """
-    found: dict[Stage, tuple[str, ...]] = {}
+    pending: dict[Stage, tuple[str, ...]] = {}
     for stage in work.missing:
-        every = stage_tasks(recipe, stage)
-        found[stage] = every if len(every) == 1 else tuple(one for one in every if not _is_done(recipe, work, one))
-    return found
+        tasks = stage_tasks(recipe, stage)
+        pending[stage] = tasks if len(tasks) == 1 else tuple(task for task in tasks if not _is_done(recipe, work, task))
+    return pending
 
 
 def _is_done(recipe: Recipe, work: CellWork, task: str) -> bool:

@@ -1,4 +1,7 @@
-"""The whole line on a tiny study: it ends, it repeats nothing, and a kill at any moment changes no result."""
+"""Covers `harness.sweep` on a tiny study: it finishes, repeats nothing, and being killed at any time changes no result.
+
+Its local runs exercise `launch/local`, `launch/progress` and `stages/run`. tests/slurm/test_sweep.py runs it on SLURM.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,6 @@ import psutil
 import pytest
 
 from harness import sweep
-from harness.grid.cells import cells
-from harness.launch.local import batches
 from harness.recipe.load import default_profile, load
 from harness.storage import ledger
 
@@ -31,13 +32,13 @@ def command(recipe: Path, *arguments: str) -> list[str]:
 
 
 def run(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end, a process taking several cells: importing torch takes longer than a cell."""
+    """Run to the end, several cells in each process: importing torch takes longer than a cell."""
     shared = command(recipe, "launch.cells_per_job=4", *arguments)
     return subprocess.run(shared, capture_output=True, text=True, timeout=280)
 
 
 def results(output: Path) -> dict[str, object]:
-    """Every ledger row without the times that it took."""
+    """Every ledger row without its durations."""
     rows = {}
     for path in sorted(output.glob("ledger/*/*.json")):
         row = json.loads(path.read_text())
@@ -47,13 +48,13 @@ def results(output: Path) -> dict[str, object]:
 
 
 def files(output: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file but logs."""
+    """Size and modification time of every file but logs."""
     kept = [p for p in output.rglob("*") if p.is_file() and "jobs" not in p.parts and p.suffix != ".lock"]
     return {str(p.relative_to(output)): (p.stat().st_size, p.stat().st_mtime_ns) for p in kept}
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL the process and everything below it, as a power cut would."""
+    """SIGKILL the process and everything below it, as a power failure would."""
     parent = psutil.Process(process.pid)
     for victim in [parent, *parent.children(recursive=True)]:
         try:
@@ -64,17 +65,17 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def calm(write_tiny_recipe: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(write_tiny_recipe: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of an undisturbed sweep."""
-    folder = tmp_path_factory.mktemp("calm")
+    folder = tmp_path_factory.mktemp("undisturbed")
     ended = run(write_tiny_recipe(folder))
     assert ended.returncode == 0, ended.stderr
     return folder
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_from_images_to_plots(calm: Path) -> None:
-    output = calm / "out"
+def test_a_sweep_goes_from_images_to_plots(undisturbed: Path) -> None:
+    output = undisturbed / "out"
     rows = results(output)
     stages = [name.split("/")[1] for name in rows]
     assert stages.count("train.json") == 2 * 2 + 2  # models × datasets, and an untrained one of each model
@@ -94,15 +95,15 @@ def test_a_sweep_goes_from_images_to_plots(calm: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_half_finished_sweep_has_a_report_that_says_so(calm: Path, tmp_path: Path) -> None:
+def test_the_report_of_an_unfinished_sweep_says_so(undisturbed: Path, tmp_path: Path) -> None:
     from harness.report.write import report
 
     half = tmp_path / "half"
-    shutil.copytree(calm / "out", half)
+    shutil.copytree(undisturbed / "out", half)
     rows = sorted(half.glob("ledger/*/evaluate.json"))
     for row in rows[:5]:
         row.unlink()
-    recipe = load(calm / "tiny.yaml", "laptop", [f"output={half}"])
+    recipe = load(undisturbed / "tiny.yaml", "laptop", [f"output={half}"])
     assert half / "report" / "report.html" in report(recipe)
     page = (half / "report" / "report.html").read_text()
     assert "5 of 7 cells are not finished" in page
@@ -110,31 +111,33 @@ def test_a_half_finished_sweep_has_a_report_that_says_so(calm: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_second_sweep_changes_no_file_and_says_so(calm: Path) -> None:
-    before = files(calm / "out")
-    ended = run(calm / "tiny.yaml")
+def test_a_second_sweep_changes_no_file_and_says_so(undisturbed: Path) -> None:
+    before = files(undisturbed / "out")
+    ended = run(undisturbed / "tiny.yaml")
     assert ended.returncode == 0
     assert "7 cells: 7 done, 0 to do; nothing to run" in ended.stdout
-    assert files(calm / "out") == before
+    assert files(undisturbed / "out") == before
 
 
 @pytest.mark.slow
-def test_another_evaluation_trains_nothing_again(calm: Path) -> None:
-    trained = {name: stat for name, stat in files(calm / "out").items() if "/train" in name or name.endswith("tensors")}
-    ended = run(calm / "tiny.yaml", "evaluate.tails=[0.1, 0.9]")
+def test_another_evaluation_trains_nothing_again(undisturbed: Path) -> None:
+    trained = {
+        name: stat for name, stat in files(undisturbed / "out").items() if "/train" in name or name.endswith("tensors")
+    }
+    ended = run(undisturbed / "tiny.yaml", "evaluate.tails=[0.1, 0.9]")
     assert ended.returncode == 0, ended.stderr
-    after = files(calm / "out")
+    after = files(undisturbed / "out")
     assert {name: after[name] for name in trained} == trained
-    chance = {row.values["recall"]["complexes"]["chance"] for row in ledger.rows(calm / "out", "evaluate")}
+    chance = {row.values["recall"]["complexes"]["chance"] for row in ledger.rows(undisturbed / "out", "evaluate")}
     assert [round(value, 9) for value in chance] == [0.2]
-    assert run(calm / "tiny.yaml").returncode == 0  # and back, for the tests that follow
+    assert run(undisturbed / "tiny.yaml").returncode == 0  # and back, for the tests that follow
 
 
 @pytest.mark.slow
-def test_kill_9_of_everything_again_and_again_then_the_same_command_ends_the_same(
-    calm: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+def test_after_repeated_sigkill_the_same_command_gives_the_same_results(
+    undisturbed: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    """Early and late in the line: while it imports, builds and trains, and while it embeds and evaluates."""
+    """Killed early and late: while it imports, builds and trains, and while it embeds and evaluates."""
     recipe = write_tiny_recipe(tmp_path)
     for seconds in (1.0, 6.0, 9.0, 14.0):
         process = subprocess.Popen(command(recipe), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -142,27 +145,27 @@ def test_kill_9_of_everything_again_and_again_then_the_same_command_ends_the_sam
         kill_tree(process)
     ended = run(recipe)
     assert ended.returncode == 0, ended.stderr
-    assert results(tmp_path / "out") == results(calm / "out")
+    assert results(tmp_path / "out") == results(undisturbed / "out")
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_sweep_that_resumes(
-    calm: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+    undisturbed: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     recipe = write_tiny_recipe(tmp_path)
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
+    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
     process = subprocess.Popen(
-        command(recipe), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heeds
+        command(recipe), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=default_sigint
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/ledger/*/train.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "the same command goes on from here" in said
+    assert "the same command resumes from here" in errors
     assert run(recipe).returncode == 0
-    assert results(tmp_path / "out") == results(calm / "out")
+    assert results(tmp_path / "out") == results(undisturbed / "out")
 
 
 @pytest.mark.slow
@@ -179,7 +182,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_costs_the_cell_it_was_at_and_no_other(
+def test_if_a_process_dies_only_the_cell_that_it_ran_fails(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     arguments = ["launch.cells_per_job=7", "launch.parallel=1"]
@@ -190,19 +193,11 @@ def test_a_process_that_dies_costs_the_cell_it_was_at_and_no_other(
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     max(children, key=lambda child: child.memory_info().rss).kill()
-    said = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=120)[0]
     assert process.returncode == 1
-    assert said.count("FAILED") == 1
-    assert "the process was killed" in said
-    assert said.count("done ") == 6
-
-
-def test_local_processes_take_cells_in_order_and_none_stays_idle(tiny_recipe_file: Path) -> None:
-    recipe = load(tiny_recipe_file, "laptop", ["launch.cells_per_job=4"])
-    pending = cells(recipe)
-    assert [len(batch) for batch in batches(pending, recipe.launch)] == [4, 3]
-    assert [cell for batch in batches(pending, recipe.launch) for cell in batch] == list(pending)
-    assert [len(batch) for batch in batches(pending[:3], recipe.launch)] == [2, 1]
+    assert printed.count("FAILED") == 1
+    assert "the process was killed" in printed
+    assert printed.count("done ") == 6
 
 
 def test_two_sweeps_of_one_study_do_not_run_at_once(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +219,7 @@ def test_the_profile_follows_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_help_plan_and_print_start_fast(tiny_recipe_file: Path) -> None:
-    """They import neither torch nor pandas, which is what makes a command slow."""
+    """They import neither torch nor pandas, whose imports are slow."""
     probe = (
         "import sys; from harness import sweep; sweep.main(sys.argv[1:]);"
         "sys.exit(bool({'torch', 'pandas', 'timm', 'submitit', 'matplotlib'} & set(sys.modules)))"
@@ -237,16 +232,16 @@ def test_help_plan_and_print_start_fast(tiny_recipe_file: Path) -> None:
 def test_the_plan_counts_the_papers_study(capsys: pytest.CaptureFixture[str]) -> None:
     """facts.md: L/8+ on RPI-93M for 37.6 epochs is 3.5 G crops; 50 epochs are 4.65 G, and 1,666 G each by touvron."""
     recipe = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
-    chosen = ["grid.datasets=[rpi_93m]", "grid.models=[vit_l8_plus]"]
-    assert sweep.main(["plan", str(recipe), "--profile", "slurm", *chosen]) == 0
+    overrides = ["grid.datasets=[rpi_93m]", "grid.models=[vit_l8_plus]"]
+    assert sweep.main(["plan", str(recipe), "--profile", "slurm", *overrides]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vit_l8_plus-rpi_93m"))
     assert "4.65G" in line
     assert "7.75e+21" in line  # 4.65e9 crops × 61.6e9 × 1.69 × 16
 
 
 def test_a_dataset_of_unknown_size_is_a_clear_error(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nowhere = [f"datasets.{name}.shards=/nowhere" for name in ("one", "two")]
-    assert sweep.main(["plan", str(tiny_recipe_file), "--profile", "laptop", *nowhere]) == 2
+    missing = [f"datasets.{name}.shards=/nowhere" for name in ("one", "two")]
+    assert sweep.main(["plan", str(tiny_recipe_file), "--profile", "laptop", *missing]) == 2
     assert "datasets.one: no shards at /nowhere and no `images`" in capsys.readouterr().err
 
 

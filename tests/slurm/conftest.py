@@ -1,4 +1,4 @@
-"""One real SLURM cluster for the session, emptied between tests; skipped with a reason where SLURM is not installed."""
+"""One real SLURM cluster for the session, emptied between tests; skipped with a reason if SLURM is not installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def session_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(session_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The session's cluster without jobs, spoken to by this process too."""
+    """The session's cluster without jobs; commands of this process reach it too."""
     for name in ("SLURM_CONF", "PATH", "LC_ALL"):
         monkeypatch.setenv(name, session_cluster.environment[name])
     yield session_cluster

@@ -1,7 +1,7 @@
-"""A real SLURM cluster on this machine: munged, slurmctld, several slurmd on loopback, and accounting if asked for.
+"""A real SLURM cluster on this machine: munged, slurmctld, several slurmd on loopback, and accounting on request.
 
-Needs Debian's packages `slurmctld slurmd slurm-client munge`, and `slurmdbd mariadb-server-core` for accounting; up in
-a few seconds, without systemd or cgroups. Nodes are processes, so a node can be killed with its jobs.
+Needs Debian's packages `slurmctld slurmd slurm-client munge`, and `slurmdbd mariadb-server-core` for accounting. Starts
+in a few seconds, without systemd or cgroups. Nodes are processes, so a node can be killed with its jobs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def missing(accounting: bool) -> list[str]:
-    """Programs that this machine lacks."""
-    wanted = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
-    return [name for name in wanted if shutil.which(name, path=PATH) is None]
+    """The programs that are not installed."""
+    required = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    return [name for name in required if shutil.which(name, path=PATH) is None]
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -43,7 +43,7 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 @dataclass
 class Cluster:
-    """A cluster in a folder of its own. The path must be short: sockets lie below it."""
+    """A cluster in a folder of its own. The path must be short, because sockets are in it."""
 
     folder: Path
     nodes: int = 4
@@ -55,7 +55,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to speak to this cluster."""
+        """The environment of commands for this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": PATH, "LC_ALL": "C"}
 
     def up(self) -> None:
@@ -80,16 +80,16 @@ class Cluster:
 
     def down(self) -> None:
         """Kill everything that belongs to this cluster, jobs included."""
-        mine = str(self.folder)
+        folder = str(self.folder)
         for process in psutil.process_iter(["cmdline", "environ", "name"]):
             environment, command = process.info["environ"] or {}, process.info["cmdline"] or []
-            belongs = environment.get("SLURM_CONF", "").startswith(mine) or any(mine in word for word in command)
+            belongs = environment.get("SLURM_CONF", "").startswith(folder) or any(folder in word for word in command)
             if belongs and process.pid != os.getpid() and process.info["name"] not in ("python", "python3", "pytest"):
                 _kill(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str, seconds: float = 60) -> str:
-        """What a command prints, run against this cluster; CalledProcessError if it fails."""
+        """Run a command for this cluster and return what it prints; AssertionError if it fails."""
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
         )
@@ -101,19 +101,19 @@ class Cluster:
         until(lambda: "UP" in self._try("scontrol", "ping"), 20, "slurmctld answers")
 
     def stop_controller(self) -> None:
-        """As in a crash."""
+        """Kill slurmctld, as in a crash."""
         self._kill_by_pid_file("slurmctld")
 
     def start_node(self, number: int) -> None:
         self._start("slurmd", "-N", f"node{number}")
 
     def kill_node(self, number: int) -> None:
-        """Power off: the node's daemon, and everything its jobs were running."""
+        """Kill the node's daemon and all processes of its jobs, as when it loses power."""
         self._kill_by_pid_file(f"slurmd-node{number}")
         for process in psutil.process_iter(["environ"]):
             environment = process.info["environ"] or {}
-            is_ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
-            if is_ours and environment.get("SLURMD_NODENAME") == f"node{number}":
+            is_cluster = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            if is_cluster and environment.get("SLURMD_NODENAME") == f"node{number}":
                 parent = process.parent()
                 if parent is not None and parent.name() == "slurmstepd":
                     _kill(parent)
@@ -125,21 +125,21 @@ class Cluster:
         self._try("scontrol", "update", f"NodeName=node{number}", "State=RESUME")
 
     def hurry(self) -> None:
-        """Let requeued jobs start at once: they otherwise wait for their old credentials to expire."""
+        """Let requeued jobs start at once instead of waiting for their old credentials to expire."""
         for line in self._try("squeue", "-h", "-r", "-t", "PD", "-o", "%A %r").splitlines():
             job, _, reason = line.partition(" ")
             if reason == "BeginTime":
                 self._try("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def queue(self) -> Iterator[tuple[str, str]]:
-        """Id and state of every job or array element that SLURM holds."""
+        """Id and state of every job or array task that SLURM holds."""
         for line in self.run("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines():
             job, _, state = line.partition(" ")
             yield job, state
 
     def _configure(self) -> None:
         for gpu in range(self.gpus):
-            (self.folder / "dev" / f"gpu{gpu}").symlink_to("/dev/null")  # SLURM asks for a character device
+            (self.folder / "dev" / f"gpu{gpu}").symlink_to("/dev/null")  # SLURM requires a character device
         text = CONFIGURATION.read_text().format(
             host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=self.folder, nodes=self.nodes,
             cpus=self.cpus, gpus=self.gpus, max_array=self.max_array, controller_port=self.port,
@@ -175,10 +175,10 @@ class Cluster:
         until(lambda: self._answers("sacctmgr", "-n", "show", "cluster"), 30, "slurmdbd answers")
         self.run("sacctmgr", "-i", "-Q", "add", "cluster", "test")
 
-    def _start(self, *command: str, **more: str) -> None:
+    def _start(self, *command: str, **variables: str) -> None:
         """Start a daemon, which goes into the background by itself."""
         subprocess.run(
-            command, env=self.environment | more, check=True, timeout=30, stdin=subprocess.DEVNULL,
+            command, env=self.environment | variables, check=True, timeout=30, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=(self.folder / "log" / "start.log").open("ab"),
         )  # fmt: skip
 
@@ -220,7 +220,7 @@ def _kill(process: psutil.Process) -> None:
 
 
 def _name_nodes(count: int) -> None:
-    """SLURM looks nodes up by name even where their address is given."""
+    """Add the nodes to /etc/hosts: SLURM resolves their names even if their addresses are configured."""
     hosts = Path("/etc/hosts")
     known = hosts.read_text().split()
     absent = [f"node{number}" for number in range(1, count + 1) if f"node{number}" not in known]
@@ -230,10 +230,10 @@ def _name_nodes(count: int) -> None:
 
 
 def start(**settings: int | bool) -> Cluster:
-    """A cluster that is up; the test is skipped where it cannot be, or fails where SLURM is required."""
-    lacking = missing(accounting=bool(settings.get("accounting", True)))
-    if lacking:
-        (pytest.fail if os.environ.get("REQUIRE_SLURM") else pytest.skip)(f"not installed: {', '.join(lacking)}")
+    """Start a cluster. If programs are missing, the test is skipped, or fails where REQUIRE_SLURM is set."""
+    absent = missing(accounting=bool(settings.get("accounting", True)))
+    if absent:
+        (pytest.fail if os.environ.get("REQUIRE_SLURM") else pytest.skip)(f"not installed: {', '.join(absent)}")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     cluster = Cluster(folder, **settings)  # type: ignore[arg-type]
     try:

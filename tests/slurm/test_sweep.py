@@ -1,4 +1,8 @@
-"""The tiny study through a real SLURM: arrays, dependencies, storms, and a ledger equal to the local run's."""
+"""The tiny study on a real SLURM: arrays, dependencies, repeated failures, and a ledger equal to the local run's.
+
+Exercises `submit`, `submissions`, `job_chains`, `job`, `report_job`, `commands`, `heartbeat`, `failures` and `logs` of
+harness/launch/slurm.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import psutil
 import pytest
 from slurm.slurm_cluster import Cluster, start, until
 
-from harness.launch.slurm import job_states as slurm_states
+from harness.launch.slurm import job_states
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -32,13 +36,13 @@ def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def statuses(recipe: Path) -> list[dict[str, object]]:
     ended = sweep("status", recipe, "--json")
     assert ended.returncode == 0, ended.stderr
-    found: list[dict[str, object]] = json.loads(ended.stdout)
-    return found
+    rows: list[dict[str, object]] = json.loads(ended.stdout)
+    return rows
 
 
 def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
-    """Every ledger row without the times that it took and the ranks and elements that took them."""
-    found = {}
+    """Every ledger row without its durations and its numbers of ranks and job shares."""
+    kept = {}
     for path in sorted(output.glob("ledger/*/*.json")):
         row = json.loads(path.read_text())
         row["values"] = {
@@ -46,8 +50,8 @@ def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
             for name, value in row["values"].items()
             if "second" not in name and name not in ("ranks", "elements")
         }
-        found[f"{path.parent.name}/{path.name}"] = row
-    return {name: row for name, row in found.items() if not name.startswith(drop or ("-",))}
+        kept[f"{path.parent.name}/{path.name}"] = row
+    return {name: row for name, row in kept.items() if not name.startswith(drop or ("-",))}
 
 
 def leaves(tree: object, path: str = "") -> dict[str, object]:
@@ -58,15 +62,15 @@ def leaves(tree: object, path: str = "") -> dict[str, object]:
     return {path: tree}
 
 
-def assert_same(found: object, wanted: object) -> None:
-    """Equal, but for what two ranks do, which add up in another order than one: the last digits of a loss, and what
-    whitening a dozen genes makes of them."""
-    ours, theirs = leaves(found), leaves(wanted)
-    assert ours.keys() == theirs.keys()
-    for path, value in theirs.items():
+def assert_same(actual: object, expected: object) -> None:
+    """Assert equality up to the summation order of two ranks instead of one, which changes the last digits of a loss;
+    whitening a dozen genes amplifies that."""
+    actual_values, expected_values = leaves(actual), leaves(expected)
+    assert actual_values.keys() == expected_values.keys()
+    for path, value in expected_values.items():
         loose = 1e-3 if "/evaluate.json" in path else 1e-5
         near = pytest.approx(value, rel=loose, abs=1e-6, nan_ok=True) if isinstance(value, float) else value
-        assert ours[path] == near, path
+        assert actual_values[path] == near, path
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +84,10 @@ def local_rows(
     return rows(folder / "out")
 
 
-def test_a_study_ends_by_itself_and_equals_the_local_one(
+def test_a_study_finishes_unattended_and_equals_the_local_one(
     cluster: Cluster, slurm_recipe: Path, local_rows: dict[str, object]
 ) -> None:
-    """Two elements share the embedding of each cell; local rows come from one process."""
+    """Two jobs share the embedding of each cell; local rows come from one process."""
     settings = [FEW, "launch.embed_jobs=2", "launch.embed_part_wells=16"]
     ended = sweep(slurm_recipe, *settings)
     assert ended.returncode == 0, ended.stderr
@@ -98,10 +102,10 @@ def test_a_study_ends_by_itself_and_equals_the_local_one(
     states = set(cluster.run("sacct", "-X", "-n", "-a", "-o", "state").split())
     assert states <= {"COMPLETED", "RUNNING"}, "no job failed on the way"
     ended = sweep("status", slurm_recipe, *settings, "--json")
-    assert {one["state"] for one in json.loads(ended.stdout)} == {"done"}
+    assert {row["state"] for row in json.loads(ended.stdout)} == {"done"}
     embedded = [json.loads(path.read_text())["values"] for path in output.glob("ledger/*/embed.json")]
-    assert {(one["wells"], one["elements"]) for one in embedded} == {(48, 2)}
-    assert not list(output.glob("ledger/*/embed.*-of-*")), "an element's row goes once its stage has one"
+    assert {(row["wells"], row["elements"]) for row in embedded} == {(48, 2)}
+    assert not list(output.glob("ledger/*/embed.*-of-*")), "a share's row is removed once its stage has one"
     beats = [json.loads(path.read_text()) for path in output.glob("cells/*/heartbeat-*.json")]
     assert {Path(beat["code"]).parent for beat in beats} == {output.resolve() / "code"}, (
         "jobs run the code at submission"
@@ -118,7 +122,7 @@ STORM = (
 
 
 def with_a_dataset_that_cannot_train(recipe: Path) -> Path:
-    """A third dataset, the second under another name: the storm gives it a batch that it cannot fill."""
+    """Add a third dataset, the second under another name, which STORM gives a batch that it cannot fill."""
     text = recipe.read_text()
     shards = text.split("two: {shards: ")[1].split("}")[0]
     recipe.write_text(text.replace("models:", f"  none: {{shards: {shards}, fraction: 0.9}}\nmodels:", 1))
@@ -127,109 +131,112 @@ def with_a_dataset_that_cannot_train(recipe: Path) -> Path:
 
 def first_ranks(cluster: Cluster) -> list[psutil.Process]:
     """The processes of this cluster's jobs that run a cell, first ranks only."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["environ", "cmdline"]):
         environment, command = process.info["environ"] or {}, process.info["cmdline"] or []
-        mine = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
-        if mine and environment.get("SLURM_PROCID") == "0" and "submitit.core._submit" in command:
-            found.append(process)
-    return found
+        is_cluster = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
+        if is_cluster and environment.get("SLURM_PROCID") == "0" and "submitit.core._submit" in command:
+            processes.append(process)
+    return processes
 
 
 @pytest.mark.skipif(not os.environ.get("SLURM_STORM"), reason="takes ten minutes: set SLURM_STORM=1 to run it")
 @pytest.mark.timeout(1500)
-def test_a_storm_changes_no_result_and_names_what_cannot_succeed(
+def test_repeated_failures_change_no_result_and_permanent_ones_are_named(
     cluster: Cluster, slurm_recipe: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     """Preemption, requeue, lost nodes, a lost controller, a killed rank, a cancelled job, a cell that must fail."""
-    calm = tmp_path / "calm"
-    calm.mkdir()
-    local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(calm)), *STORM)
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(undisturbed)), *STORM)
     assert "do not fill one batch of 100000" in local.stdout
     recipe = with_a_dataset_that_cannot_train(slurm_recipe)
     output = recipe.parent / "out"
     assert sweep(recipe, *STORM).returncode == 0
 
-    def calmly(condition: Callable[[], object], what: str) -> None:
+    def wait_for(condition: Callable[[], object], what: str) -> None:
         until(lambda: cluster.hurry() or condition(), 300, what)
 
     def live() -> list[dict[str, object]]:
-        found = json.loads(sweep("status", recipe, "--json", *STORM).stdout)
-        return [one for one in found if one["stage"] == "train" and one["step"]]
+        rows = json.loads(sweep("status", recipe, "--json", *STORM).stdout)
+        return [row for row in rows if row["stage"] == "train" and row["step"]]
 
-    def strike(victims: Callable[[], list[Any]], blow: Callable[[Any], object], what: str) -> None:
-        def struck() -> bool:
-            found = victims()
-            if found:
-                blow(found[0])
-            return bool(found)
+    def disturb(targets: Callable[[], list[Any]], action: Callable[[Any], object], what: str) -> None:
+        def acted() -> bool:
+            candidates = targets()
+            if candidates:
+                action(candidates[0])
+            return bool(candidates)
 
-        calmly(struck, what)
+        wait_for(acted, what)
 
-    calmly(lambda: len(live()) >= 2, "two cells train")
-    dearer = ["--partition=main", "--nodes=4", "--ntasks-per-node=1", "--cpus-per-task=4", "--output=/dev/null"]
-    cluster.run("sbatch", "--job-name=dearer", *dearer, "--wrap=sleep 1")
-    calmly(lambda: not cluster.run("squeue", "-h", "--name=dearer"), "the dearer job takes the nodes and ends")
-    calmly(lambda: len(live()) >= 2, "two cells train after the preemption")
-    assert any(one["restarts"] for one in live()), "preempted cells came back under their own ids"
-    strike(live, lambda one: cluster.run("scontrol", "requeue", str(one["job"])), "a cell is requeued by hand")
-    strike(lambda: first_ranks(cluster), psutil.Process.kill, "a first rank is killed")
+    wait_for(lambda: len(live()) >= 2, "two cells train")
+    priority = ["--partition=main", "--nodes=4", "--ntasks-per-node=1", "--cpus-per-task=4", "--output=/dev/null"]
+    cluster.run("sbatch", "--job-name=priority", *priority, "--wrap=sleep 1")
+    wait_for(
+        lambda: not cluster.run("squeue", "-h", "--name=priority"),
+        "the job of higher priority takes the nodes and ends",
+    )
+    wait_for(lambda: len(live()) >= 2, "two cells train after the preemption")
+    assert any(row["restarts"] for row in live()), "preempted cells came back under their own ids"
+    disturb(live, lambda row: cluster.run("scontrol", "requeue", str(row["job"])), "a cell is requeued by hand")
+    disturb(lambda: first_ranks(cluster), psutil.Process.kill, "a first rank is killed")
     cluster.kill_node(1)
-    calmly(live, "a cell trains on what is left")
+    wait_for(live, "a cell trains on what is left")
     cluster.kill_node(2)
     cluster.stop_controller()
     cluster.start_controller()
     cluster.revive_node(1)
     cluster.revive_node(2)
-    strike(live, lambda one: cluster.run("scancel", str(one["job"])), "a cell that trains again is cancelled")
-    for _ in range(6):  # the report resubmits what failed for a reason that passes; a cancelled report needs a person
+    disturb(live, lambda row: cluster.run("scancel", str(row["job"])), "a cell that trains again is cancelled")
+    for _ in range(6):  # the report job resubmits transient failures; if it was cancelled, resume is needed
         until(lambda: cluster.hurry() or not cluster.run("squeue", "-h"), 600, "the queue is empty")
-        left = {str(one["cell"]) for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)
-                if one["state"] != "done"}  # fmt: skip
+        left = {str(row["cell"]) for row in json.loads(sweep("status", recipe, "--json", *STORM).stdout)
+                if row["state"] != "done"}  # fmt: skip
         if all("-none-" in cell for cell in left):
             break
         sweep("resume", recipe, *STORM)
-    assert_same(rows(output), rows(calm / "out"))
-    found = {str(one["cell"]): one for one in json.loads(sweep("status", recipe, "--json", *STORM).stdout)}
-    failed = {name: one for name, one in found.items() if one["state"] != "done"}
+    assert_same(rows(output), rows(undisturbed / "out"))
+    by_cell = {str(row["cell"]): row for row in json.loads(sweep("status", recipe, "--json", *STORM).stdout)}
+    failed = {name: row for name, row in by_cell.items() if row["state"] != "done"}
     assert len(failed) == 2
-    assert all("do not fill one batch of 100000" in str(one["reason"]) for one in failed.values())
-    said = sweep("logs", recipe, next(iter(failed)), *STORM).stdout
-    assert "rank 0 failed first" in said
-    assert "ValueError" in said
+    assert all("do not fill one batch of 100000" in str(row["reason"]) for row in failed.values())
+    logs = sweep("logs", recipe, next(iter(failed)), *STORM).stdout
+    assert "rank 0 failed first" in logs
+    assert "ValueError" in logs
 
 
 def test_two_simultaneous_runs_submit_each_cell_once(cluster: Cluster, slurm_recipe: Path) -> None:
     waits = ["launch.slurm.setup=[sleep 600]"]
     command = [sys.executable, "-m", "harness.sweep", str(slurm_recipe), "--profile", "laptop", *waits]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
-    said = [process.communicate(timeout=200)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sorted("submitted job" in text for text in said) == [False, True]
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted("submitted job" in text for text in outputs) == [False, True]
     submissions = json.loads((slurm_recipe.parent / "out" / "jobs" / "book.json").read_text())
-    given = [(cell, entry["stage"]) for entry in submissions["entries"] for cell in entry["cells"]]
-    assert len(given) == len(set(given))
+    tasks = [(cell, entry["stage"]) for entry in submissions["entries"] for cell in entry["cells"]]
+    assert len(tasks) == len(set(tasks))
     cancelled = sweep("cancel", slurm_recipe)
     assert "resume submits them again" in cancelled.stdout
     until(lambda: not cluster.run("squeue", "-h"), 60, "everything is cancelled")
-    assert {one["state"] for one in statuses(slurm_recipe)} == {"failed"}
-    assert {one["reason"] for one in statuses(slurm_recipe)} == {"cancelled"}
+    assert {row["state"] for row in statuses(slurm_recipe)} == {"failed"}
+    assert {row["reason"] for row in statuses(slurm_recipe)} == {"cancelled"}
     assert "submitted job" in sweep("resume", slurm_recipe, *waits).stdout
 
 
-def test_accounting_tells_how_jobs_ended_that_the_queue_has_forgotten(
+def test_accounting_has_the_states_of_jobs_that_left_the_queue(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setenv("PATH", cluster.environment["PATH"])
-    monkeypatch.setattr(slurm_states, "_from_squeue", lambda arrays: {})
+    monkeypatch.setattr(job_states, "_from_squeue", lambda arrays: {})
     batch = ["sbatch", "--parsable", f"--output={tmp_path}/%A_%a.log"]
     mixed = cluster.run(*batch, "--array=0-1", "--wrap=exit $SLURM_ARRAY_TASK_ID").strip()
     never = cluster.run(*batch, "--array=0-2", "--hold", "--wrap=true").strip()
     cluster.run("scancel", never)
-    wanted = {f"{mixed}_0": "COMPLETED", f"{mixed}_1": "FAILED"} | {f"{never}_{n}": "CANCELLED" for n in range(3)}
+    expected = {f"{mixed}_0": "COMPLETED", f"{mixed}_1": "FAILED"} | {f"{never}_{n}": "CANCELLED" for n in range(3)}
     until(
-        lambda: {job: one.state for job, one in slurm_states.states(list(wanted)).items()} == wanted,
+        lambda: {job: state.state for job, state in job_states.states(list(expected)).items()} == expected,
         60,
         "all accounted",
     )
@@ -250,7 +257,7 @@ def test_1500_cells_exceed_the_largest_array_and_still_submit(cluster: Cluster, 
     throttled = sweep("run", slurm_recipe, *many, "launch.parallel=2")
     assert throttled.returncode == 0
     shown = cluster.run("scontrol", "show", "job", queued[0].split("_")[0])
-    assert "ArrayTaskThrottle=2" in shown, "the recipe's throttle reaches arrays that wait already"
+    assert "ArrayTaskThrottle=2" in shown, "the recipe's throttle is set on arrays that are already waiting"
     sweep("cancel", slurm_recipe, *many)
 
 

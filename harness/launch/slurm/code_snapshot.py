@@ -1,4 +1,4 @@
-"""The code that jobs run is the code at submission: a copy of our packages, named by what it holds."""
+"""Copy the packages at submission, so that jobs run that code; the copy is named by its digest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def snapshot(output: Path) -> Path:
     """Copy the packages to `<output>/code/<digest>/` unless they are there, and return that folder.
 
-    `provenance.json` beside them tells the commit, and the difference to it where there is one.
+    `provenance.json` next to them has the commit and the uncommitted changes.
     """
     files = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*") if _is_code(path))
     digest = hashlib.sha256()
@@ -35,19 +35,19 @@ def _is_code(path: Path) -> bool:
 
 
 def _copy(files: list[Path], folder: Path) -> None:
-    """Copy beside the folder, then give it its name: a job never meets half of it."""
+    """Copy to a temporary folder and rename it, so that a job never sees an incomplete copy."""
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     for path in files:
         target = building / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    shutil.rmtree(folder, ignore_errors=True)  # a copy whose maker died before it said what it is
+    shutil.rmtree(folder, ignore_errors=True)  # a copy whose process died before it wrote the provenance
     building.rename(folder)
 
 
 def _provenance() -> dict[str, str | None]:
-    """Commit and difference of the working tree; both None where this is no git checkout."""
+    """The commit and the uncommitted changes; both None outside a git checkout."""
     return {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD", "--", *PACKAGES)}
 
 

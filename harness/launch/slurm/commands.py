@@ -1,4 +1,4 @@
-"""SLURM's own commands: asked with a time limit, answered as text, refused in SLURM's words."""
+"""Run SLURM's commands with a time limit; errors carry SLURM's own text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ DEFAULT_MAX_ARRAY = 1001  # SLURM's own default
 
 
 class SlurmError(RuntimeError):
-    """A SLURM command that failed or did not answer; the text is SLURM's."""
+    """A SLURM command failed or did not answer; the text is SLURM's."""
 
 
 def ask(*command: str) -> str:
-    """What a SLURM command prints.
+    """Run a SLURM command and return what it prints.
 
     Raises:
         SlurmError: it is not installed, fails, or does not answer within a minute.
@@ -32,7 +32,7 @@ def ask(*command: str) -> str:
 
 
 def refusal(options: Sequence[str]) -> str | None:
-    """Why `sbatch` would refuse a job of these options, in its own words; None if it would take it."""
+    """Why `sbatch` would refuse a job with these options, in its own words; None if it would accept it."""
     try:
         ask("sbatch", "--test-only", *options, "--wrap=true")
     except SlurmError as error:
@@ -41,9 +41,9 @@ def refusal(options: Sequence[str]) -> str | None:
 
 
 def longest_minutes(partition: str | None) -> float:
-    """The longest time limit of a partition, or of the default one; infinite where there is none.
+    """The longest time limit of a partition, or of the default one; infinite if there is none.
 
-    Many clusters queue a job beyond it for ever instead of refusing it.
+    Many clusters queue a job with a longer limit forever instead of refusing it.
     """
     for line in ask("sinfo", "--noheader", "--format=%P %l").splitlines():
         name, _, limit = line.partition(" ")
@@ -53,7 +53,7 @@ def longest_minutes(partition: str | None) -> float:
 
 
 def _minutes(limit: str) -> float:
-    """`1-02:03:04`, `02:03:04`, `03:04` or `infinite`, in minutes."""
+    """Convert `1-02:03:04`, `02:03:04`, `03:04` or `infinite` to minutes."""
     days, _, clock = limit.rpartition("-")
     if not clock.replace(":", "").isdigit():
         return math.inf
@@ -62,7 +62,7 @@ def _minutes(limit: str) -> float:
 
 
 def max_array_size() -> int:
-    """How many elements a job array may have here (`MaxArraySize` is one more than the highest index)."""
+    """The cluster's `MaxArraySize`: one more than the highest index of a job array."""
     for line in ask("scontrol", "show", "config").splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "MaxArraySize":
@@ -71,13 +71,13 @@ def max_array_size() -> int:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Cancel jobs or array elements (`123`, `123_4`); those that have ended are left alone."""
+    """Cancel jobs or array tasks (`123`, `123_4`); those that have ended are unaffected."""
     if jobs:
         ask("scancel", *jobs)
 
 
 def throttle(array: str, parallel: int) -> None:
-    """Let at most `parallel` elements of a queued array run at one time."""
+    """Let at most `parallel` tasks of a queued array run at one time."""
     ask("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={parallel}")
 
 

@@ -1,7 +1,7 @@
-"""Why a cell's stage failed, and whether trying again can help.
+"""Why a task of a grid cell failed, and whether trying again can help.
 
-A process that raises leaves `failures/<stage>-<attempt>-<rank>.json` beside its cell; one that is killed leaves
-nothing, and SLURM's state tells. A reason that passes is tried again; one that would come again is not, unless forced.
+A process that raises writes `failures/<task>-<attempt>-<rank>.json` into its cell's folder; for one that is killed,
+only SLURM's state is known. A transient failure is retried; a permanent one only with `resume --force`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRANSIENT = {
     "REVOKED": "revoked",
 }
 CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
-"""What a rank raises when another has gone: never the first cause where there is another."""
+"""What a rank raises because another rank has ended; never the first cause if any rank raised something else."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,28 @@ class Failure:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a stage failed, in a line, and whether another try can help."""
+    """Why a task failed, in one line, and whether trying again can help."""
 
     text: str
     verdict: Verdict
 
 
-def leave(folder: Path, failure: Failure) -> None:
-    """Write what a rank raised beside its cell."""
+def record_failure(folder: Path, failure: Failure) -> None:
+    """Write what a rank raised into its cell's folder."""
     name = f"{failure.stage}-{failure.attempt}-{failure.rank}.json"
     write_json(folder / "failures" / name, asdict(failure))
 
 
 def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
-    """What the first failing rank of an attempt raised, rather than what that did to the others; None if nothing."""
+    """What the first failing rank of an attempt raised, not what other ranks raised because of it; None if nothing."""
     paths = sorted(folder.glob(f"failures/{stage}-{attempt}-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    causes = [failure for failure in found if failure.kind not in CONSEQUENCES]
-    return next(iter([*causes, *found]), None)
+    failures = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    causes = [failure for failure in failures if failure.kind not in CONSEQUENCES]
+    return next(iter([*causes, *failures]), None)
 
 
 def cause(state: JobState, failure: Failure | None) -> Cause:
-    """Why an attempt that has ended without its result failed."""
+    """Why an attempt ended without a result."""
     if state.state == "OUT_OF_MEMORY":
         return Cause("out of memory", "permanent")
     if failure is not None and failure.kind not in (*CONSEQUENCES, "Preempted", "Fenced"):
@@ -73,7 +73,7 @@ def cause(state: JobState, failure: Failure | None) -> Cause:
     if state.state in TRANSIENT:
         return Cause(TRANSIENT[state.state], "transient")
     if state.reason == "DependencyNeverSatisfied":
-        return Cause("what it depends on failed", "transient")
+        return Cause("a job that it depends on failed", "transient")
     if state.state == "UNKNOWN":
-        return Cause("lost: SLURM knows nothing of it", "transient")
-    return Cause(f"{state.state.lower()}, and left no reason: killed?", "transient")
+        return Cause("lost: SLURM no longer knows the job", "transient")
+    return Cause(f"{state.state.lower()}, and no reason was recorded: killed?", "transient")

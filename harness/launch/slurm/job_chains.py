@@ -1,4 +1,4 @@
-"""What of a grid cell is to be submitted, given what is missing of it and which of its jobs are live."""
+"""Decide which jobs of a grid cell to submit, from its missing stages and its live jobs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from harness.storage.ledger import Stage
 
 @dataclass(frozen=True)
 class JobChain:
-    """What of a cell is to be submitted.
+    """The jobs of a cell to submit.
 
     Attributes:
-        pieces: of each stage in turn, those that no live job covers.
+        tasks: of each stage in turn, those that no live job covers.
         after: live jobs that the first stage waits for.
-        beside: live jobs that cover the rest of the first stage; the second waits for them too.
-        replaced: live jobs that these take the place of.
+        concurrent: live jobs that cover the rest of the first stage; the second waits for them too.
+        replaced: live jobs to cancel, which these jobs replace.
     """
 
     cell: Cell
     tasks: tuple[tuple[str, ...], ...]
     after: tuple[str, ...]
-    beside: tuple[str, ...]
+    concurrent: tuple[str, ...]
     replaced: tuple[str, ...]
 
 
@@ -45,42 +45,42 @@ class HeldBack:
 def decide(
     recipe: Recipe, work: CellWork, jobs: dict[str, Submitted], known: dict[str, JobState], force: bool
 ) -> JobChain | HeldBack | None:
-    """What to do about a cell: submit from its first stage that live jobs do not cover, hold it back, or nothing."""
-    live = {task: one.job for task, one in jobs.items() if known[one.job].is_live}
+    """What to do for a cell: submit from its first stage that live jobs do not cover, hold it back, or nothing."""
+    live = {task: submitted.job for task, submitted in jobs.items() if known[submitted.job].is_live}
     pending = pending_tasks(recipe, work)
-    wanted = [tasks or _putting_together(recipe, stage, live) for stage, tasks in pending.items()]
-    first = next((place for place, tasks in enumerate(wanted) if not live.keys() >= set(tasks)), None)
+    stages = [tasks or _joining_task(recipe, stage, live) for stage, tasks in pending.items()]
+    first = next((position for position, tasks in enumerate(stages) if not live.keys() >= set(tasks)), None)
     if first is None:
         return None
-    lacking = tuple(task for task in wanted[first] if task not in live)
-    for task in lacking:
-        why = _holds_back(recipe, work.cell, task, jobs.get(task), known)
-        if why is not None and not force:
-            return HeldBack(work.cell, task, why)
-    after = [live[task] for task in (wanted[first - 1] if first else ())]
-    beside = [live[task] for task in wanted[first] if task in live]
-    known_tasks = {task for stage in pending for task in stage_tasks(recipe, stage)}
-    outdated = {task for task in live if task not in known_tasks and read_task(task)[0] in work.missing[first:]}
-    later = {task for tasks in wanted[first + 1 :] for task in tasks}
+    uncovered = tuple(task for task in stages[first] if task not in live)
+    for task in uncovered:
+        reason = _reason_to_hold_back(recipe, work.cell, task, jobs.get(task), known)
+        if reason is not None and not force:
+            return HeldBack(work.cell, task, reason)
+    after = [live[task] for task in (stages[first - 1] if first else ())]
+    concurrent = [live[task] for task in stages[first] if task in live]
+    current = {task for stage in pending for task in stage_tasks(recipe, stage)}
+    outdated = {task for task in live if task not in current and read_task(task)[0] in work.missing[first:]}
+    later = {task for tasks in stages[first + 1 :] for task in tasks}
     replaced = [live[task] for task in live if task in outdated | later]
-    return JobChain(work.cell, (lacking, *wanted[first + 1 :]), tuple(after), tuple(beside), tuple(replaced))
+    return JobChain(work.cell, (uncovered, *stages[first + 1 :]), tuple(after), tuple(concurrent), tuple(replaced))
 
 
-def _putting_together(recipe: Recipe, stage: Stage, live: dict[str, str]) -> tuple[str, ...]:
-    """All elements are done and their stage is not: one that lives is at it; else the first, run again, will be."""
-    every = stage_tasks(recipe, stage)
-    return tuple(task for task in every if task in live)[:1] or every[:1]
+def _joining_task(recipe: Recipe, stage: Stage, live: dict[str, str]) -> tuple[str, ...]:
+    """The task that joins the parts once all shares are done: a live one, else the first, which is run again."""
+    tasks = stage_tasks(recipe, stage)
+    return tuple(task for task in tasks if task in live)[:1] or tasks[:1]
 
 
-def _holds_back(
-    recipe: Recipe, cell: Cell, task: str, dead: Submitted | None, known: dict[str, JobState]
+def _reason_to_hold_back(
+    recipe: Recipe, cell: Cell, task: str, ended: Submitted | None, known: dict[str, JobState]
 ) -> Cause | None:
-    """Why a piece whose job has ended without its result is not to be submitted again; None if it is."""
-    if dead is None:
+    """Why a task whose job ended without a result is not submitted again; None if it is."""
+    if ended is None:
         return None
-    why = cause(known[dead.job], first_failure(cell_folder(recipe, cell), task, dead.attempt))
-    if why.verdict == "permanent":
-        return why
-    if dead.attempt >= recipe.launch.slurm.attempts and known[dead.job].state != "CANCELLED":
-        return Cause(f"{why.text}; {dead.attempt} attempts", "permanent")
+    reason = cause(known[ended.job], first_failure(cell_folder(recipe, cell), task, ended.attempt))
+    if reason.verdict == "permanent":
+        return reason
+    if ended.attempt >= recipe.launch.slurm.attempts and known[ended.job].state != "CANCELLED":
+        return Cause(f"{reason.text}; {ended.attempt} attempts", "permanent")
     return None

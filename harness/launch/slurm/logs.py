@@ -1,4 +1,4 @@
-"""What a cell's processes said: the first failing rank's trace, or the log of a rank, across restarts and attempts."""
+"""Read the logs of a grid cell's jobs: the first failing rank's traceback, or the log of one rank."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from harness.storage.ledger import STAGES
 LINES = 40
 
 
-def shown(recipe: Recipe, cell: Cell, rank: int | None) -> str:
-    """The trace of what failed last and the end of that rank's logs; of `rank` where one is asked for."""
+def read_logs(recipe: Recipe, cell: Cell, rank: int | None) -> str:
+    """The traceback of the last failure and the end of that rank's logs; with `rank`, only the end of its logs."""
     entries = [entry for entry in Submissions(recipe.output).entries if cell.id in entry.cells and entry.array]
     if not entries:
-        return f"{cell.id}: no job of it is in {recipe.output / 'jobs'}"
+        return f"{cell.id}: no job of this cell is in {recipe.output / 'jobs'}"
     failure = _last_failure(recipe, cell, entries)
-    wanted = rank if rank is not None else failure.rank if failure else 0
+    shown_rank = rank if rank is not None else failure.rank if failure else 0
     failed = [entry for entry in entries if failure is not None and entry.stage == failure.stage]
-    parts = list(_logs(cell, (failed or entries)[-3:], wanted))
+    parts = list(_logs(cell, (failed or entries)[-3:], shown_rank))
     if failure is not None and rank is None:
         where = f"{failure.stage}, attempt {failure.attempt}, job {failure.job}"
         parts.append(f"{cell.id}: {where}: rank {failure.rank} failed first\n{failure.trace}")
@@ -33,13 +33,13 @@ def shown(recipe: Recipe, cell: Cell, rank: int | None) -> str:
 
 def _last_failure(recipe: Recipe, cell: Cell, entries: list[SubmittedArray]) -> Failure | None:
     attempts = {(entry.stage, entry.attempts[entry.cells.index(cell.id)]) for entry in entries}
-    ordered = sorted(attempts, key=lambda one: (one[1], STAGES.index(read_task(one[0])[0])), reverse=True)
-    found = (first_failure(cell_folder(recipe, cell), stage, attempt) for stage, attempt in ordered)
-    return next((failure for failure in found if failure is not None), None)
+    newest_first = sorted(attempts, key=lambda pair: (pair[1], STAGES.index(read_task(pair[0])[0])), reverse=True)
+    failures = (first_failure(cell_folder(recipe, cell), task, attempt) for task, attempt in newest_first)
+    return next((failure for failure in failures if failure is not None), None)
 
 
 def _logs(cell: Cell, entries: list[SubmittedArray], rank: int) -> Iterator[str]:
-    """SLURM appends to a job's logs when it restarts it, so one file holds all its restarts."""
+    """The end of each job's log. SLURM appends to it when it restarts the job, so one file covers all restarts."""
     for entry in entries:
         job = entry.job(entry.cells.index(cell.id))
         for path in sorted(Path(entry.folder).glob(f"{job}_{rank}_log.*")):

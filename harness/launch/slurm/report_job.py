@@ -7,17 +7,17 @@ import os
 from harness.grid.cells import cells
 from harness.launch.slurm.submit import submit
 from harness.recipe.schema import Recipe
-from harness.stages import missing as stages
+from harness.stages.missing import missing_stages
 
 
 def report_and_resume(recipe_json: str) -> None:
-    """Draw the report, and submit again what failed for a reason that passes: a study ends with no one watching."""
+    """Submit again what failed for a transient reason, and draw the report, so that a study finishes unattended."""
     from harness.report.write import report
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
-    work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+    work_items = [missing_stages(recipe, cell) for cell in cells(recipe)]
     for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
-        del os.environ[name]  # what this job was given is not what the next shall ask for
+        del os.environ[name]  # sbatch would take this job's resources as defaults for the next
     submission = submit(recipe, work_items, report_and_resume)
     print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
     report(recipe)

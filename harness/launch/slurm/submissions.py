@@ -1,7 +1,7 @@
-"""The job book: which cell's stage was given to which SLURM job, written before and after each submission.
+"""The submissions file: which SLURM job runs which task of which grid cell. Written before and after each submission.
 
-`<output>/jobs/book.json`, by rename. An entry is one job array; element i is its i-th cell. An entry without a job id
-was being submitted when its writer died; the array's name, which is its own, tells whether SLURM took it.
+It is `<output>/jobs/book.json`, written atomically. An entry is one job array; array task i is for its i-th cell. An
+entry without a job id was being submitted when its writer died; the array's unique name shows if SLURM accepted it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from harness.launch.slurm.commands import ask
 from harness.storage.atomic import write_json
 
 Key = tuple[str, str]
-"""Cell id, and a stage or one element of it (`shared_embedding`)."""
+"""Cell id and task: a stage, or one job's share of it (`stages/tasks.py`)."""
 
 
 @dataclass(frozen=True)
 class SubmittedArray:
-    """One job array, or the job that reports when all is over (stage `report`, no cells).
+    """One job array, or the job that reports after all others (stage `report`, no cells).
 
-    `name` is unique; `stage` may be one element of a stage, `embed.3-of-8` (`shared_embedding`); `attempts` counts for
-    each cell how often that was submitted, from 1.
+    `name` is unique; `stage` is a task: a stage, or one job's share of it, `embed.3-of-8`; `attempts` counts for each
+    cell how often that was submitted, from 1.
     """
 
     name: str
@@ -38,19 +38,19 @@ class SubmittedArray:
     array: str | None = None
 
     def job(self, position: int) -> str:
-        """SLURM's id of one element; an array of one is a plain job."""
+        """SLURM's id of one array task; an array of one is a plain job."""
         assert self.array is not None
         return f"{self.array}_{position}" if len(self.cells) > 1 else self.array
 
     @property
     def jobs(self) -> list[str]:
-        """SLURM's ids of all elements."""
+        """SLURM's ids of all array tasks."""
         return [self.job(position) for position in range(max(1, len(self.cells)))]
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """The newest submission of a cell's stage."""
+    """The newest submission of a cell's task."""
 
     job: str
     attempt: int
@@ -58,11 +58,11 @@ class Submitted:
 
 
 class SubmissionsError(ValueError):
-    """A job book that cannot be read; the text names it."""
+    """The submissions file cannot be read; the text names it."""
 
 
 class Submissions:
-    """Entries in the order of their submission. Change it only while holding `locked`."""
+    """The entries of the submissions file in order of submission. Change it only while holding `locked`."""
 
     def __init__(self, output: Path) -> None:
         self.path = output / "jobs" / "book.json"
@@ -70,48 +70,48 @@ class Submissions:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the book against every other sweep of this study, waiting for it, and read it anew."""
+        """Wait for the lock that all sweeps of this study share, read the file again, and hold the lock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with (self.path.parent / "book.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.entries = _read(self.path)
-            self._settle()
+            self._resolve_unfinished()
             yield
 
     def plan(self, entry: SubmittedArray) -> None:
-        """Note an array that is about to be submitted."""
+        """Record an array that is about to be submitted."""
         self.entries.append(entry)
         self._write()
 
     def submitted(self, name: str, array: str) -> None:
-        """Note the id that SLURM gave."""
+        """Record the id that SLURM assigned."""
         self._change(name, array=array)
 
-    def _change(self, name: str, **values: Any) -> None:  # noqa: ANN401  (fields of Entry)
+    def _change(self, name: str, **values: Any) -> None:  # noqa: ANN401  (fields of SubmittedArray)
         self.entries = [replace(entry, **values) if entry.name == name else entry for entry in self.entries]
         self._write()
 
     def latest(self) -> dict[Key, Submitted]:
-        """The newest submission of every cell's stage."""
-        found: dict[Key, Submitted] = {}
+        """The newest submission of each task of each cell."""
+        newest: dict[Key, Submitted] = {}
         for entry in self.entries:
             if entry.array is not None:
                 for position, (cell, attempt) in enumerate(zip(entry.cells, entry.attempts, strict=True)):
-                    found[cell, entry.stage] = Submitted(entry.job(position), attempt, Path(entry.folder))
-        return found
+                    newest[cell, entry.stage] = Submitted(entry.job(position), attempt, Path(entry.folder))
+        return newest
 
     def set_throttle(self, name: str, throttle: int) -> None:
-        """Note that an array's throttle was changed."""
+        """Record an array's changed throttle."""
         self._change(name, throttle=throttle)
 
-    def _settle(self) -> None:
-        """Give entries of writers that died the id that SLURM knows by their name, or drop them."""
+    def _resolve_unfinished(self) -> None:
+        """Complete entries whose writer died with the id that SLURM has for their name; drop those it does not know."""
         if all(entry.array for entry in self.entries):
             return
         lines = ask("squeue", "--me", "--noheader", "--states=all", "--format=%F %j").splitlines()
         arrays = {name: array for array, name in (line.split(maxsplit=1) for line in lines)}
-        settled = [replace(entry, array=entry.array or arrays.get(entry.name)) for entry in self.entries]
-        self.entries = [entry for entry in settled if entry.array]
+        resolved = [replace(entry, array=entry.array or arrays.get(entry.name)) for entry in self.entries]
+        self.entries = [entry for entry in resolved if entry.array]
         self._write()
 
     def _write(self) -> None:
@@ -127,7 +127,7 @@ def _read(path: Path) -> list[SubmittedArray]:
         return [_entry(value) for value in json.loads(text)["entries"]]
     except (ValueError, KeyError, TypeError) as error:
         raise SubmissionsError(
-            f"{path}: not a job book ({error}); move it away, and SLURM's queue is all that is known"
+            f"{path}: not a submissions file ({error}); if you move it away, cancel the jobs that squeue still shows"
         ) from None
 
 

@@ -1,8 +1,8 @@
-"""Missing work → job arrays: train → embed → evaluate as dependent arrays, and one report after all.
+"""Submit missing work as job arrays: train → embed → evaluate as dependent arrays, and one report job after all.
 
-Cells whose stages ask for the same shapes go together, element i of one array waiting for element i of the one before.
-Where several jobs share the embedding of a cell (`shared_embedding`), there is an array for each of them. What is
-queued or running is left alone; what failed for a reason that passes is submitted again.
+Grid cells whose stages request the same resources share arrays: task i of an array waits for task i of the array
+before. If several jobs share the embedding of a cell (`stages/shared_embedding.py`), each is in an array of its own.
+What is queued or running is not submitted again; what failed for a transient reason is.
 """
 
 from __future__ import annotations
@@ -35,21 +35,20 @@ LastJob = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SubmitResult:
-    """What one call submitted, and what it held back."""
+    """The arrays that one call submitted, and the cells that it held back."""
 
     entries: tuple[SubmittedArray, ...]
     held: tuple[HeldBack, ...]
 
 
 def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, force: bool = False) -> SubmitResult:
-    """Submit what is missing and neither queued nor running; `force` tries again what failed for a permanent reason.
+    """Submit what is missing and neither queued nor running; `force` retries permanent failures too.
 
-    `last_job` runs in a job after all others, with the recipe's JSON.
-
-    Two calls at once, from anywhere that sees the same files, submit each cell once: the second waits for the first.
+    `last_job` runs in a job after all others, with the recipe's JSON. Two calls at once, on any hosts that share the
+    files, submit each cell once: the second waits for the first.
 
     Raises:
-        SlurmError: SLURM does not answer, or refuses a shape; in that case nothing was submitted.
+        SlurmError: SLURM does not answer, or refuses a resource request; in that case nothing was submitted.
     """
     submissions = Submissions(recipe.output)
     with submissions.locked():
@@ -61,36 +60,37 @@ def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, fo
         chains: list[JobChain] = []
         held: list[HeldBack] = []
         for work in work_items:
-            found = decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
-            if isinstance(found, JobChain):
-                chains.append(found)
-            elif found is not None:
-                held.append(found)
-        _ask_for_refusals(recipe, chains)
+            decision = decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
+            if isinstance(decision, JobChain):
+                chains.append(decision)
+            elif decision is not None:
+                held.append(decision)
+        _check_requests(recipe, chains)
         _adjust_throttles(recipe, submissions, known)
         commands.cancel([job for chain in chains for job in chain.replaced])
         entries = _submit_chains(recipe, submissions, chains, latest, last_job)
     return SubmitResult(tuple(entries), tuple(held))
 
 
-def _ask_for_refusals(recipe: Recipe, chains: Sequence[JobChain]) -> None:
-    wanted = {_resources(recipe, chain.cell, tasks[0]) for chain in chains for tasks in chain.tasks}
+def _check_requests(recipe: Recipe, chains: Sequence[JobChain]) -> None:
+    """Raise SlurmError if the cluster would refuse the resources or the time limit of any job of these chains."""
+    requests = {_resources(recipe, chain.cell, tasks[0]) for chain in chains for tasks in chain.tasks}
     slurm = recipe.launch.slurm
-    longest = commands.longest_minutes(slurm.partition) if wanted else math.inf
+    longest = commands.longest_minutes(slurm.partition) if requests else math.inf
     if 60 * slurm.hours > longest:
         where = slurm.partition or "the default partition"
         raise SlurmError(f"jobs of {where} end after {longest / 60:g} hours: set launch.slurm.hours to that or less")
-    for one in sorted(wanted):
-        refused = commands.refusal(arguments(recipe, one))
-        if refused is not None:
+    for request in sorted(requests):
+        refusal = commands.refusal(arguments(recipe, request))
+        if refusal is not None:
             raise SlurmError(
-                f"SLURM refuses jobs of {one}:\n  {refused}\n"
-                f"set {field_of(refused)} in the recipe; nothing was submitted"
+                f"SLURM refuses jobs of {request}:\n  {refusal}\n"
+                f"set {field_of(refusal)} in the recipe; nothing was submitted"
             )
 
 
 def _adjust_throttles(recipe: Recipe, submissions: Submissions, known: dict[str, JobState]) -> None:
-    """Give arrays that still wait the throttle that the recipe has now."""
+    """Set the recipe's current throttle on arrays that are still waiting."""
     for entry in list(submissions.entries):
         waits = any(known[job].phase == "queued" for job in entry.jobs if job in known)
         if len(entry.cells) > 1 and waits and entry.array and entry.throttle != recipe.launch.parallel:
@@ -105,7 +105,7 @@ def _submit_chains(
     latest: dict[Key, Submitted],
     last_job: LastJob,
 ) -> list[SubmittedArray]:
-    """Submit chains grouped into arrays, and the report after them and after all that is still under way."""
+    """Submit chains grouped into arrays, and the report job after these and all other live jobs."""
     if not chains:
         return []
     code = snapshot(recipe.output)
@@ -119,11 +119,11 @@ def _submit_chains(
 
 
 def _groups(recipe: Recipe, chains: Sequence[JobChain]) -> list[list[JobChain]]:
-    """Chains that can share arrays: the same pieces in the same shapes, waiting for the same jobs or for none."""
+    """Group chains that can share arrays: the same tasks with the same resources, waiting for the same jobs."""
 
     def key(chain: JobChain) -> tuple[Any, ...]:
-        shapes = tuple(_resources(recipe, chain.cell, tasks[0]) for tasks in chain.tasks)
-        return chain.after, chain.beside, chain.tasks, shapes
+        resources = tuple(_resources(recipe, chain.cell, tasks[0]) for tasks in chain.tasks)
+        return chain.after, chain.concurrent, chain.tasks, resources
 
     return [list(group) for _, group in itertools.groupby(sorted(chains, key=key), key)]
 
@@ -136,17 +136,17 @@ def _submit_group(
     recipe: Recipe, submissions: Submissions, group: Sequence[JobChain], latest: dict[Key, Submitted], code: Path
 ) -> list[SubmittedArray]:
     chain, cells = group[0], [chain.cell for chain in group]
-    dependency = _once("afterok", chain.after)
+    dependency = _dependency("afterok", chain.after)
     entries: list[SubmittedArray] = []
-    for place, tasks in enumerate(chain.tasks):
+    for position, tasks in enumerate(chain.tasks):
         arrays = []
         for task in tasks:
             entry = _submit_array(recipe, submissions, task, cells, latest, code, dependency)
             arrays.append(entry.array or "")
             entries.append(entry)
-        waits = [_once("aftercorr" if len(cells) > 1 else "afterok", arrays)]
-        waits += [_once("afterok", chain.beside)] if place == 0 else []
-        dependency = ",".join(one for one in waits if one)
+        conditions = [_dependency("aftercorr" if len(cells) > 1 else "afterok", arrays)]
+        conditions += [_dependency("afterok", chain.concurrent)] if position == 0 else []
+        dependency = ",".join(condition for condition in conditions if condition)
     return entries
 
 
@@ -154,19 +154,19 @@ def _submit_array(
     recipe: Recipe, submissions: Submissions, task: str, cells: Sequence[Cell], latest: dict[Key, Submitted],
     code: Path, dependency: str | None,
 ) -> SubmittedArray:  # fmt: skip
-    """Submit one piece of each of these cells, and note it in the book before and after."""
+    """Submit one task of each of these cells, and record it in the submissions file before and after."""
     before = (latest.get((cell.id, task)) for cell in cells)
     attempts = tuple(submitted.attempt + 1 if submitted else 1 for submitted in before)
     entry = _entry(recipe, task, tuple(cell.id for cell in cells), attempts)
     submissions.plan(entry)
-    wanted = parameters(recipe, _resources(recipe, cells[0], task), entry.name, code, dependency)
-    array = _submit(recipe, entry, wanted)
+    options = parameters(recipe, _resources(recipe, cells[0], task), entry.name, code, dependency)
+    array = _submit(recipe, entry, options)
     submissions.submitted(entry.name, array)
     return SubmittedArray(**{**vars(entry), "array": array})
 
 
-def _once(kind: str, jobs: Sequence[str]) -> str | None:
-    """SLURM's word for waiting until all of these have ended well."""
+def _dependency(kind: str, jobs: Sequence[str]) -> str | None:
+    """A condition of sbatch's `--dependency`, such as `afterok:1:2`; None without jobs."""
     return f"{kind}:{':'.join(jobs)}" if jobs else None
 
 
@@ -177,19 +177,19 @@ def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[i
     )
 
 
-def _submit(recipe: Recipe, entry: SubmittedArray, wanted: dict[str, Any]) -> str:
-    """Hand an array to SLURM through submitit, and return its id."""
+def _submit(recipe: Recipe, entry: SubmittedArray, options: dict[str, Any]) -> str:
+    """Submit an array through submitit, and return SLURM's id of it."""
     import submitit
 
     executor = submitit.SlurmExecutor(folder=entry.folder)
-    executor.update_parameters(**wanted)
+    executor.update_parameters(**options)
     count, text = len(entry.cells), recipe.model_dump_json()
     jobs = executor.map_array(run_task, [text] * count, entry.cells, [entry.stage] * count, entry.attempts)
     return str(jobs[0].job_id).split("_")[0]
 
 
 def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_job: LastJob) -> SubmittedArray:
-    """One job after all arrays of this study, in place of the one that waited before."""
+    """Submit the report job after all live arrays of this study, replacing one that is still queued."""
     import submitit
 
     known = states([job for entry in submissions.entries if entry.array for job in entry.jobs])
@@ -204,31 +204,31 @@ def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_jo
     arrays = [entry.array for entry in live if entry.stage != REPORT and entry.array]
     entry = _entry(recipe, REPORT, (), ())
     submissions.plan(entry)
-    wanted = parameters(recipe, Resources(1, 1, 0, recipe.launch.cpus_per_task), entry.name, code, None)
-    wanted["additional_parameters"] = {"requeue": True, "dependency": f"afterany:{':'.join(arrays)}"}
+    options = parameters(recipe, Resources(1, 1, 0, recipe.launch.cpus_per_task), entry.name, code, None)
+    options["additional_parameters"] = {"requeue": True, "dependency": f"afterany:{':'.join(arrays)}"}
     executor = submitit.SlurmExecutor(folder=entry.folder)
-    executor.update_parameters(**wanted, use_srun=False)  # a step could not submit jobs
+    executor.update_parameters(**options, use_srun=False)  # a job step cannot submit jobs
     array = str(executor.submit(last_job, recipe.model_dump_json()).job_id)
     submissions.submitted(entry.name, array)
     return SubmittedArray(**{**vars(entry), "array": array})
 
 
-def cancel(recipe: Recipe, chosen: Sequence[str] | None = None) -> int:
-    """Cancel this study's live jobs, or those of the cells chosen; return how many. Their checkpoints stay.
+def cancel(recipe: Recipe, cell_ids: Sequence[str] | None = None) -> int:
+    """Cancel the live jobs of this study, or of these cells only; return how many. Their checkpoints are kept.
 
-    The report is cancelled first: it would otherwise find everything over and submit it again.
+    The report job is cancelled first: it would otherwise start when the others have ended, and submit them again.
     """
     submissions = Submissions(recipe.output)
     with submissions.locked():
         known = states([job for entry in submissions.entries for job in entry.jobs])
-        if chosen is None:
+        if cell_ids is None:
             reports = [job for entry in submissions.entries if entry.stage == REPORT for job in entry.jobs]
             commands.cancel([job for job in reports if known[job].is_live])
         jobs = [
             entry.job(position)
             for entry in submissions.entries
             for position, cell in enumerate(entry.cells)
-            if chosen is None or cell in chosen
+            if cell_ids is None or cell in cell_ids
         ]
         live = [job for job in jobs if known[job].is_live]
         commands.cancel(live)

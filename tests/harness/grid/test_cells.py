@@ -1,4 +1,4 @@
-"""A cell is named by what changes its result, and by nothing else."""
+"""Covers `cells`: a grid cell's id depends on what changes its result, and on nothing else."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ SCALING = RECIPES / "scaling.yaml"
 LAPTOP = ["grid.models=[vit_s16]"]
 
 
-def test_the_ids_of_every_recipe_stay() -> None:
+def test_the_ids_of_all_recipes_are_unchanged() -> None:
     """`ids.json` holds the ids of all recipes in all profiles under ID_VERSION 1: studies on disk have them."""
     stored = json.loads((Path(__file__).parent / "ids.json").read_text())
     assert set(stored) == {path.name for path in RECIPES.glob("*.yaml")}
@@ -31,7 +31,7 @@ def ids(*overrides: str, profile: str = "laptop") -> set[str]:
 @pytest.mark.parametrize(
     "override",
     [
-        "output=/elsewhere",
+        "output=/other",
         "launch.parallel=7",
         "launch.device=cuda",
         "launch.loader_workers=3",
@@ -84,28 +84,28 @@ def test_what_changes_no_training_leaves_every_id(override: str) -> None:
     ],
 )
 def test_what_changes_training_changes_every_trained_id(override: str) -> None:
-    def trained(found: set[str]) -> set[str]:
-        return {cell for cell in found if "untrained" not in cell and "pixel" not in cell}
+    def trained(names: set[str]) -> set[str]:
+        return {name for name in names if "untrained" not in name and "pixel" not in name}
 
     assert trained(ids(override)).isdisjoint(trained(ids()))
 
 
-def test_the_stream_order_and_each_of_its_fields_change_the_ids_of_its_dataset_alone() -> None:
+def test_the_stream_order_and_each_of_its_fields_change_the_ids_of_its_dataset_only() -> None:
     first, *others = load(SCALING, "laptop").grid.datasets
     stream = f"datasets.{first}.order=stream"
     lanes = f"datasets.{first}.stream.lanes"
-    found = [
+    variants = [
         ids(stream, f"{lanes}=1"),
         ids(stream, f"{lanes}=2"),
         ids(stream, f"{lanes}=1", f"datasets.{first}.stream.crops=3"),
         ids(stream, f"{lanes}=1", f"datasets.{first}.stream.block=3"),
         ids(),
     ]
-    of_first = [{cell for cell in each if f"-{first}-" in cell} for each in found]
-    assert all(one.isdisjoint(other) for one, other in itertools.combinations(of_first, 2))
-    assert len({frozenset(each - mine) for each, mine in zip(found, of_first, strict=True)}) == 1
+    of_first = [{name for name in variant if f"-{first}-" in name} for variant in variants]
+    assert all(left.isdisjoint(right) for left, right in itertools.combinations(of_first, 2))
+    assert len({frozenset(variant - changed) for variant, changed in zip(variants, of_first, strict=True)}) == 1
     assert others
-    assert ids(f"{lanes}=1") == ids()  # what the random order does not use
+    assert ids(f"{lanes}=1") == ids()  # the random order does not use it
 
 
 def test_moving_the_shards_changes_no_id(tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_moving_the_shards_changes_no_id(tmp_path: Path) -> None:
 
 def test_the_grid_is_the_product_less_what_is_excluded_plus_baselines() -> None:
     recipe = load(SCALING, "slurm", ["grid.exclude=[{model: vit_s8, dataset: rpi_93m}]"])
-    found = cells(recipe)
-    assert len(found) == 7 * 5 - 1 + 7 + 1
-    assert len({cell.id for cell in found}) == len(found)
-    assert not [c for c in found if (c.model, c.dataset) == ("vit_s8", "rpi_93m")]
+    grid = cells(recipe)
+    assert len(grid) == 7 * 5 - 1 + 7 + 1
+    assert len({cell.id for cell in grid}) == len(grid)
+    assert not [c for c in grid if (c.model, c.dataset) == ("vit_s8", "rpi_93m")]
 
 
-def test_ids_survive_the_json_that_a_job_is_given() -> None:
+def test_ids_survive_the_json_that_is_passed_to_a_job() -> None:
     recipe = load(SCALING, "laptop")
     again = Recipe.model_validate_json(recipe.model_dump_json(), strict=False)
     assert [cell.id for cell in cells(again)] == [cell.id for cell in cells(recipe)]

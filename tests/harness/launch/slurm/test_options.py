@@ -1,4 +1,8 @@
-"""What is asked of SLURM follows from the recipe: one task per GPU, nothing that was not set, nothing unquoted."""
+"""Covers `options`, and the parsing and the missing installation in `commands`.
+
+Requests follow the recipe: one task per GPU, no option that is not set, and nothing unquoted. What `commands` asks a
+running SLURM is in tests/slurm/test_sweep.py and tests/slurm/test_large.py.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.grid.cells import cells
-from harness.launch.slurm import commands
-from harness.launch.slurm import options as shapes
+from harness.launch.slurm import commands, options
 from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.report_job import report_and_resume
 from harness.launch.slurm.submit import submit
@@ -22,12 +25,12 @@ from harness.stages.missing import CellWork
 SCALING = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 
 
-def test_slurm_is_asked_for_what_the_recipe_says() -> None:
+def test_requests_follow_the_recipe() -> None:
     recipe = load(SCALING, "slurm", ["launch.slurm.partition=gpu", "launch.slurm.hours=1.5"])
     largest = next(cell for cell in cells(recipe) if cell.model == "vit_l8" and cell.kind == "trained")
-    wanted = stage_resources(recipe.launch, largest, "train")
-    assert wanted == Resources(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
-    assert shapes.options(recipe, wanted) == {
+    resources = stage_resources(recipe.launch, largest, "train")
+    assert resources == Resources(nodes=32, tasks_per_node=8, gpus_per_node=8, cpus_per_task=12)
+    assert options.options(recipe, resources) == {
         "nodes": 32, "ntasks_per_node": 8, "gpus_per_node": 8, "cpus_per_task": 12, "time": 90, "partition": "gpu",
     }  # fmt: skip
     assert stage_resources(recipe.launch, largest, "embed").nodes == 1
@@ -45,20 +48,20 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint"])
 @pytest.mark.parametrize("value", ["gpu; rm -rf ~", "gpu\n#SBATCH --uid=0", "$(id)", "a b"])
-def test_what_slurm_is_told_cannot_hold_shell(field: str, value: str) -> None:
+def test_fields_passed_to_slurm_cannot_hold_shell_code(field: str, value: str) -> None:
     with pytest.raises(RecipeError, match=f"launch.slurm.{field}"):
         load(SCALING, "slurm", [f"launch.slurm.{field}={value!r}"])
 
 
 def test_environment_and_code_reach_the_shell_quoted(tmp_path: Path) -> None:
-    """bash itself is asked what it makes of the lines."""
+    """bash runs the lines and prints what it understood."""
     hostile = 'it\'s $(touch stolen); `touch stolen` "x"'
     recipe = load(SCALING, "slurm", [])
     slurm = recipe.launch.slurm.model_copy(update={"environment": {"GREETING": hostile}})
-    lines = shapes.setup_lines(slurm, tmp_path / "a b'c")
+    lines = options.setup_lines(slurm, tmp_path / "a b'c")
     script = "\n".join([*lines, 'printf "%s\\n" "$GREETING" "${PYTHONPATH%%:*}"'])
-    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    assert said.splitlines() == [hostile, str(tmp_path / "a b'c")]
+    printed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert printed.splitlines() == [hostile, str(tmp_path / "a b'c")]
     assert not (tmp_path / "stolen").exists()
 
 
@@ -73,13 +76,13 @@ def test_environment_and_code_reach_the_shell_quoted(tmp_path: Path) -> None:
         ("n/a", math.inf),
     ],
 )
-def test_time_limits_are_read_as_slurm_writes_them(limit: str, minutes: float) -> None:
+def test_time_limits_are_parsed_as_slurm_prints_them(limit: str, minutes: float) -> None:
     assert commands._minutes(limit) == minutes
 
 
 def test_short_limits_are_warned_about() -> None:
     recipe = load(SCALING, "slurm", ["launch.slurm.hours=0.1", "launch.slurm.signal_seconds=300"])
-    said = "\n".join(shapes.warnings(recipe))
-    assert "ten minutes or less" in said
-    assert "signal_seconds" in said
-    assert shapes.warnings(load(SCALING, "slurm", [])) == []
+    messages = "\n".join(options.warnings(recipe))
+    assert "ten minutes or less" in messages
+    assert "signal_seconds" in messages
+    assert options.warnings(load(SCALING, "slurm", [])) == []
