@@ -1,0 +1,67 @@
+"""Covers `evaluate/cell`: recall, consistency and random baselines from a file of embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.evaluate.cell import evaluate_cell
+from harness.grid.cell_folder import EMBEDDINGS
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.storage.embeddings import write_embeddings
+
+GROUPS = 12  # of two genes with similar embeddings
+GENES = [f"{letter}{group}" for group in range(GROUPS) for letter in "AB"]
+BATCHES = ("e1", "e2", "e3")
+
+
+@pytest.fixture
+def recipe(tiny_recipe_file: Path, tmp_path: Path) -> Recipe:
+    """The tiny study, evaluated with the pairs of genes of each group."""
+    lines = ["entity1,entity2", *(f"A{group},B{group}" for group in range(GROUPS))]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    evaluate = f"relationships: {{pairs: {tmp_path}/pairs.csv}}, bootstrap: 20, correction: centre_scale"
+    return load(tiny_recipe_file, "laptop", [f"evaluate={{{evaluate}}}"])
+
+
+def write_wells(folder: Path, *, replicates: int = 1, without: tuple[str, ...] = ()) -> None:
+    """Embeddings of every gene and of controls in each batch; the genes of a group differ by little noise."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(GROUPS, 32))
+    rows, features = [], []
+    for batch in BATCHES[: max(1, replicates)]:
+        for gene in [*GENES, *[""] * 8]:
+            centre = centres[int(gene[1:])] if gene else np.zeros(32)
+            features.append(centre + 0.05 * rng.normal(size=32))
+            treatment = f"{gene}_guide" if gene else "EMPTY_control"
+            rows.append({"experiment": batch, "gene": gene, "treatment": treatment})
+    wells = pd.DataFrame(rows).drop(columns=list(without))
+    write_embeddings(folder / EMBEDDINGS, wells, np.array(features, np.float32))
+
+
+def test_similar_genes_are_recalled_and_random_features_recall_chance(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    values = evaluate_cell(recipe, tmp_path)
+    pairs = values["recall"]["pairs"]
+    assert values["genes"] == len(GENES)
+    assert (pairs["pairs"], pairs["unknown_pairs"]) == (GROUPS, 0)
+    assert pairs["recall"] == 1.0
+    assert pairs["low"] <= pairs["recall"] <= pairs["high"]
+    assert pairs["chance"] == pytest.approx(0.1)
+    assert values["baselines"]["random_features"]["pairs"] < 0.5
+    assert values["consistency"]["protocol"] == "replicate_consistency/1"
+
+
+def test_without_replicates_there_is_no_consistency(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path)
+    assert evaluate_cell(recipe, tmp_path)["consistency"] is None
+
+
+def test_a_missing_column_is_named_with_those_there_are(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, without=("gene",))
+    with pytest.raises(ValueError, match=r"embeddings\.parquet: no column 'gene'; it has experiment, treatment"):
+        evaluate_cell(recipe, tmp_path)

@@ -1,0 +1,52 @@
+"""Covers `failures`: the first cause among the ranks' exceptions, and which failures are transient."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.launch.slurm.failures import Cause, Failure, cause, first_failure, record_failure
+from harness.launch.slurm.job_states import UNKNOWN, JobState
+
+
+def failure(rank: int, kind: str, message: str = "reason") -> Failure:
+    return Failure("train", 1, rank, "7_0", kind, message, "Traceback ...")
+
+
+def test_the_first_cause_is_not_what_other_ranks_raised_because_of_it(tmp_path: Path) -> None:
+    for rank, kind in enumerate(("DistBackendError", "ValueError", "OSError")):
+        record_failure(tmp_path, failure(rank, kind))
+        os.utime(tmp_path / "failures" / f"train-1-{rank}.json", (rank, rank))
+    first = first_failure(tmp_path, "train", 1)
+    assert first is not None
+    assert (first.rank, first.kind) == (1, "ValueError")
+    assert first_failure(tmp_path, "train", 2) is None
+    assert first_failure(tmp_path, "embed", 1) is None
+
+
+def test_a_lost_connection_counts_if_no_rank_raised_anything_else(tmp_path: Path) -> None:
+    record_failure(tmp_path, failure(3, "DistStoreError"))
+    assert first_failure(tmp_path, "train", 1) == failure(3, "DistStoreError")
+
+
+@pytest.mark.parametrize(
+    ("state", "raised", "expected"),
+    [
+        ("OUT_OF_MEMORY", None, Cause("out of memory", "permanent")),
+        ("FAILED", failure(0, "ValueError", "no images\ndetails"), Cause("ValueError: no images", "permanent")),
+        ("NODE_FAIL", failure(0, "DistBackendError"), Cause("a node failed", "transient")),
+        ("TIMEOUT", failure(0, "Preempted"), Cause("the time limit", "transient")),
+        ("FAILED", None, Cause("failed, and no reason was recorded: killed?", "transient")),
+    ],
+)
+def test_exceptions_and_memory_are_permanent_and_the_cluster_is_transient(
+    state: str, raised: Failure | None, expected: Cause
+) -> None:
+    assert cause(JobState(state), raised) == expected
+
+
+def test_unknown_jobs_and_unsatisfied_dependencies_are_transient() -> None:
+    assert cause(UNKNOWN, None).verdict == "transient"
+    assert cause(JobState("PENDING", "DependencyNeverSatisfied"), None).verdict == "transient"

@@ -1,0 +1,100 @@
+"""Covers `job` and `heartbeat`: a job records its failure, and requeues itself only after SIGUSR2.
+
+tests/slurm/test_sweep.py preempts, kills and requeues real jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from harness.distributed.preemption import Control, Preempted
+from harness.grid.cell_folder import cell_folder
+from harness.grid.cells import Cell, cells
+from harness.launch.slurm import commands, job
+from harness.launch.slurm.failures import first_failure
+from harness.launch.slurm.heartbeat import heartbeat, job_id
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.storage.fencing import Fenced
+
+
+@pytest.fixture
+def recipe(tiny_recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The tiny study, in the environment of array task 3 of job 12, restarted once."""
+    variables = {
+        "SLURM_ARRAY_JOB_ID": "12",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_PROCID": "0",
+        "SLURM_RESTART_COUNT": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(job, "start_heartbeat", lambda path: path.write_text("{}"))
+    monkeypatch.setattr(job, "REQUEUE_SECONDS", 0)
+    return load(tiny_recipe_file, "laptop")
+
+
+@pytest.fixture
+def requeued(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of requeued jobs."""
+    jobs: list[str] = []
+    monkeypatch.setattr(commands, "requeue", jobs.append)
+    return jobs
+
+
+def test_an_exception_is_recorded_with_its_rank_and_attempt(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(recipe: Recipe, cell: Cell, task: str, control: Control) -> None:
+        raise ValueError("no images")
+
+    monkeypatch.setattr(job.shared_embedding, "run_task", fail)
+    cell = cells(recipe)[0]
+    with pytest.raises(ValueError, match="no images"):
+        job.run_task(recipe.model_dump_json(), cell.id, "embed", 2)
+    folder = cell_folder(recipe, cell)
+    failure = first_failure(folder, "embed", 2)
+    assert failure is not None
+    assert (failure.rank, failure.job, failure.kind, failure.message) == (0, "12_3", "ValueError", "no images")
+    assert "Traceback" in failure.trace
+    assert heartbeat(folder, "embed").exists()
+    assert json.loads((folder / "fence-embed.json").read_text()) == {"attempt": 2, "restart": 1, "job": "12_3"}
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGUSR2, ["12_3"]), (signal.SIGTERM, [])])
+def test_only_sigusr2_requeues_the_job(
+    recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, expected: list[str]
+) -> None:
+    def stop(recipe: Recipe, cell: Cell, task: str, control: Control) -> None:
+        os.kill(os.getpid(), number)
+        assert control.stop
+        raise Preempted(str(control.stop))
+
+    monkeypatch.setattr(job.shared_embedding, "run_task", stop)
+    cell = cells(recipe)[0]
+    with pytest.raises(Preempted):
+        job.run_task(recipe.model_dump_json(), cell.id, "embed", 1)
+    assert requeued == expected
+    assert first_failure(cell_folder(recipe, cell), "embed", 1) is None
+
+
+def test_an_older_start_is_fenced_off(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job.shared_embedding, "run_task", lambda *_: None)
+    cell = cells(recipe)[0]
+    job.run_task(recipe.model_dump_json(), cell.id, "embed", 2)
+    with pytest.raises(Fenced):
+        job.run_task(recipe.model_dump_json(), cell.id, "embed", 1)
+
+
+def test_the_job_id_is_that_of_the_array_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_id() == ""
+    monkeypatch.setenv("SLURM_JOB_ID", "15")
+    assert job_id() == "15"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert job_id() == "12_3"

@@ -1,0 +1,95 @@
+"""Covers `job_chains`, and the checks of `submit` that need no cluster.
+
+tests/harness/stages/test_shared_embedding.py covers cells that several jobs embed; tests/slurm/test_sweep.py submits
+arrays to a real SLURM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.grid.cell_folder import cell_folder
+from harness.grid.cells import Cell, cells
+from harness.launch.slurm import commands
+from harness.launch.slurm.failures import Failure, record_failure
+from harness.launch.slurm.job_chains import HeldBack, JobChain, decide
+from harness.launch.slurm.job_states import JobState
+from harness.launch.slurm.report_job import report_and_resume
+from harness.launch.slurm.submissions import Submitted
+from harness.launch.slurm.submit import submit
+from harness.recipe.load import load
+from harness.recipe.schema import Recipe
+from harness.stages.missing import CellWork
+from harness.storage.ledger import Stage
+
+STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
+
+
+@pytest.fixture
+def recipe(tiny_recipe_file: Path) -> Recipe:
+    return load(tiny_recipe_file, "laptop", ["launch.slurm.attempts=2"])
+
+
+@pytest.fixture
+def cell(recipe: Recipe) -> Cell:
+    return next(cell for cell in cells(recipe) if cell.kind == "trained")
+
+
+def decision(
+    recipe: Recipe,
+    cell: Cell,
+    *,
+    attempt: int = 1,
+    force: bool = False,
+    missing: tuple[Stage, ...] = STAGES,
+    **jobs: str,
+) -> JobChain | HeldBack | None:
+    """What is decided for a cell whose jobs, named for their stages, are in these states."""
+    submitted = {stage: Submitted(stage, attempt, Path()) for stage in jobs}
+    known = {stage: JobState(state) for stage, state in jobs.items()}
+    return decide(recipe, CellWork(cell, dict.fromkeys(STAGES, "f"), missing), submitted, known, force)
+
+
+def test_a_new_cell_is_submitted_completely_and_a_live_one_not_at_all(recipe: Recipe, cell: Cell) -> None:
+    assert decision(recipe, cell) == JobChain(cell, (("train",), ("embed",), ("evaluate",)), (), (), ())
+    assert decision(recipe, cell, train="RUNNING", embed="PENDING", evaluate="PENDING") is None
+
+
+def test_a_cancelled_stage_waits_for_the_live_one_before_it_and_replaces_the_one_after(
+    recipe: Recipe, cell: Cell
+) -> None:
+    chain = decision(recipe, cell, train="RUNNING", embed="CANCELLED", evaluate="PENDING")
+    assert chain == JobChain(cell, (("embed",), ("evaluate",)), ("train",), (), ("evaluate",))
+
+
+def test_transient_failures_are_retried_until_the_attempts_are_used_up(recipe: Recipe, cell: Cell) -> None:
+    assert isinstance(decision(recipe, cell, train="NODE_FAIL"), JobChain)
+    held = decision(recipe, cell, attempt=2, train="NODE_FAIL")
+    assert isinstance(held, HeldBack)
+    assert (held.task, held.cause.text) == ("train", "a node failed; 2 attempts")
+    assert isinstance(decision(recipe, cell, attempt=2, train="CANCELLED"), JobChain)
+
+
+def test_permanent_failures_are_held_back_unless_forced(recipe: Recipe, cell: Cell) -> None:
+    record_failure(cell_folder(recipe, cell), Failure("embed", 1, 0, "1", "ValueError", "no wells", "Traceback ..."))
+    left: tuple[Stage, ...] = ("embed", "evaluate")
+    held = decision(recipe, cell, missing=left, embed="FAILED")
+    assert isinstance(held, HeldBack)
+    assert held.cause.text == "ValueError: no wells"
+    assert isinstance(decision(recipe, cell, missing=left, force=True, embed="FAILED"), JobChain)
+
+
+def test_a_refused_request_or_time_limit_submits_nothing(
+    recipe: Recipe, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = [CellWork(cell, dict.fromkeys(STAGES, "f"), STAGES)]
+    monkeypatch.setattr(commands, "longest_minutes", lambda partition: 30.0)
+    with pytest.raises(commands.SlurmError, match=r"end after 0\.5 hours: set launch\.slurm\.hours"):
+        submit(recipe, work, report_and_resume)
+    monkeypatch.setattr(commands, "longest_minutes", lambda partition: float("inf"))
+    monkeypatch.setattr(commands, "refusal", lambda options: "invalid account or account/partition combination")
+    with pytest.raises(commands.SlurmError, match=r"set launch\.slurm\.(partition|account) in the recipe; nothing was"):
+        submit(recipe, work, report_and_resume)
+    assert not (recipe.output / "jobs" / "book.json").exists()

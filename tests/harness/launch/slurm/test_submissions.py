@@ -1,0 +1,54 @@
+"""Covers `submissions`: the file survives interrupted writers, and its newest entry of a task counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.launch.slurm import submissions as module
+from harness.launch.slurm.submissions import Submissions, SubmissionsError, Submitted, SubmittedArray
+
+
+def array(name: str, *, attempt: int = 1, cells: tuple[str, ...] = ("a", "b")) -> SubmittedArray:
+    return SubmittedArray(name, "train", cells, (attempt,) * len(cells), f"/jobs/{name}", 4)
+
+
+def test_entries_are_read_back_and_the_newest_of_a_task_counts(tmp_path: Path) -> None:
+    submissions = Submissions(tmp_path)
+    with submissions.locked():
+        for name, number in (("first", "10"), ("second", "11")):
+            submissions.plan(array(name, attempt=int(number) - 9))
+            submissions.submitted(name, number)
+        submissions.plan(array("single", attempt=3, cells=("b",)))
+        submissions.submitted("single", "12")
+        submissions.set_throttle("second", 2)
+    stored = Submissions(tmp_path)
+    assert stored.entries == submissions.entries
+    assert [entry.throttle for entry in stored.entries] == [4, 2, 4]
+    assert stored.latest() == {
+        ("a", "train"): Submitted("11_0", 2, Path("/jobs/second")),
+        ("b", "train"): Submitted("12", 3, Path("/jobs/single")),  # an array of one is a plain job
+    }
+
+
+def test_entries_of_a_writer_that_died_get_slurms_id_or_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted = Submissions(tmp_path)
+    for name in ("accepted", "refused"):
+        interrupted.plan(array(name))
+    assert interrupted.latest() == {}
+    monkeypatch.setattr(module, "ask", lambda *command: "31 accepted\n31 accepted\n32 of-another-study\n")
+    submissions = Submissions(tmp_path)
+    with submissions.locked():
+        assert [(entry.name, entry.array) for entry in submissions.entries] == [("accepted", "31")]
+    assert Submissions(tmp_path).entries == submissions.entries
+
+
+def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "jobs" / "book.json"
+    path.parent.mkdir()
+    path.write_text('{"version": 1}')
+    with pytest.raises(SubmissionsError, match=r"jobs/book\.json: not a submissions file"):
+        Submissions(tmp_path)

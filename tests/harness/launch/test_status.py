@@ -1,0 +1,103 @@
+"""Covers `status`: the state of each grid cell from the ledger, submissions, SLURM, heartbeats and train logs.
+
+tests/harness/stages/test_shared_embedding.py covers stages that several jobs share.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.grid.cell_folder import TRAIN_LOG, cell_folder
+from harness.grid.cells import Cell, cells
+from harness.launch import status
+from harness.launch.slurm.failures import Failure, record_failure
+from harness.launch.slurm.heartbeat import heartbeat
+from harness.launch.slurm.job_states import UNKNOWN, JobState
+from harness.launch.slurm.submissions import Submitted
+from harness.launch.status import CellStatus
+from harness.recipe.schema import Recipe
+from harness.storage.atomic import write_json
+
+JOB = "7_0"
+StatusOf = Callable[[JobState], CellStatus]
+
+
+@pytest.fixture
+def cell(tiny_recipe: Recipe) -> Cell:
+    return next(cell for cell in cells(tiny_recipe) if cell.kind == "trained")
+
+
+@pytest.fixture
+def status_of(tiny_recipe: Recipe, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> StatusOf:
+    """The cell's status if SLURM has its training in the given state."""
+
+    def status_in(state: JobState) -> CellStatus:
+        latest = {(cell.id, "train"): Submitted(JOB, 1, Path())}
+        monkeypatch.setattr(status.Submissions, "latest", lambda submissions: latest)
+        monkeypatch.setattr(status, "states", lambda jobs: dict.fromkeys(jobs, state))
+        return next(row for row in status.statuses(tiny_recipe) if row.cell == cell.id)
+
+    return status_in
+
+
+@pytest.mark.parametrize(
+    ("state", "expected", "reason"),
+    [
+        (JobState("PENDING", "Resources"), "queued", "Resources"),
+        (JobState("PENDING", "DependencyNeverSatisfied"), "never", "a job that it depends on failed"),
+        (JobState("NODE_FAIL"), "failed", "a node failed"),
+        (JobState("OUT_OF_MEMORY"), "failed", "out of memory; resume --force tries again"),
+        (UNKNOWN, "lost", "lost: SLURM no longer knows the job"),
+    ],
+)
+def test_a_submitted_task_has_its_jobs_state(status_of: StatusOf, state: JobState, expected: str, reason: str) -> None:
+    row = status_of(state)
+    assert (row.stage, row.state, row.job, row.reason) == ("train", expected, JOB, reason)
+
+
+def test_a_running_cell_shows_its_step_rate_and_eta(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
+    folder = cell_folder(tiny_recipe, cell)
+    folder.mkdir(parents=True)
+    log = {"kind": "train", "step": 50, "progress": 0.25, "crops_per_second": 20.0}
+    (folder / TRAIN_LOG).write_text(json.dumps(log) + "\n")
+    write_json(heartbeat(folder, "train"), {"job": JOB, "restart": 2, "time": 0.0})
+    row = status_of(JobState("RUNNING"))
+    assert (row.state, row.step, row.steps, row.restarts) == ("running", 50, 200, 2)
+    assert row.eta_seconds == 150 * 8 / 20  # 150 steps of 8 crops
+
+
+def test_without_accounting_a_recent_heartbeat_means_running(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf
+) -> None:
+    path = heartbeat(cell_folder(tiny_recipe, cell), "train")
+    path.parent.mkdir(parents=True)
+    write_json(path, {"job": JOB, "restart": 0, "time": time.time()})
+    assert status_of(UNKNOWN).state == "running"
+    write_json(path, {"job": JOB, "restart": 0, "time": time.time() - 2 * status.SILENT_SECONDS})
+    assert status_of(UNKNOWN).state == "lost"
+    write_json(path, {"job": "6_0", "restart": 0, "time": time.time()})  # of an earlier job
+    assert status_of(UNKNOWN).state == "lost"
+
+
+def test_an_exception_is_the_reason_of_a_failure(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
+    failure = Failure("train", 1, 0, JOB, "ValueError", "no images\ndetails", "Traceback ...")
+    record_failure(cell_folder(tiny_recipe, cell), failure)
+    assert status_of(JobState("FAILED")).reason == "ValueError: no images; resume --force tries again"
+
+
+def test_the_table_has_a_row_per_cell_and_counts_states() -> None:
+    rows = [
+        CellStatus("a", "train", "running", "1", step=1500, steps=3000, crops_per_second=1234.5, eta_seconds=3725),
+        CellStatus("b", "", "done"),
+        CellStatus("c", "embed", "missing"),
+        CellStatus("d", "", "done"),
+    ]
+    lines = status.table(rows).splitlines()
+    assert lines[1].split() == ["a", "train", "running", "1,500/3,000", "1,234", "1:02:05"]
+    assert lines[-1] == "4 cells: 2 done, 1 running, 1 missing"
+    assert [row["state"] for row in json.loads(status.as_json(rows))] == ["running", "done", "missing", "done"]
