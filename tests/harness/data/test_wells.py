@@ -1,4 +1,8 @@
-"""Dataset sizes: fractions of one shard set are nested by experiment, and none reaches validation."""
+"""Dataset sizes: fractions of one shard set are nested by experiment, and none includes validation wells.
+
+Covers `wells`. Classifiers use `labels` and `plate_statistics`, so these are tested with them, in
+tests/harness/models/test_classifier.py.
+"""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""A well is the mean over its tiles, its metadata travels with it, and evaluation reads what was written."""
+"""A well's embedding is the mean over its tiles, its metadata stays with it, and parts survive a stop.
+
+Covers `cell`, `wells`, `parts` and `reconstructions`; parts that several jobs share are tested in
+tests/harness/stages/test_shared_embedding.py.
+"""
 
 import os
 import signal

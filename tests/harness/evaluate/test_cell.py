@@ -50,7 +50,7 @@ def test_similar_genes_are_recalled_and_random_features_recall_chance(recipe: Re
     assert values["genes"] == len(GENES)
     assert (pairs["pairs"], pairs["unknown_pairs"]) == (GROUPS, 0)
     assert pairs["recall"] == 1.0
-    assert pairs["low"] <= pairs["recall"] <= pairs["high"]
+    assert pairs["recall_low"] <= pairs["recall"] <= pairs["recall_high"]
     assert pairs["chance"] == pytest.approx(0.1)
     assert values["baselines"]["random_features"]["pairs"] < 0.5
     assert values["consistency"]["protocol"] == "replicate_consistency/1"

@@ -1,4 +1,8 @@
-"""The report's page of a real recipe: a half-finished study is shown as far as it is, and says what to run next."""
+"""The report's page for a real recipe: an unfinished study is shown as far as it is, with what to run next.
+
+Covers `page_data`, `frontier`, `next_runs` and `reconstructions`. `write` runs at the end of every study in
+tests/harness/test_sweep.py, and `model_card` with every export in tests/harness/test_export.py.
+"""
 
 import json
 import re

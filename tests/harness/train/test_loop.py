@@ -1,4 +1,7 @@
-"""A cell trains the same whatever interrupts it, and however many ranks share the work."""
+"""A cell trains the same whatever interrupts it, and however many ranks share the work.
+
+Covers `loop`, `run` and `validate`.
+"""
 
 from __future__ import annotations
 
