@@ -1,1 +1,1 @@
-"""What a study leaves on disk: ledger, embeddings, weights, training log."""
+"""Read and write a study's files: ledger, embeddings, weights, training log."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, flushed to disk, then renamed."""
+"""Write files atomically: under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import IO, Any
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a temporary file, flush it to disk, and give it its name."""
+    """Call `write` on a temporary file, flush it to disk, and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")  # nodes share folders
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")  # nodes share the folder
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -25,6 +25,6 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (any JSON value)
-    """Write `value` as JSON with sorted keys; ValueError for a number that JSON has not (NaN, infinity)."""
+    """Write `value` as JSON with sorted keys; ValueError for a number that JSON cannot hold (NaN, infinity)."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))

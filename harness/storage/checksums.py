@@ -1,7 +1,7 @@
-"""Sealed folders: files, and one JSON with the checksum of each, so that damage is found before anything is read.
+"""Write and verify checksums of files, so that damage is detected before a checkpoint is loaded.
 
-The checksums guard against accidents: torn writes, flipped bits, lost files. They are no signature: whoever can write
-the folder can write the seal.
+A JSON file in the folder holds the size and checksum of each file. Checksums detect accidents: partial writes, flipped
+bits, lost files. They are not a signature: anyone who can write the folder can also write the checksums.
 """
 
 from __future__ import annotations
@@ -18,61 +18,61 @@ from harness.storage.atomic import write_json
 Checksums = Mapping[str, list[Any]]  # by file name: bytes and SHA-256
 
 
-class Damaged(ValueError):  # noqa: N818  (it says what the file is)
-    """A sealed file that is missing, torn or changed; the text names it and says how."""
+class Damaged(ValueError):  # noqa: N818  (names the state of the file)
+    """A checksummed file that is missing, incomplete or changed; the message names the file and the problem."""
 
 
 def checksum(path: Path) -> list[Any]:
-    """The file's length in bytes and its SHA-256, as they stand in a seal."""
+    """Return a file's size in bytes and its SHA-256, as an entry of `Checksums`."""
     with path.open("rb") as file:
         return [os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def write_checksummed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as JSON together with its own checksum, whole on disk or not at all."""
+    """Write `value` as JSON together with its own checksum, atomically."""
     write_json(path, {"value": value, "sha256": _digest(value)})
 
 
 def read_checksummed(path: Path) -> dict[str, Any]:
-    """What `write_checksummed` wrote.
+    """Read and verify a file of `write_checksummed`.
 
     Raises:
-        Damaged: the file is missing, is no sealed JSON, or is not what was written.
+        Damaged: the file is missing, is not JSON with a checksum, or does not match its checksum.
     """
     try:
         text = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
     try:
-        found = json.loads(text)
-        value, wanted = found["value"], found["sha256"]
+        content = json.loads(text)
+        value, digest = content["value"], content["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{path.name} is not what was written: {type(error).__name__} in it") from error
-    if not isinstance(value, dict) or _digest(value) != wanted:
-        raise Damaged(f"{path.name} is not what was written: its checksum differs")
+        raise Damaged(f"{path.name} is damaged: not JSON with a checksum ({type(error).__name__})") from error
+    if not isinstance(value, dict) or _digest(value) != digest:
+        raise Damaged(f"{path.name} is damaged: its checksum does not match")
     return value
 
 
 def check(folder: Path, files: Checksums, names: Iterable[str]) -> None:
-    """Compare the files `names` of a folder with its seal's `files`.
+    """Compare the files `names` of a folder with their recorded checksums `files`.
 
     Raises:
-        Damaged: the first file that is missing, of another length, or of another checksum.
+        Damaged: a file is missing, or has another size or checksum; the first one is reported.
     """
     for name in names:
-        length, digest = files[name]
+        size, digest = files[name]
         try:
-            found = checksum(folder / name)
+            actual_size, actual_digest = checksum(folder / name)
         except OSError as error:
             raise Damaged(f"{name} cannot be read: {error.strerror}") from error
-        if found[0] != length:
-            raise Damaged(f"{name} has {found[0]} bytes instead of {length}")
-        if found[1] != digest:
-            raise Damaged(f"{name} is not what was written: its checksum differs")
+        if actual_size != size:
+            raise Damaged(f"{name} has {actual_size} bytes instead of {size}")
+        if actual_digest != digest:
+            raise Damaged(f"{name} is damaged: its checksum does not match")
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename or a new file in it outlives a power cut."""
+    """Flush a folder's entries to disk, so that a rename or a new file in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

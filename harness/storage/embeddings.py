@@ -1,4 +1,4 @@
-"""The files that embedding hands to evaluation and to notebooks: one Parquet of wells per cell. No torch.
+"""Read and write embeddings: one Parquet file of wells per grid cell. Needs no torch.
 
 Shapes: W wells, D embedding width.
 """
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-GROUP_WELLS = 65_536  # in a row group of a file of parts
+GROUP_WELLS = 65_536  # minimum per row group of a file joined from parts, except the last
 FEATURE = "feature_"  # columns feature_0 ... feature_<D-1>
-PROVENANCE = b"provenance"  # in the Parquet's schema: JSON
+PROVENANCE = b"provenance"  # key in the Parquet schema's metadata; its value is JSON
 METADATA = ("key", "experiment", "plate", "well", "site", "gene", "treatment", "perturbation_type")
 
 
 def write_embeddings(
     path: Path, wells: pd.DataFrame, features: NDArray[np.float32], provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """The metadata of `wells` and their features (W, D), as Parquet, with what made them in its schema."""
+    """Write the metadata of `wells` and their features (W, D) as Parquet, with their provenance in its schema."""
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
@@ -36,19 +36,19 @@ def write_embeddings(
     table = wells[[name for name in METADATA if name in wells]].reset_index(drop=True)
     columns = pd.DataFrame(features, columns=[f"{FEATURE}{i}" for i in range(features.shape[1])])
     arrow = pa.Table.from_pandas(pd.concat([table, columns], axis=1), preserve_index=False)
-    said = {PROVENANCE: json.dumps(dict(provenance or {}), sort_keys=True).encode()}
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **said})
+    metadata = {PROVENANCE: json.dumps(dict(provenance or {}), sort_keys=True).encode()}
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
     write_atomic(path, lambda file: parquet.write_table(arrow, file))
 
 
 def join_embeddings(path: Path, parts: Sequence[tuple[Path, Sequence[str]]]) -> int:
-    """Write the embeddings of `parts` one after another into one file, whole or not at all, and return their width D.
+    """Write the embeddings of `parts` in order into one file, atomically, and return their width D.
 
     Args:
-        parts: files of `write_embeddings`, each with the keys of the wells that it must hold, in their order.
+        parts: files of `write_embeddings`, each with the keys of the wells that it must hold, in order.
 
     Raises:
-        ValueError: a part cannot be read or holds other wells. It is removed.
+        ValueError: a part cannot be read or holds other wells. That part is removed.
     """
     from pyarrow import parquet
 
@@ -64,17 +64,17 @@ def join_embeddings(path: Path, parts: Sequence[tuple[Path, Sequence[str]]]) -> 
 
 
 def _row_groups(parts: Sequence[tuple[Path, Sequence[str]]]) -> Iterator[pa.Table]:
-    """The parts' tables, put together into few large ones: the footer grows with groups times columns."""
+    """Concatenate the parts' tables into a few large ones: the footer's size grows with row groups times columns."""
     import pyarrow as pa
 
-    held: list[pa.Table] = []
+    tables: list[pa.Table] = []
     for path, keys in parts:
-        held.append(_checked_part(path, keys))
-        if sum(map(len, held)) >= GROUP_WELLS:
-            yield pa.concat_tables(held).combine_chunks()
-            held = []
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
+        tables.append(_checked_part(path, keys))
+        if sum(map(len, tables)) >= GROUP_WELLS:
+            yield pa.concat_tables(tables).combine_chunks()
+            tables = []
+    if tables:
+        yield pa.concat_tables(tables).combine_chunks()
 
 
 def _checked_part(path: Path, keys: Sequence[str]) -> pa.Table:
@@ -83,7 +83,7 @@ def _checked_part(path: Path, keys: Sequence[str]) -> pa.Table:
 
     try:
         with parquet.ParquetFile(path) as file:
-            table = file.read(use_threads=False)  # Arrow's threads may outlive what asks them: see shards/columns.py
+            table = file.read(use_threads=False)  # Arrow's threads may outlive the caller: see shards.tables.parquet
         if table["key"].to_pylist() != list(keys):
             raise ValueError(f"it holds {len(table)} wells that are not the {len(keys)} of this part")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
@@ -93,19 +93,19 @@ def _checked_part(path: Path, keys: Sequence[str]) -> pa.Table:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What made the embeddings; empty where the file does not say."""
+    """Return the provenance of the embeddings; empty if the file has none."""
     from pyarrow import parquet
 
-    said = (parquet.read_schema(path).metadata or {}).get(PROVENANCE, b"{}")
-    provenance: dict[str, Any] = json.loads(said)
+    text = (parquet.read_schema(path).metadata or {}).get(PROVENANCE, b"{}")
+    provenance: dict[str, Any] = json.loads(text)
     return provenance
 
 
 def read_embeddings(path: Path) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """The wells' metadata, and their features (W, D).
+    """Read the wells' metadata and their features (W, D).
 
     Raises:
-        ValueError: no such file, or no features in it.
+        ValueError: the file cannot be read or has no features.
     """
     import pandas as pd
 

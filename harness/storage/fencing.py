@@ -1,8 +1,9 @@
-"""A cell belongs to its newest start: what an older one still writes does not count.
+"""Fencing: only the newest start of a grid cell's stage may write results.
 
-A lost node can come back with its process alive after SLURM has started the job again elsewhere, and a lock is no help
-where the holder cannot be reached. So every start of a stage on a cluster signs `fence-<stage>.json`, ordered by
-attempt and restart count, and looks there again before it makes anything count: a checkpoint, a row of the ledger.
+A lost node can come back with its process alive after SLURM has requeued the job on another node, and a lock does not
+help if its holder cannot be reached. So every start of a stage on a cluster writes its fencing token to
+`fence-<stage>.json`, and checks that file before it publishes a checkpoint or a ledger row. Tokens are ordered by
+attempt and restart count.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from pathlib import Path
 from harness.storage.atomic import write_json
 
 
-class Fenced(RuntimeError):  # noqa: N818  (it is no error of this process's own)
+class Fenced(RuntimeError):  # noqa: N818  (not an error of this process)
     """A newer start of the same cell has taken over."""
 
 
 @dataclass(frozen=True, order=True)
 class Start:
-    """One start of a stage: the number of its submission, and how often SLURM has restarted that job."""
+    """The fencing token of a start of a stage: the number of its submission, and SLURM's restart count of that job."""
 
     attempt: int
     restart: int
@@ -28,25 +29,25 @@ class Start:
 
 
 class Fence:
-    """The right to write a stage's results, held until a newer start takes it."""
+    """The right to write a stage's results, held until a newer start takes over."""
 
     def __init__(self, folder: Path, stage: str, start: Start) -> None:
-        """Take the stage of a cell over from every older start.
+        """Take over a cell's stage from every older start.
 
         Raises:
-            Fenced: a newer start has it.
+            Fenced: a newer start has already taken over.
         """
         self._path, self._start = folder / f"fence-{stage}.json", start
         holder = _read(self._path)
         if holder is not None and holder > start:
-            raise Fenced(f"{folder.name}: {holder} has taken {stage} over from {start}")
+            raise Fenced(f"{folder.name}: {holder} has taken over stage {stage} from {start}")
         write_json(self._path, asdict(start))
 
     def check(self) -> None:
-        """Go on only while no newer start has taken over.
+        """Check that no newer start has taken over.
 
         Raises:
-            Fenced: one has.
+            Fenced: a newer start has taken over.
         """
         holder = _read(self._path)
         if holder != self._start:
@@ -59,14 +60,14 @@ def _read(path: Path) -> Start | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        return None  # not of ours: written by rename, so never half of one
+        return None  # not written by this module, which renames complete files
 
 
 class Unfenced(Fence):
-    """Of a process that nothing can take over from, such as a local job: its cell is kept by a lock."""
+    """A fence that never refuses, for processes without fencing such as local jobs, which lock their cell instead."""
 
     def __init__(self) -> None:
-        """Takes nothing over."""
+        """Write no fencing token."""
 
     def check(self) -> None:
-        """Never refuses."""
+        """Do nothing."""

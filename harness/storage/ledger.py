@@ -1,8 +1,9 @@
-"""The ledger: what happened, one row per cell and stage, each a small JSON file written by rename.
+"""Read and write the ledger of finished stages: one row per grid cell and stage, each a small JSON file.
 
-`<output>/ledger/<cell id>/<stage>.json`; while jobs share a stage, also `embed.3-of-8.json` for each that is done. A
-row exists only when its stage is done; its `fingerprint` says with what settings, so a stage whose settings changed is
-done again and nothing else is. Readable with pandas (`table`) while the sweep runs. No torch.
+Rows are written atomically to `<output>/ledger/<cell id>/<stage>.json`. While jobs share a stage, there is also
+`embed.3-of-8.json` for each finished share. A row exists only when its stage is done. Its `fingerprint` identifies the
+settings, so only stages whose settings changed are run again. `table` reads the rows as a DataFrame, also while the
+sweep runs. Needs no torch.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
 
 
 class LedgerError(ValueError):
-    """A row that cannot be read; the text names its file."""
+    """A row that cannot be read; the message names its file."""
 
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """A stage that is done, or one element of it (`harness.stages.shared_embedding`)."""
+    """A finished stage, or one job's finished share of it (`harness.stages.shared_embedding`)."""
 
     cell: str
     stage: str
@@ -37,20 +38,21 @@ class LedgerRow:
 
 
 def row_path(output: Path, cell: str, stage: str) -> Path:
+    """Return the path of a stage's row."""
     return output / "ledger" / cell / f"{stage}.json"
 
 
 def record(output: Path, row: LedgerRow) -> None:
-    """Add a finished stage."""
+    """Write the row of a finished stage."""
     value = {"cell": row.cell, "stage": row.stage, "fingerprint": row.fingerprint, "values": row.values}
     write_json(row_path(output, row.cell, row.stage), value)
 
 
 def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
-    """The row of a stage, or None while it is not done.
+    """Read the row of a stage; None while the stage is not done.
 
     Raises:
-        LedgerError: the file is there and is not a row.
+        LedgerError: the file exists but is not a row.
     """
     path = row_path(output, cell, stage)
     try:
@@ -63,7 +65,7 @@ def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
 
 
 def _current_names(values: dict[str, Any]) -> dict[str, Any]:
-    """A row's values under the names of today: version 1 of a recall's row said low for recall_low, high likewise."""
+    """Rename old keys in a row's values: version 1 of a recall wrote low and high for recall_low and recall_high."""
     recalls = values.get("recall")
     if isinstance(recalls, dict):
         for recall in recalls.values():
@@ -74,7 +76,7 @@ def _current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:
-    """Every row of a stage, in order of cell id."""
+    """Iterate over the rows of a stage, in order of cell id."""
     for path in sorted(output.glob(f"ledger/*/{stage}.json")):
         row = read(output, path.parent.name, stage)
         if row is not None:
@@ -82,7 +84,7 @@ def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:
 
 
 def table(output: Path, stage: Stage) -> pd.DataFrame:
-    """A stage's rows as a DataFrame, nested values flattened with dots."""
+    """Return a stage's rows as a DataFrame; nested keys are joined with dots."""
     import pandas as pd
 
     return pd.json_normalize([{"cell": r.cell, "fingerprint": r.fingerprint, **r.values} for r in rows(output, stage)])

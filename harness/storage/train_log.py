@@ -1,4 +1,4 @@
-"""The end of a growing log, read without reading all of it."""
+"""Read a training log (`train.jsonl`): all of it, or only the last row of a kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TAIL_BYTES = 4096
 
 
 def last_row(path: Path, kind: str) -> dict[str, Any] | None:
-    """The last whole row of a kind near the end of a log, read without reading all of it."""
+    """Return the last complete row of a kind in the last `TAIL_BYTES` of a log; None if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -35,7 +35,7 @@ def _step_of(line: str) -> int:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a line that is still being written is left out."""
+    """Return the rows of a log, except a line that is still being written."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) >= 0]

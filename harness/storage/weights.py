@@ -1,4 +1,4 @@
-"""Finished weights: one safetensors file, whole on disk under its name, or not there at all."""
+"""Save and load the weights of a finished model, as one safetensors file written atomically."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from harness.storage.atomic import write_atomic
 
 
 class WeightsError(RuntimeError):
-    """Weights that cannot be read; the text says which file and why."""
+    """Weights that cannot be read; the message says which file and why."""
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """A finished model's state_dict as safetensors, with string `metadata` in its header."""
+    """Save a finished model's state_dict as safetensors, with string `metadata` in its header."""
     from safetensors.torch import save as to_bytes
 
     tensors = {name: value.contiguous().cpu() for name, value in weights.items()}
@@ -23,7 +23,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill `model` from `save_weights`'s file.
+    """Load a file of `save_weights` into `model`.
 
     Raises:
         WeightsError: the file is missing or does not fit the model.
@@ -32,5 +32,5 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
     try:
         model.load_state_dict(load_file(path))
-    except Exception as error:  # missing, torn, or of another shape: each library layer raises its own
+    except Exception as error:  # missing, incomplete, or other shapes: each library raises its own exceptions
         raise WeightsError(f"{path}: cannot be loaded into this model: {error}") from error

@@ -1,4 +1,4 @@
-"""A cell belongs to its newest start: an older one that still lives can make nothing count."""
+"""Only the newest start of a stage may write results; an older start that still runs is refused. Covers `fencing`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from harness.storage.train_log import read_log
 from harness.train.metrics import MetricsLogger
 
 
-def test_a_restart_takes_over_and_the_zombie_is_told(tmp_path: Path) -> None:
-    zombie = Fence(tmp_path, "train", Start(1, 0, "7_0"))
-    zombie.check()
-    successor = Fence(tmp_path, "train", Start(1, 1, "7_0"))
-    successor.check()
+def test_a_restart_takes_over_and_the_older_start_is_refused(tmp_path: Path) -> None:
+    older = Fence(tmp_path, "train", Start(1, 0, "7_0"))
+    older.check()
+    newer = Fence(tmp_path, "train", Start(1, 1, "7_0"))
+    newer.check()
     with pytest.raises(Fenced, match="taken over from"):
-        zombie.check()
+        older.check()
 
 
-def test_a_zombie_cannot_take_the_cell_back(tmp_path: Path) -> None:
+def test_an_older_start_cannot_take_the_stage_back(tmp_path: Path) -> None:
     Fence(tmp_path, "train", Start(2, 0, "10_0"))
     with pytest.raises(Fenced):
         Fence(tmp_path, "train", Start(1, 5, "9_0"))
@@ -45,7 +45,7 @@ def test_stages_do_not_fence_one_another(tmp_path: Path) -> None:
 
 
 class Linear:
-    """The least that a checkpoint can hold."""
+    """A minimal engine to checkpoint."""
 
     def __init__(self) -> None:
         self.model = nn.Linear(2, 2)
@@ -57,7 +57,7 @@ class Linear:
         self.model.load_state_dict(state["model"])
 
 
-def test_a_zombies_checkpoint_does_not_become_the_latest(tmp_path: Path) -> None:
+def test_an_older_start_cannot_publish_a_checkpoint(tmp_path: Path) -> None:
     fence = Fence(tmp_path, "train", Start(1, 0, "7_0"))
     checkpoints = Checkpoints(tmp_path, "print", Ranks(0, 1, torch.device("cpu")), fence=fence)
     checkpoints.save_now(Linear(), Progress(step=1))
@@ -69,7 +69,7 @@ def test_a_zombies_checkpoint_does_not_become_the_latest(tmp_path: Path) -> None
     assert (tmp_path / "checkpoints" / "latest").read_bytes() == latest
 
 
-def test_a_zombie_logs_nothing(tmp_path: Path) -> None:
+def test_an_older_start_cannot_write_the_log(tmp_path: Path) -> None:
     log = MetricsLogger(tmp_path, "cell", 10, 0, 8, fence=Fence(tmp_path, "train", Start(1, 0, "7_0")))
     log.write({"kind": "train", "step": 1})
     Fence(tmp_path, "train", Start(1, 1, "7_0"))
@@ -79,17 +79,17 @@ def test_a_zombie_logs_nothing(tmp_path: Path) -> None:
     assert [row["step"] for row in read_log(tmp_path / "train.jsonl")] == [1]
 
 
-def test_a_zombie_records_nothing(tmp_path: Path, tiny_recipe: Recipe) -> None:
+def test_an_older_start_cannot_record_a_ledger_row(tmp_path: Path, tiny_recipe: Recipe) -> None:
     run = StageRun(tiny_recipe, cells(tiny_recipe)[0], tmp_path, "print")
     control = Control(StopFlag(), Fence(tmp_path, "embed", Start(1, 0, "7_0")))
     Fence(tmp_path, "embed", Start(2, 0, "8_0"))
     with pytest.raises(Fenced):
         record(run, "embed", {}, control)
     assert ledger.read(tiny_recipe.output, run.cell.id, "embed") is None
-    record(run, "embed", {}, None)  # a local job's: its lock keeps others away
+    record(run, "embed", {}, None)  # a local job has no fence: it locks its cell
     assert ledger.read(tiny_recipe.output, run.cell.id, "embed") is not None
 
 
-def test_a_process_without_a_fence_is_never_stopped_by_one(tmp_path: Path) -> None:
+def test_a_process_without_fencing_is_never_refused(tmp_path: Path) -> None:
     Fence(tmp_path, "train", Start(9, 9, "9_9"))
     Unfenced().check()

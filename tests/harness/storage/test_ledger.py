@@ -1,17 +1,17 @@
-"""A ledger row is there when its stage is done, whole or not at all, and pandas reads it."""
+"""A ledger row is written atomically when its stage is done, and pandas reads it. Covers `ledger` and `atomic`."""
 
 from pathlib import Path
 
 import pytest
 
-from harness.storage import atomic as files
 from harness.storage import ledger
+from harness.storage.atomic import write_atomic, write_json
 from harness.storage.ledger import LedgerError, LedgerRow
 
 LOSSES = [("b", 0.5), ("a", 0.25)]
 
 
-def test_a_row_reads_back_and_stands_in_the_table(tmp_path: Path) -> None:
+def test_a_row_reads_back_and_is_in_the_table(tmp_path: Path) -> None:
     rows = [LedgerRow(name, "train", "print", {"validation_loss": loss, "nested": {"x": 1}}) for name, loss in LOSSES]
     for row in rows:
         ledger.record(tmp_path, row)
@@ -23,8 +23,8 @@ def test_a_row_reads_back_and_stands_in_the_table(tmp_path: Path) -> None:
     assert table["nested.x"].tolist() == [1, 1]
 
 
-def test_a_row_of_before_is_read_under_the_names_of_today(tmp_path: Path) -> None:
-    """Version 1 of an evaluation's row called the ends of a recall's interval low and high."""
+def test_an_old_row_is_read_under_the_current_names(tmp_path: Path) -> None:
+    """Version 1 of an evaluation's row named the ends of a recall's interval low and high."""
     old = {"recall": {"CORUM": {"recall": 0.5, "low": 0.4, "high": 0.6, "low_tail": 0.2, "high_tail": 0.3}}}
     ledger.record(tmp_path, LedgerRow("a", "evaluate", "print", old))
     assert '"low"' in ledger.row_path(tmp_path, "a", "evaluate").read_text()
@@ -47,14 +47,14 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "row.json"
-    files.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
 
     def fail(file: object) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        files.write_atomic(path, fail)
+        write_atomic(path, fail)
     assert path.read_text() == '{\n "a": 1\n}\n'
     with pytest.raises(ValueError, match="JSON"):
-        files.write_json(path, {"loss": float("nan")})
+        write_json(path, {"loss": float("nan")})
     assert path.read_text() == '{\n "a": 1\n}\n'
