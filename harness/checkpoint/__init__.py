@@ -1,1 +1,1 @@
-"""Saving and resuming a training run."""
+"""Save and resume training runs."""

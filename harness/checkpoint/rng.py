@@ -1,7 +1,7 @@
-"""The global random generators of torch, NumPy and Python, as tensors that a checkpoint can hold.
+"""Save and restore the global random generators of torch, NumPy and Python, as tensors for a checkpoint.
 
-Nothing in training needs them: crops, masks and dropped paths are pure functions of (seed, step). They are kept so
-that whatever else draws from them (a library, a new augmentation) goes on where it stood.
+Training does not need them: crops, masks and dropped paths are pure functions of (seed, step). They are saved so that
+other code that draws from them (a library, a new augmentation) continues with the same random numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NO_GAUSS = float("nan")
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """The state of every global generator of this process."""
+    """Return the state of every global generator of this process."""
     version, words, gauss = random.getstate()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     states = {
@@ -34,7 +34,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_generators(states: dict[str, Tensor], device: torch.device) -> None:
-    """Put every global generator back where `generator_states` found it."""
+    """Restore every global generator to the state that `generator_states` returned."""
     torch.set_rng_state(states["torch"])
     version, *words = states["python"].tolist()
     gauss = float(states["python_gauss"])

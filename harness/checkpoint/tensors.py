@@ -1,7 +1,7 @@
-"""The tensors of a run in training, named alike under every engine, and a reader that trusts no file.
+"""Collect the tensors of a training run under the same names for every engine, and load them without running code.
 
-torch.distributed.checkpoint writes each rank's own part and reads whatever part another number of ranks needs. Only
-tensors go in: what is no tensor stands in the checkpoint's JSON, so reading one back never runs code from it.
+torch.distributed.checkpoint writes each rank's shard, and reshards on load if the number of ranks differs. It stores
+only tensors; everything else is in the checkpoint's JSON. So loading a checkpoint never runs code from it.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ METADATA_CLASSES = {
     "torch": {"Size", *(str(value).split(".")[1] for value in vars(torch).values() if isinstance(value, torch.dtype))},
     "torch.serialization": {"_get_layout"},
     "pathlib": {"PosixPath", "PurePosixPath"},
-    "pathlib._local": {"PosixPath", "PurePosixPath"},  # where Python 3.13 keeps them
+    "pathlib._local": {"PosixPath", "PurePosixPath"},  # their module in Python 3.13
 }  # fmt: skip
 
 
 class Resumable(Protocol):
-    """What a checkpoint saves and restores: an engine, with its model and optimiser."""
+    """An engine whose model and optimiser a checkpoint saves and restores."""
 
     def state(self) -> dict[str, Any]:
-        """Nested mappings whose tensors, DTensors where they are sharded, have the same names under every engine."""
+        """Return nested mappings of tensors (DTensors if sharded) with the same names under every engine."""
         ...
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a `state()` whose tensors were overwritten."""
+        """Load a `state()` whose tensors were overwritten in place."""
         ...
 
 
 def tensors_of(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of nested mappings by dotted name, the same objects.
+    """Return the tensors of nested mappings by dotted name, without copying them.
 
-    What is no tensor is left out: learning rates, decays and betas follow from the recipe and the step.
+    Other values are left out: learning rates, weight decay and betas follow from the recipe and the step.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
-            found[f"{prefix}{name}"] = value
+            tensors[f"{prefix}{name}"] = value
         elif isinstance(value, Mapping):
-            found |= tensors_of(value, f"{prefix}{name}.")
-    return found
+            tensors |= tensors_of(value, f"{prefix}{name}.")
+    return tensors
 
 
 class TensorReader(FileSystemReader):
-    """Reads a checkpoint's folder; its metadata, a pickle, may name nothing but the classes that describe tensors."""
+    """Reads a checkpoint folder; unpickles its metadata with `MetadataUnpickler`."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ANN401  (as its base class)
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ANN401  (as in its base class)
         with (Path(self.path) / ".metadata").open("rb") as file:
             metadata: Metadata = MetadataUnpickler(file).load()
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
@@ -70,19 +70,21 @@ class TensorReader(FileSystemReader):
 
 
 class MetadataUnpickler(pickle.Unpickler):
-    """Refuses every class and function but those that describe tensors."""
+    """Refuses every class and function except those that describe tensors."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401  (a class)
         if name not in METADATA_CLASSES.get(module, ()):
-            raise pickle.UnpicklingError(f"the checkpoint's metadata names {module}.{name}, which no checkpoint needs")
+            raise pickle.UnpicklingError(f"the checkpoint's metadata refers to {module}.{name}, which is not allowed")
         return super().find_class(module, name)
 
 
 class TensorPlanner(DefaultLoadPlanner):
-    """Loads tensors alone: torch's own planner would unpickle any other entry."""
+    """Loads only tensors: torch's default planner would unpickle any other entry."""
 
     def load_bytes(self, read_item: ReadItem, value: BytesIO) -> None:
-        raise pickle.UnpicklingError(f"{read_item.dest_index.fqn} is no tensor: this checkpoint was not written here")
+        raise pickle.UnpicklingError(
+            f"{read_item.dest_index.fqn} is not a tensor: the harness did not write this checkpoint"
+        )

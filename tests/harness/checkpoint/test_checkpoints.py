@@ -1,8 +1,11 @@
-"""A checkpoint counts once it is whole, any damage to it is found, and the one before it takes its place."""
+"""A run resumes from its newest complete checkpoint; damage is detected.
+
+Covers `checkpoints`, `tensors` and `rng`. tests/distributed/test_resume.py resumes with another number of ranks, and
+tests/distributed/test_kill.py after a kill.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import random
@@ -21,13 +24,13 @@ from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progres
 from harness.checkpoint.tensors import MetadataUnpickler
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
-from harness.storage.checksums import Damaged, read_checksummed, write_checksummed
+from harness.storage.checksums import read_checksummed, write_checksummed
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ONE_RANK = Ranks(0, 1, torch.device("cpu"))
 
 
-class Small:
-    """A model that learns random numbers drawn from all three global generators, so that these must be restored."""
+class SmallRun:
+    """A model trained on random numbers from all three global generators, so that these must be restored."""
 
     def __init__(self, optimiser: str = "adamw") -> None:
         torch.manual_seed(0)
@@ -39,7 +42,7 @@ class Small:
         self.sum = torch.zeros(1)
 
     def checkpoints(self, folder: Path, keep: int = 2, fingerprint: str = "print") -> Checkpoints:
-        return Checkpoints(folder, fingerprint, ALONE, {"sum": self.sum}, keep=keep)
+        return Checkpoints(folder, fingerprint, ONE_RANK, {"sum": self.sum}, keep=keep)
 
     def step(self) -> float:
         shift = float(np.random.normal()) + random.gauss(0, 1)
@@ -61,21 +64,19 @@ class Small:
         )  # fmt: skip
 
     def resume(self, folder: Path) -> list[str]:
-        held = self.checkpoints(folder)
-        self.progress, notes = held.resume(self)
-        held.close()
+        checkpoints = self.checkpoints(folder)
+        self.progress, notes = checkpoints.resume(self)
+        checkpoints.close()
         return notes
 
 
-def trained(folder: Path, steps: int, keep: int = 3, every: int = 1) -> Small:
-    small = Small()
-    held = small.checkpoints(folder, keep=keep)
+def train(folder: Path, steps: int) -> None:
+    run = SmallRun()
+    checkpoints = run.checkpoints(folder, keep=3)
     for _ in range(steps):
-        small.step()
-        if small.progress.step % every == 0:
-            held.save(small, small.progress)
-    held.close()
-    return small
+        run.step()
+        checkpoints.save(run, run.progress)
+    checkpoints.close()
 
 
 def folders(cell: Path) -> list[str]:
@@ -83,58 +84,58 @@ def folders(cell: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "lion"])
-def test_what_follows_a_save_is_the_same_after_a_resume(tmp_path: Path, optimiser: str) -> None:
-    first, again = Small(optimiser), Small(optimiser)
-    held = first.checkpoints(tmp_path)
+def test_a_resumed_run_continues_with_the_same_numbers(tmp_path: Path, optimiser: str) -> None:
+    first, resumed = SmallRun(optimiser), SmallRun(optimiser)
+    checkpoints = first.checkpoints(tmp_path)
     for _ in range(3):
         first.step()
     first.progress.best_loss, first.progress.validation = 0.1 + 0.2, {"validation_loss": 1 / 3}
-    held.save(first, first.progress)
-    after = [first.step() for _ in range(5)]  # while the save may be under way: it must hold the state before them
-    held.close()
+    checkpoints.save(first, first.progress)
+    losses = [first.step() for _ in range(5)]  # during the save, which must hold the state before these steps
+    checkpoints.close()
     for _ in range(2):
-        again.step()
-    assert again.resume(tmp_path) == []
-    assert (again.progress.step, again.progress.best_loss) == (3, 0.1 + 0.2)
-    assert again.progress.validation == {"validation_loss": 1 / 3}
-    assert [again.step() for _ in range(5)] == after
-    assert torch.equal(first.sum, again.sum)
+        resumed.step()
+    assert resumed.resume(tmp_path) == []
+    assert (resumed.progress.step, resumed.progress.best_loss) == (3, 0.1 + 0.2)
+    assert resumed.progress.validation == {"validation_loss": 1 / 3}
+    assert [resumed.step() for _ in range(5)] == losses
+    assert torch.equal(first.sum, resumed.sum)
     state = first.model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in again.model.state_dict().items())
+    assert all(torch.equal(value, state[name]) for name, value in resumed.model.state_dict().items())
 
 
-def test_nothing_saved_means_step_0_without_a_word(tmp_path: Path) -> None:
-    small = Small()
-    assert small.resume(tmp_path) == []
-    assert small.progress == Progress()
-    assert not small.optimiser.state
+def test_a_run_without_checkpoints_starts_at_step_0_without_notes(tmp_path: Path) -> None:
+    run = SmallRun()
+    assert run.resume(tmp_path) == []
+    assert run.progress == Progress()
+    assert not run.optimiser.state
 
 
-def test_the_last_k_are_kept_and_the_best(tmp_path: Path) -> None:
-    small = Small()
-    held = small.checkpoints(tmp_path, keep=2)
+def test_the_last_k_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
+    run = SmallRun()
+    checkpoints = run.checkpoints(tmp_path, keep=2)
     for step in range(1, 7):
-        small.step()
-        held.save(small, small.progress, best=step == 2)
-    held.wait()
+        run.step()
+        checkpoints.save(run, run.progress, best=step == 2)
+    checkpoints.wait()
     names = ["best", "latest", "step-000000002", "step-000000005", "step-000000006"]
     assert folders(tmp_path) == names
-    held.close()
+    checkpoints.close()
     discard(tmp_path)
     assert folders(tmp_path) == ["best", "step-000000002"]
 
 
 def test_a_finished_run_leaves_no_checkpoints(tmp_path: Path) -> None:
-    small = Small()
-    small.step()
-    held = small.checkpoints(tmp_path)
-    held.save(small, small.progress)
-    held.close()
+    run = SmallRun()
+    run.step()
+    checkpoints = run.checkpoints(tmp_path)
+    checkpoints.save(run, run.progress)
+    checkpoints.close()
     discard(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -144,19 +145,19 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size * 2 // 3)
 
 
-KINDS = {"tensors": "__0_0.distcp", "metadata": ".metadata", "seal": "checkpoint.json"}
-DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip, "truncated": truncate, "missing": Path.unlink}
+FILES = {"tensors": "__0_0.distcp", "metadata": ".metadata", "facts": "checkpoint.json"}
+DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_bit, "truncated": truncate, "missing": Path.unlink}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, kind: str, damage: str) -> None:
-    trained(tmp_path, 3)
-    DAMAGES[damage](tmp_path / "checkpoints" / "step-000000003" / KINDS[kind])
-    small = Small()
-    notes = small.resume(tmp_path)
-    assert small.progress.step == 2
-    assert notes[0].startswith(f"checkpoint step-000000003 is damaged: {KINDS[kind]}")
+@pytest.mark.parametrize("kind", FILES)
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path: Path, kind: str, damage: str) -> None:
+    train(tmp_path, 3)
+    DAMAGES[damage](tmp_path / "checkpoints" / "step-000000003" / FILES[kind])
+    run = SmallRun()
+    notes = run.resume(tmp_path)
+    assert run.progress.step == 2
+    assert notes[0].startswith(f"checkpoint step-000000003 is damaged: {FILES[kind]}")
     assert notes[1:] == ["going on from step 2"]
 
 
@@ -167,126 +168,117 @@ def damage_pointer(pointer: Path, how: str) -> None:
         case "garbage":
             pointer.write_bytes(os.urandom(64))
         case "flipped":
-            flip(pointer)
-        case "to nothing":
+            flip_bit(pointer)
+        case "to a missing folder":
             shutil.rmtree(pointer.parent / "step-000000003")
-        case "to anywhere":
-            write_checksummed(pointer, {"checkpoint": "../../elsewhere"})
+        case "to another place":
+            write_checksummed(pointer, {"checkpoint": "../../outside"})
 
 
 @pytest.mark.parametrize(
     ("how", "step", "note"),
     [
         ("missing", 3, "latest cannot be read"),
-        ("garbage", 3, "latest is not what was written"),
-        ("flipped", 3, "latest is not what was written"),
-        ("to nothing", 2, "latest names step-000000003, which is not there"),
-        ("to anywhere", 3, "latest names ../../elsewhere, which is not there"),
+        ("garbage", 3, "latest is damaged"),
+        ("flipped", 3, "latest is damaged"),
+        ("to a missing folder", 2, "latest names step-000000003, which does not exist"),
+        ("to another place", 3, "latest names ../../outside, which does not exist"),
     ],
 )
-def test_a_damaged_pointer_is_said_and_the_newest_whole_checkpoint_used(
+def test_a_damaged_pointer_is_reported_and_the_newest_complete_checkpoint_used(
     tmp_path: Path, how: str, step: int, note: str
 ) -> None:
-    trained(tmp_path, 3)
+    train(tmp_path, 3)
     damage_pointer(tmp_path / "checkpoints" / "latest", how)
-    small = Small()
-    notes = small.resume(tmp_path)
-    assert small.progress.step == step
+    run = SmallRun()
+    notes = run.resume(tmp_path)
+    assert run.progress.step == step
     assert notes[0].startswith(note)
 
 
-def test_with_no_whole_checkpoint_left_the_run_starts_anew_and_says_so(tmp_path: Path) -> None:
-    trained(tmp_path, 3)
+def test_without_a_complete_checkpoint_the_run_starts_from_step_0_and_reports_it(tmp_path: Path) -> None:
+    train(tmp_path, 3)
     for folder in (tmp_path / "checkpoints").glob("step-*"):
-        flip(folder / "__0_0.distcp")
-    small, fresh = Small(), Small()
-    notes = small.resume(tmp_path)
+        flip_bit(folder / "__0_0.distcp")
+    run, fresh = SmallRun(), SmallRun()
+    notes = run.resume(tmp_path)
     assert len(notes) == 4
-    assert notes[-1] == "no whole checkpoint is left: starting anew"
-    assert small.progress == Progress()
-    assert not small.optimiser.state
-    assert all(torch.equal(a, b) for a, b in zip(small.model.parameters(), fresh.model.parameters(), strict=True))
+    assert notes[-1] == "no complete checkpoint is left: starting again from step 0"
+    assert run.progress == Progress()
+    assert not run.optimiser.state
+    assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), fresh.model.parameters(), strict=True))
 
 
-def test_after_a_fall_back_the_damaged_step_is_written_again(tmp_path: Path) -> None:
-    trained(tmp_path, 3)
-    flip(tmp_path / "checkpoints" / "step-000000003" / "__0_0.distcp")
-    small = Small()
-    held = small.checkpoints(tmp_path)
-    small.progress, _ = held.resume(small)
-    small.step()
-    held.save_now(small, small.progress)
-    held.close()
-    again = Small()
-    assert again.resume(tmp_path) == []
-    assert again.progress.step == 3
+def test_after_a_fallback_the_damaged_step_is_saved_again(tmp_path: Path) -> None:
+    train(tmp_path, 3)
+    flip_bit(tmp_path / "checkpoints" / "step-000000003" / "__0_0.distcp")
+    run = SmallRun()
+    checkpoints = run.checkpoints(tmp_path)
+    run.progress, _ = checkpoints.resume(run)
+    run.step()
+    checkpoints.save_now(run, run.progress)
+    checkpoints.close()
+    resumed = SmallRun()
+    assert resumed.resume(tmp_path) == []
+    assert resumed.progress.step == 3
 
 
-def test_what_a_killed_save_left_is_cleared_and_does_not_count(tmp_path: Path) -> None:
-    trained(tmp_path, 2)
-    left = tmp_path / "checkpoints" / ".step-000000003.partial"
-    shutil.copytree(tmp_path / "checkpoints" / "step-000000002", left)
-    small = Small()
-    assert small.resume(tmp_path) == []
-    assert small.progress.step == 2
-    assert not left.exists()
+def test_the_folder_of_a_killed_save_is_deleted_and_not_used(tmp_path: Path) -> None:
+    train(tmp_path, 2)
+    partial = tmp_path / "checkpoints" / ".step-000000003.partial"
+    shutil.copytree(tmp_path / "checkpoints" / "step-000000002", partial)
+    run = SmallRun()
+    assert run.resume(tmp_path) == []
+    assert run.progress.step == 2
+    assert not partial.exists()
 
 
 def test_another_fingerprint_or_format_is_refused(tmp_path: Path) -> None:
-    trained(tmp_path, 2)
-    small = Small()
+    train(tmp_path, 2)
+    run = SmallRun()
     with pytest.raises(CheckpointError, match="made with other settings or data; remove"):
-        small.checkpoints(tmp_path, fingerprint="other").resume(small)
-    seal = tmp_path / "checkpoints" / "step-000000002" / "checkpoint.json"
-    write_checksummed(seal, {**read_checksummed(seal), "format": 0})
+        run.checkpoints(tmp_path, fingerprint="other").resume(run)
+    facts = tmp_path / "checkpoints" / "step-000000002" / "checkpoint.json"
+    write_checksummed(facts, {**read_checksummed(facts), "format": 0})
     with pytest.raises(CheckpointError, match="written in format 0, this version reads format 1"):
-        small.checkpoints(tmp_path).resume(small)
+        run.checkpoints(tmp_path).resume(run)
 
 
-def test_a_whole_checkpoint_of_another_model_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
-    trained(tmp_path, 2)
-    small = Small()
-    small.model[2] = nn.Linear(8, 3)
-    with pytest.raises(CheckpointError, match="whole, but it does not fit this run"):
-        small.checkpoints(tmp_path).resume(small)
+def test_a_complete_checkpoint_of_another_model_is_an_error(tmp_path: Path) -> None:
+    train(tmp_path, 2)
+    run = SmallRun()
+    run.model[2] = nn.Linear(8, 3)
+    with pytest.raises(CheckpointError, match="complete, but it does not fit this run"):
+        run.checkpoints(tmp_path).resume(run)
 
 
-def test_a_save_that_fails_is_said_and_the_one_before_stays(
+def test_a_failed_save_is_reported_and_the_previous_checkpoint_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Small()
-    held = small.checkpoints(tmp_path)
-    small.step()
-    held.save_now(small, small.progress)
+    run = SmallRun()
+    checkpoints = run.checkpoints(tmp_path)
+    run.step()
+    checkpoints.save_now(run, run.progress)
 
-    def full(path: Path, value: object) -> None:
+    def fail(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.checkpoint.checkpoints.write_checksummed", full)
-    small.step()
-    held.save(small, small.progress)
-    held.wait()
+    monkeypatch.setattr("harness.checkpoint.checkpoints.write_checksummed", fail)
+    run.step()
+    checkpoints.save(run, run.progress)
+    checkpoints.wait()
     assert "the checkpoint of step 2 could not be written" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*No space left"):
-        held.save_now(small, small.progress)
-    held.close()
+        checkpoints.save_now(run, run.progress)
+    checkpoints.close()
     monkeypatch.undo()
-    again = Small()
-    assert again.resume(tmp_path) == []
-    assert again.progress.step == 1
+    resumed = SmallRun()
+    assert resumed.resume(tmp_path) == []
+    assert resumed.progress.step == 1
 
 
-def test_metadata_that_names_anything_but_tensors_is_not_unpickled(tmp_path: Path) -> None:
+def test_metadata_with_other_classes_is_not_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "evil"
     path.write_bytes(pickle.dumps(os.system))
     with path.open("rb") as file, pytest.raises(pickle.UnpicklingError, match=r"posix\.system"):
         MetadataUnpickler(file).load()
-
-
-def test_a_seal_says_how_a_file_differs(tmp_path: Path) -> None:
-    path = tmp_path / "seal.json"
-    write_checksummed(path, {"a": [1, 2.5, None]})
-    assert read_checksummed(path) == {"a": [1, 2.5, None]}
-    path.write_text(json.dumps({"value": {"a": 2}, "sha256": json.loads(path.read_text())["sha256"]}))
-    with pytest.raises(Damaged, match="its checksum differs"):
-        read_checksummed(path)
