@@ -1,8 +1,8 @@
-"""Hand a trained encoder to others: `python -m harness.export RECIPE CELL --output DIR [--block N]`.
+"""Export the trained encoder of a grid cell: `python -m harness.export RECIPE CELL --output DIR [--block N]`.
 
-With a block the encoder is cut after it: the best one for linear probes is often not the last. Leaves
-`encoder.safetensors` (read by `load_encoder`, no recipe needed), `recipe.yaml` (the study as it was resolved) and
-`README.md`, a model card with the cell's numbers from the ledger.
+`--block` cuts the encoder after that block: the best block for linear probes is often not the last. Writes
+`encoder.safetensors` (load it with `load_encoder`, no recipe needed), `recipe.yaml` (the resolved recipe) and
+`README.md`, a model card with the cell's results from the ledger.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["SelfStandardise", "export_cell", "find_cell", "load_encoder", "load_
 
 
 class ExportError(RuntimeError):
-    """A cell that cannot be exported; the text says what is missing."""
+    """A cell that cannot be exported; the message says why."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """`from harness.export import load_encoder` in a notebook, without torch for the command's `--help`."""
+    """Import `load_encoder` and its companions lazily, so that the command's `--help` does not import torch."""
     if name in ("SelfStandardise", "load_encoder", "load_transform"):
         from harness.models import encoder_file
 
@@ -46,11 +46,11 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 
 def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = None) -> list[Path]:
-    """Write a cell's encoder, recipe and card into `output`, and return their paths.
+    """Write a cell's encoder, recipe and model card into `output`, and return their paths.
 
     Args:
-        block: cut the encoder after this many blocks; by default where `embed.block` cuts it, so that what is handed
-            on is what was evaluated.
+        block: cut the encoder after this many blocks. Default: `embed.block`, so that the exported encoder is the
+            evaluated one.
 
     Raises:
         ExportError: the cell has no network, or has not been trained yet.
@@ -62,17 +62,17 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
 
     row = ledger.read(recipe.output, cell.id, "train")
     if cell.architecture is None:
-        raise ExportError(f"{cell.id} has no network: {cell.kind.replace('_', ' ')} are no encoder")
+        raise ExportError(f"{cell.id} has no network: {cell.kind.replace('_', ' ')} are not an encoder")
     if cell.kind == "pretrained":
-        raise ExportError(f"{cell.id} was not trained here: its weights are a file of yours")
+        raise ExportError(f"{cell.id} was not trained by the sweep: its weights are the file that the recipe names")
     if row is None:
-        raise ExportError(f"{cell.id} is not trained yet: python -m harness.sweep runs what is missing")
+        raise ExportError(f"{cell.id} is not trained yet: run python -m harness.sweep first")
     if cell.network_kind == "channel_agnostic" and block is None:
         return _export_channel_agnostic(recipe, cell, output)
     if not isinstance(cell.architecture.model, MaeVit):
         raise ExportError(
-            f"{cell.id} is a {cell.network_kind}: only encoders of MAE-ViTs and CA-MAEs are exported, "
-            "and only those of MAE-ViTs are cut"
+            f"{cell.id} is a {cell.network_kind}: only encoders of MAE-ViTs and CA-MAEs can be exported, "
+            "and only those of MAE-ViTs can be cut"
         )
     pool = recipe.embed.pool if recipe.embed else DEFAULT_POOL
     config = configure(MaeConfig, cell.architecture, pool=pool)
@@ -94,7 +94,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
 
 
 def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:
-    """The whole model under OpenPhenom's names, as safetensors and in torch's format, and the recipe."""
+    """Export the complete model with OpenPhenom's names, as safetensors and in torch's format, and the recipe."""
     from harness.grid.cell_folder import WEIGHTS
     from harness.models.architecture import build
     from harness.models.channel_agnostic import ChannelAgnosticMae
@@ -120,14 +120,16 @@ def _encoder_weights(recipe: Recipe, cell: Cell) -> dict[str, Any]:
 
     path, prefix = cell_folder(recipe, cell) / WEIGHTS, "encoder."
     try:
-        whole = load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ExportError(f"{path}: the ledger says this cell is trained, but its weights: {error}") from error
-    return {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
+        raise ExportError(
+            f"{path}: the ledger lists this cell as trained, but its weights cannot be read: {error}"
+        ) from error
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _channels(recipe: Recipe, cell: Cell) -> list[str]:
-    """Names of the image channels in the order the model takes them; none where the shards are not at hand."""
+    """Return the names of the image channels in the model's order; empty if the shards cannot be read."""
     if cell.dataset is None:
         return []
     try:
@@ -137,7 +139,7 @@ def _channels(recipe: Recipe, cell: Cell) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, export, and return the exit status: 0 done, 2 not possible as asked."""
+    """Run the command and return its exit status: 0 if it succeeded, 2 on an error."""
     from harness.recipe.load import default_profile
 
     options = _parser().parse_intermixed_args(arguments)
@@ -154,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m harness.export", description=__doc__.partition("\n\n")[0])
     parser.add_argument("recipe", type=Path, help="the study's YAML file")
-    parser.add_argument("cell", help="a cell's id, or the start of it")
-    parser.add_argument("overrides", nargs="*", metavar="field=value", help="as the sweep was given them")
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights, recipe and card")
-    parser.add_argument("--block", type=int, help="cut the encoder after so many blocks; default: as embed.block does")
-    parser.add_argument("--profile", help="default: slurm where sbatch answers, else laptop")
+    parser.add_argument("cell", help="a grid cell's id, or an unambiguous prefix of it")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="the same overrides as for the sweep")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the weights, recipe and model card")
+    parser.add_argument("--block", type=int, help="cut the encoder after this many blocks; default: embed.block")
+    parser.add_argument("--profile", help="default: slurm if sbatch is available, else laptop")
     return parser
 
 

@@ -1,7 +1,8 @@
-"""Which block of a trained encoder holds most? `python -m harness.probe RECIPE CELL --label gene --test EXPERIMENT`.
+"""Find the best block of an encoder: `python -m harness.probe RECIPE CELL --label gene --test EXPERIMENT`.
 
-Every block's features of every well come from one pass; a linear probe on each is trained on some experiments' wells
-and tested on others' (`analysis.embeddings.probes`). `--export DIR` hands the best encoder on, cut after its block.
+One forward pass gives the features of all blocks for every well. A linear probe per block is trained on the wells of
+some experiments and tested on those of others (`analysis.embeddings.probes`). `--export DIR` exports the encoder, cut
+after its best block.
 
 Shapes: T tiles in a forward pass, W wells, K blocks, D embedding width.
 """
@@ -33,10 +34,10 @@ COLUMNS = f"{'block':>5}{'accuracy':>10}{'balanced':>10}{'chance':>9}{'classes':
 
 
 def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[Any]]:
-    """The wells of `recipe.embed`, and what each block makes of them: (K, W, D), the final norm and pool behind it.
+    """Return the wells of `recipe.embed` and their features per block (K, W, D), after the final norm and pooling.
 
     Raises:
-        ValueError: the cell's network is no masked vision transformer, or the recipe embeds nothing.
+        ValueError: the cell's network is not a masked autoencoder with ViT blocks, or the recipe has no `embed`.
     """
     from harness.data.shard_sets import open_shards
     from harness.data.wells import evaluation_wells
@@ -49,7 +50,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.storage.weights import load_weights
 
     if recipe.embed is None:
-        raise ValueError("the recipe has no `embed`: it says which wells to probe on")
+        raise ValueError("the recipe has no `embed`, which names the wells to probe on")
     model = build(cell.architecture, recipe.embed.pool) if cell.architecture else None
     if not isinstance(model, MaskedAutoencoder):
         kind = type(model).__name__ if model else cell.kind
@@ -58,17 +59,17 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     ranks = Ranks(0, 1, choose_device(recipe.launch.device))
     shards = open_shards(recipe, recipe.embed.shards)
     wells = evaluation_wells(shards, recipe.embed.experiments)
-    every = EveryBlock(model).to(ranks.device).eval()
+    encoder = EveryBlock(model).to(ranks.device).eval()
     reading = TileReading.of(recipe, model.config.crop, ranks.device)
-    found = embed_wells(every, cell, shards, wells, reading, ranks, recipe.train.precision, StopFlag())
-    return shards.wells.loc[wells], found.reshape(len(wells), model.config.depth, -1).transpose(1, 0, 2)
+    features = embed_wells(encoder, cell, shards, wells, reading, ranks, recipe.train.precision, StopFlag())
+    return shards.wells.loc[wells], features.reshape(len(wells), model.config.depth, -1).transpose(1, 0, 2)
 
 
 def probe_cell(recipe: Recipe, cell: Cell, label: str, test: Sequence[str]) -> list[Probe]:
-    """A linear probe of each block, by its number from 1, on the wells that have a label.
+    """Train and test a linear probe of each block, numbered from 1, on the wells that have a label.
 
     Raises:
-        ValueError: no such column, or nothing to train or test on; and as `block_features`.
+        ValueError: no such column, no wells to train or test on, or as in `block_features`.
     """
     from analysis.embeddings.probes import probe_blocks
 
@@ -76,13 +77,15 @@ def probe_cell(recipe: Recipe, cell: Cell, label: str, test: Sequence[str]) -> l
     if label not in wells:
         raise ValueError(f"--label {label}: no such column; the wells have {', '.join(map(str, wells))}")
     labelled = (wells[label].fillna("").astype(str) != "").to_numpy(bool)
-    named = wells[labelled]
+    labelled_wells = wells[labelled]
     by_block = {number: values[labelled] for number, values in enumerate(features, start=1)}
-    return probe_blocks(by_block, named[label].astype(str).tolist(), named["experiment"].astype(str).tolist(), test)
+    return probe_blocks(
+        by_block, labelled_wells[label].astype(str).tolist(), labelled_wells["experiment"].astype(str).tolist(), test
+    )
 
 
 def table(probes: Sequence[Probe], best: int) -> str:
-    """One line for each block."""
+    """Format the probes as a table with one line per block."""
     lines = [COLUMNS]
     for probe in probes:
         numbers = f"{probe.accuracy:>10.3f}{probe.balanced_accuracy:>10.3f}{probe.chance:>9.3f}{probe.classes:>9}"
@@ -91,7 +94,7 @@ def table(probes: Sequence[Probe], best: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, probe, and return the exit status: 0 done, 2 not possible as asked."""
+    """Run the command and return its exit status: 0 if it succeeded, 2 on an error."""
     from harness.recipe.load import default_profile
 
     options = _parser().parse_intermixed_args(arguments)
@@ -114,13 +117,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m harness.probe", description=__doc__.partition("\n\n")[0])
     parser.add_argument("recipe", type=Path, help="the study's YAML file")
-    parser.add_argument("cell", help="a cell's id, or the start of it")
-    parser.add_argument("overrides", nargs="*", metavar="field=value", help="as the sweep was given them")
-    parser.add_argument("--label", default="gene", help="the column of wells to tell apart (default: gene)")
-    parser.add_argument("--test", nargs="+", required=True, metavar="EXPERIMENT", help="the others train the probes")
-    parser.add_argument("--export", type=Path, help="folder for the encoder cut after its best block")
-    parser.add_argument("--json", action="store_true", help="a list of probes instead of a table")
-    parser.add_argument("--profile", help="default: slurm where sbatch answers, else laptop")
+    parser.add_argument("cell", help="a grid cell's id, or an unambiguous prefix of it")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="the same overrides as for the sweep")
+    parser.add_argument("--label", default="gene", help="column of the wells to classify (default: gene)")
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        required=True,
+        metavar="EXPERIMENT",
+        help="test experiments; the probes are trained on all others",
+    )
+    parser.add_argument("--export", type=Path, help="export the encoder, cut after its best block, to this folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--profile", help="default: slurm if sbatch is available, else laptop")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Export: a finished cell becomes a folder that someone without the recipe can use, and says what it is worth."""
+"""An exported cell can be loaded without its recipe, and its model card has its results. Covers `export`."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def finished(tiny_recipe: Recipe) -> Recipe:
     cell = cell_of(tiny_recipe, "trained")
     values = train_cell(StageRun(tiny_recipe, cell, cell_folder(tiny_recipe, cell), "print"))
     ledger.record(tiny_recipe.output, LedgerRow(cell.id, "train", "print", values))
-    found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
-    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", found | {"recall": {"a|b": RECALL}}))
+    protocol = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", protocol | {"recall": {"a|b": RECALL}}))
     return tiny_recipe
 
 
 @pytest.fixture
 def deep(tiny_recipe: Recipe) -> Recipe:
-    """The tiny study with a cell of two blocks that add much, and an evaluation in the ledger."""
+    """The tiny study with a cell of two blocks that change the features visibly, and an evaluation in the ledger."""
     cell = cell_of(tiny_recipe, "untrained", "vit_b8")
     folder = cell_folder(tiny_recipe, cell)
     values = train_cell(StageRun(tiny_recipe, cell, folder, "print"))
     weights = load_file(folder / WEIGHTS)
     for name in weights:
         if name.endswith("ls.gamma"):
-            weights[name] = torch.ones_like(weights[name])  # it starts at 1e-4: a block hardly adds before it trains
+            weights[name] = torch.ones_like(weights[name])  # initialised to 1e-4, which adds almost nothing
     save_file(weights, folder / WEIGHTS)
     ledger.record(tiny_recipe.output, LedgerRow(cell.id, "train", "print", values))
-    found = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
-    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", found | {"recall": {"a": RECALL}}))
+    protocol = {"protocol": "relationship_recall/current", "correction": "tvn", "genes": 12}
+    ledger.record(tiny_recipe.output, LedgerRow(cell.id, "evaluate", "e", protocol | {"recall": {"a": RECALL}}))
     return tiny_recipe
 
 
@@ -76,15 +76,15 @@ def test_an_exported_cell_needs_no_recipe(finished: Recipe, tmp_path: Path) -> N
     assert load_encoder(paths[0]).pretrained_cfg["cell"] == cell.id
 
 
-@pytest.mark.parametrize("given", ["--block", "embed.block"])
+@pytest.mark.parametrize("cut_by", ["--block", "embed.block"])
 def test_an_encoder_cut_after_a_block_gives_the_features_of_that_block(
-    deep: Recipe, tmp_path: Path, given: str
+    deep: Recipe, tmp_path: Path, cut_by: str
 ) -> None:
-    """What `embed.block` embeds is what is exported, and `load_encoder` gives back."""
+    """The encoder that `embed.block` evaluates is the one that is exported and that `load_encoder` loads."""
     cell = cell_of(deep, "untrained", "vit_b8")
     cut = deep.model_copy(update={"embed": deep.embed.model_copy(update={"block": 1})})
     folder = cell_folder(deep, cell)
-    if given == "--block":
+    if cut_by == "--block":
         paths = export_cell(deep, cell, tmp_path / "out", block=1)
     else:
         paths = export_cell(cut, cell, tmp_path / "out")
@@ -95,19 +95,19 @@ def test_an_encoder_cut_after_a_block_gives_the_features_of_that_block(
     crops = torch.from_numpy(np.stack([ShardSet.open(deep.embed.shards).read_crop(n, 0, 0, 32) for n in range(48)]))
     with torch.no_grad():
         vectors = encoder(standardise(crops)).numpy()
-    np.testing.assert_allclose(vectors, features, atol=1e-5)  # one tile in each well
-    whole = load_encoder(export_cell(deep, cell, tmp_path / "whole")[0])
+    np.testing.assert_allclose(vectors, features, atol=1e-5)  # one tile per well
+    uncut = load_encoder(export_cell(deep, cell, tmp_path / "uncut")[0])
     with torch.no_grad():
-        assert np.abs(whole(standardise(crops)).numpy() - vectors).max() > 1e-3
+        assert np.abs(uncut(standardise(crops)).numpy() - vectors).max() > 1e-3
     card = paths[2].read_text()
     assert "depth 1, cut from 2 (the final norm stays)" in card
     assert encoder.pretrained_cfg["blocks"] == "1 of 2"
-    assert ("0.610" in card) == (given == "embed.block"), "the ledger's numbers are those of the encoder evaluated"
+    assert ("0.610" in card) == (cut_by == "embed.block"), "the ledger's numbers belong to the evaluated encoder"
     with pytest.raises(EncoderFileError, match="an encoder of 2 blocks cannot be cut after block 3"):
         export_cell(deep, cell, tmp_path / "out", block=3)
 
 
-def test_the_card_says_what_the_ledger_says(finished: Recipe, tmp_path: Path) -> None:
+def test_the_card_has_the_numbers_of_the_ledger(finished: Recipe, tmp_path: Path) -> None:
     cell = cell_of(finished, "trained")
     export_cell(finished, cell, tmp_path)
     card = (tmp_path / "README.md").read_text()
@@ -123,14 +123,14 @@ def test_the_card_says_what_the_ledger_says(finished: Recipe, tmp_path: Path) ->
     assert "None has been chosen" in card
 
 
-def test_the_recipe_beside_the_weights_is_the_study(finished: Recipe, tmp_path: Path) -> None:
+def test_the_exported_recipe_is_the_study_s(finished: Recipe, tmp_path: Path) -> None:
     export_cell(finished, cell_of(finished, "trained"), tmp_path)
     text = (tmp_path / "recipe.yaml").read_text() + "profiles: {laptop: {}}\n"
     (tmp_path / "again.yaml").write_text(text)
     assert load(tmp_path / "again.yaml", "laptop") == finished
 
 
-def test_what_is_not_trained_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_an_untrained_cell_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is not trained yet"):
         export_cell(tiny_recipe, cell_of(tiny_recipe, "trained"), tmp_path / "out")
     with pytest.raises(ExportError, match=r"pixel_statistics-.* has no network"):

@@ -1,4 +1,4 @@
-"""Probing blocks: every block's features from one pass are those of the encoder cut there, and the best is exported."""
+"""A block's features equal those of the encoder cut after it, and the best block is exported. Covers `probe`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.train.loop import train_cell
 
 @pytest.fixture
 def cell(tiny_recipe: Recipe) -> Cell:
-    """A cell of two blocks, both of which matter."""
+    """A cell of two blocks that both change the features."""
     cell = next(c for c in cells(tiny_recipe) if c.kind == "untrained" and "vit_b8" in c.model)
     folder = cell_folder(tiny_recipe, cell)
     values = train_cell(StageRun(tiny_recipe, cell, folder, "print"))
@@ -37,11 +37,11 @@ def cell(tiny_recipe: Recipe) -> Cell:
 
 
 @pytest.mark.parametrize("pool", ["mean", "mean_std"])
-def test_every_block_s_features_are_those_of_the_encoder_cut_there(tiny_recipe: Recipe, cell: Cell, pool: str) -> None:
+def test_a_block_s_features_equal_those_of_the_encoder_cut_after_it(tiny_recipe: Recipe, cell: Cell, pool: str) -> None:
     assert tiny_recipe.embed is not None
     folder = cell_folder(tiny_recipe, cell)
-    pooling = tiny_recipe.model_copy(update={"embed": tiny_recipe.embed.model_copy(update={"pool": pool})})
-    wells, features = block_features(pooling, cell)
+    pooled_recipe = tiny_recipe.model_copy(update={"embed": tiny_recipe.embed.model_copy(update={"pool": pool})})
+    wells, features = block_features(pooled_recipe, cell)
     assert features.shape == (2, len(wells), 24 * (1 + (pool == "mean_std")))
     for block in (1, 2):
         options = tiny_recipe.embed.model_copy(update={"block": block, "pool": pool})
@@ -55,16 +55,16 @@ def test_every_block_s_features_are_those_of_the_encoder_cut_there(tiny_recipe: 
 def test_the_best_block_is_found_and_exported(
     tiny_recipe: Recipe, tiny_recipe_file: Path, cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The probe tells apart what the tiny wells differ in, the period of their stripes: four genes for each."""
-    given = [str(tiny_recipe_file), cell.id, "--profile", "laptop", "--test", "gene-003"]
-    assert main([*given, "--json", "--export", str(tmp_path / "out")]) == 0
+    """The tiny wells differ in the period of their stripes, with four genes per period; the probe separates these."""
+    arguments = [str(tiny_recipe_file), cell.id, "--profile", "laptop", "--test", "gene-003"]
+    assert main([*arguments, "--json", "--export", str(tmp_path / "out")]) == 0
     probes = json.loads(capsys.readouterr().out)
     assert [probe["block"] for probe in probes] == [1, 2]
     assert {probe["classes"] for probe in probes} == {12}
     best = max(probes, key=lambda probe: (probe["balanced_accuracy"], -probe["block"]))["block"]
     assert len(load_encoder(tmp_path / "out" / "encoder.safetensors").blocks) == best
-    assert main(given) == 0
+    assert main(arguments) == 0
     assert f"{best:>5}" in next(line for line in capsys.readouterr().out.splitlines() if line.endswith("best"))
-    assert main([*given, "--label", "colour"]) == 2
+    assert main([*arguments, "--label", "colour"]) == 2
     assert "no such column; the wells have key" in capsys.readouterr().err
-    assert main([*given[:1], "pixel", *given[2:]]) == 2
+    assert main([*arguments[:1], "pixel", *arguments[2:]]) == 2
