@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from torch import Tensor, nn
 
@@ -16,10 +18,28 @@ class WeightsError(RuntimeError):
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Save a finished model's state_dict as safetensors, with string `metadata` in its header."""
+    write_safetensors(path, {name: value.contiguous().cpu() for name, value in weights.items()}, metadata)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors atomically as safetensors, with the keys of the header sorted: equal contents are equal files.
+
+    The library itself writes metadata in the order of a hash map, which differs between processes. A file is the
+    header's length (8 bytes, little endian), the header (JSON, padded with spaces to 8 bytes) and the tensors' bytes,
+    whose offsets count from the header's end.
+    """
     from safetensors.torch import save as to_bytes
 
-    tensors = {name: value.contiguous().cpu() for name, value in weights.items()}
-    write_atomic(path, lambda file: file.write(to_bytes(tensors, metadata)))
+    content = memoryview(to_bytes(dict(tensors), dict(metadata)))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(bytes(content[8:end])), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(content[end:])
+
+    write_atomic(path, write)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
