@@ -1,1 +1,1 @@
-"""Ranks, and the engines that share a model between them."""
+"""Ranks, and the engines that train one model on several ranks."""

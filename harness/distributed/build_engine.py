@@ -1,4 +1,4 @@
-"""The engine of a grid cell's run, from its recipe."""
+"""Build the engine that trains a grid cell, from its recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def engine_of(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engine:
-    """The engine that trains a cell as its recipe says, over `model` on this rank's device.
+    """Build the engine that the recipe sets for `cell`. `model` must be on this rank's device.
 
     Raises:
         ValueError, RuntimeError: as `build_engine`.
@@ -48,18 +48,18 @@ def engine_of(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engin
 
 
 def build_engine(model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> Engine:
-    """The engine that `options` name, over a model that already lies on this rank's device.
+    """Build the engine named in `options`. `model` must already be on this rank's device.
 
     Raises:
-        ValueError: the engine does not fit the number of ranks.
-        RuntimeError: DeepSpeed is asked for and not installed.
+        ValueError: the engine does not support this number of ranks.
+        RuntimeError: DeepSpeed is requested but not installed.
     """
     if options.name == "single":
         if ranks.world > 1:
-            raise ValueError(f"launch.engine is single, but {ranks.world} ranks run: ddp, hsdp, fsdp or deepspeed")
+            raise ValueError(f"launch.engine is single, but {ranks.world} ranks run: use ddp, hsdp, fsdp or deepspeed")
         return Engine(model, make_optimiser, ranks, options)
     if ranks.world == 1:
-        raise ValueError(f"launch.engine is {options.name}, but there is one rank: single, or auto")
+        raise ValueError(f"launch.engine is {options.name}, but there is one rank: use single or auto")
     if options.name == "ddp":
         return Ddp(model, make_optimiser, ranks, options)
     if options.name == "deepspeed":

@@ -1,4 +1,4 @@
-"""One copy of the model on each rank: `single` and `ddp`."""
+"""The `ddp` engine: one copy of the model on each rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.distributed.engine import Engine
 
 
 class Ddp(Engine):
-    """DistributedDataParallel: gradients are averaged while the backward pass still runs."""
+    """DistributedDataParallel: gradients are averaged during the backward pass."""
 
     def prepare(self) -> None:
         ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None

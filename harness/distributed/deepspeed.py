@@ -1,8 +1,9 @@
-"""DeepSpeed's ZeRO behind the engine's interface: stage 1 shards the optimiser, 2 gradients too, 3 weights too.
+"""The `deepspeed` engine: ZeRO stage 1 shards optimiser state, stage 2 also gradients, stage 3 also weights.
 
-DeepSpeed keeps flat buffers of its own. What leaves this room has the names and shapes of the model, whole: a state
-saved here loads under every other engine and number of ranks, and the other way round, at the price of gathering
-each parameter when it is saved. Its step asks the device for the gradient's norm each time; that is its own doing.
+DeepSpeed keeps parameters in flat buffers. States and weights leave this engine under the model's parameter names and
+with their full shapes: a state saved here loads under every other engine and number of ranks, and vice versa. The cost
+is that each parameter is gathered when it is saved. DeepSpeed's own step reads the gradient norm from the device each
+time, which waits for the device.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ MOMENTS = {
     "Lion": ("exp_avg",),
     "AdamW": ("exp_avg", "exp_avg_sq"),
     "SGD": ("momentum_buffer",),
-}  # what each optimiser keeps for each weight
+}  # the state tensors that each optimiser keeps per weight
 
 
 class Zero(Engine):
-    """ZeRO without its initialisation, its optimisers or its schedules, so that numbers stay those of the others."""
+    """ZeRO without DeepSpeed's initialisation, optimisers and schedules, so that results equal the other engines'."""
 
     def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
         super().__init__(model, make_optimiser, ranks, options)
         self._groups = _named_groups(model, self.optimiser)
         if options.zero_stage == 3:
-            _pass_over_empty_groups(self.optimiser)
+            _skip_empty_groups(self.optimiser)
         self._api = import_deepspeed(ranks.device)
         self._zero, *_ = self._api.initialize(
             model=model, optimizer=self.optimiser, config=zero_config(options, ranks), dist_init_required=False
@@ -66,24 +67,24 @@ class Zero(Engine):
         return torch.stack([zero if part is None else part.double().square().sum() for part in parts])
 
     def _averaged(self) -> dict[int, list[Tensor]]:
-        """Stages 1 and 2: the averaged gradients in this rank's partition of each group, in its order."""
-        found: dict[int, list[Tensor]] = self._zero.optimizer.averaged_gradients
-        return found
+        """Stages 1 and 2: the averaged gradients in this rank's partition of each group, in the partition's order."""
+        averaged: dict[int, list[Tensor]] = self._zero.optimizer.averaged_gradients
+        return averaged
 
-    def _gradient(self, parameter: Any, flat: dict[int, Tensor]) -> Tensor | None:  # noqa: ANN401  (their attributes)
-        """This rank's part of a parameter's averaged gradient, flat; None where it has none."""
+    def _gradient(self, parameter: Any, flat: dict[int, Tensor]) -> Tensor | None:  # noqa: ANN401  (DeepSpeed adds attributes)
+        """Return this rank's part of a parameter's averaged gradient, flattened; None if the rank holds no part."""
         if self._stage3:
             part: Tensor = self._api.utils.safe_get_local_grad(parameter)
             return part
-        held = parameter._hp_mapping
-        if held is None:
+        mapping = parameter._hp_mapping
+        if mapping is None:
             return None
-        place = held.hp_fragment_address
-        return flat[held.param_group_index].narrow(0, place.start, place.numel)
+        fragment = mapping.hp_fragment_address
+        return flat[mapping.param_group_index].narrow(0, fragment.start, fragment.numel)
 
     def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
         set_learning_rate(self.optimiser, learning_rate)
-        if skip is not None and bool(skip):  # it waits for the device, as DeepSpeed's own step does
+        if skip is not None and bool(skip):  # bool() waits for the device, as DeepSpeed's own step does
             self.forget_gradient()
         else:
             self._zero.step()
@@ -116,38 +117,37 @@ class Zero(Engine):
             buffer.copy_(state["model"][name])
         for name, parameter in self._parameters():
             fragments.safe_set_full_fp32_param(parameter, state["model"][name])
-            # The copy that computes is another than the one that the optimiser moves.
-            gathered = self._api.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage3)
-            with gathered:
+            # The copy used in forward and backward passes is separate from the optimiser's float32 copy.
+            with self._api.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage3):
                 parameter.copy_(state["model"][name])
             for key in self._moments:
                 fragments.safe_set_full_optimizer_state(parameter, saved[name][key], key)
         if self._counts_steps:
             count = next(iter(saved.values()))["step"]
-            for kept in self.optimiser.state.values():
-                kept["step"].copy_(count)
+            for moments in self.optimiser.state.values():
+                moments["step"].copy_(count)
 
     def weights(self) -> dict[str, Tensor]:
-        found = self.state()["model"]
-        return {name: value.detach().cpu() for name, value in found.items() if self.ranks.is_first}
+        model = self.state()["model"]
+        return {name: value.detach().cpu() for name, value in model.items() if self.ranks.is_first}
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
 
     def _make_moments(self) -> None:
-        """Begin the optimiser's moments at zero now rather than at the first step, so that a state can be loaded."""
+        """Create the optimiser's moments as zeros now, not at the first step, so that a state can be loaded."""
         zero = self._zero.optimizer
         flat = zero.fp32_partitioned_groups_flat if self._stage3 else zero.single_partition_of_fp32_groups
         for part in flat:
             self.optimiser.state[part] = {key: torch.zeros_like(part) for key in self._moments}
             if self._counts_steps:
                 self.optimiser.state[part]["step"] = torch.zeros(())
-        if not self._stage3:  # which find each parameter's part of the moments when told to
+        if not self._stage3:  # stages 1 and 2 need this call to map each parameter to its part of the moments
             zero._lazy_init_hp_params_optimizer_state()
 
 
-def _pass_over_empty_groups(optimiser: torch.optim.Optimizer) -> None:
-    """Stage 3 steps one group at a time while the others are empty, which multi-tensor Lion does not expect."""
+def _skip_empty_groups(optimiser: torch.optim.Optimizer) -> None:
+    """Hide empty groups from `step`: stage 3 steps one group at a time, and multi-tensor Lion expects none empty."""
     step = optimiser.step
 
     def step_with_weights() -> None:
@@ -166,13 +166,13 @@ def _flat(parts: list[Tensor]) -> Tensor:
 
 
 def _named_groups(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[list[str]]:
-    """The names in each of the optimiser's groups, before DeepSpeed replaces them by flat buffers."""
+    """Return the parameter names of each optimiser group, before DeepSpeed replaces parameters with flat buffers."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [[names[parameter] for parameter in group["params"]] for group in optimiser.param_groups]
 
 
 def zero_config(options: EngineOptions, ranks: Ranks) -> dict[str, Any]:
-    """DeepSpeed's configuration. Micro-batches are counted by the engine's caller, so it is told of one."""
+    """Return DeepSpeed's configuration. The engine's caller counts micro-batches; DeepSpeed is set to one."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -182,28 +182,28 @@ def zero_config(options: EngineOptions, ranks: Ranks) -> dict[str, Any]:
         "torch_autocast": {
             "enabled": options.precision == "bf16",
             "dtype": "bfloat16",
-            "lower_precision_safe_modules": [],  # none: gradients are summed in float32
+            "lower_precision_safe_modules": [],  # empty: gradients are summed in float32
         },
         "steps_per_print": sys.maxsize,
     }
 
 
 def import_deepspeed(device: torch.device) -> ModuleType:
-    """DeepSpeed, kept from guessing the device and from compiling C++ for half a minute on a CPU.
+    """Import DeepSpeed. On a CPU, set the device explicitly and skip a C++ compilation of half a minute.
 
     Raises:
-        RuntimeError: it is not installed.
+        RuntimeError: DeepSpeed is not installed.
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # Ranks of several runs that compile into one folder wait for, or break, one another.
+    # If ranks of several runs compile into one folder, they block or break one another.
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(tempfile.gettempdir()) / f"torch_extensions_{os.getpid()}"))
     try:
         import deepspeed
     except ImportError as error:
         raise RuntimeError(
             f"launch.engine is deepspeed, but deepspeed cannot be imported ({error}): "
-            "pip install 'microscopy-scaling[deepspeed]', or another engine"
+            "run pip install 'microscopy-scaling[deepspeed]', or use another engine"
         ) from error
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

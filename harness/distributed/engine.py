@@ -1,10 +1,10 @@
-"""Engines: how the ranks of a cell share its model. They differ in memory and traffic, never in the numbers.
+"""The engine interface, and the `single` engine. Engines differ in memory and traffic, not in results.
 
     single     one process
-    ddp        a whole copy on every rank; gradients averaged
-    hsdp       a copy on every few ranks (a node's), each holding a part; gradients averaged over copies
-    fsdp       one copy, spread over all ranks
-    deepspeed  ZeRO 1, 2 or 3 (`zero.py`)
+    ddp        a complete copy on every rank; gradients are averaged
+    hsdp       a copy sharded over a group of ranks (a node's); gradients are averaged over copies
+    fsdp       one copy, sharded over all ranks
+    deepspeed  ZeRO 1, 2 or 3 (`deepspeed.py`)
 
 In float32 all of them take the same steps, up to rounding. `docs/engines.md` says when to use which.
 
@@ -34,14 +34,14 @@ MakeOptimiser = Callable[[nn.Module], Optimizer]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the recipe says of engines, resolved for this machine.
+    """The recipe's engine settings, resolved for this machine.
 
     Attributes:
-        precision: of the products; weights, gradients' sums and the optimiser stay in float32.
-        shard: ranks that hold one copy of the model together, under hsdp.
-        zero_stage: of DeepSpeed.
-        gather: how hsdp and fsdp send weights to one another. A GPU under autocast takes bf16, half of the traffic; a
-            CPU's LayerNorm takes no weights of another type than its input.
+        precision: of matrix products; weights, gradient sums and optimiser state stay in float32.
+        shard: under hsdp, the number of ranks that share one copy of the model.
+        zero_stage: the ZeRO stage of DeepSpeed.
+        gather: the type in which hsdp and fsdp gather weights. On a GPU under autocast bf16 halves the traffic. On a
+            CPU, LayerNorm requires weights of the same type as its input.
     """
 
     name: EngineName
@@ -52,14 +52,14 @@ class EngineOptions:
 
 
 class Engine:
-    """A model and its optimiser on this rank. This class is the `single` engine; the others override what differs.
+    """A model and its optimiser on this rank. This class is the `single` engine; subclasses override what differs.
 
-    A step is `accumulate` once per micro-batch, then `step`. `model` computes as usual (forward, `embed`,
-    `reconstruct`, under `autocast`) for validation; with shards, all ranks must then call it equally often.
+    A training step calls `accumulate` once per micro-batch, then `step`. For validation, call `model` directly
+    (forward, `embed`, `reconstruct`, under `autocast`); with shards, all ranks must call it the same number of times.
 
     Attributes:
-        model: the network, its parameters perhaps shards. Its names are those of a bare one.
-        optimiser: over those parameters.
+        model: the network. Its parameters may be shards; their names are those of the unwrapped network.
+        optimiser: the optimiser of those parameters.
     """
 
     def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
@@ -68,22 +68,22 @@ class Engine:
         self.optimiser = make_optimiser(self.model)
 
     def prepare(self) -> None:
-        """Share the model among the ranks; called before the optimiser is built over its parameters."""
+        """Replicate or shard the model over the ranks. Called before the optimiser is built."""
 
     def autocast(self) -> torch.autocast:
-        """Products in bfloat16 where the recipe says so."""
+        """Return a context that computes matrix products in bfloat16 if the recipe sets it."""
         return autocast(self.ranks.device, self.options.precision)
 
     def accumulate(
         self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
     ) -> Tensor:
-        """Add the gradient of `weight` times the loss, and return that weighted loss, detached, on the device.
+        """Add the gradient of `weight` times the loss; return the weighted loss, detached, on the device.
 
         Args:
             crops: (B, C, S, S), self-standardised, on the device.
             noise: (B, L), on the device.
-            weight: of this micro-batch in this rank's loss; gradients are averaged over ranks.
-            last: no other micro-batch follows before `step`; ranks exchange gradients only now.
+            weight: the weight of this micro-batch in this rank's loss; gradients are averaged over ranks.
+            last: whether this is the last micro-batch before `step`; ranks exchange gradients only then.
             labels: (B,), on the device: class numbers, for a classifier.
         """
         with self.autocast():
@@ -93,14 +93,14 @@ class Engine:
         return weighted.detach()
 
     def gradient_squares(self) -> Tensor | None:
-        """This rank's part of the squared norm of each trained parameter's averaged gradient: (P,), float64.
+        """Return this rank's part of the squared gradient norm of each trained parameter: (P,), float64.
 
-        None where the gradients lie in the parameters themselves, as everywhere but in DeepSpeed.
+        Gradients are those averaged over ranks. None if they are in `parameter.grad`, as in all engines but DeepSpeed.
         """
         return None
 
     def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
-        """Move the weights, unless `skip`, a bool scalar on the device, says otherwise; and forget the gradient."""
+        """Update the weights unless `skip` (a bool scalar on the device) is true, then clear the gradient."""
         set_learning_rate(self.optimiser, learning_rate)
         if skip is None:
             self.optimiser.step()
@@ -112,10 +112,10 @@ class Engine:
         self.optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> State:
-        """Weights and optimiser as `torch.distributed.checkpoint` saves and loads them: by name, whole or in shards.
+        """Return weights and optimiser state by name, full or sharded, for `torch.distributed.checkpoint`.
 
-        The names are the same under every engine and number of ranks. All ranks must call it. Before the first step it
-        is a template to load into, not a state to save: what the optimiser makes lazily is made here.
+        The names are the same under every engine and number of ranks. All ranks must call it. Before the first step
+        the result is a template to load into, not a state to save: this call creates the optimiser's lazy state.
         """
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
@@ -123,7 +123,7 @@ class Engine:
         return {"model": model, "optimiser": optimiser}
 
     def load(self, state: State) -> None:
-        """Take over a `state()` into which a checkpoint was loaded. All ranks must call it."""
+        """Restore a `state()` into which a checkpoint was loaded. All ranks must call it."""
         from torch.distributed.checkpoint.state_dict import set_state_dict
 
         set_state_dict(
@@ -134,14 +134,14 @@ class Engine:
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole model's state_dict on the CPU of the first rank; empty on the others. All ranks must call it."""
+        """Return the full state_dict on the CPU of the first rank; empty on the others. All ranks must call it."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found = get_model_state_dict(self.model, options=options)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor) and self.ranks.is_first}
+        weights = get_model_state_dict(self.model, options=options)
+        return {name: value for name, value in weights.items() if isinstance(value, Tensor) and self.ranks.is_first}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 products where the recipe says so; weights and sums stay in float32."""
+    """Return an autocast context: bfloat16 products if `precision` is bf16; weights and sums stay in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

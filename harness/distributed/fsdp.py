@@ -1,6 +1,6 @@
-"""FSDP2 (`fully_shard`): every rank keeps a part of each parameter, and gathers a block's when it is that block's turn.
+"""The `fsdp` and `hsdp` engines: FSDP2 (`fully_shard`) on a one- or two-dimensional mesh.
 
-hsdp and fsdp are this engine on meshes of two and of one dimension.
+Every rank keeps a shard of each parameter and gathers a block's parameters when that block runs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Fsdp(Engine):
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) -> None:
-    """Turn `model`'s parameters into shards over `mesh`, block by block.
+    """Shard the parameters of `model` over `mesh`, block by block.
 
-    With `gather` bf16, parameters are gathered in bfloat16 and gradients summed in float32. Inputs are not cast: the
-    noise that orders the patches would lose its order.
+    With `gather` bf16, parameters are gathered in bfloat16 and gradients summed in float32. Inputs are not cast:
+    the patches are sorted by the masking noise, and rounding it would change their order.
     """
     bf16 = torch.bfloat16 if gather == "bf16" else None
     policy = MixedPrecisionPolicy(
@@ -54,10 +54,10 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) ->
 
 
 def shard_dimension(shape: tuple[int, ...], shards: int) -> int:
-    """The dimension to cut a parameter along: the first, unless it is shorter than the ranks and a later one divides.
+    """Return the dimension to shard: the first, unless it is smaller than `shards` and another divides evenly.
 
-    FSDP2 pads the first dimension to a multiple of the ranks: a token of shape (1, 1, 1024) over 256 ranks would grow
-    256-fold. Other dimensions are cut only where they divide evenly, which FSDP2 demands of them.
+    FSDP2 pads the first dimension to a multiple of the number of shards: a token of shape (1, 1, 1024) over 256 ranks
+    would grow 256-fold. FSDP2 requires that any other dimension divides evenly.
     """
     if shape[0] >= shards:
         return 0

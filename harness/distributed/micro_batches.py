@@ -1,7 +1,8 @@
-"""Gradient accumulation: a global batch in as many pieces as a device's memory asks for, with one and the same loss.
+"""Gradient accumulation: the size and the loss weight of each micro-batch.
 
-The loss of a step is the mean over all masked patches of the global batch. A micro-batch gives the mean over its own,
-and ranks average their gradients, so each micro-batch counts by its share of the masked patches.
+The loss of a step is the mean over all masked patches of the global batch, however many micro-batches it is split into.
+A micro-batch gives the mean over its own patches, and ranks average their gradients, so each micro-batch is weighted by
+its share of the masked patches.
 """
 
 from __future__ import annotations
@@ -9,25 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def micro_batch(part: int, most: int | None, group: int = 1) -> int:
-    """Crops in each micro-batch of a rank's `part` of the global batch: all, or the most that `most` allows.
+def micro_batch(part: int, max_crops: int | None, group: int = 1) -> int:
+    """Return the number of crops per micro-batch, for a rank that has `part` crops of the global batch.
 
-    Micro-batches are of one size, so that shapes never change: the largest divisor of `part` that is at most `most`
-    and a multiple of `group`, which divides `part`; at least one group.
+    All micro-batches have the same size, so that tensor shapes never change: the largest divisor of `part` that is at
+    most `max_crops` and a multiple of `group`. At least one group; `group` must divide `part`.
     """
-    if most is None or most >= part:
+    if max_crops is None or max_crops >= part:
         return part
-    return max((size for size in range(group, most + 1, group) if part % size == 0), default=group)
+    return max((size for size in range(group, max_crops + 1, group) if part % size == 0), default=group)
 
 
 def loss_weights(masked: Sequence[int], total: int, world: int) -> list[float]:
-    """The weight of each of a rank's micro-batches.
+    """Return the loss weight of each of a rank's micro-batches.
 
-    With them, the mean over `world` ranks of each rank's sum of weight times mean loss is the mean over all masked
-    patches, however unevenly they fall.
+    Each rank sums weight times mean loss over its micro-batches. The mean of these sums over `world` ranks is the mean
+    over all masked patches, even if micro-batches have different numbers of them.
 
     Args:
-        masked: masked patches of each of this rank's micro-batches.
-        total: masked patches of the global batch.
+        masked: the number of masked patches in each of this rank's micro-batches.
+        total: the number of masked patches in the global batch.
     """
     return [count * world / total for count in masked]

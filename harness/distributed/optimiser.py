@@ -1,4 +1,4 @@
-"""What moves the weights: parameter groups, the optimiser, and the learning rate as a function of the step."""
+"""Build the optimiser and its parameter groups, set its learning rate, and step it unless a step is skipped."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,19 +16,19 @@ OptimiserName = Literal["lion", "adamw", "sgd"]
 def parameter_groups(
     named_parameters: "Iterable[tuple[str, nn.Parameter]]", weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Two groups: weights that decay, and those that do not (norms, biases, LayerScale, tokens).
+    """Split parameters into two groups: with weight decay, and without (norms, biases, LayerScale, tokens).
 
-    Decay belongs to what multiplies features by one another. One-dimensional parameters shift or scale single
-    features, tokens are inputs. Call it before an engine flattens the parameters, and give it
-    `module.named_parameters()`. Parameters that take no gradient are left out.
+    Only weight matrices and kernels decay. One-dimensional parameters shift or scale single features, and tokens are
+    inputs. Pass `module.named_parameters()`, and call it before an engine flattens the parameters. Parameters that
+    do not require a gradient are left out.
     """
     decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             is_vector = parameter.ndim < 2 or "token" in name
-            (kept if is_vector else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+            (not_decayed if is_vector else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
 
 
 def build_optimiser(
@@ -40,14 +40,14 @@ def build_optimiser(
     momentum: float = 0.9,
     weight_decay: float,
 ) -> "Optimizer":
-    """Lion (lion-pytorch's multi-tensor one), torch's AdamW, or torch's SGD with momentum, over `parameter_groups`.
+    """Build multi-tensor Lion (lion-pytorch), torch's AdamW, or torch's SGD with momentum, over `parameter_groups`.
 
     Raises:
-        ValueError: no such optimiser.
+        ValueError: the name is unknown.
     """
     groups = parameter_groups(module.named_parameters(), weight_decay)
     if name == "lion":
-        from lion_pytorch.foreach import Lion  # a handful of kernels for all tensors, not eight for each
+        from lion_pytorch.foreach import Lion  # a few kernels for all tensors, not eight per tensor
 
         lion: Optimizer = Lion([group for group in groups if group["params"]], lr=peak, betas=betas)
         return lion
@@ -59,20 +59,20 @@ def build_optimiser(
         from torch.optim import SGD
 
         return SGD(groups, lr=peak, momentum=momentum)
-    raise ValueError(f"no optimiser {name!r}: lion, adamw or sgd")
+    raise ValueError(f"unknown optimiser {name!r}: use lion, adamw or sgd")
 
 
 def set_learning_rate(optimiser: "Optimizer", value: float) -> None:
-    """Give every group the same learning rate."""
+    """Set the learning rate of all parameter groups."""
     for group in optimiser.param_groups:
         group["lr"] = value
 
 
 def update(optimiser: torch.optim.Optimizer, skip: Tensor) -> None:
-    """Let the optimiser move the weights unless `skip`: then weights, moments and step counts stay as they are.
+    """Step the optimiser unless `skip` is true; then weights, moments and step counts stay unchanged.
 
-    Optimisers that know a GradScaler's `found_inf` (torch's fused ones) decide on the device. For others the host asks,
-    which costs a wait for the device at each step.
+    Optimisers that support a GradScaler's `found_inf` (torch's fused ones) decide on the device. For others the host
+    reads `skip`, which waits for the device at each step.
     """
     if getattr(optimiser, "_step_supports_amp_scaling", False):
         optimiser.found_inf = skip.float()  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""Stopping in order: a signal sets a flag, and all ranks act on it at the same boundary.
+"""Stop cleanly on a signal: the signal sets a flag, and all ranks stop at the same boundary.
 
-SIGUSR2 is what submitit sends before a time limit, SIGTERM what SLURM sends on preemption and the sweep on Ctrl-C. One
-rank that gets one is enough; a second signal changes nothing. In training the boundary is the end of a step
-(`pace.Agreement`), in validation and embedding the end of a batch (`in_lockstep`).
+submitit sends SIGUSR2 before a time limit. SLURM sends SIGTERM on preemption, and the sweep sends it on Ctrl-C. A
+signal to one rank stops all ranks; a second signal changes nothing. In training the boundary is the end of a step
+(`agreement.Agreement`), in validation and embedding the end of a batch (`in_lockstep`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
-class Preempted(Exception):  # noqa: N818  (it is no error: the work is saved and goes on later)
-    """The work was stopped at a boundary, after what the next run needs was written."""
+class Preempted(Exception):  # noqa: N818  (not an error: the work is saved and can resume)
+    """The work was stopped at a boundary, after everything that a resume needs was written."""
 
 
 class StopFlag:
-    """Set by a signal, read by the loop."""
+    """A flag that a signal handler sets and the loop reads."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -36,7 +36,7 @@ class StopFlag:
         return self.reason is not None
 
     def __str__(self) -> str:
-        return self.reason or "another rank was told to stop"
+        return self.reason or "another rank received a stop signal"
 
     def set(self, number: int, frame: FrameType | None = None) -> None:
         self.reason = self.reason or signal.Signals(number).name
@@ -44,7 +44,7 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class Control:
-    """What can end this process's work from outside: a signal, or a newer start of the same task."""
+    """What can stop this process from outside: a signal, or a newer start of the same task (fencing)."""
 
     stop: StopFlag
     fence: Fence
@@ -52,20 +52,20 @@ class Control:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """While this is open, SIGTERM and SIGUSR2 set the flag; the handlers before it come back after."""
+    """Let SIGTERM and SIGUSR2 set a flag inside the context; restore the previous handlers after it."""
     flag = StopFlag()
     numbers = (signal.SIGTERM, signal.SIGUSR2)
-    before = {number: signal.signal(number, flag.set) for number in numbers}
+    previous = {number: signal.signal(number, flag.set) for number in numbers}
     try:
         yield flag
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def controlled(control: Control | None) -> Iterator[Control]:
-    """The `control` of whoever runs this, a SLURM job; or, where there is none, that of this process's own signals."""
+    """Yield the caller's `control` (a SLURM job's) or, if None, one that listens to this process's signals."""
     if control is not None:
         yield control
         return
@@ -74,12 +74,12 @@ def controlled(control: Control | None) -> Iterator[Control]:
 
 
 def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator[Item]:
-    """Yield this rank's items, all ranks in step, until every rank has no more; ranks may have different numbers.
+    """Yield this rank's items in lockstep with the other ranks, which may have different numbers of items.
 
-    Before each item the hosts ask one another whether any was told to stop.
+    Every rank returns when all ranks have run out. Before each item the hosts check whether any rank received a signal.
 
     Raises:
-        Preempted: one was; on all ranks before the same item.
+        Preempted: a rank received a signal; raised on all ranks before the same item.
     """
     for item in _padded(items, ranks):
         if ranks.any(bool(stop)):
@@ -89,7 +89,7 @@ def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator
 
 
 def _padded(items: Iterable[Item], ranks: Ranks) -> Iterator[Item | None]:
-    """This rank's items, then None for as long as another rank has items."""
+    """Yield this rank's items, then None as long as another rank has items."""
     iterator = iter(items)
     while True:
         item = next(iterator, None)

@@ -1,7 +1,7 @@
-"""Ranks and meshes: who this process is among those that train one cell, and the few collectives the loop needs.
+"""This process's rank, its device, the process group, and the collectives that training and embedding need.
 
-One process is the common case and costs nothing here. Several come from submitit (one task per GPU) or from
-torchrun's variables; `engines.py` says how they share a model.
+With one process no process group is created. Several processes are started by submitit (one task per GPU) or by
+torchrun; `engine.py` says how they share a model.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: `rank` of `world`, computing on `device`.
+    """This process's rank in a world of `world` processes, and its `device`.
 
-    `control` is a gloo group for words between hosts, which must not wait for the device; None in one process.
+    `control` is a gloo group for messages between hosts that must not wait for the device; None with one process.
     """
 
     rank: int
@@ -36,18 +36,18 @@ class Ranks:
         return self.rank == 0
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of `value` over ranks."""
+        """Return the mean of `value` over ranks."""
         return self.sum(value) / self.world
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of `value` over ranks."""
+        """Return the sum of `value` over ranks."""
         if self.world > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so; all ranks get the same answer. It waits: `pace.Agreement` is for every step."""
+        """Return, on all ranks, whether any rank's flag is set. It blocks: use `agreement.Agreement` at every step."""
         if self.world == 1:
             return flag
         votes = torch.tensor(int(flag))
@@ -55,15 +55,17 @@ class Ranks:
         return bool(votes)
 
     def wait(self) -> None:
-        """Return once every rank is here."""
+        """Wait until every rank has made this call (a barrier)."""
         if self.world > 1:
             dist.barrier(group=self.control)
 
     def mesh(self, shard: int) -> DeviceMesh:
-        """`shard` neighbours hold one copy of the model together; with fewer than all ranks, there are several copies.
+        """Build a mesh on which `shard` neighbouring ranks share one copy of the model.
+
+        With more ranks than that there are several copies, and the mesh has a second dimension.
 
         Raises:
-            ValueError: copies of `shard` ranks do not fill the world.
+            ValueError: `shard` does not divide the number of ranks.
         """
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -75,38 +77,39 @@ class Ranks:
         return init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """`auto` takes a GPU where there is one.
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """Return the torch device for `auto`, `cuda` or `cpu`; `auto` uses a GPU if there is one.
 
     Raises:
-        RuntimeError: `cuda` is wanted and there is none.
+        RuntimeError: `cuda` is requested but not available.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("launch.device is cuda, but torch finds no CUDA device here")
-    use_cuda = wanted != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("launch.device is cuda, but torch finds no CUDA device")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[Ranks]:
-    """Join the other processes of this job, if any, and leave them in order at the end."""
+    """Join the process group of this job, if there are several processes, and destroy it at the end."""
     _export_submitit_environment()
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    torch_device = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     if world == 1:
-        yield Ranks(0, 1, chosen)
+        yield Ranks(0, 1, torch_device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+    backend = "cpu:gloo,cuda:nccl" if torch_device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=world)
     try:
-        yield Ranks(rank, world, chosen, dist.new_group(backend="gloo"))
+        yield Ranks(rank, world, torch_device, dist.new_group(backend="gloo"))
     finally:
         dist.destroy_process_group()
 
 
 def _export_submitit_environment() -> None:
-    """Inside a SLURM job of several tasks, set torch's variables (MASTER_ADDR, RANK, ...) from submitit's."""
+    """In a SLURM job with several tasks, set torch's variables (MASTER_ADDR, RANK, ...) from submitit's."""
     if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) == 1:
         return
     from submitit.helpers import TorchDistributedEnvironment

@@ -1,6 +1,7 @@
-"""What is done to each transformer block: recomputing its activations in the backward pass, and compiling it.
+"""Activation checkpointing and compilation of each transformer block.
 
-Both replace the block's `forward`, so that names in a state_dict stay, and come before an engine shards the block.
+Both replace the block's `forward`, so that state_dict names do not change. Apply both before an engine shards
+the block.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 Recompute = Literal["none", "selective", "full"]
-COMPILED_VARIANTS = 256  # every block has a stochastic depth of its own, and each is a variant of one compiled function
+COMPILED_VARIANTS = 256  # each block has its own drop-path rate, so it is its own variant of one compiled function
 
 aten = torch.ops.aten
 PRODUCTS = frozenset(
@@ -31,16 +32,16 @@ PRODUCTS = frozenset(
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks: whatever stands in a list of modules."""
+    """Return the transformer blocks: the modules inside an `nn.ModuleList`."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [block for listed in lists for block in listed if not isinstance(block, nn.ModuleList)]
+    return [block for modules in lists for block in modules if not isinstance(block, nn.ModuleList)]
 
 
 def set_up_blocks(model: nn.Module, recompute: Recompute, compiled: bool) -> None:
-    """Make every block recompute its activations (Chen et al. 2016) and compile it, as asked.
+    """Apply activation checkpointing (Chen et al. 2016) and compilation to every block, as set.
 
-    `full` keeps a block's input alone; `selective` also keeps what matrix products and attention gave, and recomputes
-    the cheap rest. Neither changes a number.
+    `full` keeps only a block's input; `selective` also keeps the outputs of matrix products and attention, and
+    recomputes the inexpensive rest. Neither changes the results.
     """
     if compiled:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
