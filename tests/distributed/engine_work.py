@@ -1,4 +1,4 @@
-"""What each rank does in the tests of engines: the same few steps under one engine after another."""
+"""The code that each rank runs in `test_engines`: the same few training steps under each engine."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BATCH, STEPS, RATE = 8, 5, 1e-3
 
 @dataclass(frozen=True)
 class Trial:
-    """One engine, and in how many pieces each rank takes its part of the batch."""
+    """One engine with its options, and the number of micro-batches per rank."""
 
     engine: str
     optimiser: str = "lion"
     zero_stage: int = 2
-    pieces: int = 1
+    micro_batches: int = 1
     precision: str = "fp32"
 
     @property
@@ -55,18 +55,19 @@ def build(trial: Trial, ranks: Ranks, seed: int = 0) -> Engine:
 
 
 def take_step(engine: Engine, monitor: DivergenceMonitor, trial: Trial, step: int, *, forget: bool = False) -> float:
-    """One step of the global batch; its loss. With `forget`, a gradient of twice the size is made and dropped first."""
+    """Take one step of the global batch; return its loss. `forget` first adds and clears a gradient twice as large."""
     ranks, part = engine.ranks, BATCH // engine.ranks.world
     crops = torch.randn(BATCH, 6, 32, 32, generator=torch.Generator().manual_seed(step))
     noise = masking_noise(0, range(step * BATCH, (step + 1) * BATCH), CONFIG.noise_values)
-    mine = slice(ranks.rank * part, (ranks.rank + 1) * part)
+    own_crops = slice(ranks.rank * part, (ranks.rank + 1) * part)
     if forget:
-        engine.accumulate(crops[mine], noise[mine], 2.0, last=True)
+        engine.accumulate(crops[own_crops], noise[own_crops], 2.0, last=True)
         engine.forget_gradient()
-    size = part // trial.pieces
-    weights = loss_weights([size] * trial.pieces, BATCH, ranks.world)
-    pieces = zip(crops[mine].split(size), noise[mine].split(size), weights, strict=True)
-    losses = [engine.accumulate(*piece, last=number == trial.pieces - 1) for number, piece in enumerate(pieces)]
+    size = part // trial.micro_batches
+    weights = loss_weights([size] * trial.micro_batches, BATCH, ranks.world)
+    batches = zip(crops[own_crops].split(size), noise[own_crops].split(size), weights, strict=True)
+    final = trial.micro_batches - 1
+    losses = [engine.accumulate(*batch, last=number == final) for number, batch in enumerate(batches)]
     loss = torch.stack(losses).sum()
     monitor.check(loss, step)
     engine.step(RATE)
@@ -74,25 +75,25 @@ def take_step(engine: Engine, monitor: DivergenceMonitor, trial: Trial, step: in
 
 
 def run_trial(trial: Trial, ranks: Ranks) -> dict[str, Any]:
-    """Losses, gradient norms, embeddings and weights; then the last two steps again from a state, in a new engine."""
+    """Return losses, gradient norm, embedding and weights; repeat the last two steps in a new engine from a state."""
     engine = build(trial, ranks)
     monitor = DivergenceMonitor(Policy(), ranks, engine.model, engine.gradient_squares)
     losses = [take_step(engine, monitor, trial, step, forget=step == 2) for step in range(STEPS - 2)]
     state = {name: dict(part) for name, part in engine.state().items()}
-    kept = _copied(state)
+    saved = _copied(state)
     losses += [take_step(engine, monitor, trial, step) for step in range(STEPS - 2, STEPS)]
     norm = float(monitor.window[1] / monitor.window[2])
     engine.model.eval()
     with torch.no_grad(), engine.autocast():
         embedding = engine.model.embed(torch.randn(2, 6, 32, 32, generator=torch.Generator().manual_seed(9)))
     weights = engine.weights()
-    again = build(trial, ranks, seed=1)
-    template = again.state()
-    again.load({**template, **kept})
-    monitor = DivergenceMonitor(Policy(), ranks, again.model, again.gradient_squares)
-    repeated = [take_step(again, monitor, trial, step) for step in range(STEPS - 2, STEPS)]
-    found = {"losses": losses, "repeated": repeated, "norm": norm, "embedding": embedding.float().tolist()}
-    return {**found, "weights": {name: value.tolist() for name, value in weights.items()}}
+    resumed = build(trial, ranks, seed=1)
+    template = resumed.state()
+    resumed.load({**template, **saved})
+    monitor = DivergenceMonitor(Policy(), ranks, resumed.model, resumed.gradient_squares)
+    repeated = [take_step(resumed, monitor, trial, step) for step in range(STEPS - 2, STEPS)]
+    results = {"losses": losses, "repeated": repeated, "norm": norm, "embedding": embedding.float().tolist()}
+    return {**results, "weights": {name: value.tolist() for name, value in weights.items()}}
 
 
 def _copied(state: Any) -> Any:
@@ -102,17 +103,17 @@ def _copied(state: Any) -> Any:
 
 
 def run_trials(trials: list[Trial], folder: Path) -> None:
-    """All trials in one group of ranks; the first rank writes what came of each."""
+    """Run all trials in one process group; the first rank writes the results of each as JSON."""
     with process_group("cpu") as ranks:
         for trial in trials:
-            found = run_trial(trial, ranks)
+            results = run_trial(trial, ranks)
             if ranks.is_first:
-                (folder / f"{trial.name}.json").write_text(json.dumps(found))
+                (folder / f"{trial.name}.json").write_text(json.dumps(results))
             gc.collect()
 
 
 def agree_on_a_stop(folder: Path) -> None:
-    """The last rank raises a flag at step 3; each rank writes the step at which it saw it."""
+    """Set a flag on the last rank at step 3; each rank writes the step at which it saw the flag."""
     with process_group("cpu") as ranks:
         agree = Agreement(ranks)
         for step in range(10):

@@ -1,4 +1,4 @@
-"""What each rank does in the tests of kinds of networks: a few steps of each, in float64, under one engine."""
+"""The code that each rank runs in `test_kinds`: a few float64 training steps of each kind of network."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ KINDS: dict[str, Callable[[], Network]] = {
 }
 
 
-def drawn(step: int, network: Network) -> tuple[Tensor, Tensor, Tensor]:
-    """The global batch of a step, (B, C, S, S), its noise (B, N), and labels (B,) that only classifiers use."""
+def random_batch(step: int, network: Network) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a step's global batch (B, C, S, S), masking noise (B, N), and labels (B,), which only classifiers use."""
     generator = torch.Generator().manual_seed(step)
     crops = torch.randn(BATCH, CHANNELS, CROP, CROP, generator=generator, dtype=torch.float64)
     noise = masking_noise(0, range(step * BATCH, (step + 1) * BATCH), network.config.noise_values)
@@ -53,7 +53,7 @@ def drawn(step: int, network: Network) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def run_kind(kind: str, engine_name: str, ranks: Ranks) -> dict[str, Any]:
-    """Losses of a few steps, statistics that norms moved, one weight, and embeddings with and without a plate's own."""
+    """Return losses, running statistics, weight sums, and embeddings with running and with plate statistics."""
     torch.manual_seed(0)
     rate, optimiser = (0.02, "sgd") if kind.startswith("densenet") else (1e-3, "adamw")
     engine = build_engine(
@@ -61,32 +61,32 @@ def run_kind(kind: str, engine_name: str, ranks: Ranks) -> dict[str, Any]:
         EngineOptions(engine_name),
     )  # fmt: skip
     network, part = engine.model.train(), BATCH // ranks.world
-    mine, losses = slice(ranks.rank * part, (ranks.rank + 1) * part), []
+    own_crops, losses = slice(ranks.rank * part, (ranks.rank + 1) * part), []
     for step in range(STEPS):
-        crops, noise, labels = drawn(step, network)
-        loss = engine.accumulate(crops[mine], noise[mine], 1.0, last=True, labels=labels[mine])
+        crops, noise, labels = random_batch(step, network)
+        loss = engine.accumulate(crops[own_crops], noise[own_crops], 1.0, last=True, labels=labels[own_crops])
         engine.step(rate)
         network.commit_statistics(None)
         losses.append(float(ranks.mean(loss)))
     network.sync_statistics(ranks.mean)
     network.eval()
     with torch.no_grad():
-        crops = drawn(STEPS, network)[0]
+        crops = random_batch(STEPS, network)[0]
         embedded = {"plain": network.embed(crops)}
         if network.adaptive:
             with plate_statistics(network, lambda: network.embed(crops)):
                 embedded["plate"] = network.embed(crops[:2])
     weights = engine.weights()
-    found: dict[str, Any] = {"losses": losses, **{name: value.tolist() for name, value in embedded.items()}}
-    found["running"] = [float(norm.running_var.sum()) for norm in sub_batch_norms(network)]
-    return found | {"weights": {name: float(value.abs().sum()) for name, value in weights.items()}}
+    results: dict[str, Any] = {"losses": losses, **{name: value.tolist() for name, value in embedded.items()}}
+    results["running"] = [float(norm.running_var.sum()) for norm in sub_batch_norms(network)]
+    return results | {"weights": {name: float(value.abs().sum()) for name, value in weights.items()}}
 
 
 def run_kinds(engines: list[str], folder: Path) -> None:
-    """All kinds under all engines in one group of ranks; the first rank writes what came of each."""
+    """Run all kinds under all engines in one process group; the first rank writes the results of each as JSON."""
     with process_group("cpu") as ranks:
         for kind in KINDS:
             for engine in engines:
-                found = run_kind(kind, engine, ranks)
+                results = run_kind(kind, engine, ranks)
                 if ranks.is_first:
-                    (folder / f"{kind}-{engine}.json").write_text(json.dumps(found))
+                    (folder / f"{kind}-{engine}.json").write_text(json.dumps(results))

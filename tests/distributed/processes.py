@@ -1,4 +1,4 @@
-"""Ranks as real processes, forked from a server that imports torch and the harness once."""
+"""Start ranks as real processes (forkserver, so that torch and the harness are imported once), and disturb them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def start(world: int, work: Work, *arguments: Any) -> list[BaseProcess]:
-    """Start `work(*arguments)` on every rank; `work` is a function of a module."""
+    """Start `work(*arguments)` on every rank; `work` must be a module-level function."""
     port = free_port()
     processes = [CONTEXT.Process(target=_rank, args=(rank, world, port, work, arguments)) for rank in range(world)]
     for process in processes:
@@ -41,7 +41,7 @@ def start(world: int, work: Work, *arguments: Any) -> list[BaseProcess]:
 
 
 def run(world: int, work: Work, *arguments: Any, timeout: float = 120, grace: float = 2) -> list[int | None]:
-    """`start`, and the exit codes. Once a rank was killed the others have `grace` seconds to notice, then go too."""
+    """`start` the ranks and return their exit codes. If one is killed, kill the others after `grace` seconds."""
     processes = start(world, work, *arguments)
     deadline = time.monotonic() + timeout
     while alive := [process for process in processes if process.is_alive()]:
@@ -56,13 +56,13 @@ def run(world: int, work: Work, *arguments: Any, timeout: float = 120, grace: fl
 
 
 def _rank(rank: int, world: int, port: int, work: Work, arguments: tuple[Any, ...]) -> None:
-    place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
+    variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     work(*arguments)
 
 
 def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
-    """Train a cell on this rank; exits with PREEMPTED or DIVERGED where that is how it ends."""
+    """Train a grid cell on this rank; exit with PREEMPTED or DIVERGED if the run ends that way."""
     from harness.distributed.preemption import Preempted
     from harness.grid.cells import find_cell
     from harness.grid.stage_run import StageRun
@@ -84,7 +84,7 @@ def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None]
 
 
 class SignalAfter:
-    """A hook: one rank sends itself a signal when a step is done."""
+    """A hook: one rank sends itself a signal after a step."""
 
     def __init__(self, rank: int, step: int, number: int = signal.SIGTERM) -> None:
         self.rank, self.step, self.number = rank, step, number
@@ -99,7 +99,7 @@ class SignalAfter:
 
 
 def after_step(call: Callable[[int], None]) -> None:
-    """Call `call` with the number of steps done, after each step of this process."""
+    """Call `call` with the number of completed steps after each training step of this process."""
     from harness.train.run import Run
 
     real = Run.step
@@ -112,10 +112,10 @@ def after_step(call: Callable[[int], None]) -> None:
 
 
 class KillAt:
-    """A hook: one rank is killed with SIGKILL, when a number of steps are done or within a save.
+    """A hook: one rank is killed with SIGKILL, after a number of steps or during a save.
 
-    Within a save: just before the writing threads' so many-th operation on the file system, whichever it is: a flush,
-    the folder's new name, the pointer's move, the removal of an old checkpoint.
+    During a save, the kill comes just before file system operation number `operations` of the writing threads: a
+    flush, the rename of the folder, the move of the pointer, or the removal of an old checkpoint.
     """
 
     def __init__(self, rank: int, *, steps: int = 0, operations: int = 0) -> None:
@@ -146,7 +146,7 @@ class KillAt:
 
 
 class SignalIn:
-    """A hook: one rank (or none, -1) sends itself signals when a module prepares its so many-th batch of crops."""
+    """A hook: one rank (or none, -1) sends itself signals when a module prepares batch number `call` of crops."""
 
     def __init__(self, module: str, rank: int, call: int, *numbers: int) -> None:
         self.module, self.rank, self.left, self.numbers = module, rank, call, numbers
@@ -167,7 +167,7 @@ class SignalIn:
 
 
 class Poison:
-    """A hook: one pixel that is no number in the first crop of one rank, at one step."""
+    """A hook: one pixel of one rank's first crop is NaN at one step."""
 
     def __init__(self, rank: int, step: int) -> None:
         self.rank, self.left = rank, step + 1
@@ -189,7 +189,7 @@ class Poison:
 
 
 def embed(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None] | None = None) -> None:
-    """Embed a trained cell's wells on this rank; exits with PREEMPTED where that is how it ends."""
+    """Embed a trained grid cell's wells on this rank; exit with PREEMPTED if the run ends that way."""
     from harness.distributed.preemption import Preempted
     from harness.embed.cell import embed_cell
     from harness.embed.parts import open_embedding

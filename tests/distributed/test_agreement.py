@@ -1,4 +1,7 @@
-"""What one rank learns all ranks act on: a signal, a crop that is no number."""
+"""All ranks act on a signal or a non-finite loss of one rank.
+
+Covers `agreement`, `preemption` and `ranks` of `harness/distributed` in real processes.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,25 @@ BOTH = (signal.SIGUSR2, signal.SIGTERM)  # the second changes nothing
 
 
 @pytest.mark.parametrize(
-    ("engine", "room", "saved"), [("ddp", "harness.train.run", 5), ("fsdp", "harness.train.validate", 11)]
+    ("engine", "module", "saved"), [("ddp", "harness.train.run", 5), ("fsdp", "harness.train.validate", 11)]
 )
-def test_one_ranks_signal_stops_both_and_nothing_is_lost(
-    write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, engine: str, room: str, saved: int
+def test_a_signal_to_one_rank_stops_both_and_resuming_gives_the_same_run(
+    write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, engine: str, module: str, saved: int
 ) -> None:
     recipe, cell = tiny(write_tiny_recipe, tmp_path, f"launch.engine={engine}", "train.epochs=8")
     work = (train, recipe.model_dump_json(), cell)
-    quiet = SignalIn(room, -1, 0)
-    assert run(2, *work, tmp_path / "calm", quiet) == [0, 0]
-    call = 4 if room == "harness.train.run" else 1
-    assert run(2, *work, tmp_path / "storm", SignalIn(room, 1, call, *BOTH)) == [PREEMPTED, PREEMPTED]
-    assert [path.name for path in (tmp_path / "storm" / "checkpoints").glob("step-*")] == [f"step-{saved:09d}"]
-    assert run(2, *work, tmp_path / "storm", quiet) == [0, 0]
-    assert rows(tmp_path / "storm", "train", "validation") == rows(tmp_path / "calm", "train", "validation")
-    assert same_weights(tmp_path / "storm", tmp_path / "calm")
+    no_signal = SignalIn(module, -1, 0)
+    assert run(2, *work, tmp_path / "uninterrupted", no_signal) == [0, 0]
+    call = 4 if module == "harness.train.run" else 1
+    assert run(2, *work, tmp_path / "interrupted", SignalIn(module, 1, call, *BOTH)) == [PREEMPTED, PREEMPTED]
+    assert [path.name for path in (tmp_path / "interrupted" / "checkpoints").glob("step-*")] == [f"step-{saved:09d}"]
+    assert run(2, *work, tmp_path / "interrupted", no_signal) == [0, 0]
+    expected = rows(tmp_path / "uninterrupted", "train", "validation")
+    assert rows(tmp_path / "interrupted", "train", "validation") == expected
+    assert same_weights(tmp_path / "interrupted", tmp_path / "uninterrupted")
 
 
-def test_one_ranks_signal_stops_embedding_and_its_parts_stay(
+def test_a_signal_to_one_rank_stops_embedding_and_keeps_the_parts(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     recipe, cell = tiny(
@@ -48,15 +52,15 @@ def test_one_ranks_signal_stops_embedding_and_its_parts_stay(
     assert run(2, train, recipe.model_dump_json(), cell, tmp_path) == [0, 0]
     work = (embed, recipe.model_dump_json(), cell, tmp_path)
     assert run(2, *work) == [0, 0]
-    _, calm = read_embeddings(tmp_path / EMBEDDINGS)
+    _, expected = read_embeddings(tmp_path / EMBEDDINGS)
     discard_parts(tmp_path)
     assert run(2, *work, SignalIn("harness.embed.wells", 1, 3, *BOTH)) == [PREEMPTED, PREEMPTED]
     assert len(list(tmp_path.glob("embedding-*/*.parquet"))) in (2, 3)
     assert run(2, *work) == [0, 0]
-    np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], calm)
+    np.testing.assert_array_equal(read_embeddings(tmp_path / EMBEDDINGS)[1], expected)
 
 
-def test_one_ranks_poisoned_crop_stops_both_and_the_log_names_its_rank(
+def test_a_nan_crop_on_one_rank_stops_both_and_the_log_names_the_rank(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     recipe, cell = tiny(write_tiny_recipe, tmp_path, "launch.engine=fsdp")
@@ -66,7 +70,7 @@ def test_one_ranks_poisoned_crop_stops_both_and_the_log_names_its_rank(
     assert (bad["losses"][0] < 2, bad["losses"][1], len(bad["crops"]["1"])) == (True, "nan", 4)
 
 
-def test_a_step_that_one_rank_finds_bad_is_skipped_by_all_under_every_engine(
+def test_a_nonfinite_step_on_one_rank_is_skipped_by_all_under_every_engine(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     skip = ["train.nonfinite=skip", "models.vit_s16.drop_path=0", "train.epochs=6"]

@@ -1,4 +1,7 @@
-"""Every engine takes the same steps, in real processes over gloo: losses agree to five decimals in float32."""
+"""All engines give the same losses to five decimals in float32, in real processes over gloo.
+
+Covers `engine`, `ddp`, `fsdp`, `deepspeed`, `build_engine`, `agreement` and `ranks` of `harness/distributed`.
+"""
 
 from __future__ import annotations
 
@@ -25,27 +28,27 @@ HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")
 pytestmark = pytest.mark.slow
 
-SHARED = [Trial("ddp"), Trial("fsdp"), Trial("ddp", pieces=2), Trial("fsdp", "adamw", pieces=2)]
-ON_TWO = [*SHARED, Trial("ddp", pieces=4), Trial("ddp", precision="bf16"), Trial("fsdp", precision="bf16")]
-ON_FOUR = [Trial("ddp", pieces=2), Trial("fsdp"), Trial("hsdp"), Trial("hsdp", "adamw", pieces=2)]
-ZERO = [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, pieces=2)]
+SHARED = [Trial("ddp"), Trial("fsdp"), Trial("ddp", micro_batches=2), Trial("fsdp", "adamw", micro_batches=2)]
+ON_TWO = [*SHARED, Trial("ddp", micro_batches=4), Trial("ddp", precision="bf16"), Trial("fsdp", precision="bf16")]
+ON_FOUR = [Trial("ddp", micro_batches=2), Trial("fsdp"), Trial("hsdp"), Trial("hsdp", "adamw", micro_batches=2)]
+ZERO = [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, micro_batches=2)]
 ZERO += [Trial("deepspeed", zero_stage=3), Trial("deepspeed", precision="bf16")]
-ON_FOUR += [Trial("deepspeed"), Trial("deepspeed", "adamw", 3, pieces=2)] if HAS_DEEPSPEED else []
+ON_FOUR += [Trial("deepspeed"), Trial("deepspeed", "adamw", 3, micro_batches=2)] if HAS_DEEPSPEED else []
 ALL = [(2, t) for t in ON_TWO] + [(4, t) for t in ON_FOUR]
 ALL += [(2, t) for t in ZERO] if HAS_DEEPSPEED else []
 
-# Softmax ignores a shift that all keys share: these have no gradient but rounding noise, and walk at random.
+# Softmax ignores a shift that all keys share, so the gradients of these are rounding noise.
 NO_GRADIENT = ("k_norm.bias", "attn.qkv.bias")
-Found = dict[tuple[int, str], dict[str, Any]]
+Results = dict[tuple[int, str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What came of every trial, by number of ranks and name."""
-    results: Found = {}
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The results of every trial, by number of ranks and name."""
+    results: Results = {}
     for world in (2, 4):
         folder = tmp_path_factory.mktemp(f"ranks{world}")
-        trials = [trial for of, trial in ALL if of == world]
+        trials = [trial for trial_world, trial in ALL if trial_world == world]
         codes = processes.run(world, engine_work.run_trials, trials, folder, timeout=480)
         assert codes == [0] * world
         results |= {(world, t.name): json.loads((folder / f"{t.name}.json").read_text()) for t in trials}
@@ -53,35 +56,35 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, dict[str, Any]]:
+def single() -> dict[str, dict[str, Any]]:
     """The same steps in one process, by optimiser."""
     with process_group("cpu") as ranks:
         return {name: engine_work.run_trial(Trial("single", name), ranks) for name in ("lion", "adamw")}
 
 
 @pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
-def test_an_engine_takes_the_steps_of_one_process(
-    world: int, trial: Trial, found: Found, alone: dict[str, dict[str, Any]]
+def test_losses_equal_those_of_one_process(
+    world: int, trial: Trial, shared: Results, single: dict[str, dict[str, Any]]
 ) -> None:
-    one, many = alone[trial.optimiser], found[world, trial.name]
-    off = 2e-2 if trial.precision == "bf16" else 5e-6
-    assert many["losses"] == pytest.approx(one["losses"], abs=off)
-    assert many["norm"] == pytest.approx(one["norm"], rel=3e-2 if trial.precision == "bf16" else 1e-5)
-    assert many["repeated"] == pytest.approx(many["losses"][-2:], abs=1e-6)  # from a state, in a new engine
+    expected, results = single[trial.optimiser], shared[world, trial.name]
+    tolerance = 2e-2 if trial.precision == "bf16" else 5e-6
+    assert results["losses"] == pytest.approx(expected["losses"], abs=tolerance)
+    assert results["norm"] == pytest.approx(expected["norm"], rel=3e-2 if trial.precision == "bf16" else 1e-5)
+    assert results["repeated"] == pytest.approx(results["losses"][-2:], abs=1e-6)  # from a state, in a new engine
     if trial.precision == "fp32":
-        np.testing.assert_allclose(many["embedding"], one["embedding"], atol=1e-3)
+        np.testing.assert_allclose(results["embedding"], expected["embedding"], atol=1e-3)
 
 
 @pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
-def test_an_engine_leaves_the_weights_of_one_process(
-    world: int, trial: Trial, found: Found, alone: dict[str, dict[str, Any]]
+def test_weights_equal_those_of_one_process(
+    world: int, trial: Trial, shared: Results, single: dict[str, dict[str, Any]]
 ) -> None:
-    one, many = alone[trial.optimiser]["weights"], found[world, trial.name]["weights"]
-    assert many.keys() == one.keys()
-    for name in one.keys() - {name for name in one if name.endswith(NO_GRADIENT)}:
-        off = np.abs(np.asarray(many[name]) - np.asarray(one[name]))
-        assert off.max() <= 2 * RATE * STEPS * 1.05  # where a gradient is noise, its sign may differ
-        assert off.mean() < (2e-3 if trial.precision == "bf16" else 2e-5)
+    expected, weights = single[trial.optimiser]["weights"], shared[world, trial.name]["weights"]
+    assert weights.keys() == expected.keys()
+    for name in expected.keys() - {name for name in expected if name.endswith(NO_GRADIENT)}:
+        difference = np.abs(np.asarray(weights[name]) - np.asarray(expected[name]))
+        assert difference.max() <= 2 * RATE * STEPS * 1.05  # the sign of a gradient that is only noise may differ
+        assert difference.mean() < (2e-3 if trial.precision == "bf16" else 2e-5)
 
 
 def test_all_ranks_see_a_flag_at_the_same_step(tmp_path: Path) -> None:
@@ -103,18 +106,19 @@ def tiny(file: Path, *overrides: str) -> Recipe:
     ],
     ids=["hsdp", "deepspeed"],
 )
-def test_a_cell_trains_and_validates_alike_where_some_ranks_have_no_crops(
+def test_losses_are_the_same_if_some_ranks_have_no_validation_crops(
     tiny_recipe_file: Path, tmp_path: Path, world: int, overrides: list[str]
 ) -> None:
-    """Fewer validation wells than ranks: those without take part with blank crops that do not count."""
+    """With fewer validation wells than ranks, ranks without wells use blank crops that do not count."""
     common = ["train.validation_wells=1", *[o for o in overrides if o.startswith("train")]]
-    plain, shared = tiny(tiny_recipe_file, *common), tiny(tiny_recipe_file, *common, *overrides)
-    cell = next(c for c in cells(plain) if (c.model, c.dataset) == ("vit_s16", "one"))
-    assert cell.id in {c.id for c in cells(shared)}  # an engine is no part of a cell
-    train_cell(StageRun(plain, cell, tmp_path / "one", "print"))
-    assert processes.run(world, processes.train, shared.model_dump_json(), cell.id, tmp_path / "many") == [0] * world
-    one, many = (read_log(tmp_path / name / "train.jsonl") for name in ("one", "many"))
+    one_process, several = tiny(tiny_recipe_file, *common), tiny(tiny_recipe_file, *common, *overrides)
+    cell = next(c for c in cells(one_process) if (c.model, c.dataset) == ("vit_s16", "one"))
+    assert cell.id in {c.id for c in cells(several)}  # the engine is not part of a grid cell's identity
+    train_cell(StageRun(one_process, cell, tmp_path / "single", "print"))
+    codes = processes.run(world, processes.train, several.model_dump_json(), cell.id, tmp_path / "shared")
+    assert codes == [0] * world
+    single_log, shared_log = (read_log(tmp_path / name / "train.jsonl") for name in ("single", "shared"))
     for kind, value in (("train", "loss"), ("validation", "validation_loss")):
-        expected = [row[value] for row in one if row["kind"] == kind]
-        assert [row[value] for row in many if row["kind"] == kind] == pytest.approx(expected, abs=1e-5)
-    assert (tmp_path / "many" / "model.safetensors").stat().st_size > 0
+        expected = [row[value] for row in single_log if row["kind"] == kind]
+        assert [row[value] for row in shared_log if row["kind"] == kind] == pytest.approx(expected, abs=1e-5)
+    assert (tmp_path / "shared" / "model.safetensors").stat().st_size > 0

@@ -1,4 +1,7 @@
-"""Killed again and again, at random steps and in the midst of saves, a run ends bit for bit like one that was not."""
+"""A run killed repeatedly, at random steps and during saves, ends bit for bit like an uninterrupted run.
+
+Exercises `harness/checkpoint/checkpoints.py` and the resume path of `harness/train/loop.py` in real processes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from distributed.processes import KillAt, run, train
 from distributed.tiny import launched, rows, same_weights, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-STEPS = 6  # a kill comes at the latest after so many
-OPERATIONS = (40, 5)  # a save takes the first rank some ten, another rank one or two
+STEPS = 6  # a kill comes after at most this many steps
+OPERATIONS = (40, 5)  # a save takes about ten on the first rank, one or two on another rank
 
 
 @pytest.mark.parametrize(("engine", "world", "kills"), [("single", 1, 20), ("fsdp", 2, 4)])
@@ -21,16 +24,17 @@ def test_random_kills_change_nothing(
 ) -> None:
     epochs = 36 if world == 1 else 12
     recipe, cell = tiny(write_tiny_recipe, tmp_path, f"launch.engine={engine}", f"train.epochs={epochs}")
-    assert run(world, train, launched(recipe, checkpoint_minutes=60.0), cell, tmp_path / "calm") == [0] * world
-    always = launched(recipe, checkpoint_minutes=1e-6)
-    dice = random.Random(0)
+    assert run(world, train, launched(recipe, checkpoint_minutes=60.0), cell, tmp_path / "uninterrupted") == [0] * world
+    save_every_step = launched(recipe, checkpoint_minutes=1e-6)
+    generator = random.Random(0)
     for number in range(kills):
-        rank = dice.randrange(world)
-        in_a_save = number % 2 == 0
-        operations, steps = dice.randint(1, OPERATIONS[min(rank, 1)]), dice.randint(1, STEPS)
-        kill = KillAt(rank, operations=operations) if in_a_save else KillAt(rank, steps=steps)
-        assert run(world, train, always, cell, tmp_path / "storm", kill)[rank] == -9
-    assert run(world, train, always, cell, tmp_path / "storm") == [0] * world
-    assert rows(tmp_path / "storm", "train", "validation") == rows(tmp_path / "calm", "train", "validation")
-    assert same_weights(tmp_path / "storm", tmp_path / "calm")
-    assert rows(tmp_path / "storm", "resume") == []  # nothing was ever found damaged
+        rank = generator.randrange(world)
+        during_save = number % 2 == 0
+        operations, steps = generator.randint(1, OPERATIONS[min(rank, 1)]), generator.randint(1, STEPS)
+        kill = KillAt(rank, operations=operations) if during_save else KillAt(rank, steps=steps)
+        assert run(world, train, save_every_step, cell, tmp_path / "interrupted", kill)[rank] == -9
+    assert run(world, train, save_every_step, cell, tmp_path / "interrupted") == [0] * world
+    expected = rows(tmp_path / "uninterrupted", "train", "validation")
+    assert rows(tmp_path / "interrupted", "train", "validation") == expected
+    assert same_weights(tmp_path / "interrupted", tmp_path / "uninterrupted")
+    assert rows(tmp_path / "interrupted", "resume") == []  # no damaged checkpoint was reported

@@ -1,6 +1,7 @@
-"""Every kind of network takes the same steps on one rank and on two, whole or in shards.
+"""Every kind of network gives the same results on one rank and on two, replicated or sharded.
 
-In float64, so that rounding has no room: in float32 a DenseNet's sub-batches of a few crops amplify it step by step.
+Runs in float64: in float32, a DenseNet's sub-batches of a few crops amplify rounding errors at every step.
+Covers `engine`, `ddp` and `fsdp` of `harness/distributed` with every network of `harness/models`.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, dict[str, Any]]:
+def single() -> dict[str, dict[str, Any]]:
     with process_group("cpu") as ranks:
         return {kind: kind_work.run_kind(kind, "single", ranks) for kind in kind_work.KINDS}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", kind_work.KINDS)
-def test_two_ranks_take_the_steps_of_one(
-    kind: str, engine: str, shared: Path, alone: dict[str, dict[str, Any]]
+def test_two_ranks_give_the_results_of_one(
+    kind: str, engine: str, shared: Path, single: dict[str, dict[str, Any]]
 ) -> None:
-    one, two = alone[kind], json.loads((shared / f"{kind}-{engine}.json").read_text())
-    assert two.keys() == one.keys()
-    assert len(set(one["losses"])) == kind_work.STEPS
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-10)
-    for name in one.keys() - {"losses", "weights"}:
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-7, atol=1e-8, err_msg=name)
-    assert two["weights"].keys() == one["weights"].keys()
-    for name, value in one["weights"].items():
-        assert two["weights"][name] == pytest.approx(value, rel=1e-7, abs=1e-6), name
+    expected, results = single[kind], json.loads((shared / f"{kind}-{engine}.json").read_text())
+    assert results.keys() == expected.keys()
+    assert len(set(expected["losses"])) == kind_work.STEPS
+    np.testing.assert_allclose(results["losses"], expected["losses"], rtol=0, atol=1e-10)
+    for name in expected.keys() - {"losses", "weights"}:
+        np.testing.assert_allclose(results[name], expected[name], rtol=1e-7, atol=1e-8, err_msg=name)
+    assert results["weights"].keys() == expected["weights"].keys()
+    for name, value in expected["weights"].items():
+        assert results["weights"][name] == pytest.approx(value, rel=1e-7, abs=1e-6), name

@@ -1,4 +1,4 @@
-"""The tiny study's one cell under an engine, and what a run of it left."""
+"""The trained grid cell of the tiny study, and its logs and weights after a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMED = {"crops_per_second", "step_seconds", "data_wait", "peak_memory_gb", "mfu
 
 
 def tiny(write: Callable[[Path], Path], folder: Path, *overrides: str) -> tuple[Recipe, str]:
-    """The study with its shards built, and the id of its trained S/16."""
+    """Load the study, build its shards, and return the recipe and the id of its trained S/16 cell."""
     from harness.data.prepare import prepare
 
     recipe = load(write(folder), "laptop", ["launch.shard_gpus=2", *overrides])
@@ -27,16 +27,16 @@ def tiny(write: Callable[[Path], Path], folder: Path, *overrides: str) -> tuple[
 
 
 def launched(recipe: Recipe, **changes: object) -> str:
-    """The recipe with another `launch`, as JSON for a process."""
+    """Return the recipe with changed `launch` fields, as JSON for a process."""
     return recipe.model_copy(update={"launch": recipe.launch.model_copy(update=changes)}).model_dump_json()
 
 
 def rows(folder: Path, *kinds: str) -> list[dict[str, Any]]:
-    """The log's rows of some kinds, without what the clock decides."""
-    found = read_log(folder / "train.jsonl")
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in found if row["kind"] in kinds]
+    """Return the log's rows of the given kinds, without the fields that depend on timing."""
+    log = read_log(folder / "train.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in log if row["kind"] in kinds]
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,4 +1,8 @@
-"""`auto` shards only what does not fit, and an engine that cannot run says what would be right."""
+"""`auto` shards only a model that does not fit, and an engine that cannot run names the valid choices.
+
+Covers `engine_choice`, `build_engine`, `ranks` and the configuration of `deepspeed`. `engine`, `ddp`, `fsdp` and the
+rest of `deepspeed` need several processes: `tests/distributed/test_engines.py` runs them.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +22,21 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("world", "parameters", "memory", "shard", "chosen"),
+    ("world", "parameters", "memory", "shard", "expected"),
     [
         (1, 10**12, 80 * GIB, 8, "single"),
         (256, 328_000_000, 80 * GIB, 8, "ddp"),  # ViT-L/8: 5 GiB of state on an 80 GiB GPU
         (256, 10**12, None, 8, "ddp"),  # memory unknown
         (256, 4_000_000_000, 80 * GIB, 8, "hsdp"),  # 60 GiB: more than half a GPU, less than half a node
         (256, 40_000_000_000, 80 * GIB, 8, "fsdp"),
-        (8, 4_000_000_000, 80 * GIB, 8, "fsdp"),  # one node: nothing to be hybrid between
+        (8, 4_000_000_000, 80 * GIB, 8, "fsdp"),  # one node: hsdp needs at least two copies
     ],
 )
-def test_auto_by_size(world: int, parameters: int, memory: int | None, shard: int, chosen: str) -> None:
-    assert choose_engine("auto", world, parameters, memory, shard) == chosen
+def test_auto_by_size(world: int, parameters: int, memory: int | None, shard: int, expected: str) -> None:
+    assert choose_engine("auto", world, parameters, memory, shard) == expected
 
 
-def test_what_the_recipe_names_is_taken() -> None:
+def test_an_explicit_engine_is_kept() -> None:
     assert choose_engine("fsdp", 2, 1, None, 1) == "fsdp"
 
 
@@ -50,7 +54,7 @@ def test_shards_must_divide_the_ranks() -> None:
         Ranks(0, 8, CPU).mesh(3)
 
 
-def test_deepspeed_that_is_missing_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_deepspeed_raises_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(RuntimeError, match=r"launch\.engine is deepspeed, but .* pip install"):
         import_deepspeed(CPU)

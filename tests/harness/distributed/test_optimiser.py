@@ -1,4 +1,4 @@
-"""Which parameters decay, what the learning rate is at each step, and that Lion steps as published."""
+"""Weight decay groups, optimiser steps by hand, and the learning rate at each step. Covers `optimiser`."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def model() -> MaskedAutoencoder:
 
 
 def test_norms_biases_layer_scale_and_tokens_do_not_decay(model: MaskedAutoencoder) -> None:
-    decayed, kept = parameter_groups(model.named_parameters(), 0.05)
+    decayed, not_decayed = parameter_groups(model.named_parameters(), 0.05)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(parameter)] for parameter in decayed["params"]} == {
         "encoder.patch_embed.proj.weight",
@@ -34,30 +34,30 @@ def test_norms_biases_layer_scale_and_tokens_do_not_decay(model: MaskedAutoencod
         "decoder.blocks.0.mlp.fc2.weight",
         "decoder.pred.weight",
     }
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
-    kept_names = {names[id(parameter)] for parameter in kept["params"]}
-    assert {"encoder.cls_token", "decoder.mask_token", "encoder.blocks.0.ls.gamma"} <= kept_names
+    assert (decayed["weight_decay"], not_decayed["weight_decay"]) == (0.05, 0.0)
+    assert len(decayed["params"]) + len(not_decayed["params"]) == len(names)
+    not_decayed_names = {names[id(parameter)] for parameter in not_decayed["params"]}
+    assert {"encoder.cls_token", "decoder.mask_token", "encoder.blocks.0.ls.gamma"} <= not_decayed_names
 
 
 def test_frozen_parameters_are_left_out() -> None:
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    decayed, kept = parameter_groups(layer.named_parameters(), 0.1)
+    decayed, not_decayed = parameter_groups(layer.named_parameters(), 0.1)
     assert decayed["params"] == []
-    assert kept["params"] == [layer.bias]
+    assert not_decayed["params"] == [layer.bias]
 
 
 def test_lion_steps_by_the_sign_of_its_momentum() -> None:
-    """Chen et al. (2023), algorithm 2, by hand for two steps with betas .9, .95 and decay .5 at rate .1."""
+    """Chen et al. (2023), algorithm 2, by hand for two steps with betas 0.9, 0.95 and decay 0.5 at rate 0.1."""
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 1.0)
     optimiser = build_optimiser(layer, "lion", peak=0.1, betas=(0.9, 0.95), weight_decay=0.5)
     layer.weight.grad = torch.tensor([[2.0]])
-    optimiser.step()  # w = 1 - .1·.5·1 - .1·sign(.1·2) = .85; m = .05·2 = .1
+    optimiser.step()  # w = 1 - 0.1·0.5·1 - 0.1·sign(0.1·2) = 0.85; m = 0.05·2 = 0.1
     assert layer.weight.item() == pytest.approx(0.85)
     layer.weight.grad = torch.tensor([[-0.5]])
-    optimiser.step()  # sign(.9·.1 - .1·.5) = sign(.04) = +1 still; w = .85 - .05·.85 - .1
+    optimiser.step()  # sign(0.9·0.1 - 0.1·0.5) = sign(0.04) = +1; w = 0.85 - 0.05·0.85 - 0.1
     assert layer.weight.item() == pytest.approx(0.7075)
 
 
@@ -66,7 +66,7 @@ def test_adamw_first_step_by_hand() -> None:
     nn.init.constant_(layer.weight, 1.0)
     optimiser = build_optimiser(layer, "adamw", peak=0.1, betas=(0.9, 0.95), weight_decay=0.5)
     layer.weight.grad = torch.tensor([[2.0]])
-    optimiser.step()  # bias-corrected, the first step is the gradient's sign: 1 - .1·.5·1 - .1
+    optimiser.step()  # bias-corrected, the first step is the gradient's sign: 1 - 0.1·0.5·1 - 0.1
     assert layer.weight.item() == pytest.approx(0.85)
 
 
@@ -76,7 +76,7 @@ def test_sgd_with_momentum_by_hand() -> None:
     optimiser = build_optimiser(layer, "sgd", peak=0.1, momentum=0.9, weight_decay=0.5)
     for _ in range(2):
         layer.weight.grad = torch.tensor([[2.0]])
-        optimiser.step()  # 1 - .1·(2 + .5) = .75; then .75 - .1·(.9·2.5 + 2 + .375) = .2875
+        optimiser.step()  # 1 - 0.1·(2 + 0.5) = 0.75; then 0.75 - 0.1·(0.9·2.5 + 2 + 0.375) = 0.2875
     assert layer.weight.item() == pytest.approx(0.2875)
 
 
@@ -107,7 +107,7 @@ def test_the_schedule_is_torch_one_cycle(total: int, warmup: float, div: float, 
         cycle_momentum=False,
     )
     for step in range(total):
-        ours = learning_rate(
+        rate = learning_rate(
             step,
             total,
             peak,
@@ -115,14 +115,14 @@ def test_the_schedule_is_torch_one_cycle(total: int, warmup: float, div: float, 
             initial_fraction=1 / div,
             final_fraction=1 / (div * final_div),
         )
-        assert ours == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        assert rate == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
         optimiser.step()
         if step < total - 1:
             schedule.step()
 
 
-def test_the_schedule_at_its_corners_by_hand() -> None:
-    """100 steps, a tenth of them warm-up: the peak is the tenth step."""
+def test_the_schedule_at_start_peak_middle_and_end_by_hand() -> None:
+    """100 steps with 10 warm-up steps: the peak is the tenth step."""
     assert learning_rate(0, 100, 1.0) == pytest.approx(1 / 25)
     assert learning_rate(9, 100, 1.0) == pytest.approx(1.0)
     assert learning_rate(99, 100, 1.0) == pytest.approx(1 / 250_000)
@@ -130,7 +130,7 @@ def test_the_schedule_at_its_corners_by_hand() -> None:
 
 
 @given(total=st.integers(1, 300), warmup=st.floats(0, 1), data=st.data())
-def test_the_rate_stays_between_its_ends(total: int, warmup: float, data: st.DataObject) -> None:
+def test_the_rate_stays_between_final_and_peak(total: int, warmup: float, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, total - 1))
     rate = learning_rate(step, total, 2.0, warmup_fraction=warmup, initial_fraction=0.1, final_fraction=0.01)
     assert 0.02 - 1e-12 <= rate <= 2.0

@@ -1,4 +1,4 @@
-"""Recomputing or compiling blocks changes what a step costs, not what it gives, nor the names of weights."""
+"""Recomputing or compiling blocks changes neither gradients nor weight names. Covers `recompute`."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ CONFIG = MaeConfig(
 
 
 def step(recompute: str, compiled: bool = False) -> tuple[float, dict[str, torch.Tensor], int]:
-    """The loss, the gradients, and how many values the forward pass kept for the backward pass."""
+    """Return the loss, the gradients, and the number of values that autograd saved for the backward pass."""
     torch.manual_seed(0)
     model = MaskedAutoencoder(CONFIG)
     set_up_blocks(model, recompute, compiled)
-    kept = 0
+    saved = 0
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.numel()
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel()
         return tensor
 
     images = torch.randn(4, 6, 32, 32, generator=torch.Generator().manual_seed(1))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         loss = model(images, masking_noise(0, range(4), CONFIG.noise_values)).loss
     loss.backward()
-    return float(loss.detach()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, kept
+    return float(loss.detach()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, saved
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputing_gives_the_same_gradients_bit_for_bit_and_keeps_less(recompute: str) -> None:
-    loss, gradients, kept = step("none")
-    again, repeated, kept_again = step(recompute)
-    assert again == loss
-    assert repeated.keys() == gradients.keys()
-    assert all(torch.equal(repeated[name], gradients[name]) for name in gradients)
-    assert kept_again < kept / 2  # of what autograd saves itself; selective keeps the products beside it
+def test_recomputing_gives_identical_gradients_and_saves_fewer_values(recompute: str) -> None:
+    loss, gradients, saved = step("none")
+    recomputed_loss, recomputed, saved_recomputed = step(recompute)
+    assert recomputed_loss == loss
+    assert recomputed.keys() == gradients.keys()
+    assert all(torch.equal(recomputed[name], gradients[name]) for name in gradients)
+    assert saved_recomputed < saved / 2  # saved by autograd; selective stores matrix products separately
 
 
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_loss_and_gradients() -> None:
     loss, gradients, _ = step("none")
-    again, compiled, _ = step("none", compiled=True)
-    assert again == pytest.approx(loss, abs=1e-5)
+    compiled_loss, compiled, _ = step("none", compiled=True)
+    assert compiled_loss == pytest.approx(loss, abs=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled[name], gradient, atol=1e-5, rtol=1e-3)
 
 
-def test_names_of_weights_stay() -> None:
+def test_weight_names_do_not_change() -> None:
     plain, changed = MaskedAutoencoder(CONFIG), MaskedAutoencoder(CONFIG)
     set_up_blocks(changed, "full", compiled=True)
     assert list(changed.state_dict()) == list(plain.state_dict())
 
 
-def test_blocks_are_what_lists_of_modules_hold() -> None:
+def test_blocks_are_the_modules_in_module_lists() -> None:
     nested = nn.ModuleList([nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 2)]), nn.ModuleList([nn.Linear(1, 3)])])
     assert [block.out_features for block in blocks_of(nn.Sequential(nested, nn.Linear(1, 9)))] == [1, 2, 3]
     assert len(blocks_of(MaskedAutoencoder(CONFIG))) == 3 + 2
