@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.models.interface import Network
 
 
-def engine_of(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engine:
+def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engine:
     """Build the engine that the recipe sets for `cell`. `model` must be on this rank's device.
 
     Raises:

@@ -43,7 +43,7 @@ class StopFlag:
 
 
 @dataclass(frozen=True)
-class Control:
+class RunControl:
     """What can stop this process from outside: a signal, or a newer start of the same task (fencing)."""
 
     stop: StopFlag
@@ -64,13 +64,13 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 
 @contextmanager
-def controlled(control: Control | None) -> Iterator[Control]:
+def controlled(control: RunControl | None) -> Iterator[RunControl]:
     """Yield the caller's `control` (a SLURM job's) or, if None, one that listens to this process's signals."""
     if control is not None:
         yield control
         return
     with stop_on_signals() as stop:
-        yield Control(stop, Unfenced())
+        yield RunControl(stop, Unfenced())
 
 
 def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.data.labels import class_count
 from harness.data.wells import Wells
-from harness.distributed.preemption import Control, StopFlag, controlled, in_lockstep
+from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
 from harness.embed.parts import WHOLE, Embedding, JobShare, join_parts
 from harness.embed.pixel_statistics import pixel_statistics
@@ -32,7 +32,7 @@ from harness.storage.weights import load_weights
 Encode = Callable[[Wells], Features]
 
 
-def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: Control | None = None) -> dict[str, Any]:
+def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunControl | None = None) -> dict[str, Any]:
     """Embed a job share's parts of the wells of `recipe.embed` with a cell's model, and return the ledger's values.
 
     Continues after the parts that an earlier run of the same fingerprint and weights left. A job that has the whole

@@ -108,6 +108,17 @@ class Cell:
             "seed": self.seed,
         }
 
+    def labels(self) -> dict[str, str | int | None]:
+        """What names the cell in tables: model, size, patch, dataset and seed."""
+        model = self.architecture.model if self.architecture else None
+        return {
+            "model": self.model,
+            "size": model.size if model else None,
+            "patch": model.patch_size if model else None,
+            "dataset": self.dataset,
+            "seed": self.seed,
+        }
+
     @property
     def network_kind(self) -> str | None:
         """The kind of the cell's network (`recipe/models.py`); None without a network."""

@@ -85,15 +85,10 @@ def dataset_ranks(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
-    model = cell.architecture.model if cell.architecture else None
     return {
         "cell": cell.id,
-        "model": cell.model,
-        "size": model.size if model else None,
-        "patch": model.patch_size if model else None,
-        "dataset": cell.dataset,
+        **cell.labels(),
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
-        "seed": cell.seed,
         "trained": cell.kind == "trained",
         "kind": cell.network_kind or cell.kind,
     }

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.distributed.preemption import Control, Preempted
+from harness.distributed.preemption import Preempted, RunControl
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, find_cell
 from harness.grid.stage_run import StageRun
@@ -37,14 +37,14 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
     return list(work.missing)
 
 
-def run_stage(recipe: Recipe, cell: Cell, stage: Stage, control: Control | None = None) -> None:
+def run_stage(recipe: Recipe, cell: Cell, stage: Stage, control: RunControl | None = None) -> None:
     """Run one stage of a cell unless it is done. Takes no lock: a SLURM job is fenced by `control` instead."""
     work = missing_stages(recipe, cell)
     if stage in work.missing:
         _run(recipe, work, stage, control)
 
 
-def _run(recipe: Recipe, work: CellWork, stage: Stage, control: Control | None) -> None:
+def _run(recipe: Recipe, work: CellWork, stage: Stage, control: RunControl | None) -> None:
     start, run = time.perf_counter(), work.stage_run(recipe, stage)
     values = _RUN[stage](run, control)
     values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
@@ -54,7 +54,7 @@ def _run(recipe: Recipe, work: CellWork, stage: Stage, control: Control | None) 
             _DISCARD[stage](run.folder)
 
 
-def record(run: StageRun, task: str, values: dict[str, Any], control: Control | None) -> None:
+def record(run: StageRun, task: str, values: dict[str, Any], control: RunControl | None) -> None:
     """Record a finished stage, or one job's share of it, in the ledger.
 
     Raises:
@@ -112,20 +112,20 @@ def _cell_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train(run: StageRun, control: Control | None) -> dict[str, Any]:
+def _train(run: StageRun, control: RunControl | None) -> dict[str, Any]:
     from harness.train.loop import train_cell
 
     return train_cell(run, control)
 
 
-def _embed(run: StageRun, control: Control | None) -> dict[str, Any]:
+def _embed(run: StageRun, control: RunControl | None) -> dict[str, Any]:
     from harness.embed.cell import embed_cell
     from harness.embed.parts import open_embedding
 
     return embed_cell(open_embedding(run), control=control)
 
 
-def _evaluate(run: StageRun, control: Control | None) -> dict[str, Any]:
+def _evaluate(run: StageRun, control: RunControl | None) -> dict[str, Any]:
     from harness.evaluate.cell import evaluate_cell
 
     joined: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def _evaluate(run: StageRun, control: Control | None) -> dict[str, Any]:
     return {**joined, **evaluate_cell(run.recipe, run.folder)}
 
 
-_RUN: dict[Stage, Callable[[StageRun, Control | None], dict[str, Any]]] = {
+_RUN: dict[Stage, Callable[[StageRun, RunControl | None], dict[str, Any]]] = {
     "train": _train,
     "embed": _embed,
     "evaluate": _evaluate,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.distributed.preemption import Control
+from harness.distributed.preemption import RunControl
 from harness.embed.parts import WHOLE, Embedding, JobShare, discard_parts, join_parts, open_embedding
 from harness.grid.cells import Cell
 from harness.grid.stage_run import StageRun
@@ -27,7 +27,7 @@ from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
 
 
-def run_task(recipe: Recipe, cell: Cell, task: str, control: Control | None = None) -> None:
+def run_task(recipe: Recipe, cell: Cell, task: str, control: RunControl | None = None) -> None:
     """Run a task of a cell unless it is done. A SLURM job runs this.
 
     Raises:
@@ -42,7 +42,7 @@ def run_task(recipe: Recipe, cell: Cell, task: str, control: Control | None = No
     run_stage(recipe, cell, stage, control)
 
 
-def _run_share(recipe: Recipe, cell: Cell, share: JobShare, control: Control | None) -> None:
+def _run_share(recipe: Recipe, cell: Cell, share: JobShare, control: RunControl | None) -> None:
     from harness.embed.cell import embed_cell
 
     work, start = missing_stages(recipe, cell), time.perf_counter()
@@ -58,7 +58,11 @@ def _run_share(recipe: Recipe, cell: Cell, share: JobShare, control: Control | N
 
 
 def finish(
-    recipe: Recipe, cell: Cell, embedding: Embedding | None = None, control: Control | None = None, wait: bool = False
+    recipe: Recipe,
+    cell: Cell,
+    embedding: Embedding | None = None,
+    control: RunControl | None = None,
+    wait: bool = False,
 ) -> bool:
     """Join a cell's parts and record its embedding, once, if every part is complete; return whether it is recorded.
 
@@ -82,7 +86,7 @@ def finish(
     return EMBED not in missing_stages(recipe, cell).missing
 
 
-def _join(embedding: Embedding, control: Control | None) -> None:
+def _join(embedding: Embedding, control: RunControl | None) -> None:
     run = embedding.stage
     start, rows = time.perf_counter(), _rows(run)
     try:

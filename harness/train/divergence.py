@@ -27,7 +27,7 @@ WORST = 5  # parameters named in a report
 BROKEN, SPIKE = 1, 2
 
 
-class State(NamedTuple):
+class MonitorState(NamedTuple):
     """Columns of `DivergenceMonitor.state`."""
 
     running_loss: Tensor
@@ -35,7 +35,7 @@ class State(NamedTuple):
     skipped: Tensor
 
 
-class Window(NamedTuple):
+class SoundSteps(NamedTuple):
     """Columns of `DivergenceMonitor.window`: sums over the sound steps since they were last read."""
 
     loss: float
@@ -51,7 +51,7 @@ class Window(NamedTuple):
         return self.gradient_norm / self.steps
 
 
-class Record(NamedTuple):
+class BadStepRecord(NamedTuple):
     """Columns of one bad step's record, of 3 + W + P numbers."""
 
     step: int
@@ -61,7 +61,7 @@ class Record(NamedTuple):
     squares: tuple[float, ...]  # of the norm of each parameter's gradient (P)
 
     @classmethod
-    def read(cls, row: list[float], world: int) -> Record:
+    def read(cls, row: list[float], world: int) -> BadStepRecord:
         """A record from its row, as `DivergenceMonitor` writes it."""
         step, kind, norm, *rest = row
         return cls(int(step), int(kind), norm, tuple(rest[:world]), tuple(rest[world:]))
@@ -133,8 +133,8 @@ class DivergenceMonitor:
 
     Attributes:
         names: of the parameters with gradients, in the order of a bad step's norms.
-        state: what must outlive a restart, float64, the same on all ranks; its columns are those of `State`.
-        window: float64 sums since `read_window` was last called; its columns are those of `Window`.
+        state: what must outlive a restart, float64, the same on all ranks; its columns are those of `MonitorState`.
+        window: float64 sums since `read_window` was last called; its columns are those of `SoundSteps`.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class DivergenceMonitor:
         self._ranks, self._parameters = ranks, [p for _, p in trained]
         copies = [copies_of(p, ranks.world) for _, p in trained]
         self._shares = torch.tensor(copies, dtype=torch.float64, device=ranks.device).reciprocal()  # (P,)
-        self.state = torch.zeros(len(State._fields), dtype=torch.float64, device=ranks.device)
-        self.window = torch.zeros(len(Window._fields), dtype=torch.float64, device=ranks.device)
+        self.state = torch.zeros(len(MonitorState._fields), dtype=torch.float64, device=ranks.device)
+        self.window = torch.zeros(len(SoundSteps._fields), dtype=torch.float64, device=ranks.device)
         width = 3 + ranks.world + len(trained)  # step, kind and norm; losses; squares
         self._records = torch.zeros(RECORDS + 1, width, dtype=torch.float64, device=ranks.device)  # (R + 1, ...)
         self._count = torch.zeros((), dtype=torch.int64, device=ranks.device)
@@ -171,7 +171,7 @@ class DivergenceMonitor:
             squares = gradient_squares(self._parameters) * self._shares
         seen = self._ranks.sum(torch.cat([slots, squares]))
         mean, norm = seen[:world].mean(), seen[world:].sum().sqrt()
-        state = State(*self.state)
+        state = MonitorState(*self.state)
         broken = ~(torch.isfinite(mean) & torch.isfinite(norm))
         spike = ~broken & (state.steps >= WARM) & (mean > self.policy.spike_factor * state.running_loss)
         skip: Tensor = broken & (self.policy.nonfinite == "skip") | spike & (self.policy.spike == "skip")
@@ -187,7 +187,7 @@ class DivergenceMonitor:
         self._count += bad
 
     def _remember(self, mean: Tensor, norm: Tensor, broken: Tensor, skip: Tensor) -> None:
-        state = State(*self.state)
+        state = MonitorState(*self.state)
         change = (mean - state.running_loss) / (state.steps + 1).clamp(max=SPAN)
         forget = broken | skip
         step = torch.stack([change, torch.ones_like(change)]).masked_fill(forget, 0.0)
@@ -199,25 +199,25 @@ class DivergenceMonitor:
         count = int(self._count)
         rows = self._records[: min(count, RECORDS)].tolist() if count else []
         self._count.zero_()
-        return [self._bad_step(Record.read(row, self._ranks.world)) for row in rows]
+        return [self._bad_step(BadStepRecord.read(row, self._ranks.world)) for row in rows]
 
-    def _bad_step(self, record: Record) -> BadStep:
+    def _bad_step(self, record: BadStepRecord) -> BadStep:
         broken = record.kind == BROKEN
         return BadStep(
             record.step, "not finite" if broken else "spike", self.policy.nonfinite if broken else self.policy.spike,
             record.losses, record.norm, tuple(square**0.5 for square in record.squares),
         )  # fmt: skip
 
-    def read_window(self) -> Window:
+    def read_window(self) -> SoundSteps:
         """The sums since the last call, and clear them. Waits for the device."""
-        window = Window(*self.window.tolist())
+        window = SoundSteps(*self.window.tolist())
         self.window.zero_()
         return window
 
     @property
     def skipped(self) -> int:
         """Updates left out so far, over restarts too. Waits for the device."""
-        return int(State(*self.state).skipped)
+        return int(MonitorState(*self.state).skipped)
 
     def raise_if_fatal(self, bad_steps: Sequence[BadStep], saved: Callable[[], str]) -> None:
         """End the run if a bad step, or the number of those skipped, is not allowed; `saved` says what is on disk.

@@ -19,10 +19,10 @@ import torch
 from harness.data.labels import class_count
 from harness.data.to_device import StepInput, prefetch_to_device
 from harness.distributed.agreement import Agreement
-from harness.distributed.preemption import Control, Preempted, controlled
+from harness.distributed.preemption import Preempted, RunControl, controlled
 from harness.distributed.ranks import Ranks, process_group
 from harness.grid.cell_folder import WEIGHTS
-from harness.grid.cells import Cell, weights_path
+from harness.grid.cells import weights_path
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import build, initialise
 from harness.models.config import MaeConfig
@@ -80,7 +80,7 @@ def _inputs(run: Run, launch: Launch) -> Generator[StepInput]:
     return prefetch_to_device(batches, run.noise, run.progress.step, run.ranks.device, run.spec.class_numbers)
 
 
-def train_cell(stage: StageRun, control: Control | None = None) -> dict[str, Any]:
+def train_cell(stage: StageRun, control: RunControl | None = None) -> dict[str, Any]:
     """Train one cell, or just initialise an untrained one, and return its ledger values.
 
     Leaves weights, a log and its checkpoints in the cell's folder; resumes from the last complete checkpoint there.
@@ -96,7 +96,8 @@ def train_cell(stage: StageRun, control: Control | None = None) -> dict[str, Any
         torch.manual_seed(cell.seed)
         model = build(cell.architecture, classes=class_count(recipe, cell)).to(ranks.device)
         initialise(model, weights_path(recipe, cell))
-        values: dict[str, Any] = {**_labels(cell), "parameters": sum(p.numel() for p in model.parameters())}
+        values: dict[str, Any] = {"kind": cell.kind, **cell.labels(), "crops": 0}
+        values["parameters"] = sum(p.numel() for p in model.parameters())
         weights = model.state_dict()
         if cell.training is not None:
             run = _train_model(stage, model, ranks, control, values)
@@ -108,7 +109,7 @@ def train_cell(stage: StageRun, control: Control | None = None) -> dict[str, Any
 
 
 def _train_model(
-    stage: StageRun, model: Network, ranks: Ranks, control: Control, values: dict[str, Any]
+    stage: StageRun, model: Network, ranks: Ranks, control: RunControl, values: dict[str, Any]
 ) -> Run:  # fmt: skip
     """Train a model from its last checkpoint to the end, and add what the ledger records to `values`."""
     assert stage.cell.training is not None
@@ -122,20 +123,6 @@ def _train_model(
             train(run, launch)
     values |= _results(run)
     return run
-
-
-def _labels(cell: Cell) -> dict[str, Any]:
-    """What names the cell in the ledger."""
-    model = cell.architecture.model if cell.architecture else None
-    return {
-        "kind": cell.kind,
-        "model": cell.model,
-        "size": model.size if model else None,
-        "patch": model.patch_size if model else None,
-        "dataset": cell.dataset,
-        "seed": cell.seed,
-        "crops": 0,
-    }
 
 
 def _results(run: Run) -> dict[str, Any]:

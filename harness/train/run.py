@@ -10,10 +10,10 @@ from torch import Tensor
 from analysis.compute.flops import flops_per_crop
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
 from harness.data.to_device import StepInput, to_model_input
-from harness.distributed.build_engine import engine_of
+from harness.distributed.build_engine import engine_for_cell
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import loss_weights, micro_batch
-from harness.distributed.preemption import Control, Preempted
+from harness.distributed.preemption import Preempted, RunControl
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell, Training
 from harness.grid.stage_run import StageRun
@@ -39,7 +39,7 @@ class Run:
     checkpoints: Checkpoints
     metrics: MetricsLogger | None  # on the first rank
     ranks: Ranks
-    control: Control
+    control: RunControl
     max_crops: int | None  # in one forward pass
     logged: int  # the step of the last row of the log, or of the start
 
@@ -150,7 +150,7 @@ class Run:
         save(self.engine, self.progress, best=best)
 
 
-def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: Control) -> Run:
+def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl) -> Run:
     """A run that is ready for its next step, from the last complete checkpoint where there is one.
 
     Raises:
@@ -163,7 +163,7 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: Control) -
         raise ValueError(
             f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
         )
-    engine = engine_of(recipe, cell, model, ranks)
+    engine = engine_for_cell(recipe, cell, model, ranks)
     train = spec.training.settings
     policy = Policy(train.nonfinite, train.spike, train.spike_factor, train.skip_limit)
     monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)
@@ -180,7 +180,7 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: Control) -
 
 
 def _metrics(
-    stage: StageRun, spec: RunSpec, progress: Progress, notes: list[str], ranks: Ranks, control: Control
+    stage: StageRun, spec: RunSpec, progress: Progress, notes: list[str], ranks: Ranks, control: RunControl
 ) -> MetricsLogger:
     """The log of a run, which begins with what was found wrong while resuming."""
     assert stage.cell.architecture is not None

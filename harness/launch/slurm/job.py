@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 
-from harness.distributed.preemption import Control, Preempted, stop_on_signals
+from harness.distributed.preemption import Preempted, RunControl, stop_on_signals
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import find_cell
 from harness.launch.slurm import commands
@@ -40,7 +40,7 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
             fence = Fence(folder, task, _start(attempt)) if rank == 0 else Unfenced()
             if rank == 0:
                 start_heartbeat(heartbeat(folder, task))
-            shared_embedding.run_task(recipe, cell, task, Control(stop, fence))
+            shared_embedding.run_task(recipe, cell, task, RunControl(stop, fence))
         except Preempted:
             if stop.reason == "SIGUSR2":  # the time limit is near, or a job of higher priority takes the nodes
                 _requeue(rank)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.distributed.agreement import Agreement
-from harness.distributed.preemption import Control, Preempted, StopFlag, controlled, in_lockstep, stop_on_signals
+from harness.distributed.preemption import Preempted, RunControl, StopFlag, controlled, in_lockstep, stop_on_signals
 from harness.distributed.ranks import Ranks
 from harness.storage.fencing import Unfenced
 
@@ -45,7 +45,7 @@ def test_all_items_are_yielded_without_a_signal() -> None:
 
 
 def test_the_callers_control_is_used_and_no_handler_is_installed() -> None:
-    control, handler = Control(StopFlag(), Unfenced()), signal.getsignal(signal.SIGTERM)
+    control, handler = RunControl(StopFlag(), Unfenced()), signal.getsignal(signal.SIGTERM)
     with controlled(control) as used:
         assert used is control
         assert signal.getsignal(signal.SIGTERM) == handler

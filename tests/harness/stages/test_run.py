@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.distributed.preemption import Control, Preempted
+from harness.distributed.preemption import Preempted, RunControl
 from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
@@ -25,7 +25,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     log: list[tuple[str, str]] = []
 
     def runner(stage: str) -> Any:
-        def run(stage_run: StageRun, control: Control | None) -> dict[str, Any]:
+        def run(stage_run: StageRun, control: RunControl | None) -> dict[str, Any]:
             log.append((stage_run.cell.id, stage))
             return {"ran": stage}
 

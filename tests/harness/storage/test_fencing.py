@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress
-from harness.distributed.preemption import Control, StopFlag
+from harness.distributed.preemption import RunControl, StopFlag
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
@@ -81,7 +81,7 @@ def test_an_older_start_cannot_write_the_log(tmp_path: Path) -> None:
 
 def test_an_older_start_cannot_record_a_ledger_row(tmp_path: Path, tiny_recipe: Recipe) -> None:
     run = StageRun(tiny_recipe, cells(tiny_recipe)[0], tmp_path, "print")
-    control = Control(StopFlag(), Fence(tmp_path, "embed", Start(1, 0, "7_0")))
+    control = RunControl(StopFlag(), Fence(tmp_path, "embed", Start(1, 0, "7_0")))
     Fence(tmp_path, "embed", Start(2, 0, "8_0"))
     with pytest.raises(Fenced):
         record(run, "embed", {}, control)

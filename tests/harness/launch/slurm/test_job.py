@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.distributed.preemption import Control, Preempted
+from harness.distributed.preemption import Preempted, RunControl
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, cells
 from harness.launch.slurm import commands, job
@@ -48,7 +48,7 @@ def requeued(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_exception_is_recorded_with_its_rank_and_attempt(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(recipe: Recipe, cell: Cell, task: str, control: Control) -> None:
+    def fail(recipe: Recipe, cell: Cell, task: str, control: RunControl) -> None:
         raise ValueError("no images")
 
     monkeypatch.setattr(job.shared_embedding, "run_task", fail)
@@ -68,7 +68,7 @@ def test_an_exception_is_recorded_with_its_rank_and_attempt(recipe: Recipe, monk
 def test_only_sigusr2_requeues_the_job(
     recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, expected: list[str]
 ) -> None:
-    def stop(recipe: Recipe, cell: Cell, task: str, control: Control) -> None:
+    def stop(recipe: Recipe, cell: Cell, task: str, control: RunControl) -> None:
         os.kill(os.getpid(), number)
         assert control.stop
         raise Preempted(str(control.stop))
