@@ -1,7 +1,7 @@
-"""The plan: what each cell costs before it is spent, in crops, FLOPs, memory, traffic, hours, money and energy.
+"""The plan: what each grid cell will cost in crops, FLOPs, memory, communication, hours, price and energy.
 
-Closed forms over the recipe; no torch, no pandas, so that it answers at once. What a plan assumes of machines stands in
-the recipe's `hardware`: above all the share of the peak that training reaches, which a finished cell's log replaces.
+Closed forms over the recipe, without torch or pandas, so that `plan` starts fast. The assumptions about GPUs are in the
+recipe's `hardware`, above all the share of the peak that training reaches; the log of a finished cell has the real one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from analysis.compute.flops import CONVENTIONS, FLOPS_PER_MAC, System, compute, 
 from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cells import Cell
 from harness.models.architecture import cost_of
-from harness.plan.step_time import GIGA, TERA, StepEstimate, run_of
+from harness.plan.step_time import GIGA, TERA, StepEstimate, estimate_step
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import Gpu
 from harness.recipe.schema import Recipe
@@ -39,12 +39,12 @@ class CellPlan:
 
     @property
     def wall_hours(self) -> float:
-        """Of training."""
+        """Wall-clock hours of training."""
         return self.steps * self.run.step_seconds / HOUR if self.run else 0.0
 
     @property
     def gpu_hours(self) -> float:
-        """Of training."""
+        """GPU hours of training."""
         return self.wall_hours * max(1, self.gpus)
 
     @property
@@ -72,7 +72,7 @@ def plan_cell(recipe: Recipe, cell: Cell, wells: int | None) -> CellPlan:
         images, batch = training_images(recipe, cell.dataset), cell.training.batch
         steps = cell.training.epochs * images // batch
         gpus = per_name(recipe.launch.nodes, cell.model) * recipe.launch.gpus_per_node
-        run = run_of(recipe, cell, system)
+        run = estimate_step(recipe, cell, system)
     flops = {name: compute(name, system, steps * batch) for name in CONVENTIONS}
     hours = None if wells is None else wells * CROPS_PER_WELL * embed_seconds(recipe, cell, system) / HOUR
     return CellPlan(cell, system.parameters(), images, steps * batch, steps, flops, gpus, run, hours)
@@ -125,8 +125,8 @@ def _manifest_wells(recipe: Recipe, place: ShardLocation) -> dict[str, int] | No
 
 
 def misfits(plans: Sequence[CellPlan], gpu: Gpu) -> list[str]:
-    """What cannot fit, one line per model and batch, in the recipe's words."""
-    found: dict[str, None] = {}
+    """What does not fit, one line per model and batch, in terms of the recipe's fields."""
+    lines: dict[str, None] = {}
     for plan in plans:
         if plan.run is not None and not plan.run.fits:
             run = plan.run
@@ -136,5 +136,5 @@ def misfits(plans: Sequence[CellPlan], gpu: Gpu) -> list[str]:
             line = (
                 f"{plan.cell.model} with {run.setting.crops} crops a pass on {plan.gpus} GPUs needs {needs}; {instead}"
             )
-            found[line] = None
-    return list(found)
+            lines[line] = None
+    return list(lines)

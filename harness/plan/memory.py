@@ -1,7 +1,7 @@
-"""What training holds on one GPU, in closed form: weights and what belongs to them, and activations.
+"""Memory of training on one GPU, in closed form: weights, gradients and moments, and activations.
 
-Bytes of activations were worked out from what autograd keeps of timm's blocks, and agree within 5% with torch's tracker
-over 256 fake ranks (`python -m harness.memory`; ViT-S/16, B/8 and L/8; tests/harness/test_plan.py).
+The bytes of activations were derived from what autograd keeps of timm's blocks. They agree within 5% with torch's
+tracker over 256 fake ranks (`python -m harness.memory`; ViT-S/16, B/8 and L/8; tests/harness/plan/test_cost.py).
 
 Legend: P parameters, L tokens, D width.
 """
@@ -25,7 +25,7 @@ FLOAT, HALF = 4, 2
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes per token and unit of width that a block keeps for the backward pass, and while it is computed again."""
+    """Bytes per token and unit of width that a block keeps for the backward pass, and while it is recomputed."""
 
     encoder: float
     decoder: float
@@ -49,7 +49,7 @@ IMAGES_AT_LOSS = 4.0  # prediction, difference and their gradients, for a moment
 
 @dataclass(frozen=True)
 class Setting:
-    """How a cell trains, as far as its memory depends on it. `shard`: ranks that hold one copy under hsdp."""
+    """The settings of training that its memory depends on. `shard`: ranks that hold one copy under hsdp."""
 
     engine: EngineName
     world: int
@@ -92,18 +92,18 @@ def memory(model: VitMae, setting: Setting) -> Memory:
 def weight_bytes(model: VitMae, setting: Setting) -> float:
     """Bytes of float32 weights, gradients and moments, each over the ranks that share it, and autocast's copy."""
     parameters = encoder_parameters(model) + decoder_parameters(model)
-    whole, moments = FLOAT * parameters, MOMENTS.get(setting.optimiser, 2)
+    weights_bytes, moments = FLOAT * parameters, MOMENTS.get(setting.optimiser, 2)
     cast = HALF * parameters if setting.precision == "bf16" else 0
     if setting.engine in ("single", "ddp"):
-        return whole * (2 + moments) + cast
+        return weights_bytes * (2 + moments) + cast
     if setting.engine == "deepspeed":
         weights, gradients = (setting.world if setting.zero_stage >= stage else 1 for stage in (3, 2))
-        return whole * (1 / weights + 1 / gradients + moments / setting.world) + cast
-    return whole * (2 + moments) / (setting.world if setting.engine == "fsdp" else setting.shard)
+        return weights_bytes * (1 / weights + 1 / gradients + moments / setting.world) + cast
+    return weights_bytes * (2 + moments) / (setting.world if setting.engine == "fsdp" else setting.shard)
 
 
 def alternatives(setting: Setting, part: int) -> Iterator[tuple[str, Setting]]:
-    """Settings that need less memory, the nearest first, each with the recipe's words for it.
+    """Settings that need less memory, the nearest first, each as changes of the recipe's fields.
 
     Args:
         part: a GPU's crops in one step; a pass takes a divisor of it.
@@ -117,5 +117,5 @@ def alternatives(setting: Setting, part: int) -> Iterator[tuple[str, Setting]]:
             yield f"launch.crops_per_gpu_step={size}{changed}", replace(setting, crops=size, recompute=recompute)
     if setting.engine in ("single", "ddp", "hsdp") and setting.world > 1:
         for size in divisors:
-            words = f"launch.engine=fsdp, launch.crops_per_gpu_step={size} and launch.recompute=full"
-            yield words, replace(setting, engine="fsdp", crops=size, recompute="full")
+            changes = f"launch.engine=fsdp, launch.crops_per_gpu_step={size} and launch.recompute=full"
+            yield changes, replace(setting, engine="fsdp", crops=size, recompute="full")

@@ -1,4 +1,4 @@
-"""What each rank would hold, measured by torch's tracker over fake ranks."""
+"""Memory of one rank, measured by torch's tracker over fake ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RankMemory:
     """Bytes on one rank.
 
     Attributes:
-        peak: the most that lives at one time in a step.
+        peak: the largest amount allocated at one time in a step.
         at_peak: the same by kind: sharded and gathered weights, gradients, optimiser, activations, buffers, traffic.
     """
 
@@ -78,8 +78,8 @@ def rank_memory(
         tracker.track_inputs((images, noise))
         with tracker:
             engine.accumulate(images, noise, 1.0, last=True)
-        found = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
-    by_kind = {str(getattr(kind, "value", kind)): int(size) for kind, size in found.items()}
+        parts = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
+    by_kind = {str(getattr(kind, "value", kind)): int(size) for kind, size in parts.items()}
     peak = by_kind.pop("Total")
     return RankMemory(world, options.shard, crops, peak, {kind: size for kind, size in by_kind.items() if size})
 
@@ -119,10 +119,10 @@ def model_named(name: str) -> MaeConfig:
     Raises:
         ValueError: no such name.
     """
-    found = re.fullmatch(r"vit_([sbl])(8|16)(_plus)?", name)
-    if not found:
+    parts = re.fullmatch(r"vit_([sbl])(8|16)(_plus)?", name)
+    if not parts:
         raise ValueError(
             f"no model {name!r}: vit_s16, vit_s8, vit_b16, vit_b8, vit_l16, vit_l8, each with or without _plus"
         )
-    size: Literal["S", "B", "L"] = found[1].upper()  # type: ignore[assignment]
-    return vit_config(size, int(found[2]), plus=bool(found[3]))
+    size: Literal["S", "B", "L"] = parts[1].upper()  # type: ignore[assignment]
+    return vit_config(size, int(parts[2]), plus=bool(parts[3]))

@@ -1,4 +1,4 @@
-"""What a stage of a grid cell asks of a cluster: nodes, tasks, GPUs, CPUs and hours."""
+"""The resources that a stage of a grid cell requests: nodes, tasks, GPUs and CPUs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Resources:
 
 
 def stage_resources(launch: Launch, cell: Cell, stage: Stage) -> Resources:
-    """What a stage needs: training its nodes, embedding one node's GPUs, the rest a single process."""
+    """The resources of a stage: training takes its nodes, embedding the GPUs of one node, the rest a single process."""
     gpus = launch.gpus_per_node
     if stage == "train" and cell.kind == "trained":
         return Resources(per_name(launch.nodes, cell.model), max(1, gpus), gpus, launch.cpus_per_task)

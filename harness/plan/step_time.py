@@ -1,4 +1,4 @@
-"""How a cell's GPUs share its model and its batch, whether that fits, and what sets the pace of a step.
+"""How the GPUs of a grid cell share its model and batch, whether that fits, and what limits the time of a step.
 
 Legend: P parameters.
 """
@@ -21,16 +21,16 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """How a trained cell uses its GPUs, and what a step of it takes.
+    """How a trained cell uses its GPUs, and how long a step takes.
 
     Attributes:
-        part: a GPU's crops in one step, taken in `part / setting.crops` passes.
+        part: a GPU's crops in one step, in `part / setting.crops` passes.
         memory: None for a network that has no closed form.
-        fits: whether the memory is there; True where the machine has no GPU, or the memory is not known.
-        instead: in the recipe's words, the nearest change that would fit.
+        fits: whether the memory suffices; True where there is no GPU, or the memory is not known.
+        instead: the nearest change of the recipe that would fit.
         compute_seconds: of a step, at the stated share of the peak.
-        traffic_seconds: of a step, if nothing of it were hidden behind the computing.
-        node_crops: a second, that a node needs; `loader_crops` is what its cores give.
+        traffic_seconds: of a step's communication, if none of it overlaps with compute.
+        node_crops: crops per second that a node needs; `loader_crops` is what its cores can read.
     """
 
     setting: Setting
@@ -45,40 +45,40 @@ class StepEstimate:
 
     @property
     def step_seconds(self) -> float:
-        """Traffic and reading hide behind computing, or are what a step waits for."""
+        """Communication and reading overlap with compute; the slowest of them sets the time."""
         slower = max(1.0, self.node_crops / self.loader_crops) if self.loader_crops else 1.0
         return max(self.compute_seconds * slower, self.traffic_seconds)
 
     @property
     def limit(self) -> str:
-        """What sets the pace: compute, network or loader."""
+        """What limits a step: compute, network or loader."""
         if self.step_seconds <= self.compute_seconds:
             return "compute"
         return "network" if self.step_seconds == self.traffic_seconds else "loader"
 
 
-def run_of(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
-    """How a cell's GPUs share its model and its batch, and what a step takes."""
+def estimate_step(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
+    """How a cell's GPUs share its model and batch, and how long a step takes."""
     assert cell.training is not None
     launch, gpu = recipe.launch, recipe.hardware.gpu_type
     nodes, per_node = per_name(launch.nodes, cell.model), max(1, launch.gpus_per_node)
     world = nodes * per_node
     part = max(1, cell.training.batch // world)
-    most = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
+    max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     has_gpu = launch.gpus_per_node > 0 and launch.device != "cpu"
     shard = launch.shard_gpus or min(world, per_node)
     engine = choose_engine(launch.engine, world, system.parameters(), has_gpu * GIGA * gpu.memory_gb or None, shard)
     training = cell.training
     setting = Setting(
-        engine, world, shard, micro_batch(part, most), training.settings.precision, launch.recompute,
+        engine, world, shard, micro_batch(part, max_crops), training.settings.precision, launch.recompute,
         training.optimiser.name, launch.zero_stage,
     )  # fmt: skip
-    room = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
+    available = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
     needed, instead = None, None
     if isinstance(system, VitMae):
         needed = memory(system, setting)
-        instead = next((w for w, s in alternatives(setting, part) if memory(system, s).total <= room), None)
-    fits = needed is None or needed.total <= room
+        instead = next((w for w, s in alternatives(setting, part) if memory(system, s).total <= available), None)
+    fits = needed is None or needed.total <= available
     seconds = part * mae_train(system) / (gpu.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model))
     loader = launch.cpus_per_task * per_node * recipe.hardware.loader_crops_per_core if has_gpu else 0.0
     traffic = traffic_seconds(system, setting, part // setting.crops, nodes, gpu) if has_gpu else 0.0
@@ -89,7 +89,7 @@ def run_of(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
 
 def traffic_bytes(parameters: int, engine: EngineName, passes: int, gather: int = HALF, stage: int = 2) -> float:
     """Bytes that each GPU sends in a step in a large ring: gradients in float32, and gathered weights where they are
-    sharded, twice for every pass."""
+    sharded, twice per pass."""
     if engine == "single":
         return 0.0
     if engine == "deepspeed":

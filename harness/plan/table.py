@@ -1,4 +1,4 @@
-"""A plan as text, as JSON, beside the paper's own study, and on other GPUs."""
+"""A plan as text and as JSON, compared with the paper's own study and with other GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.recipe.models import MaeVit
 from harness.recipe.schema import Recipe
 
 PAPER_CELL = ("vit_l8_plus", "rpi_93m")
-PAPER_CROPS, PAPER_HOURS, PAPER_MFU = 3.5e9, 20_000, 0.11  # supplement A.3; facts.md works out the share of the peak
+PAPER_CROPS, PAPER_HOURS, PAPER_MFU = 3.5e9, 20_000, 0.11  # supplement A.3; the share of the peak is derived from both
 GIGA = 1e9
 COLUMNS = (
     f"{'GPUs':>6} {'engine':<9}{'crops/GPU':>11}{'GB':>8}{'net%':>6}{'crops/s·node':>14}"
@@ -27,10 +27,10 @@ COLUMNS = (
 
 
 def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
-    """The plan as text: a line per cell, the sum, and what it rests on."""
+    """The plan as text: a line per cell, the sum, and the assumptions."""
     head = f"{'cell':<36}{'params':>8}{'crops':>8}{'steps':>8}" + "".join(f"{name:>15}" for name in CONVENTIONS)
-    lines = [head + COLUMNS, *(_line(plan) for plan in plans), *_sums(recipe, plans), *_elsewhere(recipe, plans)]
-    return "\n".join([*lines, *_beside_the_paper(recipe, plans)])
+    lines = [head + COLUMNS, *(_line(plan) for plan in plans), *_sums(recipe, plans), *_on_other_gpus(recipe, plans)]
+    return "\n".join([*lines, *_compared_with_the_paper(recipe, plans)])
 
 
 def _line(plan: CellPlan) -> str:
@@ -57,81 +57,82 @@ def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     shares = f"{mfu:.0%}" if isinstance(mfu, float) else ", ".join(f"{name} {share:.0%}" for name, share in mfu.items())
     return [
         f"{len(plans)} cells with a model: {crops} crops; {train:,.0f} GPU hours to train, {embed:,.0f} to embed; "
-        f"{_money_and_energy(train + embed, gpu)} on {gpu.name}",
+        f"{_cost_and_energy(train + embed, gpu)} on {gpu.name}",
         f"assumed, not measured: {shares} of {gpu.peak_tflops:g} TFLOP/s (mae_train; hardware.mfu), "
         f"{gpu.price_per_hour:g} an hour, {gpu.watts:g} W, "
         f"{recipe.hardware.loader_crops_per_core:,.0f} crops/s per core of the loader",
-        "net%: time of a step's traffic in that of its computing, if nothing of it were hidden; GB: of "
-        f"{gpu.memory_gb:.0f} a GPU; hours: of training",
+        "net%: time of a step's communication as a share of its compute, if none of it overlaps; GB: of "
+        f"{gpu.memory_gb:.0f} per GPU; hours: of training",
         *(
-            f"{plan.cell.id}: the {plan.run.limit} sets the pace, not the GPUs"
+            f"{plan.cell.id}: limited by the {plan.run.limit}, not by the GPUs"
             for plan in plans
             if plan.run is not None and plan.run.limit != "compute"
         ),
     ]
 
 
-def _elsewhere(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+def _on_other_gpus(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     """The same study on the other GPU types of the table, at the same share of their peaks."""
     planned, work = recipe.hardware.gpu_type, sum(plan.all_hours for plan in plans)
     if not recipe.launch.gpus_per_node:
         return []
-    found = []
+    lines = []
     for gpu in GPUS:
         hours = work * planned.peak_tflops / gpu.peak_tflops
         if gpu.name != planned.name:
-            found.append(f"  {gpu.name:<11}{hours:>10,.0f} GPU hours, {_money_and_energy(hours, gpu)}")
-    return ["at the same share of the peak, where memory and network allow:", *found]
+            lines.append(f"  {gpu.name:<11}{hours:>10,.0f} GPU hours, {_cost_and_energy(hours, gpu)}")
+    return ["at the same share of the peak, where memory and network allow:", *lines]
 
 
-def _money_and_energy(hours: float, gpu: Gpu) -> str:
-    return f"{hours * gpu.price_per_hour:,.0f} in money, {hours * gpu.watts / 1e6:,.1f} MWh"
+def _cost_and_energy(hours: float, gpu: Gpu) -> str:
+    energy = hours * gpu.watts / 1e6
+    return f"{hours * gpu.price_per_hour:,.0f} (in the currency of hardware.price_per_hour), {energy:,.1f} MWh"
 
 
-def _beside_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
-    """ViT-L/8+ on RPI-93M, the one cell whose cost the paper tells."""
+def _compared_with_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+    """ViT-L/8+ on RPI-93M, the one cell whose cost the paper states."""
     for plan in plans:
         if (plan.cell.model, plan.cell.dataset) == PAPER_CELL and plan.crops:
             mfu = per_name(recipe.hardware.mfu, plan.cell.model)
             early = plan.gpu_hours * PAPER_CROPS / plan.crops
-            theirs = early * mfu * recipe.hardware.gpu_type.peak_tflops / (PAPER_MFU * 312)
+            at_their_share = early * mfu * recipe.hardware.gpu_type.peak_tflops / (PAPER_MFU * 312)
             return [
                 f"the paper's {plan.cell.model} on {plan.cell.dataset}: {_short(PAPER_CROPS)} crops in more than "
                 f"{PAPER_HOURS:,} A100 hours; here {_short(plan.crops)} in {plan.gpu_hours:,.0f}.",
                 f"  The paper's ended early, after {PAPER_CROPS / plan.images:.1f} of {plan.crops / plan.images:.0f} "
                 f"epochs: {early:,.0f} hours here. It reached {PAPER_MFU:.0%} of an A100's peak, and this plan assumes "
-                f"{mfu:.0%}: {theirs:,.0f} A100 hours at the paper's share.",
+                f"{mfu:.0%}: {at_their_share:,.0f} A100 hours at the paper's share.",
             ]
     return []
 
 
 def as_json(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
-    """The plan for scripts: one object per cell, and what it rests on."""
+    """The plan for scripts: one object per cell, and the GPU assumed."""
     return json.dumps(
         {"machine": asdict(recipe.hardware.gpu_type), "cells": [_object(plan) for plan in plans]}, indent=1
     )
 
 
 def _object(plan: CellPlan) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "cell": plan.cell.id, "parameters": plan.parameters, "images": plan.images, "crops": plan.crops,
         "steps": plan.steps, "flops": plan.flops, "gpus": plan.gpus, "wall_hours": plan.wall_hours,
         "gpu_hours": plan.gpu_hours, "embed_gpu_hours": plan.embed_hours,
     }  # fmt: skip
     if plan.run is not None:
         run = {**asdict(plan.run), "step_seconds": plan.run.step_seconds, "limit": plan.run.limit}
-        found["run"] = {**run, "memory_bytes": plan.run.memory.total if plan.run.memory else None}
-    return found
+        values["run"] = {**run, "memory_bytes": plan.run.memory.total if plan.run.memory else None}
+    return values
 
 
 def measured_memory(plans: Sequence[CellPlan]) -> str:
-    """One rank's memory for every trained model, by torch's tracker over fake ranks, beside the closed form.
+    """One rank's memory for every trained model, by torch's tracker over fake ranks, compared with the closed form.
 
     The tracker follows FSDP; a cell of another engine is measured as if it were sharded over all its ranks.
     """
     from harness.plan.memory_tracker import rank_memory
 
-    lines, seen = ["one rank's memory by torch's tracker beside the closed form, GB:"], set()
+    lines, seen = ["one rank's memory by torch's tracker, and the closed form, GB:"], set()
     for plan in plans:
         architecture = plan.cell.architecture
         if plan.run is None or architecture is None or not isinstance(architecture.model, MaeVit) or plan.gpus < 2:
@@ -142,13 +143,13 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
         hybrid = plan.run.setting.engine == "hsdp"
         setting = plan.run.setting if hybrid else replace(plan.run.setting, engine="fsdp", optimiser="lion")
         config = configure(MaeConfig, architecture)
-        found = rank_memory(
+        measured = rank_memory(
             config, world=setting.world, crops=setting.crops, shard=setting.shard if hybrid else None,
             precision="bf16" if setting.precision == "bf16" else "fp32", recompute=setting.recompute,
         )  # fmt: skip
         closed = memory(config, setting).total
         how = f"{setting.engine} over {setting.world}, {setting.crops} crops, recompute {setting.recompute}"
-        lines.append(f"  {plan.cell.model or '':<14}{how:<50}{found.peak / GIGA:>8.2f}{closed / GIGA:>8.2f}")
+        lines.append(f"  {plan.cell.model or '':<14}{how:<50}{measured.peak / GIGA:>8.2f}{closed / GIGA:>8.2f}")
     return "\n".join(lines)
 
 

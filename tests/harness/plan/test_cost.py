@@ -1,4 +1,7 @@
-"""The plan: what a study costs, whether it fits, and the paper's own study beside its published figures."""
+"""The plan: what a study costs, whether it fits, and the paper's own study compared with its published figures.
+
+Covers `cost`, `step_time`, `memory`, `memory_tracker` and `table`.
+"""
 
 from __future__ import annotations
 
