@@ -20,6 +20,7 @@ from harness.recipe.schema import Recipe
 PAPER_CELL = ("vit_l8_plus", "rpi_93m")
 PAPER_CROPS, PAPER_HOURS, PAPER_MFU = 3.5e9, 20_000, 0.11  # supplement A.3; the share of the peak is derived from both
 GIGA = 1e9
+CURRENCY = " (in the currency of hardware.price_per_hour)"
 COLUMNS = (
     f"{'GPUs':>6} {'engine':<9}{'crops/GPU':>11}{'GB':>8}{'net%':>6}{'crops/s·node':>14}"
     f"{'hours':>9}{'GPU h':>10}{'embed':>8}"
@@ -57,7 +58,7 @@ def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     shares = f"{mfu:.0%}" if isinstance(mfu, float) else ", ".join(f"{name} {share:.0%}" for name, share in mfu.items())
     return [
         f"{len(plans)} cells with a model: {crops} crops; {train:,.0f} GPU hours to train, {embed:,.0f} to embed; "
-        f"{_cost_and_energy(train + embed, gpu)} on {gpu.name}",
+        f"{_cost_and_energy(train + embed, gpu, CURRENCY)} on {gpu.name}",
         f"assumed, not measured: {shares} of {gpu.peak_tflops:g} TFLOP/s (mae_train; hardware.mfu), "
         f"{gpu.price_per_hour:g} an hour, {gpu.watts:g} W, "
         f"{recipe.hardware.loader_crops_per_core:,.0f} crops/s per core of the loader",
@@ -84,9 +85,8 @@ def _on_other_gpus(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     return ["at the same share of the peak, where memory and network allow:", *lines]
 
 
-def _cost_and_energy(hours: float, gpu: Gpu) -> str:
-    energy = hours * gpu.watts / 1e6
-    return f"{hours * gpu.price_per_hour:,.0f} (in the currency of hardware.price_per_hour), {energy:,.1f} MWh"
+def _cost_and_energy(hours: float, gpu: Gpu, currency: str = "") -> str:
+    return f"cost {hours * gpu.price_per_hour:,.0f}{currency}, {hours * gpu.watts / 1e6:,.1f} MWh"
 
 
 def _compared_with_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
