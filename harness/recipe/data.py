@@ -1,4 +1,4 @@
-"""The part of a recipe about images: what to render and build, where shards lie, in which order they are read."""
+"""The sections of a recipe about images: what to render and build, where shards are, and the order of reading."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Curation(Section):
     """Which wells to leave out (`shards.builder.curation`): rare perturbations, and a share of the controls."""
 
     perturbation: str = Field("treatment", description="column that names perturbations")
-    min_experiments: PositiveInt = Field(1, description="least experiments of a perturbation")
-    min_wells: PositiveInt = Field(1, description="least wells of a perturbation")
+    min_experiments: PositiveInt = Field(1, description="minimum number of experiments of a perturbation")
+    min_wells: PositiveInt = Field(1, description="minimum number of wells of a perturbation")
     controls: list[str] | None = Field(None, description="treatments that are negative controls; null: the usual ones")
     control_fraction: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of control wells to keep")
 
@@ -35,7 +35,7 @@ class Build(Section):
     output: YamlPath
     options: dict[Name, str] = Field({}, description="the layout's own options, as in --option name=value")
     curation: Curation | None = None
-    validation_experiments: list[str] | None = Field(None, description="else a fraction of them is drawn")
+    validation_experiments: list[str] | None = Field(None, description="null: a fraction of them, drawn at random")
     validation_fraction: Probability = 0.1
     wells_per_shard: PositiveInt = 64
     eight_bit: Annotated[str, Field(pattern=r"^(shift|\d+:\d+)$")] | None = Field(
@@ -45,11 +45,13 @@ class Build(Section):
     chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
     seed: Count = 0
     workers: PositiveInt = 2
-    on_error: Literal["stop", "quarantine"] = Field("stop", description="what a bad image does")
+    on_error: Literal["stop", "quarantine"] = Field(
+        "stop", description="on an image that cannot be read: stop, or leave it out and list it"
+    )
 
 
 class Prepare(Section):
-    """What to make before the first cell runs, if it is not there yet."""
+    """What to make before the first cell runs, if it does not exist yet."""
 
     assay: Assay | None = None
     build: list[Build] = Field([])
@@ -58,7 +60,7 @@ class Prepare(Section):
 class Stream(Section):
     """Reading shards in sequence (docs/order.md). Every field decides which crops make a batch."""
 
-    lanes: PositiveInt = Field(64, description="sequences read side by side; divides the batch")
+    lanes: PositiveInt = Field(64, description="sequences read in parallel; must divide the batch")
     crops: PositiveInt = Field(8, description="crops of each image read")
     block: PositiveInt = Field(64, description="images of a lane whose crops are mixed")
 
@@ -72,16 +74,18 @@ class Dataset(Section):
         "random", description="random: crops anywhere; stream: shards from front to back, for object stores"
     )
     stream: Stream = Stream()
-    images: PositiveInt | None = Field(None, description="training images, for a plan made where the shards are not")
+    images: PositiveInt | None = Field(
+        None, description="training images, for planning on a machine without the shards"
+    )
 
 
 class Remote(Section):
-    """Shards behind a URL, any that fsspec knows: s3://bucket/set, https://host/set. It changes no result."""
+    """Shards at a URL of any kind that fsspec supports: s3://bucket/set, https://host/set. It changes no result."""
 
     cache: YamlPath | None = Field(None, description="folder on each machine's own disk for the shards of a stream")
-    cache_gb: PositiveFloat = Field(100.0, description="its files never take more")
-    attempts: PositiveInt = Field(5, description="of each request, after pauses that double")
-    seconds: PositiveFloat = Field(60.0, description="of each attempt at most")
+    cache_gb: PositiveFloat = Field(100.0, description="limit on the size of its files")
+    attempts: PositiveInt = Field(5, description="attempts per request, after pauses that double")
+    seconds: PositiveFloat = Field(60.0, description="time limit of each attempt")
     options: dict[str, JsonValue] = Field(
-        {}, description="for fsspec's file system, such as an endpoint; keys belong into the environment"
+        {}, description="for fsspec's file system, such as an endpoint; put keys into environment variables"
     )

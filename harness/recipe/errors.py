@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, with its file, line and field."""
+"""Errors in a recipe, reported with file, line and field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.recipe.schema import Recipe
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used; the text is ready to show to the person who wrote it."""
+    """A recipe that cannot be used; the message is written for the person who wrote it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ SourceLines = dict[FieldPath, SourceLine]
 
 
 def message(loc: FieldPath, text: str, places: SourceLines, path: Path) -> str:
+    """An error's text with the source line and the dotted path of its field."""
     loc = _real(loc)
     known = [loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in places]
     inside = [p for p, place in places.items() if p[: len(loc)] == loc and place.line is None]  # overrides
@@ -39,6 +40,7 @@ def message(loc: FieldPath, text: str, places: SourceLines, path: Path) -> str:
 
 
 def explain(loc: FieldPath, error: dict[str, Any]) -> str:
+    """What one of pydantic's errors means, with the nearest valid name where a name is wrong."""
     if error["type"] == "extra_forbidden":
         fields = _fields_at(loc[:-1])
         nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
@@ -53,32 +55,32 @@ def explain(loc: FieldPath, error: dict[str, Any]) -> str:
 
 
 def _fields_at(loc: FieldPath) -> list[str]:
-    """The field names of the section that stands at `loc`."""
+    """The field names of the section at `loc`."""
     schema: dict[str, Any] = Recipe.model_json_schema()
-    here = schema
+    node = schema
     for key in loc:
-        here = _resolve(here, schema)
+        node = _resolve(node, schema)
         if isinstance(key, str) and key.startswith(ARM):
-            arms = (_resolve(arm, schema) for arm in here["oneOf"])
-            here = next(arm for arm in arms if arm["properties"]["kind"]["const"] == key.removeprefix(ARM))
+            arms = (_resolve(arm, schema) for arm in node["oneOf"])
+            node = next(arm for arm in arms if arm["properties"]["kind"]["const"] == key.removeprefix(ARM))
         if isinstance(key, str) and _is_arm(key):
             continue
-        named = here.get("properties", {}).get(key) or here.get("items")
-        here = named or next(iter(here.get("patternProperties", {}).values()), {})
-    return list(_resolve(here, schema).get("properties", {}))
+        named = node.get("properties", {}).get(key) or node.get("items")
+        node = named or next(iter(node.get("patternProperties", {}).values()), {})
+    return list(_resolve(node, schema).get("properties", {}))
 
 
-def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow `$ref`, and of an optional section take the section."""
-    for option in here.get("anyOf", []):
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Follow `$ref`; of an optional section, take the section."""
+    for option in node.get("anyOf", []):
         if "$ref" in option:
-            here = option
-    reference = here.get("$ref")
-    return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else here
+            node = option
+    reference = node.get("$ref")
+    return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node
 
 
 def is_other_arm(error: dict[str, Any]) -> bool:
-    """Of a field that takes a value or a mapping by name, whether this is the complaint of the arm not meant."""
+    """For a field that takes a value or a mapping by name: whether the error is of the alternative not meant."""
     arm = next((k for k in error["loc"] if isinstance(k, str) and _is_arm(k) and not k.startswith(ARM)), None)
     if arm is None:
         return False
@@ -99,5 +101,5 @@ def _lower_first(text: str) -> str:
 
 
 def dotted(path: FieldPath) -> str:
-    """`train.optimiser.betas`, `grid.models.0`; what does not print is escaped."""
+    """A path as `train.optimiser.betas` or `grid.models.0`; unprintable characters are escaped."""
     return ".".join(text if (text := str(key)).isprintable() else ascii(text) for key in path)

@@ -1,4 +1,4 @@
-"""The words that a recipe's schema is written in: bounded numbers, names, and sections that accept nothing unknown."""
+"""Field types of the recipe's schema: bounded numbers, names, and sections that refuse unknown fields."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
-    """In a mapping by name, `name: null` in a profile takes the entry out."""
+def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (any YAML value)
+    """In a mapping by name, `name: null` in a profile removes the entry."""
     return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, dict) else entries
 
 

@@ -1,7 +1,7 @@
-"""Reading a recipe: YAML with line numbers, a profile, dotted overrides, and errors that say where and what.
+"""Load a recipe: YAML with line numbers, a profile, dotted overrides, and errors that name file, line and field.
 
 `load` gives a valid `Recipe` or raises `RecipeError`, whose text names file, line, field and the nearest valid
-name. `harness.recipe` is the schema; this is the only place that knows the file.
+name. `schema.py` has the fields; only this module knows the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_FIELDS = 20_000
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats: `1e-4` is a number, as everyone who types it means."""
+    """SafeLoader with YAML 1.2 floats: `1e-4` is a number, as anyone who types it expects."""
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -41,7 +41,7 @@ _Loader.add_implicit_resolver(
 def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `path` under `profile`, with `overrides` (`train.epochs=2`) on top.
 
-    The other profiles are checked too, without the overrides, so that a recipe is right for everyone or refused.
+    The other profiles are checked too, without the overrides, so that a recipe is valid under each of them or refused.
 
     Raises:
         RecipeError: the file cannot be read, is no YAML, or does not fit the schema.
@@ -62,14 +62,14 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
                 notes += _apply_override(merged, merged_places, override)
         validated = _validated(merged, merged_places, path, f"profile {name}")
         if name == profile:
-            chosen = validated
+            recipe = validated
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    return chosen
+    return recipe
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], SourceLines]:
-    """The file's mapping, and the place of each of its fields.
+    """The file's mapping, and the source line of each of its fields.
 
     Raises:
         RecipeError: unreadable, not YAML, not a mapping, or a key given twice.
@@ -88,12 +88,12 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], SourceLines]:
     if not isinstance(tree, dict) or node is None:
         raise RecipeError(f"{path}:1: a recipe is a mapping of fields (`name: ...`), this is {_kind(tree)}")
     try:
-        found = list(islice(_places(node, str(path), ()), MAX_FIELDS))
+        lines = list(islice(_places(node, str(path), ()), MAX_FIELDS))
     except RecursionError as error:
         raise RecipeError(f"{path}: nested too deeply, or an anchor that holds itself") from error
-    if len(found) == MAX_FIELDS:
+    if len(lines) == MAX_FIELDS:
         raise RecipeError(f"{path}: more than {MAX_FIELDS} fields once its anchors are expanded")
-    return tree, dict(found)
+    return tree, dict(lines)
 
 
 def _yaml_message(path: Path, error: Exception) -> str:
@@ -132,19 +132,19 @@ def _with_profile(
     return _merged(deepcopy(tree), changes), kept | changed
 
 
-def _at(tree: Any, path: FieldPath) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
+def _at(tree: Any, path: FieldPath) -> Any:  # noqa: ANN401  (any YAML value)
     for key in path:
         tree = tree[key]
     return tree
 
 
 def _forget_below(places: SourceLines, path: FieldPath) -> None:
-    """What stood in a value that is replaced has no place any more."""
+    """Remove the source lines of fields inside a value that is replaced."""
     for old in [p for p in places if p[: len(path)] == path and len(p) > len(path)]:
         del places[old]
 
 
-def _merged(base: Any, change: Any) -> Any:  # noqa: ANN401  (whatever stands in the YAML)
+def _merged(base: Any, change: Any) -> Any:  # noqa: ANN401  (any YAML value)
     if isinstance(base, dict) and isinstance(change, dict):
         return base | {k: _merged(base.get(k), v) for k, v in change.items()}
     return change
@@ -167,11 +167,11 @@ def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) ->
     if isinstance(holder, list) and not (isinstance(last, int) and last < len(holder)):
         raise RecipeError(f"argument {override!r}: {dotted(tuple(parents))} is a list of {len(holder)}")
     holder[last] = value
-    here = SourceLine(f"argument {override!r}")
+    source = SourceLine(f"argument {override!r}")
     _forget_below(places, (*parents, last))
-    places[(*parents, last)] = here
+    places[(*parents, last)] = source
     for depth in range(1, len(parents) + 1):
-        places.setdefault((*parents[:depth],), here)
+        places.setdefault((*parents[:depth],), source)
     return [] if note is None else [f"argument {override!r}: {note}"]
 
 
@@ -211,7 +211,7 @@ def _kind(value: object) -> str:
 
 
 def to_yaml(recipe: BaseModel) -> str:
-    """The resolved recipe as YAML that `load` would read again."""
+    """The resolved recipe as YAML that `load` can read."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
 
 
@@ -224,7 +224,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def default_profile() -> tuple[str, str]:
-    """`slurm` where `sbatch` answers, else `laptop`; and why."""
+    """`slurm` if `sbatch` responds, else `laptop`; and the reason."""
     if shutil.which("sbatch") is None:
         return "laptop", "there is no sbatch here"
     try:

@@ -24,7 +24,7 @@ FourierMode = Literal["patch", "image"]
 FourierNorm = Literal["backward", "ortho"]
 VitSize = Literal["S", "B", "L"]
 DEFAULT_KIND = "mae_vit"
-ARM = "kind-"  # what pydantic's error paths name the arms of the union by; no field begins so
+ARM = "kind-"  # prefix of the union's tags in pydantic's error paths; no field begins with it
 
 
 class Mae(Section):
@@ -62,7 +62,7 @@ class NetworkSection(Section):
     Attributes:
         mae_fields: fields of `Mae` that decide a result of this kind.
         is_classifier: trained on labels, so its loss compares with no masked loss.
-        baseline_for: the recipe's section that a model which is never trained is there for; None for one that is.
+        baseline_for: the recipe's section that a model which is never trained is used by; None for one that is trained.
         since: fields that are part of an identity only where they differ from their default, because the kind existed
             before them.
     """
@@ -98,9 +98,11 @@ class MaeVit(VitSection):
     """One MAE-ViT encoder (supplement A.2.3)."""
 
     mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields)
-    kind: Literal["mae_vit"] = Field("mae_vit", exclude=True)  # left out, so that ids are those of before
+    kind: Literal["mae_vit"] = Field(
+        "mae_vit", exclude=True
+    )  # left out, so that ids stay as they were before there were kinds
     size: VitSize
-    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
+    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; 0.01 for the '+' models")
 
     @model_validator(mode="after")
     def _divides(self) -> MaeVit:
@@ -111,15 +113,15 @@ class MaeVit(VitSection):
         return self
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """What of this model does not fit the study's crops."""
+        """Fields of this model that do not fit the study's crops."""
         return _indivisible("patch", self.patch, shared.crop)
 
 
 class MuNet(NetworkSection):
-    """A masked U-net (supplement A.2.2); `docs/models.md` says what of it is known and what is our reading."""
+    """A masked U-net (supplement A.2.2); `docs/models.md` says which of it is published and which is our reading."""
 
     kind: Literal["mu_net"]
-    size: str = Field("MU-net", description="its name in figures")
+    size: str = Field("MU-net", description="the model's name in figures")
     widths: Annotated[list[PositiveInt], Field(min_length=2)] = Field(
         list(MuNetCost.widths), description="channels of each scale; each is half as large as the one before"
     )
@@ -128,15 +130,15 @@ class MuNet(NetworkSection):
     )
     kernel: Literal[3, 5] = MuNetCost.kernel  # type: ignore[assignment]
     mask_ratio: Ratio = VitMae.mask_ratio
-    mask_patch: PositiveInt = Field(16, description="side of the squares that are hidden, pixels")
+    mask_patch: PositiveInt = Field(16, description="side of the masked squares, pixels")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """What of this model does not fit the study's crops."""
+        """Fields of this model that do not fit the study's crops."""
         smallest = 2 ** (len(self.widths) - 1)
-        found = _indivisible("mask_patch", self.mask_patch, shared.crop)
+        misfits = _indivisible("mask_patch", self.mask_patch, shared.crop)
         if shared.crop % smallest:
-            found.append(("widths", f"{len(self.widths)} scales need a crop of a multiple of {smallest} pixels"))
-        return found
+            misfits.append(("widths", f"{len(self.widths)} scales need a crop of a multiple of {smallest} pixels"))
+        return misfits
 
 
 class ChannelAgnostic(VitSection):
@@ -144,8 +146,8 @@ class ChannelAgnostic(VitSection):
 
     mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields) - {"fourier_mode"}
     kind: Literal["channel_agnostic"]
-    size: str = Field("CA-MAE", description="its name in figures")
-    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; .01 for the '+' models")
+    size: str = Field("CA-MAE", description="the model's name in figures")
+    fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; 0.01 for the '+' models")
     train_channels: list[Count] | None = Field(
         None, description="numbers of the channels to train on; null: all. Embedding takes all of its shards' channels"
     )
@@ -155,22 +157,22 @@ class ChannelAgnostic(VitSection):
         return list(range(shared.channels)) if self.train_channels is None else self.train_channels
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """What of this model does not fit the study's crops."""
-        found = _indivisible("patch", self.patch, shared.crop)
+        """Fields of this model that do not fit the study's crops."""
+        misfits = _indivisible("patch", self.patch, shared.crop)
         if self.width % self.heads or self.width % 4:
-            found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
+            misfits.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
         channels = self.learned_channels(shared)
         if not channels or len(set(channels)) < len(channels) or max(channels) >= shared.channels:
-            found.append(("train_channels", f"must be different numbers below mae.channels, {shared.channels}"))
+            misfits.append(("train_channels", f"must be different numbers below mae.channels, {shared.channels}"))
         if shared.decoder_width % 8:
-            found.append(
+            misfits.append(
                 ("kind", f"cross-attention needs mae.decoder_width {shared.decoder_width} to be a multiple of 8")
             )
-        return found
+        return misfits
 
 
 class Weights(Section):
-    """Weights from a file of yours; nothing is ever downloaded. The name, not the path, is part of an id."""
+    """Weights from a local file; nothing is ever downloaded. The name, not the path, is part of an id."""
 
     name: Name
     path: YamlPath
@@ -182,7 +184,7 @@ class DenseNet(NetworkSection):
     is_classifier: ClassVar[bool] = True
     since: ClassVar[frozenset[str]] = frozenset({"growth", "layers"})
     kind: Literal["densenet"]
-    size: str = Field("DenseNet-161", description="its name in figures")
+    size: str = Field("DenseNet-161", description="the model's name in figures")
     adaptive: bool = Field(False, description="AdaBN: batches and statistics of one plate; else sampling by label")
     group: Annotated[int, Field(ge=2)] = Field(16, description="crops of a sub-batch of the normalisation (GhostBN)")
     embedding: PositiveInt | None = Field(None, description="width of a linear layer after the 2,208 features")
@@ -196,7 +198,7 @@ class DenseNet(NetworkSection):
     weights: Weights | None = Field(None, description="to begin with: ImageNet's, from disk; null: random")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """What of this model does not fit the study's crops."""
+        """Fields of this model that do not fit the study's crops."""
         return [("kind", f"a DenseNet halves crops five times: {shared.crop} pixels")] if shared.crop % 32 else []
 
 
@@ -206,26 +208,26 @@ class VitClassifier(VitSection):
     mae_fields: ClassVar[frozenset[str]] = CROPS | ENCODER
     is_classifier: ClassVar[bool] = True
     kind: Literal["vit_classifier"]
-    size: str = Field("ViT-WSL", description="its name in figures")
+    size: str = Field("ViT-WSL", description="the model's name in figures")
     label: str = Field("treatment", description="column of the wells that names the classes")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """What of this model does not fit the study's crops."""
-        found = _indivisible("patch", self.patch, shared.crop)
+        """Fields of this model that do not fit the study's crops."""
+        misfits = _indivisible("patch", self.patch, shared.crop)
         if self.width % self.heads or self.width % 4:
-            found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
-        return found
+            misfits.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
+        return misfits
 
 
 class Imagenet(NetworkSection):
-    """A vision transformer that learnt from ImageNet: never trained here, only embedded and evaluated.
+    """A vision transformer trained on ImageNet: never trained here, only embedded and evaluated.
 
     The defaults are timm's vit_large_patch16_224. `docs/models.md` says how it takes crops of any size and channels.
     """
 
     baseline_for: ClassVar[str | None] = "embed"
     kind: Literal["imagenet"]
-    size: str = Field("ImageNet ViT-L/16", description="its name in figures")
+    size: str = Field("ImageNet ViT-L/16", description="the model's name in figures")
     width: PositiveInt = 1024
     depth: PositiveInt = 24
     heads: PositiveInt = 16
@@ -233,15 +235,15 @@ class Imagenet(NetworkSection):
     weights: Weights
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """What of this model does not fit the study's crops."""
-        found = _indivisible("patch", self.patch, shared.crop)
+        """Fields of this model that do not fit the study's crops."""
+        misfits = _indivisible("patch", self.patch, shared.crop)
         if self.width % self.heads:
-            found.append(("width", f"{self.width} must be a multiple of heads, {self.heads}"))
-        return found
+            misfits.append(("width", f"{self.width} must be a multiple of heads, {self.heads}"))
+        return misfits
 
 
 class Profiles(Section):
-    """Features measured elsewhere, such as CellProfiler's: neither trained nor embedded, only evaluated."""
+    """Features measured with other software, such as CellProfiler's: neither trained nor embedded, only evaluated."""
 
     is_classifier: ClassVar[bool] = False
     baseline_for: ClassVar[str | None] = "evaluate"
@@ -251,7 +253,7 @@ class Profiles(Section):
     )
 
     def misfits(self, shared: Mae) -> list[Misfit]:
-        """Nothing: no crop is looked at."""
+        """None: profiles use no crops."""
         return []
 
 
@@ -259,7 +261,7 @@ def _indivisible(field: str, patch: int, crop: int) -> list[Misfit]:
     return [(field, f"{patch} does not divide the crop of {crop} pixels")] if crop % patch else []
 
 
-def _arm(value: Any) -> str:  # noqa: ANN401  (whatever stands in the YAML)
+def _arm(value: Any) -> str:  # noqa: ANN401  (any YAML value)
     kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else getattr(value, "kind", DEFAULT_KIND)
     return f"{ARM}{kind}"
 

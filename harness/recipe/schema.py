@@ -138,7 +138,7 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Evaluate:
         if not 0 < self.tails[0] < self.tails[1] < 1:
-            raise ValueError(f"tails {list(self.tails)} must be two rising fractions between 0 and 1")
+            raise ValueError(f"tails {list(self.tails)} must be two increasing fractions between 0 and 1")
         return self
 
 
@@ -149,7 +149,7 @@ class Fit(Section):
 
 
 class Recipe(Section):
-    """A whole study."""
+    """A complete study."""
 
     name: Name
     output: YamlPath
@@ -172,7 +172,7 @@ class Recipe(Section):
         return [n for n in self.grid.models if n not in self.models or self.models[n].baseline_for is None]
 
     def inconsistencies(self) -> list[tuple[FieldPath, str]]:
-        """What is wrong between fields that are each right alone: (field path, message)."""
+        """Fields that are valid alone and do not fit together: (field path, message)."""
         return [*self._unknown_names(), *self._uncovered(), *self._misfits()]
 
     def _unknown_names(self) -> list[tuple[FieldPath, str]]:
@@ -208,7 +208,9 @@ class Recipe(Section):
         wrong += self._uneven_lanes() + self._idle()
         for name, dataset in self.datasets.items():
             if dataset.order == "stream" and isinstance(dataset.shards, str) and self.remote.cache is None:
-                text = f"a stream keeps whole shards of {dataset.shards} on this machine: say where, in remote.cache"
+                text = (
+                    f"a stream keeps complete shards of {dataset.shards} on this machine: set remote.cache to a folder"
+                )
                 wrong.append((("datasets", name, "order"), text))
         if self.mae.decoder_width % self.mae.decoder_heads:
             text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"
@@ -225,7 +227,7 @@ class Recipe(Section):
         return wrong
 
     def _idle(self) -> list[tuple[FieldPath, str]]:
-        """Models that are never trained, in a study without the section that they are there for."""
+        """Models that are never trained, in a study without the section that uses them."""
         needs = [self.models[name].baseline_for if name in self.models else None for name in self.grid.models]
         return [
             (("grid", "models", i), f"{self.grid.models[i]!r} is never trained, and there is no `{section}` section")

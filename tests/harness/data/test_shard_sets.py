@@ -120,7 +120,7 @@ def test_how_crops_are_read_is_the_recipes_to_say(
 
 def test_a_stream_behind_a_url_must_say_where_it_keeps_its_shards(tiny_recipe_file: Path, tmp_path: Path) -> None:
     far = ["datasets.two.shards=s3://bucket/set", *STREAM]
-    with pytest.raises(RecipeError, match=r"datasets\.two\.order.*say where, in remote\.cache"):
+    with pytest.raises(RecipeError, match=r"datasets\.two\.order.*set remote\.cache to a folder"):
         study(tiny_recipe_file, tmp_path, *far)
     kept = study(tiny_recipe_file, tmp_path, *far, f"remote.cache={tmp_path}", "remote.options={anon: true}")
     assert kept.datasets["two"].shards == "s3://bucket/set"

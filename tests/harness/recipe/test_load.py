@@ -1,4 +1,7 @@
-"""A recipe is read strictly: what is wrong is refused with its place and the nearest right name, never a traceback."""
+"""A recipe is read strictly: what is wrong is refused with its line and the nearest valid name, never a traceback.
+
+Covers `load`, `errors`, `fields`, `schema`, `data`, `launch` and `models`.
+"""
 
 import json
 import string
@@ -90,7 +93,7 @@ BAD_OVERRIDES = [
     ("mae.decoder_heads=7", "7 does not divide mae.decoder_width"),
     ("evaluate={relationships: {a: b.csv}}", "needs an `embed` section"),
     ("evaluate={relationships: {}}", "evaluate.relationships"),
-    ("evaluate={relationships: {a: b.csv}, tails: [0.9, 0.1]}", "two rising fractions"),
+    ("evaluate={relationships: {a: b.csv}, tails: [0.9, 0.1]}", "two increasing fractions"),
     ("embed={shards: x, pool: max}", "'mean', 'class', 'std' or 'mean_std'"),
     ("fit.convention=flops", "'touvron', 'dense_forward' or 'mae_train'"),
     ("launch.executor=cloud", "'slurm' or 'local'"),
