@@ -1,1 +1,1 @@
-"""Blocks, attention, masking and losses that the networks share."""
+"""Shared layers: blocks, attention, normalisation, masking and losses."""

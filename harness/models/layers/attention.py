@@ -1,8 +1,8 @@
-"""Which attention kernel runs: torch's own choice, or FlashAttention alone. A matter of speed, never of science.
+"""Select the attention kernel: torch's default or FlashAttention. It affects speed only and is not part of a cell's id.
 
-timm's blocks call `scaled_dot_product_attention`, and torch chooses a kernel for each call. Here the choice is said,
-narrowed where a recipe asks for it, and taken back afterwards. FlashAttention 4 and 3 are packages that torch can
-put in the place of its own kernel; version 2 is what torch itself carries.
+timm's blocks call `scaled_dot_product_attention`, and torch chooses a kernel for each call. This module reports the
+choice, restricts it if the recipe asks for that, and restores the previous state afterwards. FlashAttention 4 and 3 are
+packages that torch can use instead of its own kernel; version 2 is built into torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Attention = Literal["auto", "sdpa", "flash"]
 
 @dataclass(frozen=True)
 class FlashPackage:
-    """A FlashAttention that torch can activate: its name there, the module that must import, the GPUs it is for."""
+    """A FlashAttention package that torch can activate: torch's name, the module to import, and the supported GPUs."""
 
     name: str
     module: str
@@ -43,51 +43,52 @@ FLASH_PACKAGES = (
 
 
 class AttentionError(RuntimeError):
-    """The attention that a recipe asks for is not to be had here; the text says what is missing."""
+    """The attention kernel that the recipe asks for is not available; the message says what is missing."""
 
 
 @contextmanager
-def attention_kernel(wanted: Attention, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
-    """Run what is inside with the wanted attention, and give the name of what was chosen.
+def attention_kernel(attention: Attention, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    """Run the body of the `with` statement with the requested attention, and yield the name of the kernel.
 
-    `sdpa` leaves every choice to torch. `flash` allows FlashAttention alone: 4 or 3 where its package imports and fits
-    the GPU, else the version 2 in torch. `auto` takes 4 or 3 where it could, and otherwise leaves the choice to torch.
+    `sdpa` leaves every choice to torch. `flash` allows only FlashAttention: 4 or 3 if its package is installed and
+    supports the GPU, else torch's built-in version 2. `auto` uses 4 or 3 if possible, and else leaves the choice to
+    torch.
 
     Raises:
-        AttentionError: `flash` without a CUDA device, in float32, or with a torch that was built without it.
+        AttentionError: `flash` without a CUDA device, in float32, or with a torch build that lacks it.
     """
-    package = None if wanted == "sdpa" else _package_for(device, dtype)
-    if wanted == "flash" and package is None:
+    package = None if attention == "sdpa" else _package_for(device, dtype)
+    if attention == "flash" and package is None:
         _require_flash(device, dtype)
-    before = current_flash_attention_impl()
+    previous = current_flash_attention_impl()
     if package is not None:
         activate_flash_attention_impl(package.name)
     try:
-        if wanted == "flash":
+        if attention == "flash":
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
                 yield package.name if package else "FA2 (torch's own)"
         else:
             yield package.name if package else "sdpa"
     finally:
-        if package is not None and before != package.name:
+        if package is not None and previous != package.name:
             restore_flash_attention_impl()
 
 
 def installed_flash_packages() -> list[str]:
-    """Names of the FlashAttention packages that are installed, newest first."""
+    """List the names of the installed FlashAttention packages, newest first."""
     return [package.name for package in FLASH_PACKAGES if _is_installed(package.module)]
 
 
 def describe_choice(config: MaeConfig, device: torch.device, dtype: torch.dtype) -> str:
-    """The kernel that torch chooses for each attention of a training step, as "encoder 65 × 64 FLASH_ATTENTION, ...":
-    tokens × width of a head. Lengths are odd because of the class token; every fused kernel takes them."""
-    shapes = {
+    """Describe the kernel that torch chooses for each attention of a step: "encoder 65 × 64 FLASH_ATTENTION, ...",
+    tokens × head width. The class token makes the lengths odd; every fused kernel supports that."""
+    attentions = {
         "encoder": (config.visible_tokens, config.heads, config.width // config.heads),
         "decoder": (config.tokens, config.decoder_heads, config.decoder_width // config.decoder_heads),
     }
     return ", ".join(
         f"{part} {tokens} × {width} {_choice(tokens, heads, width, device, dtype)}"
-        for part, (tokens, heads, width) in shapes.items()
+        for part, (tokens, heads, width) in attentions.items()
     )
 
 
@@ -111,10 +112,10 @@ def _is_installed(module: str) -> bool:
 
 
 def _require_flash(device: torch.device, dtype: torch.dtype) -> None:
-    asked = "launch.attention is flash, but"
+    rule = "launch.attention is flash, but"
     if device.type != "cuda":
-        raise AttentionError(f"{asked} this run is on {device.type}: FlashAttention needs a CUDA GPU; use auto or sdpa")
+        raise AttentionError(f"{rule} this run is on {device.type}: FlashAttention needs a CUDA GPU; use auto or sdpa")
     if dtype not in (torch.bfloat16, torch.float16):
-        raise AttentionError(f"{asked} it has no {dtype} kernel: set train.precision to bf16, or use auto or sdpa")
+        raise AttentionError(f"{rule} it has no {dtype} kernel: set train.precision to bf16, or use auto or sdpa")
     if not torch.backends.cuda.is_flash_attention_available():
-        raise AttentionError(f"{asked} this torch was built without it and neither FA4 nor FA3 is installed")
+        raise AttentionError(f"{rule} this torch was built without it and neither FA4 nor FA3 is installed")

@@ -1,4 +1,4 @@
-"""Parts that the masked autoencoders share: patches, fixed positions, stacks of timm's blocks, initial weights.
+"""Layers shared by the masked autoencoders: patches, fixed positions, stacks of timm blocks and initial weights.
 
 Shapes: B batch, L tokens (patches), D width, C channels, H height, W width of an image, P patch side.
 """
@@ -15,15 +15,15 @@ TOKEN_STD = 0.02
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """Images (B, C, H, W) → patches (B, L, C·P·P), row by row; each patch holds channel after channel, so that it is
-    laid out like a patch convolution's kernel."""
+    """Cut images (B, C, H, W) into patches (B, L, C·P·P), row by row. Values are ordered by channel first, as in the
+    kernel of a patch convolution."""
     B, C, H, W = images.shape
     grid = images.reshape(B, C, H // patch, patch, W // patch, patch)
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * patch * patch)
 
 
 def unpatchify(patches: Tensor, patch: int) -> Tensor:
-    """The inverse of `patchify` for square images: (B, L, C·P·P) → (B, C, H, W)."""
+    """Invert `patchify` for square images: (B, L, C·P·P) → (B, C, H, W)."""
     B, L, values = patches.shape
     side, C = math.isqrt(L), values // patch**2
     grid = patches.reshape(B, side, side, C, patch, patch)
@@ -33,17 +33,17 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 def sincos_positions(grid: int, width: int, temperature: float = 10_000.0) -> Tensor:
     """Fixed 2-D sine-cosine positions (1, 1 + L, D) of a square grid; the class token's row comes first and is zero.
 
-    D quarters: sine of row, sine of column, cosine of row, cosine of column, each at D/4 wavelengths from 2π to
-    temperature·2π patches (timm's table; He et al. 2021 use the same numbers in another order of features).
+    Quarters of D: sine of row, sine of column, cosine of row, cosine of column, each at D/4 wavelengths from 2π to
+    temperature·2π patches (timm's table; He et al. 2021 use the same numbers with the features in a different order).
     """
     table = import_timm().layers.build_sincos2d_pos_embed([grid, grid], dim=width, temperature=temperature)
     return torch.cat([torch.zeros(1, width), table]).unsqueeze(0)
 
 
 class PatchEmbedding(nn.Module):
-    """Patches (B, L, C·P·P) → tokens (B, L, D): a patch convolution applied to patches already cut out.
+    """Patches (B, L, C·P·P) → tokens (B, L, D): a patch convolution applied to patches that are already cut out.
 
-    Hidden patches can so be dropped before they cost anything. Weights are named and shaped like those of timm's
+    Masked patches can therefore be dropped before they cost compute. Weights have the names and shapes of timm's
     `PatchEmbed`: `proj.weight` (D, C, P, P), `proj.bias` (D).
     """
 
@@ -56,10 +56,10 @@ class PatchEmbedding(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Leaves a block out for some of a batch's samples (Huang et al. 2016), as timm's `DropPath` does, but by noise
-    that comes with the batch: any number of ranks, in any split of the batch, leaves out the same.
+    """Skip a block for some samples of a batch (Huang et al. 2016), as timm's `DropPath` does, but based on noise that
+    comes with the batch, so that the same samples are skipped for any number of ranks and any split of the batch.
 
-    Set `noise` (B,) in [0, 1) before the block runs; without it, and in eval mode, no sample is left out.
+    Set `noise` (B,) in [0, 1) before the block runs; without it, and in eval mode, no sample is skipped.
     """
 
     def __init__(self, rate: float) -> None:
@@ -68,7 +68,7 @@ class StochasticDepth(nn.Module):
         self.noise: Tensor | None = None
 
     def forward(self, branch: Tensor) -> Tensor:
-        """What the block would add, (B, L, D): nothing with probability `rate`, else scaled to the same mean."""
+        """Zero a sample's residual branch (B, L, D) with probability `rate`, else scale it by 1/(1 - rate)."""
         if not self.training or self.noise is None or not self.rate:
             return branch
         keep = (self.noise >= self.rate).to(branch.dtype) * (1 / (1 - self.rate))  # (B,)
@@ -78,7 +78,7 @@ class StochasticDepth(nn.Module):
 def encoder_blocks(
     width: int, depth: int, heads: int, *, drop_path: float, layer_scale: float | None, qk_norm: bool
 ) -> nn.ModuleList:
-    """Parallel scaling blocks (attention and MLP side by side, Dehghani et al. 2023) without QKV bias.
+    """Build parallel scaling blocks (attention and MLP in parallel, Dehghani et al. 2023) without QKV bias.
 
     Stochastic depth rises linearly from 0 at the first block to `drop_path` at the last, as in timm and DeiT.
     """
@@ -94,30 +94,30 @@ def encoder_blocks(
 
 
 def decoder_blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """Standard pre-norm blocks with QKV bias and nothing else."""
+    """Build standard pre-norm blocks with QKV bias, without LayerScale, QK-norm or stochastic depth."""
     vision_transformer = import_timm().models.vision_transformer
     return nn.ModuleList(vision_transformer.Block(width, heads, MLP_RATIO, qkv_bias=True) for _ in range(depth))
 
 
 def layer_norm(width: int) -> nn.Module:
-    """timm's LayerNorm (eps 1e-6)."""
+    """Build timm's LayerNorm (eps 1e-6)."""
     norm: nn.Module = import_timm().layers.LayerNorm(width)
     return norm
 
 
 def initialise_weights(module: nn.Module) -> None:
-    """Give every weight below `module` its initial value, as He et al. (2021) do: Xavier uniform matrices (packed
-    projections and the patch convolution as one matrix each), zero biases, unit norms, LayerScale at its own value.
+    """Initialise every weight of `module` and its submodules as in He et al. (2021): Xavier uniform matrices (packed
+    projections and the patch convolution as one matrix each), zero biases, unit norms, LayerScale at its `init_values`.
 
-    Tokens and positions belong to the modules that own them. Draws from torch's global generator.
+    Tokens and positions are initialised by the modules that define them. Uses torch's global generator.
     """
     timm = import_timm()
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(part.weight.view(part.weight.shape[0], -1))
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.LayerNorm | timm.layers.LayerScale):
-            part.reset_parameters()
-        elif isinstance(part, timm.models.vision_transformer.ParallelScalingBlock):
-            nn.init.zeros_(part.mlp_bias)
+    for submodule in module.modules():
+        if isinstance(submodule, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(submodule.weight.view(submodule.weight.shape[0], -1))
+            if submodule.bias is not None:
+                nn.init.zeros_(submodule.bias)
+        elif isinstance(submodule, nn.LayerNorm | timm.layers.LayerScale):
+            submodule.reset_parameters()
+        elif isinstance(submodule, timm.models.vision_transformer.ParallelScalingBlock):
+            nn.init.zeros_(submodule.mlp_bias)

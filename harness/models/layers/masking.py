@@ -1,5 +1,6 @@
-"""Which patches the encoder sees, and which blocks it leaves out: random, but a pure function of a seed and a sample's
-place in the order.
+"""Random masks and noise for stochastic depth.
+
+Both are a pure function of a seed and a sample's position in the training order.
 
 Shapes: B batch, L tokens (patches), V visible tokens, D width.
 """
@@ -11,47 +12,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_MASKING_STREAM = 0x6D61736B  # sets these draws apart from any other use of the same seed and position
+_MASKING_STREAM = 0x6D61736B  # separates these draws from other uses of the same seed and position
 
 
 class Masking(NamedTuple):
-    """A choice of patches for each sample."""
+    """The visible and masked patches of each sample."""
 
-    visible: Tensor  # (B, V) indices of the visible patches, in the order in which the encoder gets them
+    visible: Tensor  # (B, V) indices of the visible patches, in the order of the encoder's input
     mask: Tensor  # (B, L) bool, True where masked
 
 
 def masking_noise(seed: int, positions: Iterable[int], values: int) -> Tensor:
-    """Noise (B, values) in [0, 1) on the CPU, one row per sample; a shorter row is the beginning of a longer one.
+    """Draw noise (B, values) in [0, 1) on the CPU, one row per sample; a shorter row is a prefix of a longer one.
 
-    A row depends on the seed and its sample's position in the training order alone, never on the batch around it, so
-    that any number of ranks, and a run resumed on another number of them, masks alike.
+    A row depends only on the seed and its sample's position in the training order, not on the rest of the batch: masks
+    are the same for any number of ranks, also if a run is resumed on a different number of them.
 
     Args:
         seed: non-negative.
-        positions: each sample's place in the order of training, counted over all epochs; non-negative.
-        values: L for the patches; in training `MaeConfig.noise_values`.
+        positions: each sample's position in the training order, counted over all epochs; non-negative.
+        values: numbers per row: L for the masks alone, `MaeConfig.noise_values` in training.
     """
     return torch.stack([_row(seed, position, values) for position in positions])
 
 
 def random_masking(noise: Tensor, visible_tokens: int) -> Masking:
-    """Keep the patches with the least noise: per sample a random choice without replacement (He et al. 2021, 3)."""
+    """Keep the patches with the least noise: random, without replacement, per sample (He et al. 2021, section 3)."""
     visible = noise.argsort(dim=1, stable=True)[:, :visible_tokens]
     mask = torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, False)
     return Masking(visible, mask)
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, L, D) at index (B, V) → (B, V, D)."""
+    """Gather tokens (B, L, D) at index (B, V) → (B, V, D)."""
     return tokens.gather(1, _over_features(index, tokens))
 
 
 def place_tokens(tokens: Tensor, index: Tensor, background: Tensor) -> Tensor:
-    """Lay tokens (B, V, D) at places index (B, V), no place twice, over a background (B, L, D) → (B, L, D).
+    """Scatter tokens (B, V, D) to distinct positions index (B, V) of a background (B, L, D) → (B, L, D).
 
-    A scatter and not a gather of tokens by place: its gradient is a plain gather, where that of a gather which reads
-    the one mask token three times in four would add up by atomics, in an order that changes from run to run.
+    A scatter has a plain gather as its gradient. A gather would read the same mask token for most positions, and its
+    gradient would be summed with atomics, in an order that changes from run to run.
     """
     return background.scatter(1, _over_features(index, tokens), tokens)
 

@@ -1,9 +1,10 @@
 """Batch normalisation by sub-batches: GhostBN (Hoffer et al. 2017), and AdaBN (Li et al. 2016) over plates.
 
-Batches are cut into sub-batches of consecutive crops, each normalised by its own statistics, so that neither the
-number of ranks nor of pieces changes a number. With batches of one plate in a sub-batch (`weighted_order.PlateOrder`)
-that is AdaBN in training. At inference GhostBN uses running statistics; AdaBN those of the plate at hand, which
-`plate_statistics` gathers beforehand, so that an embedding does not depend on what is embedded beside it.
+Batches are cut into sub-batches of consecutive crops, each normalised by its own statistics, so that results do not
+depend on the number of ranks or micro-batches. If each sub-batch comes from one plate
+(`shards.order.weighted_order.PlateOrder`), this is AdaBN in training. At inference, GhostBN uses running statistics
+and AdaBN those of the crop's plate. `plate_statistics` collects them beforehand, so that an embedding does not depend
+on the other crops of its batch.
 
 Shapes: B batch, G crops of a sub-batch, F features, H height, W width.
 """
@@ -20,11 +21,11 @@ from harness.models.layers.timm_import import import_timm
 
 
 class SubBatchNorm(nn.Module):
-    """BatchNorm and activation, by sub-batches. Keys: weight, bias, running_mean, running_var, as torch's.
+    """BatchNorm and activation, by sub-batches. Keys: weight, bias, running_mean, running_var, as in torch.
 
-    Running statistics move once per step, by the mean over all of the step's sub-batches (`commit_statistics`): a
-    forward pass only gathers. That makes them linear in what ranks see, so that their mean over ranks is what one rank
-    would have.
+    A forward pass only collects statistics; `commit_statistics` updates the running ones once per step, with the mean
+    over all sub-batches of the step. They are therefore linear in the data, and their mean over ranks equals the
+    statistics that a single rank would have.
     """
 
     running_mean: Tensor
@@ -36,37 +37,37 @@ class SubBatchNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
-        self.gathering = False  # statistics of a plate, in eval mode
-        self.plate: tuple[Tensor, Tensor] | None = None  # mean and variance, in place of the running ones
-        self._gathered: list[tuple[Tensor, Tensor]] = []  # of each sub-batch
+        self.gathering = False  # collecting the statistics of a plate, in eval mode
+        self.plate: tuple[Tensor, Tensor] | None = None  # mean and variance, used instead of the running ones
+        self._gathered: list[tuple[Tensor, Tensor]] = []  # mean and variance of each sub-batch
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, F, H, W) → the same shape.
+        """Normalise features (B, F, H, W) and apply the activation.
 
         Raises:
-            ValueError: in training, a batch that sub-batches do not divide.
+            ValueError: in training, if the batch does not divide into sub-batches.
         """
         if self.training and len(features) % self.group:
             raise ValueError(f"a batch of {len(features)} crops does not divide into sub-batches of {self.group}")
         if self.training or self.gathering:
-            normed = torch.cat([self._by_its_own(part) for part in torch.split(features, self.group)])
+            normed = torch.cat([self._normalise_by_itself(part) for part in torch.split(features, self.group)])
         else:
             mean, variance = self.plate or (self.running_mean, self.running_var)
             normed = nn.functional.batch_norm(features, mean, variance, self.weight, self.bias, eps=self.eps)
         activated: Tensor = self.activation(normed)
         return activated
 
-    def _by_its_own(self, part: Tensor) -> Tensor:
+    def _normalise_by_itself(self, sub_batch: Tensor) -> Tensor:
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
-        # A momentum of 1 leaves the sub-batch's own statistics, the variance unbiased as torch's running one is.
+        # A momentum of 1 stores the sub-batch's own statistics; its variance is unbiased, as torch's running one.
         normed = nn.functional.batch_norm(
-            part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+            sub_batch, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
         self._gathered.append((mean, variance))
         return normed
 
     def take_gathered(self) -> tuple[Tensor, Tensor] | None:
-        """The mean over the sub-batches since the last call, of their means and of their variances."""
+        """Return the average mean and variance of the sub-batches since the last call, and clear them."""
         if not self._gathered:
             return None
         means, variances = (torch.stack(parts).mean(dim=0) for parts in zip(*self._gathered, strict=True))
@@ -75,24 +76,24 @@ class SubBatchNorm(nn.Module):
 
     @torch.no_grad()
     def commit_statistics(self, skip: Tensor | None) -> None:
-        """Move the running statistics by what this step gathered, unless `skip`, a bool scalar, is True."""
+        """Update the running statistics with those of this step, unless `skip`, a bool scalar, is True."""
         gathered = self.take_gathered()
         if gathered is None:
             return
-        for running, seen in zip((self.running_mean, self.running_var), gathered, strict=True):
-            moved = torch.lerp(running, seen.to(running.dtype), self.momentum)
-            running.copy_(moved if skip is None else torch.where(skip, running, moved))
+        for running, step_mean in zip((self.running_mean, self.running_var), gathered, strict=True):
+            updated = torch.lerp(running, step_mean.to(running.dtype), self.momentum)
+            running.copy_(updated if skip is None else torch.where(skip, running, updated))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weight and variance 1, bias and mean 0."""
-        for one, zero in ((self.weight, self.bias), (self.running_var, self.running_mean)):
-            one.fill_(1)
-            zero.zero_()
+        """Set weight and variance to 1, bias and mean to 0."""
+        for scale, shift in ((self.weight, self.bias), (self.running_var, self.running_mean)):
+            scale.fill_(1)
+            shift.zero_()
 
 
 def by_sub_batches(module: nn.Module, group: int) -> nn.Module:
-    """Put a `SubBatchNorm` in the place of each BatchNorm below `module`, timm's with its activation; and return it."""
+    """Replace each BatchNorm below `module` (timm's including its activation) by a `SubBatchNorm`; return `module`."""
     with_activation = import_timm().layers.BatchNormAct2d
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
@@ -105,15 +106,15 @@ def by_sub_batches(module: nn.Module, group: int) -> nn.Module:
 
 
 def sub_batch_norms(module: nn.Module) -> list[SubBatchNorm]:
-    """All of them below `module`."""
-    return [part for part in module.modules() if isinstance(part, SubBatchNorm)]
+    """List every `SubBatchNorm` in `module`."""
+    return [submodule for submodule in module.modules() if isinstance(submodule, SubBatchNorm)]
 
 
 @contextmanager
 def plate_statistics(module: nn.Module, run: Callable[[], None]) -> Iterator[None]:
-    """AdaBN at inference: inside, `module` in eval mode normalises by the statistics of what `run` lets it see.
+    """AdaBN at inference: make `module`, in eval mode, normalise by the statistics of the crops that `run` feeds it.
 
-    They are the mean over sub-batches, as running statistics are; afterwards the running ones count again.
+    They are averaged over sub-batches, as the running statistics are. On exit the running statistics apply again.
     """
     norms = sub_batch_norms(module)
     for norm in norms:

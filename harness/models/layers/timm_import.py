@@ -1,7 +1,7 @@
-"""The one door to timm. It opens also where torchvision was built for CUDA and torch was not.
+"""Import timm, also if torchvision was built for CUDA and torch was not.
 
-torchvision's wheel from PyPI carries CUDA operators, which a CPU build of torch cannot load. `import torchvision`
-(hence `import timm`) then dies registering shape rules for `nms`, an operator nobody here calls.
+torchvision's wheel from PyPI has CUDA operators, which a CPU build of torch cannot load. `import torchvision` (and so
+`import timm`) then fails while it registers shape rules for `nms`, an operator that this package does not use.
 """
 
 import functools
@@ -17,10 +17,10 @@ _SCHEMAS = (
 
 
 def import_timm() -> ModuleType:
-    """Import timm, curing torchvision first where it needs that.
+    """Import timm, with a workaround for torchvision if needed.
 
     Raises:
-        ImportError, RuntimeError: whatever importing torchvision or timm raises, except the one error cured here.
+        ImportError, RuntimeError: errors of importing torchvision or timm, except the one that is worked around.
     """
     _import_torchvision()
     return importlib.import_module("timm")
@@ -32,18 +32,18 @@ def _import_torchvision() -> None:
     except RuntimeError as error:
         if str(error) != _MISSING_OPERATOR:
             raise
-        _forget_half_imported()
-        _operator_schemas()
+        _remove_partial_import()
+        _define_operators()
         importlib.import_module("torchvision")
 
 
-def _forget_half_imported() -> None:
+def _remove_partial_import() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
 
 
-@functools.cache  # the cache keeps the library alive: torch withdraws the operators of a collected one
-def _operator_schemas() -> object:
+@functools.cache  # keeps the library alive: torch removes its operators when it is garbage-collected
+def _define_operators() -> object:
     import torch
 
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
