@@ -1,1 +1,1 @@
-"""The networks."""
+"""Networks, their configurations, and the files of their weights."""

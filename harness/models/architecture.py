@@ -1,6 +1,6 @@
-"""From a grid cell's architecture to what its cost is counted from, to its configuration, and to its network.
+"""Registry of networks: turn a grid cell's architecture into its cost model, its configuration and its network.
 
-`KINDS` is the registry of networks. `cost_of` answers at once; `build` needs torch and imports it only then.
+`cost_of` does not need torch; `build` imports it when called.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of network: the class that counts its cost, and a function that imports its configuration and itself.
+    """One kind of network: its cost class, and a function that imports its configuration and network classes.
 
-    Both classes take their fields by name from the sections of the recipe.
+    The fields of the cost class and the configuration are taken by name from the sections of the recipe.
     """
 
     cost: type[System]
@@ -80,20 +80,20 @@ KINDS = {
 
 
 def cost_of(architecture: Architecture) -> System:
-    """What an architecture's compute is counted from. No torch."""
+    """Return the cost model of an architecture, which counts its parameters and compute. Does not import torch."""
     return configure(KINDS[architecture.model.kind].cost, architecture)
 
 
 def build(architecture: Architecture, pool: Pool = DEFAULT_POOL, classes: int = 0) -> Network:
-    """The network, its weights drawn from torch's global generator; a classifier's head has `classes`."""
+    """Build the network, initialised from torch's global generator; a classifier's head has `classes` outputs."""
     config, network = KINDS[architecture.model.kind].load()
     return network(configure(config, architecture, pool=pool, classes=classes))
 
 
 def configure(config: type[C], architecture: Architecture, **options: Any) -> C:  # noqa: ANN401  (fields of any type)
-    """A configuration whose fields are taken by name from `options`, the model's section and `mae`, in this order.
+    """Make a configuration; its fields are taken by name from `options`, the model's section and `mae`, in this order.
 
-    Fields that none of them has keep their default; options that the configuration has no field for are ignored.
+    Fields that none of them has keep their default; options without a field of that name are ignored.
     """
     values: dict[str, Any] = {}
     for field in fields(config):  # type: ignore[arg-type]  # C is a dataclass
@@ -108,10 +108,10 @@ def configure(config: type[C], architecture: Architecture, **options: Any) -> C:
 
 
 def initialise(network: Network, weights: Path | None) -> None:
-    """Fill a network that begins with weights from a file, if there is one.
+    """Load pretrained weights into a network, if a file is given.
 
     Raises:
-        harness.models.encoder_file.EncoderFileError: the file cannot be read safely, or does not fit.
+        harness.models.encoder_file.EncoderFileError: the file cannot be read safely, or does not match the network.
     """
     if weights is not None:
         from harness.models.classifier import DenseNetClassifier

@@ -1,4 +1,4 @@
-"""A vision transformer that gives the features of every block at once: what probes and searches for a block read.
+"""Features of every block of a vision transformer in one pass, for linear probes (`python -m harness.probe`).
 
 Shapes: B batch, C channels, S crop side, L tokens, D embedding width, K blocks.
 """
@@ -16,7 +16,7 @@ from harness.models.mae import MaskedAutoencoder, pooled
 
 @dataclass(frozen=True)
 class EveryBlockShape:
-    """As `harness.models.interface.NetworkConfig` asks."""
+    """Implements `harness.models.interface.NetworkConfig`."""
 
     crop: int
     mask_values: int
@@ -25,22 +25,22 @@ class EveryBlockShape:
 
 
 class EveryBlock(Network):
-    """Wraps a masked autoencoder; `embed` gives what it would give cut after each of its blocks in turn."""
+    """Wrap a masked autoencoder; `embed` concatenates the embeddings it would give if cut after each of its blocks."""
 
     def __init__(self, model: MaskedAutoencoder) -> None:
         super().__init__()
         self.model = model
-        shape = model.config
+        config = model.config
         self.config = EveryBlockShape(
-            shape.crop, shape.mask_values, shape.noise_values, shape.depth * shape.embedding_width
+            config.crop, config.mask_values, config.noise_values, config.depth * config.embedding_width
         )
 
     def embed(self, images: Tensor) -> Tensor:
-        """Self-standardised (B, C, S, S) → (B, K · D): each block in turn, its tokens normed and pooled."""
-        encoder, found = self.model.encoder, list[Tensor]()
+        """Self-standardised (B, C, S, S) → (B, K · D): the normed and pooled tokens of each block, in order."""
+        encoder, embeddings = self.model.encoder, list[Tensor]()
 
-        def keep(block: torch.nn.Module, given: object, tokens: Tensor) -> None:
-            found.append(pooled(encoder.norm(tokens), self.model.config.pool))
+        def keep(block: torch.nn.Module, inputs: object, tokens: Tensor) -> None:
+            embeddings.append(pooled(encoder.norm(tokens), self.model.config.pool))
 
         hooks = [block.register_forward_hook(keep) for block in encoder.blocks]
         try:
@@ -48,4 +48,4 @@ class EveryBlock(Network):
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.cat(found, dim=1)
+        return torch.cat(embeddings, dim=1)

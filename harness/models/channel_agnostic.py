@@ -1,14 +1,14 @@
-"""The channel-agnostic masked autoencoder (Kraus et al. 2024, 3.3): every channel gives tokens of its own.
+"""Channel-agnostic masked autoencoder (Kraus et al. 2024, section 3.3): each channel has its own tokens.
 
-One patch embedding serves all channels and positions repeat from channel to channel, so the encoder takes any number
-of channels in any order. Hidden patches are dropped before it. In the decoder each trained channel has a learned token
-and a stack of blocks; a shared cross-attention lets its tokens see those of all channels first.
+All channels share one patch embedding and the same positions, so the encoder takes any number of channels in any order.
+Masked patches are dropped before the encoder. In the decoder each trained channel has a learned token and its own stack
+of blocks; before the blocks, a shared cross-attention lets its tokens attend to those of all channels.
 
-Names and shapes are those of OpenPhenom (`openphenom.py` reads and writes its checkpoints). As there, an embedding is
-pooled from tokens without a final norm, and decoder norms have eps 1e-5.
+Names and shapes are those of OpenPhenom (`openphenom.py` reads and writes its checkpoints). As in OpenPhenom, an
+embedding is pooled from tokens without a final norm, and decoder norms have eps 1e-5.
 
-Shapes: B batch, C channels, N places of a channel, L = C·N tokens, V visible tokens, D encoder width, E decoder width,
-P patch side, H height, W width of an image.
+Shapes: B batch, C channels, N patches of a channel, L = C·N tokens, V visible tokens, D encoder width, E decoder
+width, P patch side, H height, W width of an image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.models.mae import MaeOutput, Reconstruction, pooled
 
 
 class FrozenNorm(nn.Module):
-    """A LayerNorm's weights that nothing trains or uses: they keep a place in the file."""
+    """Weights of an unused LayerNorm, kept as buffers so that state_dict keys match OpenPhenom's."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class FrozenNorm(nn.Module):
 
 
 class VitBackbone(nn.Module):
-    """Patches of any channels → tokens."""
+    """Encoder: patches of any channels → tokens."""
 
     pos_embed: Tensor
 
@@ -64,7 +64,7 @@ class VitBackbone(nn.Module):
         self.fc_norm = FrozenNorm(config.width)
 
     def forward(self, patches: Tensor, index: Tensor, depth_noise: Tensor | None = None) -> Tensor:
-        """Patches (B, V, P·P) at places index (B, V) of L → tokens (B, 1 + V, D), the class token first."""
+        """Patches (B, V, P·P) at positions index (B, V) of L → tokens (B, 1 + V, D), the class token first."""
         positions = self.pos_embed[0, 1 : 1 + self.config.patches][index % self.config.patches]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         tokens = torch.cat([class_token, self.patch_embed(patches) + positions], dim=1)
@@ -76,7 +76,7 @@ class VitBackbone(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """One channel's tokens look at those of all channels, through torch's fused attention."""
+    """Attention of one channel's tokens to those of all channels, with torch's fused attention."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,12 +86,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Queries (B, N, E); keys and values (B, heads, L, E / heads) from `context` → (B, N, E)."""
-        seen = nn.functional.scaled_dot_product_attention(self._heads(self.q(queries)), keys, values)
-        mixed: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        attended = nn.functional.scaled_dot_product_attention(self._heads(self.q(queries)), keys, values)
+        mixed: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return mixed
 
     def context(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of tokens (B, L, E), which all channels share."""
+        """Compute keys and values of tokens (B, L, E), which all channels share."""
         keys, values = self.kv(tokens).chunk(2, dim=-1)
         return self._heads(keys), self._heads(values)
 
@@ -101,7 +101,7 @@ class CrossAttention(nn.Module):
 
 
 class ChannelDecoder(nn.Module):
-    """Tokens of the visible patches → features of all patches of the trained channels."""
+    """Decoder: tokens of the visible patches → features of all patches of the trained channels."""
 
     pos_embeddings: Tensor
 
@@ -111,7 +111,7 @@ class ChannelDecoder(nn.Module):
         block = timm.models.vision_transformer.Block
         self.config = config
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.register_buffer("placeholder", torch.zeros(1, 1, width))  # the class token's, in place of a channel's
+        self.register_buffer("placeholder", torch.zeros(1, 1, width))  # the class token's modality token
         self.register_buffer("pos_embeddings", torch.empty(1, 1 + config.decoders * config.patches, width))
         self.modality_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, width)) for _ in range(config.decoders))
         self.cross_attention = CrossAttention(width)
@@ -126,17 +126,17 @@ class ChannelDecoder(nn.Module):
         self.context_norm, self.query_norm, self.out_norm = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, embedded: Tensor, visible: Tensor, channels: Sequence[int]) -> Tensor:
-        """Embedded (B, 1 + V, E), the patches at places visible (B, V) → features (B, L, E).
+        """Embedded (B, 1 + V, E), the patches at positions visible (B, V) → features (B, L, E).
 
-        `channels` names the decoder of each channel of the images.
+        `channels` gives the decoder of each channel of the images, by number.
         """
-        B, places = len(embedded), self.config.patches
-        hidden = self.mask_token.to(embedded.dtype).expand(B, places * len(channels), -1)
-        tokens = place_tokens(embedded[:, 1:], visible, hidden).reshape(B, len(channels), places, -1)
+        B, N = len(embedded), self.config.patches
+        mask_tokens = self.mask_token.to(embedded.dtype).expand(B, N * len(channels), -1)
+        tokens = place_tokens(embedded[:, 1:], visible, mask_tokens).reshape(B, len(channels), N, -1)
         learned = torch.stack([self.modality_tokens[c] for c in channels], dim=1)  # (1, C, 1, E)
-        tokens = tokens + self.pos_embeddings[:, None, 1 : 1 + places] + learned  # (B, C, N, E)
+        tokens = tokens + self.pos_embeddings[:, None, 1 : 1 + N] + learned  # (B, C, N, E)
         keys, values = self.cross_attention.context(self.context_norm(tokens.flatten(1, 2)))
-        found = []
+        channel_features = []
         for number, channel in enumerate(channels):
             features = self.cross_attention(self.query_norm(tokens[:, number]), keys, values)
             features = features + self.mlp(self.out_norm(features))
@@ -144,12 +144,12 @@ class ChannelDecoder(nn.Module):
             assert isinstance(stack, nn.ModuleList)
             for block in stack:
                 features = block(features)
-            found.append(features)
-        return torch.cat(found, dim=1)
+            channel_features.append(features)
+        return torch.cat(channel_features, dim=1)
 
 
 class ChannelAgnosticMae(Network):
-    """CA-MAE on self-standardised images. Randomness follows from `noise` alone, as in `mae.MaskedAutoencoder`.
+    """CA-MAE on self-standardised images. Random choices depend only on `noise`, as in `mae.MaskedAutoencoder`.
 
     state_dict keys, c counting trained channels, n and m blocks from 0:
         encoder.vit_backbone.{cls_token, pos_embed, patch_embed.proj.{weight,bias}, fc_norm.{weight,bias}, blocks.n.*}
@@ -170,14 +170,14 @@ class ChannelAgnosticMae(Network):
         self.reset_parameters()
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> MaeOutput:
-        """One training pass on the trained channels of images (B, C, H, W).
+        """Run a training pass on the trained channels of images (B, C, H, W).
 
         Args:
-            noise: (B, L), in training mode (B, `config.noise_values`); per sample, the patches with the most noise of
-                all channels together are hidden.
+            noise: (B, L), in training mode (B, `config.noise_values`); per sample, the patches with the most noise,
+                over all channels, are masked.
 
         Raises:
-            ValueError: images or noise of another shape than the configuration's.
+            ValueError: the shape of images or noise is not that of the configuration.
         """
         self._check(images, self.config.channels)
         target = self._patches(images[:, list(self.config.learned)])
@@ -193,34 +193,34 @@ class ChannelAgnosticMae(Network):
         return MaeOutput(loss, reconstruction, fourier, prediction, masking.mask)
 
     def embed(self, images: Tensor) -> Tensor:
-        """One vector per image from any number of channels in any order: (B, C, H, W) → (B, D)."""
+        """Embed images with any number of channels in any order: (B, C, H, W) → (B, D)."""
         return pooled(self._tokens(images), self.config.pool)
 
     def embed_channels(self, images: Tensor) -> Tensor:
-        """The mean of each channel's tokens apart, all channels having seen one another: (B, C, H, W) → (B, C, D)."""
+        """Average each channel's tokens separately, after attention over all channels: (B, C, H, W) → (B, C, D)."""
         tokens = self._tokens(images)[:, 1:]
         return tokens.reshape(*images.shape[:2], self.config.patches, -1).mean(dim=2)
 
     def reconstruct(self, images: Tensor, noise: Tensor, decoders: Sequence[int] | None = None) -> Reconstruction:
-        """Fill in the hidden patches, for a figure; the mask is (B, C, H, W), as each channel hides its own.
+        """Predict the masked patches, for a figure; the mask is (B, C, H, W), as each channel has its own.
 
         Args:
-            noise: (B, L), L of the channels that are filled in.
-            decoders: the trained channel that decodes each channel of the images, for images of other channels or
-                another order. None: those of training; channels that it never saw stay as they came.
+            noise: (B, L), L of the channels that are reconstructed.
+            decoders: number of the decoder for each channel of the images, if they have other channels or another
+                order than in training. None: those of training; channels without a decoder are copied unchanged.
         """
         self._check(images, self.config.channels if decoders is None else len(decoders))
-        chosen = list(self.config.learned) if decoders is None else list(range(images.shape[1]))
-        target = self._patches(images[:, chosen])
+        decoded = list(self.config.learned) if decoders is None else list(range(images.shape[1]))
+        target = self._patches(images[:, decoded])
         prediction, masking = self._predict(target, noise, decoders or range(self.config.decoders))
         merged = torch.where(masking.mask.unsqueeze(-1), prediction.to(target.dtype), target)
         hidden = masking.mask.unsqueeze(-1).expand(-1, -1, self.config.patch**2)
         image, mask = images.clone(), torch.zeros_like(images, dtype=torch.bool)
-        image[:, chosen], mask[:, chosen] = self._images(merged), self._images(hidden)
+        image[:, decoded], mask[:, decoded] = self._images(merged), self._images(hidden)
         return Reconstruction(image, mask)
 
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
-        """The masked error of predicting each channel's mean."""
+        """Return the masked error of predicting each channel's mean."""
         assert isinstance(output, MaeOutput)
         target = self._patches(images[:, list(self.config.learned)])
         return losses.masked_mse(torch.zeros_like(target), target, output.mask)
@@ -240,12 +240,12 @@ class ChannelAgnosticMae(Network):
 
     @property
     def _backbone(self) -> VitBackbone:
-        found = self.encoder["vit_backbone"]
-        assert isinstance(found, VitBackbone)
-        return found
+        backbone = self.encoder["vit_backbone"]
+        assert isinstance(backbone, VitBackbone)
+        return backbone
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """All tokens of images of any channels, (B, 1 + L, D)."""
+        """Encode images of any channels to all their tokens, (B, 1 + L, D)."""
         self._check(images, images.shape[1])
         patches = self._patches(images)
         index = torch.arange(patches.shape[1], device=images.device).expand(len(patches), -1)
@@ -253,17 +253,17 @@ class ChannelAgnosticMae(Network):
         return tokens
 
     def _check(self, images: Tensor, channels: int) -> None:
-        wanted = (len(images), channels, self.config.crop, self.config.crop)
-        if images.shape != wanted:
-            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
+        expected = (len(images), channels, self.config.crop, self.config.crop)
+        if images.shape != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
 
     def _patches(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, L, P·P), channel after channel."""
+        """(B, C, H, W) → (B, L, P·P), ordered by channel first."""
         B, C = images.shape[:2]
         return patchify(images.flatten(0, 1).unsqueeze(1), self.config.patch).reshape(B, C * self.config.patches, -1)
 
     def _images(self, patches: Tensor) -> Tensor:
-        """The inverse of `_patches`."""
+        """Invert `_patches`."""
         B, L, values = patches.shape
         images = unpatchify(patches.reshape(-1, self.config.patches, values), self.config.patch)  # (B·C, 1, H, W)
         return images.reshape(B, L // self.config.patches, *images.shape[2:])
@@ -282,7 +282,7 @@ class ChannelAgnosticMae(Network):
 def positions(config: ChannelAgnosticConfig, width: int, channels: int) -> Tensor:
     """Fixed sine-cosine positions (1, 1 + channels·N, width), zero for the class token, the same for every channel.
 
-    Quarters of a row: sine and cosine of the row, sine and cosine of the column (OpenPhenom's order).
+    Quarters of the width: sine and cosine of the row, sine and cosine of the column (OpenPhenom's order).
     """
     table = sincos_positions(config.grid, width, config.position_temperature)
     row_sin, column_sin, row_cos, column_cos = table.chunk(4, dim=-1)

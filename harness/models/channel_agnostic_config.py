@@ -1,4 +1,4 @@
-"""The configuration of a channel-agnostic masked autoencoder, in plain numbers: no torch here."""
+"""Configuration of the channel-agnostic masked autoencoder. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from harness.models.config import EncoderConfig
 from harness.recipe.fields import default_of
 from harness.recipe.models import ChannelAgnostic, FourierNorm, Mae
 
-OPENPHENOM_CHANNELS = 11  # entries of its table of encoder positions
+OPENPHENOM_CHANNELS = 11  # channels in OpenPhenom's table of encoder positions
 CROSS_ATTENTION_HEADS = 8
 
 
 @dataclass(frozen=True)
 class ChannelAgnosticConfig(EncoderConfig, ChannelAgnosticMae):
-    """Everything that shapes a CA-MAE and its loss; fields that a `MaeConfig` has too mean the same.
+    """Configuration of a CA-MAE and its loss; fields shared with `MaeConfig` have the same meaning.
 
     Attributes:
-        channels: of the images that training reads.
-        train_channels: those of them, by number, that the model learns from, each with a decoder of its own; None: all.
-        max_channels: of the encoder's table of positions. It repeats, so images may have more.
+        channels: number of channels of the training images.
+        train_channels: numbers of the channels that the model is trained on, each with its own decoder; None: all.
+        max_channels: channels in the encoder's table of positions. The table repeats, so images may have more.
 
     Raises:
-        ValueError: fields that make no network.
+        ValueError: no network can be built from these fields.
     """
 
     max_channels: int = OPENPHENOM_CHANNELS
@@ -43,10 +43,10 @@ class ChannelAgnosticConfig(EncoderConfig, ChannelAgnosticMae):
 
     @property
     def learned(self) -> tuple[int, ...]:
-        """The channels that the model learns from, by number."""
+        """Numbers of the channels that the model is trained on."""
         return tuple(range(self.channels)) if self.train_channels is None else self.train_channels
 
     @property
     def mask_values(self) -> int:
-        """One for each patch that may be hidden: those of all trained channels."""
+        """Random numbers that rank the patches for masking: one for each patch of the trained channels."""
         return self.decoders * self.patches

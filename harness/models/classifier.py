@@ -1,7 +1,7 @@
-"""Weakly supervised classifiers (supplement A.2.1): which perturbation does this crop show? Their trunk embeds.
+"""Weakly supervised classifiers of a crop's perturbation (supplement A.2.1); their trunk gives the embeddings.
 
-timm's densenet161 for any number of channels, its batch normalisation by sub-batches (`norms.py`), or the encoder of
-the MAE-ViTs. ImageNet weights come from a file (`pretrained.py`); nothing is ever downloaded.
+The trunk is timm's densenet161 for any number of channels, normalised by sub-batches (`layers/sub_batch_norm.py`), or
+the encoder of the MAE-ViTs. ImageNet weights come from a file (`pretrained.py`); nothing is downloaded.
 
 Shapes: B batch, C channels, S crop side, D embedding width, K classes, N values of noise.
 """
@@ -30,14 +30,14 @@ from harness.recipe.fields import default_of
 
 @dataclass(frozen=True)
 class DenseNetConfig(systems.DenseNet161):
-    """Everything that shapes a DenseNet classifier.
+    """Configuration of a DenseNet classifier.
 
     Attributes:
-        classes: perturbations to tell apart; 0 for a trunk alone, which embeds.
-        embedding: width of a linear layer between the 2,208 features and the head, which then is the embedding.
-        growth, layers: features that a layer adds (twice as many to begin with), layers of each block; DenseNet-161's.
-        group: crops of a sub-batch of the normalisation; 16 in the paper.
-        adaptive: AdaBN: statistics of a plate at inference.
+        classes: number of perturbations; 0 for a trunk without a head, which only embeds.
+        embedding: width of an optional linear layer from the 2,208 features to the head; its output is the embedding.
+        growth, layers: features added per layer (the stem has twice as many), layers of each block; as DenseNet-161.
+        group: crops in a sub-batch of the normalisation; 16 in the paper.
+        adaptive: AdaBN: use the statistics of a plate at inference.
     """
 
     group: int = default_of(sections.DenseNet, "group")
@@ -45,12 +45,12 @@ class DenseNetConfig(systems.DenseNet161):
 
     @property
     def mask_values(self) -> int:
-        """No patch is ever hidden."""
+        """0: no patch is masked."""
         return 0
 
     @property
     def noise_values(self) -> int:
-        """Nothing is random."""
+        """0: nothing is random."""
         return 0
 
     @property
@@ -61,13 +61,13 @@ class DenseNetConfig(systems.DenseNet161):
 
 @dataclass(frozen=True)
 class VitClassifierConfig(EncoderConfig, systems.VitClassifier):
-    """A classifier with the encoder of a MAE-ViT; `classes` as in `DenseNetConfig`."""
+    """Configuration of a classifier with the encoder of a MAE-ViT; `classes` as in `DenseNetConfig`."""
 
     classes: int = 0
 
 
 class ClassifierOutput(NamedTuple):
-    """What one pass gives."""
+    """Result of a forward pass."""
 
     loss: Tensor  # scalar: cross-entropy
     logits: Tensor  # (B, K)
@@ -79,39 +79,39 @@ class ClassifierOutput(NamedTuple):
 
 
 class Classifier(Network):
-    """A trunk and a linear head. Training takes each crop's label; noise is for stochastic depth."""
+    """A trunk and a linear head. Training needs the label of each crop; noise is used for stochastic depth."""
 
     config: DenseNetConfig | VitClassifierConfig
     head: nn.Module
 
     def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
-        """(B, C, S, S) → (B, D)."""
+        """Compute the trunk's features: (B, C, S, S) → (B, D)."""
         raise TypeError(f"{type(self).__name__} has no trunk")
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> ClassifierOutput:
-        """One pass: images (B, C, S, S), self-standardised; noise (B, N); labels (B,), class numbers.
+        """Run a training pass: images (B, C, S, S), self-standardised; noise (B, N); labels (B,), class numbers.
 
         Raises:
-            ValueError: a model without classes, or no labels.
+            ValueError: the model has no classes, or no labels are given.
         """
         if not self.config.classes:
-            raise ValueError("this classifier has no classes: it embeds, and cannot be trained")
+            raise ValueError("this classifier has no classes: it only embeds and cannot be trained")
         if labels is None:
             raise ValueError("a classifier's training pass takes labels")
         logits = self.head(self.features(images, noise))
         return ClassifierOutput(nn.functional.cross_entropy(at_least_single(logits), labels), logits)
 
     def embed(self, images: Tensor) -> Tensor:
-        """What the head decides from: (B, D)."""
+        """Return the features that the head classifies: (B, D)."""
         return self.features(images)
 
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
-        """The cross-entropy of holding every class for as likely as any other: log K."""
+        """Return the cross-entropy of a uniform prediction over the classes: log K."""
         return torch.full((), math.log(self.config.classes), device=images.device)
 
 
 class DenseNetClassifier(Classifier):
-    """timm's DenseNet-161. Keys: `trunk.` and timm's own, `neck.*` of the linear layer, `head.*`."""
+    """timm's DenseNet-161. Keys: `trunk.` followed by timm's keys, `neck.*` of the linear layer, `head.*`."""
 
     config: DenseNetConfig
 
@@ -129,11 +129,11 @@ class DenseNetClassifier(Classifier):
         self.group, self.adaptive = config.group, config.adaptive
 
     def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
-        wanted = (len(images), self.config.channels, self.config.crop, self.config.crop)
-        if images.shape != wanted:
-            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
-        found: Tensor = self.neck(self.trunk(images))
-        return found
+        expected = (len(images), self.config.channels, self.config.crop, self.config.crop)
+        if images.shape != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
+        features: Tensor = self.neck(self.trunk(images))
+        return features
 
     def commit_statistics(self, skip: Tensor | None) -> None:
         for norm in self._norms:
@@ -147,7 +147,7 @@ class DenseNetClassifier(Classifier):
 
 
 class VitClassifier(Classifier):
-    """The MAE encoder on all patches, and a head on its pooled tokens. Keys: `encoder.*` as a MAE's, `head.*`."""
+    """The MAE encoder on all patches, and a head on its pooled tokens. Keys: `encoder.*` as in a MAE, `head.*`."""
 
     config: VitClassifierConfig
 
@@ -166,5 +166,5 @@ class VitClassifier(Classifier):
 
 
 def linear_head(width: int, classes: int) -> nn.Module:
-    """From an embedding to classes; nothing where there are none."""
+    """Build the layer from embedding to classes; the identity if there are no classes."""
     return nn.Linear(width, classes) if classes else nn.Identity()

@@ -1,7 +1,7 @@
-"""The configuration of vision transformers, in plain numbers: no torch here, so that planning starts fast.
+"""Configurations of the vision transformers. Does not import torch, so that planning starts fast.
 
-A configuration extends what its cost is counted from (`analysis.compute`), so it is a `System` itself. Every default
-is that of the recipe's schema or of the class that counts the cost.
+A configuration extends the class that counts its cost (`analysis.compute`), so it is itself a `System`. Every default
+is that of the recipe's schema or of the cost class.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _VIT: dict[VitSize, tuple[int, int, int, float]] = {
 
 @dataclass(frozen=True)
 class EncoderConfig(Vit):
-    """The encoder that the study's vision transformers share.
+    """Configuration of the encoder that the vision transformers share.
 
     Attributes:
-        width, depth, heads: of the encoder.
+        width, depth, heads: size of the encoder.
         patch: side of a square patch, pixels.
         crop: side of a square crop, pixels.
-        channels: of an image; one patch holds all of them.
-        drop_path: stochastic depth of the last encoder block; earlier blocks rise linearly from 0.
-        layer_scale: initial LayerScale of the encoder blocks; None leaves it out.
+        channels: channels of an image; a patch has all of them.
+        drop_path: stochastic depth of the last encoder block; it rises linearly from 0 at the first block.
+        layer_scale: initial LayerScale of the encoder blocks; None for no LayerScale.
         qk_norm: LayerNorm on each encoder head's queries and keys.
         position_temperature: longest wavelength of the fixed positions, in units of 2π patches.
-        pool: how tokens become one embedding: class token, mean of patch tokens, their standard deviation, or both
-            side by side. Always after the final norm.
+        pool: how tokens become one embedding: class token, mean of the patch tokens, their standard deviation, or mean
+            and standard deviation concatenated. Always after the final norm.
 
     Raises:
-        ValueError: a field, or two fields together, make no network; the message says which and what would do.
+        ValueError: no network can be built from a field or a pair of fields; the message names them and the rule.
     """
 
     drop_path: float = default_of(VitSection, "drop_path")
@@ -54,8 +54,8 @@ class EncoderConfig(Vit):
         for name in ("width", "depth", "heads", "patch", "crop", "channels"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "at least 0 and below 1")
-        scale, waves = self.layer_scale, self.position_temperature
-        require(waves > 1, "position_temperature", waves, "above 1")
+        scale, temperature = self.layer_scale, self.position_temperature
+        require(temperature > 1, "position_temperature", temperature, "above 1")
         require(scale is None or scale > 0, "layer_scale", scale, "positive, or None for no LayerScale")
         require(self.pool in get_args(Pool), "pool", self.pool, f"one of {get_args(Pool)}")
         require_width("width", self.width, "heads", self.heads)
@@ -69,12 +69,12 @@ class EncoderConfig(Vit):
 
     @property
     def mask_values(self) -> int:
-        """Random numbers that rank a crop's patches for masking: none, where nothing is ever hidden."""
+        """Random numbers that rank a crop's patches for masking: 0, as nothing is masked."""
         return 0
 
     @property
     def noise_values(self) -> int:
-        """Random numbers that a crop takes in training: the mask's, and one per block under stochastic depth."""
+        """Random numbers that a crop needs in training: the mask's, and one per block with stochastic depth."""
         return self.mask_values + (self.depth if self.drop_path else 0)
 
     @property
@@ -85,16 +85,16 @@ class EncoderConfig(Vit):
 
 @dataclass(frozen=True)
 class MaeConfig(EncoderConfig, VitMae):
-    """Everything that shapes a MAE-ViT and its loss.
+    """Configuration of a MAE-ViT and its loss.
 
     Attributes:
-        decoder_width, decoder_depth, decoder_heads: of the decoder.
-        mask_ratio: share of patches hidden from the encoder.
+        decoder_width, decoder_depth, decoder_heads: size of the decoder.
+        mask_ratio: fraction of the patches that are masked.
         fourier_weight: alpha of (1 - alpha) L_MAE + alpha L_FT; 0 for plain models, 0.01 for "+".
-        fourier_mode: transform each patch, or the complete image with visible patches pasted in.
-        fourier_norm: torch's name of the transform's scale. "ortho" keeps magnitudes at the size of pixels whatever
-            the patch; "backward" does not scale, which makes the term `patch` (mode "image": `crop`) times as heavy.
-            The paper does not say which its alpha belongs to.
+        fourier_mode: transform each patch, or the complete image with the visible patches pasted in.
+        fourier_norm: `torch.fft` normalisation mode. "ortho" keeps magnitudes on the scale of pixels for every patch
+            side; "backward" does not scale, which makes the term `patch` (mode "image": `crop`) times as large. The
+            paper does not say which of them its alpha refers to.
 
     Raises:
         ValueError: as `EncoderConfig`.
@@ -121,7 +121,7 @@ class MaeConfig(EncoderConfig, VitMae):
 
     @property
     def mask_values(self) -> int:
-        """One for each patch, the class token not counted."""
+        """Random numbers that rank a crop's patches for masking: one per patch, without the class token."""
         return self.patches
 
 
@@ -132,10 +132,10 @@ PAPER_MODELS: tuple[str, ...] = tuple(
 
 
 def named_config(name: str) -> MaeConfig:
-    """The MAE-ViT of a name as in the paper's tables: size, patch, and "+" for the Fourier loss.
+    """Return the MAE-ViT with a name from the paper's tables: size, patch, and "+" for the Fourier loss.
 
     Raises:
-        ValueError: no such model; the message lists those there are.
+        ValueError: no such model; the message lists the known ones.
     """
     parts = re.fullmatch(r"([SBL])/(16|8)(\+?)", name)
     if parts is None:
@@ -145,7 +145,7 @@ def named_config(name: str) -> MaeConfig:
 
 
 def vit_config(size: VitSize, patch: int, *, plus: bool = False) -> MaeConfig:
-    """One of the paper's MAE-ViTs (supplement A.2.3); "+" adds the Fourier loss at alpha = 0.01.
+    """Return one of the paper's MAE-ViTs (supplement A.2.3); "+" adds the Fourier loss at alpha = 0.01.
 
     Raises:
         ValueError: no such size.
@@ -160,12 +160,12 @@ def vit_config(size: VitSize, patch: int, *, plus: bool = False) -> MaeConfig:
 
 
 def require(holds: bool, field: str, value: object, rule: str) -> None:
-    """Raise ValueError unless `holds`: «field is value: it must be rule»."""
+    """Raise ValueError unless `holds`: "field is value: it must be rule"."""
     if not holds:
         raise ValueError(f"{field} is {value!r}: it must be {rule}")
 
 
 def require_width(field: str, width: int, heads_field: str, heads: int) -> None:
-    """Raise ValueError unless a width can be split over heads and carry 2-D sine-cosine positions."""
+    """Raise ValueError unless a width can be split over heads and has room for 2-D sine-cosine positions."""
     require(width % heads == 0, field, width, f"a multiple of {heads_field} ({heads})")
     require(width % 4 == 0, field, width, "a multiple of 4 (sine and cosine of two axes)")

@@ -1,7 +1,7 @@
-"""An encoder in one file: safetensors whose header says how to build it. Reading it needs no recipe and no pickle.
+"""Save and load an encoder as one safetensors file with its configuration in the header, without recipe or pickle.
 
 Keys are those of timm's `VisionTransformer` with `block_fn=ParallelScalingBlock` (docs/models.md lists them). The
-header's metadata holds `format`, `config` (JSON of `MaeConfig`), `value_range` (JSON) and whatever the writer adds.
+header's metadata holds `format`, `config` (JSON of `MaeConfig`), `value_range` (JSON) and the caller's notes.
 
 Shapes: B batch, C channels, H height, W width, L tokens (patches), D width.
 """
@@ -35,19 +35,19 @@ _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 
 
 class EncoderFileError(ValueError):
-    """A file that is no encoder of ours; the text names it and says what it is instead."""
+    """A file is not an encoder of this project; the message names the file and the problem."""
 
 
 class SelfStandardise(nn.Module):
-    """Pixels (B, C, H, W) or (C, H, W) → what the encoder was trained on: every image and channel at mean 0 and
-    variance 1 (`loader.transform.self_standardise`). Give it pixels as they were imaged, neither scaled nor clipped."""
+    """Standardise pixels (B, C, H, W) or (C, H, W) as in training: every image and channel to mean 0 and variance 1
+    (`shards.loader.transform.self_standardise`). The input is raw pixels, neither scaled nor clipped."""
 
     def __init__(self, value_range: float | None = None) -> None:
         super().__init__()
         self.value_range = value_range
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises ValueError for floating point images where no value range is known."""
+        """Standardise images; ValueError for floating point images if no value range is known."""
         batch = images if images.ndim == 4 else images.unsqueeze(0)
         standardised = self_standardise(batch, self.value_range)
         return standardised if images.ndim == 4 else standardised[0]
@@ -61,10 +61,10 @@ def save_encoder(
     value_range: float | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an encoder's weights, named as in `MaskedAutoencoder.encoder.state_dict()`, whole or not at all.
+    """Write an encoder's weights atomically, named as in `MaskedAutoencoder.encoder.state_dict()`.
 
     Raises:
-        EncoderFileError: weights that the configuration does not have, or not all that it has.
+        EncoderFileError: names or shapes of the weights are not those of the configuration.
     """
     from safetensors.torch import save
 
@@ -77,29 +77,29 @@ def save_encoder(
 
 
 def cut_encoder(weights: Mapping[str, Tensor], config: MaeConfig, blocks: int) -> tuple[dict[str, Tensor], MaeConfig]:
-    """An encoder's first `blocks` blocks, followed by its final norm: weights and configuration for `save_encoder`.
+    """Keep an encoder's first `blocks` blocks and its final norm: weights and configuration for `save_encoder`.
 
-    A linear probe often reads more from a block before the last (`analysis.probes`); this is how to keep that encoder.
+    A linear probe often scores higher on a block before the last (`analysis.probes`); this makes an encoder of it.
 
     Raises:
-        EncoderFileError: it has no block of that number.
+        EncoderFileError: the encoder has no block of that number.
     """
     if not 1 <= blocks <= config.depth:
         raise EncoderFileError(f"an encoder of {config.depth} blocks cannot be cut after block {blocks}")
     dropped = tuple(f"blocks.{number}." for number in range(blocks, config.depth))
     kept = {name: value for name, value in weights.items() if not name.startswith(dropped)}
-    drop_path = config.drop_path * (blocks - 1) / max(1, config.depth - 1)  # it rises with depth
+    drop_path = config.drop_path * (blocks - 1) / max(1, config.depth - 1)  # the rate rises linearly with depth
     return kept, replace(config, depth=blocks, drop_path=drop_path)
 
 
 def load_encoder(path: Path | str) -> VisionTransformer:
-    """A plain timm `VisionTransformer` in eval mode: `forward_features` gives normed tokens (B, 1 + L, D), the class
-    token first, and `forward` one vector per image, pooled as the model's recipe pooled.
+    """Load a timm `VisionTransformer` in eval mode: `forward_features` gives normed tokens (B, 1 + L, D), the class
+    token first, and `forward` one vector per image, pooled as in the model's recipe.
 
-    It takes self-standardised crops: `load_transform(path)` makes them. `model.pretrained_cfg` holds the metadata.
+    Its input is self-standardised crops, which `load_transform(path)` makes. `model.pretrained_cfg` is the metadata.
 
     Raises:
-        EncoderFileError: a pickle, a file that is damaged or foreign, or one whose tensors do not fit its header.
+        EncoderFileError: the file is a pickle, damaged, not an encoder, or its tensors do not match its header.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -111,29 +111,29 @@ def load_encoder(path: Path | str) -> VisionTransformer:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise EncoderFileError(f"{path}: damaged: {error}") from error
-    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise EncoderFileError(f"{path}: {broken[0]} holds NaN or infinity: this model's training broke")
+    nonfinite = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if nonfinite:
+        raise EncoderFileError(f"{path}: {nonfinite[0]} holds NaN or infinity: the model's training diverged")
     model.load_state_dict(weights, assign=True)
-    model.pos_embed.requires_grad_(False)  # fixed in training; timm would train it
+    model.pos_embed.requires_grad_(False)  # fixed in training; a parameter in timm
     model.pretrained_cfg = metadata
     encoder: VisionTransformer = model.eval()
     return encoder
 
 
 def load_transform(path: Path | str) -> SelfStandardise:
-    """The transform that an encoder file's crops went through in training. Raises what `load_encoder` raises."""
+    """Load the transform of an encoder's training crops. Raises the errors of `load_encoder`."""
     _, metadata = _read_checked(Path(path))
     return SelfStandardise(json.loads(metadata["value_range"]))
 
 
 def load_config(path: Path | str) -> MaeConfig:
-    """The configuration in an encoder file's header. Raises what `load_encoder` raises."""
+    """Load the configuration from an encoder file's header. Raises the errors of `load_encoder`."""
     return _read_checked(Path(path))[0]
 
 
 def build_encoder(config: MaeConfig) -> VisionTransformer:
-    """The timm model of a configuration, its weights on meta: fill it with `load_state_dict(..., assign=True)`."""
+    """Build a configuration's timm model on the meta device: fill it with `load_state_dict(..., assign=True)`."""
     vision_transformer = import_timm().models.vision_transformer
     pooled_by_timm = config.pool in _TIMM_POOL
     build = vision_transformer.VisionTransformer if pooled_by_timm else _with_spread_pool(config.pool)
@@ -150,7 +150,7 @@ def build_encoder(config: MaeConfig) -> VisionTransformer:
 
 
 def _with_spread_pool(pool: Pool) -> type[VisionTransformer]:
-    """timm's model with the two pools that timm has not."""
+    """Subclass timm's model with the two pools that timm does not have."""
 
     class SpreadPoolTransformer(import_timm().models.vision_transformer.VisionTransformer):  # type: ignore[misc]
         def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
@@ -162,37 +162,38 @@ def _with_spread_pool(pool: Pool) -> type[VisionTransformer]:
 
 
 def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
-    """Configuration and metadata of a file whose tensors are those the configuration has, by name and shape."""
+    """Read configuration and metadata, and check that the tensors have the configuration's names and shapes."""
     header = read_header(path)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise EncoderFileError(
-            f"{path}: safetensors, but no encoder of this project (its metadata has no format {FORMAT!r}); "
+            f"{path}: safetensors, but not an encoder of this project (its metadata has no format {FORMAT!r}); "
             "python -m harness.export writes one"
         )
     config = _config(path, metadata)
     try:
         shapes = {name: tuple(int(n) for n in entry["shape"]) for name, entry in header.items()}
-        other = [f"{name} is {entry['dtype']}" for name, entry in header.items() if entry["dtype"] not in _FLOAT_TYPES]
+        types = {name: entry["dtype"] for name, entry in header.items()}
+        not_float = [f"{name} is {dtype}" for name, dtype in types.items() if dtype not in _FLOAT_TYPES]
         float(json.loads(metadata["value_range"]) or 1)
     except (KeyError, TypeError, ValueError) as error:
         raise EncoderFileError(f"{path}: its header is not one that safetensors writes ({error!r})") from error
-    if other:
-        raise EncoderFileError(f"{path}: {other[0]}: weights are floating point ({', '.join(_FLOAT_TYPES)})")
+    if not_float:
+        raise EncoderFileError(f"{path}: {not_float[0]}: weights must be floating point ({', '.join(_FLOAT_TYPES)})")
     _check_shapes(path, shapes, config)
     return config, metadata
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, read without trusting it: its first bytes say what it is.
+    """Read the JSON header of an untrusted safetensors file; its first bytes show whether it is one.
 
     Raises:
-        EncoderFileError: a pickle, or anything else that is no safetensors file.
+        EncoderFileError: the file is a pickle, or not a safetensors file.
     """
     try:
         with path.open("rb") as file:
             start, brace = file.read(8), file.read(1)
-            if brace != b"{":  # as every safetensors header begins
+            if brace != b"{":  # every safetensors header begins with it
                 _refuse_pickle(path, start)
             size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= size <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
@@ -205,16 +206,16 @@ def read_header(path: Path) -> dict[str, Any]:
             raise
         raise EncoderFileError(f"{path}: not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
-        raise EncoderFileError(f"{path}: not a safetensors file: its header is no mapping")
+        raise EncoderFileError(f"{path}: not a safetensors file: its header is not a mapping")
     return header
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
-    """A torch checkpoint is a ZIP of pickles, an old one a pickle; renaming it makes it no safer."""
+    """Refuse a torch checkpoint (a ZIP with pickles, or a pickle in the old format), whatever its suffix."""
     if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
         raise EncoderFileError(
             f"{path}: a pickle under another name (torch.save): it could run any code, so it is not opened; "
-            "have its owner export safetensors"
+            "ask its author for safetensors"
         )
 
 
@@ -232,11 +233,11 @@ def _config(path: Path, metadata: Mapping[str, Any]) -> MaeConfig:
     except EncoderFileError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise EncoderFileError(f"{path}: its config makes no encoder: {error}") from error
+        raise EncoderFileError(f"{path}: no encoder can be built from its config: {error}") from error
 
 
 def expected_shapes(config: MaeConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of an encoder; plain arithmetic, so that a hostile config allocates nothing."""
+    """Compute name and shape of every tensor of an encoder without allocating any, as the config is untrusted."""
     D, hidden, head = config.width, MLP_RATIO * config.width, config.width // config.heads
     block: dict[str, tuple[int, ...]] = {
         "in_norm.weight": (D,), "in_norm.bias": (D,), "in_proj.weight": (hidden + 3 * D, D), "mlp_bias": (hidden,),
@@ -254,14 +255,14 @@ def expected_shapes(config: MaeConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {f"blocks.{n}.{name}": shape for n in range(config.depth) for name, shape in block.items()}
 
 
-def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], config: MaeConfig) -> None:
-    if config.depth > len(found):  # before anything of that length is made
-        raise EncoderFileError(f"{path}: its config has {config.depth} blocks, the file has {len(found)} tensors")
-    wanted = expected_shapes(config)
-    missing, foreign = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], config: MaeConfig) -> None:
+    if config.depth > len(shapes):  # checked first, so that no list of that length is built
+        raise EncoderFileError(f"{path}: its config has {config.depth} blocks, the file has {len(shapes)} tensors")
+    expected = expected_shapes(config)
+    missing, foreign = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if missing or foreign:
-        lacks = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which an encoder has not"
-        raise EncoderFileError(f"{path}: {lacks} ({len(missing)} missing, {len(foreign)} foreign)")
-    for name, shape in wanted.items():
-        if found[name] != shape:
-            raise EncoderFileError(f"{path}: {name} has shape {found[name]}, its config says {shape}")
+        problem = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which an encoder does not have"
+        raise EncoderFileError(f"{path}: {problem} ({len(missing)} missing, {len(foreign)} foreign)")
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise EncoderFileError(f"{path}: {name} has shape {shapes[name]}, its config says {shape}")

@@ -1,8 +1,8 @@
-"""A vision transformer that learnt from ImageNet, as a baseline: timm's own, fitted to crops of any size and channels.
+"""Baseline: timm's vision transformer with ImageNet weights, adapted to any crop size and number of channels.
 
-It is never trained here. Its weights come from a file (`pretrained.py`), its positions are interpolated to the crop's
-grid, and its first convolution is spread over the channels. It takes what all networks of a study take, crops
-self-standardised to mean 0 and variance 1, where timm's recipe for these weights shifts and scales pixels to [-1, 1].
+This package does not train it. Its weights come from a file (`pretrained.py`), its positions are interpolated to the
+crop's grid, and its first convolution is repeated over the channels. Its input is the same as for all networks of a
+study, crops self-standardised to mean 0 and variance 1; timm's transform for these weights scales pixels to [-1, 1].
 
 Shapes: B batch, C channels, S crop side, L tokens (patches), D width.
 """
@@ -24,18 +24,18 @@ from harness.recipe.models import Pool
 
 @dataclass(frozen=True)
 class ImagenetConfig(PlainVit):
-    """The shape of the transformer, and of the crops that it is given; `pool` as in `EncoderConfig`."""
+    """Size of the transformer and of its input crops; `pool` as in `EncoderConfig`."""
 
     pool: Pool = DEFAULT_POOL
 
     @property
     def mask_values(self) -> int:
-        """No patch is ever hidden."""
+        """0: no patch is masked."""
         return 0
 
     @property
     def noise_values(self) -> int:
-        """Nothing is random."""
+        """0: nothing is random."""
         return 0
 
     @property
@@ -45,7 +45,7 @@ class ImagenetConfig(PlainVit):
 
 
 class ImagenetVit(Network):
-    """timm's `VisionTransformer`, without a head. Keys: `trunk.` and timm's own."""
+    """timm's `VisionTransformer`, without a head. Keys: `trunk.` followed by timm's keys."""
 
     config: ImagenetConfig
 
@@ -58,12 +58,12 @@ class ImagenetVit(Network):
         )  # fmt: skip
 
     def embed(self, images: Tensor) -> Tensor:
-        """One vector per crop, (B, C, S, S) → (B, D), or (B, 2·D) for "mean_std": the normed tokens, pooled.
+        """Embed crops, (B, C, S, S) → (B, D), or (B, 2·D) for "mean_std": the normed tokens, pooled.
 
         Raises:
-            ValueError: images of another shape than the configuration's.
+            ValueError: the images' shape is not that of the configuration.
         """
-        wanted = (len(images), self.config.channels, self.config.crop, self.config.crop)
-        if images.shape != wanted:
-            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
+        expected = (len(images), self.config.channels, self.config.crop, self.config.crop)
+        if images.shape != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
         return pooled(self.trunk.forward_features(images), self.config.pool)

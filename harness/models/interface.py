@@ -1,4 +1,4 @@
-"""What the loop asks of a network, whatever its kind: a loss, embeddings, and how many numbers come with each crop.
+"""Interface between the training loop and the networks: configuration, output of a forward pass, and base class.
 
 Shapes: B batch, C channels, S crop side, N values of noise, D embedding width.
 """
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 
 class NetworkConfig(Protocol):
-    """What the loop needs to know of a network's configuration."""
+    """The properties of a network's configuration that the training loop reads."""
 
     @property
     def crop(self) -> int:
-        """Side of a square crop, pixels."""
+        """Side of a square crop, in pixels."""
         ...
 
     @property
     def mask_values(self) -> int:
-        """Values of noise that a crop takes outside of training: one for each patch that may be hidden."""
+        """Values of noise per crop outside training: one for each patch that can be masked."""
         ...
 
     @property
     def noise_values(self) -> int:
-        """Values of noise that a crop takes in training; the first of them are the `mask_values`."""
+        """Values of noise per crop in training; the first `mask_values` of them are for the mask."""
         ...
 
     @property
@@ -36,7 +36,7 @@ class NetworkConfig(Protocol):
 
 
 class Output(Protocol):
-    """What one pass gives."""
+    """Result of a forward pass."""
 
     @property
     def loss(self) -> Tensor:
@@ -45,31 +45,34 @@ class Output(Protocol):
 
     @property
     def validation_loss(self) -> Tensor:
-        """Scalar that all networks of a family are compared by."""
+        """Scalar on which all networks of a family are compared."""
         ...
 
 
 class Network(nn.Module):
-    """A network that the loop can train. `forward(images, noise, labels)` gives an `Output`.
+    """Base class of the networks that the loop can train. `forward(images, noise, labels)` returns an `Output`.
 
-    Randomness follows from `noise` alone (`masking.masking_noise`), so that any number of ranks computes the same.
-    `labels` are the class numbers of the crops; only classifiers have and use them.
+    Random choices depend only on `noise` (`layers.masking.masking_noise`), so that results do not depend on the number
+    of ranks. `labels` are the class numbers of the crops; only classifiers use them.
     """
 
     config: NetworkConfig
-    group: int = 1  # crops that a forward pass in training needs together
-    adaptive: bool = False  # whether inference takes the statistics of a plate (`data/plate_statistics.py`)
+    group: int = 1  # a training batch must be a multiple of this many crops
+    adaptive: bool = False  # whether inference uses the statistics of a plate (`data/plate_statistics.py`)
 
     def embed(self, images: Tensor) -> Tensor:
-        """One vector per crop: self-standardised (B, C, S, S) → (B, D). Call it in eval mode."""
-        raise TypeError(f"{type(self).__name__} embeds nothing")
+        """Embed self-standardised crops: (B, C, S, S) → (B, D). Call it in eval mode."""
+        raise TypeError(f"{type(self).__name__} has no embedding")
 
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
-        """The validation loss of predicting nothing in particular: what any training must beat. A scalar."""
+        """Return the validation loss of a trivial predictor, which a trained network must beat. A scalar."""
         raise TypeError(f"{type(self).__name__} has no trivial loss")
 
     def commit_statistics(self, skip: Tensor | None) -> None:
-        """Called after each update: take over what forward passes gathered, unless `skip`, a bool scalar, is True."""
+        """Commit the statistics of the step's forward passes, unless `skip`, a bool scalar, is True.
+
+        The loop calls this after each update.
+        """
 
     def sync_statistics(self, mean: Callable[[Tensor], Tensor]) -> None:
-        """Replace what ranks gathered each for itself by its `mean` over ranks. All ranks must call it."""
+        """Replace the statistics of this rank by their `mean` over ranks. All ranks must call it."""

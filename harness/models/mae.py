@@ -1,4 +1,4 @@
-"""The masked autoencoder: a vision transformer that learns by filling in the patches it was not shown.
+"""Masked autoencoder (MAE-ViT): a vision transformer trained to predict masked patches.
 
 Shapes: B batch, L tokens (patches), V visible tokens, D encoder width, E decoder width, C channels, H height, W width
 of an image, P patch side, N = C·P·P numbers in a patch.
@@ -29,29 +29,29 @@ from harness.recipe.models import Pool
 
 
 class MaeOutput(NamedTuple):
-    """What one training pass gives."""
+    """Result of a training pass."""
 
-    loss: Tensor  # scalar: what to minimise
+    loss: Tensor  # scalar to minimise
     reconstruction_loss: Tensor  # scalar: L_MAE
-    fourier_loss: Tensor | None  # scalar: L_FT; None where its weight is 0
+    fourier_loss: Tensor | None  # scalar: L_FT; None if its weight is 0
     prediction: Tensor  # (B, L, N)
     mask: Tensor  # (B, L) bool, True where masked
 
     @property
     def validation_loss(self) -> Tensor:
-        """L_MAE alone: the Fourier term of a "+" model is left out, so that all are compared by one measure."""
+        """L_MAE, without the Fourier term of a "+" model, so that all models are compared on the same loss."""
         return self.reconstruction_loss
 
 
 class Reconstruction(NamedTuple):
-    """Images for the eye (paper, Figure 7)."""
+    """Reconstructed images for a figure (paper, Figure 7)."""
 
-    image: Tensor  # (B, C, H, W) visible patches as they came, masked ones predicted
+    image: Tensor  # (B, C, H, W) visible patches unchanged, masked ones predicted
     mask: Tensor  # (B, 1, H, W) bool, True where masked
 
 
 class Encoder(nn.Module):
-    """Patches → tokens. Its state_dict is that of a timm `VisionTransformer` (keys: `MaskedAutoencoder`)."""
+    """Encoder: patches → tokens. Its state_dict is that of a timm `VisionTransformer` (see `MaskedAutoencoder`)."""
 
     pos_embed: Tensor
 
@@ -72,10 +72,10 @@ class Encoder(nn.Module):
         self.norm = layer_norm(config.width)
 
     def forward(self, patches: Tensor, index: Tensor | None = None, depth_noise: Tensor | None = None) -> Tensor:
-        """Patches (B, V, N) at grid places index (B, V) → normed tokens (B, 1 + V, D), the class token first.
+        """Patches (B, V, N) at grid positions index (B, V) → normed tokens (B, 1 + V, D), the class token first.
 
-        Without an index, the patches are all L, in order. Noise (B, blocks) chooses the blocks that stochastic depth
-        leaves out in training mode; without it there is none.
+        Without an index, the patches are all L, in order. `depth_noise` (B, blocks) selects the blocks that stochastic
+        depth skips in training mode; without it no block is skipped.
         """
         B = patches.shape[0]
         positions = self.pos_embed[:, 1:] if index is None else self.pos_embed[0, 1:][index]
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 
 
 def pooled(tokens: Tensor, pool: Pool) -> Tensor:
-    """Tokens (B, 1 + L, D), the class token first → one vector per image, (B, D), or (B, 2·D) for "mean_std"."""
+    """Pool tokens (B, 1 + L, D), the class token first, to one vector per image: (B, D), or (B, 2·D) for "mean_std"."""
     patches = tokens[:, 1:]
     if pool == "class":
         return tokens[:, 0]
@@ -107,7 +107,7 @@ def pooled(tokens: Tensor, pool: Pool) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Tokens of the visible patches → pixels of all patches."""
+    """Decoder: tokens of the visible patches → pixels of all patches."""
 
     pos_embed: Tensor
 
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         self.pred = nn.Linear(config.decoder_width, config.pixels_per_patch)
 
     def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
-        """Encoded (B, 1 + V, D), the patches at grid places visible (B, V) → prediction (B, L, N)."""
+        """Encoded (B, 1 + V, D), the patches at grid positions visible (B, V) → prediction (B, L, N)."""
         tokens = self._fill_in(self.embed(encoded), visible) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
@@ -130,10 +130,10 @@ class Decoder(nn.Module):
         return prediction
 
     def _fill_in(self, embedded: Tensor, visible: Tensor) -> Tensor:
-        """(B, 1 + V, E) → (B, 1 + L, E): patches back in their places, mask tokens everywhere else."""
-        places = nn.functional.pad(visible + 1, (1, 0))  # the class token keeps place 0
-        hidden = self.mask_token.to(embedded.dtype).expand(len(embedded), self.config.tokens, -1)
-        return place_tokens(embedded, places, hidden)
+        """(B, 1 + V, E) → (B, 1 + L, E): tokens at their grid positions, mask tokens at all others."""
+        positions = nn.functional.pad(visible + 1, (1, 0))  # the class token stays at position 0
+        mask_tokens = self.mask_token.to(embedded.dtype).expand(len(embedded), self.config.tokens, -1)
+        return place_tokens(embedded, positions, mask_tokens)
 
     def reset_parameters(self) -> None:
         initialise_weights(self)
@@ -145,10 +145,10 @@ class Decoder(nn.Module):
 class MaskedAutoencoder(Network):
     """MAE-ViT of the paper (supplement A.2.3) on self-standardised images.
 
-    Randomness: masks and stochastic depth follow from the `noise` argument alone (`masking.masking_noise`). The initial
-    weights draw from torch's global generator: seed it before building, for a result that repeats.
+    Randomness: masks and stochastic depth depend only on the `noise` argument (`layers.masking.masking_noise`). The
+    initial weights use torch's global generator: seed it before building, for reproducible weights.
 
-    On the meta device: build, shard, `to_empty`, then `reset_parameters`, which refills the fixed positions too.
+    On the meta device: build, shard, `to_empty`, then `reset_parameters`, which also sets the fixed positions.
 
     state_dict keys, with n counting blocks from 0:
         encoder.{cls_token, pos_embed, patch_embed.proj.{weight,bias}, norm.{weight,bias}}
@@ -157,7 +157,7 @@ class MaskedAutoencoder(Network):
         decoder.{embed.{weight,bias}, mask_token, pos_embed, norm.{weight,bias}, pred.{weight,bias}}
         decoder.blocks.n.{norm1,norm2,attn.qkv,attn.proj,mlp.fc1,mlp.fc2}.{weight,bias}
     The two `pos_embed` are buffers. The keys below `encoder.` are those of timm's `VisionTransformer` built with
-    `block_fn=ParallelScalingBlock`; without QK-norm or LayerScale theirs are absent.
+    `block_fn=ParallelScalingBlock`; without QK-norm or LayerScale, their keys are absent.
     """
 
     config: MaeConfig
@@ -170,15 +170,15 @@ class MaskedAutoencoder(Network):
         self.reset_parameters()
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> MaeOutput:
-        """One training pass.
+        """Run a training pass.
 
         Args:
             images: (B, C, H, W), self-standardised: mean 0 and variance 1 per image and channel.
             noise: (B, L), in training mode (B, `config.noise_values`); per sample, the patches with the most noise are
-                masked, and what follows the patches' values is for stochastic depth, one value per encoder block.
+                masked; the values after those of the patches are for stochastic depth, one per encoder block.
 
         Raises:
-            ValueError: images or noise of another shape than the configuration's.
+            ValueError: the shape of images or noise is not that of the configuration.
         """
         target = self._patches(images)
         prediction, masking = self._predict(target, noise)
@@ -190,17 +190,17 @@ class MaskedAutoencoder(Network):
         return MaeOutput(loss, reconstruction, fourier, prediction, masking.mask)
 
     def embed(self, images: Tensor) -> Tensor:
-        """One vector per image (B, D) from all its patches, pooled after the final norm as `config.pool` says.
+        """Embed images to (B, D) from all their patches, pooled after the final norm according to `config.pool`.
 
-        `mean_std` gives (B, 2·D). Call it in eval mode: nothing is then random.
+        `mean_std` gives (B, 2·D). Call it in eval mode, in which nothing is random.
 
         Raises:
-            ValueError: images of another shape than the configuration's.
+            ValueError: the images' shape is not that of the configuration.
         """
         return pooled(self.encoder(self._patches(images)), self.config.pool)
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> Reconstruction:
-        """Fill in the masked patches, for a figure. Arguments and errors as in `forward`."""
+        """Predict the masked patches, for a figure. Arguments and errors as in `forward`."""
         target = self._patches(images)
         prediction, masking = self._predict(target, noise)
         mask = masking.mask.unsqueeze(-1)  # (B, L, 1)
@@ -209,7 +209,7 @@ class MaskedAutoencoder(Network):
         return Reconstruction(unpatchify(merged, self.config.patch), unpatchify(mask_patches, self.config.patch))
 
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
-        """The masked error of predicting each channel's mean."""
+        """Return the masked error of predicting each channel's mean."""
         assert isinstance(output, MaeOutput)
         return losses.mean_predictor_loss(images, output.mask, self.config.patch)
 
@@ -220,16 +220,16 @@ class MaskedAutoencoder(Network):
         self.decoder.reset_parameters()
 
     def _patches(self, images: Tensor) -> Tensor:
-        wanted = (len(images), self.config.channels, self.config.crop, self.config.crop)
-        if images.shape != wanted:
-            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
+        expected = (len(images), self.config.channels, self.config.crop, self.config.crop)
+        if images.shape != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
         return patchify(images, self.config.patch)
 
     def _predict(self, patches: Tensor, noise: Tensor) -> tuple[Tensor, Masking]:
         L = self.config.patches
-        wanted = (len(patches), self.config.noise_values if self.training else L)
-        if len(noise) != wanted[0] or noise.shape[1] < wanted[1]:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {wanted}")
+        expected = (len(patches), self.config.noise_values if self.training else L)
+        if len(noise) != expected[0] or noise.shape[1] < expected[1]:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}: these images take {expected}")
         masking = random_masking(noise[:, :L], self.config.visible_patches)
         depth_noise = noise[:, L:] if self.training and self.config.drop_path else None
         encoded = self.encoder(take_tokens(patches, masking.visible), masking.visible, depth_noise)

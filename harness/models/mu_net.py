@@ -1,10 +1,10 @@
-"""The masked U-net (supplement A.2.2): a convolutional masked autoencoder, the paper's other self-supervised system.
+"""Masked U-net (supplement A.2.2): a convolutional masked autoencoder, the paper's other self-supervised model.
 
-Known from the paper: mask ratios of 25, 50 and 75%, kernels of 3 and 5, AdamW at 1e-3. Not known: how the blocks are
-laid out. Ours are pre-activation residual blocks (He et al. 2016) with GroupNorm, which knows no batch;
-`docs/models.md` says what that makes of the parameter counts.
+The paper states mask ratios of 25, 50 and 75%, kernels of 3 and 5, and AdamW at 1e-3, but not the layout of the blocks.
+This module uses pre-activation residual blocks (He et al. 2016) with GroupNorm, which does not depend on the batch;
+`docs/models.md` compares the resulting parameter counts.
 
-Shapes: B batch, C channels, H height, W width of an image, L squares that may be hidden, N = C·P·P numbers in one.
+Shapes: B batch, C channels, H height, W width of an image, L maskable squares, N = C·P·P numbers in one.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from harness.recipe import models as sections
 from harness.recipe.fields import default_of
 from harness.recipe.models import Pool
 
-GROUPS = 8  # of GroupNorm, at most
+GROUPS = 8  # maximum number of groups of a GroupNorm
 
 
 @dataclass(frozen=True)
 class MuNetConfig(systems.MuNet):
-    """Everything that shapes a MU-net and its loss.
+    """Configuration of a MU-net and its loss.
 
     Attributes:
         widths: channels of each scale, the finest first; each scale is half as large as the one before.
         blocks: residual blocks at each scale, on the way down and on the way up.
         kernel: side of their convolutions.
-        mask_ratio, mask_patch: share of the squares that are hidden, and their side in pixels.
-        pool: of the coarsest features. They have no class token: "class" means "mean" here.
+        mask_ratio, mask_patch: fraction of the squares that are masked, and their side in pixels.
+        pool: pooling of the coarsest features. They have no class token, so "class" is the same as "mean".
 
     Raises:
         ValueError: the crop does not divide into squares or scales.
@@ -58,12 +58,12 @@ class MuNetConfig(systems.MuNet):
 
     @property
     def mask_values(self) -> int:
-        """One for each square that may be hidden."""
+        """Random numbers that rank the squares for masking: one per square."""
         return (self.crop // self.mask_patch) ** 2
 
     @property
     def noise_values(self) -> int:
-        """As many as squares: nothing else is random."""
+        """As many as `mask_values`: nothing else is random."""
         return self.mask_values
 
     @property
@@ -78,7 +78,7 @@ class MuNetConfig(systems.MuNet):
 
 
 class ResidualBlock(nn.Module):
-    """(B, W, H, W) → the same shape: norm, GELU, convolution, twice, added to what came in."""
+    """(B, W, H, W) → the same shape: norm, GELU, convolution, twice, added to the input."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -88,16 +88,16 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         inner = self.conv1(nn.functional.gelu(self.norm1(features)))
-        changed: Tensor = features + self.conv2(nn.functional.gelu(self.norm2(inner)))
-        return changed
+        output: Tensor = features + self.conv2(nn.functional.gelu(self.norm2(inner)))
+        return output
 
 
 class Down(nn.Module):
-    """To the next coarser scale: a convolution with stride 2 (the finest: 1), then residual blocks."""
+    """Step to the next coarser scale: a convolution with stride 2 (1 at the finest scale), then residual blocks."""
 
-    def __init__(self, before: int, width: int, config: MuNetConfig, *, stride: int) -> None:
+    def __init__(self, in_width: int, width: int, config: MuNetConfig, *, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, width, 3, stride=stride, padding=1)
+        self.conv = nn.Conv2d(in_width, width, 3, stride=stride, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, config.kernel) for _ in range(config.blocks)))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """To the next finer scale: a transposed convolution, merged with what came down at that scale, residual blocks."""
+    """Step to the next finer scale: a transposed convolution, merged with the skip connection, then residual blocks."""
 
     def __init__(self, coarse: int, width: int, config: MuNetConfig) -> None:
         super().__init__()
@@ -114,13 +114,13 @@ class Up(nn.Module):
         self.merge = nn.Conv2d(2 * width, width, 1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, config.kernel) for _ in range(config.blocks)))
 
-    def forward(self, features: Tensor, beside: Tensor) -> Tensor:
-        finer: Tensor = self.blocks(self.merge(torch.cat([self.conv(features), beside], dim=1)))
+    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        finer: Tensor = self.blocks(self.merge(torch.cat([self.conv(features), skip], dim=1)))
         return finer
 
 
 class MuNet(Network):
-    """A U-net that fills in hidden squares of self-standardised images; hidden ones are 0, the channel's mean.
+    """A U-net that predicts masked squares of self-standardised images; in its input they are 0, the channel's mean.
 
     state_dict keys, n counting scales from the finest in `down`, from the coarsest in `up`, m counting blocks:
         down.n.{conv, blocks.m.{norm1,norm2,conv1,conv2}}.{weight,bias}
@@ -134,10 +134,10 @@ class MuNet(Network):
         super().__init__()
         self.config = config
         widths = config.widths
-        befores = (config.channels, *widths[:-1])
+        in_widths = (config.channels, *widths[:-1])
         self.down = nn.ModuleList(
-            Down(before, width, config, stride=1 if n == 0 else 2)
-            for n, (before, width) in enumerate(zip(befores, widths, strict=True))
+            Down(in_width, width, config, stride=1 if n == 0 else 2)
+            for n, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
         )
         self.up = nn.ModuleList(
             Up(coarse, width, config) for coarse, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
@@ -147,10 +147,10 @@ class MuNet(Network):
         self.reset_parameters()
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None = None) -> MaeOutput:
-        """One training pass: images (B, C, H, W), noise (B, L); per sample the squares with the most noise are hidden.
+        """Run a training pass: images (B, C, H, W), noise (B, L). The squares with the most noise are masked.
 
         Raises:
-            ValueError: images of another shape than the configuration's.
+            ValueError: the images' shape is not that of the configuration.
         """
         target = patchify(images, self.config.mask_patch)  # (B, L, N)
         prediction, mask = self._predict(images, noise)
@@ -158,27 +158,27 @@ class MuNet(Network):
         return MaeOutput(loss, loss, None, prediction, mask)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The coarsest features of the whole image, pooled over places: (B, D)."""
-        features = self._descend(images)[-1].flatten(2)  # (B, width, places)
+        """Embed images to (B, D): the coarsest features of the complete image, pooled over positions."""
+        features = self._descend(images)[-1].flatten(2)  # (B, width, positions)
         spread = features.std(dim=-1, correction=0)
         pools = {"std": spread, "mean_std": torch.cat([features.mean(dim=-1), spread], dim=1)}
         return pools.get(self.config.pool, features.mean(dim=-1))
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> Reconstruction:
-        """Fill in the hidden squares, for a figure. Arguments and errors as in `forward`."""
+        """Predict the masked squares, for a figure. Arguments and errors as in `forward`."""
         prediction, mask = self._predict(images, noise)
         patch, target = self.config.mask_patch, patchify(images, self.config.mask_patch)
         merged = torch.where(mask.unsqueeze(-1), prediction.to(target.dtype), target)
         return Reconstruction(unpatchify(merged, patch), self._pixels(mask))
 
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
-        """The masked error of predicting each channel's mean."""
+        """Return the masked error of predicting each channel's mean."""
         assert isinstance(output, MaeOutput)
         return losses.mean_predictor_loss(images, output.mask, self.config.mask_patch)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Kaiming-normal convolutions, zero biases; a block's last convolution is 0, so that it begins as identity."""
+        """Set Kaiming-normal convolutions and zero biases; a block's last convolution is 0, so it is the identity."""
         for part in self.modules():
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
@@ -191,7 +191,7 @@ class MuNet(Network):
                 nn.init.zeros_(part.conv2.weight)
 
     def _predict(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction (B, L, N) of all squares, and which were hidden: (B, L) bool."""
+        """Return the prediction (B, L, N) for all squares and the mask (B, L), True where masked."""
         config = self.config
         if noise.shape != (len(images), config.mask_values):
             raise ValueError(
@@ -199,27 +199,27 @@ class MuNet(Network):
             )
         mask = random_masking(noise, config.visible_squares).mask
         *finer, features = self._descend(images.masked_fill(self._pixels(mask), 0))
-        for up, beside in zip(self.up, reversed(finer), strict=True):
-            features = up(features, beside)
+        for up, skip in zip(self.up, reversed(finer), strict=True):
+            features = up(features, skip)
         predicted = self.pred(nn.functional.gelu(self.norm(features)))
         return patchify(predicted, config.mask_patch), mask
 
     def _descend(self, images: Tensor) -> list[Tensor]:
-        """The features of every scale, the finest first."""
-        wanted = (len(images), self.config.channels, self.config.crop, self.config.crop)
-        if images.shape != wanted:
-            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {wanted}")
-        found = []
+        """Compute the features of every scale, the finest first."""
+        expected = (len(images), self.config.channels, self.config.crop, self.config.crop)
+        if images.shape != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
+        features = []
         for down in self.down:
             images = down(images)
-            found.append(images)
-        return found
+            features.append(images)
+        return features
 
     def _pixels(self, mask: Tensor) -> Tensor:
-        """(B, L) → (B, 1, H, W)."""
+        """Expand a mask of squares to pixels: (B, L) → (B, 1, H, W)."""
         return unpatchify(mask.unsqueeze(-1).expand(-1, -1, self.config.mask_patch**2), self.config.mask_patch)
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """GroupNorm of at most eight groups."""
+    """Build a GroupNorm of at most eight groups."""
     return nn.GroupNorm(max(g for g in range(1, GROUPS + 1) if width % g == 0), width)

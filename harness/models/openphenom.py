@@ -1,8 +1,8 @@
-"""Checkpoints under OpenPhenom's names: read Recursion's, and write a CA-MAE so that their inference code loads it.
+"""Read OpenPhenom checkpoints (Recursion), and write a CA-MAE so that their inference code loads it.
 
-`ChannelAgnosticMae` has those names itself, so nothing is renamed; what happens here is caution. OpenPhenom-S/16 holds
-765 tensors of 178.0 M numbers, its decoders for six channels. Its own `model.safetensors` is in truth a pickle of
-torch: such a file is refused under that name, and read under another by torch's loader that unpickles tensors alone.
+`ChannelAgnosticMae` has the same state_dict keys, so this module only checks files. OpenPhenom-S/16 has 765 tensors of
+178.0 M numbers in total, with decoders for six channels. Its published `model.safetensors` is in fact a torch pickle:
+such a file is refused under that suffix; under a torch suffix it is read with `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ OPENPHENOM = ChannelAgnosticConfig(width=384, depth=12, heads=6, patch=16, drop_
 
 
 def load_openphenom(path: Path | str, config: ChannelAgnosticConfig = OPENPHENOM) -> ChannelAgnosticMae:
-    """The model of a checkpoint, in eval mode: safetensors, or torch's format, by the file's suffix.
+    """Load a checkpoint into a model in eval mode; the file's suffix tells safetensors from torch's format.
 
     Raises:
-        EncoderFileError: a pickle under the name of safetensors or one that holds more than tensors, a damaged file, or
-            tensors that are not those of `config`; the text names the first.
+        EncoderFileError: a pickle with the suffix of safetensors or one that holds more than tensors, a damaged file,
+            or tensors that are not those of `config`; the message names the first.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -43,8 +43,8 @@ def load_openphenom(path: Path | str, config: ChannelAgnosticConfig = OPENPHENOM
 
 
 def save_openphenom(path: Path | str, model: ChannelAgnosticMae, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model whole or not at all: safetensors, or (.pt, .pth, .bin, .ckpt) torch's `{"state_dict": ...}`, which
-    is what `MAEModel.from_pretrained(folder, filename=...)` reads."""
+    """Write a model atomically: safetensors, or (.pt, .pth, .bin, .ckpt) torch's `{"state_dict": ...}`, the format that
+    `MAEModel.from_pretrained(folder, filename=...)` reads."""
     from safetensors.torch import save
 
     path = Path(path)
@@ -54,14 +54,14 @@ def save_openphenom(path: Path | str, model: ChannelAgnosticMae, metadata: Mappi
     elif path.suffix in TORCH:
         write_atomic(path, partial(torch.save, {"state_dict": weights}))
     else:
-        raise EncoderFileError(f"{path}: name it {SAFE}, or {', '.join(TORCH)} for torch's format")
+        raise EncoderFileError(f"{path}: use the suffix {SAFE}, or {', '.join(TORCH)} for torch's format")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of safetensors or torch's format, by its suffix; no pickle is run.
+    """Read the tensors of a file in safetensors' or torch's format, by its suffix, without running any pickle.
 
     Raises:
-        EncoderFileError: as `load_openphenom`.
+        EncoderFileError: as for `load_openphenom`.
     """
     return _safetensors(path) if path.suffix == SAFE else _torch_file(path)
 
@@ -81,25 +81,25 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     if path.suffix not in TORCH:
         raise EncoderFileError(f"{path}: {path.suffix!r} is no known format: {SAFE}, or torch's {', '.join(TORCH)}")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EncoderFileError(f"{path}: holds more than tensors, which could run any code: not opened") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise EncoderFileError(f"{path}: cannot be read: {error}") from error
-    weights = found.get("state_dict", found) if isinstance(found, dict) else found
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise EncoderFileError(f"{path}: holds no state_dict")
     return weights
 
 
-def _check(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> None:
-    missing, foreign = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+def _check(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Any]) -> None:
+    missing, foreign = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or foreign:
-        what = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which this model has not"
-        raise EncoderFileError(f"{path}: {what} ({len(missing)} missing, {len(foreign)} foreign)")
-    for name, value in wanted.items():
-        if found[name].shape != value.shape:
-            shapes = f"{tuple(found[name].shape)}, this model's has {tuple(value.shape)}"
+        problem = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which this model does not have"
+        raise EncoderFileError(f"{path}: {problem} ({len(missing)} missing, {len(foreign)} foreign)")
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            shapes = f"{tuple(weights[name].shape)}, this model's has {tuple(value.shape)}"
             raise EncoderFileError(f"{path}: {name} has shape {shapes}")
-        if not torch.isfinite(found[name]).all():
+        if not torch.isfinite(weights[name]).all():
             raise EncoderFileError(f"{path}: {name} holds NaN or infinity")

@@ -1,4 +1,4 @@
-"""Weights under timm's names from a file of the user's: fitted to any channels and crop. Nothing is ever downloaded.
+"""Load timm weights from a local file, adapted to any number of channels and crop size. Nothing is downloaded.
 
 Shapes: C channels, L tokens (patches), D width.
 """
@@ -21,46 +21,46 @@ RGB = 3
 
 
 def load_pretrained(trunk: nn.Module, path: Path, channels: int) -> None:
-    """Fill a trunk from a file of ImageNet weights under timm's names: safetensors, or torch's format.
+    """Load ImageNet weights with timm's names into a trunk, from a file in safetensors' or torch's format.
 
-    The head is left out. The first convolution is fitted to `channels` as timm does: repeated over them and rescaled,
-    so that an image whose channels are all alike gets the published answer to a grey one. Learnt positions of another
-    grid are interpolated, as timm does too.
+    The head is ignored. The first convolution is adapted to `channels` as in timm: repeated over them and rescaled, so
+    that an image with identical channels gives the published features of a grey image. Learned positions of a
+    different grid are interpolated, also as in timm.
 
     Raises:
-        EncoderFileError: the file cannot be read safely, does not fit, or holds NaN.
+        EncoderFileError: the file cannot be read safely, does not match the trunk, or holds NaN.
     """
-    found, wanted = dict(read_weights(path)), trunk.state_dict()
-    for name in [name for name in found if name not in wanted]:
+    weights, expected = dict(read_weights(path)), trunk.state_dict()
+    for name in [name for name in weights if name not in expected]:
         if not name.startswith(HEADS) and not name.endswith("num_batches_tracked"):
             raise EncoderFileError(f"{path}: has {name!r}, which this trunk has not")
-        del found[name]
-    for name in wanted:
-        if name not in found:
+        del weights[name]
+    for name in expected:
+        if name not in weights:
             raise EncoderFileError(f"{path}: lacks {name!r}")
-        given = tuple(found[name].shape)
-        found[name] = _fitted(name, found[name], wanted[name], channels)
-        if found[name].shape != wanted[name].shape:
-            wants = tuple(wanted[name].shape)
-            raise EncoderFileError(f"{path}: {name} has shape {given}, this trunk's has {wants}")
-        if not torch.isfinite(found[name]).all():
+        stored_shape = tuple(weights[name].shape)
+        weights[name] = _adapted(name, weights[name], expected[name], channels)
+        if weights[name].shape != expected[name].shape:
+            trunk_shape = tuple(expected[name].shape)
+            raise EncoderFileError(f"{path}: {name} has shape {stored_shape}, this trunk's has {trunk_shape}")
+        if not torch.isfinite(weights[name]).all():
             raise EncoderFileError(f"{path}: {name} holds NaN or infinity")
-    trunk.load_state_dict(found)
+    trunk.load_state_dict(weights)
 
 
-def _fitted(name: str, value: Tensor, wanted: Tensor, channels: int) -> Tensor:
-    """A first convolution for another number of channels, or positions (1, 1 + L, D) of another grid."""
-    if value.ndim != wanted.ndim or value.shape == wanted.shape:
+def _adapted(name: str, value: Tensor, expected: Tensor, channels: int) -> Tensor:
+    """Adapt a first convolution to the number of channels, or positions (1, 1 + L, D) to the grid."""
+    if value.ndim != expected.ndim or value.shape == expected.shape:
         return value
-    if value.ndim == 4 and value.shape[1] == RGB and wanted.shape[1] == channels:
-        fitted: Tensor = import_timm().models.adapt_input_conv(channels, value)
-        return fitted
+    if value.ndim == 4 and value.shape[1] == RGB and expected.shape[1] == channels:
+        convolution: Tensor = import_timm().models.adapt_input_conv(channels, value)
+        return convolution
     if (
         name == POSITIONS
-        and value.shape[2] == wanted.shape[2]
+        and value.shape[2] == expected.shape[2]
         and math.isqrt(value.shape[1] - 1) ** 2 + 1 == value.shape[1]
     ):
-        side = math.isqrt(wanted.shape[1] - 1)
+        side = math.isqrt(expected.shape[1] - 1)
         resampled: Tensor = import_timm().layers.resample_abs_pos_embed(value, [side, side], num_prefix_tokens=1)
         return resampled
     return value

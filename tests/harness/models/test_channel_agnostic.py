@@ -203,7 +203,7 @@ def test_other_files_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     changes = {
         "lacks 'decoder.mask_token'": {k: v for k, v in state.items() if k != "decoder.mask_token"},
-        "has 'extra', which this model has not": state | {"extra": torch.zeros(1)},
+        "has 'extra', which this model does not have": state | {"extra": torch.zeros(1)},
         r"decoder_pred.bias has shape \(3,\), this model's has \(64,\)": state | {"decoder_pred.bias": torch.zeros(3)},
         "decoder_pred.bias holds NaN": state | {"decoder_pred.bias": torch.full((64,), float("nan"))},
     }

@@ -162,10 +162,10 @@ def write_raw(path: Path, header: bytes, size: int | None = None, body: bytes = 
         (lambda p: write_raw(p, b"{}", size=2**63), "not a safetensors file, or cut off"),
         (lambda p: write_raw(p, b"not json"), "its header is not JSON"),
         (lambda p: write_raw(p, b"[" * 100_000), "its header is not JSON"),
-        (lambda p: write_raw(p, b"[1, 2]"), "its header is no mapping"),
+        (lambda p: write_raw(p, b"[1, 2]"), "its header is not a mapping"),
         (lambda p: write_raw(p, b"\xff\xfe{}"), "its header is not JSON"),
-        (lambda p: save_file({"w": torch.zeros(2)}, p), "no encoder of this project"),
-        (lambda p: save_file({"w": torch.zeros(2)}, p, {"format": "pt"}), "no encoder of this project"),
+        (lambda p: save_file({"w": torch.zeros(2)}, p), "not an encoder of this project"),
+        (lambda p: save_file({"w": torch.zeros(2)}, p, {"format": "pt"}), "not an encoder of this project"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path: Path, write: Callable[[Path], Any], message: str) -> None:
@@ -200,9 +200,9 @@ def changed(saved: Path, config: dict[str, Any] | None = None, tensors: dict[str
         ({"heads": 3}, {}, "width is 32: it must be a multiple of heads"),
         ({"colour": 1}, {}, "'colour', which this version does not know"),
         ({}, {"norm.bias": None}, r"lacks 'norm\.bias' \(1 missing, 0 foreign\)"),
-        ({}, {"head.weight": torch.zeros(2)}, r"has 'head\.weight', which an encoder has not"),
+        ({}, {"head.weight": torch.zeros(2)}, r"has 'head\.weight', which an encoder does not have"),
         ({}, {"norm.bias": torch.zeros(31)}, r"norm\.bias has shape \(31,\), its config says \(32,\)"),
-        ({}, {"norm.bias": torch.zeros(32, dtype=torch.int64)}, r"norm\.bias is I64: weights are floating point"),
+        ({}, {"norm.bias": torch.zeros(32, dtype=torch.int64)}, r"norm\.bias is I64: weights must be floating point"),
         ({}, {"norm.bias": torch.full((32,), torch.nan)}, r"norm\.bias holds NaN or infinity"),
     ],
 )
