@@ -1,4 +1,5 @@
-"""The channel-agnostic MAE: any channels in any order, masking before the encoder, OpenPhenom's names and shapes."""
+"""Covers `channel_agnostic`, `channel_agnostic_config` and `openphenom`: any channels in any order, masking before the
+encoder, OpenPhenom's names and shapes."""
 
 from __future__ import annotations
 
@@ -47,30 +48,30 @@ def images(channels: int = 3, count: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3, 5, 14])
 def test_an_embedding_takes_any_number_of_channels_in_any_order(channels: int) -> None:
-    """The encoder knows no channel by its place, so order cannot matter beyond rounding; 14 are more than its table."""
+    """The encoder has no channel-specific input, so order matters only by rounding; 14 exceed its positions' table."""
     model, crops = build(), images(channels)
     with torch.no_grad():
-        found, apart = model.embed(crops), model.embed_channels(crops)
+        embedding, by_channel = model.embed(crops), model.embed_channels(crops)
         order = torch.randperm(channels, generator=torch.Generator().manual_seed(2))
-        torch.testing.assert_close(model.embed(crops[:, order]), found, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model.embed_channels(crops[:, order]), apart[:, order], atol=1e-5, rtol=1e-5)
-    assert apart.shape == (2, channels, 16)
-    torch.testing.assert_close(apart.mean(1), found)
+        torch.testing.assert_close(model.embed(crops[:, order]), embedding, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.embed_channels(crops[:, order]), by_channel[:, order], atol=1e-5, rtol=1e-5)
+    assert by_channel.shape == (2, channels, 16)
+    torch.testing.assert_close(by_channel.mean(1), embedding)
 
 
-def test_channels_see_one_another() -> None:
+def test_channels_attend_to_each_other() -> None:
     model, crops = build(), images()
     other = torch.cat([crops[:, :2], crops[:, :1]], dim=1)
     with torch.no_grad():
         assert not torch.allclose(model.embed_channels(crops)[:, 0], model.embed_channels(other)[:, 0], atol=1e-4)
 
 
-def test_what_is_hidden_never_reaches_the_encoder() -> None:
+def test_masked_patches_do_not_reach_the_encoder() -> None:
     model, crops = build(), images()
     noise = masking_noise(0, range(2), TINY.mask_values)
     lengths: list[int] = []
     for block in model._backbone.blocks:
-        block.register_forward_hook(lambda _m, given, _out: lengths.append(given[0].shape[1]))
+        block.register_forward_hook(lambda _module, inputs, _output: lengths.append(inputs[0].shape[1]))
     with torch.no_grad():
         output = model(crops, noise)
         hidden = model.reconstruct(crops, noise).mask
@@ -82,7 +83,7 @@ def test_what_is_hidden_never_reaches_the_encoder() -> None:
     assert again.loss > output.loss
 
 
-def test_the_loss_is_the_error_over_hidden_pixels_of_the_trained_channels() -> None:
+def test_the_loss_is_the_error_over_masked_pixels_of_the_trained_channels() -> None:
     config = ChannelAgnosticConfig(**{**vars(TINY), "channels": 4, "train_channels": (2, 0)})
     model, crops = build(config), images(4)
     noise = masking_noise(0, range(2), config.mask_values)
@@ -95,24 +96,24 @@ def test_the_loss_is_the_error_over_hidden_pixels_of_the_trained_channels() -> N
 
 
 def test_channels_in_another_order_are_reconstructed_by_their_own_decoders() -> None:
-    """Swapping two channels, their noise and their decoders swaps what is filled in."""
+    """Swapping two channels, their noise and their decoders swaps the reconstruction."""
     model, crops = build(), images()
     noise = masking_noise(0, range(2), TINY.mask_values)
     swapped = noise.reshape(2, 3, 16)[:, [1, 0, 2]].reshape(2, -1)
     with torch.no_grad():
         as_trained = model.reconstruct(crops, noise).image
-        found = model.reconstruct(crops[:, [1, 0, 2]], swapped, decoders=[1, 0, 2]).image
-    torch.testing.assert_close(found, as_trained[:, [1, 0, 2]], atol=1e-5, rtol=1e-5)
+        reordered = model.reconstruct(crops[:, [1, 0, 2]], swapped, decoders=[1, 0, 2]).image
+    torch.testing.assert_close(reordered, as_trained[:, [1, 0, 2]], atol=1e-5, rtol=1e-5)
 
 
 def test_cross_attention_is_plain_softmax_attention() -> None:
-    """Against the formula written out: eight heads, no bias on queries, keys and values."""
+    """Against the explicit formula: eight heads, no bias on queries, keys and values."""
     attention = build().decoder.cross_attention
     tokens, query = torch.randn(2, 9, 16), torch.randn(2, 4, 16)
     q = (query @ attention.q.weight.T).reshape(2, 4, 8, 2).transpose(1, 2)
     k, v = (part.reshape(2, 9, 8, 2).transpose(1, 2) for part in (tokens @ attention.kv.weight.T).split(16, -1))
-    seen = (q @ k.transpose(-1, -2) / 2**0.5).softmax(-1) @ v
-    expected = attention.proj(seen.transpose(1, 2).reshape(2, 4, 16))
+    attended = (q @ k.transpose(-1, -2) / 2**0.5).softmax(-1) @ v
+    expected = attention.proj(attended.transpose(1, 2).reshape(2, 4, 16))
     torch.testing.assert_close(attention(query, *attention.context(tokens)), expected)
 
 
@@ -129,8 +130,8 @@ def test_positions_repeat_from_channel_to_channel_in_openphenoms_order() -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_counts_are_those_of_the_closed_form(size: str) -> None:
-    """Trained parameters exactly; products to 1% of torch's counter on meta, which leaves nothing out here."""
+def test_counts_match_the_closed_form(size: str) -> None:
+    """Trained parameters and multiply-adds, exactly, against torch's FLOP counter on the meta device."""
     width, depth, heads = SIZES[size]
     config = ChannelAgnosticConfig(width=width, depth=depth, heads=heads, patch=16)
     cost = Cost(width, depth, heads, 16)
@@ -170,7 +171,7 @@ def test_a_checkpoint_of_openphenoms_size_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
-def test_a_model_survives_the_way_out_and_in(tmp_path: Path, name: str) -> None:
+def test_a_saved_model_loads_with_the_same_weights(tmp_path: Path, name: str) -> None:
     model, crops = build(), images(5)
     save_openphenom(tmp_path / name, model)
     again = load_openphenom(tmp_path / name, TINY)
@@ -185,20 +186,20 @@ class Evil:
         return (exec, ("raise SystemExit('run by a pickle')",))
 
 
-def test_what_could_run_code_is_refused_under_every_name(tmp_path: Path) -> None:
-    disguised, honest, raw = (tmp_path / name for name in ("a.safetensors", "b.pt", "c.safetensors"))
-    torch.save({"state_dict": build().state_dict()}, disguised)
-    torch.save({"state_dict": Evil()}, honest)
+def test_files_that_could_run_code_are_refused_with_any_suffix(tmp_path: Path) -> None:
+    renamed, torch_pickle, raw = (tmp_path / name for name in ("a.safetensors", "b.pt", "c.safetensors"))
+    torch.save({"state_dict": build().state_dict()}, renamed)
+    torch.save({"state_dict": Evil()}, torch_pickle)
     raw.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(EncoderFileError, match="a pickle under another name"):
-        load_openphenom(disguised, TINY)
+        load_openphenom(renamed, TINY)
     with pytest.raises(EncoderFileError, match="a pickle under another name"):
         load_openphenom(raw, TINY)
     with pytest.raises(EncoderFileError, match="holds more than tensors"):
-        load_openphenom(honest, TINY)
+        load_openphenom(torch_pickle, TINY)
 
 
-def test_other_files_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
+def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     state = build().state_dict()
     path = tmp_path / "m.safetensors"
     changes = {
@@ -207,9 +208,9 @@ def test_other_files_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
         r"decoder_pred.bias has shape \(3,\), this model's has \(64,\)": state | {"decoder_pred.bias": torch.zeros(3)},
         "decoder_pred.bias holds NaN": state | {"decoder_pred.bias": torch.full((64,), float("nan"))},
     }
-    for said, weights in changes.items():
+    for message, weights in changes.items():
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
-        with pytest.raises(EncoderFileError, match=said):
+        with pytest.raises(EncoderFileError, match=message):
             load_openphenom(path, TINY)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(EncoderFileError, match="damaged"):
@@ -231,7 +232,7 @@ LEARNS = ["train.epochs=40", "train.optimiser.name=adamw", "train.learning_rate=
 
 
 @pytest.mark.slow
-def test_a_tiny_study_trained_on_some_channels_embeds_all(tiny_recipe: Recipe, tiny_recipe_file: Path) -> None:
+def test_a_tiny_study_trained_on_a_subset_of_channels_embeds_all(tiny_recipe: Recipe, tiny_recipe_file: Path) -> None:
     overrides = [NET, "models.net.train_channels=[5, 0, 1, 3]", "grid.models=[net]", "grid.datasets=[two]"]
     recipe = load(tiny_recipe_file, "laptop", [*overrides, *LEARNS])
     for cell in cells(recipe):
@@ -251,7 +252,7 @@ def test_a_tiny_study_trained_on_some_channels_embeds_all(tiny_recipe: Recipe, t
         torch.testing.assert_close(models[0].embed(crops), models[1].embed(crops), rtol=0, atol=0)
 
 
-def test_channels_that_are_not_there_are_refused(tiny_recipe_file: Path) -> None:
+def test_unknown_channels_are_refused(tiny_recipe_file: Path) -> None:
     for wrong in ("[0, 6]", "[1, 1]", "[]"):
         with pytest.raises(RecipeError, match=r"models\.net\.train_channels: must be different numbers below"):
             load(tiny_recipe_file, "laptop", [NET, f"models.net.train_channels={wrong}"])

@@ -1,4 +1,4 @@
-"""The paper's shapes, and shapes that make no network refused by name."""
+"""Covers `config`: the paper's models, and errors for impossible configurations."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_a_quarter_of_the_patches_is_visible(patch: int, tokens: int, visible: i
         ({"pool": "max"}, "pool is 'max'.*mean_std"),
     ],
 )
-def test_impossible_shapes_are_refused_by_name(change: dict[str, object], message: str) -> None:
+def test_impossible_values_are_refused_with_the_field_name(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(named_config("S/16"), **change)
 
@@ -66,6 +66,6 @@ def test_every_model_of_the_supplement_has_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["L/8++", "L/14", "vit_l8", "G/8", ""])
-def test_a_name_that_the_paper_has_not_is_refused(name: str) -> None:
+def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"no model .*: the paper has S/16, S/16\+"):
         named_config(name)

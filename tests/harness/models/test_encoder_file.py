@@ -1,4 +1,4 @@
-"""An exported encoder is timm's, gives our numbers, and nothing but such a file is opened."""
+"""Covers `encoder_file`: a saved encoder loads into timm with the same outputs, and any other file is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pixels() -> Tensor:
 
 
 @pytest.mark.parametrize("pool", ["class", "mean", "std", "mean_std"])
-def test_the_loaded_encoder_is_timms_and_gives_our_numbers(tmp_path: Path, pixels: Tensor, pool: Pool) -> None:
+def test_the_loaded_encoder_is_timms_with_the_same_outputs(tmp_path: Path, pixels: Tensor, pool: Pool) -> None:
     ours, path = build(replace(TINY, pool=pool)), tmp_path / "encoder.safetensors"
     save_encoder(path, ours.encoder.state_dict(), ours.config, value_range=4095.0)
     encoder, images = load_encoder(path), load_transform(path)(pixels)
@@ -67,8 +67,8 @@ def test_the_loaded_encoder_is_timms_and_gives_our_numbers(tmp_path: Path, pixel
 
 
 @pytest.mark.slow
-def test_a_full_network_gives_our_numbers_in_float64(tmp_path: Path) -> None:
-    """Twelve blocks at real width: what differs in float32 is rounding, so in float64 nothing does."""
+def test_a_full_network_gives_the_same_outputs_in_float64(tmp_path: Path) -> None:
+    """Twelve blocks at full width: float32 outputs differ by rounding, float64 ones by less than 1e-11."""
     ours = build(replace(named_config("S/16"), layer_scale=0.5)).double()
     save_encoder(tmp_path / "encoder.safetensors", ours.encoder.state_dict(), ours.config)
     encoder = load_encoder(tmp_path / "encoder.safetensors")
@@ -79,12 +79,12 @@ def test_a_full_network_gives_our_numbers_in_float64(tmp_path: Path) -> None:
         torch.testing.assert_close(encoder(images), ours.embed(images), atol=1e-11, rtol=0)
 
 
-def test_the_usual_type_of_timm_model_where_timm_has_the_pool(saved: Path) -> None:
-    """A plain class can be pickled, scripted, and found by timm's own tools."""
+def test_a_pool_of_timm_gives_timms_own_class(saved: Path) -> None:
+    """Its own class can be pickled and scripted, and works with timm's tools."""
     assert type(load_encoder(saved)) is import_timm().models.vision_transformer.VisionTransformer
 
 
-def test_it_says_where_it_comes_from_and_can_be_fine_tuned(saved: Path, pixels: Tensor) -> None:
+def test_an_encoder_has_its_metadata_and_can_be_fine_tuned(saved: Path, pixels: Tensor) -> None:
     encoder = load_encoder(saved)
     assert encoder.pretrained_cfg["cell"] == "vit-one-s0"
     assert load_config(saved) == TINY
@@ -94,7 +94,7 @@ def test_it_says_where_it_comes_from_and_can_be_fine_tuned(saved: Path, pixels: 
 
 
 def test_timm_alone_loads_the_file(saved: Path) -> None:
-    """The card promises that no code of ours is needed."""
+    """The model card states that this package is not needed."""
     vision_transformer = import_timm().models.vision_transformer
     peer = vision_transformer.VisionTransformer(
         img_size=16, patch_size=4, in_chans=3, num_classes=0, embed_dim=32, depth=2, num_heads=2, qkv_bias=False,
@@ -132,7 +132,7 @@ def test_expected_shapes_are_those_of_the_network(name: str) -> None:
     assert {key: tuple(value.shape) for key, value in state.items()} == expected_shapes(named_config(name))
 
 
-# ---- what is refused
+# ---- files that are refused
 
 
 class Bomb:
@@ -140,7 +140,7 @@ class Bomb:
         return (Path.touch, (Path("exploded"),))
 
 
-def test_a_pickle_in_safetensors_clothing_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_renamed_to_safetensors_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "encoder.safetensors"
     for legacy in (False, True):
@@ -168,7 +168,7 @@ def write_raw(path: Path, header: bytes, size: int | None = None, body: bytes = 
         (lambda p: save_file({"w": torch.zeros(2)}, p, {"format": "pt"}), "not an encoder of this project"),
     ],
 )
-def test_other_files_are_refused_by_name(tmp_path: Path, write: Callable[[Path], Any], message: str) -> None:
+def test_other_files_are_refused_with_their_path(tmp_path: Path, write: Callable[[Path], Any], message: str) -> None:
     path = tmp_path / "encoder.safetensors"
     write(path)
     with pytest.raises(EncoderFileError, match=message) as caught:
@@ -176,13 +176,13 @@ def test_other_files_are_refused_by_name(tmp_path: Path, write: Callable[[Path],
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(EncoderFileError, match=r"nowhere\.safetensors: cannot be read: No such file"):
         load_encoder(tmp_path / "nowhere.safetensors")
 
 
-def changed(saved: Path, config: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> None:
-    """Rewrite a good file with another config or other tensors (None takes one out)."""
+def rewrite(saved: Path, config: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> None:
+    """Rewrite a good file with another config or other tensors (None removes one)."""
     weights = load_file(saved) | (tensors or {})
     metadata = {"format": FORMAT, "value_range": "null"}
     metadata["config"] = json.dumps({**vars(TINY), **(config or {})})
@@ -209,12 +209,12 @@ def changed(saved: Path, config: dict[str, Any] | None = None, tensors: dict[str
 def test_a_file_that_contradicts_itself_is_refused(
     saved: Path, config: dict[str, Any], tensors: dict[str, Any], message: str
 ) -> None:
-    changed(saved, config, tensors)
+    rewrite(saved, config, tensors)
     with pytest.raises(EncoderFileError, match=message):
         load_encoder(saved)
 
 
-def test_a_torn_file_is_refused(saved: Path) -> None:
+def test_a_truncated_file_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(EncoderFileError, match="damaged"):
         load_encoder(saved)

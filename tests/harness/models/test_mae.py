@@ -1,4 +1,4 @@
-"""The masked autoencoder: its size against hand counts, what it may see, what it gives, and that it learns."""
+"""Covers `mae`: parameter counts by hand, masking, outputs, and learning. `test_step_cost.py` counts its kernels."""
 
 from dataclasses import replace
 
@@ -70,7 +70,7 @@ DECODER_BLOCKS = 25_219_072
     ],
 )
 def test_parameter_counts(name: str, plus: str, width: int, depth: int, encoder: int, decoder: int) -> None:
-    """Every model of the paper, encoder and decoder apart; the Fourier loss of "+" has no parameters."""
+    """Every model of the paper, encoder and decoder separately; the Fourier loss of "+" has no parameters."""
     with torch.device("meta"):
         model = MaskedAutoencoder(named_config(name + plus))
     values = 6 * model.config.patch**2
@@ -82,12 +82,12 @@ def test_parameter_counts(name: str, plus: str, width: int, depth: int, encoder:
     assert sum(parameter.numel() for parameter in model.parameters()) == encoder + decoder
 
 
-# ---- what it is
+# ---- weights
 
 
 def test_the_encoder_is_a_timm_vision_transformer(images: Tensor) -> None:
-    """Its state loads into timm's own model as it stands, and both give the same tokens."""
-    model = build(replace(TINY, layer_scale=0.5)).eval()  # at 1e-4 a wrong block would hardly show
+    """Its state_dict loads unchanged into timm's model, and both give the same tokens."""
+    model = build(replace(TINY, layer_scale=0.5)).eval()  # at 1e-4 an error in a block would hardly show
     vision_transformer = import_timm().models.vision_transformer
     peer = vision_transformer.VisionTransformer(
         img_size=16,
@@ -109,7 +109,7 @@ def test_the_encoder_is_a_timm_vision_transformer(images: Tensor) -> None:
 
 
 def test_state_dict_keys_are_stable() -> None:
-    """Checkpoints outlive code: the documented keys, one block of each kind written out."""
+    """Old checkpoints must load: the documented keys, one block of each kind in full."""
     norm = ("weight", "bias")
     encoder_block = {f"{part}.{end}" for part in ("in_norm", "q_norm", "k_norm") for end in norm}
     encoder_block |= {f"{part}.{end}" for part in ("attn_out_proj", "mlp_out_proj") for end in norm}
@@ -164,8 +164,8 @@ def test_initial_weights() -> None:
     assert 0.005 < model.encoder.cls_token.std() < 0.04
 
 
-def test_a_model_built_on_meta_is_initialised_whole() -> None:
-    """No memory is left as found: the result is the model that is built in place with the same seed."""
+def test_a_model_built_on_meta_is_initialised_completely() -> None:
+    """No memory stays uninitialised: the result equals a model built on the CPU with the same seed."""
     with torch.device("meta"):
         model = MaskedAutoencoder(TINY)
     model.to_empty(device="cpu")
@@ -181,7 +181,7 @@ def test_a_model_built_on_meta_is_initialised_whole() -> None:
     torch.testing.assert_close(model.state_dict(), again.state_dict(), rtol=0, atol=0)
 
 
-# ---- what it gives
+# ---- outputs
 
 
 def test_shapes_and_mask_ratio(images: Tensor, noise: Tensor) -> None:
@@ -199,7 +199,7 @@ def test_plain_models_have_no_fourier_loss(images: Tensor, noise: Tensor) -> Non
     assert output.loss == output.reconstruction_loss
 
 
-def test_image_mode_differs_in_the_fourier_term_alone(images: Tensor, noise: Tensor) -> None:
+def test_image_mode_differs_only_in_the_fourier_term(images: Tensor, noise: Tensor) -> None:
     by_patch, by_image = (
         build(replace(TINY, drop_path=0.0, fourier_mode=m))(images, noise) for m in ("patch", "image")
     )
@@ -213,19 +213,19 @@ def test_the_loss_is_the_error_of_masked_patches(images: Tensor, noise: Tensor) 
     assert output.reconstruction_loss.item() == pytest.approx(error.square().mean().item(), rel=1e-5)
 
 
-def test_the_prediction_never_sees_masked_pixels(images: Tensor, noise: Tensor) -> None:
+def test_the_prediction_does_not_depend_on_masked_pixels(images: Tensor, noise: Tensor) -> None:
     model = build(replace(TINY, layer_scale=0.5)).eval()
     before = model(images, noise)
     hidden = before.mask.reshape(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    elsewhere = torch.where(hidden, torch.full_like(images, 9.0), images)
-    assert torch.equal(model(elsewhere, noise).prediction, before.prediction)
-    seen = torch.where(hidden, images, images + 1)
-    assert not torch.allclose(model(seen, noise).prediction, before.prediction)
+    masked_changed = torch.where(hidden, torch.full_like(images, 9.0), images)
+    assert torch.equal(model(masked_changed, noise).prediction, before.prediction)
+    visible_changed = torch.where(hidden, images, images + 1)
+    assert not torch.allclose(model(visible_changed, noise).prediction, before.prediction)
 
 
-def test_visible_tokens_are_those_of_the_patches_embedded_in_place(images: Tensor) -> None:
-    """Gathering before the patch embedding changes nothing: with all patches visible, any order gives each the same
-    token."""
+def test_visible_tokens_do_not_depend_on_the_order_of_patches(images: Tensor) -> None:
+    """Gathering before the patch embedding changes nothing: with all patches visible, each has the same token in any
+    order."""
     encoder = build(replace(TINY, layer_scale=0.5)).encoder.eval()
     patches, order = patchify(images, 4), torch.randperm(16, generator=torch.Generator().manual_seed(0))
     index = order.expand(4, -1)
@@ -256,7 +256,7 @@ def test_embeddings_pool_the_tokens_as_configured(images: Tensor) -> None:
         assert embedding.shape == (4, model.config.embedding_width)
 
 
-def test_embeddings_are_deterministic_and_each_image_its_own(images: Tensor) -> None:
+def test_embeddings_are_deterministic_and_independent_of_the_batch(images: Tensor) -> None:
     model = build(replace(TINY, drop_path=0.5)).eval()
     torch.testing.assert_close(model.embed(images), model.embed(images), rtol=0, atol=0)
     torch.testing.assert_close(model.embed(images[2:3]), model.embed(images)[2:3])
@@ -270,25 +270,25 @@ def test_other_shapes_are_refused(images: Tensor, noise: Tensor) -> None:
         model(images, noise[:, :9])
 
 
-# ---- how it learns
+# ---- training
 
 
 def test_the_gradient_reaches_every_parameter(images: Tensor, noise: Tensor) -> None:
     model = build(replace(TINY, drop_path=0.0))
     model(images, noise).loss.backward()
-    silent = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-12}
-    # a bias shared by all keys adds the same to every logit of a query, which softmax does not see
-    assert {name for name in silent if not name.endswith("k_norm.bias")} == set()
+    no_gradient = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-12}
+    # a bias shared by all keys adds the same to every logit of a query, which does not change the softmax
+    assert {name for name in no_gradient if not name.endswith("k_norm.bias")} == set()
 
 
-def test_stochastic_depth_is_each_samples_own_and_leaves_the_mean_alone(images: Tensor) -> None:
-    """By hand: a sample whose noise is below a block's rate skips it, any other gets 1/(1 - rate) of what it adds."""
+def test_stochastic_depth_is_per_sample_and_keeps_the_mean(images: Tensor) -> None:
+    """By hand: a sample whose noise is below a block's rate skips it; else the branch is scaled by 1/(1 - rate)."""
     config = replace(TINY, depth=2, drop_path=0.5, layer_scale=1.0)
     model = build(config).train()
     patches, index = model._patches(images)[:, :4], torch.arange(4).expand(4, 4)
-    noise = torch.tensor([[0.0, 0.4], [0.0, 0.6], [0.9, 0.49], [0.9, 0.5]])  # rates are 0 and .5
-    found = model.encoder(patches, index, noise)
-    torch.testing.assert_close(found[1:2], model.encoder(patches[1:2], index[1:2], noise[1:2]))
+    noise = torch.tensor([[0.0, 0.4], [0.0, 0.6], [0.9, 0.49], [0.9, 0.5]])  # rates are 0 and 0.5
+    tokens = model.encoder(patches, index, noise)
+    torch.testing.assert_close(tokens[1:2], model.encoder(patches[1:2], index[1:2], noise[1:2]))
     first, last = model.encoder.blocks
     before = first(model.encoder.patch_embed(patches).new_zeros(4, 5, config.width) + 0.3)
     last.drop_path.noise = noise[:, 1]
@@ -299,7 +299,7 @@ def test_stochastic_depth_is_each_samples_own_and_leaves_the_mean_alone(images: 
 
 
 def test_it_overfits_one_batch(images: Tensor, noise: Tensor) -> None:
-    """Noise cannot be inferred from its neighbours, only remembered: a falling loss means that learning works."""
+    """Noise cannot be inferred from its neighbours, only memorised: a falling loss means that training works."""
     model = build(replace(TINY, drop_path=0.0, decoder_width=64))
     optimiser = build_optimiser(model, "lion", peak=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     history = []

@@ -1,4 +1,4 @@
-"""The masked U-net: shapes, counts, what it may see, and a whole tiny study of it."""
+"""Covers `mu_net`: shapes, counts and masking of the masked U-net, and a complete tiny study."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def build(config: MuNetConfig = TINY) -> MuNet:
 
 @pytest.mark.parametrize(("widths", "blocks"), [((32, 64, 128, 256, 512), 6), ((32, 64, 128, 256, 512, 1024), 4)])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_counts_are_those_of_the_closed_form(widths: tuple[int, ...], blocks: int, kernel: int) -> None:
-    """Parameters exactly, and torch's counter of products exactly, for M and L with both of the paper's kernels."""
+def test_counts_match_the_closed_form(widths: tuple[int, ...], blocks: int, kernel: int) -> None:
+    """Parameters and torch's FLOP count match exactly, for M and L with both of the paper's kernels."""
     with torch.device("meta"):
         net = MuNet(MuNetConfig(widths, blocks, kernel))
         images, noise = torch.empty(1, 6, 256, 256), torch.empty(1, 256)
@@ -51,7 +51,7 @@ def test_counts_are_those_of_the_closed_form(widths: tuple[int, ...], blocks: in
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
-def test_the_loss_knows_hidden_squares_alone_and_the_network_visible_ones(ratio: float) -> None:
+def test_the_loss_uses_masked_squares_and_the_network_visible_ones(ratio: float) -> None:
     config = MuNetConfig(widths=(8, 16, 24), blocks=1, crop=32, channels=3, mask_patch=8, mask_ratio=ratio)
     images, noise = inputs(config)
     net, output = build(config), build(config)(images, noise)
@@ -59,13 +59,13 @@ def test_the_loss_knows_hidden_squares_alone_and_the_network_visible_ones(ratio:
     assert torch.equal(output.mask, random_masking(noise, config.visible_squares).mask)
     changed = images.clone()
     pixels = net._pixels(output.mask).expand_as(images)
-    changed[pixels] = 5.0  # what is hidden
+    changed[pixels] = 5.0  # masked pixels
     again = net(changed, noise)
     assert torch.equal(again.prediction, output.prediction)
     assert again.loss > output.loss
-    target = net._pixels(output.mask)  # by hand: the mean over hidden pixels
+    mask = net._pixels(output.mask)  # by hand: the mean over masked pixels
     filled = net.reconstruct(images, noise).image
-    expected = ((filled - images) ** 2)[target.expand_as(images)].mean()
+    expected = ((filled - images) ** 2)[mask.expand_as(images)].mean()
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.equal(filled[~pixels], images[~pixels])
 
@@ -77,11 +77,11 @@ def test_an_embedding_is_the_pooled_bottleneck(pool: str, width: int) -> None:
     net = build(config).eval()
     bottleneck = net._descend(images)[-1]
     assert bottleneck.shape == (2, 24, 8, 8)
-    found = net.embed(images)
-    assert found.shape == (2, width) == (2, config.embedding_width)
+    embedding = net.embed(images)
+    assert embedding.shape == (2, width) == (2, config.embedding_width)
     mean, std = bottleneck.mean((2, 3)), bottleneck.std((2, 3), correction=0)
-    wanted = {"mean": mean, "class": mean, "std": std, "mean_std": torch.cat([mean, std], 1)}[pool]
-    torch.testing.assert_close(found, wanted)
+    expected = {"mean": mean, "class": mean, "std": std, "mean_std": torch.cat([mean, std], 1)}[pool]
+    torch.testing.assert_close(embedding, expected)
 
 
 def test_shapes_that_do_not_fit_are_refused(tiny_recipe_file: Path) -> None:
@@ -100,7 +100,7 @@ def test_shapes_that_do_not_fit_are_refused(tiny_recipe_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_study_of_a_mu_net_goes_from_training_to_recall(tiny_recipe: Recipe, tiny_recipe_file: Path) -> None:
+def test_a_tiny_study_of_a_mu_net_runs_from_training_to_recall(tiny_recipe: Recipe, tiny_recipe_file: Path) -> None:
     recipe = load(
         tiny_recipe_file, "laptop",
         [f"models.net={NET}", "grid.models=[net]", "grid.datasets=[two]", "train.optimisers.net={name: adamw}"],

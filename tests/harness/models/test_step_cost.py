@@ -1,4 +1,4 @@
-"""What a training step costs the host: few launches, no graph breaks, and the numbers of the plain forms."""
+"""Covers the host cost of a training step of `mae`: few kernel launches, no graph breaks, and unchanged numbers."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ TINY = MaeConfig(
 )  # fmt: skip
 
 
-def test_a_step_launches_no_more_than_it_must() -> None:
-    """207 when this was written (torch 2.13): one operation more in every block, or for each parameter, breaks it."""
-    found = count(StepSetting(TINY, torch.device("cpu"), False, 2))
-    assert found.total() <= 209
-    assert found["argsort"] + found["sort"] == 1
-    assert found["_scaled_dot_product_flash_attention_for_cpu"] == 3
+def test_a_step_launches_at_most_209_kernels() -> None:
+    """207 when this was written (torch 2.13): one more operation per block or per parameter exceeds the limit."""
+    launches = count(StepSetting(TINY, torch.device("cpu"), False, 2))
+    assert launches.total() <= 209
+    assert launches["argsort"] + launches["sort"] == 1
+    assert launches["_scaled_dot_product_flash_attention_for_cpu"] == 3
 
 
 def test_the_optimiser_launches_do_not_grow_with_depth() -> None:
-    """Multi-tensor Lion: apart from one copy for each tensor, twelve blocks cost what two do."""
+    """Multi-tensor Lion: apart from one copy per tensor, twelve blocks launch as many kernels as two."""
     shallow, deep = (count(StepSetting(replace(TINY, depth=n), torch.device("cpu"), False, 2)) for n in (2, 12))
-    foreach = [sum(n for name, n in found.items() if name.startswith("_foreach")) for found in (shallow, deep)]
-    assert 0 < foreach[1] <= 2 * foreach[0]  # the plain loop's would be five times as many
+    foreach = [sum(n for name, n in launches.items() if name.startswith("_foreach")) for launches in (shallow, deep)]
+    assert 0 < foreach[1] <= 2 * foreach[0]  # a plain loop would launch five times as many
     assert shallow["sgn_"] == deep["sgn_"] == 0
 
 
-def test_the_counting_sees_the_peer_too() -> None:
+def test_launches_of_the_peer_are_counted_too() -> None:
     assert count(StepSetting(TINY, torch.device("cpu"), False, 2), EAGER.build)["argsort"] >= 0
     assert count(StepSetting(TINY, torch.device("cpu"), False, 2), EAGER.build).total() > 100
 
 
 def test_multi_tensor_lion_is_lion() -> None:
-    """Against lion-pytorch's plain loop: an update's sign may differ only where it is rounding noise."""
+    """Against lion-pytorch's plain loop: the sign of an update may differ only for rounding noise."""
     from lion_pytorch import Lion
 
     def train(plain: bool) -> list[torch.Tensor]:
@@ -56,7 +56,7 @@ def test_multi_tensor_lion_is_lion() -> None:
             model(images, masking_noise(step, range(4), TINY.noise_values)).loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-        # softmax does not see what is shared by all keys: its gradient is rounding noise, and Lion takes its sign
+        # softmax ignores what is shared by all keys: its gradient is rounding noise, and Lion uses its sign
         return [p for name, p in model.named_parameters() if not name.endswith(("k_norm.bias", "qkv.bias"))]
 
     torch.testing.assert_close(train(False), train(True), rtol=0, atol=1e-12)
@@ -65,20 +65,20 @@ def test_multi_tensor_lion_is_lion() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fourier_weight", [0.0, 0.01])
 def test_nothing_breaks_the_graph(fourier_weight: float) -> None:
-    """The whole step compiles to one graph, and so does a block alone: nothing asks the host in between."""
+    """A complete step compiles to one graph, and so does a single block, without a host synchronisation in between."""
     model = MaskedAutoencoder(replace(TINY, fourier_weight=fourier_weight)).train()
     parts = [(model, (torch.randn(4, 3, 16, 16), torch.rand(4, TINY.noise_values)))]
     parts += [(block, (torch.randn(4, 5, 32),)) for block in model.encoder.blocks]
     parts += [(model.decoder.blocks[0], (torch.randn(4, 17, 16),))]
     for part, inputs in parts:
         torch._dynamo.reset()
-        found = torch._dynamo.explain(part)(*inputs)
-        assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+        explanation = torch._dynamo.explain(part)(*inputs)
+        assert (explanation.graph_count, explanation.graph_break_count) == (1, 0), explanation.break_reasons
 
 
 @pytest.mark.slow
 def test_traced_blocks_give_the_same_loss_and_gradients() -> None:
-    """Forward and backward of every block as the compiler sees them, without the minutes of its code generation."""
+    """Forward and backward of every block as traced by the compiler, without code generation, which takes minutes."""
 
     def gradients(compiled: bool) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         torch.manual_seed(0)

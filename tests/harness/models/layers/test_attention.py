@@ -1,4 +1,4 @@
-"""The attention that a recipe asks for is the one that runs, is named, and gives the same numbers."""
+"""Covers `attention`: the kernel that a recipe asks for runs, is reported, and gives the same numbers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def output_and_gradient(block: torch.nn.Module, tokens: Tensor) -> tuple[Tensor,
 @pytest.mark.parametrize("head_width", [32, 64])
 @pytest.mark.parametrize("tokens", [65, 257])
 def test_fused_attention_equals_plain_on_odd_lengths_with_qk_norm(tokens: int, head_width: int) -> None:
-    """The class token makes lengths odd: 64 + 1 and 256 + 1 in the encoder. Kernels tile them; none may be lost."""
-    block, given = block_and_tokens(tokens, head_width)
+    """The class token makes lengths odd: 64 + 1 and 256 + 1 in the encoder. Kernels tile them; no token may be lost."""
+    block, inputs = block_and_tokens(tokens, head_width)
     with sdpa_kernel(SDPBackend.MATH):
-        plain = output_and_gradient(block, given)
+        plain = output_and_gradient(block, inputs)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        fused = output_and_gradient(block, given)
+        fused = output_and_gradient(block, inputs)
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -51,21 +51,21 @@ def test_flash_attention_agrees_with_plain_attention(name: str, tokens: int) -> 
         pytest.skip("no CUDA device")
     if name != "FA2" and name not in installed_flash_packages():
         pytest.skip(f"{name} is not installed")
-    block, given = (part.cuda() for part in block_and_tokens(tokens, 64))
+    block, inputs = (part.cuda() for part in block_and_tokens(tokens, 64))
     with torch.autocast("cuda", torch.bfloat16):
         with sdpa_kernel(SDPBackend.MATH):
-            plain = output_and_gradient(block, given)
-        with attention_kernel("flash", torch.device("cuda", 0), torch.bfloat16) as chosen:
-            flash = output_and_gradient(block, given)
-    if not chosen.startswith(name):
-        pytest.skip(f"{chosen} is newer and takes its place")
+            plain = output_and_gradient(block, inputs)
+        with attention_kernel("flash", torch.device("cuda", 0), torch.bfloat16) as kernel:
+            flash = output_and_gradient(block, inputs)
+    if not kernel.startswith(name):
+        pytest.skip(f"{kernel} is newer and is used instead")
     torch.testing.assert_close(flash, plain, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("wanted", ["auto", "sdpa"])
-def test_without_a_gpu_the_choice_is_torchs(wanted: str) -> None:
-    with attention_kernel(wanted, CPU, torch.float32) as chosen:
-        assert chosen == "sdpa"
+@pytest.mark.parametrize("setting", ["auto", "sdpa"])
+def test_without_a_gpu_torch_chooses_the_kernel(setting: str) -> None:
+    with attention_kernel(setting, CPU, torch.float32) as kernel:
+        assert kernel == "sdpa"
 
 
 def test_flash_where_it_cannot_run_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,38 +80,38 @@ def test_flash_where_it_cannot_run_is_a_clear_error(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("installed", "major", "chosen"),
+    ("installed", "major", "expected"),
     [
         ({"flash_attn.cute.interface", "flash_attn_interface"}, 9, "FA4"),
         ({"flash_attn_interface"}, 9, "FA3"),
-        ({"flash_attn_interface"}, 8, None),  # version 3 is for Hopper alone
+        ({"flash_attn_interface"}, 8, None),  # version 3 supports only Hopper
         (set(), 9, None),
     ],
 )
-def test_the_newest_package_that_fits_the_gpu_is_taken(
-    monkeypatch: pytest.MonkeyPatch, installed: set[str], major: int, chosen: str | None
+def test_the_newest_package_that_supports_the_gpu_is_used(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], major: int, expected: str | None
 ) -> None:
     monkeypatch.setattr(attention, "_is_installed", installed.__contains__)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
     package = attention._package_for(torch.device("cuda", 0), torch.bfloat16)
-    assert (package.name if package else None) == chosen
+    assert (package.name if package else None) == expected
     assert attention._package_for(torch.device("cuda", 0), torch.float32) is None
 
 
-def test_a_package_is_put_in_place_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_activated_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(attention, "_package_for", lambda device, dtype: attention.FLASH_PACKAGES[1])
     monkeypatch.setattr(attention, "activate_flash_attention_impl", calls.append)
     monkeypatch.setattr(attention, "restore_flash_attention_impl", lambda: calls.append("restored"))
-    with attention_kernel("auto", torch.device("cuda"), torch.bfloat16) as chosen:
-        assert (chosen, calls) == ("FA3", ["FA3"])
+    with attention_kernel("auto", torch.device("cuda"), torch.bfloat16) as kernel:
+        assert (kernel, calls) == ("FA3", ["FA3"])
     assert calls == ["FA3", "restored"]
 
 
-def test_the_choice_is_told_for_both_attentions_of_a_step() -> None:
+def test_the_kernel_is_reported_for_both_attentions_of_a_step() -> None:
     assert describe_choice(named_config("S/16"), CPU, torch.float32) == (
         "encoder 65 × 64 FLASH_ATTENTION, decoder 257 × 32 FLASH_ATTENTION"
     )
     with sdpa_kernel(SDPBackend.MATH):
-        told = describe_choice(replace(named_config("S/16"), mask_ratio=0.5), CPU, torch.float32)
-    assert told == "encoder 129 × 64 MATH, decoder 257 × 32 MATH"
+        description = describe_choice(replace(named_config("S/16"), mask_ratio=0.5), CPU, torch.float32)
+    assert description == "encoder 129 × 64 MATH, decoder 257 × 32 MATH"

@@ -1,4 +1,4 @@
-"""timm can be imported whatever build of torchvision lies beside torch, and no other failure is hidden."""
+"""Covers `timm_import`: timm imports with any build of torchvision, and other import errors are not hidden."""
 
 import subprocess
 import sys
@@ -9,21 +9,21 @@ import pytest
 
 from harness.models.layers.timm_import import import_timm
 
-# behaves as torchvision's wheel for CUDA does beside a torch for CPU: submodules load, then a shape rule finds no nms
+# behaves like torchvision's CUDA wheel with a CPU build of torch: submodules load, then the shape rule of nms fails
 CUDA_BUILD = """
 import torch
 import torchvision.extension
 @torch.library.register_fake("torchvision::nms")
 def meta_nms(dets, scores, iou_threshold):
     return dets
-IMPORTED_WHOLE = True
+COMPLETE = True
 """
 
 
 def run_fresh(code: str, *search: Path) -> None:
     path = f"import sys; sys.path[:0] = {[str(folder) for folder in search]!r}\n"
-    done = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def fake_package(folder: Path, name: str, body: str) -> None:
@@ -33,16 +33,16 @@ def fake_package(folder: Path, name: str, body: str) -> None:
 
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder where packages shadow the installed torchvision and timm; all is as before afterwards."""
-    kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("torchvision", "timm")}
-    for name in kept:
+    """A folder where packages shadow the installed torchvision and timm; the modules are restored afterwards."""
+    installed = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("torchvision", "timm")}
+    for name in installed:
         del sys.modules[name]
     monkeypatch.syspath_prepend(tmp_path)
     fake_package(tmp_path, "timm", "")
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
         del sys.modules[name]
-    sys.modules.update(kept)
+    sys.modules.update(installed)
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_the_installed_timm_is_usable_in_a_fresh_interpreter() -> None:
 
 
 @pytest.mark.slow
-def test_a_torchvision_that_misses_its_operators_is_imported_whole(tmp_path: Path) -> None:
+def test_a_torchvision_without_its_operators_is_imported_completely(tmp_path: Path) -> None:
     fake_package(tmp_path, "torchvision", CUDA_BUILD)
     (tmp_path / "torchvision" / "extension.py").write_text("")
     fake_package(tmp_path, "timm", "import torchvision")
@@ -64,7 +64,7 @@ def test_a_torchvision_that_misses_its_operators_is_imported_whole(tmp_path: Pat
         "try:\n    import torchvision\n    raise SystemExit('the fake must fail first')\n"
         "except RuntimeError: pass\n"
         "from harness.models.layers.timm_import import import_timm\n"
-        "assert import_timm().torchvision.IMPORTED_WHOLE\n"
+        "assert import_timm().torchvision.COMPLETE\n"
         "assert import_timm() is import_timm()\n",
         tmp_path,
     )
@@ -83,7 +83,7 @@ def test_other_errors_pass_through(fakes: Path, body: str, error: type[Exception
         import_timm()
 
 
-def test_a_healthy_torchvision_is_left_alone(fakes: Path) -> None:
+def test_a_working_torchvision_is_not_reimported(fakes: Path) -> None:
     fake_package(fakes, "torchvision", "")
     import torchvision
 
