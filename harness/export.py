@@ -19,7 +19,7 @@ from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, find_cell
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load, to_yaml
-from harness.recipe.models import MaeVit
+from harness.recipe.models import MaeVitSection
 from harness.recipe.schema import Recipe
 from harness.report.model_card import model_card
 from harness.storage import ledger
@@ -69,7 +69,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
         raise ExportError(f"{cell.id} is not trained yet: run python -m harness.sweep first")
     if cell.network_kind == "channel_agnostic" and block is None:
         return _export_channel_agnostic(recipe, cell, output)
-    if not isinstance(cell.architecture.model, MaeVit):
+    if not isinstance(cell.architecture.model, MaeVitSection):
         raise ExportError(
             f"{cell.id} is a {cell.network_kind}: only encoders of MAE-ViTs and CA-MAEs can be exported, "
             "and only those of MAE-ViTs can be cut"

@@ -14,7 +14,7 @@ from analysis.compute.flops import Vit, VitMae, block_macs, encoder_parameters
 
 
 @dataclass(frozen=True)
-class MuNet:
+class MuNetCost:
     """A masked U-net (supplement A.2.2): residual blocks of two k x k convolutions at each scale, down and up."""
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -62,7 +62,7 @@ class MuNet:
 
 
 @dataclass(frozen=True)
-class ChannelAgnosticMae(Vit):
+class ChannelAgnosticCost(Vit):
     """A channel-agnostic MAE: tokens of every channel in one encoder, a decoder for each trained channel.
 
     Masked patches cost nothing, not even their embedding. `patches` are those of one channel.
@@ -173,7 +173,7 @@ class DenseNet161:
 
 
 @dataclass(frozen=True)
-class VitClassifier(Vit):
+class VitClassifierCost(Vit):
     """A MAE-ViT's encoder on all of its tokens; the head is below a thousandth of it and left out."""
 
     def training_forward_macs(self) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_wells
 from harness.grid.cells import Cell
-from harness.recipe.models import DenseNet, VitClassifier
+from harness.recipe.models import DenseNetSection, VitClassifierSection
 from harness.recipe.schema import Recipe
 from shards.order.random_order import Order
 from shards.order.weighted_order import PlateOrder, WeightedOrder, balancing_weights
@@ -45,7 +45,9 @@ def read_labels(shards: ShardSet, wells: Wells, column: str) -> Labels:
 def labels_of(cell: Cell, shards: ShardSet, wells: Wells) -> Labels | None:
     """The labels that a cell trains on; None where its model is no classifier."""
     model = cell.architecture.model if cell.architecture else None
-    return read_labels(shards, wells, model.label) if isinstance(model, DenseNet | VitClassifier) else None
+    return (
+        read_labels(shards, wells, model.label) if isinstance(model, DenseNetSection | VitClassifierSection) else None
+    )
 
 
 def class_count(recipe: Recipe, cell: Cell) -> int:
@@ -65,7 +67,7 @@ def labelled_order(cell: Cell, shards: ShardSet, wells: Wells, labels: Labels) -
         ValueError: a plate has fewer images than a group.
     """
     model = cell.architecture.model if cell.architecture else None
-    if isinstance(model, DenseNet) and model.adaptive:
+    if isinstance(model, DenseNetSection) and model.adaptive:
         return PlateOrder(cell.seed, plates(shards, wells), model.group)
     return WeightedOrder(cell.seed, balancing_weights(labels.of_well[wells]))
 

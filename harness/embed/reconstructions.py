@@ -20,8 +20,6 @@ from shards.loader.batches import well_tiles
 from shards.reader.shard_set import ShardSet
 
 RECONSTRUCTED_CROPS = 6
-
-
 Inpainter = MaskedAutoencoder | MuNet | ChannelAgnosticMae  # networks that can reconstruct
 
 

@@ -23,11 +23,7 @@ from shards.loader.read_ahead import Batch
 from shards.reader.shard_set import ShardSet
 
 GPU_BATCH = 256  # tiles in a forward pass where the recipe does not say
-
-
 CPU_PIXELS = 8 * 256**2  # the same on a CPU, in pixels of one channel: larger batches no longer fit the caches
-
-
 Features = NDArray[np.float32]  # (W, D)
 
 

@@ -22,7 +22,7 @@ from harness.data.shard_sets import open_shards
 from harness.data.wells import evaluation_wells
 from harness.grid.cell_folder import EMBEDDINGS
 from harness.grid.stage_run import StageRun
-from harness.recipe.models import Profiles
+from harness.recipe.models import ProfilesSection
 from harness.storage.embeddings import write_embeddings
 
 ADDRESS = re.compile(r"([A-Za-z]+)0*(\d+)")  # A1 and A01 are one well
@@ -38,7 +38,7 @@ def join_profiles(stage: StageRun) -> dict[str, Any]:
     """
     recipe, cell = stage.recipe, stage.cell
     model = recipe.models[cell.model]
-    assert isinstance(model, Profiles)
+    assert isinstance(model, ProfilesSection)
     assert recipe.embed is not None
     shards = open_shards(recipe, recipe.embed.shards)
     well_numbers = evaluation_wells(shards, recipe.embed.experiments)

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from harness.recipe.data import Assay, Build, Stream
 from harness.recipe.fields import per_name
-from harness.recipe.models import Architecture, DenseNet, Imagenet, Profiles
+from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
 from harness.recipe.schema import Optimiser, Recipe, Train
 
 ID_VERSION = 1
@@ -178,7 +178,7 @@ def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
 
 def _architecture(recipe: Recipe, name: str) -> Architecture | None:
     model = recipe.models[name]
-    return None if isinstance(model, Profiles) else Architecture(model, recipe.mae)
+    return None if isinstance(model, ProfilesSection) else Architecture(model, recipe.mae)
 
 
 def _data(recipe: Recipe, name: str) -> TrainingData:
@@ -208,4 +208,4 @@ def find_cell(recipe: Recipe, name: str) -> Cell:
 def weights_path(recipe: Recipe, cell: Cell) -> Path | None:
     """The file of a cell's weights, initial or final, if the recipe names one."""
     model = recipe.models.get(cell.model)
-    return model.weights.path if isinstance(model, DenseNet | Imagenet) and model.weights else None
+    return model.weights.path if isinstance(model, DenseNetSection | ImagenetSection) and model.weights else None

@@ -71,10 +71,10 @@ def _imagenet() -> tuple[type[Any], type[Network]]:
 
 KINDS = {
     "mae_vit": Kind(VitMae, _mae_vit),
-    "mu_net": Kind(systems.MuNet, _mu_net),
-    "channel_agnostic": Kind(systems.ChannelAgnosticMae, _channel_agnostic),
+    "mu_net": Kind(systems.MuNetCost, _mu_net),
+    "channel_agnostic": Kind(systems.ChannelAgnosticCost, _channel_agnostic),
     "densenet": Kind(systems.DenseNet161, _densenet),
-    "vit_classifier": Kind(systems.VitClassifier, _vit_classifier),
+    "vit_classifier": Kind(systems.VitClassifierCost, _vit_classifier),
     "imagenet": Kind(systems.PlainVit, _imagenet),
 }
 

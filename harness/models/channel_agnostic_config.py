@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.compute.systems import ChannelAgnosticMae
+from analysis.compute.systems import ChannelAgnosticCost
 from harness.models.config import EncoderConfig
 from harness.recipe.fields import default_of
-from harness.recipe.models import ChannelAgnostic, FourierNorm, Mae
+from harness.recipe.models import ChannelAgnosticSection, FourierNorm, Mae
 
 OPENPHENOM_CHANNELS = 11  # channels in OpenPhenom's table of encoder positions
 CROSS_ATTENTION_HEADS = 8
 
 
 @dataclass(frozen=True)
-class ChannelAgnosticConfig(EncoderConfig, ChannelAgnosticMae):
+class ChannelAgnosticConfig(EncoderConfig, ChannelAgnosticCost):
     """Configuration of a CA-MAE and its loss; fields shared with `MaeConfig` have the same meaning.
 
     Attributes:
@@ -27,7 +27,7 @@ class ChannelAgnosticConfig(EncoderConfig, ChannelAgnosticMae):
     """
 
     max_channels: int = OPENPHENOM_CHANNELS
-    fourier_weight: float = default_of(ChannelAgnostic, "fourier_weight")
+    fourier_weight: float = default_of(ChannelAgnosticSection, "fourier_weight")
     fourier_norm: FourierNorm = default_of(Mae, "fourier_norm")
 
     def __post_init__(self) -> None:

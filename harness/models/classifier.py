@@ -40,8 +40,8 @@ class DenseNetConfig(systems.DenseNet161):
         adaptive: AdaBN: use the statistics of a plate at inference.
     """
 
-    group: int = default_of(sections.DenseNet, "group")
-    adaptive: bool = default_of(sections.DenseNet, "adaptive")
+    group: int = default_of(sections.DenseNetSection, "group")
+    adaptive: bool = default_of(sections.DenseNetSection, "adaptive")
 
     @property
     def mask_values(self) -> int:
@@ -60,7 +60,7 @@ class DenseNetConfig(systems.DenseNet161):
 
 
 @dataclass(frozen=True)
-class VitClassifierConfig(EncoderConfig, systems.VitClassifier):
+class VitClassifierConfig(EncoderConfig, systems.VitClassifierCost):
     """Configuration of a classifier with the encoder of a MAE-ViT; `classes` as in `DenseNetConfig`."""
 
     classes: int = 0

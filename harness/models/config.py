@@ -12,7 +12,7 @@ from typing import get_args
 
 from analysis.compute.flops import Vit, VitMae
 from harness.recipe.fields import default_of
-from harness.recipe.models import FourierMode, FourierNorm, Mae, MaeVit, Pool, VitSection, VitSize
+from harness.recipe.models import FourierMode, FourierNorm, Mae, MaeVitSection, Pool, VitSection, VitSize
 
 DEFAULT_POOL: Pool = "mean"
 
@@ -100,7 +100,7 @@ class MaeConfig(EncoderConfig, VitMae):
         ValueError: as `EncoderConfig`.
     """
 
-    fourier_weight: float = default_of(MaeVit, "fourier_weight")
+    fourier_weight: float = default_of(MaeVitSection, "fourier_weight")
     fourier_mode: FourierMode = default_of(Mae, "fourier_mode")
     fourier_norm: FourierNorm = default_of(Mae, "fourier_norm")
 

@@ -29,7 +29,7 @@ GROUPS = 8  # maximum number of groups of a GroupNorm
 
 
 @dataclass(frozen=True)
-class MuNetConfig(systems.MuNet):
+class MuNetConfig(systems.MuNetCost):
     """Configuration of a MU-net and its loss.
 
     Attributes:
@@ -43,8 +43,8 @@ class MuNetConfig(systems.MuNet):
         ValueError: the crop does not divide into squares or scales.
     """
 
-    mask_ratio: float = default_of(sections.MuNet, "mask_ratio")
-    mask_patch: int = default_of(sections.MuNet, "mask_patch")
+    mask_ratio: float = default_of(sections.MuNetSection, "mask_ratio")
+    mask_patch: int = default_of(sections.MuNetSection, "mask_patch")
     pool: Pool = DEFAULT_POOL
 
     def __post_init__(self) -> None:

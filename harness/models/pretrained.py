@@ -33,7 +33,7 @@ def load_pretrained(trunk: nn.Module, path: Path, channels: int) -> None:
     weights, expected = dict(read_weights(path)), trunk.state_dict()
     for name in [name for name in weights if name not in expected]:
         if not name.startswith(HEADS) and not name.endswith("num_batches_tracked"):
-            raise EncoderFileError(f"{path}: has {name!r}, which this trunk has not")
+            raise EncoderFileError(f"{path}: has {name!r}, which this trunk does not have")
         del weights[name]
     for name in expected:
         if name not in weights:

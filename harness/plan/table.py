@@ -14,7 +14,7 @@ from harness.plan.cost import CellPlan
 from harness.plan.memory import memory
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import GPUS, Gpu
-from harness.recipe.models import MaeVit
+from harness.recipe.models import MaeVitSection
 from harness.recipe.schema import Recipe
 
 PAPER_CELL = ("vit_l8_plus", "rpi_93m")
@@ -135,7 +135,12 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
     lines, seen = ["one rank's memory by torch's tracker, and the closed form, GB:"], set()
     for plan in plans:
         architecture = plan.cell.architecture
-        if plan.run is None or architecture is None or not isinstance(architecture.model, MaeVit) or plan.gpus < 2:
+        if (
+            plan.run is None
+            or architecture is None
+            or not isinstance(architecture.model, MaeVitSection)
+            or plan.gpus < 2
+        ):
             continue
         if (plan.cell.model, plan.run.setting) in seen:
             continue

@@ -13,8 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag, model_validator
 
 from analysis.compute.flops import VitMae
-from analysis.compute.systems import DenseNet161
-from analysis.compute.systems import MuNet as MuNetCost
+from analysis.compute.systems import DenseNet161, MuNetCost
 from harness.recipe.fields import Count, Name, Probability, Section, YamlPath
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
@@ -94,7 +93,7 @@ class VitSection(NetworkSection):
     drop_path: Probability = Field(0.0, description="stochastic depth of the last block; rises linearly to it")
 
 
-class MaeVit(VitSection):
+class MaeVitSection(VitSection):
     """One MAE-ViT encoder (supplement A.2.3)."""
 
     mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields)
@@ -105,7 +104,7 @@ class MaeVit(VitSection):
     fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; 0.01 for the '+' models")
 
     @model_validator(mode="after")
-    def _divides(self) -> MaeVit:
+    def _divides(self) -> MaeVitSection:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.width % 4:
@@ -117,7 +116,7 @@ class MaeVit(VitSection):
         return _indivisible("patch", self.patch, shared.crop)
 
 
-class MuNet(NetworkSection):
+class MuNetSection(NetworkSection):
     """A masked U-net (supplement A.2.2); `docs/models.md` says which of it is published and which is our reading."""
 
     kind: Literal["mu_net"]
@@ -141,7 +140,7 @@ class MuNet(NetworkSection):
         return misfits
 
 
-class ChannelAgnostic(VitSection):
+class ChannelAgnosticSection(VitSection):
     """A channel-agnostic MAE; the decoder of each channel, the mask and the positions are the study's `mae`."""
 
     mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields) - {"fourier_mode"}
@@ -178,7 +177,7 @@ class Weights(Section):
     path: YamlPath
 
 
-class DenseNet(NetworkSection):
+class DenseNetSection(NetworkSection):
     """A weakly supervised DenseNet-161 (supplement A.2.1), with AdaBN over plates where it is `adaptive`."""
 
     is_classifier: ClassVar[bool] = True
@@ -202,7 +201,7 @@ class DenseNet(NetworkSection):
         return [("kind", f"a DenseNet halves crops five times: {shared.crop} pixels")] if shared.crop % 32 else []
 
 
-class VitClassifier(VitSection):
+class VitClassifierSection(VitSection):
     """A weakly supervised classifier with the architecture of a MAE-ViT's encoder (supplement A.2.1)."""
 
     mae_fields: ClassVar[frozenset[str]] = CROPS | ENCODER
@@ -219,7 +218,7 @@ class VitClassifier(VitSection):
         return misfits
 
 
-class Imagenet(NetworkSection):
+class ImagenetSection(NetworkSection):
     """A vision transformer trained on ImageNet: never trained here, only embedded and evaluated.
 
     The defaults are timm's vit_large_patch16_224. `docs/models.md` says how it takes crops of any size and channels.
@@ -242,7 +241,7 @@ class Imagenet(NetworkSection):
         return misfits
 
 
-class Profiles(Section):
+class ProfilesSection(Section):
     """Features measured with other software, such as CellProfiler's: neither trained nor embedded, only evaluated."""
 
     is_classifier: ClassVar[bool] = False
@@ -267,16 +266,18 @@ def _arm(value: Any) -> str:  # noqa: ANN401  (any YAML value)
 
 
 Model = Annotated[
-    Annotated[MaeVit, Tag(f"{ARM}mae_vit")]
-    | Annotated[MuNet, Tag(f"{ARM}mu_net")]
-    | Annotated[ChannelAgnostic, Tag(f"{ARM}channel_agnostic")]
-    | Annotated[DenseNet, Tag(f"{ARM}densenet")]
-    | Annotated[VitClassifier, Tag(f"{ARM}vit_classifier")]
-    | Annotated[Imagenet, Tag(f"{ARM}imagenet")]
-    | Annotated[Profiles, Tag(f"{ARM}profiles")],
+    Annotated[MaeVitSection, Tag(f"{ARM}mae_vit")]
+    | Annotated[MuNetSection, Tag(f"{ARM}mu_net")]
+    | Annotated[ChannelAgnosticSection, Tag(f"{ARM}channel_agnostic")]
+    | Annotated[DenseNetSection, Tag(f"{ARM}densenet")]
+    | Annotated[VitClassifierSection, Tag(f"{ARM}vit_classifier")]
+    | Annotated[ImagenetSection, Tag(f"{ARM}imagenet")]
+    | Annotated[ProfilesSection, Tag(f"{ARM}profiles")],
     Discriminator(_arm),
 ]
-Network = MaeVit | MuNet | ChannelAgnostic | DenseNet | VitClassifier | Imagenet
+Network = (
+    MaeVitSection | MuNetSection | ChannelAgnosticSection | DenseNetSection | VitClassifierSection | ImagenetSection
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.grid.cells import Cell
-from harness.recipe.models import Mae, MaeVit
+from harness.recipe.models import Mae, MaeVitSection
 from harness.recipe.schema import Recipe
 
 
@@ -34,10 +34,10 @@ def _what(cell: Cell, channels: Sequence[str], blocks: int) -> str:
     return "## What it is\n\n" + _table(("", ""), list(rows.items()))
 
 
-def _mae_vit(cell: Cell) -> tuple[MaeVit, Mae]:
+def _mae_vit(cell: Cell) -> tuple[MaeVitSection, Mae]:
     """The model of a cell that is exported; other kinds have no card."""
     assert cell.architecture is not None
-    assert isinstance(cell.architecture.model, MaeVit)
+    assert isinstance(cell.architecture.model, MaeVitSection)
     return cell.architecture.model, cell.architecture.mae
 
 
@@ -100,8 +100,6 @@ tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]
 # {name}
 
 An image encoder for fluorescence microscopy, a masked autoencoder of the study `{study}`."""
-
-
 _CARD_LOADING = """
 ## How to load it
 
@@ -117,8 +115,6 @@ tokens = encoder.forward_features(standardise(crops))  # (B, 1 + L, D), the clas
 A well's embedding is the mean over its tiles. The keys are those of timm's `VisionTransformer` built with
 `block_fn=ParallelScalingBlock`, so timm alone can load the file too; the shape is in its metadata, under `config`.
 """
-
-
 _CARD_LICENCE = """
 ## Licence
 

@@ -17,7 +17,7 @@ from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, fingerprint, weights_path
 from harness.grid.stage_run import StageRun
-from harness.recipe.models import Profiles
+from harness.recipe.models import ProfilesSection
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.ledger import STAGES, Stage
@@ -107,7 +107,7 @@ def _evaluate_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSO
     lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
     identity = [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
     model = recipe.models.get(cell.model)
-    if not isinstance(model, Profiles):
+    if not isinstance(model, ProfilesSection):
         return identity
     assert recipe.embed is not None  # which wells; for other kinds, the fingerprint of `embed` covers them
     tables = [_file_digest(path) for path in model.tables]

@@ -91,7 +91,7 @@ def test_the_published_count_and_the_closed_form() -> None:
     ("change", "complaint"),
     [
         ({"width": 24}, r"cls_token has shape \(1, 1, 16\), this trunk's has \(1, 1, 24\)"),
-        ({"depth": 1}, r"has 'blocks\.1\.\S+', which this trunk has not"),
+        ({"depth": 1}, r"has 'blocks\.1\.\S+', which this trunk does not have"),
         ({"depth": 3}, r"lacks 'blocks\.2\.\S+'"),
         ({"patch": 16}, r"patch_embed\.proj\.weight has shape \(16, 3, 8, 8\), this trunk's has \(16, 6, 16, 16\)"),
     ],

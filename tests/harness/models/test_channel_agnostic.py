@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.compute.systems import ChannelAgnosticMae as Cost
+from analysis.compute.systems import ChannelAgnosticCost
 from harness.export import export_cell
 from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
 from harness.grid.cells import cells
@@ -134,7 +134,7 @@ def test_counts_match_the_closed_form(size: str) -> None:
     """Trained parameters and multiply-adds, exactly, against torch's FLOP counter on the meta device."""
     width, depth, heads = SIZES[size]
     config = ChannelAgnosticConfig(width=width, depth=depth, heads=heads, patch=16)
-    cost = Cost(width, depth, heads, 16)
+    cost = ChannelAgnosticCost(width, depth, heads, 16)
     with torch.device("meta"):
         model = ChannelAgnosticMae(config).eval()
         crops, noise = torch.empty(1, 6, 256, 256), torch.empty(1, config.mask_values)

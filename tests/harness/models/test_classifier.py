@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.compute.systems import DenseNet161, VitClassifier
+from analysis.compute.systems import DenseNet161, VitClassifierCost
 from harness.data.labels import plates, read_labels
 from harness.data.plate_statistics import adapted, by_plate
 from harness.data.shard_sets import open_shards
@@ -79,7 +79,7 @@ def test_a_vit_classifier_has_the_parameters_of_its_cost_model(tiny_recipe_file:
     (cell,) = (cell for cell in cells(recipe) if cell.kind == "untrained")
     assert cell.architecture is not None
     net = build(cell.architecture)
-    cost = VitClassifier(16, 1, 2, 8, 32, 6)
+    cost = VitClassifierCost(16, 1, 2, 8, 32, 6)
     assert sum(p.numel() for p in net.parameters()) == cost.parameters()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.compute.systems import MuNet as MuNetCost
+from analysis.compute.systems import MuNetCost
 from harness.grid.cells import cells
 from harness.models.layers.masking import masking_noise, random_masking
 from harness.models.mu_net import MuNet, MuNetConfig
