@@ -28,7 +28,7 @@ def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "
     from shards.reader.shard_set import ShardSet
 
     if isinstance(place, Path):
-        found = ShardSet.open(place, recipe.launch.loader_read)
+        shards = ShardSet.open(place, recipe.launch.loader_read)
     else:
         from shards.remote.cache import FileCache
         from shards.remote.open_set import open_store
@@ -36,9 +36,9 @@ def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "
         remote = recipe.remote
         whole = order == "stream" and remote.cache is not None
         kept = FileCache(remote.cache, round(remote.cache_gb * GIGA)) if whole and remote.cache else None
-        found = open_store(_store(place, remote), kept)
-    found.reader.max_open_shards = recipe.launch.loader_open_shards
-    return found
+        shards = open_store(_store(place, remote), kept)
+    shards.reader.max_open_shards = recipe.launch.loader_open_shards
+    return shards
 
 
 def manifest_of(recipe: Recipe, place: ShardLocation) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Evaluate(Section):
 class Fit(Section):
     convention: Literal["touvron", "dense_forward", "mae_train"] = "touvron"
     bootstrap: PositiveInt = 2000
-    overlay_table6: bool = Field(False, description="draw the paper's Table 6 beside this study's points")
+    overlay_table6: bool = Field(False, description="draw the paper's Table 6 next to this study's points")
 
 
 class Recipe(Section):
