@@ -22,7 +22,7 @@ from harness.models.config import MaeConfig
 from harness.models.layers.blocks import MLP_RATIO
 from harness.models.layers.timm_import import import_timm
 from harness.recipe.models import Pool
-from harness.storage.atomic import write_atomic
+from harness.storage.weights import write_safetensors
 from shards.loader.transform import self_standardise
 
 if TYPE_CHECKING:
@@ -66,14 +66,12 @@ def save_encoder(
     Raises:
         EncoderFileError: names or shapes of the weights are not those of the configuration.
     """
-    from safetensors.torch import save
-
     _check_shapes(path, {name: tuple(value.shape) for name, value in weights.items()}, config)
     metadata = {
         **(notes or {}), "format": FORMAT, "config": json.dumps(asdict(config)), "value_range": json.dumps(value_range)
     }  # fmt: skip
     tensors = {name: value.detach().contiguous().cpu() for name, value in weights.items()}
-    write_atomic(path, lambda file: file.write(save(tensors, metadata)))
+    write_safetensors(path, tensors, metadata)
 
 
 def cut_encoder(weights: Mapping[str, Tensor], config: MaeConfig, blocks: int) -> tuple[dict[str, Tensor], MaeConfig]:

@@ -20,6 +20,7 @@ from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
 from harness.models.encoder_file import EncoderFileError, read_header
 from harness.storage.atomic import write_atomic
+from harness.storage.weights import write_safetensors
 
 SAFE = ".safetensors"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
@@ -45,12 +46,10 @@ def load_openphenom(path: Path | str, config: ChannelAgnosticConfig = OPENPHENOM
 def save_openphenom(path: Path | str, model: ChannelAgnosticMae, metadata: Mapping[str, str] | None = None) -> None:
     """Write a model atomically: safetensors, or (.pt, .pth, .bin, .ckpt) torch's `{"state_dict": ...}`, the format that
     `MAEModel.from_pretrained(folder, filename=...)` reads."""
-    from safetensors.torch import save
-
     path = Path(path)
     weights = {name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}
     if path.suffix == SAFE:
-        write_atomic(path, lambda file: file.write(save(weights, dict(metadata or {}))))
+        write_safetensors(path, weights, metadata or {})
     elif path.suffix in TORCH:
         write_atomic(path, partial(torch.save, {"state_dict": weights}))
     else:
