@@ -1,4 +1,4 @@
-"""The recipes that ship: each is right under both profiles, states the paper's settings, and runs in miniature."""
+"""The recipes in `recipes/`: each is valid under both profiles, has the paper's settings, and runs in miniature."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.storage import ledger
 FOLDER = Path(__file__).parents[2] / "recipes"
 OTHERS = {"scaling", "jump_wells", "jump_channels"}
 ROWS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
-TABLE6 = {  # supplement, Table 6: the cells that hold a number
+TABLE6 = {  # supplement, Table 6: the entries with a number
     "densenet": ["rxrx1", "rxrx3"], "densenet_adabn": ["rxrx1", "rxrx3"], "densenet_adabn_1024": ["rxrx1", "rxrx3"],
     "mu_net_m": ["rxrx3"], "mu_net_l": ["rxrx3", "rpi_52m", "rpi_93m"], "vit_s16": ["rxrx3", "rpi_52m"],
     "vit_b16": ["rxrx3", "rpi_52m"], "vit_b8": ["rpi_52m"], "vit_l16": ["rxrx3", "rpi_52m"],
@@ -33,8 +33,8 @@ TABLE6 = {  # supplement, Table 6: the cells that hold a number
 
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("profile", ["slurm", "laptop"])
-def test_a_recipe_is_valid_and_says_what_to_expect(name: str, profile: str) -> None:
-    if profile == "slurm":  # a laptop's demo assay is planned once it is rendered
+def test_a_recipe_is_valid_and_its_header_states_cost_and_result(name: str, profile: str) -> None:
+    if profile == "slurm":  # the laptop profile can be planned only after its demo assay is rendered
         assert plan_cells(load(FOLDER / f"{name}.yaml", profile), cells(load(FOLDER / f"{name}.yaml", profile)))
     assert cells(load(FOLDER / f"{name}.yaml", profile))
     header = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
@@ -42,17 +42,17 @@ def test_a_recipe_is_valid_and_says_what_to_expect(name: str, profile: str) -> N
         assert word in header
 
 
-def test_table6_has_a_trained_cell_for_each_number_of_the_table_and_rows_are_those_cells() -> None:
-    whole = load(FOLDER / "table6.yaml", "slurm")
-    found = {(c.model, c.dataset): c.id for c in cells(whole) if c.kind == "trained"}
-    assert set(found) == {(model, dataset) for model, datasets in TABLE6.items() for dataset in datasets}
+def test_table6_trains_a_cell_for_each_number_and_the_row_recipes_train_the_same_cells() -> None:
+    table6 = load(FOLDER / "table6.yaml", "slurm")
+    ids = {(c.model, c.dataset): c.id for c in cells(table6) if c.kind == "trained"}
+    assert set(ids) == {(model, dataset) for model, datasets in TABLE6.items() for dataset in datasets}
     for name in ROWS:
         rows = [c for c in cells(load(FOLDER / f"{name}.yaml", "slurm")) if c.kind == "trained"]
         for cell in rows if name != "ca_mae_l16_plus" else []:
-            assert found[cell.model, cell.dataset] == cell.id
+            assert ids[cell.model, cell.dataset] == cell.id
 
 
-def test_table6_states_the_papers_settings() -> None:
+def test_table6_has_the_papers_settings() -> None:
     """Supplement A.2.1, A.2.2 and A.2.3."""
     recipe = load(FOLDER / "table6.yaml", "slurm")
     by_model = {c.model: c for c in cells(recipe) if c.kind == "trained"}
@@ -71,14 +71,14 @@ def test_table6_states_the_papers_settings() -> None:
 
 
 def miniature(tiny: Recipe, name: str) -> list[str]:
-    """Overrides that put the tiny study in the place of the demo assay."""
+    """Return overrides that replace the demo assay with the tiny study."""
     build = tiny.prepare.build[0]
-    made = f"{{layout: rxrx3, root: {build.root}, output: {build.output}, "
-    made += "validation_fraction: 0.34, wells_per_shard: 16}"
+    build_fields = f"{{layout: rxrx3, root: {build.root}, output: {build.output}, "
+    build_fields += "validation_fraction: 0.34, wells_per_shard: 16}"
     assert tiny.evaluate is not None
     pairs = tiny.evaluate.relationships["complexes"]
     return [
-        f"output={tiny.output.parent / name}", "prepare.assay=null", f"prepare.build=[{made}]",
+        f"output={tiny.output.parent / name}", "prepare.assay=null", f"prepare.build=[{build_fields}]",
         f"datasets.assay={{shards: {build.output}}}", f"embed={{shards: {build.output}}}",
         f"evaluate={{relationships: {{complexes: {pairs}}}, bootstrap: 20}}", "launch.device=cpu",
         "launch.cells_per_job=40", "launch.parallel=1", "train.epochs=1", "train.validations=1",
@@ -86,17 +86,17 @@ def miniature(tiny: Recipe, name: str) -> list[str]:
     ]  # fmt: skip
 
 
-def from_elsewhere(recipe: Recipe, folder: Path) -> list[str]:
-    """Overrides that put the two rows back that need files: weights as timm saves them, and a table of profiles."""
+def add_external_rows(recipe: Recipe, folder: Path) -> list[str]:
+    """Write the files that two rows need (timm weights, a table of profiles); return overrides that add the rows."""
     torch.manual_seed(0)
     narrow = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
     net = import_timm().create_model("vit_large_patch16_224", **narrow)
     save_file(net.state_dict(), folder / "imagenet.safetensors")
     wells = pd.read_csv(Path(recipe.prepare.build[0].root) / "metadata.csv")
-    named = {"Metadata_Experiment": wells["experiment_name"], "Metadata_Plate": wells["plate"]}
-    drawn = np.random.default_rng(0).normal(size=(len(wells), 8))
-    features = {f"Cells_Texture_{n}": column for n, column in enumerate(drawn.T)}
-    table = pd.DataFrame({**named, "Metadata_Well": wells["address"], **features})
+    identifiers = {"Metadata_Experiment": wells["experiment_name"], "Metadata_Plate": wells["plate"]}
+    values = np.random.default_rng(0).normal(size=(len(wells), 8))
+    features = {f"Cells_Texture_{n}": column for n, column in enumerate(values.T)}
+    table = pd.DataFrame({**identifiers, "Metadata_Well": wells["address"], **features})
     table.to_parquet(folder / "profiles.parquet")
     models = load(FOLDER / "table6.yaml", "slurm").grid.models
     return [
@@ -105,7 +105,8 @@ def from_elsewhere(recipe: Recipe, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def evaluated(recipe: Recipe) -> None:
+def check_evaluated(recipe: Recipe) -> None:
+    """Assert that every cell has a recall between 0 and 1 in the ledger."""
     for cell in cells(recipe):
         row = ledger.read(recipe.output, cell.id, "evaluate")
         assert row is not None, cell.id
@@ -114,14 +115,14 @@ def evaluated(recipe: Recipe) -> None:
 
 @pytest.mark.slow
 def test_all_systems_run_from_images_to_a_report(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    """The laptop profile of the whole table, on the tiny study, and the rows that need files: every kind."""
-    overrides = miniature(tiny_recipe, "table6") + from_elsewhere(tiny_recipe, tmp_path)
+    """The laptop profile of `table6` on the tiny study, with the rows that need files: every kind of model."""
+    overrides = miniature(tiny_recipe, "table6") + add_external_rows(tiny_recipe, tmp_path)
     path = FOLDER / "table6.yaml"
     command = [sys.executable, "-m", "harness.sweep", str(path), "--profile", "laptop", *overrides]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert process.returncode == 0, process.stdout + process.stderr
     recipe = load(path, "laptop", overrides)
-    evaluated(recipe)
+    check_evaluated(recipe)
     report = recipe.output / "report"
     assert (report / "recall_versus_compute.png").read_bytes().startswith(b"\x89PNG")
     curves = (report / "curves.csv").read_text()
@@ -132,8 +133,8 @@ def test_all_systems_run_from_images_to_a_report(tiny_recipe: Recipe, tmp_path: 
 
 @pytest.mark.slow
 def test_a_channel_agnostic_model_runs_from_images_to_recall(tiny_recipe: Recipe) -> None:
-    """The laptop profile of its recipe, in this process: it goes the others' way."""
+    """The laptop profile of its recipe, run in this process."""
     recipe = load(FOLDER / "ca_mae_l16_plus.yaml", "laptop", miniature(tiny_recipe, "ca_mae_l16_plus"))
     for cell in cells(recipe):
         run_cell(recipe.model_dump_json(), cell.id)
-    evaluated(recipe)
+    check_evaluated(recipe)
