@@ -230,7 +230,7 @@ def test_help_plan_and_print_start_fast(tiny_recipe_file: Path) -> None:
 
 
 def test_the_plan_counts_the_papers_study(capsys: pytest.CaptureFixture[str]) -> None:
-    """Supplement A.3: L/8+ on RPI-93M for 37.6 epochs is 3.5 G crops; 50 epochs are 4.65 G, and 1,666 G each by touvron."""
+    """A.3: L/8+ on RPI-93M for 37.6 epochs is 3.5 G crops; 50 epochs are 4.65 G, and 1,666 G each by touvron."""
     recipe = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
     overrides = ["grid.datasets=[rpi_93m]", "grid.models=[vit_l8_plus]"]
     assert sweep.main(["plan", str(recipe), "--profile", "slurm", *overrides]) == 0

@@ -229,7 +229,7 @@ def test_imagenet_weights_load_from_disk_for_any_channels(tmp_path: Path) -> Non
     with pytest.raises(EncoderFileError, match="a pickle under another name"):
         load_pretrained(net.trunk, tmp_path / "p.safetensors", 6)
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(EncoderFileError, match=r"has 'conv.weight', which this trunk has not"):
+    with pytest.raises(EncoderFileError, match=r"has 'conv.weight', which this trunk does not have"):
         load_pretrained(net.trunk, tmp_path / "x.safetensors", 6)
 
 

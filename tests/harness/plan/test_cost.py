@@ -41,7 +41,7 @@ def test_the_papers_study_comes_out_beside_its_published_cost(capsys: pytest.Cap
     assert "3.5G crops in more than 20,000 A100 hours; here 4.65G" in said
     assert "after 37.6 of 50 epochs" in said
     hours = float(said.split(": ")[-1].split(" A100 hours")[0].replace(",", ""))
-    assert hours == pytest.approx(3.5e9 * 696e9 / (0.11 * 312e12) / 3600, rel=0.002)  # 696 GFLOPs a crop under mae_train
+    assert hours == pytest.approx(3.5e9 * 696e9 / (0.11 * 312e12) / 3600, rel=0.002)  # 696 GFLOPs a crop
     assert hours == pytest.approx(20_000, rel=0.03)
 
 
