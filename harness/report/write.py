@@ -20,7 +20,7 @@ from harness.storage.atomic import write_atomic, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_VERSION = 4
+REPORT_VERSION = 5
 FORMATS = ("png", "svg", "pdf")
 
 

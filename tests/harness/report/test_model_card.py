@@ -1,0 +1,28 @@
+"""Covers `model_card`; tests/harness/test_export.py covers the cards of exported cells."""
+
+from harness.grid.cells import Cell, cells
+from harness.recipe.schema import Recipe
+from harness.report.model_card import model_card
+
+
+def cell_of(recipe: Recipe, kind: str) -> Cell:
+    return next(cell for cell in cells(recipe) if cell.kind == kind and cell.model == "vit_b8")
+
+
+def test_the_card_of_a_trained_cell_has_its_training(tiny_recipe: Recipe) -> None:
+    cell = cell_of(tiny_recipe, "trained")
+    values = {"wells": 16, "experiments": ["a", "b"], "crops": 1920, "steps": 240, "validation_loss": 0.51234}
+    card = model_card(tiny_recipe, cell, values, None, ["DNA", "a|b"], blocks=2)
+    assert "| crops seen | 1,920 in 240 steps |" in card
+    assert "16 images of 2 experiments" in card
+    assert "| validation loss | 0.5123 |" in card
+    assert "| channels, in order | DNA, a\\|b |" in card
+    assert "width 24, depth 2, heads 2" in card
+    assert "Not evaluated" in card
+
+
+def test_the_card_of_an_untrained_cell_says_so(tiny_recipe: Recipe) -> None:
+    card = model_card(tiny_recipe, cell_of(tiny_recipe, "untrained"), {}, None, [], blocks=1)
+    assert "None: these are initial weights, a baseline." in card
+    assert "depth 1, cut from 2" in card
+    assert "those of the shards it was trained on" in card
