@@ -166,6 +166,6 @@ def require(holds: bool, field: str, value: object, rule: str) -> None:
 
 
 def require_width(field: str, width: int, heads_field: str, heads: int) -> None:
-    """Raise ValueError unless a width can be split over heads and has room for 2-D sine-cosine positions."""
+    """Raise ValueError unless a width can be split over heads and fits 2-D sine-cosine positions."""
     require(width % heads == 0, field, width, f"a multiple of {heads_field} ({heads})")
     require(width % 4 == 0, field, width, "a multiple of 4 (sine and cosine of two axes)")
