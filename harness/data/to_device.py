@@ -70,7 +70,7 @@ def prefetch_to_device(
             )  # fmt: skip
             return inputs, stream.record_event() if stream else None
 
-    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="steps-ahead") as pool:
+    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         step = first_step
         pending = pool.submit(load, step)
         while (loaded := pending.result()) is not None:

@@ -1,8 +1,9 @@
 """Stop cleanly on a signal: the signal sets a flag, and all ranks stop at the same boundary.
 
-submitit sends SIGUSR2 before a time limit. SLURM sends SIGTERM on preemption, and the sweep sends it on Ctrl-C. A
-signal to one rank stops all ranks; a second signal changes nothing. In training the boundary is the end of a step
-(`agreement.Agreement`), in validation and embedding the end of a batch (`in_lockstep`).
+submitit has SLURM send SIGUSR2 before a time limit, and on preemption where the cluster sets `send_user_signal`.
+Otherwise SLURM sends SIGTERM on preemption; the sweep sends it on Ctrl-C. A signal to one rank stops all ranks; a
+second signal changes nothing. In training the boundary is the end of a step (`agreement.Agreement`), in validation and
+embedding the end of a batch (`in_lockstep`).
 """
 
 from __future__ import annotations

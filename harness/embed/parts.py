@@ -108,8 +108,8 @@ def _weights_digest(stage: StageRun) -> str | None:
     """SHA-256 of the file that a cell's weights are in; None for a cell without any."""
     if stage.cell.architecture is None:
         return None
-    given = weights_path(stage.recipe, stage.cell) if stage.cell.kind == "pretrained" else None
-    return str(checksum(given or stage.folder / WEIGHTS)[1])
+    pretrained = weights_path(stage.recipe, stage.cell) if stage.cell.kind == "pretrained" else None
+    return str(checksum(pretrained or stage.folder / WEIGHTS)[1])
 
 
 def join_parts(embedding: Embedding) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One stage of one grid cell: the argument of training, embedding and evaluation."""
+"""One stage of one grid cell: the argument of training, embedding and joined profiles."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,8 @@ def save_encoder(
 def cut_encoder(weights: Mapping[str, Tensor], config: MaeConfig, blocks: int) -> tuple[dict[str, Tensor], MaeConfig]:
     """Keep an encoder's first `blocks` blocks and its final norm: weights and configuration for `save_encoder`.
 
-    A linear probe often scores higher on a block before the last (`analysis.probes`); this makes an encoder of it.
+    A linear probe often scores higher on a block before the last (`analysis.embeddings.probes`); this makes an encoder
+    of it.
 
     Raises:
         EncoderFileError: the encoder has no block of that number.
@@ -220,7 +221,7 @@ def _refuse_pickle(path: Path, start: bytes) -> None:
 def _config(path: Path, metadata: Mapping[str, Any]) -> MaeConfig:
     try:
         values = json.loads(metadata["config"])
-        types = {field.name: field.type for field in fields(MaeConfig)}
+        types = get_type_hints(MaeConfig)
         unknown = sorted(set(values) - types.keys())
         if unknown:
             raise EncoderFileError(f"{path}: its config has {unknown[0]!r}, which this version does not know")

@@ -60,13 +60,13 @@ def rank_memory(
     from harness.models.mae import MaskedAutoencoder
 
     options = EngineOptions("fsdp" if shard in (None, world) else "hsdp", precision, shard or world, gather=precision)
-    with fake_ranks(world) as here, FakeTensorMode():
+    with fake_ranks(world) as ranks, FakeTensorMode():
         model = MaskedAutoencoder(config)
         set_up_blocks(model, recompute, compiled=False)
         engine = build_engine(
             model,
             lambda module: build_optimiser(module, "lion", peak=1e-4, betas=(0.9, 0.95), weight_decay=0.05),
-            here,
+            ranks,
             options,
         )
         images = torch.randn(crops, config.channels, config.crop, config.crop)
@@ -86,7 +86,7 @@ def rank_memory(
 
 @contextmanager
 def fake_ranks(world: int) -> Iterator[Ranks]:
-    """Be the first of `world` ranks that exist in name alone; collectives give back shapes.
+    """Act as rank 0 of `world` ranks that have no processes; collectives return shapes only.
 
     Raises:
         RuntimeError: this process already belongs to a process group.
@@ -101,7 +101,7 @@ def fake_ranks(world: int) -> Iterator[Ranks]:
 
     class FakeRanks(Ranks):
         def mesh(self, shard: int) -> DeviceMesh:
-            with unset_fake_temporarily():  # who neighbours whom are numbers, not shapes
+            with unset_fake_temporarily():  # a mesh reads its rank numbers, so they must be real tensors
                 return super().mesh(shard)
 
     if dist.is_initialized():

@@ -2,7 +2,7 @@
 
 A lost node can come back with its process alive after SLURM has requeued the job on another node, and a lock does not
 help if its holder cannot be reached. So every start of a stage on a cluster writes its fencing token to
-`fence-<stage>.json`, and checks that file before it publishes a checkpoint or a ledger row. Tokens are ordered by
+`fence-<task>.json`, and checks that file before it publishes a checkpoint or a ledger row. Tokens are ordered by
 attempt and restart count.
 """
 

@@ -42,7 +42,7 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
                 start_heartbeat(heartbeat(folder, task))
             shared_embedding.run_task(recipe, cell, task, RunControl(stop, fence))
         except Preempted:
-            if stop.reason == "SIGUSR2":  # the time limit is near, or a job of higher priority takes the nodes
+            if stop.reason == "SIGUSR2":  # from SIGTERM's preemption SLURM requeues by itself
                 _requeue(rank)
             raise
         except Exception as error:

@@ -28,7 +28,7 @@ def noise(step: int, wells: torch.Tensor) -> torch.Tensor:
 
 
 def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("steps-ahead")}
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")}
 
 
 def test_steps_come_in_order_with_their_noise() -> None:
