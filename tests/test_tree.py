@@ -152,3 +152,10 @@ def _stdout(*arguments: str) -> str:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_tests_are_found_without_the_project_on_the_path() -> None:
+    """`pytest`, unlike `python -m pytest`, leaves the current folder off the path; `tests/harness` must not win."""
+    command = [sys.executable, "-P", "-m", "pytest", "--collect-only", "-q", "tests/harness/recipe"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

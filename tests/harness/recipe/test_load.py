@@ -115,9 +115,9 @@ BAD_OVERRIDES = [
 
 @pytest.mark.parametrize(("override", "expected"), BAD_OVERRIDES, ids=[o for o, _ in BAD_OVERRIDES])
 def test_a_wrong_override_is_refused_by_name(tmp_path: Path, override: str, expected: str) -> None:
-    said = refusal(write(tmp_path, MINIMAL), override)
-    assert expected in said
-    assert "argument" in said  # where it was written
+    message = refusal(write(tmp_path, MINIMAL), override)
+    assert expected in message
+    assert "argument" in message  # where it was written
 
 
 # Whole files that are wrong: text, what the message says, and the line it names.
@@ -149,9 +149,9 @@ BAD_FILES = [
 @pytest.mark.parametrize(("text", "expected", "line"), BAD_FILES)
 def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, text: str, expected: str, line: int | None) -> None:
     path = write(tmp_path, text)
-    said = refusal(path)
-    assert expected in said
-    assert (f"{path}:{line}: " if line else str(path)) in said
+    message = refusal(path)
+    assert expected in message
+    assert (f"{path}:{line}: " if line else str(path)) in message
 
 
 def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_the_command_line_shows_one_screen_and_no_traceback(tmp_path: Path, caps
         tmp_path, MINIMAL.replace("mae: {crop: 64}", "mae: {" + ", ".join(f"f{i}: 1" for i in range(40)) + "}")
     )
     assert sweep.main([str(path), "--profile", "laptop"]) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert "... and 28 more" in said
-    assert said.count("\n") < 24
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert "... and 28 more" in message
+    assert message.count("\n") < 24
 
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(string.printable, max_size=12))
@@ -197,12 +197,12 @@ FIELDS = (
 @given(field=st.sampled_from(FIELDS.split()), value=values)
 def test_any_value_is_taken_or_refused_cleanly(tmp_path_factory, field: str, value: object) -> None:
     path = write(tmp_path_factory.getbasetemp(), MINIMAL)
-    said = ""
+    message = ""
     try:
         load(path, "laptop", [f"{field}={json.dumps(value)}"])
     except RecipeError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 16
+        message = str(error)
+    assert len(message.splitlines()) <= 16
 
 
 @settings(max_examples=200, deadline=None)
