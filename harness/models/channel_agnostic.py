@@ -22,6 +22,9 @@ from harness.models.channel_agnostic_config import CROSS_ATTENTION_HEADS, Channe
 from harness.models.interface import Network, Output
 from harness.models.layers import losses
 from harness.models.layers.blocks import (
+    CLASS_TOKEN_STD,
+    DECODER_SCHEME,
+    ENCODER_SCHEME,
     MLP_RATIO,
     TOKEN_STD,
     PatchEmbedding,
@@ -59,7 +62,7 @@ class VitBackbone(nn.Module):
         self.patch_embed = PatchEmbedding(1, config.patch, config.width)
         self.blocks = encoder_blocks(
             config.width, config.depth, config.heads, drop_path=config.drop_path, layer_scale=config.layer_scale,
-            qk_norm=config.qk_norm,
+            qk_norm=config.qk_norm, block_bias=config.block_bias,
         )  # fmt: skip
         self.fc_norm = FrozenNorm(config.width)
 
@@ -228,10 +231,14 @@ class ChannelAgnosticMae(Network):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Set every parameter and buffer to its initial value."""
-        initialise_weights(self)
         backbone, config = self._backbone, self.config
-        for token in (backbone.cls_token, self.decoder.mask_token, *self.decoder.modality_tokens):
-            nn.init.normal_(token, std=TOKEN_STD)
+        initialise_weights(self.encoder, ENCODER_SCHEME[config.initialisation])
+        for part in (self.encoder_decoder_proj, self.decoder, self.decoder_pred):
+            initialise_weights(part, DECODER_SCHEME[config.initialisation])
+        xavier = config.initialisation == "mae"
+        nn.init.normal_(backbone.cls_token, std=TOKEN_STD if xavier else CLASS_TOKEN_STD)
+        for token in (self.decoder.mask_token, *self.decoder.modality_tokens):
+            nn.init.normal_(token, std=TOKEN_STD if xavier else 0)
         backbone.pos_embed.copy_(positions(config, config.width, config.max_channels))
         self.decoder.pos_embeddings.copy_(positions(config, config.decoder_width, config.decoders))
         self.decoder.get_buffer("placeholder").zero_()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from analysis.compute import systems
 from harness.models.config import EncoderConfig
 from harness.models.interface import Network, Output
-from harness.models.layers.blocks import initialise_weights, patchify
+from harness.models.layers.blocks import ENCODER_SCHEME, initialise_weights, patchify
 from harness.models.layers.losses import at_least_single
 from harness.models.layers.sub_batch_norm import by_sub_batches, sub_batch_norms
 from harness.models.layers.timm_import import import_timm
@@ -158,7 +158,7 @@ class VitClassifier(Classifier):
         self.head = linear_head(config.embedding_width, config.classes)
         with torch.no_grad():
             self.encoder.reset_parameters()
-            initialise_weights(self.head)
+            initialise_weights(self.head, ENCODER_SCHEME[self.config.initialisation])
 
     def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
         noise = depth_noise if self.training and self.config.noise_values else None

@@ -12,7 +12,17 @@ from typing import get_args
 
 from analysis.compute.flops import Vit, VitMae
 from harness.recipe.fields import default_of
-from harness.recipe.models import FourierMode, FourierNorm, Mae, MaeVitSection, Pool, VitSection, VitSize
+from harness.recipe.models import (
+    BlockBias,
+    FourierMode,
+    FourierNorm,
+    Initialisation,
+    Mae,
+    MaeVitSection,
+    Pool,
+    VitSection,
+    VitSize,
+)
 
 DEFAULT_POOL: Pool = "mean"
 
@@ -36,6 +46,8 @@ class EncoderConfig(Vit):
         drop_path: stochastic depth of the last encoder block; it rises linearly from 0 at the first block.
         layer_scale: initial LayerScale of the encoder blocks; None for no LayerScale.
         qk_norm: LayerNorm on each encoder head's queries and keys.
+        block_bias: what the bias of a block's first projection is added to (`layers.blocks.encoder_blocks`).
+        initialisation: of the weights (`layers.blocks.initialise_weights`).
         position_temperature: longest wavelength of the fixed positions, in units of 2π patches.
         pool: how tokens become one embedding: class token, mean of the patch tokens, their standard deviation, or mean
             and standard deviation concatenated. Always after the final norm.
@@ -48,6 +60,8 @@ class EncoderConfig(Vit):
     layer_scale: float | None = default_of(Mae, "layer_scale")
     qk_norm: bool = default_of(Mae, "qk_norm")
     position_temperature: float = default_of(Mae, "position_temperature")
+    block_bias: BlockBias = default_of(Mae, "block_bias")
+    initialisation: Initialisation = default_of(Mae, "initialisation")
     pool: Pool = DEFAULT_POOL
 
     def __post_init__(self) -> None:
@@ -57,7 +71,9 @@ class EncoderConfig(Vit):
         scale, temperature = self.layer_scale, self.position_temperature
         require(temperature > 1, "position_temperature", temperature, "above 1")
         require(scale is None or scale > 0, "layer_scale", scale, "positive, or None for no LayerScale")
-        require(self.pool in get_args(Pool), "pool", self.pool, f"one of {get_args(Pool)}")
+        for name, known in (("pool", Pool), ("block_bias", BlockBias), ("initialisation", Initialisation)):
+            value = getattr(self, name)
+            require(value in get_args(known), name, value, f"one of {get_args(known)}")
         require_width("width", self.width, "heads", self.heads)
         if self.crop % self.patch:
             raise ValueError(f"crop {self.crop} is not a multiple of patch {self.patch}")

@@ -1,7 +1,9 @@
 """Save and load an encoder as one safetensors file with its configuration in the header, without recipe or pickle.
 
 Keys are those of timm's `VisionTransformer` with `block_fn=ParallelScalingBlock` (docs/models.md lists them). The
-header's metadata holds `format`, `config` (JSON of `MaeConfig`), `value_range` (JSON) and the caller's notes.
+header's metadata holds `format`, `config` (JSON of `MaeConfig`), `value_range` (JSON), `timm` (the version installed at
+the export) and the caller's notes. An encoder whose `block_bias` is "timm-0.8.13" is written as a block with QKV bias
+(`in_proj.bias` in place of `mlp_bias`), which every version of timm computes alike.
 
 Shapes: B batch, C channels, H height, W width, L tokens (patches), D width.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.config import MaeConfig
-from harness.models.layers.blocks import MLP_RATIO
+from harness.models.layers.blocks import MLP_RATIO, PLAIN_BIAS, SHIFTED_BIAS, pad_shifted
 from harness.models.layers.timm_import import import_timm
 from harness.recipe.models import Pool
 from harness.storage.weights import write_safetensors
@@ -28,7 +31,8 @@ from shards.loader.transform import self_standardise
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-FORMAT = "microscopy-scaling-encoder-1"
+FORMAT = "microscopy-scaling-encoder-2"
+FORMAT_1 = "microscopy-scaling-encoder-1"  # without `block_bias`
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _TIMM_POOL: dict[Pool, Literal["token", "avg"]] = {"class": "token", "mean": "avg"}
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
@@ -66,12 +70,22 @@ def save_encoder(
     Raises:
         EncoderFileError: names or shapes of the weights are not those of the configuration.
     """
+    weights = _as_file(weights)
     _check_shapes(path, {name: tuple(value.shape) for name, value in weights.items()}, config)
     metadata = {
-        **(notes or {}), "format": FORMAT, "config": json.dumps(asdict(config)), "value_range": json.dumps(value_range)
+        **(notes or {}), "format": FORMAT, "config": json.dumps(asdict(config)),
+        "value_range": json.dumps(value_range), "timm": import_timm().__version__,
     }  # fmt: skip
     tensors = {name: value.detach().contiguous().cpu() for name, value in weights.items()}
     write_safetensors(path, tensors, metadata)
+
+
+def _as_file(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Write shifted biases (4·D) as those of a block with QKV bias (7·D)."""
+    return {
+        name.replace(SHIFTED_BIAS, PLAIN_BIAS): pad_shifted(value) if name.endswith(SHIFTED_BIAS) else value
+        for name, value in weights.items()
+    }
 
 
 def cut_encoder(weights: Mapping[str, Tensor], config: MaeConfig, blocks: int) -> tuple[dict[str, Tensor], MaeConfig]:
@@ -95,7 +109,9 @@ def load_encoder(path: Path | str) -> VisionTransformer:
     """Load a timm `VisionTransformer` in eval mode: `forward_features` gives normed tokens (B, 1 + L, D), the class
     token first, and `forward` one vector per image, pooled as in the model's recipe.
 
-    Its input is self-standardised crops, which `load_transform(path)` makes. `model.pretrained_cfg` is the metadata.
+    Its input is self-standardised crops, which `load_transform(path)` makes. `model.pretrained_cfg` is the metadata,
+    with `block_bias`, the formula of the blocks that the weights were trained with. A file of format 1 does not state
+    it; a warning says that it is read as the formula of timm 1.0.25 and later.
 
     Raises:
         EncoderFileError: the file is a pickle, damaged, not an encoder, or its tensors do not match its header.
@@ -113,9 +129,12 @@ def load_encoder(path: Path | str) -> VisionTransformer:
     nonfinite = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if nonfinite:
         raise EncoderFileError(f"{path}: {nonfinite[0]} holds NaN or infinity: the model's training diverged")
+    for name in (name for name in weights if name.endswith(PLAIN_BIAS)):
+        if weights[name][: 3 * config.width].any():
+            raise EncoderFileError(f"{path}: {name} is not a shifted bias: its first {3 * config.width} must be 0")
     model.load_state_dict(weights, assign=True)
     model.pos_embed.requires_grad_(False)  # fixed in training; a parameter in timm
-    model.pretrained_cfg = metadata
+    model.pretrained_cfg = {**metadata, "block_bias": config.block_bias}
     encoder: VisionTransformer = model.eval()
     return encoder
 
@@ -140,7 +159,7 @@ def build_encoder(config: MaeConfig) -> VisionTransformer:
         model: VisionTransformer = build(
             img_size=config.crop, patch_size=config.patch, in_chans=config.channels, num_classes=0,
             global_pool=_TIMM_POOL.get(config.pool, "avg"), fc_norm=False, embed_dim=config.width, depth=config.depth,
-            num_heads=config.heads, mlp_ratio=MLP_RATIO, qkv_bias=False, qk_norm=config.qk_norm,
+            num_heads=config.heads, mlp_ratio=MLP_RATIO, qkv_bias=config.block_bias != "mlp", qk_norm=config.qk_norm,
             init_values=config.layer_scale, drop_path_rate=config.drop_path, weight_init="skip",
             block_fn=vision_transformer.ParallelScalingBlock,
         )  # fmt: skip
@@ -164,7 +183,7 @@ def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
     """Read configuration and metadata, and check that the tensors have the configuration's names and shapes."""
     header = read_header(path)
     metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    if not isinstance(metadata, dict) or metadata.get("format") not in (FORMAT, FORMAT_1):
         raise EncoderFileError(
             f"{path}: safetensors, but not an encoder of this project (its metadata has no format {FORMAT!r}); "
             "python -m harness.export writes one"
@@ -180,6 +199,12 @@ def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
     if not_float:
         raise EncoderFileError(f"{path}: {not_float[0]}: weights must be floating point ({', '.join(_FLOAT_TYPES)})")
     _check_shapes(path, shapes, config)
+    if metadata["format"] == FORMAT_1:
+        warnings.warn(
+            f"{path}: does not say how its blocks add their bias: read as by timm 1.0.25 and later; if it was trained "
+            "with an older timm, export it again (docs/models.md)",
+            stacklevel=3,
+        )
     return config, metadata
 
 
@@ -239,10 +264,11 @@ def expected_shapes(config: MaeConfig) -> dict[str, tuple[int, ...]]:
     """Compute name and shape of every tensor of an encoder without allocating any, as the config is untrusted."""
     D, hidden, head = config.width, MLP_RATIO * config.width, config.width // config.heads
     block: dict[str, tuple[int, ...]] = {
-        "in_norm.weight": (D,), "in_norm.bias": (D,), "in_proj.weight": (hidden + 3 * D, D), "mlp_bias": (hidden,),
+        "in_norm.weight": (D,), "in_norm.bias": (D,), "in_proj.weight": (hidden + 3 * D, D),
         "attn_out_proj.weight": (D, D), "attn_out_proj.bias": (D,), "mlp_out_proj.weight": (D, hidden),
         "mlp_out_proj.bias": (D,),
     }  # fmt: skip
+    block |= {"mlp_bias": (hidden,)} if config.block_bias == "mlp" else {"in_proj.bias": (hidden + 3 * D,)}
     if config.qk_norm:
         block |= {f"{norm}.{end}": (head,) for norm in ("q_norm", "k_norm") for end in ("weight", "bias")}
     if config.layer_scale is not None:

@@ -13,6 +13,9 @@ from harness.models.config import EncoderConfig, MaeConfig
 from harness.models.interface import Network, Output
 from harness.models.layers import losses
 from harness.models.layers.blocks import (
+    CLASS_TOKEN_STD,
+    DECODER_SCHEME,
+    ENCODER_SCHEME,
     TOKEN_STD,
     PatchEmbedding,
     StochasticDepth,
@@ -68,6 +71,7 @@ class Encoder(nn.Module):
             drop_path=config.drop_path,
             layer_scale=config.layer_scale,
             qk_norm=config.qk_norm,
+            block_bias=config.block_bias,
         )
         self.norm = layer_norm(config.width)
 
@@ -90,8 +94,8 @@ class Encoder(nn.Module):
         return normed
 
     def reset_parameters(self) -> None:
-        initialise_weights(self)
-        nn.init.normal_(self.cls_token, std=TOKEN_STD)
+        initialise_weights(self, ENCODER_SCHEME[self.config.initialisation])
+        nn.init.normal_(self.cls_token, std=TOKEN_STD if self.config.initialisation == "mae" else CLASS_TOKEN_STD)
         self.pos_embed.copy_(sincos_positions(self.config.grid, self.config.width, self.config.position_temperature))
 
 
@@ -136,9 +140,9 @@ class Decoder(nn.Module):
         return place_tokens(embedded, positions, mask_tokens)
 
     def reset_parameters(self) -> None:
-        initialise_weights(self)
-        nn.init.normal_(self.mask_token, std=TOKEN_STD)
         config = self.config
+        initialise_weights(self, DECODER_SCHEME[config.initialisation])
+        nn.init.normal_(self.mask_token, std=TOKEN_STD if config.initialisation == "mae" else 0)
         self.pos_embed.copy_(sincos_positions(config.grid, config.decoder_width, config.position_temperature))
 
 
@@ -157,7 +161,8 @@ class MaskedAutoencoder(Network):
         decoder.{embed.{weight,bias}, mask_token, pos_embed, norm.{weight,bias}, pred.{weight,bias}}
         decoder.blocks.n.{norm1,norm2,attn.qkv,attn.proj,mlp.fc1,mlp.fc2}.{weight,bias}
     The two `pos_embed` are buffers. The keys below `encoder.` are those of timm's `VisionTransformer` built with
-    `block_fn=ParallelScalingBlock`; without QK-norm or LayerScale, their keys are absent.
+    `block_fn=ParallelScalingBlock`; without QK-norm or LayerScale, their keys are absent. With `block_bias`
+    "timm-0.8.13", `in_proj.shifted_bias` takes the place of `mlp_bias`, so weights of one kind never load as the other.
     """
 
     config: MaeConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -59,6 +60,11 @@ RatePerName = Annotated[PositiveFloat | dict[Name, PositiveFloat], Entries]
 def default_of(section: type[BaseModel], field: str) -> Any:  # noqa: ANN401  (the field's type)
     """The default of a recipe's field, for code that has it too: a default is stated once."""
     return section.model_fields[field].default
+
+
+def at_default(section: Section, names: Iterable[str]) -> set[str]:
+    """The fields of these names that have their default value."""
+    return {name for name in names if getattr(section, name) == default_of(type(section), name)}
 
 
 def per_name(values: Number | dict[str, Number], name: str) -> Number:

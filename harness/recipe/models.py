@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt
 
 from analysis.compute.flops import VitMae
 from analysis.compute.systems import DenseNet161, MuNetCost
-from harness.recipe.fields import Count, Name, Probability, Section, YamlPath
+from harness.recipe.fields import Count, Name, Probability, Section, YamlPath, at_default
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -22,12 +22,16 @@ Pool = Literal["mean", "class", "std", "mean_std"]
 FourierMode = Literal["patch", "image"]
 FourierNorm = Literal["backward", "ortho"]
 VitSize = Literal["S", "B", "L"]
+BlockBias = Literal["mlp", "timm-0.8.13"]
+Initialisation = Literal["mae", "released"]
 DEFAULT_KIND = "mae_vit"
 ARM = "kind-"  # prefix of the union's tags in pydantic's error paths; no field begins with it
 
 
 class Mae(Section):
     """What all networks of the study share (crops and channels), and all masked vision transformers (A.2.3)."""
+
+    newer: ClassVar[frozenset[str]] = frozenset({"block_bias", "initialisation"})  # as in `NetworkSection`
 
     crop: PositiveInt = VitMae.crop
     channels: PositiveInt = VitMae.channels
@@ -45,6 +49,16 @@ class Mae(Section):
     )
     qkv_bias: Literal[False] = False
     parallel_blocks: Literal[True] = True
+    block_bias: BlockBias = Field(
+        "mlp",
+        description="bias of an encoder block's first projection: of its MLP; or shifted onto q, k and v, as timm "
+        "0.8.13 to 1.0.24 computed it and the published models were trained (docs/models.md)",
+    )
+    initialisation: Initialisation = Field(
+        "mae",
+        description="initial weights: Xavier uniform, as He et al.; or as the released configuration leaves them: "
+        "timm's in the encoder, torch's own in the decoder",
+    )
     fourier_mode: FourierMode = "patch"
     fourier_norm: FourierNorm = Field(
         "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
@@ -52,7 +66,7 @@ class Mae(Section):
 
 
 CROPS = frozenset({"crop", "channels", "value_range"})
-ENCODER = frozenset({"layer_scale", "qk_norm", "position_temperature"})
+ENCODER = frozenset({"layer_scale", "qk_norm", "position_temperature", "block_bias", "initialisation"})
 
 
 class NetworkSection(Section):
@@ -62,14 +76,14 @@ class NetworkSection(Section):
         mae_fields: fields of `Mae` that decide a result of this kind.
         is_classifier: trained on labels, so its loss compares with no masked loss.
         baseline_for: the recipe's section that a model which is never trained is used by; None for one that is trained.
-        since: fields that are part of an identity only where they differ from their default, because the kind existed
+        newer: fields that are part of an identity only where they differ from their default, because the kind existed
             before them.
     """
 
     mae_fields: ClassVar[frozenset[str]] = CROPS
     is_classifier: ClassVar[bool] = False
     baseline_for: ClassVar[str | None] = None
-    since: ClassVar[frozenset[str]] = frozenset()
+    newer: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def patch_size(self) -> int | None:
@@ -78,9 +92,8 @@ class NetworkSection(Section):
 
     def own_identity(self) -> dict[str, JsonValue]:
         """The section's part of an identity: its fields, without the path of weights, which have a name for that."""
-        values: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"weights": {"path"}})
-        defaults = {name for name in self.since if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in values.items() if name not in defaults}
+        left_out: dict[str, Any] = {"weights": {"path"}, **dict.fromkeys(at_default(self, self.newer), True)}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class VitSection(NetworkSection):
@@ -181,7 +194,7 @@ class DenseNetSection(NetworkSection):
     """A weakly supervised DenseNet-161 (supplement A.2.1), with AdaBN over plates where it is `adaptive`."""
 
     is_classifier: ClassVar[bool] = True
-    since: ClassVar[frozenset[str]] = frozenset({"growth", "layers"})
+    newer: ClassVar[frozenset[str]] = frozenset({"growth", "layers"})
     kind: Literal["densenet"]
     size: str = Field("DenseNet-161", description="the model's name in figures")
     adaptive: bool = Field(False, description="AdaBN: batches and statistics of one plate; else sampling by label")
@@ -289,4 +302,5 @@ class Architecture:
 
     def identity(self) -> dict[str, JsonValue]:
         """All that decides what the network computes, as JSON."""
-        return {**self.mae.model_dump(mode="json", include=set(self.model.mae_fields)), **self.model.own_identity()}
+        fields = set(self.model.mae_fields) - at_default(self.mae, Mae.newer)
+        return {**self.mae.model_dump(mode="json", include=fields), **self.model.own_identity()}

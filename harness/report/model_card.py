@@ -22,10 +22,12 @@ def model_card(
 
 def _what(cell: Cell, channels: Sequence[str], blocks: int) -> str:
     vit, mae = _mae_vit(cell)
+    bias = {"mlp": "of the MLP alone (timm 1.0.25 and later)", "timm-0.8.13": "shifted, as timm 0.8.13 to 1.0.24"}
     value_range = mae.value_range or "the pixel type's own, 255 or 65535"
     rows = {
         "encoder": f"ViT-{vit.size}/{vit.patch}: width {vit.width}, depth {_depth(blocks, vit.depth)}, "
         f"heads {vit.heads}, parallel scaling blocks, QK-norm {'on' if mae.qk_norm else 'off'}",
+        "bias of the blocks": bias[mae.block_bias],
         "input": f"crops of {mae.crop} × {mae.crop} pixels, {mae.channels} channels",
         "channels, in order": ", ".join(channels) or "those of the shards it was trained on",
         "self-standardisation": f"pixels over {value_range}; then every crop and channel to mean 0 and variance 1",
@@ -113,7 +115,8 @@ tokens = encoder.forward_features(standardise(crops))  # (B, 1 + L, D), the clas
 ```
 
 A well's embedding is the mean over its tiles. The keys are those of timm's `VisionTransformer` built with
-`block_fn=ParallelScalingBlock`, so timm alone can load the file too; the shape is in its metadata, under `config`.
+`block_fn=ParallelScalingBlock` (timm 1.0.25 or later; with `qkv_bias=True` if the bias of the blocks is shifted), so
+timm alone can load the file too; the shape is in its metadata, under `config`.
 """
 _CARD_LICENCE = """
 ## Licence

@@ -4,14 +4,22 @@ Shapes: B batch, L tokens (patches), D width, C channels, H height, W width of a
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness.models.layers.timm_import import import_timm
+from harness.recipe.models import BlockBias, Initialisation
 
 MLP_RATIO = 4
 TOKEN_STD = 0.02
+SHIFTED_BIAS, PLAIN_BIAS, MLP_BIAS = "in_proj.shifted_bias", "in_proj.bias", "mlp_bias"  # of a block's state_dict
+CLASS_TOKEN_STD = 1e-6  # timm's
+Scheme = Literal["mae", "timm", "torch"]
+"""How weight matrices begin: Xavier uniform (He et al. 2021), timm's truncated normal, or torch's own default."""
+ENCODER_SCHEME: dict[Initialisation, Scheme] = {"mae": "mae", "released": "timm"}
+DECODER_SCHEME: dict[Initialisation, Scheme] = {"mae": "mae", "released": "torch"}
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -75,12 +83,36 @@ class StochasticDepth(nn.Module):
         return branch * keep[:, None, None]
 
 
+class ShiftedBiasProjection(nn.Linear):
+    """First projection of a parallel scaling block, (B, L, D) → (B, L, 7·D), with its bias where timm 0.8.13 to 1.0.24
+    added it (timm issue 2653).
+
+    The output is split into the MLP's input (4·D), q, k and v (D each). Those versions prepended the zeros of q, k and
+    v to the MLP's bias (4·D) instead of appending them. So the first 3·D values of the MLP's input have no bias, the
+    bias's first D entries are added to the last D of them, and the others to q, k and v.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, (MLP_RATIO + 3) * width, bias=False)
+        self.shifted_bias = nn.Parameter(torch.zeros(MLP_RATIO * width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return nn.functional.linear(tokens, self.weight, pad_shifted(self.shifted_bias))
+
+
+def pad_shifted(bias: Tensor) -> Tensor:
+    """Bias (4·D) of a `ShiftedBiasProjection` → the equal bias (7·D) of a plain projection, as with `qkv_bias=True`."""
+    return nn.functional.pad(bias, (3 * len(bias) // MLP_RATIO, 0))
+
+
 def encoder_blocks(
-    width: int, depth: int, heads: int, *, drop_path: float, layer_scale: float | None, qk_norm: bool
-) -> nn.ModuleList:
+    width: int, depth: int, heads: int, *, drop_path: float, layer_scale: float | None, qk_norm: bool,
+    block_bias: BlockBias = "mlp",
+) -> nn.ModuleList:  # fmt: skip
     """Build parallel scaling blocks (attention and MLP in parallel, Dehghani et al. 2023) without QKV bias.
 
-    Stochastic depth rises linearly from 0 at the first block to `drop_path` at the last, as in timm and DeiT.
+    Stochastic depth rises linearly from 0 at the first block to `drop_path` at the last, as in timm and DeiT. With
+    `block_bias` "timm-0.8.13" the blocks compute what those of timm 0.8.13 to 1.0.24 did (`ShiftedBiasProjection`).
     """
     vision_transformer = import_timm().models.vision_transformer
     blocks = nn.ModuleList()
@@ -88,6 +120,8 @@ def encoder_blocks(
         block = vision_transformer.ParallelScalingBlock(
             width, heads, MLP_RATIO, qkv_bias=False, qk_norm=qk_norm, init_values=layer_scale
         )
+        if block_bias == "timm-0.8.13":
+            block.in_proj, block.mlp_bias = ShiftedBiasProjection(width), None
         block.drop_path = StochasticDepth(drop_path * n / max(depth - 1, 1))
         blocks.append(block)
     return blocks
@@ -105,19 +139,32 @@ def layer_norm(width: int) -> nn.Module:
     return norm
 
 
-def initialise_weights(module: nn.Module) -> None:
-    """Initialise every weight of `module` and its submodules as in He et al. (2021): Xavier uniform matrices (packed
-    projections and the patch convolution as one matrix each), zero biases, unit norms, LayerScale at its `init_values`.
+def initialise_weights(module: nn.Module, scheme: Scheme = "mae") -> None:
+    """Initialise every weight of `module` and its submodules: matrices by `scheme`, unit norms, LayerScale at its
+    `init_values`. Biases are zero, except that torch draws those of its default.
 
+    "mae" is He et al. (2021): Xavier uniform, packed projections and the patch convolution as one matrix each. "timm"
+    is timm's VisionTransformer: normal with deviation 0.02; the patch convolution keeps torch's default.
     Tokens and positions are initialised by the modules that define them. Uses torch's global generator.
     """
     timm = import_timm()
     for submodule in module.modules():
         if isinstance(submodule, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(submodule.weight.view(submodule.weight.shape[0], -1))
-            if submodule.bias is not None:
-                nn.init.zeros_(submodule.bias)
+            _initialise_matrix(submodule, scheme)
         elif isinstance(submodule, nn.LayerNorm | timm.layers.LayerScale):
             submodule.reset_parameters()
         elif isinstance(submodule, timm.models.vision_transformer.ParallelScalingBlock):
-            nn.init.zeros_(submodule.mlp_bias)
+            submodule.reset_parameters()  # its MLP's bias
+
+
+def _initialise_matrix(layer: nn.Linear | nn.Conv2d, scheme: Scheme) -> None:
+    if scheme == "mae":
+        nn.init.xavier_uniform_(layer.weight.view(layer.weight.shape[0], -1))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif scheme == "timm" and isinstance(layer, nn.Linear):
+        import_timm().models.vision_transformer.init_weights_vit_timm(layer)
+    else:
+        layer.reset_parameters()
+    if isinstance(layer, ShiftedBiasProjection):
+        nn.init.zeros_(layer.shifted_bias)

@@ -1,14 +1,20 @@
-"""Import timm, also if torchvision was built for CUDA and torch was not.
+"""Import timm, of a version that computes what this project expects, also if torchvision was built for CUDA and torch
+was not.
 
 torchvision's wheel from PyPI has CUDA operators, which a CPU build of torch cannot load. `import torchvision` (and so
 `import timm`) then fails while it registers shape rules for `nms`, an operator that this package does not use.
+
+In timm 0.8.13 to 1.0.24 `ParallelScalingBlock` without QKV bias added its bias to other values than from 1.0.25 on
+(issue 2653). The same weights mean two functions, so older versions are refused.
 """
 
 import functools
 import importlib
+import re
 import sys
 from types import ModuleType
 
+OLDEST_TIMM = (1, 0, 25)
 _MISSING_OPERATOR = "operator torchvision::nms does not exist"
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -20,10 +26,22 @@ def import_timm() -> ModuleType:
     """Import timm, with a workaround for torchvision if needed.
 
     Raises:
+        ImportError: timm is older than `OLDEST_TIMM`.
         ImportError, RuntimeError: errors of importing torchvision or timm, except the one that is worked around.
     """
     _import_torchvision()
-    return importlib.import_module("timm")
+    timm = importlib.import_module("timm")
+    _require_version(timm.__version__)
+    return timm
+
+
+def _require_version(version: str) -> None:
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    if numbers < OLDEST_TIMM:
+        raise ImportError(
+            f"timm {version} computes parallel blocks by another formula (timm issue 2653): "
+            f"install timm>={'.'.join(map(str, OLDEST_TIMM))}"
+        )
 
 
 def _import_torchvision() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -64,6 +65,37 @@ def test_the_loaded_encoder_is_timms_with_the_same_outputs(tmp_path: Path, pixel
         )
         torch.testing.assert_close(encoder(images), ours.embed(images), atol=1e-6, rtol=0)
         assert encoder(images).shape[1] == encoder.num_features
+
+
+@torch.no_grad()
+def test_an_encoder_of_the_published_formula_is_exact_in_timm(tmp_path: Path) -> None:
+    """A shifted bias becomes the bias of a block with QKV bias, which every version of timm computes alike."""
+    ours, path = build(replace(TINY, block_bias="timm-0.8.13")).double(), tmp_path / "encoder.safetensors"
+    for parameter in ours.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.2)
+    save_encoder(path, ours.encoder.state_dict(), ours.config)
+    encoder = load_encoder(path)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(encoder(images), ours.embed(images), atol=1e-10, rtol=0)
+    assert encoder.pretrained_cfg["block_bias"] == "timm-0.8.13"
+    assert encoder.pretrained_cfg["timm"] == import_timm().__version__
+    assert not encoder.blocks[0].in_proj.bias[: 3 * TINY.width].any()
+    changed = load_file(path)
+    changed["blocks.1.in_proj.bias"][0] = 1.0
+    with safe_open(path, "pt") as file:
+        save_file(changed, path, file.metadata())
+    with pytest.raises(EncoderFileError, match=r"blocks\.1\.in_proj\.bias is not a shifted bias"):
+        load_encoder(path)
+
+
+def test_a_file_that_does_not_state_its_formula_is_read_with_a_warning(saved: Path) -> None:
+    with safe_open(saved, "pt") as file:
+        metadata = dict(file.metadata())
+    config = {k: v for k, v in json.loads(metadata["config"]).items() if k not in ("block_bias", "initialisation")}
+    metadata |= {"format": "microscopy-scaling-encoder-1", "config": json.dumps(config)}
+    save_file(load_file(saved), saved, metadata)
+    with pytest.warns(UserWarning, match=r"does not say how its blocks add their bias: read as by timm 1\.0\.25"):
+        assert load_encoder(saved).pretrained_cfg["block_bias"] == "mlp"
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in installed:
         del sys.modules[name]
     monkeypatch.syspath_prepend(tmp_path)
-    fake_package(tmp_path, "timm", "")
+    fake_package(tmp_path, "timm", "__version__ = '1.0.25'")
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
         del sys.modules[name]
@@ -59,7 +59,7 @@ def test_the_installed_timm_is_usable_in_a_fresh_interpreter() -> None:
 def test_a_torchvision_without_its_operators_is_imported_completely(tmp_path: Path) -> None:
     fake_package(tmp_path, "torchvision", CUDA_BUILD)
     (tmp_path / "torchvision" / "extension.py").write_text("")
-    fake_package(tmp_path, "timm", "import torchvision")
+    fake_package(tmp_path, "timm", "import torchvision\n__version__ = '1.0.25'")
     run_fresh(
         "try:\n    import torchvision\n    raise SystemExit('the fake must fail first')\n"
         "except RuntimeError: pass\n"
@@ -89,3 +89,18 @@ def test_a_working_torchvision_is_not_reimported(fakes: Path) -> None:
 
     import_timm()
     assert sys.modules["torchvision"] is torchvision
+
+
+@pytest.mark.parametrize("version", ["0.9.7", "1.0.24"])
+def test_a_timm_of_the_other_formula_is_refused(fakes: Path, version: str) -> None:
+    fake_package(fakes, "torchvision", "")
+    (fakes / "timm" / "__init__.py").write_text(f"__version__ = {version!r}")
+    with pytest.raises(ImportError, match=rf"timm {version} computes parallel blocks .*install timm>=1\.0\.25"):
+        import_timm()
+
+
+@pytest.mark.parametrize("version", ["1.0.25", "1.0.31", "1.1.0.dev0", "2.0"])
+def test_later_versions_of_timm_are_accepted(fakes: Path, version: str) -> None:
+    fake_package(fakes, "torchvision", "")
+    (fakes / "timm" / "__init__.py").write_text(f"__version__ = {version!r}")
+    assert import_timm().__version__ == version
