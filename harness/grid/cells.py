@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from harness.recipe.data import Assay, Build, Stream
 from harness.recipe.fields import per_name
 from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
-from harness.recipe.schema import Optimiser, Recipe, Train
+from harness.recipe.schema import EarlyStopping, Optimiser, Recipe, Train
 
 ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
@@ -38,15 +38,21 @@ class Training:
     batch: int
     learning_rate: float
     optimiser: Optimiser
-    settings: Train  # schedule, early stopping, precision, validations; its per-name fields are resolved above
+    early_stopping: EarlyStopping | None
+    settings: Train  # schedule, precision, validations; its per-name fields are resolved above
 
     def identity(self) -> dict[str, JsonValue]:
         """The settings that change a result. Of the divergence monitor's settings, only skipping updates does."""
         train = self.settings
-        left_out = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers"}
+        left_out = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers", "early_stopping"}
         left_out |= set() if train.nonfinite == "skip" else {"nonfinite"}
         left_out |= set() if train.spike == "skip" else {"spike", "spike_factor"}
-        settings = {**train.model_dump(mode="json", exclude=left_out), "optimiser": self.optimiser.identity()}
+        early = self.early_stopping
+        settings = {
+            **train.model_dump(mode="json", exclude=left_out),
+            "optimiser": self.optimiser.identity(),
+            "early_stopping": None if early is None else early.model_dump(mode="json"),
+        }
         return {
             "epochs": self.epochs,
             "batch": self.batch,
@@ -171,6 +177,7 @@ def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
         batch=per_name(train.batch, dataset),
         learning_rate=per_name(train.learning_rate, model),
         optimiser=train.optimisers.get(model, train.optimiser),
+        early_stopping=recipe.early_stopping_of(dataset),
         settings=train,
     )
     return Cell("trained", model, _architecture(recipe, model), dataset, _data(recipe, dataset), training, seed)

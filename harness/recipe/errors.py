@@ -62,7 +62,7 @@ def _fields_at(loc: FieldPath) -> list[str]:
         node = _resolve(node, schema)
         if isinstance(key, str) and key.startswith(ARM):
             arms = (_resolve(arm, schema) for arm in node["oneOf"])
-            node = next(arm for arm in arms if arm["properties"]["kind"]["const"] == key.removeprefix(ARM))
+            node = next(arm for arm in arms if key.removeprefix(ARM) in _tags(arm))
         if isinstance(key, str) and _is_arm(key):
             continue
         named = node.get("properties", {}).get(key) or node.get("items")
@@ -70,10 +70,16 @@ def _fields_at(loc: FieldPath) -> list[str]:
     return list(_resolve(node, schema).get("properties", {}))
 
 
+def _tags(arm: dict[str, Any]) -> set[str]:
+    """The tags that may mean this arm of a union: a model's kind, or whether it is a mapping by name."""
+    kind = arm.get("properties", {}).get("kind", {}).get("const")
+    return {"by_name" if "patternProperties" in arm else "one", *([kind] if kind else [])}
+
+
 def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """Follow `$ref`; of an optional section, take the section."""
     for option in node.get("anyOf", []):
-        if "$ref" in option:
+        if "$ref" in option or "oneOf" in option:
             node = option
     reference = node.get("$ref")
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node

@@ -31,12 +31,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _without_nulls(entries: Any) -> Any:  # noqa: ANN401  (any YAML value)
+def without_nulls(entries: Any) -> Any:  # noqa: ANN401  (any YAML value)
     """In a mapping by name, `name: null` in a profile removes the entry."""
     return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, dict) else entries
 
 
-Entries = BeforeValidator(_without_nulls)
+Entries = BeforeValidator(without_nulls)
 YamlPath = Annotated[Path, Field(strict=False)]
 
 

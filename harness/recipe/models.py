@@ -25,7 +25,7 @@ VitSize = Literal["S", "B", "L"]
 BlockBias = Literal["mlp", "timm-0.8.13"]
 Initialisation = Literal["mae", "released"]
 DEFAULT_KIND = "mae_vit"
-ARM = "kind-"  # prefix of the union's tags in pydantic's error paths; no field begins with it
+ARM = "kind-"  # prefix of unions' tags in pydantic's error paths; no field begins with it
 
 
 class Mae(Section):

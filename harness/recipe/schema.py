@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, PositiveInt, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, PositiveInt, Tag, model_validator
 
 from harness.recipe.data import Dataset, Prepare, Remote
 from harness.recipe.fields import (
@@ -25,9 +25,10 @@ from harness.recipe.fields import (
     Section,
     ShardPlace,
     YamlPath,
+    without_nulls,
 )
 from harness.recipe.launch import Hardware, Launch
-from harness.recipe.models import Mae, Model, Pool
+from harness.recipe.models import ARM, Mae, Model, Pool
 
 
 class Optimiser(Section):
@@ -60,6 +61,25 @@ class EarlyStopping(Section):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
+def _is_by_dataset(value: object) -> bool:
+    """Whether early stopping is given by dataset: every value is a section or null, and no null is that of a field."""
+    if not isinstance(value, dict) or not value:
+        return False
+    fields = {name for name, entry in value.items() if entry is None and name in EarlyStopping.model_fields}
+    return not fields and any(entry is None or isinstance(entry, dict | EarlyStopping) for entry in value.values())
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401  (any YAML value)
+    """Without the datasets whose entry is null; null if none is left, which is not a section of defaults."""
+    return without_nulls(value) or None if _is_by_dataset(value) else value
+
+
+EarlyStoppingPerDataset = Annotated[
+    Annotated[EarlyStopping, Tag(f"{ARM}one")] | Annotated[dict[Name, EarlyStopping], Tag(f"{ARM}by_name")],
+    Discriminator(lambda value: f"{ARM}by_name" if _is_by_dataset(value) else f"{ARM}one"),
+]
+
+
 class Train(Section):
     epochs: PerName = Field(50, description="passes over the dataset, one crop per image each; per dataset")
     batch: PerName = Field(4096, description="global batch in crops; per dataset")
@@ -69,7 +89,9 @@ class Train(Section):
         {}, description="of the models named here, in place of `optimiser`"
     )
     schedule: Schedule = Schedule()
-    early_stopping: EarlyStopping | None = None
+    early_stopping: Annotated[EarlyStoppingPerDataset | None, BeforeValidator(_named)] = Field(
+        None, description="of every dataset, or by dataset; one that is not named trains for all of its epochs"
+    )
     precision: Literal["fp32", "bf16"] = "bf16"
     validations: PositiveInt = Field(50, description="validations over a run, evenly spaced, the last at its end")
     validation_wells: PositiveInt = Field(16384, description="at most this many wells of unseen experiments")
@@ -166,6 +188,11 @@ class Recipe(Section):
     launch: Launch = Launch()
     hardware: Hardware = Hardware()
 
+    def early_stopping_of(self, dataset: str) -> EarlyStopping | None:
+        """When training on a dataset stops early; None: never."""
+        early = self.train.early_stopping
+        return early.get(dataset) if isinstance(early, dict) else early
+
     @property
     def trained_models(self) -> list[str]:
         """Names of the grid's models that are trained; the others are baselines, one cell each."""
@@ -180,6 +207,9 @@ class Recipe(Section):
         uses += [(("grid", "models", i), n, self.models) for i, n in enumerate(self.grid.models)]
         uses += [(("grid", "datasets", i), n, self.datasets) for i, n in enumerate(self.grid.datasets)]
         uses += [(("train", "optimisers", name), name, self.models) for name in self.train.optimisers]
+        early = self.train.early_stopping
+        if isinstance(early, dict):
+            uses += [(("train", "early_stopping", name), name, self.datasets) for name in early]
         for i, cell in enumerate(self.grid.exclude):
             uses += [(("grid", "exclude", i, "model"), cell.model, self.models)]
             uses += [(("grid", "exclude", i, "dataset"), cell.dataset, self.datasets)]

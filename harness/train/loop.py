@@ -32,6 +32,7 @@ from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
 from harness.train.garbage import collected_garbage
 from harness.train.run import Run, begin_run
+from harness.train.schedule import is_annealed
 
 
 def train(run: Run, launch: Launch) -> None:
@@ -131,6 +132,7 @@ def _results(run: Run) -> dict[str, Any]:
         "crops": progress.step * spec.training.batch,
         "steps": progress.step,
         "planned_steps": spec.steps,
+        "annealed": is_annealed(progress.step, spec.steps, spec.training.settings.schedule),
         "experiments": list(spec.experiments),
         "wells": len(spec.wells),
         "train_seconds": round(progress.seconds, 2),

@@ -60,7 +60,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """All steps done and validated, or no better validation for as long as early stopping's patience."""
-        early = self.training.settings.early_stopping
+        early = self.training.early_stopping
         patient = early is None or self.progress.stale_validations < early.patience
         return (self.progress.step >= self.spec.steps or not patient) and not self.validation_due
 
@@ -120,7 +120,7 @@ class Run:
 
     def validate(self) -> bool:
         """Measure, log, and count validations without improvement; return whether it ended without a stop."""
-        progress, early = self.progress, self.training.settings.early_stopping
+        progress, early = self.progress, self.training.early_stopping
         self.engine.model.sync_statistics(self.ranks.mean)
         try:
             losses = validate(self.engine, self.cell, self.spec, self.control.stop)

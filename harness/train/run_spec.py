@@ -15,7 +15,7 @@ from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell, Training
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
-from harness.train.schedule import learning_rate
+from harness.train.schedule import scheduled_rate
 from shards.loader.batches import training_batches
 from shards.loader.read_ahead import Batch
 from shards.loader.shard_prefetch import prefetch_shards
@@ -62,11 +62,7 @@ class RunSpec:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the update that follows `step` others."""
-        schedule = self.training.settings.schedule
-        return learning_rate(
-            step, self.steps, self.training.learning_rate, warmup_fraction=schedule.warmup,
-            initial_fraction=schedule.start_factor, final_fraction=schedule.final_factor,
-        )  # fmt: skip
+        return scheduled_rate(step, self.steps, self.training.learning_rate, self.training.settings.schedule)
 
     def class_numbers(self, wells: Tensor, device: torch.device | None = None) -> Tensor | None:
         """The classes of the wells (B,), as a classifier learns them; None for a model without classes."""

@@ -70,6 +70,18 @@ def test_table6_has_the_papers_settings() -> None:
     assert recipe.train.schedule.warmup == 0.1
 
 
+EPOCHS = {"rxrx1": 100, "rxrx1_2m": 100, "rxrx3": 50, "rpi_52m": 50, "rpi_93m": 50}
+
+
+@pytest.mark.parametrize("name", ["scaling", *ROWS])
+def test_epochs_are_fixed_on_rxrx_and_only_rpi_stops_early(name: str) -> None:
+    """Supplement A.2: 100, 100 and 50 epochs for RxRx1, RxRx1-2M and RxRx3, up to 50 on RPI with early stopping."""
+    for cell in cells(load(FOLDER / f"{name}.yaml", "slurm")):
+        if cell.training is not None and cell.dataset is not None:
+            assert cell.training.epochs == EPOCHS[cell.dataset]
+            assert (cell.training.early_stopping is not None) == cell.dataset.startswith("rpi_")
+
+
 def miniature(tiny: Recipe, name: str) -> list[str]:
     """Return overrides that replace the demo assay with the tiny study."""
     build = tiny.prepare.build[0]

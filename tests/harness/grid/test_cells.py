@@ -16,7 +16,10 @@ LAPTOP = ["grid.models=[vit_s16]"]
 
 
 def test_the_ids_of_all_recipes_are_unchanged() -> None:
-    """`ids.json` holds the ids of all recipes in all profiles under ID_VERSION 1: studies on disk have them."""
+    """`ids.json` holds the ids of all recipes in all profiles under ID_VERSION 1: studies on disk have them.
+
+    Those of RxRx1, RxRx1-2M and RxRx3 under slurm are of runs without early stopping, as in supplement A.2.
+    """
     stored = json.loads((Path(__file__).parent / "ids.json").read_text())
     assert set(stored) == {path.name for path in RECIPES.glob("*.yaml")}
     for name, profiles in stored.items():
@@ -90,6 +93,16 @@ def test_what_changes_training_changes_every_trained_id(override: str) -> None:
     assert trained(ids(override)).isdisjoint(trained(ids()))
 
 
+def test_early_stopping_by_dataset_changes_the_ids_of_its_datasets_only() -> None:
+    first, second, third = load(SCALING, "laptop").grid.datasets
+    both = ids(f"train.early_stopping={{{first}: {{patience: 2}}, {second}: null}}")
+    assert {name for name in both ^ ids() if f"-{first}-" not in name} == set()
+    assert {name for name in both if f"-{first}-" in name}.isdisjoint(ids())
+    assert ids(f"train.early_stopping={{{first}: null}}") == ids()  # the default: no dataset stops early
+    every = f"{{{', '.join(f'{name}: {{patience: 2}}' for name in (first, second, third))}}}"
+    assert ids(f"train.early_stopping={every}") == ids("train.early_stopping={patience: 2}")  # one meaning, one id
+
+
 def test_the_stream_order_and_each_of_its_fields_change_the_ids_of_its_dataset_only() -> None:
     first, *others = load(SCALING, "laptop").grid.datasets
     stream = f"datasets.{first}.order=stream"
@@ -127,8 +140,9 @@ def test_the_grid_is_the_product_less_what_is_excluded_plus_baselines() -> None:
     assert not [c for c in grid if (c.model, c.dataset) == ("vit_s8", "rpi_93m")]
 
 
-def test_ids_survive_the_json_that_is_passed_to_a_job() -> None:
-    recipe = load(SCALING, "laptop")
+@pytest.mark.parametrize("profile", ["laptop", "slurm"])
+def test_ids_survive_the_json_that_is_passed_to_a_job(profile: str) -> None:
+    recipe = load(SCALING, profile)
     again = Recipe.model_validate_json(recipe.model_dump_json(), strict=False)
     assert [cell.id for cell in cells(again)] == [cell.id for cell in cells(recipe)]
 

@@ -283,6 +283,28 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_recipe_file: Pat
     prepare(recipe)
     values = train_cell(StageRun(recipe, trained(recipe), tmp_path / "cell", "print"))
     assert (values["steps"], values["planned_steps"]) == (12, 48)  # the first validation counts as better than none
+    assert values["annealed"] is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "annealed"),
+    [
+        (["train.early_stopping={one: {patience: 2, min_delta: 100}}"], 48, True),  # the other dataset
+        (["train.early_stopping={two: {patience: 2, min_delta: 100}}"], 12, False),
+        (["train.early_stopping={two: {patience: 2, min_delta: 100}}", "train.schedule.final_factor=1"], 12, True),
+    ],
+)
+def test_only_a_dataset_that_stops_early_does_and_its_run_is_annealed_only_under_a_constant_rate(
+    tiny_recipe_file: Path, tmp_path: Path, overrides: list[str], steps: int, annealed: bool
+) -> None:
+    recipe = load(tiny_recipe_file, "laptop", [*overrides, "train.validations=12"])
+    from harness.data.prepare import prepare
+
+    prepare(recipe)
+    cell = trained(recipe)
+    assert cell.dataset == "two"
+    values = train_cell(StageRun(recipe, cell, tmp_path / "cell", "print"))
+    assert (values["steps"], values["annealed"]) == (steps, annealed)
 
 
 def test_shards_with_other_channels_are_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
