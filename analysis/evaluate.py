@@ -18,10 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from analysis.figures.text_table import text_table
+
 if TYPE_CHECKING:
     from analysis.embeddings.feature_tables import FeatureTable
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+NOTHING_TO_TEST = {
+    "perturbations": "no perturbation has a second well",
+    "siblings": "no perturbation shares a known target",
+}
 CORRECTIONS = ("none", "centre_scale", "pca_centre_scale", "tvn")
 
 
@@ -174,21 +180,28 @@ def _thresholds(text: str) -> tuple[float, float]:
 def _show_recall(result: dict[str, Any]) -> None:
     print(f"{result['genes']} genes from {result['wells']} wells, correction {result['correction']}")
     _show_excluded(result["excluded"] | {"wells_without_gene": result["wells_without_gene"]})
-    heads = ("recall", "interval", "low", "high", "random", "chance", "pairs", "unknown")
-    print(f"{'source':12} {'tails':>11} " + " ".join(f"{head:>{15 if head == 'interval' else 8}}" for head in heads))
-    for row in result["recall"]:
-        ends = "-" if row["recall_low"] is None else f"{row['recall_low']:.4f}-{row['recall_high']:.4f}"
-        tails = " ".join(f"{row[name]:8.4f}" for name in ("low_tail", "high_tail", "random_pairs", "chance"))
-        counts = f"{row['recall']:8.4f} {ends:>15} {tails} {row['pairs']:8} {row['unknown_pairs']:8}"
-        print(
-            f"{row['source']:12} {row['low']:5.3g}/{row['high']:<5.3g} {row['recall']:8.4f} {ends:>15} {tails} {counts}"
-        )
+    print(text_table([_recall_row(row) for row in result["recall"]], left=["source"]))
     for source, counts in result["lists"].items():
         left_out = ", ".join(
             f"{counts[name]} {name.replace('_', ' ')}" for name in ("duplicates", "self_pairs", "empty")
         )
         print(f"{source}: {counts['rows']} rows, of which {left_out} left out")
     print(f"protocol {result['recall'][0]['protocol']}")
+
+
+def _recall_row(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "source": row["source"],
+        "tails": f"{row['low']:.3g}/{row['high']:.3g}",
+        "recall": f"{row['recall']:.4f}",
+        "interval": "-" if row["recall_low"] is None else f"{row['recall_low']:.4f}-{row['recall_high']:.4f}",
+        "low": f"{row['low_tail']:.4f}",
+        "high": f"{row['high_tail']:.4f}",
+        "random": f"{row['random_pairs']:.4f}",
+        "chance": f"{row['chance']:.4f}",
+        "pairs": str(row["pairs"]),
+        "unknown": str(row["unknown_pairs"]),
+    }
 
 
 def _retrieval(options: argparse.Namespace) -> dict[str, Any]:
@@ -206,15 +219,23 @@ def _retrieval(options: argparse.Namespace) -> dict[str, Any]:
 def _show_retrieval(result: dict[str, Any]) -> None:
     print(f"{result['wells']} wells on {result['plates']} plates, {result['features']} features")
     _show_excluded(result["excluded"] | {"empty_wells": result["empty_wells"]})
-    print(f"{'':14} {'fraction retrieved':>18} {'mAP':>7} {'retrieved':>10} {'tested':>7} {'queries':>8}")
-    for kind in ("perturbations", "siblings"):
-        row = result[kind]
-        if row is None or not row["tested"]:
-            print(f"{kind:14} nothing to test: no perturbation shares a known target")
-            continue
-        print(f"{kind:14} {row['fraction_retrieved']:18.4f} {row['mean_average_precision']:7.4f} {row['retrieved']:10} "
-              f"{row['tested']:7} {row['queries']:8}")  # fmt: skip
+    tested = {kind: row for kind in NOTHING_TO_TEST if (row := result[kind]) and row["tested"]}
+    print(text_table([_retrieval_row(kind, row) for kind, row in tested.items()], left=["queries of"]))
+    for kind, reason in NOTHING_TO_TEST.items():
+        if kind not in tested:
+            print(f"{kind}: nothing to test: {reason}")
     print(f"protocol {result['protocol']}")
+
+
+def _retrieval_row(kind: str, row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "queries of": kind,
+        "fraction retrieved": f"{row['fraction_retrieved']:.4f}",
+        "mAP": f"{row['mean_average_precision']:.4f}",
+        "retrieved": str(row["retrieved"]),
+        "tested": str(row["tested"]),
+        "queries": str(row["queries"]),
+    }
 
 
 def _cellprofiler(options: argparse.Namespace) -> dict[str, Any]:
@@ -230,10 +251,12 @@ def _cellprofiler(options: argparse.Namespace) -> dict[str, Any]:
 def _show_cellprofiler(result: dict[str, Any]) -> None:
     print(f"{result['train_wells']} training wells, {result['test_wells']} test wells, {result['features']} features")
     _show_excluded({name: result[name] for name in ("constant_features", "wells_without_match")})
-    print(f"{'category':20} {'features':>9} {'median R2':>10} {'MAD':>7}")
-    for row in result["table7"]:
-        spread = f"{row['median_absolute_deviation']:7.3f}"
-        print(f"{row['category']:20} {row['features']:9} {row['median_r2']:10.3f} {spread}")
+    rows = [
+        {"category": row["category"], "features": str(row["features"]), "median R2": f"{row['median_r2']:.3f}",
+         "MAD": f"{row['median_absolute_deviation']:.3f}"}
+        for row in result["table7"]
+    ]  # fmt: skip
+    print(text_table(rows, left=["category"]))
     print(f"protocol {result['protocol']}")
 
 

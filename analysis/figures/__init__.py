@@ -1,1 +1,1 @@
-"""Plots and LaTeX tables."""
+"""Plots, and tables as LaTeX and as text."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from analysis.figures.text_table import text_table
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell, cells
 from harness.launch.slurm.failures import cause, first_failure
@@ -24,7 +25,7 @@ from harness.storage.train_log import last_row
 State = Literal["done", "queued", "running", "failed", "lost", "never", "missing"]
 WORST_FIRST: tuple[State, ...] = ("failed", "lost", "never", "missing", "running", "queued", "done")
 SILENT_SECONDS = 10 * BEAT_SECONDS
-COLUMNS = f"{'cell':<44}{'stage':<10}{'state':<9}{'step':>15}{'crops/s':>10}{'ETA':>9}{'restarts':>9}  reason"
+LEFT = ("cell", "stage", "state", "reason")  # columns aligned to the left
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,23 @@ def _is_alive(beat: dict[str, Any]) -> bool:
 
 def table(rows: Sequence[CellStatus]) -> str:
     """The statuses as text, and a count of each state."""
-    lines = [COLUMNS]
-    for row in rows:
-        step = f"{row.step:,}/{row.steps:,}" if row.step is not None else ""
-        rate = f"{row.crops_per_second:,.0f}" if row.crops_per_second is not None else ""
-        eta = _duration(row.eta_seconds) if row.eta_seconds is not None else ""
-        line = f"{row.cell:<44}{row.stage:<10}{row.state:<9}{step:>15}{rate:>10}{eta:>9}{row.restarts or '':>9}"
-        lines.append(f"{line}  {row.reason}".rstrip())
     counts = Counter(row.state for row in rows)
-    lines.append(f"{len(rows)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common()))
-    return "\n".join(lines)
+    total = f"{len(rows)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    return f"{text_table([_texts(row) for row in rows], LEFT)}\n{total}"
+
+
+def _texts(row: CellStatus) -> dict[str, str]:
+    """A cell's text by column."""
+    return {
+        "cell": row.cell,
+        "stage": row.stage,
+        "state": row.state,
+        "step": f"{row.step:,}/{row.steps:,}" if row.step is not None else "",
+        "crops/s": f"{row.crops_per_second:,.0f}" if row.crops_per_second is not None else "",
+        "ETA": _duration(row.eta_seconds) if row.eta_seconds is not None else "",
+        "restarts": str(row.restarts or ""),
+        "reason": row.reason,
+    }
 
 
 def as_json(rows: Sequence[CellStatus]) -> str:

@@ -8,10 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from analysis.compute.flops import CONVENTIONS
+from analysis.figures.text_table import text_table
 from harness.models.architecture import configure
 from harness.models.config import MaeConfig
 from harness.plan.cost import CellPlan
 from harness.plan.memory import memory
+from harness.plan.step_time import StepEstimate
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import GPUS, Gpu
 from harness.recipe.models import MaeVitSection
@@ -21,31 +23,38 @@ PAPER_CELL = ("vit_l8_plus", "rpi_93m")
 PAPER_CROPS, PAPER_HOURS, PAPER_MFU = 3.5e9, 20_000, 0.11  # supplement A.3; the share of the peak is derived from both
 GIGA = 1e9
 CURRENCY = " (in the currency of hardware.price_per_hour)"
-COLUMNS = (
-    f"{'GPUs':>6} {'engine':<9}{'crops/GPU':>11}{'GB':>8}{'net%':>6}{'crops/s·node':>14}"
-    f"{'hours':>9}{'GPU h':>10}{'embed':>8}"
-)
+LEFT = ("cell", "engine")  # columns aligned to the left
+RUN_COLUMNS = ("GPUs", "engine", "crops/GPU", "GB", "net%", "crops/s·node")  # of a cell that trains on GPUs
 
 
 def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     """The plan as text: a line per cell, the sum, and the assumptions."""
-    head = f"{'cell':<36}{'params':>8}{'crops':>8}{'steps':>8}" + "".join(f"{name:>15}" for name in CONVENTIONS)
-    lines = [head + COLUMNS, *(_line(plan) for plan in plans), *_sums(recipe, plans), *_on_other_gpus(recipe, plans)]
+    lines = [text_table([_row(plan) for plan in plans], LEFT), *_sums(recipe, plans), *_on_other_gpus(recipe, plans)]
     return "\n".join([*lines, *_compared_with_the_paper(recipe, plans)])
 
 
-def _line(plan: CellPlan) -> str:
-    counts = f"{_short(plan.parameters):>8}{_short(plan.crops):>8}{plan.steps:>8}"
-    flops = "".join(f"{value:>15.2e}" for value in plan.flops.values())
-    embed = "?" if plan.embed_hours is None else f"{plan.embed_hours:.1f}"
-    how = f"{'':>6} {'':<9}{'':>11}{'':>8}{'':>6}{'':>14}"
-    if plan.run is not None and plan.gpus:
-        run = plan.run
-        passes = f"{run.part // run.setting.crops}×{run.setting.crops}"
-        share = 100 * run.traffic_seconds / run.compute_seconds
-        memory = f"{run.memory.total / GIGA:.1f}" + ("" if run.fits else "!") if run.memory else "?"
-        how = f"{plan.gpus:>6} {run.setting.engine:<9}{passes:>11}{memory:>8}{share:>6.0f}{run.node_crops:>14,.0f}"
-    return f"{plan.cell.id:<36}{counts}{flops}{how}{plan.wall_hours:>9.2f}{plan.gpu_hours:>10.1f}{embed:>8}"
+def _row(plan: CellPlan) -> dict[str, str]:
+    """A cell's text by column."""
+    return {
+        "cell": plan.cell.id,
+        "params": _short(plan.parameters),
+        "crops": _short(plan.crops),
+        "steps": str(plan.steps),
+        **{name: f"{plan.flops[name]:.2e}" for name in CONVENTIONS},
+        **(_run(plan.run, plan.gpus) if plan.run is not None and plan.gpus else dict.fromkeys(RUN_COLUMNS, "")),
+        "hours": f"{plan.wall_hours:.2f}",
+        "GPU h": f"{plan.gpu_hours:.1f}",
+        "embed": "?" if plan.embed_hours is None else f"{plan.embed_hours:.1f}",
+    }
+
+
+def _run(run: StepEstimate, gpus: int) -> dict[str, str]:
+    """The text of `RUN_COLUMNS`."""
+    passes = f"{run.part // run.setting.crops}×{run.setting.crops}"
+    share = 100 * run.traffic_seconds / run.compute_seconds
+    memory = f"{run.memory.total / GIGA:.1f}" + ("" if run.fits else "!") if run.memory else "?"
+    values = (str(gpus), run.setting.engine, passes, memory, f"{share:.0f}", f"{run.node_crops:,.0f}")
+    return dict(zip(RUN_COLUMNS, values, strict=True))
 
 
 def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:

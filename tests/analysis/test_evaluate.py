@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from printed import read_table
 
 from analysis import evaluate
 
@@ -51,6 +52,19 @@ def test_recall_of_planted_pairs_and_what_was_left_out(screen, capsys):
     assert (both["protocol"], wide["low"], wide["high"]) == ("current/2", 0, 0.9)
     assert wide["recall"] == 1  # 66 pairs of genes: the six alike are the highest
     assert both["recall_low"] <= both["recall"] <= both["recall_high"]
+
+
+def test_the_printed_recall_stands_under_its_heads(screen, capsys):
+    """Six pairs of 66: the six alike are the highest cosines, so 0.9 of the null recalls all, and 1 is in its tail."""
+    (screen / "pairs.csv").rename(screen / "a_list_with_a_long_name.csv")
+    command = recall(screen, *CORRECT, "--thresholds", "0:0.9", "--bootstrap", "20")
+    command[3] = str(screen / "a_list_with_a_long_name.csv")
+    assert evaluate.main(command) == 0
+    (row,) = read_table(capsys.readouterr().out, "source")
+    assert row["source"] == "a_list_with_a_long_name"
+    assert (row["tails"], row["recall"], row["low"], row["high"]) == ("0/0.9", "1.0000", "0.0000", "1.0000")
+    assert (row["interval"], row["chance"]) == ("1.0000-1.0000", "0.1000")
+    assert (row["pairs"], row["unknown"]) == ("6", "1")
 
 
 @pytest.mark.parametrize("correction", ["none", "centre_scale", "pca_centre_scale", "tvn"])

@@ -69,6 +69,11 @@ def test_a_well_is_described_and_drawn(folder, tmp_path, capsys):
     assert "40 x 40, 0.0" in printed
     table = printed.partition("saturated")[2].splitlines()[1:7]
     assert [line.split()[0] for line in table] == list(shards.manifest.channels)
+    (head,) = (line.split() for line in printed.splitlines() if line.startswith("channel "))
+    rows = [dict(zip(head, line.split(), strict=True)) for line in table]
+    assert [row["min"] for row in rows] == [str(channel.min()) for channel in image]
+    assert [row["max"] for row in rows] == [str(channel.max()) for channel in image]
+    assert [row["p50"] for row in rows] == [f"{np.percentile(channel, 50):.0f}" for channel in image]
     assert [float(line.split()[1]) for line in table] == [round(float(channel.mean()), 1) for channel in image]
     with Image.open(tmp_path / "well.png") as picture:
         assert picture.format == "PNG"

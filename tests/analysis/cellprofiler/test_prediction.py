@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from printed import read_table
 
 from analysis import evaluate
 from analysis.cellprofiler.files import read_predictions
@@ -133,7 +134,11 @@ def test_the_command_resumes_and_draws_figure_9(files, capsys):
     other = files / "other.csv"
     other.write_text("".join(lines))
     assert evaluate.main(command(files, "--output", str(output), "--compare", str(other))) == 0
-    assert "Texture" in capsys.readouterr().out
+    (row, *_) = read_table(capsys.readouterr().out, "category")
+    expected = first["table7"][0]
+    assert (row["category"], row["features"]) == (expected["category"], str(expected["features"]))
+    assert row["median R2"] == f"{expected['median_r2']:.3f}"
+    assert row["MAD"] == f"{expected['median_absolute_deviation']:.3f}"
     assert read_predictions(output) == whole
     assert (files / "predictions.png").stat().st_size > 5000
 

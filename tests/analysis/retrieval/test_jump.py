@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from printed import read_table
 
 from analysis import evaluate
 from analysis.embeddings.feature_tables import FeatureTableError, read_wells
@@ -191,7 +192,11 @@ def test_compounds_without_targets_are_an_error(tmp_path):
 def test_the_command_prints_fractions_and_mean_average_precision(tmp_path, capsys):
     command = ["retrieval", *map(str, plates(tmp_path)), "--compounds", str(tmp_path / "compounds.tsv")]
     assert evaluate.main(command) == 0
-    assert "perturbations              1.0000  1.0000" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "perturbations              1.0000  1.0000" in printed
+    perturbations, siblings = read_table(printed, "queries of")
+    assert (perturbations["retrieved"], perturbations["tested"], perturbations["queries"]) == ("4", "4", "24")
+    assert (siblings["queries of"], siblings["tested"]) == ("siblings", "2")
     assert evaluate.main([*command, "--json", "--protocol", "copairs"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["protocol"] == "copairs/1"

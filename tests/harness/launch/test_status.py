@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from printed import read_table
 
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell, cells
@@ -99,5 +100,10 @@ def test_the_table_has_a_row_per_cell_and_counts_states() -> None:
     ]
     lines = status.table(rows).splitlines()
     assert lines[1].split() == ["a", "train", "running", "1,500/3,000", "1,234", "1:02:05"]
+    everything = CellStatus("c" * 50, "train", "running", "1", 1_234_567, 9_999_999, 12.0, 61.0, 2, "its reason")
+    (row,) = read_table(status.table([everything]), "cell")
+    assert list(row) == ["cell", "stage", "state", "step", "crops/s", "ETA", "restarts", "reason"]
+    values = ["c" * 50, "train", "running", "1,234,567/9,999,999", "12", "1:01", "2", "its reason"]
+    assert list(row.values()) == values
     assert lines[-1] == "4 cells: 2 done, 1 running, 1 missing"
     assert [row["state"] for row in json.loads(status.as_json(rows))] == ["running", "done", "missing", "done"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from printed import read_table
 
 from analysis.compute.flops import VitMae
 from harness import sweep
@@ -43,6 +44,21 @@ def test_the_papers_study_comes_out_beside_its_published_cost(capsys: pytest.Cap
     hours = float(said.split(": ")[-1].split(" A100 hours")[0].replace(",", ""))
     assert hours == pytest.approx(3.5e9 * 696e9 / (0.11 * 312e12) / 3600, rel=0.002)  # 696 GFLOPs a crop
     assert hours == pytest.approx(20_000, rel=0.03)
+
+
+def test_every_number_stands_under_its_head_under_long_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long name shifted the cells of its row. Steps, crops and GPUs by hand: 50 epochs of 93 M images, 32 nodes."""
+    name = "a_model_with_a_very_long_name"
+    added = f"models.{name}={{size: L, patch: 8, width: 1024, depth: 24, heads: 16}}"
+    fields = [f"train.learning_rate.{name}=3e-5", f"launch.nodes.{name}=32", f"launch.crops_per_gpu_step.{name}=64"]
+    grid = [f"grid.models=[{name}]", "grid.datasets=[rpi_93m]", "grid.untrained=false"]
+    code, out, _ = plan(capsys, added, *fields, *grid)
+    assert code == 0
+    (row,) = read_table(out, "cell")
+    assert row["cell"].startswith(f"{name}-rpi_93m-s0-")
+    assert (row["crops"], row["steps"]) == ("4.65G", str(50 * 93_000_000 // 16_384))
+    assert (row["GPUs"], row["crops/GPU"]) == ("256", "1×64")
+    assert float(row["GPU h"]) == pytest.approx(256 * float(row["hours"]), rel=1e-3)
 
 
 def test_the_whole_of_it_is_there_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
