@@ -103,7 +103,10 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     groups = tuple(column(table, name, "--group") for name in options.group)
     factors = tuple(column(table, name, "--factors") for name in options.factors)
     metric = Metric(options.metric, options.bound) if options.metric else None
-    curve_list, metric = curves(table, Columns(names, y, groups, factors, **named), options.train_where, metric)
+    curve_list, metric = curves(
+        table, Columns(names, y, groups, factors, annealed=not options.include_unannealed, **named),
+        options.train_where, metric,
+    )  # fmt: skip
     if options.law == "auto":
         options = argparse.Namespace(**vars(options) | {"law": average_for(names[0])})
     elif options.law not in EXPERIENCE:
@@ -206,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--y", required=True, metavar="COLUMN", help="the metric")
     add("--group", nargs="+", action="extend", default=[], metavar="COLUMN", help="one curve per value of these")
     add("--train-where", metavar="EXPR", help="rows to fit; the others are scored. For example 'Training==1'")
+    add("--include-unannealed", action="store_true",
+        help="fit rows too whose column `annealed` says that their learning rate had not decayed")  # fmt: skip
     add("--law", default="auto", help=LAWS_HELP)
     add("--predict-at", nargs="+", action="extend", default=[], metavar="X", help="values of x to predict at")
     add("--frontier-at", nargs="+", action="extend", default=[], metavar="C",

@@ -60,7 +60,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
     from harness.models.config import DEFAULT_POOL, MaeConfig
     from harness.models.encoder_file import cut_encoder, save_encoder
 
-    row = ledger.read(recipe.output, cell.id, "train")
+    row = _checked_row(recipe, cell, "train")
     if cell.architecture is None:
         raise ExportError(f"{cell.id} has no network: {cell.kind.replace('_', ' ')} are not an encoder")
     if cell.kind == "pretrained":
@@ -82,15 +82,27 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
         notes["channels"] = json.dumps(channels)
     evaluated_blocks = (recipe.embed.block if recipe.embed else None) or config.depth
     weights, blocks = _encoder_weights(recipe, cell), block or evaluated_blocks
+    evaluated = _checked_row(recipe, cell, "evaluate") if blocks == evaluated_blocks else None
     if blocks != config.depth:
         notes["blocks"] = f"{blocks} of {config.depth}"
         weights, config = cut_encoder(weights, config, blocks)
     save_encoder(output / ENCODER, weights, config, value_range=cell.architecture.mae.value_range, notes=notes)
-    evaluated = ledger.read(recipe.output, cell.id, "evaluate") if blocks == evaluated_blocks else None
     card = model_card(recipe, cell, row.values, evaluated.values if evaluated else None, channels, blocks)
     for name, text in ((RECIPE, to_yaml(recipe)), (CARD, card)):
         write_atomic(output / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
     return [output / name for name in (ENCODER, RECIPE, CARD)]
+
+
+def _checked_row(recipe: Recipe, cell: Cell, stage: ledger.Stage) -> ledger.LedgerRow | None:
+    """A stage's row, if it is done.
+
+    Raises:
+        LedgerError: it cannot be used.
+    """
+    from harness.report.rows import checked_values
+
+    checked_values(recipe, cell, stage)
+    return ledger.read(recipe.output, cell.id, stage)
 
 
 def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[Path]:

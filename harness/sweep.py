@@ -46,7 +46,10 @@ WATCH_SECONDS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, act, and return the exit status: 0 done, 1 cells failed, 2 invalid request, 130 interrupted."""
+    """Parse, act, and return the exit status.
+
+    0 done, 1 cells failed or a damaged file left out of the report, 2 invalid request, 130 interrupted.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
         words.insert(0, "run")
@@ -127,7 +130,10 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
 def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     if options.next:
         from harness.report import next_runs
+        from harness.report.left_out import left_out
 
+        for file in left_out(recipe, cells(recipe)):
+            print(f"left out of the proposal: {file}", file=sys.stderr)
         proposal = next_runs.propose(recipe, count=options.next, budget=options.budget, target=options.target)
         print(next_runs.as_json(proposal) if options.json else next_runs.text(proposal))
         return 0
@@ -197,10 +203,10 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
         )
         missing = [work.cell for work in work_items if work.missing]
         failed = _run_local(recipe, missing)
-        _draw(recipe)
+        status_of_report = _draw(recipe)
     if failed:
         print(f"{failed} of {len(missing)} cells failed; the same command tries them again", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed else status_of_report
 
 
 def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
@@ -255,11 +261,12 @@ def _report(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
 
 
 def _draw(recipe: Recipe) -> int:
-    from harness.report.write import report
+    """Draw the report; exit status 1 if something is wrong with a file that it leaves out."""
+    from harness.report.write import has_faults, report
 
     for path in report(recipe):
         print(f"wrote {path}")
-    return 0
+    return 1 if has_faults(recipe) else 0
 
 
 ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] = {

@@ -4,32 +4,63 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from analysis.fitting.annealing import unannealed, unknown
+
 if TYPE_CHECKING:
     import pandas as pd
 
-ESCAPES = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$"})
+# Brackets and stars begin an argument of the `\\` that ends the line before.
+ESCAPES = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "[": "{[}", "*": "{*}",
+})  # fmt: skip
+STOPPED, UNSAID = r"$^\dagger$", r"$^\ddagger$"
+NOTES = {
+    STOPPED: "stopped before its learning rate had decayed",
+    UNSAID: "not known whether its learning rate had decayed",
+}
 
 
 def latex_table(points: pd.DataFrame) -> str:
     """Recall with its interval, a row per model, data set and seed, a column per source; needs `booktabs`.
 
     Args:
-        points: rows with model, dataset, seed, source, recall, recall_low, recall_high.
+        points: rows with model, dataset, seed, source, recall, recall_low, recall_high, and, if known, trained and
+            annealed: a run that was not annealed is marked, with a note below the table.
     """
     sources = list(dict.fromkeys(points["source"]))
     keys = ["model", "dataset", "seed"]
-    head = " & ".join([*(key.capitalize() for key in keys), *map(_text, sources)])
+    head = " & ".join([*(key.capitalize() for key in keys), *map(tex, sources)])
     lines = [rf"\begin{{tabular}}{{ll{'r' * (len(sources) + 1)}}}", r"\toprule", head + r" \\", r"\midrule"]
-    for labels, rows in points.groupby(keys, sort=False, dropna=False):
+    marks = _marks(points)
+    for labels, rows in points.assign(mark=marks).groupby(keys, sort=False, dropna=False):
         by_source = rows.drop_duplicates("source").set_index("source")
         cells = [_interval(by_source.loc[source]) if source in by_source.index else "--" for source in sources]
-        lines.append(" & ".join([*(_text(label) for label in labels), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+        model, *others = map(tex, labels)
+        lines.append(" & ".join([model + rows["mark"].iloc[0], *others, *cells]) + r" \\")
+    lines.append(r"\bottomrule")
+    for mark, note in NOTES.items():
+        if mark in marks:
+            lines.append(rf"\multicolumn{{{len(keys) + len(sources)}}}{{l}}{{{mark} {note}}} \\")
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def tex(value: object) -> str:
+    """The value as LaTeX text on one line; a dash where it is missing."""
+    if value is None or value != value:
+        return "--"
+    return " ".join(str(value).split()).translate(ESCAPES)
+
+
+def _marks(points: pd.DataFrame) -> list[str]:
+    """The mark of each row."""
+    trained = points["trained"].astype(bool) if "trained" in points else [True] * len(points)
+    rows = zip(trained, unannealed(points), unknown(points), strict=True)
+    return [STOPPED if stopped else UNSAID if unsaid and is_trained else "" for is_trained, stopped, unsaid in rows]
 
 
 def _interval(row: pd.Series) -> str:
-    return f"{row['recall']:.3f} [{row['recall_low']:.3f}, {row['recall_high']:.3f}]"
-
-
-def _text(value: object) -> str:
-    return "--" if value is None or value != value else str(value).translate(ESCAPES)
+    ends = [row["recall_low"], row["recall_high"]]
+    interval = "" if any(end != end or end is None for end in ends) else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return f"{row['recall']:.3f}{interval}"

@@ -16,9 +16,11 @@ from analysis.figures.style import (
     compute_label,
     logarithmic_compute,
     mark_model,
+    open_section,
     outside_legend,
     styled,
 )
+from analysis.fitting.annealing import unannealed
 
 
 def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: str) -> Figure:
@@ -26,20 +28,23 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
 
     Args:
         curves: one row per validation: cell, model, size, patch, dataset, crops, seed, compute, loss.
-        finals: rows with cell and dataset_rank, at least one per cell; ends are the last rows of `curves`.
+        finals: rows with cell, dataset_rank and, if known, annealed, at least one per cell; ends are the last rows of
+            `curves`, and open where the run was not annealed.
         convention: name of the compute convention.
     """
     ranks = finals[["cell", "dataset_rank"]].drop_duplicates("cell")
+    is_open = unannealed(finals)
+    open_cells = set(finals.loc[is_open, "cell"])
     joined = curves[curves["compute"] > 0].merge(ranks, on="cell", validate="many_to_one").sort_values("compute")
     encoding = choose_encoding(joined)
     with styled():
         figure = Figure(figsize=(6.3, 3.9), layout="constrained")
         axes = figure.subplots()
-        for _, curve in joined.groupby("cell", sort=False):
+        for cell, curve in joined.groupby("cell", sort=False):
             last = curve.iloc[-1]
             colour = encoding.colours[last["size"]]
             axes.plot(curve["compute"], curve["loss"], color=colour, linewidth=0.6, alpha=0.45)
-            mark_model(axes, last["compute"], last["loss"], last.to_dict(), encoding)
+            mark_model(axes, last["compute"], last["loss"], last.to_dict(), encoding, is_open=cell in open_cells)
         frontier = lower_frontier(joined)
         axes.plot(frontier["compute"], frontier["loss"], color=DARK, linewidth=1.3, zorder=2.5)
         logarithmic_compute(axes)
@@ -50,7 +55,7 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
             Line2D([], [], color=GREY, linewidth=0.8, label="validation curve of a run"),
             Line2D([], [], color=DARK, linewidth=1.3, label="lower frontier"),
         ]
-        outside_legend(figure, [*encoding.sections(), ("Lines", lines)])
+        outside_legend(figure, [*encoding.sections(), open_section(is_open), ("Lines", lines)])
     return figure
 
 

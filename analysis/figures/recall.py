@@ -21,10 +21,12 @@ from analysis.figures.style import (
     compute_label,
     logarithmic_compute,
     mark_model,
+    open_section,
     outside_legend,
     patch_label,
     styled,
 )
+from analysis.fitting.annealing import unannealed
 from analysis.fitting.trend import LogLinearFit
 
 LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines without training, drawn as lines
@@ -48,7 +50,8 @@ def recall_versus_compute(
 
     Args:
         points: trained cells, one row per cell and source: cell, model, size, patch, dataset, dataset_rank, seed,
-            source, recall, recall_low, recall_high, chance, compute. Seeds of one cell are drawn side by side.
+            source, recall, recall_low, recall_high, chance, compute, and, if known, annealed: a run that was not is
+            drawn open. Seeds of one cell are drawn side by side.
         fits: at most one per source, in the same convention.
         baselines: models not trained in this study, same columns and `kind`: untrained models are drawn as a band, and
             those of the kinds in `LINES` as a horizontal line each.
@@ -81,7 +84,7 @@ def recall_versus_compute(
             logarithmic_compute(axes)
         figure.supxlabel(compute_label(convention))
         figure.supylabel("Recall of known relationships")
-        outside_legend(figure, _sections(encoding, fits, baselines, published, chance_drawn=chance_drawn))
+        outside_legend(figure, _sections(encoding, points, fits, baselines, published, chance_drawn=chance_drawn))
     return figure
 
 
@@ -100,13 +103,13 @@ def _draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
         return
     span = np.log10(points["compute"].max() / points["compute"].min()) or 1.0
     seeds = sorted(points["seed"].unique())
-    for row in points.to_dict("records"):
+    for row, is_open in zip(points.to_dict("records"), unannealed(points), strict=True):
         dodge = 10 ** (SEED_DODGE * span * (seeds.index(row["seed"]) - (len(seeds) - 1) / 2))
         x = row["compute"] * dodge
         axes.vlines(
             x, row["recall_low"], row["recall_high"], color=encoding.colours[row["size"]], linewidth=0.8, alpha=0.55
         )
-        mark_model(axes, x, row["recall"], row, encoding)
+        mark_model(axes, x, row["recall"], row, encoding, is_open=is_open)
 
 
 def _draw_fit(axes: Axes, fit: LogLinearFit) -> None:
@@ -193,6 +196,7 @@ def _draw_table6(axes: Axes, published: pd.DataFrame, encoding: Encoding) -> Non
 
 def _sections(
     encoding: Encoding,
+    points: pd.DataFrame,
     fits: Sequence[LogLinearFit],
     baselines: pd.DataFrame,
     published: pd.DataFrame,
@@ -202,15 +206,17 @@ def _sections(
     """The legend: encodings, the lines that are drawn, Table 6."""
     lines: list[Artist] = []
     if fits:
-        lines.append(Line2D([], [], color=DARK, linewidth=1.3, label="log-linear fit"))
+        of_filled = " (filled marks)" if any(fit.left_out for fit in fits) else ""
+        lines.append(Line2D([], [], color=DARK, linewidth=1.3, label=f"log-linear fit{of_filled}"))
         lines.append(Patch(label=f"{fits[0].slope.confidence:.0%} interval of the fit", **INTERVAL))
     if (~baselines["kind"].isin(LINES)).any():
-        lines.append(Patch(label="untrained (hollow: models)", **UNTRAINED))
+        lines.append(Patch(label="untrained (marks on the edge)", **UNTRAINED))
     lines += [Line2D([], [], label=model.replace("_", " "), **ink) for model, ink in _inks(baselines).items()]
     if chance_drawn:
         lines.append(Line2D([], [], label="chance", **DOTTED))
     paper = [_diamond(GREY, "compute known"), _diamond("white", "upper bound, bar to lower")]
-    return [*encoding.sections(), ("Lines", lines), ("Table 6 of the paper", paper if len(published) else [])]
+    marks = [*encoding.sections(), open_section(unannealed(points))]
+    return [*marks, ("Lines", lines), ("Table 6 of the paper", paper if len(published) else [])]
 
 
 def _diamond(fill: str, label: str) -> Line2D:

@@ -59,10 +59,7 @@ def reconstructions(rows: Sequence[ReconstructionRow], channels: Sequence[str]) 
     Raises:
         ValueError: if there is no row, shapes disagree, or there are more than 8 channels in one composite.
     """
-    if not rows:
-        raise ValueError("no crops to draw")
-    for row in rows:
-        _check(row, channels)
+    check(rows, channels)
     groups = _channel_groups(channels)
     panels = [(row, name, indices) for row in rows for name, indices in groups]
     with styled():
@@ -88,7 +85,7 @@ def strip(row: ReconstructionRow, channels: Sequence[str]) -> bytes:
     """
     from matplotlib.image import imsave
 
-    _check(row, channels)
+    check([row], channels)
     name, indices = _channel_groups(channels)[0]
     images = _triptych(row, indices, grey=name == "brightfield")
     gap = np.ones((images[0].shape[0], max(1, images[0].shape[1] // GAPS), 3), dtype=np.float32)
@@ -98,14 +95,27 @@ def strip(row: ReconstructionRow, channels: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def _check(row: ReconstructionRow, channels: Sequence[str]) -> None:
-    shape = row.original.shape
-    fits = row.reconstruction.shape == shape and row.mask.shape in (shape, shape[1:])
-    if len(shape) != 3 or shape[0] != len(channels) or not fits:
-        raise ValueError(
-            f"{row.label}: original {shape}, reconstruction {row.reconstruction.shape} and mask {row.mask.shape} "
-            f"must be (C, H, W), (C, H, W) and (H, W) or (C, H, W) of {len(channels)} channels"
-        )
+def check(rows: Sequence[ReconstructionRow], channels: Sequence[str]) -> None:
+    """Whether crops can be drawn.
+
+    Raises:
+        ValueError: there is no row, a crop is empty, its values are no numbers, shapes disagree, or there are more than
+            8 channels in one composite.
+    """
+    if not rows:
+        raise ValueError("no crops to draw")
+    _channel_groups(channels)
+    for row in rows:
+        shape = row.original.shape
+        fits = row.reconstruction.shape == shape and row.mask.shape in (shape, shape[1:])
+        if len(shape) != 3 or shape[0] != len(channels) or not fits or 0 in shape:
+            raise ValueError(
+                f"{row.label}: original {shape}, reconstruction {row.reconstruction.shape} and mask {row.mask.shape} "
+                f"must be (C, H, W), (C, H, W) and (H, W) or (C, H, W) of {len(channels)} channels"
+            )
+        for values in (row.original, row.reconstruction):
+            if not (np.issubdtype(values.dtype, np.number) and np.isfinite(values).all()):
+                raise ValueError(f"{row.label}: its pixels are not finite numbers")
 
 
 def _channel_groups(channels: Sequence[str]) -> list[tuple[str, list[int]]]:

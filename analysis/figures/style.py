@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.offsetbox import OffsetBox
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from analysis.arrays import Mask
 from analysis.compute.flops import named_convention
 
 COLOURS = {"S": "#0072B2", "B": "#E69F00", "L": "#009E73"}  # Okabe and Ito's palette
@@ -101,18 +102,28 @@ def patch_label(model: str, patch: int | None) -> str:
     return f"{patch}+" if model.endswith("+") else f"{patch}"
 
 
-def mark_model(axes: Axes, x: float, y: float, row: Mapping[Any, Any], encoding: Encoding) -> None:
-    """Mark one run with its model's colour and marker and its data set's area."""
+def mark_model(
+    axes: Axes, x: float, y: float, row: Mapping[Any, Any], encoding: Encoding, *, is_open: bool = False
+) -> None:
+    """Mark one run with its model's colour and marker and its data set's area; open if it was not annealed."""
+    colour = encoding.colours[row["size"]]
     axes.scatter(
         x,
         y,
         s=encoding.area(row["dataset"]),
         marker=encoding.markers[patch_label(row["model"], row["patch"])],
-        color=encoding.colours[row["size"]],
-        edgecolors="white",
-        linewidths=0.5,
+        color="white" if is_open else colour,
+        edgecolors=colour if is_open else "white",
+        linewidths=1.1 if is_open else 0.5,
         zorder=3,
     )
+
+
+def open_section(is_open: Mask) -> LegendSection:
+    """The legend's entry for open marks, if there are any."""
+    mark = _marker("o", GREY, AREAS[1], "stopped before its end")
+    mark.set(markerfacecolor="white", markeredgewidth=1.1)
+    return ("Learning rate", [mark] if is_open.any() else [])
 
 
 def logarithmic_compute(axes: Axes) -> None:

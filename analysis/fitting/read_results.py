@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.fitting import annealing
 from analysis.fitting.estimate import Factors, Points
 from analysis.laws.metric import Metric, guess_metric
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+KEEP = "--include-unannealed"
 SUFFIXED = re.compile(r"^\s*([-+0-9.,_ ]+(?:[eE][-+]?\d+)?)\s*([kKmMbBgGtT]?)\s*(%?)\s*$")
 
 
@@ -36,6 +38,7 @@ class Columns:
     run: str | None = None
     x_low: str | None = None
     x_high: str | None = None
+    annealed: bool = True  # leave out the rows that the column `annealed` denies
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,11 @@ def curves(
     usable = np.isfinite(x).all(axis=1) & (x > 0).all(axis=1) & np.isfinite(y)
     if not usable.any():
         raise ResultsTableError(f"no row has a positive number in {', '.join(columns.x)} and a number in {columns.y}")
+    stopped = annealing.unannealed(table) & columns.annealed
+    if not (usable & ~stopped).any():
+        raise ResultsTableError(f"every row stopped before its learning rate had decayed; {KEEP} fits such rows too")
+    unsaid = annealing.unknown(table) & usable
+    missing, usable = ~usable, usable & ~stopped
     labels = [tuple(map(str, row)) for row in table[list(columns.group)].itertuples(index=False)]
     names = np.array([" / ".join(label) if label else "all" for label in labels] or ["all"] * len(table))
     order = list(dict.fromkeys(names.tolist()))
@@ -181,8 +189,11 @@ def curves(
         in_group = names == name
         rows = [np.flatnonzero(in_group & usable & part) for part in (inside & training, ~training)]
         parts = [_points(part, x, y, runs, ends) for part in rows]
-        notes = _notes(in_group, usable, inside | ~training, columns, metric)
-        curve_list.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), notes))
+        outside = usable & training & ~inside
+        notes = _notes(in_group & missing, in_group & outside, columns, metric)
+        stopped_here, unsaid_here = (int((in_group & rows).sum()) for rows in (stopped & ~missing, unsaid))
+        notes += annealing.notes(stopped_here, unsaid_here, "rows", KEEP)
+        curve_list.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), tuple(notes)))
     return curve_list, metric
 
 
@@ -221,15 +232,14 @@ def _points(rows: np.ndarray, x: np.ndarray, y: np.ndarray, runs: np.ndarray | N
     return Points(x[rows], y[rows], tuple(runs[rows]) if runs is not None else (), low, high)
 
 
-def _notes(in_group: np.ndarray, usable: np.ndarray, inside: np.ndarray,
-           columns: Columns, metric: Metric) -> tuple[str, ...]:  # fmt: skip
+def _notes(without_numbers: np.ndarray, out_of_range: np.ndarray, columns: Columns, metric: Metric) -> list[str]:
     """What was left out of a group, with the first place (lines count the header)."""
     notes = []
-    missing, outside = np.flatnonzero(in_group & ~usable), np.flatnonzero(in_group & usable & ~inside)
+    missing, outside = np.flatnonzero(without_numbers), np.flatnonzero(out_of_range)
     if missing.size:
         names = f"{', '.join(columns.x)}, {columns.y}"
         notes.append(f"{missing.size} rows without usable numbers in {names} left out, first on line {missing[0] + 2}")
     if outside.size:
         bound = f"at or beyond {metric.bound:g}" if metric.kind == "share" else "at or below 0"
         notes.append(f"{outside.size} rows with {columns.y} {bound} left out, first on line {outside[0] + 2}")
-    return tuple(notes)
+    return notes

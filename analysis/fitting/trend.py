@@ -1,6 +1,6 @@
 """Log-linear trends: recall as a straight line in log compute, per source, with intervals (Figures 5, 8)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.arrays import Floats
 from analysis.compute.flops import named_convention
+from analysis.fitting import annealing
 
 REPLICATES = 2000
 MINIMUM_COMPUTES = 3  # two points leave no residual to judge a line by
@@ -61,6 +62,8 @@ class LogLinearFit:
     residual_deviation: float  # standard deviation of runs about the law, n - 2 degrees of freedom
     draws: Floats = field(repr=False, compare=False)  # (K, 2) intercepts and slopes of the replicates
     noise: Floats = field(repr=False, compare=False)  # (K,) one run's residual per replicate
+    left_out: int = 0  # runs that stopped before their learning rate had decayed
+    unknown: int = 0  # runs that are fitted although they do not say whether it had
 
     def band(self, compute: npt.ArrayLike, *, new_run: bool = False) -> Band:
         """The law over a grid with its interval: of the law itself, or of one new run."""
@@ -87,6 +90,8 @@ class LogLinearFit:
             "intercept_high": self.intercept.high,
             "confidence": self.slope.confidence,
             "runs": self.runs,
+            "left_out": self.left_out,
+            "unknown": self.unknown,
             "computes": self.computes,
             "compute_low": self.compute_low,
             "compute_high": self.compute_high,
@@ -144,21 +149,30 @@ def fit_log_linear(
 
 
 def fit_sources(
-    points: pd.DataFrame, convention: str, *, confidence: float = 0.95, seed: int = 0
+    points: pd.DataFrame,
+    convention: str,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    include_unannealed: bool = False,
 ) -> list[LogLinearFit]:
     """One fit per relationship source over the trained runs of `points`, in the order the sources appear.
 
     Args:
-        points: one row per run and source, with columns source, trained, compute and recall.
+        points: one row per run and source, with columns source, trained, compute and recall, and, if known, annealed.
+        include_unannealed: fit runs too that stopped before their learning rate had decayed.
 
     Raises:
         ValueError: as `fit_log_linear`, naming the source.
     """
     trained = points[points["trained"].astype(bool)]
-    return [
-        fit_log_linear(str(source), convention, runs["compute"], runs["recall"], confidence=confidence, seed=seed)
-        for source, runs in trained.groupby("source", sort=False)
-    ]
+    fits = []
+    for source, runs in trained.groupby("source", sort=False):
+        left_out = np.zeros(len(runs), dtype=bool) if include_unannealed else annealing.unannealed(runs)
+        kept = runs[~left_out]
+        fit = fit_log_linear(str(source), convention, kept["compute"], kept["recall"], confidence=confidence, seed=seed)
+        fits.append(replace(fit, left_out=int(left_out.sum()), unknown=int(annealing.unknown(kept).sum())))
+    return fits
 
 
 def _checked(source: str, compute: npt.ArrayLike, recall: npt.ArrayLike) -> tuple[Floats, Floats]:

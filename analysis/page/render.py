@@ -71,11 +71,13 @@ def _head(study: Study) -> str:
         for convention in study.conventions
     )
     unfinished = f'<p class="warn">{text(study.unfinished)}</p>' if study.unfinished else ""
+    files = "".join(f"<li>{text(file)}</li>" for file in study.left_out)
+    left_out = f'<div class="warn">Left out of this page:<ul>{files}</ul></div>' if files else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{text(study.title)}</title><style>{style}</style></head><body>"
-        f'<h1>{text(study.title)}</h1><p class="lead">{text(study.question)}</p>{unfinished}'
+        f'<h1>{text(study.title)}</h1><p class="lead">{text(study.question)}</p>{unfinished}{left_out}'
         f'<fieldset class="screen"><legend>Compute is counted as</legend>{choices}</fieldset>'
     )
 
@@ -89,7 +91,9 @@ def _answers(study: Study) -> str:
         name, meaning, unit = (text(convention[key]) for key in ("name", "meaning", "unit"))
         about = f'<p class="soft">{name}: {meaning}, in {unit}.</p>'
         content[convention["name"]] = (f"<ul>{rows}</ul>" if rows else none) + about
-    return f'<section><h2 id="answer">What the runs say</h2>{by_convention(study.convention, content)}</section>'
+    stopped = f'<p class="soft">{text(study.stopped)}</p>' if study.stopped else ""
+    shown = by_convention(study.convention, content)
+    return f'<section><h2 id="answer">What the runs say</h2>{shown}{stopped}</section>'
 
 
 def _loss(study: Study) -> str:
@@ -103,7 +107,19 @@ def _loss(study: Study) -> str:
 
 def _cells(study: Study) -> str:
     spent = "spent GPU h" if study.price else "spent h"
-    names = ["cell", "model", "data", "seed", "state", "loss", *study.sources, "planned GPU h", spent, "log"]
+    names = [
+        "cell",
+        "model",
+        "data",
+        "seed",
+        "state",
+        "loss",
+        *study.sources,
+        "planned GPU h",
+        spent,
+        "annealed",
+        "log",
+    ]
     head = "".join(f'<th scope="col"><button type="button">{text(name)}</button></th>' for name in names)
     states = "".join(f"<option>{text(state)}</option>" for state in dict.fromkeys(row.state for row in study.cells))
     return (
@@ -117,13 +133,14 @@ def _cells(study: Study) -> str:
 
 
 def _cell(row: CellRow, sources: Sequence[str]) -> str:
+    annealed = f"<td>{text(row.annealed)}</td>"
     log = f'<td><a href="{text(row.log)}">log</a></td>' if row.log else "<td></td>"
     recalls = "".join(number(row.recalls.get(source)) for source in sources)
     words = "".join(f"<td>{text(word)}</td>" for word in (row.cell, row.model, row.dataset))
     seed = f'<td class="number" data-value="{row.seed}">{row.seed}</td>'
+    state = f"<td>{text(row.state)}</td>{number(row.loss, '.4f')}"
     hours = number(row.planned_hours, ".3g") + number(row.spent_hours, ".3g")
-    state = f"<td>{text(row.state)}</td>"
-    return f'<tr data-state="{text(row.state)}">{words}{seed}{state}{number(row.loss, ".4f")}{recalls}{hours}{log}</tr>'
+    return f'<tr data-state="{text(row.state)}">{words}{seed}{state}{recalls}{hours}{annealed}{log}</tr>'
 
 
 def _checks(study: Study) -> str:

@@ -22,6 +22,7 @@ class CellRow:
     planned_hours: float | None  # GPU hours of training and embedding
     spent_hours: float | None  # GPU hours of all stages, or process hours where there are no GPUs
     log: str | None  # a link, relative to the page
+    annealed: str = ""  # whether its learning rate had decayed: yes, no, unknown; empty if it was not trained
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Study:
     fits: Mapping[str, Mapping[str, SourceFit]]  # by convention and source
     cells: Sequence[CellRow]
     unfinished: str  # what is missing, in words; empty when the study is complete
+    left_out: Sequence[str] = ()  # files that could not be used, with reasons
+    stopped: str = ""  # how many runs stopped before their learning rate had decayed, in words
     allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
     price: Price | None = None  # None where there are no GPUs to pay for
     next_runs: Sequence[NextRun] = ()

@@ -167,6 +167,9 @@ class Evaluate(Section):
 class Fit(Section):
     convention: Literal["touvron", "dense_forward", "mae_train"] = "touvron"
     bootstrap: PositiveInt = 2000
+    include_unannealed: bool = Field(
+        False, description="fit laws also to runs that stopped before their learning rate had decayed"
+    )
     overlay_table6: bool = Field(False, description="draw the paper's Table 6 next to this study's points")
 
 

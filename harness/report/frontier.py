@@ -1,8 +1,8 @@
 """How a study's own runs would split compute between a more expensive model and more crops: the joint law's frontier.
 
 The two factors are the cost of a crop under a convention and the crops seen. Their product is the compute under that
-convention, so each convention has its own frontier. Only the end of a run counts: under a schedule that is planned for
-the end, an intermediate loss is not the loss of a shorter run.
+convention, so each convention has its own frontier. Only the end of an annealed run counts: under a schedule that is
+planned for the end, an intermediate loss is not the loss of a shorter run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
-from harness.report.points import one_family
-from harness.storage import ledger
+from harness.report.points import for_laws
+from harness.report.rows import train_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,21 +41,23 @@ def allocations(
     """
     losses = {cell.id: loss for cell in grid if (loss := _loss(recipe, cell)) is not None}
     by_convention = {
-        name: [_allocation(metric, kind, runs) for metric, kind, runs in _metrics(_runs(table, losses))]
+        name: [
+            _allocation(metric, kind, runs)
+            for metric, kind, runs in _metrics(_runs(for_laws(table, recipe.fit), losses))
+        ]
         for name, table in tables.items()
     }
     return {name: frontiers for name, frontiers in by_convention.items() if frontiers}
 
 
 def _loss(recipe: Recipe, cell: Cell) -> float | None:
-    row = ledger.read(recipe.output, cell.id, "train")
-    return None if row is None else row.values.get("validation_loss")
+    values = train_values(recipe, cell)
+    return None if values is None else values.validation_loss
 
 
 def _runs(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
-    """One row per trained cell of the most common kind: cost per crop, crops, patch, mean recall, loss."""
-    family = one_family(table)
-    trained = family[family["trained"].astype(bool)]
+    """One row per trained cell of the points for laws: cost per crop, crops, patch, mean recall, loss."""
+    trained = table[table["trained"].astype(bool)]
     runs = trained.groupby("cell", sort=False).agg(
         {"compute": "first", "crops": "first", "patch": "first", "recall": "mean"}
     )

@@ -58,12 +58,18 @@ def _training(cell: Cell, trained: dict[str, Any]) -> str:
          "experiments"),
         ("objective", f"{objective}, mask ratio {mae.mask_ratio:g}"),
         ("optimiser", f"{optimiser.name}, batch {cell.training.batch}, peak {cell.training.learning_rate:g}"),
-        ("crops seen", f"{trained.get('crops', 0):,} in {trained.get('steps', 0):,} steps"),
+        ("crops seen", f"{trained.get('crops', 0):,} in {trained.get('steps', 0):,} steps{_stopped(trained)}"),
     ]  # fmt: skip
     for name in ("validation_loss", "best_validation_loss", "mean_predictor_loss"):
         if name in trained:
             rows.append((name.replace("_", " "), f"{trained[name]:.4f}"))
     return "## Training\n\nThe whole recipe is `recipe.yaml`.\n\n" + _table(("", ""), rows)
+
+
+def _stopped(trained: dict[str, Any]) -> str:
+    if trained.get("annealed") is not False:
+        return ""
+    return f" of {trained.get('planned_steps', '?')} planned: stopped before the learning rate had decayed"
 
 
 def _results(recipe: Recipe, evaluated: dict[str, Any] | None) -> str:

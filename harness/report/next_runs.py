@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.plan.cost import CellPlan, plan_cells
 from harness.recipe.schema import Recipe
-from harness.storage import ledger
 
 if TYPE_CHECKING:
     from analysis.design.next_runs import Candidate, RankedRun
@@ -48,11 +47,12 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     from analysis.fitting import averages
     from analysis.fitting.estimate import Points
     from analysis.laws.metric import Metric
-    from harness.report.points import points
+    from harness.report.points import annealed_only, points
+    from harness.report.rows import evaluate_values
 
     grid, convention = cells(recipe), recipe.fit.convention
     plans = [plan for plan in plan_cells(recipe, grid) if plan.crops and plan.gpu_hours > 0]
-    table = points(recipe, grid, convention)
+    table = annealed_only(points(recipe, grid, convention), recipe.fit)
     runs = table[table["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
     if runs["compute"].nunique() < averages.FEWEST:
         raise ValueError(
@@ -62,15 +62,11 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     evaluated = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
     law = averages.fit(evaluated, Metric("share"), LAW)
     compute = target or max(plan.flops[convention] for plan in plans)
-    options = [_candidate(plan, convention) for plan in plans if _open(recipe, plan.cell)]
+    options = [_candidate(plan, convention) for plan in plans if evaluate_values(recipe, plan.cell) is None]
     if not options:
         return Proposal(compute, convention, (), ())
     buy = next_runs.next_runs(law, evaluated, options, compute, budget=budget, count=count)
     return Proposal(compute, convention, tuple(buy), tuple(next_runs.droppable(law, evaluated, options, compute)))
-
-
-def _open(recipe: Recipe, cell: Cell) -> bool:
-    return ledger.read(recipe.output, cell.id, "evaluate") is None
 
 
 def _candidate(plan: CellPlan, convention: str) -> Candidate:

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import CONVENTIONS
-from harness.grid.cell_folder import TRAIN_LOG, cell_folder
+from analysis.fitting import annealing
+from analysis.fitting.annealing import unannealed
 from harness.grid.cells import Cell, cells, fingerprint
 from harness.plan.cost import HOUR, CellPlan, plan_cells
 from harness.plan.resources import stage_resources
-from harness.recipe.schema import Recipe
+from harness.recipe.schema import Fit, Recipe
 from harness.report import points
+from harness.report.left_out import LeftOut
+from harness.report.rows import TrainValues, Values, annealed, log_path, stage_values, train_values
+from harness.report.stamp import code, packages
 from harness.storage import ledger
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.fitting.trend import LogLinearFit
     from analysis.page.study import CellRow, NextRun, Price, SourceFit, Study
 
 LINE_POINTS = 60
 BEYOND = 3.0  # times the largest compute that lines are drawn to
 PROPOSED = 3  # runs that the page proposes
-PACKAGES = ("torch", "timm", "numpy", "pandas", "plotly")
+ANNEALED = {True: "yes", False: "no", None: "unknown"}
 
 
-def study(recipe: Recipe) -> Study:
-    """Everything the page shows of a study as it stands, finished or not."""
+def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] = ()) -> Study:
+    """Everything the page shows of a study as it stands, finished or not.
+
+    Args:
+        recipe: the study.
+        crops: the figure of reconstructions, if there is one.
+        missing: files that the report leaves out.
+    """
     from analysis.page.study import Study
     from harness.report.frontier import allocations
     from harness.report.reconstructions import samples
@@ -38,10 +47,9 @@ def study(recipe: Recipe) -> Study:
     grid = cells(recipe)
     tables = {name: points.points(recipe, grid, name) for name in CONVENTIONS}
     table, curves = tables[recipe.fit.convention], points.curves(recipe, grid, recipe.fit.convention)
-    plans = {plan.cell.id: plan for plan in _plans(recipe, grid)}
-    rows = [_row(recipe, cell, table, plans.get(cell.id)) for cell in grid]
+    planned = {plan.cell.id: plan for plan in plans(recipe, grid)}
+    rows = [_row(recipe, cell, table, planned.get(cell.id)) for cell in grid]
     unfinished = sum(row.state != "done" for row in rows)
-    figure = recipe.output / "report" / "reconstructions.png"
     proposed, no_next = _next_runs(recipe)
     return Study(
         title=f"Scaling study: {recipe.name}",
@@ -55,22 +63,24 @@ def study(recipe: Recipe) -> Study:
         points=_points(tables, recipe.fit.convention),
         curves=_curves(curves, grid, recipe),
         frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
-        fits={name: _fits(table, name, grid, plans) for name, table in tables.items()},
+        fits={name: _fits(table, name, recipe.fit) for name, table in tables.items()},
         cells=rows,
         unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows covers the others."
         if unfinished
         else "",
+        left_out=[str(file) for file in missing],
+        stopped=_stopped(table, recipe.fit),
         allocations=allocations(recipe, grid, tables),
         price=_price(recipe),
         next_runs=proposed,
         no_next=no_next,
         provenance=_provenance(recipe, grid),
-        reconstructions=figure if figure.exists() else None,
+        reconstructions=crops,
         samples=samples(recipe, grid),
     )
 
 
-def _plans(recipe: Recipe, grid: Sequence[Cell]) -> list[CellPlan]:
+def plans(recipe: Recipe, grid: Sequence[Cell]) -> list[CellPlan]:
     """No plan where a dataset's size is not known: the page then shows no planned hours."""
     try:
         return plan_cells(recipe, grid)
@@ -104,12 +114,14 @@ def _points(tables: Mapping[str, pd.DataFrame], convention: str) -> list[dict[st
 
 
 def _curves(curves: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[dict[str, Any]]:
+    ends = points.finals(recipe, grid)
+    stopped = set(ends.loc[unannealed(ends), "cell"])
     by_name = {name: points.curves(recipe, grid, name) for name in CONVENTIONS}
     drawn = []
     for cell, rows in curves[curves["crops"] > 0].groupby("cell", sort=False):
         first = _plain(rows.iloc[0].to_dict())
         compute = {name: table.loc[rows.index, "compute"].tolist() for name, table in by_name.items()}
-        same = {"cell": cell, "size": first["size"], "patch": first["patch"]}
+        same = {"cell": cell, "size": first["size"], "patch": first["patch"], "annealed": cell not in stopped}
         drawn.append(same | {"loss": rows["loss"].tolist(), "compute": compute})
     return drawn
 
@@ -121,22 +133,28 @@ def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
     return {"x": frontier["compute"].tolist(), "y": frontier["loss"].tolist()}
 
 
-def _fits(
-    table: pd.DataFrame, convention: str, grid: Sequence[Cell], plans: Mapping[str, CellPlan]
-) -> dict[str, SourceFit]:
-    """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
-    from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
+def _stopped(table: pd.DataFrame, fit: Fit) -> str:
+    """How many runs stopped before their learning rate had decayed, and what laws make of them; empty if none did."""
+    runs = table[unannealed(table)]["cell"].nunique()
+    if not runs:
+        return ""
+    fitted = (
+        "laws include them" if fit.include_unannealed else "laws leave them out (fit.include_unannealed keeps them)"
+    )
+    return f"{runs} evaluated runs stopped before their learning rate had decayed; {fitted}."
 
-    table = points.one_family(table)
-    trained = table[table["trained"].astype(bool)]
-    if not len(trained) or trained["compute"].nunique() < MINIMUM_COMPUTES:
-        return {}
+
+def _fits(table: pd.DataFrame, convention: str, fit: Fit) -> dict[str, SourceFit]:
+    """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
+    kept = points.for_laws(table, fit)
+    trained = kept[kept["trained"].astype(bool)]
     return {
-        fit.source: _source_fit(fit, trained[trained["source"] == fit.source]) for fit in fit_sources(table, convention)
+        trend.source: _source_fit(trend, trained[trained["source"] == trend.source])
+        for trend in points.trends(table, fit, convention)
     }
 
 
-def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a LogLinearFit, imported lazily)
+def _source_fit(fit: LogLinearFit, runs: pd.DataFrame) -> SourceFit:
     import numpy as np
 
     from analysis.page.study import SourceFit
@@ -145,19 +163,21 @@ def _source_fit(fit: Any, runs: pd.DataFrame) -> SourceFit:  # noqa: ANN401  (a 
     band = fit.band(grid)
     line = {"x": grid.tolist(), "y": band.centre.tolist(), "low": band.low.tolist(), "high": band.high.tolist()}
     rises = "rises" if fit.slope.low > 0 else "falls" if fit.slope.high < 0 else "shows no clear trend"
+    notes = annealing.notes(fit.left_out, fit.unknown, "runs", "fit.include_unannealed")
+    counted = "; ".join([f"{fit.runs} runs", *notes])
     answer = (
         f"recall {rises}: {fit.law.slope:+.3f} per decade of compute "
-        f"({fit.slope.confidence:.0%} interval {fit.slope.low:+.3f} to {fit.slope.high:+.3f}, {fit.runs} runs)."
+        f"({fit.slope.confidence:.0%} interval {fit.slope.low:+.3f} to {fit.slope.high:+.3f}, {counted})."
     )
-    checks = _checks(runs)
+    checks = _checks(runs, notes)
     warned = [f"{check['check']}: {check['detail']}" for check in checks if check["verdict"] == "warn"]
     if any(text.startswith("two factors") for text in warned):
         answer += " But see the two-factor check: compute may not be what explains it."
     return SourceFit(answer, line, checks)
 
 
-def _checks(runs: pd.DataFrame) -> list[dict[str, str]]:
-    """The checklist of a straight line through one source's runs."""
+def _checks(runs: pd.DataFrame, notes: Sequence[str]) -> list[dict[str, str]]:
+    """The checklist of a straight line through one source's runs; `notes` say which were left out."""
     import numpy as np
 
     from analysis.fitting.estimate import Factors, Points
@@ -168,7 +188,7 @@ def _checks(runs: pd.DataFrame) -> list[dict[str, str]]:
     factors = Factors(("cost per crop", "crops"), np.column_stack([compute / crops, crops]))
     points = Points(compute[:, None], runs["recall"].to_numpy(float))
     try:
-        fitted = fit_points(points, Metric("share"), "log_linear", factors=factors)
+        fitted = fit_points(points, Metric("share"), "log_linear", factors=factors, notes=notes)
     except ValueError as error:
         return [{"check": "fit", "verdict": "warn", "detail": str(error)}]
     return [{"check": check.check, "verdict": check.verdict, "detail": check.detail} for check in fitted.checks]
@@ -178,30 +198,31 @@ def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None)
     from analysis.page.study import CellRow
 
     recalls = table[table["cell"] == cell.id]
-    rows = {stage: ledger.read(recipe.output, cell.id, stage) for stage in ledger.STAGES}
-    finished = [(stage, row) for stage, row in rows.items() if row is not None]
-    train = rows["train"]
-    log = cell_folder(recipe, cell) / TRAIN_LOG
+    rows = {stage: stage_values(recipe, cell, stage) for stage in ledger.STAGES}
+    finished = [(stage, values) for stage, values in rows.items() if values is not None]
+    train, log = train_values(recipe, cell), log_path(recipe, cell)
     return CellRow(
         cell=cell.id,
         model=cell.model,
         dataset=cell.dataset or "",
         seed=cell.seed,
         state="done" if len(recalls) else "part" if finished else "missing",
-        loss=_number(train.values.get("validation_loss")) if train else None,
+        loss=train.validation_loss if train else None,
         recalls={str(source): float(value) for source, value in zip(recalls["source"], recalls["recall"], strict=True)},
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
-        spent_hours=sum(_spent(recipe, cell, stage, row) for stage, row in finished) if finished else None,
+        spent_hours=sum(_spent(recipe, cell, stage, values) for stage, values in finished) if finished else None,
+        annealed=ANNEALED[annealed(cell, train)] if train and cell.kind == "trained" else "",
         log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
     )
 
 
-def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, row: ledger.LedgerRow) -> float:
+def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, values: Values) -> float:
     """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation takes no GPU.
 
     A resumed cell counts its training from the first step on, and the start-up of its last process only.
     """
-    hours = max(float(row.values.get(name, 0.0)) for name in ("stage_seconds", "train_seconds")) / HOUR
+    trained = values.train_seconds if isinstance(values, TrainValues) else 0.0
+    hours = max(values.stage_seconds, trained) / HOUR
     resources = stage_resources(recipe.launch, cell, stage)
     return hours * resources.nodes * resources.gpus_per_node if recipe.launch.gpus_per_node else hours
 
@@ -231,15 +252,19 @@ def _next_runs(recipe: Recipe) -> tuple[list[NextRun], str]:
 
 
 def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:
-    stages = [row for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)]
+    stages = [
+        row
+        for cell in grid
+        for stage in ledger.STAGES
+        if stage_values(recipe, cell, stage) and (row := ledger.read(recipe.output, cell.id, stage))
+    ]
     fingerprints = sorted(f"{row.cell}/{row.stage}/{row.fingerprint}" for row in stages)
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    ours = f"microscopy-scaling {version('microscopy-scaling')}"
     return {
         "recipe": f"{recipe.name}, {fingerprint(recipe.model_dump(mode='json'))[:16]}",
         "cells": ", ".join(sorted({cell.kind for cell in grid})) + f": {len(grid)}",
         "ledger": f"{len(stages)} rows, {fingerprint(fingerprints)[:16]}",
         "compute": ", ".join(f"{c.name} version {c.version}" for c in CONVENTIONS.values()),
         "fit": "recall = a + b log10(compute), least squares; intervals from runs drawn with replacement",
-        "written by": f"{ours}, Python {platform.python_version()}; {packages}",
+        "written by": ", ".join(f"{name} {number}" for name, number in packages().items()),
+        "code": code()[:16],
     }

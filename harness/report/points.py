@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import compute
-from harness.grid.cell_folder import TRAIN_LOG, cell_folder
+from analysis.fitting.annealing import unannealed
 from harness.grid.cells import Cell
 from harness.models.architecture import cost_of
-from harness.recipe.schema import Recipe
-from harness.storage import ledger
-from harness.storage.train_log import read_log
+from harness.recipe.schema import Fit, Recipe
+from harness.report.rows import Recall, annealed, evaluate_values, train_values, validations
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.fitting.trend import LogLinearFit
+
 POINT_COLUMNS = (
     "cell", "model", "size", "patch", "dataset", "dataset_rank", "seed", "trained", "source",
-    "recall", "recall_low", "recall_high", "chance", "pairs", "genes", "crops", "compute", "kind",
+    "recall", "recall_low", "recall_high", "chance", "pairs", "genes", "crops", "compute", "kind", "annealed",
 )  # fmt: skip
 CURVE_COLUMNS = ("cell", "model", "size", "patch", "dataset", "crops", "seed", "compute", "loss")
 
@@ -29,18 +30,24 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
 
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        done = ledger.read(recipe.output, cell.id, "evaluate")
+        done = evaluate_values(recipe, cell)
         if done is None:
             continue
-        crops = _crops(recipe, cell)
-        same = _labels(recipe, cell) | {"crops": crops, "compute": _compute(cell, crops, convention)}
-        for source in _sources(recipe, done.values["recall"]):
-            row = done.values["recall"][source]
-            recall = {name: row[name] for name in ("recall", "recall_low", "recall_high")}
-            counts = {"chance": row["chance"], "pairs": row["pairs"], "genes": done.values["genes"]}
+        trained = train_values(recipe, cell)
+        crops = trained.crops if trained else 0
+        same = _labels(recipe, cell) | {
+            "crops": crops,
+            "compute": _compute(cell, crops, convention),
+            "annealed": annealed(cell, trained) if trained else None,
+        }
+        for source in _sources(recipe, done.recall):
+            row = done.recall[source]
+            recall = {"recall": row.recall, "recall_low": row.recall_low, "recall_high": row.recall_high}
+            counts = {"chance": row.chance, "pairs": row.pairs, "genes": done.genes}
             rows.append(same | {"source": source} | recall | counts)
     table = pd.DataFrame(rows, columns=list(POINT_COLUMNS))
-    return table.astype({"patch": "Int64", "dataset_rank": "Int64"})  # pixel statistics have neither
+    numbers = dict.fromkeys(("recall_low", "recall_high", "compute"), "float64")
+    return table.astype({"patch": "Int64", "dataset_rank": "Int64", "annealed": "boolean", **numbers})
 
 
 def one_family(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +60,32 @@ def one_family(table: pd.DataFrame) -> pd.DataFrame:
     return table if kinds.empty else table[~trained | (table["kind"] == kinds.index[0])]
 
 
-def _sources(recipe: Recipe, recalls: dict[str, Any]) -> list[str]:
+def annealed_only(table: pd.DataFrame, fit: Fit) -> pd.DataFrame:
+    """The points without those of runs that stopped before their learning rate had decayed; all if the recipe asks.
+
+    A point whose row does not say whether it had decayed is kept.
+    """
+    return table if fit.include_unannealed else table[~unannealed(table)]
+
+
+def for_laws(table: pd.DataFrame, fit: Fit) -> pd.DataFrame:
+    """The points that a law is fitted to: of one family, and annealed as far as is known."""
+    return annealed_only(one_family(table), fit)
+
+
+def trends(table: pd.DataFrame, fit: Fit, convention: str) -> list[LogLinearFit]:
+    """A line through the points of each source that has enough of them."""
+    from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
+
+    kept = for_laws(table, fit)
+    computes = kept[kept["trained"].astype(bool)].groupby("source")["compute"].nunique()
+    enough = set(computes[computes >= MINIMUM_COMPUTES].index)
+    family = one_family(table)
+    points_of_law = family[family["source"].isin(enough)]
+    return fit_sources(points_of_law, convention, include_unannealed=fit.include_unannealed)
+
+
+def _sources(recipe: Recipe, recalls: Mapping[str, Recall]) -> list[str]:
     """The sources of a row, in the recipe's order."""
     order = list(recipe.evaluate.relationships) if recipe.evaluate else []
     return sorted(recalls, key=lambda name: order.index(name) if name in order else len(order))
@@ -67,21 +99,24 @@ def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
     for cell in cells:
         if cell.is_classifier:
             continue  # its loss is a cross-entropy, not comparable with a masked loss
-        if cell.kind != "trained" or ledger.read(recipe.output, cell.id, "train") is None:
+        if cell.kind != "trained" or train_values(recipe, cell) is None:
             continue
-        for entry in read_log(cell_folder(recipe, cell) / TRAIN_LOG):
-            if entry["kind"] == "validation":
-                at = {"crops": entry["crops"], "compute": _compute(cell, entry["crops"], convention)}
-                rows.append(_labels(recipe, cell) | at | {"loss": entry["validation_loss"]})
+        for entry in validations(recipe, cell)[0]:
+            at = {"crops": entry.crops, "compute": _compute(cell, entry.crops, convention)}
+            rows.append(_labels(recipe, cell) | at | {"loss": entry.validation_loss})
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
-def dataset_ranks(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
-    """The rank of each trained cell's dataset in the nested order: columns cell and dataset_rank."""
+def finals(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
+    """How each trained cell ended: columns cell, dataset_rank (in the nested order) and annealed."""
     import pandas as pd
 
-    ranks = recipe.grid.datasets.index
-    return pd.DataFrame([{"cell": c.id, "dataset_rank": ranks(c.dataset)} for c in cells if c.dataset is not None])
+    rows = [
+        {"cell": cell.id, "dataset_rank": recipe.grid.datasets.index(cell.dataset), "annealed": annealed(cell, trained)}
+        for cell in cells
+        if cell.dataset is not None and (trained := train_values(recipe, cell)) is not None
+    ]
+    return pd.DataFrame(rows, columns=["cell", "dataset_rank", "annealed"]).astype({"annealed": "boolean"})
 
 
 def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
@@ -92,11 +127,6 @@ def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "trained": cell.kind == "trained",
         "kind": cell.network_kind or cell.kind,
     }
-
-
-def _crops(recipe: Recipe, cell: Cell) -> int:
-    row = ledger.read(recipe.output, cell.id, "train")
-    return int(row.values["crops"]) if row else 0
 
 
 def _compute(cell: Cell, crops: int, convention: str) -> float:

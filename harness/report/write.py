@@ -1,71 +1,72 @@
-"""Write the report: tables and plots of what is in the ledger, drawn again only when the ledger has changed.
+"""Write the report: tables and plots of what is in the ledger, drawn again only if something that it shows has changed.
 
 `<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
 recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG. It works
-on a half-finished sweep.
+on a half-finished sweep. What cannot be used is left out and named on stderr and on the page.
 """
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.grid.cells import Cell, cells, fingerprint
+from harness.grid.cells import Cell, cells
 from harness.recipe.schema import Recipe
-from harness.storage import ledger
+from harness.report import stamp
+from harness.report.left_out import LeftOut, left_out
+from harness.report.page_data import plans
 from harness.storage.atomic import write_atomic, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_VERSION = 5
 FORMATS = ("png", "svg", "pdf")
 
 
 def report(recipe: Recipe) -> list[Path]:
     """Write the report, and return the files written; none if it is up to date."""
-    folder = recipe.output / "report"
-    stamp = _stamp(recipe)
-    try:
-        if json.loads((folder / "stamp.json").read_text())["stamp"] == stamp:
-            return []
-    except (OSError, ValueError, KeyError):
-        pass  # no report yet, or not a complete one
-    written = _write(recipe, folder)
-    write_json(folder / "stamp.json", {"stamp": stamp})
+    folder, grid = recipe.output / "report", cells(recipe)
+    inputs, missing = stamp.inputs(recipe, grid, plans(recipe, grid)), left_out(recipe, grid)
+    for file in missing:
+        print(f"left out of the report: {file}", file=sys.stderr)
+    if stamp.is_current(folder, inputs):
+        return []
+    before = stamp.written_before(folder)
+    written = _write(recipe, folder, grid, missing)
+    for path in set(before) - set(written):  # of a state in which there was more to draw
+        path.unlink(missing_ok=True)
+    stamp.write(folder, inputs, written)
     return written
 
 
-def _stamp(recipe: Recipe) -> str:
-    """What the report depends on: the ledger's fingerprints and the settings that it is drawn with."""
-    rows = [
-        [row.cell, row.stage, row.fingerprint] for stage in ledger.STAGES for row in ledger.rows(recipe.output, stage)
-    ]
-    return fingerprint([REPORT_VERSION, rows, recipe.fit.model_dump(mode="json"), recipe.grid.model_dump(mode="json")])
+def has_faults(recipe: Recipe) -> bool:
+    """Whether something is wrong with a file that the report leaves out."""
+    return any(file.is_fault for file in left_out(recipe, cells(recipe)))
 
 
-def _write(recipe: Recipe, folder: Path) -> list[Path]:
+def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence[LeftOut]) -> list[Path]:
     from harness.report import points
 
-    grid, convention = cells(recipe), recipe.fit.convention
+    convention = recipe.fit.convention
     curves, table = points.curves(recipe, grid, convention), points.points(recipe, grid, convention)
     written = [_csv(folder / "curves.csv", curves), _csv(folder / "points.csv", table)]
-    if len(curves):
+    if (curves["compute"] > 0).any():
         written += _loss_figure(recipe, folder, curves, grid)
     if table["trained"].any():
         written += _recall_figure(recipe, folder, table)
     written += _exports(folder, table)
-    return written + _reconstructions(recipe, folder, grid) + [_page(recipe, folder)]
+    crops = _reconstructions(recipe, folder, grid)
+    return [*written, *crops, _page(recipe, folder, crops[0] if crops else None, missing)]
 
 
-def _page(recipe: Recipe, folder: Path) -> Path:
-    """The study as one HTML file; needs the figures written before."""
+def _page(recipe: Recipe, folder: Path, crops: Path | None, missing: Sequence[LeftOut]) -> Path:
+    """The study as one HTML file, with the figure of reconstructions in it."""
     from analysis.page.render import page
     from harness.report.page_data import study
 
-    path, text = folder / "report.html", page(study(recipe))
+    path, text = folder / "report.html", page(study(recipe, crops, missing))
     write_atomic(path, lambda file: file.write(text.encode()))
     return path
 
@@ -88,25 +89,22 @@ def _csv(path: Path, table: pd.DataFrame) -> Path:
 def _loss_figure(recipe: Recipe, folder: Path, curves: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
     from analysis.figures.loss import loss_versus_compute
     from analysis.figures.save import save
-    from harness.report.points import dataset_ranks
+    from harness.report.points import finals
 
-    figure = loss_versus_compute(curves, dataset_ranks(recipe, grid), recipe.fit.convention)
+    figure = loss_versus_compute(curves, finals(recipe, grid), recipe.fit.convention)
     return [*save(figure, folder / "loss_versus_compute", FORMATS)]
 
 
 def _recall_figure(recipe: Recipe, folder: Path, table: pd.DataFrame) -> list[Path]:
     from analysis.figures.recall import recall_versus_compute
     from analysis.figures.save import save
-    from analysis.fitting.trend import MINIMUM_COMPUTES, fit_sources
     from analysis.reference.tables import table6
-    from harness.report.points import one_family
+    from harness.report.points import trends
 
     convention = recipe.fit.convention
     is_trained = table["trained"].astype(bool)
     trained, baselines = table[is_trained], table[~is_trained]
-    family = one_family(table)
-    computes = family.loc[family["trained"].astype(bool), "compute"].nunique()
-    fits = fit_sources(family, convention) if computes >= MINIMUM_COMPUTES else []
+    fits = trends(table, recipe.fit, convention)
     write_json(folder / "fits.json", [fit.summary() for fit in fits])
     overlay = table6() if recipe.fit.overlay_table6 else None
     figure = recall_versus_compute(trained, fits, baselines, convention, table6=overlay)

@@ -9,6 +9,7 @@ sweep runs. Needs no torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,18 @@ if TYPE_CHECKING:
 
 Stage = Literal["train", "embed", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
+FIELDS: dict[str, type] = {"cell": str, "stage": str, "fingerprint": str, "values": dict}  # of a row
 
 
 class LedgerError(ValueError):
-    """A row that cannot be read; the message names its file."""
+    """A row that cannot be used; the message names its file and says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; remove it and run again"
 
 
 @dataclass(frozen=True)
@@ -52,23 +61,66 @@ def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
     """Read the row of a stage; None while the stage is not done.
 
     Raises:
-        LedgerError: the file exists but is not a row.
+        LedgerError: the file exists but is not a row, not the row of this stage of this cell, or has fields of a later
+            version.
     """
     path = row_path(output, cell, stage)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return LedgerRow(value["cell"], value["stage"], value["fingerprint"], _current_names(dict(value["values"])))
+        value = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once
+        )
+        row = _row(value)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LedgerError(f"{path}: not a ledger row ({error}); remove it and run again") from error
+    except OSError as error:
+        raise LedgerError(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise LedgerError(path, f"not a ledger row ({error})") from error
+    if (row.cell, row.stage) != (cell, stage):
+        raise LedgerError(path, f"the row of another stage: {row.stage} of {row.cell}")
+    return row
+
+
+def _row(value: object) -> LedgerRow:
+    """The row that a file's JSON holds.
+
+    Raises:
+        ValueError: it is not an object with exactly a row's fields, each of its type.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"a row is a JSON object, this is {type(value).__name__}")
+    unknown = [name for name in value if name not in FIELDS]
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]}: written by another version")
+    for name, kind in FIELDS.items():
+        if name not in value:
+            raise ValueError(f"{name} is missing")
+        if not isinstance(value[name], kind):
+            raise ValueError(f"{name} should be {kind.__name__}, this is {type(value[name]).__name__}")
+    return LedgerRow(value["cell"], value["stage"], value["fingerprint"], _current_names(value["values"]))
+
+
+def _finite(text: str) -> float:
+    """The number; ValueError for NaN and infinity, which no row is written with."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; ValueError if it has a key twice, of which one value would be lost."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key is given twice")
+    return value
 
 
 def _current_names(values: dict[str, Any]) -> dict[str, Any]:
     """Rename old keys in a row's values: version 1 of a recall wrote low and high for recall_low and recall_high."""
     recalls = values.get("recall")
     if isinstance(recalls, dict):
-        for recall in recalls.values():
+        for recall in (recall for recall in recalls.values() if isinstance(recall, dict)):
             for old in ("low", "high"):
                 if old in recall:
                     recall[f"recall_{old}"] = recall.pop(old)

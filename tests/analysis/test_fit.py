@@ -73,6 +73,34 @@ def test_accuracy_in_per_cent_stays_below_its_bound(tmp_path, capsys):
     assert prediction["high"] <= 100
 
 
+def test_runs_that_stopped_before_they_were_annealed_are_left_out_with_a_note(tmp_path, capsys):
+    """Four of 14 runs have twice the loss and say that they were not annealed; two do not say."""
+    annealed = ["False"] * 4 + ["", ""] + ["True"] * 8
+    values = np.where(np.arange(14) < 4, 2.0, 1.0) * loss(X)
+    path = table(tmp_path / "t.csv", flops=X, loss=values, annealed=annealed)
+    apart = table(tmp_path / "apart.csv", flops=X[4:], loss=values[4:])
+    words = ["--x", "flops", "--y", "loss", "--predict-at", "1e23"]
+    (group,), (alone,) = (fit(capsys, file, *words)["groups"] for file in (path, apart))
+    assert group["n_train"] == 10
+    assert group["predictions"] == alone["predictions"]
+    notes = [check["detail"] for check in group["checklist"] if check["check"] == "rows left out"]
+    assert notes == [
+        "4 rows left out: training stopped before the learning rate had decayed (--include-unannealed keeps them)",
+        "2 rows kept that do not say whether the learning rate had decayed",
+    ]
+    (every,) = fit(capsys, path, *words, "--include-unannealed")["groups"]
+    assert every["n_train"] == 14
+    assert main([path, *words, "--train-where", "flops < 1e20"]) == 0
+    assert "rows left out: 4 rows left out" in capsys.readouterr().out
+
+
+def test_a_table_of_stopped_runs_alone_is_an_error_that_says_so(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", flops=X, loss=loss(X), annealed=[False] * 14)
+    assert main([path, "--x", "flops", "--y", "loss"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "every row stopped before its learning rate had decayed; --include-unannealed" in line
+
+
 def test_two_columns_fit_a_joint_law(tmp_path, capsys):
     size, data = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 6)))
     noise = np.exp(0.002 * np.random.default_rng(0).normal(size=36))

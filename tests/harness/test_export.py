@@ -62,6 +62,19 @@ def deep(tiny_recipe: Recipe) -> Recipe:
     return tiny_recipe
 
 
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_a_row_that_cannot_be_used_is_an_error_in_one_line(
+    finished: Recipe, tiny_recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    cell = cell_of(finished, "trained")
+    ledger.record(finished.output, LedgerRow(cell.id, stage, "e", {}))
+    command = [str(tiny_recipe_file), cell.id, "--profile", "laptop", "--output", str(tmp_path / "export")]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{cell.id}/{stage}.json: values." in line
+    assert not (tmp_path / "export").exists()
+
+
 def test_an_exported_cell_needs_no_recipe(finished: Recipe, tmp_path: Path) -> None:
     cell = cell_of(finished, "trained")
     paths = export_cell(finished, cell, tmp_path / "out")

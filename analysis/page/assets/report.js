@@ -13,6 +13,8 @@ const patches = [...new Set(networks.map((p) => p.patch))].filter((p) => p !== n
 const ink = (model) => INKS[fixed.indexOf(model) % INKS.length];
 const colour = (size) => COLOURS[size] || OTHERS[sizes.filter((s) => !COLOURS[s]).indexOf(size) % OTHERS.length] || "#777";
 const symbol = (patch) => SYMBOLS[Math.max(0, patches.indexOf(patch)) % SYMBOLS.length];
+const isOpen = (run) => run.annealed === false; // stopped before its learning rate had decayed
+const mark = (run) => symbol(run.patch) + (isOpen(run) ? "-open" : "");
 const area = (rank) => 7 + 3.5 * (rank || 0);
 const CONFIG = { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" } };
 
@@ -40,7 +42,7 @@ function drawSource(source, convention) {
   const traces = fit ? band(fit.line) : [];
   traces.push({
     x: points.map((p) => p.compute[convention]), y: points.map((p) => p.recall), mode: "markers", type: "scatter",
-    marker: { color: points.map((p) => colour(p.size)), symbol: points.map((p) => symbol(p.patch)), size: points.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
+    marker: { color: points.map((p) => colour(p.size)), symbol: points.map(mark), size: points.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
     error_y: { type: "data", symmetric: false, array: points.map((p) => p.recall_high - p.recall), arrayminus: points.map((p) => p.recall - p.recall_low), thickness: 1, width: 0, color: "#999" },
     text: points.map((p) => `${p.model} on ${p.dataset}, seed ${p.seed}`), hovertemplate: "%{text}<br>recall %{y:.3f} at %{x:.3g}<extra></extra>",
   });
@@ -89,6 +91,7 @@ function legend() {
   add("Size: "); sizes.forEach((size) => { add("● ", colour(size)); add(`${size}  `); });
   add(" Patch: "); patches.forEach((patch) => add(`${shape[symbol(patch)]} ${patch}  `));
   add(" Larger marks: larger training data. Line and band: fit with its interval. Dotted: untrained. ");
+  if (study.points.some(isOpen)) add("Open: stopped before its learning rate had decayed. ");
   if (fixed.length) add("Dash-dotted, not trained here: ");
   fixed.forEach((model) => add(`${model.replaceAll("_", " ")}  `, ink(model)));
 }

@@ -15,9 +15,10 @@ def report_and_resume(recipe_json: str) -> None:
     from harness.report.write import report
 
     recipe = Recipe.model_validate_json(recipe_json, strict=False)
-    work_items = [missing_stages(recipe, cell) for cell in cells(recipe)]
     for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
         del os.environ[name]  # sbatch would take this job's resources as defaults for the next
-    submission = submit(recipe, work_items, report_and_resume)
-    print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
-    report(recipe)
+    try:
+        submission = submit(recipe, [missing_stages(recipe, cell) for cell in cells(recipe)], report_and_resume)
+        print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
+    finally:
+        report(recipe)  # also if a damaged row stops the submission: the report leaves it out and names it

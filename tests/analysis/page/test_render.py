@@ -3,8 +3,10 @@
 Covers `render`, `sections`, `html` and `study`.
 """
 
+import json
 import re
 import shutil
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -75,6 +77,62 @@ def test_values_are_escaped():
     text = page(study(title=evil, points=[{**study().points[0], "model": evil}]))
     assert evil not in text
     assert "&lt;/script&gt;" in text
+
+
+EVIL = ("</script><!--<script>", '"><img src=x onerror=alert(1)>', "a\u2028b\u2029", "'&amp;", "$x$", "constructor")
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_no_name_leaves_its_place_in_elements_attributes_or_the_script_s_data(evil):
+    """Every text of a study is the same hostile one; the elements of the page are those of a study of plain texts."""
+
+    def hostile(text):
+        cell = CellRow(text, text, text, 0, text, 0.5, {text: 0.5}, 1.0, 1.0, text, text)
+        line = study().fits["touvron"]["CORUM"].line
+        fit = SourceFit(text, line, [{"check": text, "verdict": "warn", "detail": text}])
+        allocation = Allocation(text, text, line, (), [text])
+        point = {**study().points[0], "source": text, "model": text, "dataset": text, "cell": text, "size": text}
+        return page(study(
+            title=text, question=text, sources=(text,), points=[point], cells=[cell], unfinished=text,
+            fits={"touvron": {text: fit}}, allocations={"touvron": [allocation]}, left_out=[text], stopped=text,
+            next_runs=[NextRun(text, 1.0, text)], provenance={text: text}, price=Price(text, 1.0), curves=[],
+        ))  # fmt: skip
+
+    class Elements(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.seen, self.data, self.inside = [], "", False
+
+        def handle_starttag(self, tag, attributes):
+            self.seen.append((tag, tuple(name for name, _ in attributes)))
+            self.inside = ("id", "study") in attributes
+
+        def handle_data(self, data):
+            self.data += data if self.inside else ""
+
+        def handle_endtag(self, tag):
+            self.inside = False
+
+    pages = [Elements(), Elements()]
+    for parser, text in zip(pages, (evil, "plain"), strict=True):
+        parser.feed(hostile(text))
+    assert pages[0].seen == pages[1].seen
+    data = json.loads(pages[0].data)
+    assert data["sources"] == [evil]
+    assert data["points"][0]["model"] == evil
+    assert not set(pages[0].data) & set("<\u2028\u2029")
+
+
+def test_what_was_left_out_and_runs_that_stopped_are_shown():
+    cells = [*study().cells[:1], CellRow("vit_l8", "vit_l8", "rxrx3", 0, "done", 0.5, {}, 1.0, 1.0, None, "no")]
+    files = ["ledger/a/train.json: not a ledger row <", "ledger/b: no cell"]
+    text = outside_scripts(page(study(cells=cells, left_out=files, stopped="1 evaluated runs stopped")))
+    assert "<li>ledger/a/train.json: not a ledger row &lt;</li><li>ledger/b: no cell</li>" in text
+    assert '<p class="soft">1 evaluated runs stopped</p>' in text
+    heads = re.findall(r'<th scope="col"><button type="button">([^<]+)', text)
+    row = re.findall(r"<td[^>]*>(.*?)</td>", text[text.index("<td>vit_l8</td>") :])[: len(heads)]
+    assert dict(zip(heads, row, strict=True))["annealed"] == "no"
+    assert "Left out of this page" not in page(study())
 
 
 def test_answers_tables_and_checks_are_shown_without_a_script():

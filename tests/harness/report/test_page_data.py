@@ -1,7 +1,7 @@
 """The report's page for a real recipe: an unfinished study is shown as far as it is, with what to run next.
 
-Covers `page_data`, `frontier`, `next_runs` and `reconstructions`. `write` runs at the end of every study in
-tests/harness/test_sweep.py, and `model_card` with every export in tests/harness/test_export.py.
+Covers `page_data`, `frontier`, `next_runs` and `reconstructions`. `model_card` also runs with every export in
+tests/harness/test_export.py.
 """
 
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_cells import finished
 
 from analysis.compute.flops import flops_per_crop
-from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
 from harness.models.architecture import cost_of
 from harness.plan.cost import training_images
@@ -21,32 +21,9 @@ from harness.recipe.load import load
 from harness.report.frontier import RECALL, allocations
 from harness.report.points import points
 from harness.report.write import report
-from harness.storage import ledger
-from harness.storage.ledger import LedgerRow
 from harness.sweep import main
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
-SOURCES = ("CORUM", "StringDB")
-
-
-def finished(recipe, cell, recall, crops=10_000_000):
-    """Rows of a cell that is done, as the stages write them."""
-    if cell.kind == "trained":
-        log = cell_folder(recipe, cell) / "train.jsonl"
-        log.parent.mkdir(parents=True)
-        entries = [
-            {"kind": "validation", "step": seen // 4096, "crops": seen, "validation_loss": 1 - recall * seen / crops}
-            for seen in (crops // 10, crops)
-        ]
-        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        crop = np.random.default_rng(0).normal(size=(1, 6, 32, 32)).astype(np.float32)
-        np.savez(log.parent / "reconstructions.npz", wells=np.array(["w"]), original=crop, reconstruction=crop / 2,
-                 mask=np.ones((1, 1, 32, 32), dtype=bool), channels=np.array(list("abcdef")))  # fmt: skip
-        values = {"crops": crops, "validation_loss": 1 - recall, "stage_seconds": 3600.0}
-        ledger.record(recipe.output, LedgerRow(cell.id, "train", "x", values))
-    found = {"recall": recall, "recall_low": recall - 0.02, "recall_high": recall + 0.02, "chance": 0.1, "pairs": 99}
-    values = {"genes": 50, "recall": dict.fromkeys(SOURCES, found), "stage_seconds": 36.0}
-    ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", values))
 
 
 @pytest.fixture(scope="module")

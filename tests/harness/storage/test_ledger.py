@@ -1,5 +1,6 @@
 """A ledger row is written atomically when its stage is done, and pandas reads it. Covers `ledger` and `atomic`."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,22 @@ def test_an_old_row_is_read_under_the_current_names(tmp_path: Path) -> None:
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     path = ledger.row_path(tmp_path, "a", "train")
     path.parent.mkdir(parents=True)
-    for text in ("", "{", "[]", '{"cell": "a"}', "null"):
+    row = '{"cell": "a", "stage": "train", "fingerprint": "f", "values": {"loss": %s}}'
+    other = row.replace('"stage": "train"', '"stage": "embed"') % 1
+    wrong = [row % "NaN", row % "-Infinity", row % "1e999", row % '1, "loss": 2', row.replace("values", "value") % 1]
+    for text in ("", "{", "[]", '{"cell": "a"}', "null", "[" * 100_000, *wrong):
         path.write_text(text)
         with pytest.raises(LedgerError, match=r"train\.json: not a ledger row"):
             ledger.read(tmp_path, "a", "train")
+    for text in (other, other.replace('"a"', '"b"')):
+        path.write_text(text)
+        with pytest.raises(LedgerError, match=r"train\.json: the row of another stage: embed of"):
+            ledger.read(tmp_path, "a", "train")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(LedgerError, match=r"train\.json: cannot be read") as caught:
+        ledger.read(tmp_path, "a", "train")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

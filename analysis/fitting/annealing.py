@@ -1,0 +1,54 @@
+"""Which runs a law may describe: those whose learning rate had reached its end when training stopped.
+
+A run that stops before has a higher loss than one planned for its length (Hoffmann et al. 2022, appendix B), so it
+does not belong to a law of finished runs. Tables say so in a column `annealed`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.arrays import Mask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMN = "annealed"
+NO = {"false", "no", "0", "0.0"}
+BLANK = {"", "nan", "none", "<na>"}
+
+
+def unannealed(table: pd.DataFrame) -> Mask:
+    """Rows (n,) of runs that stopped before their end; none where the table does not say."""
+    return _among(table, NO)
+
+
+def unknown(table: pd.DataFrame) -> Mask:
+    """Rows (n,) that leave open whether their run had reached its end, in a table that says so of others."""
+    return _among(table, BLANK)
+
+
+def _among(table: pd.DataFrame, words: set[str]) -> Mask:
+    if COLUMN not in table:
+        return np.zeros(len(table), dtype=bool)
+    return np.array([str(value).strip().lower() in words for value in table[COLUMN]], dtype=bool)
+
+
+def notes(left_out: int, unsaid: int, unit: str, keep: str) -> list[str]:
+    """What to say of runs that are left out, and of those that are kept although they do not say.
+
+    Args:
+        left_out: how many were left out.
+        unsaid: how many do not say.
+        unit: what is counted: runs, or rows of them.
+        keep: the setting that keeps all.
+    """
+    said = []
+    if left_out:
+        reason = "training stopped before the learning rate had decayed"
+        said.append(f"{left_out} {unit} left out: {reason} ({keep} keeps them)")
+    if unsaid:
+        said.append(f"{unsaid} {unit} kept that do not say whether the learning rate had decayed")
+    return said
