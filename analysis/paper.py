@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for figures and the statement")
     parser.add_argument("--conventions", nargs="+", choices=list(CONVENTIONS), default=list(CONVENTIONS))
     options = parser.parse_args(arguments)
-    from analysis.figures.save import save
+    from analysis.figures.save import replacing, save
 
     lines = ["# What Table 6 supports", ""]
     for name in options.conventions:
@@ -247,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"wrote {path}")
         lines.append(statement(trends))
     path = options.output / "what_table6_supports.md"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
     print(f"wrote {path}\n\n" + "\n".join(lines))
     return 0
 

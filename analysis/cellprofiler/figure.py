@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from analysis.cellprofiler.prediction import CATEGORIES, FeaturePrediction
-from analysis.figures.style import COLOURS, GREY, OTHER_COLOURS, styled
+from analysis.figures.style import COLOURS, GREY, OTHER_COLOURS, show_literally, styled
 
 CATEGORY_COLOURS = dict(zip(CATEGORIES, (*COLOURS.values(), *OTHER_COLOURS), strict=False))
 
@@ -33,6 +33,8 @@ def predicted_features(
             colour = CATEGORY_COLOURS.get(category, GREY)
             across, up = ([pair[side] for pair in inside] for side in (0, 1))
             axes.scatter(across, up, s=9, color=colour, linewidth=0, alpha=0.7, label=category)
-        axes.set(xlabel=f"R², {names[0]}", ylabel=f"R², {names[1]}", aspect="equal")
-        figure.legend(loc="outside right upper", frameon=False)
+        axes.set_aspect("equal")
+        axes.set_xlabel(f"R², {names[0]}", parse_math=False)
+        axes.set_ylabel(f"R², {names[1]}", parse_math=False)
+        show_literally(figure.legend(loc="outside right upper", frameon=False))
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cellprofiler.prediction import VERSION, FeaturePrediction, Standardise, predict_features, table7
 from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError, read_wells
+from analysis.figures.csv_table import csv_text, from_csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +53,7 @@ def predict_from_files(
     table = _frame(profiles, columns)
     train_data, test_data = ((wells.features[rows[part]], table[part].reset_index(drop=True)) for part in parts)
     done = read_predictions(output) if output and output.exists() else {}
-    with _recorder(output, len(table.columns) - len(done)) as record:
+    with recorder(output, len(table.columns) - len(done)) as record:
         predictions, constant = predict_features(
             train_data, test_data, standardise=standardise, done=done, progress=record
         )
@@ -75,16 +77,16 @@ def read_predictions(path: Path) -> dict[str, FeaturePrediction]:
     Raises:
         FeatureTableError: not a file of predictions.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    reader = csv.DictReader(complete)
+    with path.open(encoding="utf-8", newline="") as file:
+        complete = file.read().rpartition("\n")
+    reader = csv.DictReader(io.StringIO("".join(complete[:2]), newline=""))
     if reader.fieldnames != COLUMNS:
         raise FeatureTableError(f"{path}: not predictions; the header must be {','.join(COLUMNS)}")
     try:
         rows = [
             FeaturePrediction(
-                row["feature"], row["category"], float(row["r2"]), row["transform"], float(row["ratio"]),
-                float(row["alpha"]), int(row["weights"]),
+                from_csv_text(row["feature"]), from_csv_text(row["category"]), float(row["r2"]), row["transform"],
+                float(row["ratio"]), float(row["alpha"]), int(row["weights"]),
             )
             for row in reader
         ]  # fmt: skip
@@ -116,7 +118,7 @@ def _frame(profiles: FeatureTable, rows: Any) -> pd.DataFrame:  # noqa: ANN401  
 
 
 @contextmanager
-def _recorder(output: Path | None, features: int) -> Iterator[Callable[[FeaturePrediction], None]]:
+def recorder(output: Path | None, features: int) -> Iterator[Callable[[FeaturePrediction], None]]:
     """Adds each prediction to the file as soon as it is made, and shows progress."""
     from tqdm import tqdm
 
@@ -127,25 +129,30 @@ def _recorder(output: Path | None, features: int) -> Iterator[Callable[[FeatureP
         kept = list(read_predictions(output).values()) if output.exists() else []
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")  # drops an incomplete last line
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             writer.writeheader()
-            writer.writerows(asdict(row) for row in kept)
+            writer.writerows(map(_row, kept))
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(output)
 
             def record(prediction: FeaturePrediction) -> None:
-                writer.writerow(asdict(prediction))
+                writer.writerow(_row(prediction))
                 file.flush()
                 bar.update()
 
             yield record
 
 
+def _row(prediction: FeaturePrediction) -> dict[str, Any]:
+    values = asdict(prediction)
+    return values | {name: csv_text(values[name]) for name in ("feature", "category")}
+
+
 def _figure(predictions: Sequence[FeaturePrediction], output: Path, compare: Path) -> str:
     from analysis.cellprofiler.figure import predicted_features
+    from analysis.figures.save import save
 
-    target = output.with_suffix(".png")
     other = list(read_predictions(compare).values())
-    predicted_features(other, predictions, (compare.stem, output.stem)).savefig(target, dpi=200)
-    return str(target)
+    figure = predicted_features(other, predictions, (compare.stem, output.stem))
+    return str(*save(figure, output.with_name(output.stem), ["png"]))

@@ -73,7 +73,7 @@ def recall_versus_compute(
     with styled():
         figure, panels = _panels(len(sources))
         for axes, source in zip(panels, sources, strict=True):
-            axes.set_title(source, loc="left", fontweight="bold", pad=15)
+            axes.set_title(source, loc="left", fontweight="bold", pad=15, parse_math=False)
             _draw_table6(axes, published[published["benchmark"] == source], encoding)
             _draw_points(axes, points[points["source"] == source], encoding)
             for fit in fits:

@@ -71,7 +71,8 @@ def reconstructions(rows: Sequence[ReconstructionRow], channels: Sequence[str]) 
                 axes.imshow(image, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            line[0].set_ylabel(row.label if len(groups) == 1 else f"{row.label}\n{name}")
+            label = row.label if len(groups) == 1 else f"{row.label}\n{name}"
+            line[0].set_ylabel(label, parse_math=False)
         for axes, title in zip(grid[0], ("Original", "Masked", "Reconstruction"), strict=True):
             axes.set_title(title)
     return figure

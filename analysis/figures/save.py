@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -23,13 +25,22 @@ def save(figure: Figure, path: str | Path, formats: Sequence[str] = ("png", "svg
     Each file is written atomically, and the same figure always gives the same bytes.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix in formats:
         target = path.with_name(f"{path.name}.{suffix}")
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        with styled():
+        with replacing(target) as temporary, styled():
             figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
-        temporary.replace(target)
         written.append(target)
     return tuple(written)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path next to `target`, which replaces it at the end, or is removed if writing it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

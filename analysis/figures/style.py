@@ -68,6 +68,7 @@ def styled() -> AbstractContextManager[None]:
             "legend.frameon": False,
             "figure.labelsize": 8.5,
             "savefig.dpi": 200,
+            "text.usetex": False,  # users' names are no TeX
             "svg.hashsalt": "microscopy-scaling",  # element ids in SVG files are the same in every run
         }
     )
@@ -148,14 +149,21 @@ def outside_legend(figure: Figure, sections: Iterable[LegendSection]) -> None:
     figure.set_figheight(max(figure.get_figheight(), LEGEND_ROW * len(handles) + 0.4))
     legend = figure.legend(
         handles,
-        labels,
+        [label.lstrip("_") for label in labels],  # matplotlib leaves out what begins with an underscore
         loc="outside right upper",
         labelspacing=0.55,
         handlelength=1.8,
         handler_map={_Heading: _HeadingHandler()},
     )
+    show_literally(legend, labels)
     for handle, text in zip(handles, legend.get_texts(), strict=True):
         text.set_fontweight("bold" if isinstance(handle, _Heading) else "normal")
+
+
+def show_literally(legend: Legend, labels: Sequence[str] | None = None) -> None:
+    """Show a legend's labels, or those given, as they are: dollar signs in users' names are no formulas."""
+    for number, text in enumerate(legend.get_texts()):
+        text.set(parse_math=False, text=text.get_text() if labels is None else labels[number])
 
 
 class _Heading(Line2D):

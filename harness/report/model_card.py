@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from harness.grid.cells import Cell
 from harness.recipe.models import Mae, MaeVitSection
 from harness.recipe.schema import Recipe
+
+MARKS = r"[\\`*{}\[\]<>#&~|$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # an underscore inside a word marks nothing
 
 
 def model_card(
@@ -29,7 +32,7 @@ def _what(cell: Cell, channels: Sequence[str], blocks: int) -> str:
         f"heads {vit.heads}, parallel scaling blocks, QK-norm {'on' if mae.qk_norm else 'off'}",
         "bias of the blocks": bias[mae.block_bias],
         "input": f"crops of {mae.crop} × {mae.crop} pixels, {mae.channels} channels",
-        "channels, in order": ", ".join(channels) or "those of the shards it was trained on",
+        "channels, in order": ", ".join(map(_literal, channels)) or "those of the shards it was trained on",
         "self-standardisation": f"pixels over {value_range}; then every crop and channel to mean 0 and variance 1",
         "cell": f"`{cell.id}` ({cell.kind}, seed {cell.seed})",
     }
@@ -77,26 +80,32 @@ def _results(recipe: Recipe, evaluated: dict[str, Any] | None) -> str:
         return "## Results\n\nNot evaluated: the ledger has no row for this encoder."
     rows = [
         (
-            source,
+            _literal(source),
             f"{r['recall']:.3f}",
-            f"{r['recall_low']:.3f} to {r['recall_high']:.3f}",
+            _interval(r["recall_low"], r["recall_high"]),
             f"{r['chance']:.2f}",
             str(r["pairs"]),
         )
         for source, r in evaluated["recall"].items()
     ]
-    head = f"## Results\n\nRecall of known relationships, {evaluated['protocol']}, correction "
-    head += f"{evaluated['correction']}, {evaluated['genes']} genes, from the ledger of study {recipe.name}.\n\n"
+    protocol, correction = (_literal(evaluated[name]) for name in ("protocol", "correction"))
+    head = f"## Results\n\nRecall of known relationships, {protocol}, correction {correction}, "
+    head += f"{evaluated['genes']} genes, from the ledger of study {recipe.name}.\n\n"
     return head + _table(("source", "recall", "interval", "chance", "pairs"), rows)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _literal(text: str) -> str:
+    """Text of a user's as Markdown that shows it as it is, without links, images, emphasis or HTML."""
+    return re.sub(MARKS, r"\\\g<0>", " ".join(text.split()))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: str) -> str:
-    return value.replace("|", "\\|").replace("\n", " ")
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 _CARD_HEAD = """---

@@ -82,7 +82,9 @@ def _exports(folder: Path, table: pd.DataFrame) -> list[Path]:
 
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:
-    write_atomic(path, lambda file: table.to_csv(file, index=False))
+    from analysis.figures.csv_table import csv_table
+
+    write_atomic(path, lambda file: file.write(csv_table(table).encode()))
     return path
 
 

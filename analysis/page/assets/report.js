@@ -16,12 +16,14 @@ const symbol = (patch) => SYMBOLS[Math.max(0, patches.indexOf(patch)) % SYMBOLS.
 const isOpen = (run) => run.annealed === false; // stopped before its learning rate had decayed
 const mark = (run) => symbol(run.patch) + (isOpen(run) ? "-open" : "");
 const area = (rank) => 7 + 3.5 * (rank || 0);
+const literal = (text) => String(text).replace(/[&<>]/g, (sign) => `&#${sign.charCodeAt(0)};`); // Plotly reads some HTML
+const label = (p) => literal(`${p.model} on ${p.dataset}, seed ${p.seed}`);
 const CONFIG = { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" } };
 
 function layout(title, y, convention) {
   const about = study.conventions.find((c) => c.name === convention);
   return {
-    title: { text: title, x: 0, xanchor: "left", font: { size: 15 } }, margin: { l: 58, r: 12, t: 36, b: 48 },
+    title: { text: literal(title), x: 0, xanchor: "left", font: { size: 15 } }, margin: { l: 58, r: 12, t: 36, b: 48 },
     xaxis: { type: "log", title: { text: `Training compute (${about.unit}, ${convention})` }, exponentformat: "power", dtick: 1 },
     yaxis: { title: { text: y } }, showlegend: false, hovermode: "closest", font: { family: "system-ui, sans-serif", size: 12 },
   };
@@ -37,14 +39,15 @@ function band(line) {
 
 function drawSource(source, convention) {
   const points = study.points.filter((p) => p.source === source && p.trained);
-  const fit = (study.fits[convention] || {})[source];
+  const fits = study.fits[convention] || {};
+  const fit = Object.hasOwn(fits, source) ? fits[source] : null; // a source may be called "constructor"
   const flat = study.points.filter((p) => p.source === source && !p.trained);
   const traces = fit ? band(fit.line) : [];
   traces.push({
     x: points.map((p) => p.compute[convention]), y: points.map((p) => p.recall), mode: "markers", type: "scatter",
     marker: { color: points.map((p) => colour(p.size)), symbol: points.map(mark), size: points.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
     error_y: { type: "data", symmetric: false, array: points.map((p) => p.recall_high - p.recall), arrayminus: points.map((p) => p.recall - p.recall_low), thickness: 1, width: 0, color: "#999" },
-    text: points.map((p) => `${p.model} on ${p.dataset}, seed ${p.seed}`), hovertemplate: "%{text}<br>recall %{y:.3f} at %{x:.3g}<extra></extra>",
+    text: points.map(label), hovertemplate: "%{text}<br>recall %{y:.3f} at %{x:.3g}<extra></extra>",
   });
   const drawing = layout(source, "recall", convention);
   drawing.shapes = flat.map((p) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: p.recall, y1: p.recall, line: fixed.includes(p.model) ? { color: ink(p.model), width: 1, dash: "dashdot" } : { color: "#56b4e9", width: 1, dash: "dot" } }));
@@ -56,7 +59,7 @@ function drawLoss(convention) {
   if (!place) return;
   const traces = study.curves.map((c) => ({
     x: c.compute[convention], y: c.loss, mode: "lines+markers", line: { color: colour(c.size), width: 1 },
-    marker: { symbol: symbol(c.patch), size: 5 }, text: c.loss.map(() => c.cell), hovertemplate: "%{text}<br>loss %{y:.4f}<extra></extra>",
+    marker: { symbol: c.loss.map((_, i) => (i === c.loss.length - 1 ? mark(c) : symbol(c.patch))), size: 5 }, text: c.loss.map(() => literal(c.cell)), hovertemplate: "%{text}<br>loss %{y:.4f}<extra></extra>",
   }));
   const front = study.frontier[convention];
   traces.push({ x: front.x, y: front.y, mode: "lines", line: { color: "#303030", width: 2.5, shape: "hv" }, hovertemplate: "frontier %{y:.4f}<extra></extra>" });
@@ -74,8 +77,8 @@ function drawAllocation(place, convention) {
   traces[2].hovertemplate = "best %{y:.3g} a crop at %{x:.3g}<extra></extra>";
   traces.push({
     x: runs.map((p) => p.compute[convention]), y: runs.map((p) => p.compute[convention] / p.crops), mode: "markers", type: "scatter",
-    marker: { color: runs.map((p) => colour(p.size)), symbol: runs.map((p) => symbol(p.patch)), size: runs.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
-    text: runs.map((p) => `${p.model} on ${p.dataset}, seed ${p.seed}`), hovertemplate: "%{text}<br>%{y:.3g} a crop at %{x:.3g}<extra></extra>",
+    marker: { color: runs.map((p) => colour(p.size)), symbol: runs.map(mark), size: runs.map((p) => area(p.dataset_rank)), line: { color: "#fff", width: 1 } },
+    text: runs.map(label), hovertemplate: "%{text}<br>%{y:.3g} a crop at %{x:.3g}<extra></extra>",
   });
   const drawing = layout(allocation.metric, "cost per crop", convention);
   const costs = runs.map((p) => p.compute[convention] / p.crops);

@@ -11,7 +11,8 @@ import pytest
 from printed import read_table
 
 from analysis import evaluate
-from analysis.cellprofiler.files import read_predictions
+from analysis.cellprofiler.figure import predicted_features
+from analysis.cellprofiler.files import read_predictions, recorder
 from analysis.cellprofiler.prediction import (
     FeaturePrediction,
     category_of,
@@ -155,6 +156,25 @@ def test_options_that_do_not_fit_are_an_error_in_one_line(files, capsys, more, m
     assert evaluate.main(command(files, *more)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_names_of_features_are_no_formulas_and_read_back(tmp_path):
+    names = ["=1+1", "-x", "'y", 'a,"b"', "Cells_Texture_A", "a\rb", "a\u2028b"]
+    predictions = [FeaturePrediction(name, "@other", 0.5, "none", 0.1, 0.2, 3) for name in names]
+    output = tmp_path / "predictions.csv"
+    with recorder(output, len(names)) as record:
+        for prediction in predictions:
+            record(prediction)
+    assert read_predictions(output) == dict(zip(names, predictions, strict=True))
+    table = pd.read_csv(output)
+    assert table["feature"].tolist() == ["'=1+1", "'-x", "''y", *names[3:]]
+    assert table["r2"].tolist() == [0.5] * len(names)
+    with recorder(output, 0):  # a second run keeps what is there
+        pass
+    assert read_predictions(output) == dict(zip(names, predictions, strict=True))
+    drawn = predicted_features(predictions, predictions, ("$\\frac$", "$x$"))
+    assert not drawn.axes[0].xaxis.label.get_parse_math()
+    drawn.savefig(tmp_path / "figure.png")
 
 
 def test_a_file_without_predictions_is_not_appended_to(tmp_path):

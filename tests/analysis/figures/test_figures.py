@@ -77,6 +77,7 @@ def test_a_file_is_written_atomically(study, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save(figure, tmp_path / "loss.v1")
     assert written[0].read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == sorted(written)  # no half-written file is left
 
 
 def test_drawing_does_not_change_the_notebook_s_matplotlib(study):
@@ -115,6 +116,50 @@ def test_one_panel_per_source_with_its_points_fit_and_baselines(study):
     assert horizontal == {0.10, 0.12, 0.15, 0.17, 0.19}  # chance, untrained marks, and the baselines that are lines
     labels = [text.get_text() for text in figure.legends[0].texts]
     assert {"pixel statistics of mine", "imagenet of mine", "profiles of mine"} <= set(labels)
+
+
+def test_runs_that_were_not_annealed_are_open_and_in_the_legend(study):
+    curves, points, baselines = study
+    ended = points.assign(annealed=pd.array([cell != "S-half" for cell in points["cell"]], dtype="boolean"))
+    ended.loc[ended["cell"] == "L-half", "annealed"] = None
+    fits = fit_sources(ended, "mae_train")
+    assert {(fit.runs, fit.left_out, fit.unknown) for fit in fits} == {(5, 1, 1)}
+    for figure in (
+        loss_versus_compute(curves, ended, "mae_train"),
+        recall_versus_compute(ended, fits, baselines, "mae_train"),
+    ):
+        marks = [mark for mark in figure.axes[0].collections if isinstance(mark, PathCollection)]
+        faces = [to_hex(mark.get_facecolor()[0]).upper() for mark in marks]
+        assert faces.count("#FFFFFF") == 1
+        (edge,) = (mark.get_edgecolor()[0] for mark, face in zip(marks, faces, strict=True) if face == "#FFFFFF")
+        assert to_hex(edge).upper() == COLOURS["S"]
+        assert "stopped before its end" in [text.get_text() for text in figure.legends[0].texts]
+    annealed = recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "mae_train")
+    assert "stopped before its end" not in [text.get_text() for text in annealed.legends[0].texts]
+
+
+NAMES = ("$x^2$", "$\\frac$", "a$b", "_hidden", "100% & <b>", "a\\$b$", "$$")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(study, tmp_path, name):
+    """Pairs of dollar signs were formulas, which stopped the figure where TeX did not know them."""
+    curves, points, baselines = study
+    named = [
+        table.assign(size=table["size"].replace({"S": name}), source=name) if "source" in table else
+        table.assign(size=table["size"].replace({"S": name}))
+        for table in (curves, points, baselines)
+    ]  # fmt: skip
+    named[2] = named[2].assign(model=[name if kind == "profiles" else kind for kind in named[2]["kind"]])
+    curves, points, baselines = named
+    recall = recall_versus_compute(points, [], baselines, "mae_train")
+    for figure in (loss_versus_compute(curves, points, "mae_train"), recall):
+        texts = figure.legends[0].texts
+        (label,) = [text for text in texts if text.get_text() == name][:1]
+        assert not label.get_parse_math()
+        save(figure, tmp_path / "figure")
+    assert recall.axes[0].get_title(loc="left") == name
+    assert name.replace("_", " ") in [text.get_text() for text in recall.legends[0].texts]
 
 
 def test_colours_mean_the_same_size_in_every_figure(study):

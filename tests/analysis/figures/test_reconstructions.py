@@ -1,5 +1,7 @@
 """Figures of reconstructions: masked patches, brightfield channels, and errors."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 
@@ -43,3 +45,9 @@ def test_brightfield_channels_get_a_grey_row_of_their_own():
 def test_crops_that_make_no_figure_are_rejected(rows, channels, message):
     with pytest.raises(ValueError, match=message):
         reconstructions(rows, channels)
+
+
+def test_a_well_is_named_as_it_is():
+    figure = reconstructions([crop(6, label="$\\frac$ $x$")], list("abcdef"))
+    assert figure.axes[0].get_ylabel() == "$\\frac$ $x$"
+    figure.savefig(BytesIO())

@@ -21,6 +21,23 @@ def test_the_card_of_a_trained_cell_has_its_training(tiny_recipe: Recipe) -> Non
     assert "Not evaluated" in card
 
 
+def test_names_are_shown_as_they_are(tiny_recipe: Recipe) -> None:
+    channels = ["<script>", "[x](y)", "a|b", "*a*", "_a_", "a_b", "`c`", "new\nline", "![i](j)", "c\\d"]
+    recall = {"recall": 0.5, "recall_low": None, "recall_high": None, "chance": 0.1, "pairs": 9}
+    evaluated = {"protocol": "p_q/1", "correction": "tvn", "genes": 5, "recall": {"a|b\n<i>": recall}}
+    card = model_card(tiny_recipe, cell_of(tiny_recipe, "trained"), {}, evaluated, channels, blocks=2)
+    shown = r"\<script\>, \[x\](y), a\|b, \*a\*, \_a\_, a_b, \`c\`, new line, \!\[i\](j), c\\d"
+    assert f"| channels, in order | {shown} |" in card
+    assert r"| a\|b \<i\> | 0.500 | – | 0.10 | 9 |" in card
+    assert "Recall of known relationships, p_q/1, correction tvn, 5 genes" in card
+
+
+def test_the_card_says_that_training_stopped_early(tiny_recipe: Recipe) -> None:
+    values = {"crops": 80, "steps": 10, "planned_steps": 48, "annealed": False}
+    card = model_card(tiny_recipe, cell_of(tiny_recipe, "trained"), values, None, [], blocks=2)
+    assert "| crops seen | 80 in 10 steps of 48 planned: stopped before the learning rate had decayed |" in card
+
+
 def test_the_card_of_an_untrained_cell_says_so(tiny_recipe: Recipe) -> None:
     card = model_card(tiny_recipe, cell_of(tiny_recipe, "untrained"), {}, None, [], blocks=1)
     assert "None: these are initial weights, a baseline." in card
