@@ -50,5 +50,5 @@ def notes(left_out: int, unsaid: int, unit: str, keep: str) -> list[str]:
         reason = "training stopped before the learning rate had decayed"
         said.append(f"{left_out} {unit} left out: {reason} ({keep} keeps them)")
     if unsaid:
-        said.append(f"{unsaid} {unit} kept that do not say whether the learning rate had decayed")
+        said.append(f"{unsaid} {unit} do not say whether the learning rate had decayed, and are kept")
     return said

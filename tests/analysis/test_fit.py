@@ -86,7 +86,7 @@ def test_runs_that_stopped_before_they_were_annealed_are_left_out_with_a_note(tm
     notes = [check["detail"] for check in group["checklist"] if check["check"] == "rows left out"]
     assert notes == [
         "4 rows left out: training stopped before the learning rate had decayed (--include-unannealed keeps them)",
-        "2 rows kept that do not say whether the learning rate had decayed",
+        "2 rows do not say whether the learning rate had decayed, and are kept",
     ]
     (every,) = fit(capsys, path, *words, "--include-unannealed")["groups"]
     assert every["n_train"] == 14
