@@ -109,7 +109,7 @@ def _running(cell: Cell, task: str, job: str, folder: Path, restarts: int) -> Ce
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
     rate = row["crops_per_second"]
-    eta = (steps - row["step"]) * batch / rate if rate else None
+    eta = row.get("seconds_left", (steps - row["step"]) * batch / rate if rate else None)
     return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts)
 
 

@@ -50,16 +50,15 @@ def train(run: Run, launch: Launch) -> None:
     with log, closing(_inputs(run, launch)) as inputs, collected_garbage() as collect:
         while not run.finished:
             if not run.validation_due:  # else a stop came in the middle of it
-                with run.metrics.waiting() if run.metrics else nullcontext():
-                    crops = next(inputs)
-                run.step(crops)
+                run.step(run.next_inputs(inputs))
                 if run.ends_interval(run.spec.log_every):
                     run.report_bad_steps()
                     run.log()
             stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * launch.checkpoint_minutes)
             if run.validation_due and not stopping:
                 run.report_bad_steps()
-                stopping = not run.validate()
+                with run.outside_steps():
+                    stopping = not run.validate()
             progress.seconds = time.monotonic() - began
             best = launch.checkpoint_best and run.is_best
             if stopping and not run.finished:
@@ -69,7 +68,8 @@ def train(run: Run, launch: Launch) -> None:
                 raise Preempted(f"{run.cell.id}: {stop}; saved at step {progress.step} of {run.spec.steps}")
             if due or best:
                 run.report_bad_steps()
-                run.save(best=best)
+                with run.outside_steps():
+                    run.save(best=best)
                 saved = time.monotonic()
             collect(progress.step)
         agree.close()

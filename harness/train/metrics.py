@@ -1,7 +1,9 @@
 """Metrics of a run: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA.
 
 Nothing here waits for the device during a step: the clock is read on the host, and `advance`, called once per row of
-the log, runs where the loop has just waited for the device anyway.
+the log, runs where the loop has just waited for the device anyway. Two times are kept apart. Rates (crops/s, MFU) are
+of the time in training steps: validation, saving and the start of the loader are subtracted. The time left is
+predicted from all of the time since the first batch, because the rest of the run validates and saves as well.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 GIGA = 1e9
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} crops [{elapsed}{postfix}]"  # tqdm's own rate counts pauses
 
 
 class Writer(Protocol):
@@ -65,10 +68,16 @@ class MetricsLogger:
         self._board: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(
             total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr, bar_format=BAR,
         )  # fmt: skip
         self._batch, self._throughput, self._fence = batch, throughput, fence or Unfenced()
-        self._since, self._waited = time.perf_counter(), 0.0
+        self._first_step, self._last_step = step, total_steps
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Begin to count time: call it when the first batch has arrived, as before it nothing is trained."""
+        self._began = self._since = time.perf_counter()
+        self._waited = self._outside = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -77,21 +86,35 @@ class MetricsLogger:
         yield
         self._waited += time.perf_counter() - start
 
-    def advance(self, steps: int, values: dict[str, float], step: int) -> None:
-        """Log `values` at `step`, `steps` after the last call, with the speed in between.
+    @contextmanager
+    def outside_steps(self) -> Iterator[None]:
+        """Leave the time spent inside (a validation, a save) out of the rates. The device has finished its steps."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._outside += time.perf_counter() - start
 
-        The row gets `crops_per_second` of all ranks; `step_seconds`; `data_wait`, the share of the time that the loop
-        waited for data; `peak_memory_gb` of this rank; and `mfu` where the device's peak is known.
+    def advance(self, steps: int, values: dict[str, float], step: int) -> None:
+        """Log `values` at `step`, `steps` after the last call, with the speed of the steps in between.
+
+        The row gets `crops_per_second` of all ranks and `step_seconds`, both without the time spent outside steps;
+        `data_wait`, the share of the steps' time that the loop waited for data; `seconds_left` to the last step, with
+        validations and saves as often as so far; `peak_memory_gb` of this rank; and `mfu` where the device's peak is
+        known.
         """
         now = time.perf_counter()
-        seconds, waited = max(now - self._since, 1e-9), self._waited
-        self._since, self._waited = now, 0.0
+        seconds, waited = max(now - self._since - self._outside, 1e-9), self._waited
+        self._since, self._waited, self._outside = now, 0.0, 0.0
         speed = {
             "crops_per_second": steps * self._batch / seconds,
             "step_seconds": seconds / steps,
             "data_wait": waited / seconds,
+            "seconds_left": (now - self._began) / max(1, step - self._first_step) * (self._last_step - step),
         }
         shown = {k: f"{v:.4f}" for k, v in values.items() if "loss" in k}
+        shown["crops/s"] = f"{speed['crops_per_second']:,.0f}"
+        shown["left"] = self._bar.format_interval(speed["seconds_left"])
         if self._throughput:
             speed["peak_memory_gb"] = peak_memory_bytes(self._throughput.device) / GIGA
             mfu = self._throughput.mfu(speed["crops_per_second"])
@@ -121,10 +144,6 @@ class MetricsLogger:
         os.fsync(self._log.fileno())
         return os.fstat(self._log.fileno()).st_size
 
-    def pause(self) -> None:
-        """Do not count the time since the last `advance` as training (a validation or a save just ran)."""
-        self._since = time.perf_counter()
-
     def close(self) -> None:
         self._bar.close()
         self._log.close()
@@ -136,7 +155,7 @@ def _cut(path: Path, length: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)
-        kept = file.read(length)
+        kept = file.read(min(length, os.fstat(file.fileno()).st_size))
         file.truncate(kept.rfind(b"\n") + 1)
 
 

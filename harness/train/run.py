@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +44,7 @@ class Run:
     control: RunControl
     max_crops: int | None  # in one forward pass
     logged: int  # the step of the last row of the log, or of the start
+    _started: bool = False  # whether the first batch has arrived
 
     @property
     def training(self) -> Training:
@@ -69,6 +72,21 @@ class Run:
         first = step * self.training.batch + self.ranks.rank * len(wells)
         places = range(first, first + len(wells))
         return masking_noise(self.cell.seed, places, self.engine.model.config.noise_values)
+
+    def next_inputs(self, inputs: Iterator[StepInput]) -> StepInput:
+        """Wait for what the next step takes. The wait for the first batch is the loader's start, not training."""
+        if self.metrics is None:
+            return next(inputs)
+        with self.metrics.waiting():
+            batch = next(inputs)
+        if not self._started:
+            self.metrics.start_clock()
+            self._started = True
+        return batch
+
+    def outside_steps(self) -> AbstractContextManager[None]:
+        """Leave what is done inside out of the logged rates; call it when the device has finished its steps."""
+        return self.metrics.outside_steps() if self.metrics else nullcontext()
 
     def step(self, inputs: StepInput) -> None:
         """One update on this rank's crops, in micro-batches of at most `max_crops`."""
@@ -134,7 +152,6 @@ class Run:
         if self.metrics:
             crops = progress.step * self.training.batch
             self.metrics.write({"kind": "validation", "step": progress.step, "crops": crops, **losses})
-            self.metrics.pause()
         return True
 
     @property

@@ -14,7 +14,7 @@ from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.storage.train_log import read_log
 
-TIMED = {"crops_per_second", "step_seconds", "data_wait", "peak_memory_gb", "mfu"}
+TIMED = {"crops_per_second", "step_seconds", "seconds_left", "data_wait", "peak_memory_gb", "mfu"}
 
 
 def tiny(write: Callable[[Path], Path], folder: Path, *overrides: str) -> tuple[Recipe, str]:

@@ -10,6 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from safetensors.torch import load_file
 import harness.data.to_device
 import harness.train.validate
 from harness.checkpoint import checkpoints as checkpoint
+from harness.data.prepare import prepare
 from harness.data.to_device import StepInput
 from harness.distributed.preemption import Preempted
 from harness.grid.cells import Cell, cells
@@ -79,7 +83,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The log without what depends on the clock, and without notes of resumes."""
-    timed = {"crops_per_second", "step_seconds", "data_wait", "peak_memory_gb", "mfu"}
+    timed = {"crops_per_second", "step_seconds", "seconds_left", "data_wait", "peak_memory_gb", "mfu"}
     found = [{k: v for k, v in row.items() if k not in timed} for row in read_log(folder / "train.jsonl")]
     return [row for row in found if row["kind"] != "resume"]
 
@@ -106,6 +110,47 @@ def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path)
     assert len(validations) == 3
     assert validations[-1] == values["validation_loss"] < validations[0]
     assert values["mean_predictor_loss"] == pytest.approx(1.0, abs=0.1)  # crops have variance 1, masked parts nearly
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, step_seconds: float, pause_seconds: float) -> None:
+    """Let steps take `step_seconds`, and validations and saves `pause_seconds` more than they do."""
+
+    def step(run: Run, inputs: StepInput) -> None:
+        began = time.perf_counter()
+        real_step(run, inputs)
+        time.sleep(step_seconds - (time.perf_counter() - began))
+
+    def paused(real: Callable[..., Any]) -> Callable[..., Any]:
+        def pause(*arguments: Any, **options: Any) -> Any:
+            time.sleep(pause_seconds)
+            return real(*arguments, **options)
+
+        return pause
+
+    real_step = Run.step
+    monkeypatch.setattr(Run, "step", step)
+    monkeypatch.setattr(run_module, "validate", paused(run_module.validate))
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", paused(checkpoint.Checkpoints.save))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validations", [3, 8], ids=["some validations", "a validation at every step"])
+def test_logged_rates_are_those_of_the_steps_also_after_a_resume(
+    tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validations: int
+) -> None:
+    """Eight steps of 0.8 s on 8 crops are 10 crops/s, though validations and saves take half a second each."""
+    recipe = load(tiny_recipe_file, "laptop", ["train.epochs=2", f"train.validations={validations}"])
+    recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"checkpoint_minutes": 0.01})})
+    run = StageRun(recipe, trained(recipe), tmp_path / "cell", "print")
+    prepare(recipe)
+    train_cell(replace(run, folder=tmp_path / "warm"))  # the kernels' first call is slow
+    slow_down(monkeypatch, 0.8, 0.5)
+    signal_after(monkeypatch, {4}, signal.SIGTERM)
+    with pytest.raises(Preempted):
+        train_cell(run)
+    train_cell(run)
+    rates = [row["crops_per_second"] for row in read_log(run.folder / "train.jsonl") if row["kind"] == "train"]
+    assert rates == pytest.approx([10.0] * 8, rel=0.02)
 
 
 @pytest.mark.slow

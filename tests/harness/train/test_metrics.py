@@ -49,16 +49,55 @@ def test_a_row_by_hand(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyP
     assert row["peak_memory_gb"] > 0.02
 
 
-def test_validation_does_not_count_as_training(tmp_path: Path, clock: Clock) -> None:
-    log = MetricsLogger(tmp_path, "cell", 100, 0, 8)
-    clock.now += 4
-    log.advance(4, {}, 4)
-    clock.now += 1000
-    log.pause()
-    clock.now += 2
-    log.advance(4, {}, 8)
+# What happens between the steps of one second each; a row follows every fourth step. All rates must be those of steps.
+PAUSES = {
+    "a validation after a row": {4: 1000.0},
+    "a validation between rows": {6: 50.0},
+    "a validation at every step": dict.fromkeys(range(1, 17), 3.0),
+    "a row that spans several validations": {5: 10.0, 6: 20.0, 7: 30.0},
+    "a save just before a row": {7: 9.0, 11: 9.0},
+}
+
+
+@pytest.mark.parametrize("pauses", PAUSES.values(), ids=PAUSES)
+@pytest.mark.parametrize("first", [0, 100], ids=["from the start", "after a resume"])
+def test_rates_are_those_of_the_steps_alone(tmp_path: Path, clock: Clock, pauses: dict[int, float], first: int) -> None:
+    """Steps of 1 s on 8 crops, a quarter of it waiting: 8 crops/s in every row, whatever happens in between."""
+    log = MetricsLogger(tmp_path, "cell", 1000, first, 8)
+    clock.now += 77  # the loader starts, and an interrupted validation is repeated
+    log.start_clock()
+    for step in range(1, 17):
+        with log.waiting():
+            clock.now += 0.25
+        clock.now += 0.75
+        if step % 4 == 0:
+            log.advance(4, {}, first + step)
+        with log.outside_steps():
+            clock.now += pauses.get(step, 0.0)
     log.close()
-    assert [row["step_seconds"] for row in read_log(tmp_path / "train.jsonl")] == pytest.approx([1.0, 0.5])
+    rows = read_log(tmp_path / "train.jsonl")
+    assert [row["crops_per_second"] for row in rows] == pytest.approx([8.0] * 4)
+    assert [row["data_wait"] for row in rows] == pytest.approx([0.25] * 4)
+    spent = [step + sum(seconds for at, seconds in pauses.items() if at < step) for step in (4, 8, 12, 16)]
+    left = [spent[i] / step * (1000 - first - step) for i, step in enumerate((4, 8, 12, 16))]
+    assert [row["seconds_left"] for row in rows] == pytest.approx(left)
+
+
+def test_a_pause_that_ends_in_an_error_is_left_out_too(tmp_path: Path, clock: Clock) -> None:
+    log = MetricsLogger(tmp_path, "cell", 100, 0, 8)
+
+    def fail() -> None:
+        with log.outside_steps():
+            clock.now += 1000
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    clock.now += 2
+    log.advance(4, {}, 4)
+    log.close()
+    (row,) = read_log(tmp_path / "train.jsonl")
+    assert row["step_seconds"] == pytest.approx(0.5)
 
 
 def test_without_a_known_peak_there_is_no_mfu(tmp_path: Path) -> None:
