@@ -15,6 +15,8 @@ from harness.storage.train_log import last_row
 
 EMBEDDING_SHARE = 0.5  # rough cost of embedding and evaluation relative to training; affects only the bar and its ETA
 
+SHOWN = {"progress", "loss", "crops_per_second"}
+
 
 class Watch:
     """A progress bar in units of planned training FLOPs; it advances with the steps of the running cells."""
@@ -38,8 +40,8 @@ class Watch:
         progress, texts = 0.0, []
         for cell in running:
             last = last_row(cell_folder(self._recipe, cell) / TRAIN_LOG, "train")
-            if last is not None and cell.training is not None:
-                progress += self._cost[cell.id] * min(1.0, last["progress"]) / (1 + EMBEDDING_SHARE)
+            if last is not None and cell.training is not None and last.keys() >= SHOWN:
+                progress += self._cost[cell.id] * last["progress"] / (1 + EMBEDDING_SHARE)
                 texts.append(f"{cell.model} loss {last['loss']:.3f} {last['crops_per_second']:,.0f} crops/s")
         self._bar.set_postfix_str(" · ".join(texts[:2]), refresh=False)
         self._bar.update(max(0.0, self._ended + progress - self._bar.n))

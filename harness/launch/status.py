@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from analysis.figures.text_table import text_table
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell, cells
 from harness.launch.slurm.failures import cause, first_failure
-from harness.launch.slurm.heartbeat import BEAT_SECONDS, heartbeat
+from harness.launch.slurm.heartbeat import BEAT_SECONDS, Beat, heartbeat, read_beat
 from harness.launch.slurm.job_states import UNKNOWN, JobState, states
 from harness.launch.slurm.submissions import Key, Submissions, Submitted
 from harness.recipe.schema import Recipe
@@ -86,8 +86,8 @@ def _task_status(
     if submitted is None:
         return CellStatus(cell.id, task, "missing")
     folder, job = cell_folder(recipe, cell), known[submitted.job]
-    beat = _beat(heartbeat(folder, task), submitted.job)
-    restarts = int(beat.get("restart", 0))
+    beat = read_beat(heartbeat(folder, task), submitted.job)
+    restarts = beat.restart
     if job.phase == "unknown" and _is_alive(beat):
         job = JobState("RUNNING")
     if job.phase == "running":
@@ -104,27 +104,18 @@ def _task_status(
 
 def _running(cell: Cell, task: str, job: str, folder: Path, restarts: int) -> CellStatus:
     row = last_row(folder / TRAIN_LOG, "train") if task == "train" else None
-    if row is None or not row["progress"]:
+    if row is None or not row.get("progress"):
         return CellStatus(cell.id, task, "running", job, restarts=restarts)
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
-    rate = row["crops_per_second"]
+    rate = row.get("crops_per_second")
     eta = row.get("seconds_left", (steps - row["step"]) * batch / rate if rate else None)
     return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts)
 
 
-def _beat(path: Path, job: str) -> dict[str, Any]:
-    """The last heartbeat of a job, empty if there is none."""
-    try:
-        beat: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return beat if beat.get("job") == job else {}
-
-
-def _is_alive(beat: dict[str, Any]) -> bool:
+def _is_alive(beat: Beat) -> bool:
     """Whether the heartbeat is recent: the only sign of a live job on a cluster without accounting."""
-    return time.time() - float(beat.get("time", 0.0)) < SILENT_SECONDS
+    return time.time() - beat.time < SILENT_SECONDS
 
 
 def table(rows: Sequence[CellStatus]) -> str:

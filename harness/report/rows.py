@@ -15,7 +15,7 @@ from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.ledger import LedgerError, Stage
-from harness.storage.train_log import damaged_lines, read_log
+from harness.storage.train_log import scan_log
 from harness.train.schedule import is_annealed
 
 DIGITS = 9  # of a version
@@ -174,11 +174,11 @@ def annealed(cell: Cell, values: TrainValues) -> bool | None:
 
 def validations(recipe: Recipe, cell: Cell) -> tuple[list[Validation], str]:
     """The validations in a cell's log that can be drawn, and what is wrong with the rest of it; empty if nothing is."""
-    path = log_path(recipe, cell)
     try:
-        entries, torn = [row for row in read_log(path) if row.get("kind") == "validation"], damaged_lines(path)
+        rows, problems = scan_log(log_path(recipe, cell))
     except OSError as error:
         return [], f"cannot be read ({error.strerror})"
+    entries, torn = [row for row in rows if row.get("kind") == "validation"], len(problems)
     usable = []
     for entry in entries:
         try:

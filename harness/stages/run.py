@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 import traceback
@@ -20,6 +19,7 @@ from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
 from harness.storage import ledger
 from harness.storage.atomic import write_json
+from harness.storage.json_files import read_json
 from harness.storage.ledger import LedgerRow, Stage
 
 
@@ -84,10 +84,15 @@ def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None
 
 def read_outcome(outcomes: Path, cell_id: str) -> dict[str, str | None] | None:
     """The outcome that `run_cells` wrote for a cell; None until the cell has ended."""
+    path = _outcome_path(outcomes, cell_id)
     try:
-        outcome: dict[str, str | None] = json.loads(_outcome_path(outcomes, cell_id).read_text(encoding="utf-8"))
+        outcome = read_json(path)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        return {"error": f"{path}: {error}"}
+    if not isinstance(outcome, dict) or not isinstance(outcome.get("error", 0), str | None):
+        return {"error": f"{path}: not the outcome of a cell"}
     return outcome
 
 

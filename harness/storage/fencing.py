@@ -8,11 +8,11 @@ attempt and restart count.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness.storage.atomic import write_json
+from harness.storage.json_files import is_number, read_json
 
 
 class Fenced(RuntimeError):  # noqa: N818  (not an error of this process)
@@ -56,11 +56,16 @@ class Fence:
 
 def _read(path: Path) -> Start | None:
     try:
-        return Start(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        value = read_json(path)
+        attempt, restart, job = value["attempt"], value["restart"], value["job"]
+    except (FileNotFoundError, KeyError, TypeError):
         return None
-    except (ValueError, TypeError):
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):  # unknown is not nobody: an older start must not go on
+            raise Fenced(f"{path}: {error}") from error
         return None  # not written by this module, which renames complete files
+    whole = all(isinstance(number, int) and is_number(number, 0) for number in (attempt, restart))
+    return Start(attempt, restart, job) if whole and isinstance(job, str) else None
 
 
 class Unfenced(Fence):

@@ -8,14 +8,13 @@ sweep runs. Needs no torch.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.storage.atomic import write_json
+from harness.storage.json_files import is_number, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
 Stage = Literal["train", "embed", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
 FIELDS: dict[str, type] = {"cell": str, "stage": str, "fingerprint": str, "values": dict}  # of a row
+NUMBERS = {
+    "crops", "steps", "planned_steps", "wells", "parameters", "train_seconds", "stage_seconds", "validation_loss",
+    "mean_predictor_loss", "best_validation_loss", "ranks", "elements", "crops_per_second",
+}  # fmt: skip
+NO_VALUE = {"best_validation_loss", "crops_per_second"}  # null where there was nothing to measure
 
 
 class LedgerError(ValueError):
@@ -66,73 +70,81 @@ def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
     """
     path = row_path(output, cell, stage)
     try:
-        value = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once
-        )
-        row = _row(value)
+        row = _row(read_json(path))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise LedgerError(path, f"cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise LedgerError(path, f"not a ledger row ({error})") from error
     if (row.cell, row.stage) != (cell, stage):
-        raise LedgerError(path, f"the row of another stage: {row.stage} of {row.cell}")
+        raise LedgerError(path, f"the row of another stage: {row.stage[:40]} of {row.cell[:80]}")
     return row
 
 
 def _row(value: object) -> LedgerRow:
-    """The row that a file's JSON holds.
+    """Check the content of a row's file.
 
     Raises:
-        ValueError: it is not an object with exactly a row's fields, each of its type.
+        ValueError: it is not one that `record` can have written; the message names the field.
     """
     if not isinstance(value, dict):
         raise ValueError(f"a row is a JSON object, this is {type(value).__name__}")
     unknown = [name for name in value if name not in FIELDS]
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]}: written by another version")
+        raise ValueError(f"unknown field {unknown[0][:40]}: written by another version")
     for name, kind in FIELDS.items():
         if name not in value:
             raise ValueError(f"{name} is missing")
         if not isinstance(value[name], kind):
             raise ValueError(f"{name} should be {kind.__name__}, this is {type(value[name]).__name__}")
-    return LedgerRow(value["cell"], value["stage"], value["fingerprint"], _current_names(value["values"]))
+    values = value["values"]
+    for name in NUMBERS & values.keys():
+        if not is_number(values[name]) and not (values[name] is None and name in NO_VALUE):
+            raise ValueError(f"values.{name} is {str(values[name])[:40]}, not a number")
+    _check_recalls(values.get("recall", {}))
+    return LedgerRow(value["cell"], value["stage"], value["fingerprint"], _current_names(values))
 
 
-def _finite(text: str) -> float:
-    """The number; ValueError for NaN and infinity, which no row is written with."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not a finite number")
-    return number
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object; ValueError if it has a key twice, of which one value would be lost."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key is given twice")
-    return value
+def _check_recalls(recalls: Any) -> None:  # noqa: ANN401  (any JSON value)
+    if not isinstance(recalls, dict):
+        raise ValueError("values.recall is not a mapping")
+    for name, recall in recalls.items():
+        if not isinstance(recall, dict) or not is_number(recall.get("recall")):
+            raise ValueError(f"values.recall.{name[:80]} has no number called recall")
 
 
 def _current_names(values: dict[str, Any]) -> dict[str, Any]:
     """Rename old keys in a row's values: version 1 of a recall wrote low and high for recall_low and recall_high."""
-    recalls = values.get("recall")
-    if isinstance(recalls, dict):
-        for recall in (recall for recall in recalls.values() if isinstance(recall, dict)):
-            for old in ("low", "high"):
-                if old in recall:
-                    recall[f"recall_{old}"] = recall.pop(old)
+    for recall in values.get("recall", {}).values():
+        for old in ("low", "high"):
+            if old in recall:
+                recall[f"recall_{old}"] = recall.pop(old)
     return values
 
 
-def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:
-    """Iterate over the rows of a stage, in order of cell id."""
+def scan(output: Path, stage: Stage) -> tuple[list[LedgerRow], list[LedgerError]]:
+    """Return the rows of a stage in order of cell id, and an error for each file that is not one."""
+    found: list[LedgerRow] = []
+    damaged: list[LedgerError] = []
     for path in sorted(output.glob(f"ledger/*/{stage}.json")):
-        row = read(output, path.parent.name, stage)
-        if row is not None:
-            yield row
+        try:
+            row = read(output, path.parent.name, stage)
+        except LedgerError as error:
+            damaged.append(error)
+            continue
+        found += [row] if row is not None else []
+    return found, damaged
+
+
+def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:
+    """Iterate over the rows of a stage, in order of cell id.
+
+    Raises:
+        LedgerError: one of them cannot be read; `scan` returns the others as well.
+    """
+    found, damaged = scan(output, stage)
+    if damaged:
+        raise damaged[0]
+    yield from found
 
 
 def table(output: Path, stage: Stage) -> pd.DataFrame:

@@ -1,12 +1,53 @@
-"""Read a training log (`train.jsonl`): all of it, only the last row of a kind, or how much of it is damaged."""
+"""Read a training log (`train.jsonl`): all of it, only the last row of a kind, or the last step.
+
+A line that is not a row of a log (torn by a crash, or with values that no run writes) is left out; `scan_log` names it.
+"""
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.storage.json_files import is_number, parse_json
+
 TAIL_BYTES = 4096
+MOST = 2**53
+NUMBERS = {
+    "loss", "gradient_norm", "learning_rate", "crops_per_second", "step_seconds", "seconds_left", "data_wait",
+    "peak_memory_gb", "mfu", "crops", "validation_loss", "mean_predictor_loss",
+}  # fmt: skip
+MEASURED = ("train", "validation")  # the kinds of rows that hold these numbers
+
+
+def scan_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of a log, and of each line that is not one its place and what is wrong, `train.jsonl:7: ...`.
+
+    A last line without an end, which is still being written, is left out without a word.
+
+    Raises:
+        OSError: the file exists but cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], []
+    *lines, last = content.split(b"\n")
+    rows, problems = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_row(line))
+        except ValueError as error:
+            problems.append(f"{path}:{number}: not a row of a log: {error}")
+    if last:
+        with suppress(ValueError):
+            rows.append(_row(last))
+    return rows, problems
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log; lines that are not rows are left out."""
+    return scan_log(path)[0]
 
 
 def last_row(path: Path, kind: str) -> dict[str, Any] | None:
@@ -19,33 +60,34 @@ def last_row(path: Path, kind: str) -> dict[str, Any] | None:
         return None
     for line in reversed(lines):
         try:
-            row = json.loads(line)
+            row = _row(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and row.get("kind") == kind:
+        if row.get("kind") == kind:
             return row
     return None
 
 
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return -1
+def last_step(path: Path) -> int:
+    """Return the highest training step of a log; 0 if it has none."""
+    return max((row["step"] for row in read_log(path) if row.get("kind") == "train"), default=0)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a log, except a line that is still being written."""
-    return [json.loads(line) for line in _lines(path) if _step_of(line) >= 0]
+def _row(line: bytes) -> dict[str, Any]:
+    """Parse a line.
 
-
-def damaged_lines(path: Path) -> int:
-    """How many complete lines of a log are not rows."""
-    return sum(line.endswith("\n") and _step_of(line) < 0 for line in _lines(path))
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines with their ends; none without a file. Bytes that are not UTF-8 damage one line and leave the others."""
-    if not path.exists():
-        return []
-    return path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
+    Raises:
+        ValueError: it is not a row that a run can have written.
+    """
+    row = parse_json(line)
+    if not isinstance(row, dict):
+        raise ValueError("not a mapping")
+    if not isinstance(row.get("step"), int) or not is_number(row["step"], 0, MOST):
+        raise ValueError(f"step is {str(row.get('step'))[:40]}, which is no step")
+    if row.get("kind") in MEASURED:
+        for name in NUMBERS & row.keys():
+            if not is_number(row[name], 0, 1e30):
+                raise ValueError(f"{name} is {str(row[name])[:40]}, not a positive number")
+    if "progress" in row and not is_number(row["progress"], 0, 1):
+        raise ValueError(f"progress is {str(row['progress'])[:40]}, not between 0 and 1")
+    return row

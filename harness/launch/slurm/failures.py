@@ -6,10 +6,11 @@ only SLURM's state is known. A transient failure is retried; a permanent one onl
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
 
 from harness.launch.slurm.job_states import JobState
 from harness.storage.atomic import write_json
@@ -25,6 +26,7 @@ TRANSIENT = {
     "CANCELLED": "cancelled",
     "REVOKED": "revoked",
 }
+UNREADABLE = "Unreadable"
 CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 """What a rank raises because another rank has ended; never the first cause if any rank raised something else."""
 
@@ -33,6 +35,8 @@ CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 class Failure:
     """What one rank raised."""
 
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
+
     stage: str
     attempt: int
     rank: int
@@ -40,6 +44,9 @@ class Failure:
     kind: str
     message: str
     trace: str
+
+
+_FAILURE = TypeAdapter(Failure)
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,24 @@ def record_failure(folder: Path, failure: Failure) -> None:
 def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
     """What the first failing rank of an attempt raised, not what other ranks raised because of it; None if nothing."""
     paths = sorted(folder.glob(f"failures/{stage}-{attempt}-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    failures = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    causes = [failure for failure in failures if failure.kind not in CONSEQUENCES]
+    failures = [_read(path, stage, attempt) for path in paths]
+    causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE)]
     return next(iter([*causes, *failures]), None)
+
+
+def _read(path: Path, stage: str, attempt: int) -> Failure:
+    """A recorded failure; of a record that is damaged, that it is so: the rank did fail."""
+    try:
+        return _FAILURE.validate_json(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        text = f"{path} is not the record of a failure: {str(error).splitlines()[0]}"
+        return Failure(stage, attempt, 0, "", UNREADABLE, text, text)
+
+
+def printable(text: str) -> str:
+    """One line of a table: bounded, and without characters that control a terminal."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[:500])
+    return shown if len(text) <= 500 else f"{shown}..."
 
 
 def cause(state: JobState, failure: Failure | None) -> Cause:
@@ -69,7 +91,7 @@ def cause(state: JobState, failure: Failure | None) -> Cause:
     if state.state == "OUT_OF_MEMORY":
         return Cause("out of memory", "permanent")
     if failure is not None and failure.kind not in (*CONSEQUENCES, "Preempted", "Fenced"):
-        return Cause(f"{failure.kind}: {failure.message}".splitlines()[0], "permanent")
+        return Cause(printable(f"{failure.kind}: {failure.message}".splitlines()[0]), "permanent")
     if state.state in TRANSIENT:
         return Cause(TRANSIENT[state.state], "transient")
     if state.reason == "DependencyNeverSatisfied":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.storage.atomic import write_json
+from harness.storage.json_files import is_number, read_json
 
 BEAT_SECONDS = 20
+MOST_RESTARTS = 1_000_000
 
 
 def job_id() -> str:
@@ -22,6 +25,28 @@ def job_id() -> str:
 def heartbeat(folder: Path, task: str) -> Path:
     """The heartbeat file of a task's job."""
     return folder / f"heartbeat-{task}.json"
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The last sign of life of a job: when it was given, and how often SLURM had restarted the job."""
+
+    time: float = 0.0
+    restart: int = 0
+
+
+def read_beat(path: Path, job: str) -> Beat:
+    """The last heartbeat of a job; one of long ago if the file has none of this job."""
+    try:
+        value = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return Beat()
+    if not isinstance(value, dict) or value.get("job") != job:
+        return Beat()
+    seconds, restart = value.get("time"), value.get("restart")
+    if not is_number(seconds) or not is_number(restart, 0, MOST_RESTARTS):
+        return Beat()
+    return Beat(float(seconds), int(restart))
 
 
 def start_heartbeat(path: Path) -> None:

@@ -7,18 +7,25 @@ entry without a job id was being submitted when its writer died; the array's uni
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.launch.slurm.commands import ask
 from harness.storage.atomic import write_json
 
 Key = tuple[str, str]
 """Cell id and task: a stage, or one job's share of it (`stages/tasks.py`)."""
+
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+Task = Annotated[str, Field(pattern=r"^(train|embed|evaluate|report|embed\.\d{1,6}-of-\d{1,6})$")]
+Number = Annotated[int, Field(ge=1, le=2**31)]
+JobNumber = Annotated[str, Field(pattern=r"^\d{1,12}$")]  # it becomes an argument of SLURM's commands
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,19 @@ class SubmittedArray:
     cell how often that was submitted, from 1.
     """
 
+    __pydantic_config__: ClassVar = STRICT
+
     name: str
-    stage: str
+    stage: Task
     cells: tuple[str, ...]
-    attempts: tuple[int, ...]
+    attempts: tuple[Number, ...]
     folder: str
-    throttle: int
-    array: str | None = None
+    throttle: Number
+    array: JobNumber | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.cells) != len(self.attempts):
+            raise ValueError(f"{self.name} has {len(self.cells)} cells and {len(self.attempts)} attempts")
 
     def job(self, position: int) -> str:
         """SLURM's id of one array task; an array of one is a plain job."""
@@ -46,6 +59,19 @@ class SubmittedArray:
     def jobs(self) -> list[str]:
         """SLURM's ids of all array tasks."""
         return [self.job(position) for position in range(max(1, len(self.cells)))]
+
+
+@dataclass(frozen=True)
+class _Book:
+    """The content of the submissions file."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    version: Literal[1]
+    entries: tuple[SubmittedArray, ...]
+
+
+_BOOK = TypeAdapter(_Book)
 
 
 @dataclass(frozen=True)
@@ -120,16 +146,19 @@ class Submissions:
 
 def _read(path: Path) -> list[SubmittedArray]:
     try:
-        text = path.read_text(encoding="utf-8")
+        book = _BOOK.validate_json(path.read_bytes())
     except FileNotFoundError:
         return []
-    try:
-        return [_entry(value) for value in json.loads(text)["entries"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SubmissionsError(
-            f"{path}: not a submissions file ({error}); if you move it away, cancel the jobs that squeue still shows"
+            f"{path}: not a submissions file ({_first(error)}); if you move it away, cancel the jobs that squeue still "
+            "shows"
         ) from None
+    return list(book.entries)
 
 
-def _entry(value: dict[str, Any]) -> SubmittedArray:
-    return SubmittedArray(**{**value, "cells": tuple(value["cells"]), "attempts": tuple(value["attempts"])})
+def _first(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300]

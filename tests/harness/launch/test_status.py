@@ -107,3 +107,37 @@ def test_the_table_has_a_row_per_cell_and_counts_states() -> None:
     assert list(row.values()) == values
     assert lines[-1] == "4 cells: 2 done, 1 running, 1 missing"
     assert [row["state"] for row in json.loads(status.as_json(rows))] == ["running", "done", "missing", "done"]
+
+
+ODD_BEATS = [
+    b"[]", b"7", b'{"job": "7_0"}', b'{"job": "7_0", "time": "now", "restart": 0}', b"[" * 100_000, b"\xff",
+    b'{"job": "7_0", "time": 1e999, "restart": 0}', b'{"job": "7_0", "time": 1, "restart": []}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ODD_BEATS, ids=range(len(ODD_BEATS)))
+def test_a_heartbeat_that_no_job_writes_is_no_sign_of_life(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf, content: bytes
+) -> None:
+    path = heartbeat(cell_folder(tiny_recipe, cell), "train")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert status_of(UNKNOWN).state == "lost"
+
+
+@pytest.mark.parametrize("fields", ['"progress": 0.5', '"progress": 0.5, "crops_per_second": "fast"', '"progress": 9'])
+def test_a_log_without_a_rate_shows_no_eta(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf, fields: str) -> None:
+    folder = cell_folder(tiny_recipe, cell)
+    folder.mkdir(parents=True)
+    (folder / TRAIN_LOG).write_text(f'{{"kind": "train", "step": 50, {fields}}}\n')
+    row = status_of(JobState("RUNNING"))
+    assert (row.state, row.crops_per_second, row.eta_seconds) == ("running", None, None)
+    status.table([row])
+
+
+def test_the_time_left_counts_validations(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
+    folder = cell_folder(tiny_recipe, cell)
+    folder.mkdir(parents=True)
+    log = {"kind": "train", "step": 50, "progress": 0.25, "crops_per_second": 20.0, "seconds_left": 90.0}
+    (folder / TRAIN_LOG).write_text(json.dumps(log) + "\n")
+    assert status_of(JobState("RUNNING")).eta_seconds == 90.0

@@ -93,3 +93,26 @@ def test_an_older_start_cannot_record_a_ledger_row(tmp_path: Path, tiny_recipe: 
 def test_a_process_without_fencing_is_never_refused(tmp_path: Path) -> None:
     Fence(tmp_path, "train", Start(9, 9, "9_9"))
     Unfenced().check()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"7", b'{"attempt": "9", "restart": 0, "job": "1"}', b'{"attempt": 9, "restart": -1, "job": "1"}',
+        b'{"attempt": 9, "restart": 0, "job": 1}', b'{"attempt": true, "restart": 0}', b"\xff\xfe", b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_token_fences_no_one_out_and_is_not_ones_own(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "fence-train.json"
+    path.write_bytes(content)
+    fence = Fence(tmp_path, "train", Start(1, 0, "7_0"))
+    fence.check()
+    path.write_bytes(content)
+    with pytest.raises(Fenced):
+        fence.check()
+
+
+def test_a_token_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "fence-train.json").symlink_to("fence-train.json")  # a loop: the system refuses to follow it
+    with pytest.raises(Fenced, match="cannot be read"):
+        Fence(tmp_path, "train", Start(1, 0, "7_0"))

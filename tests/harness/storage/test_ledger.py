@@ -1,5 +1,8 @@
 """A ledger row is written atomically when its stage is done, and pandas reads it. Covers `ledger` and `atomic`."""
 
+import json
+import math
+import os
 import pickle
 from pathlib import Path
 
@@ -53,7 +56,7 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
             ledger.read(tmp_path, "a", "train")
     path.unlink()
     path.mkdir()
-    with pytest.raises(LedgerError, match=r"train\.json: cannot be read") as caught:
+    with pytest.raises(LedgerError, match=r"train\.json: not a ledger row \(is not a regular file\)") as caught:
         ledger.read(tmp_path, "a", "train")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
@@ -71,3 +74,49 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"loss": float("nan")})
     assert path.read_text() == '{\n "a": 1\n}\n'
+
+
+ROW = {"cell": "a", "stage": "train", "fingerprint": "print", "values": {"crops": 8, "validation_loss": 0.5}}
+ODD_ROWS = {
+    "bytes": (b"\xff\xfe\x00", "not a ledger row"),
+    "NaN": (json.dumps(ROW | {"values": {"crops": math.nan}}).encode(), "NaN is not a finite number"),
+    "infinity": (json.dumps(ROW).replace("0.5", "1e999").encode(), "1e999 is not a finite number"),
+    "deep": (b"[" * 100_000, "nested too deeply"),
+    "another cell": (json.dumps({**ROW, "cell": "b"}).encode(), "the row of another stage: train of b"),
+    "another stage": (json.dumps({**ROW, "stage": "embed"}).encode(), "the row of another stage: embed of a"),
+    "cell as a number": (json.dumps({**ROW, "cell": 7}).encode(), "cell should be str, this is int"),
+    "fingerprint as a list": (json.dumps({**ROW, "fingerprint": []}).encode(), "fingerprint should be str"),
+    "values as a list": (json.dumps({**ROW, "values": []}).encode(), "values should be dict, this is list"),
+    "loss as text": (json.dumps({**ROW, "values": {"validation_loss": "low"}}).encode(), "validation_loss is low"),
+    "crops as null": (json.dumps({**ROW, "values": {"crops": None}}).encode(), "values.crops is None, not a number"),
+    "recall as a list": (json.dumps({**ROW, "values": {"recall": [1]}}).encode(), "values.recall is not a mapping"),
+    "recall without a number": (json.dumps({**ROW, "values": {"recall": {"x": 1}}}).encode(), "values.recall.x has no"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "why"), ODD_ROWS.values(), ids=ODD_ROWS)
+def test_an_odd_row_is_named_with_its_field(tmp_path: Path, content: bytes, why: str) -> None:
+    ledger.record(tmp_path, LedgerRow("b", "train", "print", {}))
+    path = ledger.row_path(tmp_path, "a", "train")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(LedgerError) as caught:
+        ledger.read(tmp_path, "a", "train")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert why in str(caught.value)
+    rows, damaged = ledger.scan(tmp_path, "train")
+    assert [row.cell for row in rows] == ["b"]
+    assert [str(error) for error in damaged] == [str(caught.value)]
+    with pytest.raises(LedgerError):
+        list(ledger.rows(tmp_path, "train"))
+
+
+def test_a_folder_or_pipe_in_place_of_a_row_is_named(tmp_path: Path) -> None:
+    path = ledger.row_path(tmp_path, "a", "train")
+    path.mkdir(parents=True)
+    with pytest.raises(LedgerError, match="is not a regular file"):
+        ledger.read(tmp_path, "a", "train")
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(LedgerError, match="is not a regular file"):
+        ledger.read(tmp_path, "a", "train")

@@ -50,3 +50,24 @@ def test_exceptions_and_memory_are_permanent_and_the_cluster_is_transient(
 def test_unknown_jobs_and_unsatisfied_dependencies_are_transient() -> None:
     assert cause(UNKNOWN, None).verdict == "transient"
     assert cause(JobState("PENDING", "DependencyNeverSatisfied"), None).verdict == "transient"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"stage": 1}', b"\xff\xfe", b"[" * 100_000, b'{"kind": "x", "command": "y"}']
+)
+def test_a_damaged_record_is_named_and_comes_after_the_others(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "failures" / "train-1-0.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    only = first_failure(tmp_path, "train", 1)
+    reason = cause(JobState("FAILED"), only)
+    assert reason.verdict == "permanent"
+    assert f"{path} is not the record of a failure" in reason.text
+    record_failure(tmp_path, failure(1, "ValueError"))
+    assert first_failure(tmp_path, "train", 1) == failure(1, "ValueError")
+
+
+def test_a_reason_is_one_line_without_control_characters() -> None:
+    reason = cause(JobState("FAILED"), failure(0, "ValueError", "\x1b[2Jcleared" + "x" * 9999 + "\nmore"))
+    assert reason.text.startswith("ValueError: ?[2Jcleared")
+    assert len(reason.text) < 600

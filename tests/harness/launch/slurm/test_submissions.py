@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -51,4 +53,39 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"version": 1}')
     with pytest.raises(SubmissionsError, match=r"jobs/book\.json: not a submissions file"):
+        Submissions(tmp_path)
+
+
+ENTRY = asdict(replace(array("first"), array="10"))
+ODD_ENTRIES: dict[str, tuple[object, str]] = {
+    "an option for a job": ({**ENTRY, "array": "--user=root"}, "entries.0.array"),
+    "a job and a command": ({**ENTRY, "array": "7;id"}, "entries.0.array"),
+    "fewer attempts than cells": ({**ENTRY, "attempts": [1]}, "2 cells and 1 attempts"),
+    "attempts as text": ({**ENTRY, "attempts": ["1", "1"]}, "entries.0.attempts.0"),
+    "a huge attempt": ({**ENTRY, "attempts": [10**30, 1]}, "entries.0.attempts.0"),
+    "cells as text": ({**ENTRY, "cells": "ab"}, "entries.0.cells"),
+    "another stage": ({**ENTRY, "stage": "sleep"}, "entries.0.stage"),
+    "an unknown field": ({**ENTRY, "user": "root"}, "entries.0.user"),
+    "a list": ([], "entries.0"),
+    "null": (None, "entries.0"),
+}
+
+
+@pytest.mark.parametrize(("entry", "why"), ODD_ENTRIES.values(), ids=ODD_ENTRIES)
+def test_an_odd_entry_is_refused_by_field(tmp_path: Path, entry: object, why: str) -> None:
+    path = tmp_path / "jobs" / "book.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"version": 1, "entries": [entry]}))
+    with pytest.raises(SubmissionsError) as caught:
+        Submissions(tmp_path)
+    assert str(caught.value).startswith(f"{path}: not a submissions file (")
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000, b'{"version": 2, "entries": []}'])
+def test_a_torn_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "jobs" / "book.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(SubmissionsError, match="not a submissions file"):
         Submissions(tmp_path)
