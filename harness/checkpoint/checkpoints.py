@@ -17,43 +17,35 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from harness.checkpoint.rng import generator_states, restore_generators
-from harness.checkpoint.tensors import Resumable, TensorPlanner, TensorReader, tensors_of
+from harness.checkpoint import lost
+from harness.checkpoint.agreed import Agreed
+from harness.checkpoint.facts import FACTS, FORMAT, CheckpointError, Progress, UnreadableError, step_name
+from harness.checkpoint.lost import BEST, FOLDER, LATEST
+from harness.checkpoint.restore import OverwrittenError, Target, restore, verify
+from harness.checkpoint.rng import generator_states
+from harness.checkpoint.tensors import Resumable, reason, tensors_of
 from harness.distributed.ranks import Ranks
-from harness.storage.checksums import Damaged, check, checksum, read_checksummed, sync_folder, write_checksummed
+from harness.storage.checksums import Damaged, checksum, read_checksummed, sync_folder, write_checksummed
 from harness.storage.fencing import Fence, Unfenced
 
-FORMAT = 1
-FACTS, LATEST, BEST = "checkpoint.json", "latest", "best"
+__all__ = ["CheckpointError", "Checkpoints", "Progress", "discard", "say"]
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint or weights file that cannot be used or written; the message names it."""
-
-
-@dataclass
-class Progress:
-    """How far a cell has trained. The data position is the step: the order of crops is a pure function of it."""
-
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float | None = None
-    stale_validations: int = 0
-    validated: int = 0  # the step of the last validation
-    validation: dict[str, float] = field(default_factory=dict)  # the losses of the last validation
-    log_bytes: int = 0  # size of the log: a resumed run truncates the log to it
+HOW_TO_GO_ON = (
+    "nothing was changed. Restore the files, or start again from step 0 with launch.restart_lost=true, which moves "
+    "what is there aside and deletes nothing, or choose another output"
+)
 
 
 def say(text: str) -> None:
@@ -65,38 +57,36 @@ class Checkpoints:
     """The checkpoints of one grid cell. All ranks call the same methods at the same steps.
 
     `extras` are tensors that are equal on all ranks (running sums, the divergence monitor's state). They are saved, and
-    loaded in place.
+    loaded in place. A checkpoint beyond the run's `last_step` is refused. With `restart_lost`, a run whose checkpoints
+    cannot be loaded starts again instead of being refused.
     """
 
     def __init__(
         self, folder: Path, fingerprint: str, ranks: Ranks, extras: dict[str, Tensor] | None = None, *, keep: int = 2,
-        fence: Fence | None = None,
+        fence: Fence | None = None, last_step: int | None = None, restart_lost: bool = False,
     ) -> None:  # fmt: skip
-        self.folder = folder / "checkpoints"
+        self._cell, self.folder = folder, folder / FOLDER
         self._fingerprint, self._ranks, self._extras = fingerprint, ranks, extras or {}
         self._keep, self._fence = keep, fence or Unfenced()
+        self._last_step, self._restart_lost = last_step, restart_lost
         # A separate group: the writer thread's collectives must not interleave with those of training.
-        self._group = dist.new_group(backend="gloo") if ranks.world > 1 else None
+        self._agreed = Agreed(ranks, dist.new_group(backend="gloo") if ranks.world > 1 else None)
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # expected with one process
         on_gpu = ranks.device.type == "cuda"
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._saved = -1
-        if ranks.is_first:
-            for partial_save in self.folder.glob(".*.partial"):
-                shutil.rmtree(partial_save)
-            self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, engine: Resumable, progress: Progress, *, best: bool = False) -> None:
         """Start an asynchronous save of the run's state, after waiting for a save that is still in progress."""
         self.wait()
         state = tensors_of({**engine.state(), "extra": self._extras})
         state |= tensors_of(generator_states(self._ranks.device), f"generators.{self._ranks.rank}.")
-        folder = self.folder / f".{_name(progress.step)}.partial"
+        folder = self.folder / f".{step_name(progress.step)}.partial"
         written = async_save(
-            state, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=self._group,
-            async_stager=self._stager, no_dist=self._group is None,
+            state, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=self._agreed.group,
+            async_stager=self._stager, no_dist=self._agreed.group is None,
         )  # fmt: skip
         facts = {
             "format": FORMAT, "fingerprint": self._fingerprint, "world": self._ranks.world,
@@ -123,10 +113,10 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         try:
             pending.result()
-        except Exception as error:  # any error of the disk, the network or another rank
-            text = f"the checkpoint of step {self._saved} could not be written: {error}"
+        except (Exception, CheckpointException) as error:  # any error of the disk, the network or another rank
+            text = f"the checkpoint of step {self._saved} could not be written: {reason(error)}"
             if self._ranks.is_first:
-                shutil.rmtree(self.folder / f".{_name(self._saved)}.partial", ignore_errors=True)
+                shutil.rmtree(self.folder / f".{step_name(self._saved)}.partial", ignore_errors=True)
             self._saved = -1
             if required:
                 raise CheckpointError(f"{self.folder}: {text}") from error
@@ -144,28 +134,73 @@ class Checkpoints:
             self.save(engine, progress, best=best)
         self.wait(required=True)
 
-    def resume(self, engine: Resumable) -> tuple[Progress, list[str]]:
+    def resume(
+        self, engine: Resumable, check: Callable[[int], None] = lambda step: None
+    ) -> tuple[Progress, list[str]]:  # fmt: skip
         """Restore the newest complete checkpoint; return its progress, and notes on any damaged ones.
 
-        A run without checkpoints starts at step 0.
+        A run that has saved nothing yet starts at step 0. All ranks return or raise together.
+
+        Args:
+            check: called with the step of a loaded checkpoint; raises ValueError where its parts contradict each other.
 
         Raises:
-            CheckpointError: the checkpoint was made with other settings or data, or has another format.
+            CheckpointError: there is saved work that cannot be loaded (damaged, lost, of other settings, data or
+                format, or with values that no run writes), or the folder cannot be read. Every file is left as it is,
+                unless `restart_lost` is set.
         """
-        names, notes = self._candidates()
-        for name in names:
-            facts, damage = self._verify(name)
-            if damage is None:
-                self._check_compatible(name, facts)
-                self._restore(self.folder / name, facts, engine)
-                progress = Progress(**facts["progress"])
-                if notes:
-                    notes.append(f"going on from step {progress.step}")
-                return progress, notes
+        notes: list[str] = []
+        try:
+            progress = self._resume(Target(engine, self._extras, check), notes)
+        except CheckpointError as error:
+            text = "\n".join([*notes, str(error)])
+            if isinstance(error, UnreadableError):
+                raise CheckpointError(f"{text}; nothing was changed: make it readable, and run again") from error
+            if not self._restart_lost:
+                raise CheckpointError(f"{text}; {HOW_TO_GO_ON}") from error
+            moved = self._agreed.on_first(self._set_aside)
+            if isinstance(error, OverwrittenError):
+                raise CheckpointError(f"{text}; moved to {moved}: run again to start from step 0") from error
+            notes = [f"{text}; launch.restart_lost is set: starting again from step 0, what was there is in {moved}"]
+            progress = Progress()
+        self._agreed.on_first(self._tidy)
+        return progress, notes
+
+    def _resume(self, target: Target, notes: list[str]) -> Progress:
+        """Load the newest complete checkpoint, and add what is wrong with the others to `notes`."""
+        saved = self._agreed.on_first(self._find)
+        for name in saved.names:
+            facts, damage = verify(self.folder / name, self._fingerprint, self._last_step, self._agreed)
+            if facts is not None:
+                restore(self.folder / name, facts, target, self._agreed)
+                if notes or saved.notes:
+                    notes[:] = [*saved.notes, *notes, f"going on from step {facts.progress.step}"]
+                return facts.progress
             notes.append(f"checkpoint {name} is damaged: {damage}")
-        if notes:
-            notes.append("no complete checkpoint is left: starting again from step 0")
-        return Progress(), notes
+        notes[:] = [*saved.notes, *notes]
+        if saved.names:
+            raise CheckpointError(f"{self.folder}: no complete checkpoint is left")
+        if saved.lost:
+            raise CheckpointError(f"{self._cell}: the checkpoints are lost: {', '.join(saved.lost)}")
+        return Progress()
+
+    def _set_aside(self) -> Path:
+        self._fence.check()
+        return lost.set_aside(self._cell)
+
+    def _find(self) -> lost.Saved:
+        """Look for checkpoints, after completing a publication that was killed between its two renames."""
+        for replaced in self.folder.glob(".*.replaced.partial"):
+            original = self.folder / replaced.name.removeprefix(".").removesuffix(".replaced.partial")
+            if not original.exists():
+                replaced.rename(original)
+        return lost.find_saved(self._cell)
+
+    def _tidy(self) -> None:
+        """Remove saves that were never completed, now that nothing has to be salvaged from them."""
+        for partial_save in self.folder.glob(".*.partial"):
+            shutil.rmtree(partial_save)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         """Wait for the save in progress and stop the threads."""
@@ -182,9 +217,9 @@ class Checkpoints:
         written.result()
         pattern = f"__{self._ranks.rank}_*"
         rank_files = [*folder.glob(pattern), *([folder / ".metadata"] if self._ranks.is_first else [])]
-        sums = self._on_all_ranks(lambda: {path.name: checksum(path) for path in rank_files})
+        sums = self._agreed.on_all(lambda: {path.name: checksum(path) for path in rank_files})
         files = {name: value for rank_sums in sums for name, value in rank_sums.items()}
-        self._on_all_ranks(partial(self._publish, folder, {**facts, "files": files}))
+        self._agreed.on_all(partial(self._publish, folder, {**facts, "files": files}))
 
     def _publish(self, folder: Path, facts: dict[str, Any]) -> None:
         """On the first rank: write the checksums, rename the folder, update the pointers and delete old checkpoints."""
@@ -201,6 +236,7 @@ class Checkpoints:
         for pointer in (LATEST, *([BEST] if facts["best"] else [])):
             write_checksummed(self.folder / pointer, {"checkpoint": name})
         sync_folder(self.folder)
+        lost.record_save(self._cell, facts["progress"]["step"])
         older = sorted((other.name for other in self.folder.glob("step-*") if other.name <= name), reverse=True)
         keep = {*older[: self._keep], _read_pointer(self.folder / BEST)}
         for other in self.folder.glob("step-*"):
@@ -208,83 +244,11 @@ class Checkpoints:
                 shutil.rmtree(other)
         shutil.rmtree(self.folder / f".{name}.replaced.partial", ignore_errors=True)
 
-    def _on_all_ranks(self, work: Callable[[], Any]) -> list[Any]:
-        """Call `work` on every rank and return all results on all ranks; a failure of one rank is raised on all."""
-        try:
-            result, failure = work(), None
-        except Exception as error:  # any error must reach the other ranks
-            result, failure = None, f"rank {self._ranks.rank}: {type(error).__name__}: {error}"
-        outcomes = self._gather((result, failure))
-        for _, failure in outcomes:
-            if failure:
-                raise CheckpointError(failure)
-        return [result for result, _ in outcomes]
-
-    def _gather(self, value: Any) -> list[Any]:  # noqa: ANN401  (any picklable value)
-        values: list[Any] = [value] * self._ranks.world
-        if self._group is not None:
-            dist.all_gather_object(values, value, group=self._group)
-        return values
-
-    def _candidates(self) -> tuple[list[str], list[str]]:
-        """Return the first rank's list of checkpoints, `latest` first, and notes on a damaged `latest`."""
-        notes: list[str] = []
-        names = sorted((path.name for path in self.folder.glob("step-*")), reverse=True)
-        if self._ranks.is_first and (names or (self.folder / LATEST).exists()):
-            try:
-                named = str(read_checksummed(self.folder / LATEST).get("checkpoint"))
-                if named in names:
-                    names = [named, *(name for name in names if name != named)]
-                else:
-                    notes.append(f"{LATEST} names {named}, which does not exist")
-            except Damaged as damage:
-                notes.append(str(damage))
-        candidates: tuple[list[str], list[str]] = self._gather((names, notes))[0]
-        return candidates
-
-    def _verify(self, name: str) -> tuple[dict[str, Any], str | None]:
-        """Return a checkpoint's facts, and its damage if any; each rank verifies its share of the files."""
-        folder, facts, damage = self.folder / name, {}, None
-        try:
-            facts = read_checksummed(folder / FACTS)
-            check(folder, facts["files"], sorted(facts["files"])[self._ranks.rank :: self._ranks.world])
-        except Damaged as error:
-            damage = str(error)
-        return facts, next((text for text in self._gather(damage) if text), None)
-
-    def _check_compatible(self, name: str, facts: dict[str, Any]) -> None:
-        if facts["fingerprint"] != self._fingerprint:
-            raise CheckpointError(
-                f"{self.folder / name}: made with other settings or data; remove {self.folder} to start again"
-            )
-        if facts["format"] != FORMAT:
-            raise CheckpointError(
-                f"{self.folder / name}: written in format {facts['format']}, this version reads format {FORMAT}; "
-                f"finish the cell with the version that started it, or remove {self.folder} to start again"
-            )
-
-    def _restore(self, folder: Path, facts: dict[str, Any], engine: Resumable) -> None:
-        ranks = self._ranks
-        # Generator states fit only the same number of ranks and device type; otherwise they are not restored.
-        same_ranks = (facts["world"], facts["device"]) == (ranks.world, ranks.device.type)
-        generators = generator_states(ranks.device) if same_ranks else {}
-        try:
-            state = engine.state()
-            tensors = tensors_of({**state, "extra": self._extras, "generators": {str(ranks.rank): generators}})
-            load_tensors(
-                tensors, storage_reader=TensorReader(folder), planner=TensorPlanner(), process_group=self._group,
-                no_dist=self._group is None,
-            )  # fmt: skip
-            engine.load(state)
-        except Exception as error:  # the files are complete, so the model or a library differs
-            raise CheckpointError(f"{folder}: complete, but it does not fit this run: {error}") from error
-        if generators:
-            restore_generators(generators, ranks.device)
-
 
 def discard(folder: Path) -> None:
     """Delete a finished cell's checkpoints, except its best if the recipe keeps that."""
-    checkpoints = folder / "checkpoints"
+    lost.forget_saves(folder)
+    checkpoints = folder / FOLDER
     best = _read_pointer(checkpoints / BEST)
     for entry in checkpoints.glob("*") if best else []:
         if entry.name not in (BEST, best):
@@ -299,7 +263,3 @@ def _read_pointer(path: Path) -> str | None:
         return str(read_checksummed(path).get("checkpoint"))
     except Damaged:
         return None
-
-
-def _name(step: int) -> str:
-    return f"step-{step:09d}"

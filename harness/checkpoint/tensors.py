@@ -14,10 +14,16 @@ from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
+
+from harness.checkpoint.facts import METADATA
+from harness.checkpoint.layout import check_layout
 
 METADATA_CLASSES = {
     "torch.distributed.checkpoint.metadata": {
@@ -58,19 +64,65 @@ def tensors_of(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
     return tensors
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong; of torch's own exception, which is no `Exception`, what failed on the first rank."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error) or type(error).__name__
+
+
 class TensorReader(FileSystemReader):
-    """Reads a checkpoint folder; unpickles its metadata with `MetadataUnpickler`."""
+    """Reads a checkpoint folder: unpickles its metadata with `MetadataUnpickler`, and converts no type."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+        """`tensors` are to be loaded; `sizes` are the bytes of the checkpoint's files."""
+        super().__init__(folder)
+        self._tensors, self._sizes = tensors, sizes
+
+    def check(self) -> None:
+        """Check that the metadata describes these tensors in these files.
+
+        Raises:
+            ValueError: it does not; the message names the tensor.
+        """
+        try:
+            check_layout(self.read_metadata(), self._tensors, self._sizes)
+        except (AttributeError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
+            raise ValueError(f".metadata does not describe tensors ({type(error).__name__}: {error})") from error
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ANN401  (as in its base class)
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata: Metadata = MetadataUnpickler(file).load()
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
+        with (Path(self.path) / METADATA).open("rb") as file:
+            metadata = MetadataUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"{METADATA} holds a {type(metadata).__name__}")
+        metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return metadata
 
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Copy the planned parts into their tensors. Unlike its base class, refuse a type that is not the tensor's."""
+        for item in plan.items:
+            place = self.storage_data[item.storage_index]
+            with (Path(self.path) / place.relative_path).open("rb") as file:
+                loaded = torch.load(self._slice_file(file, place), map_location="cpu", weights_only=True)
+            target = planner.resolve_tensor(item).detach()
+            if not isinstance(loaded, Tensor) or loaded.dtype != target.dtype or loaded.layout != torch.strided:
+                kind = loaded.dtype if isinstance(loaded, Tensor) else type(loaded).__name__
+                raise ValueError(f"{item.dest_index.fqn} is stored as {kind}, .metadata says {target.dtype}")
+            part = narrow_tensor_by_index(loaded, item.storage_offsets, item.lengths)
+            if part.shape != target.shape:
+                raise ValueError(f"{item.dest_index.fqn} is stored in shape {tuple(loaded.shape)}")
+            target.copy_(part)
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
-class MetadataUnpickler(pickle.Unpickler):
-    """Refuses every class and function except those that describe tensors."""
+
+class MetadataUnpickler(pickle._Unpickler):
+    """Refuses every class and function except those that describe tensors.
+
+    It is the pickle module's implementation in Python: the one in C allocates what a hostile file asks for.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)

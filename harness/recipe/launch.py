@@ -70,6 +70,9 @@ class Launch(Section):
     )
     shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
     checkpoint_keep: PositiveInt = Field(2, description="number of the latest checkpoints kept of a running cell")
+    restart_lost: bool = Field(
+        False, description="where saved work cannot be loaded, move it aside and start again from step 0"
+    )
     checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that checkpoint")
     zero_stage: Literal[1, 2, 3] = Field(
         2, description="deepspeed: 1 shards the optimiser, 2 also gradients, 3 also weights"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.storage.atomic import write_json
 
-Checksums = Mapping[str, list[Any]]  # by file name: bytes and SHA-256
+Checksums = Mapping[str, Sequence[Any]]  # by file name: bytes and SHA-256
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class Damaged(ValueError):  # noqa: N818  (names the state of the file)
@@ -38,15 +39,16 @@ def read_checksummed(path: Path) -> dict[str, Any]:
 
     Raises:
         Damaged: the file is missing, is not JSON with a checksum, or does not match its checksum.
+        OSError: it is there, but the system cannot read it now (permissions, a disk or network error).
     """
     try:
         text = path.read_bytes()
-    except OSError as error:
+    except MISSING as error:
         raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
     try:
         content = json.loads(text)
         value, digest = content["value"], content["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path.name} is damaged: not JSON with a checksum ({type(error).__name__})") from error
     if not isinstance(value, dict) or _digest(value) != digest:
         raise Damaged(f"{path.name} is damaged: its checksum does not match")
@@ -58,12 +60,13 @@ def check(folder: Path, files: Checksums, names: Iterable[str]) -> None:
 
     Raises:
         Damaged: a file is missing, or has another size or checksum; the first one is reported.
+        OSError: a file is there, but the system cannot read it now.
     """
     for name in names:
         size, digest = files[name]
         try:
             actual_size, actual_digest = checksum(folder / name)
-        except OSError as error:
+        except MISSING as error:
             raise Damaged(f"{name} cannot be read: {error.strerror}") from error
         if actual_size != size:
             raise Damaged(f"{name} has {actual_size} bytes instead of {size}")

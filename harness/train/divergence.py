@@ -219,6 +219,11 @@ class DivergenceMonitor:
         """Updates left out so far, over restarts too. Waits for the device."""
         return int(MonitorState(*self.state).skipped)
 
+    @property
+    def applied(self) -> float:
+        """Updates made so far, over restarts too. Waits for the device."""
+        return float(MonitorState(*self.state).steps)
+
     def raise_if_fatal(self, bad_steps: Sequence[BadStep], saved: Callable[[], str]) -> None:
         """End the run if a bad step, or the number of those skipped, is not allowed; `saved` says what is on disk.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -186,14 +187,28 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
     monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)
     checkpoints = Checkpoints(
         stage.folder, stage.fingerprint, ranks, {"guard": monitor.state, "window": monitor.window},
-        keep=launch.checkpoint_keep, fence=control.fence,
+        keep=launch.checkpoint_keep, fence=control.fence, last_step=spec.steps, restart_lost=launch.restart_lost,
     )  # fmt: skip
-    progress, notes = checkpoints.resume(engine)
+    progress, notes = checkpoints.resume(engine, partial(_check_steps, engine, monitor))
     metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
     max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     return Run(
         cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, logged=progress.step
     )
+
+
+def _check_steps(engine: Engine, monitor: DivergenceMonitor, step: int) -> None:
+    """Check that optimiser and divergence monitor have counted the steps of a checkpoint.
+
+    Raises:
+        ValueError: they have not, so the weights are those of another step.
+    """
+    skipped = monitor.skipped
+    counts = [("extra.guard", monitor.applied)]
+    counts += [("optimiser", float(state["step"])) for state in engine.optimiser.state.values() if "step" in state]
+    for who, count in counts:
+        if count != step - skipped or not 0 <= skipped <= step:
+            raise ValueError(f"progress.step is {step}, but {who} has counted {count:g} updates and {skipped} skipped")
 
 
 def _metrics(

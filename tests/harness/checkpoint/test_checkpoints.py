@@ -1,82 +1,24 @@
 """A run resumes from its newest complete checkpoint; damage is detected.
 
-Covers `checkpoints`, `tensors` and `rng`. tests/distributed/test_resume.py resumes with another number of ranks, and
-tests/distributed/test_kill.py after a kill.
+Covers `checkpoints` and `rng`; `test_lost` and `test_restore` are about checkpoints that cannot be loaded.
+tests/distributed/test_resume.py resumes with another number of ranks, and tests/distributed/test_kill.py after a kill.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from small_run import SmallRun, flip_bit, train, truncate
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress, discard
-from harness.checkpoint.tensors import MetadataUnpickler
-from harness.distributed.optimiser import build_optimiser
-from harness.distributed.ranks import Ranks
+from harness.checkpoint.checkpoints import CheckpointError, Progress, discard
 from harness.storage.checksums import read_checksummed, write_checksummed
-
-ONE_RANK = Ranks(0, 1, torch.device("cpu"))
-
-
-class SmallRun:
-    """A model trained on random numbers from all three global generators, so that these must be restored."""
-
-    def __init__(self, optimiser: str = "adamw") -> None:
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-        self.optimiser = build_optimiser(
-            self.model, optimiser, peak=0.01, betas=(0.9, 0.95), weight_decay=0.1  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.progress = Progress()
-        self.sum = torch.zeros(1)
-
-    def checkpoints(self, folder: Path, keep: int = 2, fingerprint: str = "print") -> Checkpoints:
-        return Checkpoints(folder, fingerprint, ONE_RANK, {"sum": self.sum}, keep=keep)
-
-    def step(self) -> float:
-        shift = float(np.random.normal()) + random.gauss(0, 1)
-        loss = (self.model(torch.randn(16, 4) + shift) - shift).square().mean()
-        loss.backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.sum += loss.detach()
-        self.progress.step += 1
-        return loss.item()
-
-    def state(self) -> dict[str, Any]:
-        model, optimiser = get_state_dict(self.model, self.optimiser)
-        return {"model": model, "optimiser": optimiser}
-
-    def load(self, state: dict[str, Any]) -> None:
-        set_state_dict(
-            self.model, self.optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"]
-        )  # fmt: skip
-
-    def resume(self, folder: Path) -> list[str]:
-        checkpoints = self.checkpoints(folder)
-        self.progress, notes = checkpoints.resume(self)
-        checkpoints.close()
-        return notes
-
-
-def train(folder: Path, steps: int) -> None:
-    run = SmallRun()
-    checkpoints = run.checkpoints(folder, keep=3)
-    for _ in range(steps):
-        run.step()
-        checkpoints.save(run, run.progress)
-    checkpoints.close()
 
 
 def folders(cell: Path) -> list[str]:
@@ -135,16 +77,6 @@ def test_a_finished_run_leaves_no_checkpoints(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def flip_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size * 2 // 3)
-
-
 FILES = {"tensors": "__0_0.distcp", "metadata": ".metadata", "facts": "checkpoint.json"}
 DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_bit, "truncated": truncate, "missing": Path.unlink}
 
@@ -194,19 +126,6 @@ def test_a_damaged_pointer_is_reported_and_the_newest_complete_checkpoint_used(
     notes = run.resume(tmp_path)
     assert run.progress.step == step
     assert notes[0].startswith(note)
-
-
-def test_without_a_complete_checkpoint_the_run_starts_from_step_0_and_reports_it(tmp_path: Path) -> None:
-    train(tmp_path, 3)
-    for folder in (tmp_path / "checkpoints").glob("step-*"):
-        flip_bit(folder / "__0_0.distcp")
-    run, fresh = SmallRun(), SmallRun()
-    notes = run.resume(tmp_path)
-    assert len(notes) == 4
-    assert notes[-1] == "no complete checkpoint is left: starting again from step 0"
-    assert run.progress == Progress()
-    assert not run.optimiser.state
-    assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), fresh.model.parameters(), strict=True))
 
 
 def test_after_a_fallback_the_damaged_step_is_saved_again(tmp_path: Path) -> None:
@@ -277,8 +196,24 @@ def test_a_failed_save_is_reported_and_the_previous_checkpoint_kept(
     assert resumed.progress.step == 1
 
 
-def test_metadata_with_other_classes_is_not_unpickled(tmp_path: Path) -> None:
-    path = tmp_path / "evil"
-    path.write_bytes(pickle.dumps(os.system))
-    with path.open("rb") as file, pytest.raises(pickle.UnpicklingError, match=r"posix\.system"):
-        MetadataUnpickler(file).load()
+def test_a_disk_that_is_full_while_tensors_are_written_does_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch reports it with an exception that is no `Exception`."""
+    run = SmallRun()
+    checkpoints = run.checkpoints(tmp_path)
+    run.step()
+    checkpoints.save_now(run, run.progress)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", fail)
+    run.step()
+    checkpoints.save(run, run.progress)
+    checkpoints.wait()
+    assert "the checkpoint of step 2 could not be written: [Errno 28] No space left" in capsys.readouterr().err
+    checkpoints.close()
+    resumed = SmallRun()
+    assert resumed.resume(tmp_path) == []
+    assert resumed.progress.step == 1
