@@ -4,26 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
+from pydantic import Field, JsonValue
 
-from harness.recipe.fields import Count, Fraction, Name, Probability, Section, ShardPlace, YamlPath
+from harness.recipe.fields import (
+    Fraction,
+    Images,
+    Label,
+    Machines,
+    Name,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Seed,
+    ShardPlace,
+    Text,
+    YamlPath,
+)
+
+Option = Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)] | Annotated[float, Field(ge=-1e9, le=1e9)]
+Experiments = Annotated[list[Text], Field(max_length=100_000)]
 
 
 class Assay(Section):
     """Render the demo assay (`shards.assay`) where its folder is missing."""
 
     output: YamlPath
-    seed: Count = 0
-    options: dict[Name, int | float] = Field({}, description="fields of `shards.assay.AssayOptions`")
+    seed: Seed = 0
+    options: dict[Name, Option] = Field({}, description="fields of `shards.assay.AssayOptions`")
 
 
 class Curation(Section):
     """Which wells to leave out (`shards.builder.curation`): rare perturbations, and a share of the controls."""
 
-    perturbation: str = Field("treatment", description="column that names perturbations")
+    perturbation: Text = Field("treatment", description="column that names perturbations")
     min_experiments: PositiveInt = Field(1, description="minimum number of experiments of a perturbation")
     min_wells: PositiveInt = Field(1, description="minimum number of wells of a perturbation")
-    controls: list[str] | None = Field(None, description="treatments that are negative controls; null: the usual ones")
+    controls: Annotated[list[Text], Field(max_length=1000)] | None = Field(
+        None, description="treatments that are negative controls; null: the usual ones"
+    )
     control_fraction: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="share of control wells to keep")
 
 
@@ -31,20 +51,20 @@ class Build(Section):
     """Build shards (`shards.build`) from a layout on disk, or at an fsspec URL, where they are missing."""
 
     layout: Name
-    root: Annotated[str, Field(min_length=1)]
+    root: PathText
     output: YamlPath
-    options: dict[Name, str] = Field({}, description="the layout's own options, as in --option name=value")
+    options: dict[Name, PathText] = Field({}, description="the layout's own options, as in --option name=value")
     curation: Curation | None = None
-    validation_experiments: list[str] | None = Field(None, description="null: a fraction of them, drawn at random")
+    validation_experiments: Experiments | None = Field(None, description="null: a fraction of them, drawn at random")
     validation_fraction: Probability = 0.1
     wells_per_shard: PositiveInt = 64
-    eight_bit: Annotated[str, Field(pattern=r"^(shift|\d+:\d+)$")] | None = Field(
+    eight_bit: Annotated[str, Field(pattern=r"^(shift|\d{1,5}:\d{1,5})$", max_length=16)] | None = Field(
         None, description="16-bit pixels to 8 bits: 'shift' (v >> 8), or LOW:HIGH; null: as stored"
     )
-    codec: str = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
+    codec: Label = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
     chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
-    seed: Count = 0
-    workers: PositiveInt = 2
+    seed: Seed = 0
+    workers: Machines = 2
     on_error: Literal["stop", "quarantine"] = Field(
         "stop", description="on an image that cannot be read: stop, or leave it out and list it"
     )
@@ -54,7 +74,7 @@ class Prepare(Section):
     """What to make before the first cell runs, if it does not exist yet."""
 
     assay: Assay | None = None
-    build: list[Build] = Field([])
+    build: Annotated[list[Build], Field(max_length=100)] = Field([])
 
 
 class Stream(Section):
@@ -74,9 +94,7 @@ class Dataset(Section):
         "random", description="random: crops anywhere; stream: shards from front to back, for object stores"
     )
     stream: Stream = Stream()
-    images: PositiveInt | None = Field(
-        None, description="training images, for planning on a machine without the shards"
-    )
+    images: Images | None = Field(None, description="training images, for planning on a machine without the shards")
 
 
 class Remote(Section):
@@ -84,8 +102,10 @@ class Remote(Section):
 
     cache: YamlPath | None = Field(None, description="folder on each machine's own disk for the shards of a stream")
     cache_gb: PositiveFloat = Field(100.0, description="limit on the size of its files")
-    attempts: PositiveInt = Field(5, description="attempts per request, after pauses that double")
-    seconds: PositiveFloat = Field(60.0, description="time limit of each attempt")
+    attempts: Annotated[int, Field(gt=0, le=1000)] = Field(
+        5, description="attempts per request, after pauses that double"
+    )
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(60.0, description="time limit of each attempt")
     options: dict[str, JsonValue] = Field(
         {}, description="for fsspec's file system, such as an endpoint; put keys into environment variables"
     )

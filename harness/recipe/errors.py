@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.recipe.fields import FieldPath
 from harness.recipe.models import ARM
 from harness.recipe.schema import Recipe
+
+BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
 
 
 class RecipeError(ValueError):
@@ -46,17 +50,43 @@ def explain(loc: FieldPath, error: dict[str, Any]) -> str:
         nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
         return "unknown field; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(fields)}")
     if error["type"] == "union_tag_invalid":
-        return f"unknown kind {error['input'].get('kind')!r}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
+        return (
+            f"unknown kind {shown(error['input'].get('kind'))}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
+        )
     if error["type"] == "missing":
         return "is required and missing"
-    shown = repr(error["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{_lower_first(error['msg'].removeprefix('Value error, '))} (got {shown})"
+    permitted = f"; permitted: {_range_at(loc)}" if error["type"] in OUT_OF_RANGE else ""
+    text = f"{_lower_first(error['msg'].removeprefix('Value error, '))} (got {shown(error['input'], 60)})"
+    return text + permitted
+
+
+def shown(value: object, most: int = 120) -> str:
+    """A value as text for a message: quoted, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Recipe.model_json_schema()
 
 
 def _fields_at(loc: FieldPath) -> list[str]:
     """The field names of the section at `loc`."""
-    schema: dict[str, Any] = Recipe.model_json_schema()
+    schema = _schema()
+    return list(_resolve(_node_at(loc, schema), schema).get("properties", {}))
+
+
+def _range_at(loc: FieldPath) -> str:
+    """The permitted range of the number at `loc`, as in `above 0, at most 1,000`."""
+    node = _node_at(loc, _schema())
+    options = [option for option in (node, *node.get("anyOf", [])) if BOUNDS.keys() & option.keys()]
+    bounds = options[0] if options else {}
+    return ", ".join(f"{word} {bounds[name]:,}" for name, word in BOUNDS.items() if name in bounds)
+
+
+def _node_at(loc: FieldPath, schema: dict[str, Any]) -> dict[str, Any]:
+    """The part of the JSON schema that describes the field at `loc`."""
     node = schema
     for key in loc:
         node = _resolve(node, schema)
@@ -65,9 +95,16 @@ def _fields_at(loc: FieldPath) -> list[str]:
             node = next(arm for arm in arms if key.removeprefix(ARM) in _tags(arm))
         if isinstance(key, str) and _is_arm(key):
             continue
-        named = node.get("properties", {}).get(key) or node.get("items")
-        node = named or next(iter(node.get("patternProperties", {}).values()), {})
-    return list(_resolve(node, schema).get("properties", {}))
+        node = next((inner for option in (node, *node.get("anyOf", [])) if (inner := _inner(option, key))), {})
+    return node
+
+
+def _inner(node: dict[str, Any], key: str | int) -> dict[str, Any] | None:
+    """The schema of one entry of a section, list, or mapping by name."""
+    named: dict[str, Any] | None = node.get("properties", {}).get(key) or node.get("items")
+    if named is None and isinstance(key, int):
+        named = next(iter(node.get("prefixItems", [])[key:]), None)
+    return named or next(iter(node.get("patternProperties", {}).values()), None)
 
 
 def _tags(arm: dict[str, Any]) -> set[str]:
@@ -107,5 +144,5 @@ def _lower_first(text: str) -> str:
 
 
 def dotted(path: FieldPath) -> str:
-    """A path as `train.optimiser.betas` or `grid.models.0`; unprintable characters are escaped."""
-    return ".".join(text if (text := str(key)).isprintable() else ascii(text) for key in path)
+    """A path as `train.optimiser.betas` or `grid.models.0`; unprintable characters are escaped, long names cut."""
+    return ".".join(text if (text := str(key)[:100]).isprintable() else ascii(text) for key in path)

@@ -5,15 +5,27 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from harness.recipe.fields import Count, PerName, Section, SharePerName
+from harness.recipe.fields import (
+    BatchPerName,
+    Machines,
+    NodesPerName,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    SharePerName,
+    Text,
+)
 from harness.recipe.gpus import GPUS, Gpu, gpu_named
 
 GPU_FIELDS = tuple(field.name for field in fields(Gpu) if field.name != "name")
 
-SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@%+=/&|*()\[\]-]+$")]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+# SLURM's own syntax for lists, features and counts; never an option, nor anything that a shell would read.
+SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+/(\[*][A-Za-z0-9_.,:@%+=/&|*()\[\]-]*$", max_length=256)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
+ShellText = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=10_000)]
+Container = Annotated[Text, Field(pattern=r"^[^-\s]\S*$")]
 
 
 class Slurm(Section):
@@ -23,35 +35,35 @@ class Slurm(Section):
     account: SlurmWord | None = None
     qos: SlurmWord | None = None
     constraint: SlurmWord | None = None
-    hours: PositiveFloat = 24.0
-    memory_gb: PositiveInt | None = Field(None, description="per node")
-    signal_seconds: PositiveInt = Field(
+    hours: Annotated[float, Field(gt=0, le=8_784)] = 24.0
+    memory_gb: Machines | None = Field(None, description="per node")
+    signal_seconds: Annotated[int, Field(gt=0, le=86_400)] = Field(
         300, description="how long before the time limit jobs save and requeue; must be enough for a save"
     )
-    attempts: PositiveInt = Field(
+    attempts: Annotated[int, Field(gt=0, le=1_000)] = Field(
         5, description="submissions of a stage with transient failures, until it is held back"
     )
-    container: str | None = Field(None, description="srun --container-image, on clusters that have it")
-    modules: list[SlurmWord] = Field([], description="module load, before anything else")
-    environment: dict[Variable, str] = Field({}, description="variables of the job")
-    setup: list[str] = Field([], description="shell lines before the job's own")
+    container: Container | None = Field(None, description="srun --container-image, on clusters that have it")
+    modules: list[SlurmWord] = Field([], max_length=100, description="module load, before anything else")
+    environment: dict[Variable, ShellText] = Field({}, max_length=100, description="variables of the job")
+    setup: list[ShellText] = Field([], max_length=1_000, description="shell lines before the job's own")
 
 
 class Launch(Section):
     """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity."""
 
     executor: Literal["slurm", "local"] = "slurm"
-    parallel: PositiveInt = Field(64, description="cells that run at the same time")
-    cells_per_job: PositiveInt = Field(1, description="cells that one local process runs one after another")
+    parallel: Machines = Field(64, description="cells that run at the same time")
+    cells_per_job: Machines = Field(1, description="cells that one local process runs one after another")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
     )
-    nodes: PerName = Field(1, description="per model")
-    gpus_per_node: Count = 8
-    cpus_per_task: PositiveInt = 12
-    loader_workers: Count = Field(8, description="threads of a rank that read crops")
-    loader_ahead: PositiveInt | None = Field(
+    nodes: NodesPerName = Field(1, description="per model")
+    gpus_per_node: Annotated[int, Field(ge=0, le=1_024)] = 8
+    cpus_per_task: Machines = 12
+    loader_workers: Annotated[int, Field(ge=0, le=1_024)] = Field(8, description="threads of a rank that read crops")
+    loader_ahead: Machines | None = Field(
         None, description="batches a rank reads ahead; null: two, and as many as keep its threads busy"
     )
     loader_read: Literal["runs", "span"] = Field(
@@ -59,7 +71,7 @@ class Launch(Section):
         description="a crop's bytes in several small reads, or in one of four times the size where reads are expensive",
     )
     loader_open_shards: PositiveInt = Field(256, description="shards a rank keeps open, with two file descriptors each")
-    embed_jobs: PositiveInt = Field(1, description="independent SLURM jobs that share the embedding of a cell's wells")
+    embed_jobs: Machines = Field(1, description="independent SLURM jobs that share the embedding of a cell's wells")
     embed_part_wells: PositiveInt = Field(
         512,
         description="wells of a part, which is embedded, then written: a stop loses less than one part",
@@ -68,7 +80,7 @@ class Launch(Section):
     engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
     )
-    shard_gpus: PositiveInt | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
+    shard_gpus: Machines | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
     checkpoint_keep: PositiveInt = Field(2, description="number of the latest checkpoints kept of a running cell")
     restart_lost: bool = Field(
         False, description="where saved work cannot be loaded, move it aside and start again from step 0"
@@ -77,7 +89,7 @@ class Launch(Section):
     zero_stage: Literal[1, 2, 3] = Field(
         2, description="deepspeed: 1 shards the optimiser, 2 also gradients, 3 also weights"
     )
-    crops_per_gpu_step: PerName | None = Field(
+    crops_per_gpu_step: BatchPerName | None = Field(
         None, description="maximum crops in one forward pass; gradients are accumulated to the global batch; per model"
     )
     recompute: Literal["none", "selective", "full"] = Field(
@@ -91,13 +103,15 @@ class Launch(Section):
 class Hardware(Section):
     """What a plan assumes about the machines. A known GPU type fills in what is null; any other needs all fields."""
 
-    gpu: str = Field("A100-80GB", description="a type of harness/recipe/gpus.py, or any name with the fields below")
+    gpu: Text = Field("A100-80GB", description="a type of harness/recipe/gpus.py, or any name with the fields below")
     peak_tflops: PositiveFloat | None = Field(None, description="dense bf16, per GPU")
     memory_gb: PositiveFloat | None = Field(None, description="per GPU, of 1e9 bytes")
     watts: PositiveFloat | None = Field(None, description="per GPU, under load")
     link_gb_s: PositiveFloat | None = Field(None, description="per GPU and direction, within a node")
     network_gb_s: PositiveFloat | None = Field(None, description="per GPU and direction, between nodes")
-    price_per_hour: Annotated[float, Field(ge=0)] | None = Field(None, description="of one GPU, in any currency")
+    price_per_hour: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="of one GPU, in any currency"
+    )
     mfu: SharePerName = Field(0.3, description="share of the peak that training reaches, by true MAE FLOPs; per model")
     loader_crops_per_core: PositiveFloat = Field(1500.0, description="per second; benchmarks.loader measures it")
 

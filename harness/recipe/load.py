@@ -19,23 +19,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness.recipe.errors import RecipeError, SourceLine, SourceLines, dotted, explain, is_other_arm, message
+from harness.recipe.errors import RecipeError, SourceLine, SourceLines, dotted, explain, is_other_arm, message, shown
 from harness.recipe.fields import FieldPath
 from harness.recipe.old_names import accept_old_names, current_path
 from harness.recipe.schema import Recipe
+from harness.recipe.yaml_text import MAX_DEPTH, parse_value, read_yaml
 
+INDEX = re.compile(r"[0-9]{1,6}")  # of a list
 MAX_ERRORS_SHOWN = 12
-MAX_FIELDS = 20_000
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats: `1e-4` is a number, as anyone who types it expects."""
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -50,9 +42,13 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
     profiles = tree.pop("profiles", None) or {}
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise RecipeError(f"{places[('profiles',)]}: profiles: must map a profile's name to the fields it changes")
+    for name in profiles:
+        if not isinstance(name, str) or not PROFILE.fullmatch(name):
+            place = places.get(("profiles", str(name)), places[("profiles",)])
+            raise RecipeError(f"{place}: profiles: {shown(name)} must be letters, digits, '_', '.' and '-', at most 64")
     if profile not in profiles:
         known = ", ".join(profiles) or "none"
-        raise RecipeError(f"{path}: has no profile {profile!r}; its profiles: {known}")
+        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}")
     notes = accept_old_names(tree, places)
     notes += [note for name in profiles for note in accept_old_names(profiles[name], places, ("profiles", name))]
     for name in sorted(profiles, key=lambda name: name != profile):
@@ -68,67 +64,14 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], SourceLines]:
-    """The file's mapping, and the source line of each of its fields.
-
-    Raises:
-        RecipeError: unreadable, not YAML, not a mapping, or a key given twice.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        tree = loader.construct_document(node) if node is not None else None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(_yaml_message(path, error)) from error
-    if not isinstance(tree, dict) or node is None:
-        raise RecipeError(f"{path}:1: a recipe is a mapping of fields (`name: ...`), this is {_kind(tree)}")
-    try:
-        lines = list(islice(_places(node, str(path), ()), MAX_FIELDS))
-    except RecursionError as error:
-        raise RecipeError(f"{path}: nested too deeply, or an anchor that holds itself") from error
-    if len(lines) == MAX_FIELDS:
-        raise RecipeError(f"{path}: more than {MAX_FIELDS} fields once its anchors are expanded")
-    return tree, dict(lines)
-
-
-def _yaml_message(path: Path, error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-    return f"{place}: not valid YAML: {getattr(error, 'problem', None) or error or type(error).__name__}"
-
-
-def _places(node: yaml.Node, source: str, path: FieldPath) -> Iterator[tuple[FieldPath, SourceLine]]:
-    yield path, SourceLine(source, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise RecipeError(
-                    f"{source}:{line}: {dotted((*path, key.value))}: given twice (also line {seen[key.value]})"
-                )
-            seen[key.value] = line
-            yield from _places(value, source, (*path, key.value))
-            yield (*path, key.value), SourceLine(source, line)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield from _places(value, source, (*path, i))
-
-
 def _with_profile(
     tree: dict[str, Any], places: SourceLines, name: str, changes: dict[str, Any]
 ) -> tuple[dict[str, Any], SourceLines]:
     """`changes` laid over `tree`: mappings merge, everything else is replaced."""
     changed = {p[2:]: place for p, place in places.items() if p[:2] == ("profiles", name) and len(p) > 2}
     kept = {p: place for p, place in places.items() if p[:1] != ("profiles",)}
-    for path in changed:
-        if not isinstance(_at(changes, path), dict):
-            _forget_below(kept, path)
+    replaced = {path for path in changed if not isinstance(_at(changes, path), dict)}
+    kept = {p: place for p, place in kept.items() if not any(p[:n] in replaced for n in range(1, len(p)))}
     return _merged(deepcopy(tree), changes), kept | changed
 
 
@@ -153,29 +96,26 @@ def _merged(base: Any, change: Any) -> Any:  # noqa: ANN401  (any YAML value)
 def _apply_override(tree: dict[str, Any], places: SourceLines, override: str) -> list[str]:
     """Set the field that an override names; return a note if it names it by an old name."""
     dotted_path, equals, text = override.partition("=")
-    if not equals or not dotted_path:
-        raise RecipeError(f"argument {override!r}: an override is written field.path=value, as in train.epochs=2")
-    try:
-        value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"argument {override!r}: its value is not valid YAML: {error}") from error
-    path, note = current_path(tuple(int(k) if k.isdigit() else k for k in dotted_path.split(".")))
+    source = SourceLine(f"argument {shown(override)}")
+    if not equals or not dotted_path or dotted_path.count(".") >= MAX_DEPTH:
+        raise RecipeError(f"{source}: an override is written field.path=value, as in train.epochs=2")
+    value = parse_value(text, str(source))
+    path, note = current_path(tuple(int(k) if INDEX.fullmatch(k) else k for k in dotted_path.split(".")))
     *parents, last = path
     holder: Any = tree
     for depth, key in enumerate(parents):
-        holder = _step_into(holder, key, override, dotted((*parents[: depth + 1],)))
+        holder = _step_into(holder, key, source, dotted((*parents[: depth + 1],)))
     if isinstance(holder, list) and not (isinstance(last, int) and last < len(holder)):
-        raise RecipeError(f"argument {override!r}: {dotted(tuple(parents))} is a list of {len(holder)}")
+        raise RecipeError(f"{source}: {dotted(tuple(parents))} is a list of {len(holder)}")
     holder[last] = value
-    source = SourceLine(f"argument {override!r}")
     _forget_below(places, (*parents, last))
     places[(*parents, last)] = source
     for depth in range(1, len(parents) + 1):
         places.setdefault((*parents[:depth],), source)
-    return [] if note is None else [f"argument {override!r}: {note}"]
+    return [] if note is None else [f"{source}: {note}"]
 
 
-def _step_into(holder: Any, key: str | int, override: str, path: str) -> Any:  # noqa: ANN401
+def _step_into(holder: Any, key: str | int, source: SourceLine, path: str) -> Any:  # noqa: ANN401
     if isinstance(holder, list) and isinstance(key, int) and key < len(holder):
         inner = holder[key]
     elif isinstance(holder, dict):
@@ -183,9 +123,9 @@ def _step_into(holder: Any, key: str | int, override: str, path: str) -> Any:  #
         if inner is None:
             inner = holder[key] = {}
     else:
-        raise RecipeError(f"argument {override!r}: {path} does not exist")
+        raise RecipeError(f"{source}: {path} does not exist")
     if not isinstance(inner, dict | list):
-        raise RecipeError(f"argument {override!r}: {path} is a value ({inner!r}), not a section")
+        raise RecipeError(f"{source}: {path} is a value ({shown(inner)}), not a section")
     return inner
 
 
@@ -194,20 +134,19 @@ def _validated(tree: dict[str, Any], places: SourceLines, path: Path, context: s
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         relevant: list[dict[str, Any]] = [dict(e) for e in error.errors() if not is_other_arm(dict(e))]
-        messages = [message(e["loc"], explain(e["loc"], e), places, path) for e in relevant]
+        wrong: Iterator[tuple[FieldPath, str]] = ((e["loc"], explain(e["loc"], e)) for e in relevant)
+        count = len(relevant)
     except RecursionError as error:
         raise RecipeError(f"{path}: nested too deeply") from error
     else:
-        messages = [message(loc, text, places, path) for loc, text in recipe.inconsistencies()]
-        if not messages:
+        inconsistencies = recipe.inconsistencies()
+        if not inconsistencies:
             return recipe
-    messages = list(dict.fromkeys(messages))
-    more = [f"... and {len(messages) - MAX_ERRORS_SHOWN} more"] if len(messages) > MAX_ERRORS_SHOWN else []
-    raise RecipeError("\n".join([f"recipe refused ({context}):", *messages[:MAX_ERRORS_SHOWN], *more]))
-
-
-def _kind(value: object) -> str:
-    return "empty" if value is None else f"a {type(value).__name__}"
+        wrong, count = iter(inconsistencies), len(inconsistencies)
+    # Only those that are shown are written out: a message takes milliseconds, and there may be thousands.
+    messages = list(dict.fromkeys(message(loc, text, places, path) for loc, text in islice(wrong, MAX_ERRORS_SHOWN)))
+    more = [f"... and {count - MAX_ERRORS_SHOWN} more"] if count > MAX_ERRORS_SHOWN else []
+    raise RecipeError("\n".join([f"recipe refused ({context}):", *messages, *more]))
 
 
 def to_yaml(recipe: BaseModel) -> str:

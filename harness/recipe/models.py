@@ -10,11 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from analysis.compute.flops import VitMae
 from analysis.compute.systems import DenseNet161, MuNetCost
-from harness.recipe.fields import Count, Name, Probability, Section, YamlPath, at_default
+from harness.recipe.fields import (
+    Count,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    Text,
+    YamlPath,
+    at_default,
+)
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -44,7 +54,7 @@ class Mae(Section):
     decoder_heads: PositiveInt = VitMae.decoder_heads
     layer_scale: PositiveFloat = 1e-4
     qk_norm: bool = True
-    position_temperature: Annotated[float, Field(gt=1)] = Field(
+    position_temperature: Annotated[float, Field(gt=1, le=1e9)] = Field(
         10_000.0, description="longest wavelength of the fixed positions, in 2 pi patches"
     )
     qkv_bias: Literal[False] = False
@@ -133,8 +143,8 @@ class MuNetSection(NetworkSection):
     """A masked U-net (supplement A.2.2); `docs/models.md` says which of it is published and which is our reading."""
 
     kind: Literal["mu_net"]
-    size: str = Field("MU-net", description="the model's name in figures")
-    widths: Annotated[list[PositiveInt], Field(min_length=2)] = Field(
+    size: Text = Field("MU-net", description="the model's name in figures")
+    widths: Annotated[list[PositiveInt], Field(min_length=2, max_length=16)] = Field(
         list(MuNetCost.widths), description="channels of each scale; each is half as large as the one before"
     )
     blocks: PositiveInt = Field(
@@ -158,9 +168,9 @@ class ChannelAgnosticSection(VitSection):
 
     mae_fields: ClassVar[frozenset[str]] = frozenset(Mae.model_fields) - {"fourier_mode"}
     kind: Literal["channel_agnostic"]
-    size: str = Field("CA-MAE", description="the model's name in figures")
+    size: Text = Field("CA-MAE", description="the model's name in figures")
     fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; 0.01 for the '+' models")
-    train_channels: list[Count] | None = Field(
+    train_channels: Annotated[list[Count], Field(max_length=1000)] | None = Field(
         None, description="numbers of the channels to train on; null: all. Embedding takes all of its shards' channels"
     )
 
@@ -196,17 +206,19 @@ class DenseNetSection(NetworkSection):
     is_classifier: ClassVar[bool] = True
     newer: ClassVar[frozenset[str]] = frozenset({"growth", "layers"})
     kind: Literal["densenet"]
-    size: str = Field("DenseNet-161", description="the model's name in figures")
+    size: Text = Field("DenseNet-161", description="the model's name in figures")
     adaptive: bool = Field(False, description="AdaBN: batches and statistics of one plate; else sampling by label")
-    group: Annotated[int, Field(ge=2)] = Field(16, description="crops of a sub-batch of the normalisation (GhostBN)")
+    group: Annotated[int, Field(ge=2, le=65_536)] = Field(
+        16, description="crops of a sub-batch of the normalisation (GhostBN)"
+    )
     embedding: PositiveInt | None = Field(None, description="width of a linear layer after the 2,208 features")
     growth: PositiveInt = Field(
         DenseNet161.growth, description="features that a layer adds; the first convolution has twice as many"
     )
-    layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
+    layers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
         DenseNet161.layers, description="layers of each dense block"
     )
-    label: str = Field("treatment", description="column of the wells that names the classes")
+    label: Text = Field("treatment", description="column of the wells that names the classes")
     weights: Weights | None = Field(None, description="to begin with: ImageNet's, from disk; null: random")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
@@ -220,8 +232,8 @@ class VitClassifierSection(VitSection):
     mae_fields: ClassVar[frozenset[str]] = CROPS | ENCODER
     is_classifier: ClassVar[bool] = True
     kind: Literal["vit_classifier"]
-    size: str = Field("ViT-WSL", description="the model's name in figures")
-    label: str = Field("treatment", description="column of the wells that names the classes")
+    size: Text = Field("ViT-WSL", description="the model's name in figures")
+    label: Text = Field("treatment", description="column of the wells that names the classes")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""
@@ -239,7 +251,7 @@ class ImagenetSection(NetworkSection):
 
     baseline_for: ClassVar[str | None] = "embed"
     kind: Literal["imagenet"]
-    size: str = Field("ImageNet ViT-L/16", description="the model's name in figures")
+    size: Text = Field("ImageNet ViT-L/16", description="the model's name in figures")
     width: PositiveInt = 1024
     depth: PositiveInt = 24
     heads: PositiveInt = 16
@@ -260,7 +272,7 @@ class ProfilesSection(Section):
     is_classifier: ClassVar[bool] = False
     baseline_for: ClassVar[str | None] = "evaluate"
     kind: Literal["profiles"]
-    tables: Annotated[list[YamlPath], Field(min_length=1)] = Field(
+    tables: Annotated[list[YamlPath], Field(min_length=1, max_length=1000)] = Field(
         description="wells and their features, one file after another: .csv, .csv.gz, .tsv or .parquet"
     )
 

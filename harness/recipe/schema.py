@@ -10,25 +10,36 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, JsonValue, PositiveInt, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
 
-from harness.recipe.data import Dataset, Prepare, Remote
+from harness.recipe.data import Dataset, Experiments, Prepare, Remote
 from harness.recipe.fields import (
+    MOST_NAMES,
+    Batch,
+    BatchPerName,
     Count,
     Entries,
+    EpochsPerName,
     FieldPath,
+    Images,
+    Label,
     Name,
     Pair,
-    PerName,
+    PositiveInt,
     Probability,
     RatePerName,
     Section,
+    Seed,
     ShardPlace,
+    Text,
     YamlPath,
+    unusable_by_slurm,
     without_nulls,
 )
 from harness.recipe.launch import Hardware, Launch
 from harness.recipe.models import ARM, Mae, Model, Pool
+
+MOST_CELLS = 20_000
 
 
 class Optimiser(Section):
@@ -37,7 +48,7 @@ class Optimiser(Section):
     name: Literal["lion", "adamw", "sgd"] = "lion"
     betas: Pair = (0.9, 0.95)
     momentum: Probability = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
 
     def identity(self) -> dict[str, JsonValue]:
         """The fields that this optimiser uses, as JSON."""
@@ -58,7 +69,7 @@ class Schedule(Section):
 
 class EarlyStopping(Section):
     patience: PositiveInt = Field(5, description="validations without improvement before training stops")
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    min_delta: Annotated[float, Field(ge=0, le=1e9)] = 0.0
 
 
 def _is_by_dataset(value: object) -> bool:
@@ -81,8 +92,8 @@ EarlyStoppingPerDataset = Annotated[
 
 
 class Train(Section):
-    epochs: PerName = Field(50, description="passes over the dataset, one crop per image each; per dataset")
-    batch: PerName = Field(4096, description="global batch in crops; per dataset")
+    epochs: EpochsPerName = Field(50, description="passes over the dataset, one crop per image each; per dataset")
+    batch: BatchPerName = Field(4096, description="global batch in crops; per dataset")
     learning_rate: RatePerName = Field(1e-4, description="peak; per model")
     optimiser: Optimiser = Optimiser()
     optimisers: Annotated[dict[Name, Optimiser], Entries] = Field(
@@ -94,7 +105,7 @@ class Train(Section):
     )
     precision: Literal["fp32", "bf16"] = "bf16"
     validations: PositiveInt = Field(50, description="validations over a run, evenly spaced, the last at its end")
-    validation_wells: PositiveInt = Field(16384, description="at most this many wells of unseen experiments")
+    validation_wells: Images = Field(16384, description="at most this many wells of unseen experiments")
     validation_view: Literal["centre", "tiles"] = Field(
         "centre", description="a well's centre crop, as in A.3, or all of its tiles where there are few wells"
     )
@@ -104,7 +115,7 @@ class Train(Section):
     spike: Literal["report", "stop", "skip"] = Field(
         "report", description="what to do with a step whose loss jumps; report: apply it, and say so in the log"
     )
-    spike_factor: Annotated[float, Field(gt=1)] = Field(
+    spike_factor: Annotated[float, Field(gt=1, le=1e9)] = Field(
         3.0, description="a jump is a loss above this many times its running mean over some 100 steps"
     )
     skip_limit: Count = Field(10, description="more updates left out than this end the run")
@@ -118,10 +129,10 @@ class Exclude(Section):
 class Grid(Section):
     """The product of models, datasets and seeds, less what is excluded, plus the baselines."""
 
-    models: Annotated[list[Name], Field(min_length=1)]
-    datasets: Annotated[list[Name], Field(min_length=1)]
-    seeds: list[Count] = Field([0], min_length=1)
-    exclude: list[Exclude] = Field([])
+    models: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)]
+    datasets: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)]
+    seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
+    exclude: list[Exclude] = Field([], max_length=10_000)
     untrained: bool = True
     pixel_statistics: bool = True
 
@@ -130,19 +141,19 @@ class Embed(Section):
     """Which wells to embed; each is tiled and its tiles' embeddings averaged (supplement A.3)."""
 
     shards: ShardPlace
-    experiments: list[str] | None = Field(None, description="null: every experiment of the shards")
+    experiments: Experiments | None = Field(None, description="null: every experiment of the shards")
     pool: Pool = Field(
         "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
     )
     block: PositiveInt | None = Field(
         None, description="take the features after this many of a vision transformer's blocks; null: after the last"
     )
-    batch: PositiveInt | None = Field(None, description="tiles in a forward pass; null: 256, on a CPU 8 of 256 pixels")
+    batch: Batch | None = Field(None, description="tiles in a forward pass; null: 256, on a CPU 8 of 256 pixels")
 
 
 class Control(Section):
-    column: str
-    value: str
+    column: Text
+    value: Text
 
 
 class Evaluate(Section):
@@ -150,10 +161,10 @@ class Evaluate(Section):
 
     protocol: Literal["current", "legacy"] = Field("current", description="which null ranks the known pairs")
     correction: Literal["tvn", "centre_scale", "pca_centre_scale", "none"] = "tvn"
-    batch_column: str = "experiment"
+    batch_column: Text = "experiment"
     control: Control = Control(column="treatment", value="EMPTY_control")
-    gene_column: str = "gene"
-    relationships: Annotated[dict[str, YamlPath], Entries, Field(min_length=1)]
+    gene_column: Text = "gene"
+    relationships: Annotated[dict[Label, YamlPath], Entries, Field(min_length=1, max_length=MOST_NAMES)]
     tails: Pair = (0.05, 0.95)
     bootstrap: PositiveInt = 1000
 
@@ -179,9 +190,9 @@ class Recipe(Section):
     name: Name
     output: YamlPath
     prepare: Prepare = Prepare()
-    datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1)]
+    datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1, max_length=MOST_NAMES)]
     remote: Remote = Remote()
-    models: Annotated[dict[Name, Model], Entries, Field(min_length=1)]
+    models: Annotated[dict[Name, Model], Entries, Field(min_length=1, max_length=MOST_NAMES)]
     mae: Mae = Mae()
     train: Train = Train()
     grid: Grid
@@ -203,7 +214,17 @@ class Recipe(Section):
 
     def inconsistencies(self) -> list[tuple[FieldPath, str]]:
         """Fields that are valid alone and do not fit together: (field path, message)."""
-        return [*self._unknown_names(), *self._uncovered(), *self._misfits()]
+        return [*self._unknown_names(), *self._uncovered(), *self._misfits(), *self._too_many(), *self._for_slurm()]
+
+    def _too_many(self) -> list[tuple[FieldPath, str]]:
+        grid = self.grid
+        count = len(grid.models) * (len(grid.datasets) + grid.untrained) * len(grid.seeds)
+        text = f"models × datasets × seeds are up to {count:,} cells; permitted: at most {MOST_CELLS:,}"
+        return [(("grid",), text)] if count > MOST_CELLS else []
+
+    def _for_slurm(self) -> list[tuple[FieldPath, str]]:
+        problem = unusable_by_slurm(self.output) if self.launch.executor == "slurm" else None
+        return [(("output",), problem)] if problem else []
 
     def _unknown_names(self) -> list[tuple[FieldPath, str]]:
         uses: list[tuple[FieldPath, str, dict[str, Any]]] = []

@@ -25,6 +25,7 @@ from harness.launch.slurm.job_states import JobState, states
 from harness.launch.slurm.options import arguments, field_of, parameters
 from harness.launch.slurm.submissions import Key, Submissions, Submitted, SubmittedArray
 from harness.plan.resources import Resources, stage_resources
+from harness.recipe.fields import unusable_by_slurm
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork
 from harness.stages.tasks import read_task
@@ -73,7 +74,11 @@ def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, fo
 
 
 def _check_requests(recipe: Recipe, chains: Sequence[JobChain]) -> None:
-    """Raise SlurmError if the cluster would refuse the resources or the time limit of any job of these chains."""
+    """Raise SlurmError if the cluster would refuse the resources or the time limit of any job of these chains, or could
+    not use the paths of their logs."""
+    unusable = unusable_by_slurm(recipe.output.resolve())
+    if unusable:
+        raise SlurmError(f"output: {unusable}; nothing was submitted")
     requests = {_resources(recipe, chain.cell, tasks[0]) for chain in chains for tasks in chain.tasks}
     slurm = recipe.launch.slurm
     longest = commands.longest_minutes(slurm.partition) if requests else math.inf

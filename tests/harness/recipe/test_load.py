@@ -5,6 +5,7 @@ Covers `load`, `errors`, `fields`, `schema`, `data`, `launch` and `models`.
 
 import json
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,110 @@ def test_yaml_reads_exponents_as_people_write_them(tmp_path: Path) -> None:
     assert yaml.safe_load("1e-4") == "1e-4"  # the trap that the loader closes
     recipe = load(write(tmp_path, MINIMAL), "laptop", ["train.learning_rate=1e-4"])
     assert recipe.train.learning_rate == 1e-4
+
+
+# One value for each kind of number, list and text that no study has: what is given, and what the message must say.
+OUT_OF_BOUNDS = [
+    ("train.batch=1000000000000000", "train.batch: ", "above 0, at most 16,777,216"),
+    ("train.batch={all: 1000000000000000}", "train.batch.all: ", "above 0, at most 16,777,216"),
+    ("train.batch=-1", "train.batch: ", "above 0, at most 16,777,216"),
+    ("train.epochs=1000000000000", "train.epochs: ", "above 0, at most 1,000,000"),
+    ("train.learning_rate=1e300", "train.learning_rate: ", "above 0, at most 1,000"),
+    ("train.learning_rate=1e400", "train.learning_rate: ", "finite"),
+    ("train.learning_rate=.inf", "train.learning_rate: ", "finite"),
+    ("train.optimiser.betas=[0.9, 7]", "train.optimiser.betas.1: ", "at least 0, below 1"),
+    ("train.optimiser.weight_decay=1e99", "train.optimiser.weight_decay: ", "at least 0, at most 1,000"),
+    ("models.vit_s16.width=4000000000000", "models.vit_s16.width: ", "above 0, at most 1,000,000"),
+    ("models.vit_s16.depth=1000000000", "models.vit_s16.depth: ", "above 0, at most 1,000,000"),
+    ("mae.channels=1000000000", "mae.channels: ", "at most 1,000,000"),
+    ("mae.position_temperature=1e200", "mae.position_temperature: ", "above 1, at most"),
+    ("datasets.all.images=99999999999999999", "datasets.all.images: ", "at most 1,000,000,000,000"),
+    ("grid.seeds=[99999999999]", "grid.seeds.0: ", "at least 0, at most 4,294,967,295"),
+    ("launch.loader_workers=1000000000", "launch.loader_workers: ", "at least 0, at most 1,024"),
+    ("launch.nodes={vit_s16: 1000000000}", "launch.nodes.vit_s16: ", "above 0, at most 100,000"),
+    ("launch.slurm.hours=1e30", "launch.slurm.hours: ", "above 0, at most 8,784"),
+    ("remote.options={a: .nan}", "remote.options", "finite"),
+    ("remote.options={a: [{b: 1e400}]}", "remote.options", "finite"),
+    ("prepare.assay={output: x, options: {plates: 1e300}}", "prepare.assay.options.plates: ", "at most"),
+    ("name=" + "a" * 300, "name: ", "at most 64 characters"),
+    ("output=" + "a" * 300, "output: ", "is longer than a path can be"),
+    ("output=" + "a/" * 3000, "output: ", "is longer than a path can be"),
+    ("output=", "output: ", "valid"),
+    ("output=''", "output: ", "should be a path"),
+    ("embed={shards: '" + "x" * 20_000 + "'}", "embed.shards: ", "is longer than a path can be"),
+    ('embed={shards: "s3://b/a\\nb"}', "embed.shards: ", "control character '\\n'"),
+    ("hardware.gpu='" + "x" * 20_000 + "'", "hardware.gpu: ", "at most 256 characters"),
+    ("launch.slurm.setup=['" + "x" * 20_000 + "']", "launch.slurm.setup.0: ", "at most 10000 characters"),
+    ("models.vit_s16.width=true", "models.vit_s16.width: ", "valid integer"),
+]
+
+
+@pytest.mark.parametrize(("override", "field", "permitted"), OUT_OF_BOUNDS, ids=[o[:60] for o, _, _ in OUT_OF_BOUNDS])
+def test_a_value_out_of_bounds_is_refused_with_field_and_range(
+    tmp_path: Path, override: str, field: str, permitted: str
+) -> None:
+    message = refusal(write(tmp_path, MINIMAL), override)
+    assert field in message
+    assert permitted in message
+    assert len(message) < 800
+
+
+def test_a_value_out_of_bounds_in_another_profile_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "  other:\n    train:\n      batch: 1000000000000000\n")
+    message = refusal(path)
+    assert f"{path}:13: train.batch: input should be less than or equal to 16777216" in message
+    assert "permitted: above 0, at most 16,777,216" in message
+
+
+def test_a_grid_of_too_many_cells_is_refused(tmp_path: Path) -> None:
+    """40 models on 40 datasets and without one, each with 100 seeds: 40 × 41 × 100 cells."""
+    path = write(tmp_path, MINIMAL)
+    model = "{size: S, width: 48, depth: 2, heads: 3, patch: 16}"
+    models = "models={" + ", ".join(f"m{i}: {model}" for i in range(40)) + "}"
+    datasets = "datasets={" + ", ".join(f"d{i}: {{shards: x}}" for i in range(40)) + "}"
+    grid = (
+        f"grid={{models: [{', '.join(f'm{i}' for i in range(40))}], datasets: [{', '.join(f'd{i}' for i in range(40))}]"
+    )
+    assert "up to 164,000 cells; permitted: at most 20,000" in refusal(
+        path, models, datasets, f"{grid}, seeds: {list(range(100))}}}"
+    )
+    assert len(load(path, "laptop", [models, datasets, f"{grid}, seeds: {list(range(10))}}}"]).grid.seeds) == 10
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "a\\nb", "-rf", "a b", "", "x" * 300, "a\\0b", "é", "a.b"])
+@pytest.mark.parametrize("field", ["models", "datasets"])
+def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, field: str, name: str) -> None:
+    assert field in refusal(write(tmp_path, MINIMAL), f'{field}={{"{name}": {{}}}}')
+
+
+@pytest.mark.parametrize("name", ["'a b'", "'-x'", '"a\\nb"', "7", "'../x'", "x" * 300])
+def test_a_profile_of_another_name_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, MINIMAL + (f"  {name}: {{}}\n" if len(name) < 100 else f"  ? {name}\n  : {{}}\n"))
+    assert f"{path}:11: profiles: " in refusal(path)
+
+
+@pytest.mark.parametrize("path", ["²=3", "grid.models.²=x", "grid.models." + "9" * 5000 + "=x", "a." * 5000 + "b=1"])
+def test_an_odd_path_of_an_override_is_refused(tmp_path: Path, path: str) -> None:
+    message = refusal(write(tmp_path, MINIMAL), path)
+    assert message.startswith(("argument", "recipe refused"))
+    assert len(message) < 1000
+
+
+def unbounded(schema: object, path: str = "") -> Iterator[str]:
+    """The numbers, lists and texts of a JSON schema that have no upper bound."""
+    if isinstance(schema, list):
+        for i, inner in enumerate(schema):
+            yield from unbounded(inner, f"{path}/{i}")
+    if not isinstance(schema, dict):
+        return
+    upper = {"integer": "maximum", "number": "maximum", "array": "maxItems", "string": "maxLength"}
+    bound = upper.get(str(schema.get("type")))
+    if bound and not {bound, "exclusiveMaximum", "const", "enum"} & schema.keys() and schema.get("format") != "path":
+        yield path
+    for key, inner in schema.items():
+        yield from unbounded(inner, f"{path}/{key}")
+
+
+def test_every_number_list_and_text_of_a_recipe_is_bounded() -> None:
+    """Paths are bounded by a check of their own, as what counts are bytes; the profiles are recipes again."""
+    assert list(unbounded(json_schema())) == []
