@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.shard_sets import manifest_of
+from harness.data.channels import CHANNELS, learned_channels
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, find_cell
 from harness.recipe.errors import RecipeError
@@ -26,7 +26,8 @@ from harness.storage import ledger
 from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
-    from harness.models.encoder_file import SelfStandardise, load_encoder, load_transform
+    from harness.models.encoder_file import load_encoder, load_transform
+    from harness.models.layers.self_standardise import SelfStandardise
 
 ENCODER, RECIPE, CARD = "encoder.safetensors", "recipe.yaml", "README.md"
 __all__ = ["SelfStandardise", "export_cell", "find_cell", "load_encoder", "load_transform", "main"]
@@ -79,7 +80,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
     notes = {"cell": cell.id, "fingerprint": row.fingerprint, "recipe": recipe.name}
     channels = _channels(recipe, cell)
     if channels:
-        notes["channels"] = json.dumps(channels)
+        notes[CHANNELS] = json.dumps(channels)
     evaluated_blocks = (recipe.embed.block if recipe.embed else None) or config.depth
     weights, blocks = _encoder_weights(recipe, cell), block or evaluated_blocks
     evaluated = _checked_row(recipe, cell, "evaluate") if blocks == evaluated_blocks else None
@@ -117,9 +118,12 @@ def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[P
     model = build(cell.architecture)
     assert isinstance(model, ChannelAgnosticMae)
     load_weights(cell_folder(recipe, cell) / WEIGHTS, model)
+    channels = _channels(recipe, cell)
+    notes = {"cell": cell.id, "recipe": recipe.name, CHANNELS: json.dumps(channels)}
+    notes["trained_channels"] = json.dumps([channels[number] for number in model.config.learned] if channels else [])
     paths = [output / "model.safetensors", output / "model.pt"]
     for path in paths:
-        save_openphenom(path, model, {"cell": cell.id, "recipe": recipe.name})
+        save_openphenom(path, model, notes)
     write_atomic(output / RECIPE, lambda file: file.write(to_yaml(recipe).encode()))
     return [*paths, output / RECIPE]
 
@@ -141,13 +145,12 @@ def _encoder_weights(recipe: Recipe, cell: Cell) -> dict[str, Any]:
 
 
 def _channels(recipe: Recipe, cell: Cell) -> list[str]:
-    """Return the names of the image channels in the model's order; empty if the shards cannot be read."""
-    if cell.dataset is None:
-        return []
-    try:
-        return [str(name) for name in manifest_of(recipe, recipe.datasets[cell.dataset].shards)["channels"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    """Return the names of the image channels in the model's order; empty for initial weights, which have none.
+
+    Raises:
+        ChannelError: weights of an earlier version do not say them, and their training set cannot be read.
+    """
+    return list(learned_channels(recipe, cell, cell_folder(recipe, cell)) or ())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,6 +39,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     Raises:
         ValueError: the cell's network is not a masked autoencoder with ViT blocks, or the recipe has no `embed`.
     """
+    from harness.data.channels import embedding_channels
     from harness.data.shard_sets import open_shards
     from harness.data.wells import evaluation_wells
     from harness.distributed.preemption import StopFlag
@@ -61,7 +62,11 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     wells = evaluation_wells(shards, recipe.embed.experiments)
     encoder = EveryBlock(model).to(ranks.device).eval()
     reading = TileReading.of(recipe, model.config.crop, ranks.device)
-    features = embed_wells(encoder, cell, shards, wells, reading, ranks, recipe.train.precision, StopFlag())
+    channels, precision = (
+        embedding_channels(recipe, cell, cell_folder(recipe, cell), shards.manifest.channels),
+        recipe.train.precision,
+    )
+    features = embed_wells(encoder, cell, shards, wells, channels, reading, ranks, precision, StopFlag())
     return shards.wells.loc[wells], features.reshape(len(wells), model.config.depth, -1).transpose(1, 0, 2)
 
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
+from harness.data.channels import ChannelOrder
 from harness.data.labels import plates
 from harness.data.to_device import to_model_input
 from harness.data.wells import Wells
@@ -35,8 +36,9 @@ def by_plate(network: Network, shards: ShardSet, wells: Wells) -> list[Wells]:
 
 
 def adapted(
-    network: Network, cell: Cell, shards: ShardSet, wells: Wells, ranks: Ranks, precision: torch.autocast
-) -> AbstractContextManager[None]:
+    network: Network, cell: Cell, shards: ShardSet, wells: Wells, channels: ChannelOrder, ranks: Ranks,
+    precision: torch.autocast,
+) -> AbstractContextManager[None]:  # fmt: skip
     """Inside, a network in eval mode that adapts to plates uses the statistics of the plate of `wells`.
 
     All ranks must enter together. For other networks nothing happens.
@@ -47,7 +49,7 @@ def adapted(
     def run() -> None:
         for batch in _centres(network, shards, wells):
             with precision:
-                network.embed(to_model_input(batch, cell, ranks))
+                network.embed(to_model_input(batch, cell, ranks, channels))
 
     return plate_statistics(network, run)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from harness.data.channels import ChannelOrder
 from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell
 from shards.loader.read_ahead import Batch
@@ -36,10 +37,14 @@ class StepInput:
         return StepInput(_each(self.batch, lambda tensor: tensor[first:last]), self.noise[first:last], labels)
 
 
-def to_model_input(images: Tensor, cell: Cell, ranks: Ranks) -> Tensor:
-    """Pixels (B, C, S, S) as stored in the shards, on the device and self-standardised."""
+def to_model_input(images: Tensor, cell: Cell, ranks: Ranks, channels: ChannelOrder) -> Tensor:
+    """Pixels as stored in the shards → (B, C, S, S) on the device, the network's channels in its order, and
+    self-standardised."""
     assert cell.architecture is not None
-    return self_standardise(images.to(ranks.device, non_blocking=True), cell.architecture.mae.value_range)
+    pixels = images.to(ranks.device, non_blocking=True)
+    if channels.positions is not None:
+        pixels = pixels[:, list(channels.positions)]
+    return self_standardise(pixels, cell.architecture.mae.value_range)
 
 
 def prefetch_to_device(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from harness.data.channels import learned_channels
 from harness.data.labels import class_count
 from harness.data.wells import Wells
 from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
@@ -57,7 +58,8 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
             counts = join_parts(embedding) or counts
         ranks.wait()
     speed = round(embedded / seconds, 1) if seconds and cell.kind != "pixel_statistics" else None
-    return {"kind": cell.kind, **counts, "ranks": ranks.world, "crops_per_second": speed}
+    channels = list(embedding.channels.names)
+    return {"kind": cell.kind, **counts, "channels": channels, "ranks": ranks.world, "crops_per_second": speed}
 
 
 def _embed_parts(embedding: Embedding, numbers: Iterable[int], encode: Encode, ranks: Ranks) -> float:
@@ -84,6 +86,8 @@ def _provenance(embedding: Embedding) -> dict[str, Any]:
         "stage_fingerprint": embedding.stage.fingerprint,
         "weights_sha256": embedding.weights_sha256,
         "shards": str(options.shards),
+        "channels": embedding.channels.names,
+        "trained_channels": learned_channels(recipe, cell, embedding.stage.folder),
         "pool": options.pool,
         "block": options.block,
         "crop": recipe.mae.crop,
@@ -108,11 +112,11 @@ def _encoder(embedding: Embedding, ranks: Ranks, stop: StopFlag, share: JobShare
         load_weights(folder / WEIGHTS, model)
     model.eval()
     if ranks.is_first and share.number == 0 and cell.kind == "trained" and isinstance(model, Inpainter):
-        save_reconstructions(folder / RECONSTRUCTIONS, model, cell, shards, ranks)
+        save_reconstructions(folder / RECONSTRUCTIONS, model, embedding, ranks)
     if options.block is not None:
         keep_blocks(model, options.block)
     reading = TileReading.of(recipe, model.config.crop, ranks.device)
-    return lambda wells: embed_wells(model, cell, shards, wells, reading, ranks, precision, stop)
+    return lambda wells: embed_wells(model, cell, shards, wells, embedding.channels, reading, ranks, precision, stop)
 
 
 def keep_blocks(model: Network, count: int) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.data.channels import ChannelOrder, embedding_channels
 from harness.data.shard_sets import open_shards
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS
 from harness.grid.cells import weights_path
@@ -82,6 +83,7 @@ class Embedding:
 
     stage: StageRun
     shards: ShardSet
+    channels: ChannelOrder  # of the network, in these shards
     parts: Parts
     weights_sha256: str | None  # None for a cell without weights
 
@@ -92,16 +94,21 @@ class Embedding:
 
 
 def open_embedding(stage: StageRun) -> Embedding:
-    """Open what a cell embeds, once for all that follows."""
+    """Open what a cell embeds, once for all that follows.
+
+    Raises:
+        ChannelError: the shards' channels are not those of the cell's network.
+    """
     from harness.data.wells import evaluation_wells
 
     recipe = stage.recipe
     assert recipe.embed is not None
     shards = open_shards(recipe, recipe.embed.shards)
+    channels = embedding_channels(recipe, stage.cell, stage.folder, shards.manifest.channels)
     wells = evaluation_wells(shards, recipe.embed.experiments)
     size, digest = recipe.launch.embed_part_wells, _weights_digest(stage)
     name = hashlib.sha256(json.dumps([stage.fingerprint, digest, size]).encode()).hexdigest()[:16]
-    return Embedding(stage, shards, Parts(stage.folder / f"{FOLDER}{name}", wells, size), digest)
+    return Embedding(stage, shards, channels, Parts(stage.folder / f"{FOLDER}{name}", wells, size), digest)
 
 
 def _weights_digest(stage: StageRun) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harness.data.channels import ChannelOrder
 from harness.data.plate_statistics import adapted, by_plate
 from harness.data.to_device import prefetch_to_device, to_model_input
 from harness.data.wells import Wells
@@ -45,18 +46,18 @@ class TileReading:
 
 @torch.inference_mode()
 def embed_wells(
-    model: Network, cell: Cell, shards: ShardSet, wells: Wells, reading: TileReading, ranks: Ranks, precision: str,
-    stop: StopFlag,
+    model: Network, cell: Cell, shards: ShardSet, wells: Wells, channels: ChannelOrder, reading: TileReading,
+    ranks: Ranks, precision: str, stop: StopFlag,
 ) -> Features:  # fmt: skip
     """Mean embedding of each well's tiles, (W, D), in the order of `wells`; ranks share the work."""
     place = {int(well): i for i, well in enumerate(wells)}
     sums = torch.zeros(len(wells), model.config.embedding_width, dtype=torch.float64, device=ranks.device)  # (W, D)
     tiles = torch.zeros(len(wells), dtype=torch.float64, device=ranks.device)  # (W,)
     for part in by_plate(model, shards, wells):
-        with adapted(model, cell, shards, part, ranks, autocast(ranks.device, precision)):
+        with adapted(model, cell, shards, part, channels, ranks, autocast(ranks.device, precision)):
             for batch in in_lockstep(_tiles(shards, part, model.config.crop, reading, ranks), ranks, stop):
                 with autocast(ranks.device, precision):
-                    embedded = model.embed(to_model_input(batch.images, cell, ranks))  # (T, D)
+                    embedded = model.embed(to_model_input(batch.images, cell, ranks, channels))  # (T, D)
                 rows = torch.tensor([place[int(well)] for well in batch.wells], device=ranks.device)
                 sums.index_add_(0, rows, embedded.double())
                 tiles.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=ranks.device))

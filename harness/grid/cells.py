@@ -68,6 +68,7 @@ class TrainingData:
     dataset: str
     fraction: float
     stream: Stream | None  # None: in random order
+    channels: dict[str, str] | None  # the study's names of the set's channels, where they differ
     build: Build | None  # how the recipe prepares the shards, if it does
     assay: Assay | None  # which demo assay they are built from, if they are
 
@@ -76,6 +77,8 @@ class TrainingData:
         identity: dict[str, JsonValue] = {"dataset": self.dataset, "fraction": self.fraction}
         if self.stream is not None:
             identity["stream"] = self.stream.model_dump(mode="json")
+        if self.channels:
+            identity["channels"] = dict(self.channels)
         if self.build is not None:
             identity["build"] = self.build.model_dump(mode="json", exclude=BUILD_NOT_IDENTITY, exclude_none=True)
         if self.assay is not None:
@@ -195,7 +198,7 @@ def _data(recipe: Recipe, name: str) -> TrainingData:
     assay = recipe.prepare.assay
     if assay is not None and (build is None or assay.output != Path(build.root)):
         assay = None
-    return TrainingData(name, dataset.fraction, stream, build, assay)
+    return TrainingData(name, dataset.fraction, stream, dataset.channels, build, assay)
 
 
 def find_cell(recipe: Recipe, name: str) -> Cell:

@@ -13,20 +13,20 @@ from __future__ import annotations
 import json
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.models.config import MaeConfig
 from harness.models.layers.blocks import MLP_RATIO, PLAIN_BIAS, SHIFTED_BIAS, pad_shifted
+from harness.models.layers.self_standardise import SelfStandardise
 from harness.models.layers.timm_import import import_timm
 from harness.recipe.models import Pool
 from harness.storage.weights import write_safetensors
-from shards.loader.transform import self_standardise
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -40,21 +40,6 @@ _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 
 class EncoderFileError(ValueError):
     """A file is not an encoder of this project; the message names the file and the problem."""
-
-
-class SelfStandardise(nn.Module):
-    """Standardise pixels (B, C, H, W) or (C, H, W) as in training: every image and channel to mean 0 and variance 1
-    (`shards.loader.transform.self_standardise`). The input is raw pixels, neither scaled nor clipped."""
-
-    def __init__(self, value_range: float | None = None) -> None:
-        super().__init__()
-        self.value_range = value_range
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Standardise images; ValueError for floating point images if no value range is known."""
-        batch = images if images.ndim == 4 else images.unsqueeze(0)
-        standardised = self_standardise(batch, self.value_range)
-        return standardised if images.ndim == 4 else standardised[0]
 
 
 def save_encoder(
@@ -139,10 +124,33 @@ def load_encoder(path: Path | str) -> VisionTransformer:
     return encoder
 
 
-def load_transform(path: Path | str) -> SelfStandardise:
-    """Load the transform of an encoder's training crops. Raises the errors of `load_encoder`."""
-    _, metadata = _read_checked(Path(path))
-    return SelfStandardise(json.loads(metadata["value_range"]))
+def load_transform(path: Path | str, channels: Sequence[str] | None = None) -> SelfStandardise:
+    """Load the transform of an encoder's training crops.
+
+    Args:
+        channels: names of the channels of the images to come, in their order. They are reordered to those that the
+            encoder was trained on. None: the images have the encoder's channels, in its order.
+
+    Raises:
+        EncoderFileError: as for `load_encoder`, or `channels` are not the encoder's.
+    """
+    path = Path(path)
+    _, metadata = _read_checked(path)
+    positions = None if channels is None else _positions(path, metadata, list(channels))
+    return SelfStandardise(json.loads(metadata["value_range"]), positions)
+
+
+def _positions(path: Path, metadata: Mapping[str, str], given: list[str]) -> list[int]:
+    """Where the images have each of the encoder's channels."""
+    try:
+        own = json.loads(metadata.get("channels", "null"))
+    except ValueError:
+        own = None
+    if not isinstance(own, list):
+        raise EncoderFileError(f"{path}: does not say which channels it was trained on")
+    if sorted(map(str, own)) != sorted(given) or len(set(given)) < len(given):
+        raise EncoderFileError(f"{path}: was trained on {', '.join(map(str, own))}, the images have {', '.join(given)}")
+    return [given.index(name) for name in own]
 
 
 def load_config(path: Path | str) -> MaeConfig:

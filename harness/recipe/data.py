@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from harness.recipe.fields import (
+    ChannelMap,
     Fraction,
     Images,
     Label,
@@ -94,6 +95,9 @@ class Dataset(Section):
         "random", description="random: crops anywhere; stream: shards from front to back, for object stores"
     )
     stream: Stream = Stream()
+    channels: ChannelMap | None = Field(
+        None, description="{ours: theirs}: the study's names of channels that these shards name otherwise"
+    )
     images: Images | None = Field(None, description="training images, for planning on a machine without the shards")
 
 

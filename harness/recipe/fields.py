@@ -52,6 +52,7 @@ def _path_text(value: Any) -> Any:  # noqa: ANN401  (any YAML value)
 
 
 Text = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
+ChannelMap = Annotated[dict[Text, Text], Field(max_length=1000)]  # the study's name of a channel: the set's
 PathText = Annotated[str, Field(min_length=1, max_length=MOST_PATH), AfterValidator(_path_text)]  # or a URL
 YamlPath = Annotated[Path, Field(strict=False), BeforeValidator(_path_text)]
 

@@ -39,12 +39,21 @@ ARM = "kind-"  # prefix of unions' tags in pydantic's error paths; no field begi
 
 
 class Mae(Section):
-    """What all networks of the study share (crops and channels), and all masked vision transformers (A.2.3)."""
+    """What all networks of the study share (crops and channels), and all masked vision transformers (A.2.3).
 
-    newer: ClassVar[frozenset[str]] = frozenset({"block_bias", "initialisation"})  # as in `NetworkSection`
+    Attributes:
+        newer: as in `NetworkSection`.
+    """
+
+    newer: ClassVar[frozenset[str]] = frozenset(
+        {"block_bias", "channel_names", "initialisation"}
+    )  # as in `NetworkSection`
 
     crop: PositiveInt = VitMae.crop
     channels: PositiveInt = VitMae.channels
+    channel_names: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="names of a model's channels, in order; null: those of its training shards"
+    )
     value_range: PositiveFloat | None = Field(
         None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
     )
@@ -75,7 +84,7 @@ class Mae(Section):
     )
 
 
-CROPS = frozenset({"crop", "channels", "value_range"})
+CROPS = frozenset({"crop", "channels", "channel_names", "value_range"})
 ENCODER = frozenset({"layer_scale", "qk_norm", "position_temperature", "block_bias", "initialisation"})
 
 

@@ -17,6 +17,7 @@ from harness.recipe.fields import (
     MOST_NAMES,
     Batch,
     BatchPerName,
+    ChannelMap,
     Count,
     Entries,
     EpochsPerName,
@@ -142,6 +143,9 @@ class Embed(Section):
 
     shards: ShardPlace
     experiments: Experiments | None = Field(None, description="null: every experiment of the shards")
+    channels: ChannelMap | None = Field(
+        None, description="{ours: theirs}: the models' names of channels that these shards name otherwise"
+    )
     pool: Pool = Field(
         "mean", description="of the patch tokens their mean, standard deviation, or both; or the class token"
     )
@@ -266,6 +270,7 @@ class Recipe(Section):
                     f"a stream keeps complete shards of {dataset.shards} on this machine: set remote.cache to a folder"
                 )
                 wrong.append((("datasets", name, "order"), text))
+        wrong += self._wrong_channel_names()
         if self.mae.decoder_width % self.mae.decoder_heads:
             text = f"{self.mae.decoder_heads} does not divide mae.decoder_width, {self.mae.decoder_width}"
             wrong.append((("mae", "decoder_heads"), text))
@@ -279,6 +284,12 @@ class Recipe(Section):
             if len(set(repeated)) < len(repeated):
                 wrong.append((("grid", name), "names an entry twice"))
         return wrong
+
+    def _wrong_channel_names(self) -> list[tuple[FieldPath, str]]:
+        names = self.mae.channel_names
+        if names is not None and (len(set(names)) < len(names) or len(names) != self.mae.channels):
+            return [(("mae", "channel_names"), f"must be {self.mae.channels} different names, as mae.channels says")]
+        return []
 
     def _idle(self) -> list[tuple[FieldPath, str]]:
         """Models that are never trained, in a study without the section that uses them."""

@@ -7,12 +7,13 @@ settings counts as missing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.data.channels import embedding_channels, set_channels, training_channels
 from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import Cell, fingerprint, weights_path
@@ -52,6 +53,7 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
 
     Raises:
         StageError: shards or a relationship list are missing, or the shards are not those the cell trained on.
+        ChannelError: the channels to train on or to embed are not those of the cell's network.
     """
     fingerprints = _fingerprints(recipe, cell)
     missing: list[Stage] = []
@@ -61,7 +63,17 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
             raise StageError(_changed_data(recipe, cell))
         if row is None or row.fingerprint != current:
             missing.append(stage)
+    _check_channels(recipe, cell, missing)
     return CellWork(cell, fingerprints, tuple(missing))
+
+
+def _check_channels(recipe: Recipe, cell: Cell, missing: Sequence[Stage]) -> None:
+    """Refuse sets whose channels are not the network's before any stage runs, not after days of training."""
+    if "train" in missing and cell.dataset is not None:
+        training_channels(recipe, cell, set_channels(recipe, recipe.datasets[cell.dataset]))
+    if "embed" in missing and cell.architecture is not None:
+        assert recipe.embed is not None
+        embedding_channels(recipe, cell, cell_folder(recipe, cell), set_channels(recipe, recipe.embed))
 
 
 def _changed_data(recipe: Recipe, cell: Cell) -> str:
@@ -97,6 +109,8 @@ def _embed_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
     identity: list[Any] = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
     if options.block is not None:
         identity.append(options.block)
+    if options.channels:
+        identity.append({"channels": options.channels})
     weights = weights_path(recipe, cell)
     return [*identity, {"weights": _file_digest(weights)}] if cell.kind == "pretrained" and weights else identity
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
-
-from torch import Tensor, nn
+from typing import IO, TYPE_CHECKING
 
 from harness.storage.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 class WeightsError(RuntimeError):
@@ -40,6 +44,27 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         file.write(content[end:])
 
     write_atomic(path, write)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in the header of a file of `save_weights`; empty if there is no file. Needs no torch.
+
+    Raises:
+        WeightsError: the file is not one that safetensors writes.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {size} bytes")
+            metadata = json.loads(file.read(size)).get("__metadata__", {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not a file of weights: {error}") from error
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise WeightsError(f"{path}: its metadata is not a mapping of texts")
+    return metadata
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ Shapes: B crops of this rank's part of the global batch, C channels, S crop side
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from harness.data.channels import CHANNELS
 from harness.data.labels import class_count
 from harness.data.to_device import StepInput, prefetch_to_device
 from harness.distributed.agreement import Agreement
@@ -99,12 +101,15 @@ def train_cell(stage: StageRun, control: RunControl | None = None) -> dict[str, 
         initialise(model, weights_path(recipe, cell))
         values: dict[str, Any] = {"kind": cell.kind, **cell.labels(), "crops": 0}
         values["parameters"] = sum(p.numel() for p in model.parameters())
-        weights = model.state_dict()
+        weights, channels = model.state_dict(), recipe.mae.channel_names
         if cell.training is not None:
             run = _train_model(stage, model, ranks, control, values)
-            weights = run.engine.weights()
+            weights, channels = run.engine.weights(), list(run.spec.channels.names)
         if ranks.is_first:
-            save_weights(stage.folder / WEIGHTS, weights, {"cell": cell.id, "fingerprint": stage.fingerprint})
+            notes = {"cell": cell.id, "fingerprint": stage.fingerprint}
+            if channels is not None:
+                notes[CHANNELS] = json.dumps(channels)
+            save_weights(stage.folder / WEIGHTS, weights, notes)
         ranks.wait()
     return values
 
@@ -134,6 +139,7 @@ def _results(run: Run) -> dict[str, Any]:
         "planned_steps": spec.steps,
         "annealed": is_annealed(progress.step, spec.steps, spec.training.settings.schedule),
         "experiments": list(spec.experiments),
+        "channels": list(spec.channels.names),
         "wells": len(spec.wells),
         "train_seconds": round(progress.seconds, 2),
         "best_validation_loss": progress.best_loss,

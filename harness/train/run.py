@@ -108,7 +108,7 @@ class Run:
         loss = torch.zeros((), device=self.ranks.device)
         for number, weight in enumerate(weights):
             part = inputs.part(number * size, (number + 1) * size)
-            crops = to_model_input(part.batch.images, self.cell, self.ranks)  # (size, C, S, S)
+            crops = to_model_input(part.batch.images, self.cell, self.ranks, self.spec.channels)  # (size, C, S, S)
             last = number == count - 1
             loss = loss + self.engine.accumulate(crops, part.noise, weight, last=last, labels=part.labels)
         return loss

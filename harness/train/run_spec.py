@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.data.channels import ChannelOrder, training_channels
 from harness.data.labels import Labels, labelled_order, labels_of
 from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_order, training_wells, validation_wells
@@ -31,6 +32,7 @@ class RunSpec:
     """What a training run will do."""
 
     shards: ShardSet
+    channels: ChannelOrder  # of the network, in these shards
     experiments: tuple[str, ...]
     wells: Wells
     order: Order
@@ -88,9 +90,7 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
     assert cell.training is not None
     dataset, training = recipe.datasets[cell.dataset], cell.training
     shards = open_shards(recipe, dataset.shards, dataset.order)
-    if len(shards.manifest.channels) != recipe.mae.channels:
-        names = ", ".join(shards.manifest.channels)
-        raise ValueError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {names}")
+    channels = training_channels(recipe, cell, shards.manifest.channels)
     experiments, wells = training_wells(shards, dataset.fraction)
     labels = labels_of(cell, shards, wells)
     validation = validation_wells(shards, training.settings.validation_wells)
@@ -115,6 +115,6 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
         else labelled_order(cell, shards, wells, labels)
     )  # fmt: skip
     return RunSpec(
-        shards, experiments, wells, order, validation, labels, training, steps,
+        shards, channels, experiments, wells, order, validation, labels, training, steps,
         validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
     )  # fmt: skip

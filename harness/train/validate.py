@@ -41,11 +41,11 @@ def validate(engine: Engine, cell: Cell, spec: RunSpec, stop: StopFlag) -> dict[
     seen: Counter[int] = Counter()
     for wells in by_plate(model, spec.shards, spec.validation):
         part = replace(spec, validation=wells)
-        with adapted(model, cell, spec.shards, wells, ranks, engine.autocast()):
+        with adapted(model, cell, spec.shards, wells, spec.channels, ranks, engine.autocast()):
             for batch in in_lockstep(_batches(engine, cell, part), ranks, stop):
                 count = len(batch.wells)
                 batch = batch if count else _blank(spec, model.config.crop)
-                crops = to_model_input(batch.images, cell, ranks)
+                crops = to_model_input(batch.images, cell, ranks, spec.channels)
                 noise = masking_noise(VALIDATION_SEED, _mask_keys(batch.wells.tolist(), seen), model.config.mask_values)
                 labels = spec.class_numbers(batch.wells, ranks.device)
                 with engine.autocast():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.data.channels import ChannelOrder
 from harness.data.plate_statistics import adapted, by_plate
 from harness.data.shard_sets import open_shards
 from harness.distributed.ranks import Ranks
@@ -19,6 +20,7 @@ from shards.reader.shard_set import ShardSet
 
 DENSE = "models.net={kind: densenet, group: 4, embedding: 8, growth: 4, layers: [2, 2, 2], adaptive: %s}"
 ONE_RANK = Ranks(0, 1, torch.device("cpu"))
+AS_STORED = ChannelOrder(tuple("123456"))
 
 
 def network(file: Path, adaptive: bool) -> tuple[Network, Cell, ShardSet]:
@@ -50,7 +52,7 @@ def test_plate_statistics_apply_only_within_the_context(tiny_recipe: Recipe, tin
     before = net.embed(crop)
     embeddings = []
     for wells in (plate, plate[:1]):
-        with adapted(net, cell, shards, wells, ONE_RANK, torch.autocast("cpu", enabled=False)):
+        with adapted(net, cell, shards, wells, AS_STORED, ONE_RANK, torch.autocast("cpu", enabled=False)):
             embeddings.append(net.embed(crop))
     assert not torch.allclose(embeddings[0], before)
     torch.testing.assert_close(embeddings[1], embeddings[0])  # the complete plate counts, not only the wells
@@ -62,5 +64,7 @@ def test_other_networks_are_not_adapted(tiny_recipe: Recipe, tiny_recipe_file: P
     net, cell, shards = network(tiny_recipe_file, adaptive=False)
     crop = torch.randn(1, 6, 32, 32)
     before = net.embed(crop)
-    with adapted(net, cell, shards, shards.wells.index.to_numpy(), ONE_RANK, torch.autocast("cpu", enabled=False)):
+    with adapted(
+        net, cell, shards, shards.wells.index.to_numpy(), AS_STORED, ONE_RANK, torch.autocast("cpu", enabled=False)
+    ):
         torch.testing.assert_close(net.embed(crop), before, rtol=0, atol=0)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.data.channels import ChannelOrder
 from harness.data.to_device import to_model_input
 from harness.distributed.preemption import Preempted
 from harness.embed.cell import embed_cell
@@ -50,7 +51,9 @@ def test_a_well_is_the_mean_of_its_tiles(tiny_recipe: Recipe, tmp_path: Path) ->
     crop = torch.from_numpy(shards.read_crop(7, 0, 0, 32))[None]
     from harness.distributed.ranks import Ranks
 
-    expected = model.embed(to_model_input(crop, cell, Ranks(0, 1, torch.device("cpu"))))[0]
+    expected = model.embed(
+        to_model_input(crop, cell, Ranks(0, 1, torch.device("cpu")), ChannelOrder(shards.manifest.channels))
+    )[0]
     row = wells.index[wells["key"] == shards.wells.loc[7, "key"]][0]
     np.testing.assert_allclose(features[row], expected.detach().numpy(), atol=1e-5)
 

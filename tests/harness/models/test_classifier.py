@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.compute.systems import DenseNet161, VitClassifierCost
+from harness.data.channels import ChannelOrder
 from harness.data.labels import plates, read_labels
 from harness.data.plate_statistics import adapted, by_plate
 from harness.data.shard_sets import open_shards
@@ -49,6 +50,7 @@ from harness.train.run_spec import build_run_spec
 from shards.reader.shard_set import ShardSet
 
 ONE_RANK = Ranks(0, 1, torch.device("cpu"))
+AS_STORED = ChannelOrder(tuple("123456"))
 SGD = "train.optimisers.net={name: sgd, momentum: 0.9, weight_decay: 1e-5}"
 VIT = "models.net={kind: vit_classifier, width: 16, depth: 1, heads: 2, patch: 8, drop_path: 0.1}"
 DENSE = "models.net={kind: densenet, group: 4, embedding: 8, growth: 4, layers: [2, 2, 2]}"
@@ -174,7 +176,9 @@ def test_an_adaptive_study_runs_from_training_to_recall_with_plate_statistics(
     crop = torch.randn(1, 6, 32, 32)
     with torch.no_grad():
         plain = net.embed(crop)
-        with adapted(net, cell, shards, by_plate(net, shards, rows)[0], ONE_RANK, torch.autocast("cpu", enabled=False)):
+        with adapted(
+            net, cell, shards, by_plate(net, shards, rows)[0], AS_STORED, ONE_RANK, torch.autocast("cpu", enabled=False)
+        ):
             assert not torch.allclose(net.embed(crop), plain)
         torch.testing.assert_close(net.embed(crop), plain)
 
