@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser, State
-from harness.distributed.optimiser import set_learning_rate
+from harness.distributed.optimiser import set_rates
 from harness.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Zero(Engine):
         fragment = mapping.hp_fragment_address
         return flat[mapping.param_group_index].narrow(0, fragment.start, fragment.numel)
 
-    def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
-        set_learning_rate(self.optimiser, learning_rate)
+    def step(self, learning_rate: float, skip: Tensor | None = None, momentum: float | None = None) -> None:
+        set_rates(self.optimiser, learning_rate, momentum)
         if skip is not None and bool(skip):  # bool() waits for the device, as DeepSpeed's own step does
             self.forget_gradient()
         else:

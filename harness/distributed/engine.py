@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.distributed.engine_choice import EngineName
-from harness.distributed.optimiser import set_learning_rate, update
+from harness.distributed.optimiser import set_rates, update
 from harness.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -99,9 +99,12 @@ class Engine:
         """
         return None
 
-    def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
-        """Update the weights unless `skip` (a bool scalar on the device) is true, then clear the gradient."""
-        set_learning_rate(self.optimiser, learning_rate)
+    def step(self, learning_rate: float, skip: Tensor | None = None, momentum: float | None = None) -> None:
+        """Update the weights unless `skip` (a bool scalar on the device) is true, then clear the gradient.
+
+        `momentum` replaces the optimiser's, or its first beta, from this step on; None leaves it.
+        """
+        set_rates(self.optimiser, learning_rate, momentum)
         if skip is None:
             self.optimiser.step()
         else:

@@ -1,4 +1,4 @@
-"""Build the optimiser and its parameter groups, set its learning rate, and step it unless a step is skipped."""
+"""Build the optimiser and its parameter groups, set its rates, and step it unless a step is skipped."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,10 +62,14 @@ def build_optimiser(
     raise ValueError(f"unknown optimiser {name!r}: use lion, adamw or sgd")
 
 
-def set_learning_rate(optimiser: "Optimizer", value: float) -> None:
-    """Set the learning rate of all parameter groups."""
+def set_rates(optimiser: "Optimizer", learning_rate: float, momentum: float | None = None) -> None:
+    """Set the learning rate of all parameter groups, and their momentum or first beta unless it is None."""
     for group in optimiser.param_groups:
-        group["lr"] = value
+        group["lr"] = learning_rate
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        elif momentum is not None:
+            group["momentum"] = momentum
 
 
 def update(optimiser: torch.optim.Optimizer, skip: Tensor) -> None:

@@ -51,6 +51,7 @@ class Training:
         settings = {
             **train.model_dump(mode="json", exclude=left_out),
             "optimiser": self.optimiser.identity(),
+            "schedule": train.schedule.identity(),
             "early_stopping": None if early is None else early.model_dump(mode="json"),
         }
         return {

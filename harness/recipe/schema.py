@@ -57,15 +57,30 @@ class Optimiser(Section):
 
 
 class Schedule(Section):
-    """One-cycle cosine: linear-in-cosine warm-up to the peak, cosine decay to the end."""
+    """One-cycle cosine: cosine warm-up to the peak, cosine decay to the end."""
 
     name: Literal["one_cycle_cosine"] = "one_cycle_cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     start_factor: Annotated[float, Field(gt=0, le=1)] = 0.04
     final_factor: Annotated[float, Field(ge=0, le=1)] = 4e-6
-    cycle_momentum: Literal[False] = Field(
-        False, exclude=True, description="betas stay as they are; torch's OneCycleLR would cycle the first"
+    cycle_momentum: bool = Field(
+        False,
+        description="the first beta (SGD: the momentum) falls as the rate rises and back, as in torch's OneCycleLR and "
+        "the released configuration; the optimiser's own is then unused",
     )
+    momentum_range: Pair = Field((0.85, 0.95), description="of a cycled momentum: at the peak, and at both ends")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Schedule:
+        if self.momentum_range[0] > self.momentum_range[1]:
+            raise ValueError(f"momentum_range {list(self.momentum_range)} must not fall: at the peak, then at the ends")
+        return self
+
+    def identity(self) -> dict[str, JsonValue]:
+        """The fields that change a result, as JSON; the momentum's only where it is cycled."""
+        return self.model_dump(
+            mode="json", exclude=set() if self.cycle_momentum else {"cycle_momentum", "momentum_range"}
+        )
 
 
 class EarlyStopping(Section):

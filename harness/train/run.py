@@ -95,7 +95,7 @@ class Run:
         loss = self._accumulate(inputs)
         skip = self.monitor.check(loss, step)
         skip_update = skip if self.monitor.policy.skips else None
-        self.engine.step(self.spec.learning_rate(step), skip_update)
+        self.engine.step(self.spec.learning_rate(step), skip_update, self.spec.momentum(step))
         self.engine.model.commit_statistics(skip_update)
         self.progress.step += 1
 

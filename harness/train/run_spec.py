@@ -16,7 +16,7 @@ from harness.distributed.ranks import Ranks
 from harness.grid.cells import Cell, Training
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
-from harness.train.schedule import scheduled_rate
+from harness.train.schedule import scheduled_momentum, scheduled_rate
 from shards.loader.batches import training_batches
 from shards.loader.read_ahead import Batch
 from shards.loader.shard_prefetch import prefetch_shards
@@ -65,6 +65,10 @@ class RunSpec:
     def learning_rate(self, step: int) -> float:
         """The learning rate of the update that follows `step` others."""
         return scheduled_rate(step, self.steps, self.training.learning_rate, self.training.settings.schedule)
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum or first beta of that update; None where it stays as the optimiser has it."""
+        return scheduled_momentum(step, self.steps, self.training.settings.schedule)
 
     def class_numbers(self, wells: Tensor, device: torch.device | None = None) -> Tensor | None:
         """The classes of the wells (B,), as a classifier learns them; None for a model without classes."""

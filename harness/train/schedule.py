@@ -1,4 +1,4 @@
-"""The learning rate at a step, and whether a run reached its end."""
+"""The learning rate at a step, the momentum where it is cycled, and whether a run reached the end of its schedule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def learning_rate(
     The numbers are torch's `OneCycleLR(cycle_momentum=False)`: its `pct_start` is `warmup_fraction`, `div_factor` is
     1 / `initial_fraction`, `final_div_factor` is `initial_fraction` / `final_fraction`. The peak falls on step
     `warmup_fraction · total_steps - 1`, which need not be whole; a run too short to warm up starts at the peak.
-    Betas do not cycle with it: Lion's stay as given.
 
     Args:
         step: from 0 to `total_steps` - 1.
@@ -29,12 +28,27 @@ def learning_rate(
     Raises:
         ValueError: a step outside the run.
     """
+    return _one_cycle(step, total_steps, warmup_fraction, initial_fraction * peak, peak, final_fraction * peak)
+
+
+def cycled_momentum(step: int, total_steps: int, low: float, high: float, *, warmup_fraction: float = 0.1) -> float:
+    """The momentum of torch's `OneCycleLR(cycle_momentum=True)`: `high` at the first and the last step, `low` at the
+    peak of the learning rate. Its `base_momentum` and `max_momentum` are `low` and `high`.
+
+    Raises:
+        ValueError: a step outside the run.
+    """
+    return _one_cycle(step, total_steps, warmup_fraction, high, low, high)
+
+
+def _one_cycle(step: int, total_steps: int, warmup_fraction: float, first: float, top: float, last: float) -> float:
+    """Half a cosine from `first` to `top` at the end of the warm-up, and half a cosine to `last` at the last step."""
     if not 0 <= step < total_steps:
         raise ValueError(f"step {step} is outside the run: it has steps 0 to {total_steps - 1}")
-    top, last = max(0.0, warmup_fraction * total_steps - 1), total_steps - 1
-    if step < top:
-        return _cosine(initial_fraction * peak, peak, step / top)
-    return _cosine(peak, final_fraction * peak, (step - top) / (last - top) if last > top else 0.0)
+    peak, end = max(0.0, warmup_fraction * total_steps - 1), total_steps - 1
+    if step < peak:
+        return _cosine(first, top, step / peak)
+    return _cosine(top, last, (step - peak) / (end - peak) if end > peak else 0.0)
 
 
 def scheduled_rate(step: int, total_steps: int, peak: float, schedule: Schedule) -> float:
@@ -43,6 +57,13 @@ def scheduled_rate(step: int, total_steps: int, peak: float, schedule: Schedule)
         step, total_steps, peak, warmup_fraction=schedule.warmup, initial_fraction=schedule.start_factor,
         final_fraction=schedule.final_factor,
     )  # fmt: skip
+
+
+def scheduled_momentum(step: int, total_steps: int, schedule: Schedule) -> float | None:
+    """`cycled_momentum` under a recipe's schedule; None where the momentum stays as the optimiser has it."""
+    if not schedule.cycle_momentum:
+        return None
+    return cycled_momentum(step, total_steps, *schedule.momentum_range, warmup_fraction=schedule.warmup)
 
 
 def is_annealed(steps: int, planned_steps: int, schedule: Schedule) -> bool:

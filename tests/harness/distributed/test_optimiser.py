@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.distributed.optimiser import build_optimiser, parameter_groups, set_learning_rate
+from harness.distributed.optimiser import OptimiserName, build_optimiser, parameter_groups, set_rates
 from harness.models.config import MaeConfig
 from harness.models.mae import MaskedAutoencoder
-from harness.train.schedule import learning_rate
+from harness.recipe.schema import Schedule
+from harness.train.schedule import cycled_momentum, learning_rate, scheduled_momentum
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,9 @@ def test_an_unknown_optimiser_is_refused(model: MaskedAutoencoder) -> None:
         build_optimiser(model, "sgdw", peak=0.1, betas=(0.9, 0.95), weight_decay=0.0)
 
 
-def test_set_learning_rate_reaches_every_group(model: MaskedAutoencoder) -> None:
+def test_rates_reach_every_group(model: MaskedAutoencoder) -> None:
     optimiser = build_optimiser(model, "lion", peak=1.0, betas=(0.9, 0.95), weight_decay=0.05)
-    set_learning_rate(optimiser, 0.25)
+    set_rates(optimiser, 0.25)
     assert [group["lr"] for group in optimiser.param_groups] == [0.25, 0.25]
 
 
@@ -140,3 +141,30 @@ def test_the_rate_stays_between_final_and_peak(total: int, warmup: float, data: 
 def test_a_step_outside_the_run_is_refused(step: int) -> None:
     with pytest.raises(ValueError, match="steps 0 to 9"):
         learning_rate(step, 10, 1.0)
+
+
+@pytest.mark.parametrize("name", ["lion", "adamw", "sgd"])
+@pytest.mark.parametrize(("total", "warmup"), [(100, 0.1), (37, 0.3), (8, 0.25)])
+def test_a_cycled_momentum_is_that_of_torch_one_cycle(
+    model: MaskedAutoencoder, name: OptimiserName, total: int, warmup: float
+) -> None:
+    ours, theirs = (build_optimiser(model, name, peak=1.0, weight_decay=0.0) for _ in range(2))
+    reference = torch.optim.lr_scheduler.OneCycleLR(theirs, 1.0, total_steps=total, pct_start=warmup)
+    key = "momentum" if name == "sgd" else "betas"
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for step in range(total):
+        momentum = cycled_momentum(step, total, 0.85, 0.95, warmup_fraction=warmup)
+        set_rates(ours, learning_rate(step, total, 1.0, warmup_fraction=warmup), momentum)
+        for group, expected in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert group[key] == pytest.approx(expected[key], abs=1e-12)
+            assert group["lr"] == pytest.approx(expected["lr"], abs=1e-12)
+        theirs.step()
+        if step < total - 1:
+            reference.step()
+
+
+def test_a_momentum_that_is_not_cycled_stays(model: MaskedAutoencoder) -> None:
+    optimiser = build_optimiser(model, "lion", peak=1.0, weight_decay=0.0, betas=(0.9, 0.95))
+    set_rates(optimiser, 0.5, scheduled_momentum(3, 10, Schedule()))
+    assert [group["betas"] for group in optimiser.param_groups] == [(0.9, 0.95)] * 2
