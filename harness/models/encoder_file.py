@@ -220,8 +220,9 @@ def read_header(path: Path) -> dict[str, Any]:
     """Read the JSON header of an untrusted safetensors file; its first bytes show whether it is one.
 
     Raises:
-        EncoderFileError: the file is a pickle, or not a safetensors file.
+        EncoderFileError: the file is a pickle, or not a regular file in safetensors' format.
     """
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             start, brace = file.read(8), file.read(1)
@@ -240,6 +241,12 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise EncoderFileError(f"{path}: not a safetensors file: its header is not a mapping")
     return header
+
+
+def refuse_special(path: Path) -> None:
+    """Raise EncoderFileError for a pipe, a device or a folder, whose reading may never end."""
+    if path.exists() and not path.is_file():
+        raise EncoderFileError(f"{path}: not a regular file")
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
-from harness.models.encoder_file import EncoderFileError, read_header
+from harness.models.encoder_file import EncoderFileError, read_header, refuse_special
 from harness.models.layers.blocks import MLP_BIAS, SHIFTED_BIAS
 from harness.recipe.models import BlockBias
 from harness.storage.atomic import write_atomic
@@ -143,6 +143,7 @@ def _safetensors(path: Path) -> WeightFile:
 def _torch_file(path: Path) -> WeightFile:
     if path.suffix not in TORCH:
         raise EncoderFileError(f"{path}: {path.suffix!r} is no known format: {SAFE}, or torch's {', '.join(TORCH)}")
+    refuse_special(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -52,6 +52,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         WeightsError: the file is not one that safetensors writes.
     """
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -257,3 +258,11 @@ def test_foreign_weights_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(EncoderFileError, match=r"has 'head\.weight'"):
         save_encoder(tmp_path / "encoder.safetensors", weights, TINY)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pipes_and_devices_are_refused_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zeros.safetensors").symlink_to("/dev/zero")
+    for name in ("pipe.safetensors", "zeros.safetensors"):
+        with pytest.raises(EncoderFileError, match=f"{name}: not a regular file"):
+            load_encoder(tmp_path / name)

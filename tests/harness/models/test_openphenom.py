@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,13 @@ def test_an_older_export_that_states_no_formula_is_refused_until_it_is_named(tmp
         load_openphenom(path, TINY)
     again = load_openphenom(path, TINY, block_bias="mlp")
     torch.testing.assert_close(again.embed(images()), model.embed(images()), atol=1e-12, rtol=0)
+
+
+def test_pipes_are_refused_and_not_read(tmp_path: Path) -> None:
+    for name in ENDINGS:
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(EncoderFileError, match=f"{name}: not a regular file"):
+            load_openphenom(tmp_path / name, TINY)
 
 
 def test_an_unknown_formula_is_refused(tmp_path: Path) -> None:
