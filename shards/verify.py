@@ -9,7 +9,6 @@ way, or malicious: nothing is extracted, and no memory is allocated because a fi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -17,32 +16,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from shards.errors import ShardError
-from shards.format.index import ShardIndex, rebuild
+from shards.format.index import ShardIndex
 from shards.format.manifest import MANIFEST, SPLITS, Manifest, Shard, read_manifest
 from shards.format.payload import Header
+from shards.format.rebuild import Rebuilt, block_reader, parse_metadata, rebuild
 from shards.format.source import LocalFolder, Source
 from shards.format.tar import ReadAt
 from shards.format.writer import WELLS
 from shards.reader.crop_reader import decode_image
+from shards.reader.sidecar import kind_faults
+from shards.reader.well_table import WellTable
 from shards.remote.store import source_of
-from shards.tables import parquet as columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Result = TypeVar("Result")
 
-BLOCK_BYTES = 16 << 20
-"""Bytes of an archive that are read at a time."""
-CACHED_BLOCKS = 4
-MAX_ROW_BYTES = 1 << 16
-"""Uncompressed bytes per row of the table, above which it is refused unread."""
 SAMPLE = 64
 
 
@@ -96,20 +91,9 @@ def verify(source: Source, sample: int | None = SAMPLE, seed: int = 0, workers: 
 
 
 def _read_table(source: Source, manifest: Manifest) -> pd.DataFrame:
-    """The table of wells, after its checksum, size and columns have been compared with the manifest."""
     if source.size(WELLS) is None:
         raise ShardError("missing")
-    data = source.load(WELLS)
-    if hashlib.sha256(data.data).hexdigest() != manifest.wells_sha256:
-        raise ShardError(f"its checksum is not the one in {MANIFEST}")
-    file, rows = columns.open_buffer(data), sum(manifest.wells.values())
-    groups = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
-    if file.metadata.num_rows != rows or sum(groups) > MAX_ROW_BYTES * (rows + 16):
-        raise ShardError(f"{file.metadata.num_rows} rows of {sum(groups)} bytes, but {MANIFEST} states {rows} wells")
-    needed = {"key", "experiment", "shard", "split", "height", "width"}
-    if missing := sorted(needed - set(file.schema_arrow.names)):
-        raise ShardError(f"no column {', '.join(missing)}")
-    return columns.read_frame(file)
+    return WellTable.open(source, manifest).frame()
 
 
 def _check_split(manifest: Manifest, table: pd.DataFrame, place: str, faults: list[Fault]) -> dict[str, object]:
@@ -164,24 +148,18 @@ def _shard_faults(
     faults = list[Fault]()
     path, sidecar = (f"{source.place}/{name}" for name in (shard.name, shard.index))
     size = _attempt(faults, path, lambda: _size(source, shard.name))
-    read = _block_reader(source, shard.name, size or 0)
-    sound = size is not None and _attempt(faults, path, lambda: _check_file(shard, size, read))
+    if size is not None and size != shard.bytes:
+        faults.append(Fault(path, f"{size} bytes, but {MANIFEST} states {shard.bytes}"))
+    read = block_reader(lambda begin, end: source.ranges([(shard.name, begin, end)])[0], size or 0)
     # A damaged archive is still read: its members may show which images are affected.
-    rebuilt = _attempt(faults, path, lambda: rebuild(read, size, shard.sha256)) if size else None
+    rebuilt = _attempt(faults, path, lambda: rebuild(read, size)) if size else None
     if rebuilt is not None:
-        index, headers, keys = rebuilt
-        stated = (len(manifest.channels), manifest.pixel_type, manifest.chunk, manifest.codec)
-        for key, header in zip(keys, headers, strict=True):
-            if (header.channels, header.pixel_type, header.chunk, header.codec.name) != stated:
-                faults.append(Fault(path, f"{key}: not of the channels, pixel type, chunk and codec of {MANIFEST}"))
-        if rows is not None:
-            faults += [Fault(path, what) for what in _row_faults(rows, keys, index, read)]
-        for number in sampled:
-            if number < len(keys):
-                faults += _pixel_faults(path, keys[number], headers[number], index, number, read)
-    loaded = _attempt(faults, sidecar, lambda: ShardIndex.parse(source.load(shard.index)))
-    if loaded is not None and rebuilt is not None and sound:
-        _attempt(faults, sidecar, lambda: _check_same(loaded, rebuilt[0]))
+        if size == shard.bytes and rebuilt.index.tar_sha256 != shard.sha256:
+            faults.append(Fault(path, f"its checksum is not the one in {MANIFEST}"))
+        faults += _content_faults(path, manifest, rebuilt, rows, sampled, read)
+    loaded = _attempt(faults, sidecar, lambda: ShardIndex.parse(source.load(shard.index, shard.bytes)))
+    if loaded is not None and rebuilt is not None and rebuilt.index.tar_sha256 == shard.sha256:
+        _attempt(faults, sidecar, lambda: _check_same(loaded, rebuilt.index))
     yield from faults
 
 
@@ -192,15 +170,17 @@ def _size(source: Source, name: str) -> int:
     return size
 
 
-def _check_file(shard: Shard, size: int, read: ReadAt) -> bool:
-    if size != shard.bytes:
-        raise ShardError(f"{size} bytes, but {MANIFEST} states {shard.bytes}")
-    digest = hashlib.sha256()
-    for begin in range(0, size, BLOCK_BYTES):
-        digest.update(read(begin, min(size, begin + BLOCK_BYTES)))
-    if digest.hexdigest() != shard.sha256:
-        raise ShardError(f"its checksum is not the one in {MANIFEST}")
-    return True
+def _content_faults(
+    path: str, manifest: Manifest, rebuilt: Rebuilt, rows: pd.DataFrame | None, sampled: Sequence[int], read: ReadAt
+) -> list[Fault]:
+    """What the images of an archive are, compared with manifest and table; and the pixels of the sampled ones."""
+    faults = [Fault(path, what) for what in kind_faults(rebuilt, manifest)]
+    if rows is not None:
+        faults += [Fault(path, what) for what in _row_faults(rows, rebuilt.keys, rebuilt.index, read)]
+    for number in sampled:
+        if number < len(rebuilt.keys):
+            faults += _pixel_faults(path, rebuilt.keys[number], rebuilt.headers[number], rebuilt.index, number, read)
+    return faults
 
 
 def _row_faults(rows: pd.DataFrame, keys: Sequence[str], index: ShardIndex, read: ReadAt) -> Iterator[str]:
@@ -213,8 +193,7 @@ def _row_faults(rows: pd.DataFrame, keys: Sequence[str], index: ShardIndex, read
         if stated != stored:
             yield f"{key}: {stored[0]} x {stored[1]} pixels, but {WELLS} says {stated[0]} x {stated[1]}"
         begin = int(record["json_offset"])
-        metadata = json.loads(read(begin, begin + int(record["json_length"])))
-        named = metadata.get("experiment") if isinstance(metadata, dict) else None
+        named = parse_metadata(read(begin, begin + int(record["json_length"]))).get("experiment")
         if named != row["experiment"]:
             yield f"{key}: its metadata names experiment {named!r}, but {WELLS} says {row['experiment']!r}"
 
@@ -236,26 +215,9 @@ def _check_same(sidecar: ShardIndex, rebuilt: ShardIndex) -> bool:
     """Raise ShardError if a sidecar differs from the index of its archive."""
     if sidecar.tar_bytes != rebuilt.tar_bytes or sidecar.tar_sha256 != rebuilt.tar_sha256:
         raise ShardError("the index of another archive")
-    same = np.array_equal(sidecar.records, rebuilt.records) and np.array_equal(sidecar.offsets, rebuilt.offsets)
-    if not same:
+    if sidecar.pack() != rebuilt.pack():
         raise ShardError("does not match its archive: rewrite it with python -m shards.index")
     return True
-
-
-def _block_reader(source: Source, name: str, size: int) -> ReadAt:
-    """Read a file in large blocks and cache the last few, so that small reads of remote files share a request."""
-
-    @lru_cache(CACHED_BLOCKS)
-    def block(number: int) -> bytes:
-        return bytes(source.ranges([(name, number * BLOCK_BYTES, min(size, (number + 1) * BLOCK_BYTES))])[0])
-
-    def read(begin: int, end: int) -> bytes:
-        if not 0 <= begin <= end <= size:
-            raise ShardError(f"the archive is cut short at byte {size}, before byte {end}")
-        numbers = range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES))
-        return b"".join(block(n)[max(0, begin - n * BLOCK_BYTES) : end - n * BLOCK_BYTES] for n in numbers)
-
-    return read
 
 
 def _attempt(faults: list[Fault], path: str, act: Callable[[], Result], prefix: str = "") -> Result | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import re
 import socket
 import struct
@@ -14,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FAULTS = ("500", "503", "429", "truncated", "reset", "slow", "wrong bytes")
+LIES = ("other range", "longer range", "endless", "compressed", "more", "ignored range")
+"""Answers of a hostile server. They are not among FAULTS: a second attempt is not made after them."""
 
 
 class FaultyServer(ThreadingHTTPServer):
@@ -68,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(404)
         data = path.read_bytes()
         requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if fault in LIES and requested:
+            return self._lie(fault, data, int(requested[1]), int(requested[2]))
         if requested and not self.server.ignore_ranges:
             begin, end = int(requested[1]), int(requested[2] or len(data) - 1)
             part = data[begin : end + 1]
@@ -79,6 +85,33 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         return self._send(part, fault) if body else None
+
+    def _lie(self, lie: str, data: bytes, begin: int, end: int) -> None:
+        part = data[begin : end + 1]
+        stated = {"other range": f"{begin + 1}-{end + 1}", "longer range": f"{begin}-{end + 1000}"}
+        self.send_response(200 if lie == "ignored range" else 206)
+        if lie != "ignored range":
+            self.send_header("Content-Range", f"bytes {stated.get(lie, f'{begin}-{end}')}/{len(data)}")
+        if lie == "compressed":
+            part = gzip.compress(bytes(1 << 24))
+            self.send_header("Content-Encoding", "gzip")
+        if lie == "endless":
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(part) + (1 << 30 if lie == "more" else 0)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client hangs up
+            if lie == "endless":
+                while True:
+                    self._count(self.wfile.write(b"100000\r\n" + bytes(1 << 20) + b"\r\n"))
+            self._count(self.wfile.write(part))
+            while lie == "more":
+                self._count(self.wfile.write(bytes(1 << 20)))
+        self.close_connection = True
+
+    def _count(self, sent: int) -> None:
+        with self.server.lock:
+            self.server.bytes_sent += sent
 
     def _send(self, part: bytes, fault: str | None) -> None:
         if fault == "slow":

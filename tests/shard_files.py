@@ -1,5 +1,7 @@
 """Small shard sets written directly, and ways to change their files."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -24,33 +26,79 @@ def noisy(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
     return (rng.poisson(np.broadcast_to(smooth, shape)) * (1 if dtype == "uint8" else 37)).clip(0, None).astype(dtype)
 
 
-def write_set(folder: Path, images: list[np.ndarray], codec: str = "delta+zstd", chunk: int = 16, per: int = 2) -> Path:
-    """A complete set of images as the builder writes it, all of one training experiment."""
+def write_set(
+    folder: Path,
+    images: list[np.ndarray],
+    codec: str = "delta+zstd",
+    chunk: int = 16,
+    per: int = 2,
+    validation: int = 0,
+) -> Path:
+    """A complete set of images as the builder writes it; the last `validation` shards are those of experiment v."""
     folder.mkdir(exist_ok=True)
-    shards, rows = [], []
+    shards, rows, count = [], [], -(-len(images) // per)
     for number, first in enumerate(range(0, len(images), per)):
-        name = f"train-{number:06d}.tar"
+        split, experiment = ("validation", "v") if number >= count - validation else ("train", "e")
+        name = f"{split}-{number:06d}.tar"
         with (folder / name).open("wb") as file:
             writer = ShardWriter(file, codec, chunk)
             for index, image in enumerate(images[first : first + per], start=first):
                 entry = writer.add(f"well{index}", image, {"note": "ä", "number": index})
                 shape = {"height": entry.height, "width": entry.width}
-                rows.append({"key": f"well{index}", "experiment": "e", "shard": name, "split": "train", **shape})
+                rows.append({"key": f"well{index}", "experiment": experiment, "shard": name, "split": split, **shape})
             sha256 = writer.close()
-        shard = Shard(
-            name=name, split="train", wells=len(images[first : first + per]), bytes=writer.bytes, sha256=sha256
-        )
+        shard = Shard(name=name, split=split, wells=len(images[first : first + per]), bytes=writer.bytes, sha256=sha256)
         (folder / shard.index).write_bytes(writer.index())
         shards.append(shard)
+    wells = {split: sum(row["split"] == split for row in rows) for split in ("train", "validation")}
+    experiments = {"train": ("e",) if wells["train"] else (), "validation": ("v",) if validation else ()}
     write_manifest(
         folder,
         Manifest(
             channels=tuple(f"c{c}" for c in range(len(images[0]))), pixel_type=images[0].dtype.name, codec=codec,
-            chunk=chunk, wells={"train": len(images), "validation": 0}, experiments={"train": ("e",), "validation": ()},
-            shards=tuple(shards), wells_sha256=write_table(folder, [pd.DataFrame(rows)]), made_with={},
+            chunk=chunk, wells=wells, experiments=experiments, shards=tuple(shards),
+            wells_sha256=write_table(folder, [pd.DataFrame(rows)]), made_with={},
         ),
     )  # fmt: skip
     return folder
+
+
+def check_right_or_refused(folder: Path, images: list[np.ndarray]) -> int:
+    """Read each image of a set completely and in part, and its metadata; return how many of these reads are refused.
+
+    Whatever is read is right, and all errors are ShardErrors that name a file.
+    """
+    shards = outcome(lambda: ShardSet.open(folder))
+    if isinstance(shards, ShardError):
+        assert str(folder) in str(shards)
+        return 1
+    refused = 0
+    for number, image in enumerate(images):
+        side = min(8, *image.shape[1:])
+        for read, expected in (
+            (lambda n=number: shards.read_well(n), image),
+            (lambda n=number, s=side: shards.read_crop(n, 0, 0, s), image[:, :side, :side]),
+            (lambda n=number: shards.metadata(n), {"note": "ä", "number": number}),
+        ):
+            found = outcome(read)
+            refused += isinstance(found, ShardError)
+            if isinstance(found, ShardError):
+                assert str(folder) in str(found)
+            elif isinstance(expected, dict):
+                assert found == expected
+            else:
+                assert np.array_equal(found, expected), f"wrong pixels of well {number}"
+    return refused
+
+
+def reseal_manifest(folder: Path, change: Callable[[dict], object]) -> None:
+    """Change a manifest as its author would, with a matching checksum."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    content.pop("checksum", None)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({**content, "checksum": hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def outcome(read: Callable[[], T]) -> T | ShardError:

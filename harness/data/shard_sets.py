@@ -59,7 +59,9 @@ def manifest_of(recipe: Recipe, place: ShardLocation) -> dict[str, Any]:
 
 @cache
 def _asked(url: str, remote: str) -> str:
-    return _store(url, Remote.model_validate_json(remote)).read("manifest.json").decode()
+    from shards.format.manifest import MANIFEST, MAX_MANIFEST_BYTES
+
+    return _store(url, Remote.model_validate_json(remote)).load(MANIFEST, MAX_MANIFEST_BYTES).decode()
 
 
 def _store(url: str, remote: Remote) -> Store:

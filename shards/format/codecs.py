@@ -133,6 +133,11 @@ CODECS = {
 }
 
 
+def max_stored(size: int) -> int:
+    """Bytes that a chunk of `size` bytes takes at most: the bounds of zstd and LZ4 are below it."""
+    return size + (size >> 7) + 1024
+
+
 def codec_named(name: str) -> Codec:
     """Look a codec up; ValueError names the ones there are."""
     if name not in CODECS:

@@ -10,15 +10,23 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shards.errors import ShardError
 from shards.format.atomic import atomic_write
 from shards.format.codecs import codec_named
+from shards.format.payload import CHUNK_SIDES, MAX_IMAGE_BYTES
 from shards.format.source import Source
+from shards.format.tar import MAX_TAR_BYTES
 
 VERSION = 2
 MANIFEST = "manifest.json"
+
+MAX_MANIFEST_BYTES = 1 << 28
+"""Of the file; 93,000 shards take 17 MB."""
+MAX_WELLS = 1 << 24
+"""Of a shard. Its index is in memory while it is open, 80 bytes per well."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Split = Literal["train", "validation"]
@@ -32,10 +40,10 @@ class _Strict(BaseModel):
 class Shard(_Strict):
     """One tar file of the set."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z]+-\d+\.tar$")]
+    name: Annotated[str, Field(pattern=r"^[a-z]{1,20}-[0-9]{1,20}\.tar$")]
     split: Split
-    wells: Annotated[int, Field(gt=0)]
-    bytes: Annotated[int, Field(gt=0)]
+    wells: Annotated[int, Field(gt=0, le=MAX_WELLS)]
+    bytes: Annotated[int, Field(gt=0, le=MAX_TAR_BYTES)]
     sha256: Sha256
 
     @property
@@ -56,16 +64,16 @@ class Manifest(_Strict):
     """What a shard set holds and how it was made."""
 
     version: Literal[2] = 2
-    channels: tuple[str, ...]
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
     pixel_type: Literal["uint8", "uint16"]
     conversion: str | None = None  # of the source's pixels, as a formula; None: as they were stored
     codec: str
     codec_trial: dict[str, float] = {}  # compression ratio of each codec on a sample of the wells, if there was a trial
-    chunk: Annotated[int, Field(gt=0)]  # side, in pixels
+    chunk: int  # side, in pixels: one of CHUNK_SIDES
     wells: dict[Split, int]
     split_by: Literal["experiment"] = "experiment"  # no experiment is in two splits: checked here and on opening
     experiments: dict[Split, tuple[str, ...]]
-    shards: tuple[Shard, ...]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
     wells_sha256: Sha256
     removed: dict[str, int] = {}  # well images left out by curation, by rule
     quarantined: tuple[Quarantined, ...] = ()
@@ -75,6 +83,30 @@ class Manifest(_Strict):
     @classmethod
     def _known(cls, name: str) -> str:
         return codec_named(name).name
+
+    @field_validator("chunk")
+    @classmethod
+    def _supported(cls, side: int) -> int:
+        if side not in CHUNK_SIDES:
+            raise ValueError(f"must be one of {', '.join(map(str, CHUNK_SIDES))}, got {side}")
+        return side
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        """Refuse counts, names and sizes that contradict each other, before anything is allocated for them."""
+        size = len(self.channels) * self.chunk**2 * np.dtype(self.pixel_type).itemsize
+        if size > MAX_IMAGE_BYTES:
+            raise ValueError(f"chunk: {size} bytes in {len(self.channels)} channels; {MAX_IMAGE_BYTES} are the limit")
+        if set(self.wells) != set(SPLITS) or set(self.experiments) != set(SPLITS):
+            raise ValueError(f"wells and experiments must be given for {' and '.join(SPLITS)}")
+        for split in SPLITS:
+            wells = sum(shard.wells for shard in self.shards if shard.split == split)
+            if wells != self.wells[split]:
+                raise ValueError(f"wells.{split}: {self.wells[split]}, but the {split} shards have {wells}")
+        order = [shard.split for shard in self.shards]
+        if order != sorted(order) or len({shard.name for shard in self.shards}) != len(order):
+            raise ValueError("shards: each must be named once, training before validation")
+        return self
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -91,21 +123,21 @@ def read_manifest(source: Source) -> Manifest:
     path = f"{source.place}/{MANIFEST}"
     if source.size(MANIFEST) is None:
         raise ShardError(f"{path}: no manifest: not a shard set, or its build has not finished")
+    data = source.load(MANIFEST, MAX_MANIFEST_BYTES)
     try:
-        content = json.loads(source.load(MANIFEST).tobytes())
-        checksum = content.pop("checksum", None)
-    except (ValueError, AttributeError) as error:
+        content = json.loads(data)
+        checksum = content.pop("checksum", None) if isinstance(content, dict) else None
+        text = json.dumps(content)
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: invalid JSON: {error}") from None
     try:
-        manifest = Manifest.model_validate_json(json.dumps(content))
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "top level"
         raise ShardError(f"{path}: {field}: {first['msg']} (this is format version {VERSION})") from None
     if checksum != _checksum(content):
         raise ShardError(f"{path}: its checksum does not match: it is damaged, or was changed by hand")
-    if set(manifest.wells) != set(SPLITS) or set(manifest.experiments) != set(SPLITS):
-        raise ShardError(f"{path}: wells and experiments must be given for {' and '.join(SPLITS)}")
     return manifest
 
 

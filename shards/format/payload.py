@@ -28,8 +28,11 @@ MAGIC = b"wellzarr"
 PREFIX = struct.Struct("<8sI")
 MAX_HEADER_BYTES = 1 << 16
 MAX_IMAGE_BYTES = 1 << 30
-"""Of one image, decoded or encoded. A 2048 x 2048 well of eight 16-bit channels has 2 ** 26; offsets have 4 bytes."""
+"""Of one image, decoded. A 2048 x 2048 well of eight 16-bit channels has 2 ** 26; offsets have 4 bytes."""
+MAX_PAYLOAD_BYTES = 2 * MAX_IMAGE_BYTES - 1
+"""Of one image, encoded: noise grows a little, and a small image is padded to complete chunks."""
 CHUNK_SIDES = (16, 32, 64, 128, 256)
+PIXEL_TYPES = ("uint8", "uint16")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def encode_payload(image: NDArray[np.generic], codec: Codec, chunk: int) -> tupl
     Returns the payload, and the N + 1 offsets inside it at which chunks begin and the last one ends. Chunks at the
     lower and right edges are padded by repeating the edge. Raises ValueError for an image of another kind.
     """
-    if image.ndim != 3 or not image.size or image.dtype.name not in ("uint8", "uint16"):
+    if image.ndim != 3 or not image.size or image.dtype.name not in PIXEL_TYPES:
         raise ValueError(f"an image (C, H, W) of uint8 or uint16 is needed, got {image.dtype.name} {image.shape}")
     if chunk not in CHUNK_SIDES:
         raise ValueError(f"the chunk's side must be one of {', '.join(map(str, CHUNK_SIDES))}, got {chunk}")
@@ -121,7 +124,6 @@ def chunks_of(image: NDArray[np.generic], chunk: int) -> Iterator[NDArray[np.gen
 def decode_payload(payload: bytes) -> NDArray[np.generic]:
     """Decode a complete payload, (C, H, W), one chunk at a time; ShardError if any of it is damaged."""
     header = read_header(payload)
-    check_size(header)
     bounds = read_bounds(header, len(payload), payload[-index_bytes(header) :])
     image = np.empty((header.channels, header.height, header.width), header.pixel_type)
     columns = header.grid[1]
@@ -148,22 +150,32 @@ def header_bytes(payload: bytes) -> int:
 
 
 def read_header(payload: bytes) -> Header:
-    """Read the header at the beginning of a payload; ShardError if it is damaged or not as this format writes it."""
+    """Read the header at the beginning of a payload.
+
+    Raises ShardError if it is damaged, not as this format writes it, or of an image out of bounds (`check_size`).
+    """
     size = header_bytes(payload)
     packed, checksum = payload[: size - CRC_BYTES], payload[size - CRC_BYTES : size]
     if struct.pack("<I", crc32c(packed)) != checksum:
         raise ShardError("the header is damaged: its checksum does not match")
-    stored = json.loads(packed[PREFIX.size :])
     try:
+        stored = json.loads(packed[PREFIX.size :])
         channels, height, width = stored["shape"]
         chunk = stored["codecs"][0]["configuration"]["chunk_shape"][-1]
         header = Header(channels, height, width, stored["data_type"], chunk, CODECS[stored["attributes"]["codec"]])
-        same = header.pack() == payload[:size]
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        same = _is_supported(header) and header.pack() == payload[:size]
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError):
         same = False
     if not same:
         raise ShardError("the header describes an array that this format does not write")
+    check_size(header)
     return header
+
+
+def _is_supported(header: Header) -> bool:
+    """Whether the types are right: JSON's 16.0 and true also pass for numbers, and are written back as they were."""
+    sizes = (header.channels, header.height, header.width, header.chunk)
+    return {type(size) for size in sizes} == {int} and header.chunk in CHUNK_SIDES and header.pixel_type in PIXEL_TYPES
 
 
 def index_bytes(header: Header) -> int:
@@ -179,11 +191,20 @@ def read_bounds(header: Header, size: int, index: bytes) -> NDArray[np.uint32]:
     if len(index) != index_bytes(header) or struct.pack("<I", crc32c(index[:-CRC_BYTES])) != index[-CRC_BYTES:]:
         raise ShardError("the index of chunks is damaged: its checksum does not match")
     table = np.frombuffer(index[:-CRC_BYTES], "<u8").reshape(-1, 2)  # (N, 2)
-    bounds = np.append(table[:, 0], np.uint64(size - len(index)))
-    begin = len(header.pack())
-    if size >= 2 * MAX_IMAGE_BYTES or bounds[0] != begin or (np.diff(bounds.astype(np.int64)) != table[:, 1]).any():
+    if size > MAX_PAYLOAD_BYTES or (table > size).any():
+        raise ShardError("the index of chunks points outside the payload")
+    bounds = np.append(table[:, 0], np.uint64(size - len(index))).astype(np.int64)
+    sizes = np.diff(bounds)
+    if bounds[0] != len(header.pack()) or (sizes != table[:, 1]).any() or (sizes < CRC_BYTES).any():
         raise ShardError("the chunks are not contiguous")
     return bounds.astype(np.uint32)
+
+
+def chunk_crcs(payload: bytes, bounds: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The CRC-32C at the end of each chunk, (N,), by the offsets of the chunks, (N + 1,)."""
+    ends = bounds[1:].astype(np.int64)[:, None] + np.arange(-CRC_BYTES, 0)  # (N, 4)
+    crcs: NDArray[np.uint32] = np.frombuffer(payload, np.uint8)[ends].view("<u4")[:, 0]
+    return crcs
 
 
 def check_size(header: Header) -> None:

@@ -17,6 +17,7 @@ from shards.errors import ShardError
 
 BLOCK = tarfile.BLOCKSIZE
 NAME = re.compile(r"([A-Za-z0-9_+-]{1,90})\.(zs|json)")
+MAX_TAR_BYTES = 1 << 48
 ReadAt = Callable[[int, int], bytes]
 """Bytes `start` to `stop` of a file."""
 

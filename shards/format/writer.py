@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shards.format.atomic import atomic_write
 from shards.format.codecs import Codec, codec_named, crc32c
 from shards.format.index import IndexRow, ShardIndex
-from shards.format.payload import encode_payload
+from shards.format.payload import chunk_crcs, encode_payload
 from shards.format.tar import TarWriter
 from shards.tables import parquet as columns
 
@@ -61,7 +61,10 @@ class ShardWriter:
         offset = self._tar.add(f"{key}.zs", payload)
         text_offset = self._tar.add(f"{key}.json", text)
         _, height, width = image.shape
-        self._rows.append(IndexRow(offset, len(payload), height, width, bounds, text_offset, len(text), crc32c(text)))
+        crcs = chunk_crcs(payload, bounds)
+        self._rows.append(
+            IndexRow(offset, len(payload), height, width, bounds, crcs, text_offset, len(text), crc32c(text))
+        )
         return WellLocation(offset, height, width, image.dtype.name)
 
     def close(self) -> str:

@@ -8,27 +8,25 @@ Shapes: K crops, C channels, h and w the crop's sides, R rows of chunks that a c
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.atomic import atomic_write
-from shards.format.codecs import codec_named
-from shards.format.index import RECORD, ShardIndex, rebuild
-from shards.format.manifest import Manifest, Shard
+from shards.format.codecs import CRC_BYTES, codec_named, max_stored
+from shards.format.index import RECORD, ShardIndex
+from shards.format.manifest import MANIFEST, Manifest
 from shards.format.payload import Header
-from shards.format.source import LocalFolder, Range, Source
-
-log = logging.getLogger(__name__)
+from shards.format.source import Range, Source
+from shards.reader.sidecar import REPAIR, open_index
+from shards.reader.well_table import WellTable
 
 ReadMode = Literal["runs", "span"]
 """How to read a crop: one read per row of chunks, or one read from the first to the last. The latter reads about 4
@@ -37,12 +35,13 @@ times as many bytes in a fifth of the requests, for file systems where requests 
 OPEN_SHARDS = 256
 """Shards open at a time. Each takes two file descriptors, of which a process often has 1,024."""
 
-INDEX, READ, CHECKSUM, FRAME, OUTSIDE = range(1, 6)
+INDEX, READ, CHECKSUM, FRAME, FOREIGN, OUTSIDE = range(1, 7)
 FAILURES = {
     INDEX: "the sidecar index does not match the image: rebuild it with python -m shards.index",
     READ: "the file cannot be read, or is too short",
-    CHECKSUM: "its checksum does not match",
+    CHECKSUM: f"its checksum does not match: {REPAIR}",
     FRAME: "it cannot be decompressed to a chunk of this size",
+    FOREIGN: f"it is whole, but not the chunk that the index lists, so the file is not the one of this set: {REPAIR}",
 }
 
 
@@ -65,18 +64,21 @@ class Windows:
 class OpenShard:
     """A shard's index, and its file where it has a descriptor. Closed when no reference to it is left."""
 
-    def __init__(self, source: Source, shard: Shard, manifest: Manifest) -> None:
-        self.index = open_index(source, shard, manifest)
+    def __init__(self, source: Source, table: WellTable, number: int) -> None:
+        shard = table.manifest.shards[number]
+        path = f"{source.place}/{shard.name}"
         self.descriptor = source.descriptor(shard.name)
-        if self.descriptor is not None and os.fstat(self.descriptor).st_size != shard.bytes:
-            raise ShardError(
-                f"{source.place}/{shard.name}: {os.fstat(self.descriptor).st_size} bytes, not {shard.bytes}"
-            )
+        if self.descriptor is not None and (size := os.fstat(self.descriptor).st_size) != shard.bytes:
+            raise ShardError(f"{path}: {size} bytes, but {MANIFEST} says {shard.bytes}: {REPAIR}")
+        self.index = open_index(source, table, number, self.descriptor)
+        if self.descriptor is not None:
+            _check_first_chunk(path, self.descriptor, self.index)
 
-    def kernel_input(self, position: int) -> tuple[int, int, int]:
-        """What the kernel needs of an image: descriptor, addresses of its record and of the shard's offsets."""
-        records, offsets = self.index.addresses
-        return -1 if self.descriptor is None else self.descriptor, records + RECORD.itemsize * position, offsets
+    def kernel_input(self, position: int) -> tuple[int, int, int, int]:
+        """What the kernel needs of an image: descriptor, address of its record, and where the index has its words."""
+        descriptor = -1 if self.descriptor is None else self.descriptor
+        record = self.index.records_at + RECORD.itemsize * position
+        return descriptor, record, self.index.descriptor, self.index.words_at
 
     def __del__(self) -> None:
         if getattr(self, "descriptor", None) is not None:
@@ -88,11 +90,16 @@ class Reader:
     """Reads from the shards of one set."""
 
     source: Source
-    manifest: Manifest
+    table: WellTable
     mode: ReadMode = "runs"
     max_open_shards: int = OPEN_SHARDS
     _open: OrderedDict[int, OpenShard] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the set."""
+        return self.table.manifest
 
     def read(self, windows: Windows, out: NDArray[np.generic], sums: NDArray[np.uint64] | None = None) -> None:
         """Fill `out` (K, C, h, w), and `sums` (K, C, 2) with the sums of pixels and of their squares.
@@ -110,8 +117,9 @@ class Reader:
         images = np.array([s.kernel_input(position) for s, position in zip(shards, positions, strict=True)], np.int64)
         memory, kept = self._fetched(windows, shards, out.shape[2:])
         codec, none = codec_named(self.manifest.codec), np.empty((0, out.shape[1], 2), np.uint64)
+        most = max_stored(self._chunk_bytes)
         failure = kernel.read_crops(
-            addresses(), self.manifest.chunk, out.itemsize, *codec.flags, self.mode == "span", images, memory,
+            addresses(), self.manifest.chunk, out.itemsize, most, *codec.flags, self.mode == "span", images, memory,
             windows.corners, out.view(np.uint8), none if sums is None else sums,
         )  # fmt: skip
         del kept
@@ -124,7 +132,7 @@ class Reader:
             if number in self._open:
                 self._open.move_to_end(number)
                 return self._open[number]
-        shard = OpenShard(self.source, self.manifest.shards[number], self.manifest)
+        shard = OpenShard(self.source, self.table, number)
         with self._lock:
             self._open[number] = shard
             while len(self._open) > self.max_open_shards:
@@ -132,21 +140,45 @@ class Reader:
         return shard
 
     def runs(self, windows: Windows, size: tuple[int, ...]) -> list[list[Range]]:
-        """The byte ranges of each window's rows of chunks, to be fetched by the caller. `size` is (h, w)."""
+        """The byte ranges of each window's rows of chunks, to be fetched by the caller. `size` is (h, w).
+
+        Raises ShardError if the index of an image is damaged, and ValueError for a window that leaves its image.
+        """
         runs = []
         for number, position, corner in zip(
             windows.shard.tolist(), windows.position.tolist(), windows.corners.tolist(), strict=True
         ):
             index, side = self.open_shard(number).index, self.manifest.chunk
-            record, bounds = index.records[position], index.bounds(position)
-            columns = -(-int(record["width"]) // side)
+            record, name = index.records[position], self.manifest.shards[number].name
             top, left = corner[:2]
+            if not (0 <= top <= record["height"] - size[0] and 0 <= left <= record["width"] - size[1]):
+                raise self._outside(number, position, (top, left), record, size)
+            columns = -(-int(record["width"]) // side)
+            bounds = self._bounds(index, position, name)
             first, last = left // side, (left + size[1] - 1) // side + 1
             rows = range(top // side, (top + size[0] - 1) // side + 1)
             ends = [(int(bounds[row * columns + first]), int(bounds[row * columns + last])) for row in rows]
-            name, offset = self.manifest.shards[number].name, int(record["offset"])
+            offset = int(record["offset"])
             runs.append([(name, offset + start, offset + stop) for start, stop in ends])
         return runs
+
+    @cached_property
+    def _chunk_bytes(self) -> int:
+        """Bytes of a decoded chunk."""
+        return len(self.manifest.channels) * self.manifest.chunk**2 * np.dtype(self.manifest.pixel_type).itemsize
+
+    def _bounds(self, index: ShardIndex, position: int, name: str) -> NDArray[np.uint32]:
+        """Offsets of the chunks of an image, (N + 1,), checked as the kernel checks them."""
+        manifest, record = self.manifest, index.records[position]
+        try:
+            bounds, _ = index.chunks(position)
+        except ShardError as error:
+            raise ShardError(f"{self.source.place}/{name}: image {position}: {error}: {FAILURES[INDEX]}") from None
+        grid = [-(-int(record[side]) // manifest.chunk) for side in ("height", "width")]
+        long = np.diff(bounds).max() > max_stored(self._chunk_bytes)
+        if long or len(bounds) != grid[0] * grid[1] + 1:
+            raise ShardError(f"{self.source.place}/{name}: image {position}: {FAILURES[FRAME if long else INDEX]}")
+        return bounds
 
     def _fetched(
         self, windows: Windows, shards: Sequence[OpenShard], size: tuple[int, ...]
@@ -178,17 +210,22 @@ class Reader:
         name, position = self.manifest.shards[int(windows.shard[k])].name, int(windows.position[k])
         record = shards[k].index.records[position]
         if status == OUTSIDE:
-            top, left = windows.corners[k, :2].tolist()
-            image = f"the {record['height']} x {record['width']} image {position} of {name}"
-            raise ValueError(f"a window of {size[0]} x {size[1]} at ({top}, {left}) leaves {image}")
+            corner = windows.corners[k, :2].tolist()
+            raise self._outside(int(windows.shard[k]), position, corner, record, size)
         where = f"{self.source.place}/{name}: image {position}" + (f", chunk {chunk}" if chunk >= 0 else "")
         raise ShardError(f"{where} (payload at byte {record['offset']}): {FAILURES[status]}")
+
+    def _outside(
+        self, number: int, position: int, corner: Sequence[int], record: np.void, size: tuple[int, ...]
+    ) -> ValueError:
+        image = f"the {record['height']} x {record['width']} image {position} of {self.manifest.shards[number].name}"
+        return ValueError(f"a window of {size[0]} x {size[1]} at ({corner[0]}, {corner[1]}) leaves {image}")
 
 
 def decode_image(header: Header, index: ShardIndex, position: int, payload: bytes) -> NDArray[np.generic]:
     """Decode a complete image (C, H, W) from its payload, as `decode_payload` does, but by the kernel.
 
-    `header` and `index` are read from the archive itself (`shards.format.index.rebuild`). Raises ShardError, naming the
+    `header` and `index` are read from the archive itself (`shards.format.rebuild`). Raises ShardError, naming the
     chunk, if one is damaged.
     """
     from shards.reader import kernel
@@ -196,12 +233,13 @@ def decode_image(header: Header, index: ShardIndex, position: int, payload: byte
 
     out = np.empty((1, header.channels, header.height, header.width), header.pixel_type)
     data, none = np.frombuffer(payload, np.uint8), np.empty((0, header.channels, 2), np.uint64)
-    rows = index.bounds(position)[: -1 : header.grid[1]].astype(np.int64)  # where each row of chunks begins
-    records, offsets = index.addresses
-    images = np.array([[-1, records + RECORD.itemsize * position, offsets]], np.int64)
+    bounds, _ = index.chunks(position)
+    most = max_stored(header.channels * header.chunk**2 * out.itemsize)
+    rows = bounds[: -1 : header.grid[1]].astype(np.int64)  # where each row of chunks begins
+    images = np.array([[-1, index.records_at + RECORD.itemsize * position, -1, index.words_at]], np.int64)
     status, _, chunk = kernel.read_crops(
-        addresses(), header.chunk, out.itemsize, *header.codec.flags, False, images, (data.ctypes.data + rows)[None],
-        np.zeros((1, 4), np.int64), out.view(np.uint8), none,
+        addresses(), header.chunk, out.itemsize, most, *header.codec.flags, False, images,
+        (data.ctypes.data + rows)[None], np.zeros((1, 4), np.int64), out.view(np.uint8), none,
     )  # fmt: skip
     if status:
         raise ShardError(f"chunk {chunk} of {header.chunks}: {FAILURES[status]}")
@@ -209,55 +247,19 @@ def decode_image(header: Header, index: ShardIndex, position: int, payload: byte
     return image
 
 
-def open_index(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:
-    """The index of a shard: its sidecar, or rebuilt from the tar file if there is no matching one.
+def _check_first_chunk(path: str, descriptor: int, index: ShardIndex) -> None:
+    """Refuse a tar file whose first chunk does not end in its checksum: a small read finds most foreign files at once.
 
-    Rebuilding is logged, and writes the sidecar if possible. Raises ShardError if the tar file does not match the
-    manifest.
+    The kernel finds the others, as it compares every chunk that it reads.
     """
     try:
-        index = ShardIndex.parse(source.load(shard.index))
-    except FileNotFoundError:
-        reason = "missing"
-    except ShardError as error:
-        reason = str(error)
-    else:
-        if (index.tar_bytes, index.tar_sha256, len(index.records)) == (shard.bytes, shard.sha256, shard.wells):
-            return index
-        reason = "it belongs to another tar file"
-    log.warning("%s/%s: %s; rebuilding it from %s", source.place, shard.index, reason, shard.name)
-    index = rebuild_index(source, shard, manifest)
-    if isinstance(source, LocalFolder):
-        write_sidecar(source.place, shard, index)
-    return index
-
-
-def rebuild_index(source: Source, shard: Shard, manifest: Manifest) -> ShardIndex:
-    """The index of a shard, from its tar file; ShardError, naming the file, if that does not match the manifest."""
-    path = f"{source.place}/{shard.name}"
-    try:
-        index, headers, _ = rebuild(
-            lambda start, stop: bytes(source.ranges([(shard.name, start, stop)])[0]), shard.bytes, shard.sha256
-        )
-    except (ShardError, OSError) as error:
-        raise ShardError(f"{path}: {error}") from None
-    stated = (len(manifest.channels), manifest.pixel_type, manifest.chunk, manifest.codec)
-    for number, header in enumerate(headers):
-        if (header.channels, header.pixel_type, header.chunk, header.codec.name) != stated:
-            raise ShardError(
-                f"{path}: image {number} does not have the channels, pixel type, chunk and codec of the manifest"
-            )
-    if len(headers) != shard.wells:
-        raise ShardError(f"{path}: {len(headers)} images, but the manifest says {shard.wells}")
-    return index
-
-
-def write_sidecar(folder: Path, shard: Shard, index: ShardIndex) -> None:
-    """Write a sidecar, or log why it cannot be written."""
-    try:
-        with atomic_write(folder / shard.index) as file:
-            file.write(index.pack())
-    except OSError as error:
-        log.warning(
-            "%s/%s: cannot be written (%s): it will be rebuilt from the tar file each time", folder, shard.index, error
+        at, crc = index.first_chunk()
+        foreign = os.pread(descriptor, CRC_BYTES, at) != crc
+        if foreign:
+            index.chunks(0)
+    except ShardError:
+        return  # the index is damaged: reported when this image is read; others can be read
+    if foreign:
+        raise ShardError(
+            f"{path}: not the file of this set, or damaged: its first chunk is not the one in the index: {REPAIR}"
         )

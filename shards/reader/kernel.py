@@ -32,29 +32,18 @@ from shards.reader.c_functions import (
 )
 
 Array = NDArray[Any]
-OK, BAD_INDEX, SHORT_READ, BAD_CHECKSUM, BAD_FRAME, OUTSIDE = range(6)
+OK, BAD_INDEX, SHORT_READ, BAD_CHECKSUM, BAD_FRAME, FOREIGN, OUTSIDE = range(7)
 NONE, ZSTD, LZ4 = range(3)
 
 # A record of `shards.format.index`, as 8-byte words.
 OFFSET, LENGTH, HEIGHT, WIDTH, FIRST, CHUNKS, CHECKSUM = range(7)
 RECORD_WORDS = 10
-CRC = 4
+WORD = CRC = 4
 
 SIGNATURE = (
-    "UniTuple(int64, 3)(int64[::1], int64, int64, int64, boolean, boolean, boolean, int64[:, ::1], int64[:, ::1], "
-    "int64[:, ::1], uint8[:, :, :, ::1], uint64[:, :, ::1])"
+    "UniTuple(int64, 3)(int64[::1], int64, int64, int64, int64, boolean, boolean, boolean, int64[:, ::1], "
+    "int64[:, ::1], int64[:, ::1], uint8[:, :, :, ::1], uint64[:, :, ::1])"
 )
-
-
-@njit(nogil=True, cache=True)
-def _index_fits(calls: Array, record: Array, bounds: Array) -> bool:
-    """Whether the image's part of the index is intact, and its chunks ascend inside the payload."""
-    if np.int64(call_crc32c(calls[CRC32C], (0, bounds.ctypes.data, 4 * len(bounds)))) != record[CHECKSUM]:
-        return False
-    descents = 0
-    for number in range(len(bounds) - 1):
-        descents += bounds[number + 1] < bounds[number]
-    return descents == 0 and np.int64(bounds[len(bounds) - 1]) <= record[LENGTH]
 
 
 @njit(nogil=True, cache=True)
@@ -69,6 +58,34 @@ def _read(calls: Array, descriptor: int, at: int, count: int, into: int) -> bool
 
 
 @njit(nogil=True, cache=True)
+def _image_words(calls: Array, image: Array, record: Array, spare: Array) -> tuple[bool, Array]:
+    """The image's words in the index, (2N + 1,), and whether they are intact; read into `spare`, or where they are."""
+    count, at = 2 * record[CHUNKS] + 1, image[3] + WORD * record[FIRST]
+    if image[2] < 0:
+        words = carray(pointer(at), count, np.uint32)
+    else:
+        if len(spare) < count:
+            spare = np.empty(count, np.uint32)
+        words = spare
+        if not _read(calls, image[2], at, WORD * count, words.ctypes.data):
+            return False, words
+    intact = np.int64(call_crc32c(calls[CRC32C], (0, words.ctypes.data, WORD * count))) == record[CHECKSUM]
+    return intact, words
+
+
+@njit(nogil=True, cache=True)
+def _bounds_status(words: Array, record: Array, most: int) -> int:
+    """BAD_INDEX unless the chunks ascend inside the payload, BAD_FRAME if one is longer than any codec makes it."""
+    shortest, longest = np.int64(CRC), np.int64(CRC)
+    for number in range(record[CHUNKS]):
+        size = np.int64(words[number + 1]) - np.int64(words[number])
+        shortest, longest = min(shortest, size), max(longest, size)
+    if shortest < CRC or np.int64(words[record[CHUNKS]]) > record[LENGTH]:
+        return BAD_INDEX
+    return BAD_FRAME if longest > most else OK
+
+
+@njit(nogil=True, cache=True)
 def _decode(
     calls: Array,
     context: int,
@@ -76,15 +93,20 @@ def _decode(
     wide: int,
     at: int,
     stored: int,
+    listed: np.uint32,
     tile: Array,
     spare: Array,
 ) -> int:
-    """Check the chunk of `stored` bytes at address `at`, and decode it into `tile` if it is encoded at all."""
+    """Check the chunk of `stored` bytes at address `at`, and decode it into `tile` if it is encoded at all.
+
+    Its CRC-32C must be the one stored with it, or it is damaged, and the one listed in the index, or it is another.
+    """
     (compressor, delta, shuffle), size, body = codec, len(tile), stored - CRC
-    if body < 0:
-        return BAD_FRAME
-    if call_crc32c(calls[CRC32C], (0, at, body)) != carray(pointer(at + body), 1, np.uint32)[0]:
+    checksum = call_crc32c(calls[CRC32C], (0, at, body))
+    if checksum != carray(pointer(at + body), 1, np.uint32)[0]:
         return BAD_CHECKSUM
+    if checksum != listed:
+        return FOREIGN
     into = spare.ctypes.data if shuffle else tile.ctypes.data
     decoded = body
     if compressor == ZSTD:
@@ -234,28 +256,35 @@ def _read_crop(
     calls: Array,
     context: int,
     codec: tuple[int, bool, bool],
-    shape: tuple[int, int, bool],  # T, bytes of a pixel, whether to read the crop's bytes at once
-    image: Array,  # (3,)
+    shape: tuple[int, int, int, bool],  # T, bytes of a pixel, most of a chunk, whether to read a crop at once
+    image: Array,  # (4,)
     memory: Array,  # (R,) or (0,)
     corner: Array,  # (4,)
     crop: Array,  # (C, h, w * wide)
     tile: Array,
     spare: Array,
-    buffer: Array,
-) -> tuple[int, int, Array]:
-    """Fill one crop, columns not yet flipped; return the status, the chunk it refers to, and the buffer, which grows.
+    buffers: tuple[Array, Array],
+) -> tuple[int, int, tuple[Array, Array]]:
+    """Fill one crop, columns not yet flipped; return the status, the chunk it refers to, and the buffers, which grow.
 
     `base` is the address that the payload's first byte would have if all of it were in memory.
     """
-    (chunk, wide, one_span), (top, left) = shape, (corner[0], corner[1])
+    (chunk, wide, most, one_span), (top, left) = shape, (corner[0], corner[1])
     height, width = crop.shape[1], crop.shape[2] // wide
     record = carray(pointer(image[1]), RECORD_WORDS, np.int64)
     if top < 0 or left < 0 or top + height > record[HEIGHT] or left + width > record[WIDTH]:
-        return OUTSIDE, -1, buffer
-    bounds = carray(pointer(image[2] + 4 * record[FIRST]), record[CHUNKS] + 1, np.uint32)
+        return OUTSIDE, -1, buffers
     rows, columns = -(-record[HEIGHT] // chunk), -(-record[WIDTH] // chunk)
-    if rows * columns != record[CHUNKS] or not _index_fits(calls, record, bounds):
-        return BAD_INDEX, -1, buffer
+    buffer, spare_words = buffers
+    intact, bounds = _image_words(calls, image, record, spare_words)
+    if image[2] >= 0:
+        spare_words = bounds
+    status = BAD_INDEX
+    if rows * columns == record[CHUNKS] and intact:
+        status = _bounds_status(bounds, record, most)
+    if status != OK:
+        return status, -1, (buffer, spare_words)
+    crcs = bounds[record[CHUNKS] + 1 :]
     first, last = left // chunk, (left + width - 1) // chunk
     upper, lower = top // chunk, (top + height - 1) // chunk
     plain, base = codec[0] == NONE and not (codec[1] or codec[2]), 0
@@ -268,17 +297,17 @@ def _read_crop(
             if len(buffer) < count:
                 buffer = np.empty(2 * count, np.uint8)
             if not _read(calls, image[0], record[OFFSET] + start, count, buffer.ctypes.data):
-                return SHORT_READ, row * columns + first, buffer
+                return SHORT_READ, row * columns + first, (buffer, spare_words)
             base = buffer.ctypes.data - start
         for number in range(row * columns + first, row * columns + last + 1):
             at, stored = base + np.int64(bounds[number]), np.int64(bounds[number + 1] - bounds[number])
-            status = _decode(calls, context, codec, wide, at, stored, tile, spare)
+            status = _decode(calls, context, codec, wide, at, stored, crcs[number], tile, spare)
             if status != OK:
-                return status, number, buffer
+                return status, number, (buffer, spare_words)
             pixels = carray(pointer(at), len(tile), np.uint8) if plain else tile
             column = number - row * columns
             _copy_chunk(pixels, crop, chunk, wide, row * chunk - top, column * chunk - left, corner[2] != 0)
-    return OK, -1, buffer
+    return OK, -1, (buffer, spare_words)
 
 
 @njit(SIGNATURE, nogil=True, cache=True)  # compiled, or loaded, when this module is imported
@@ -286,24 +315,27 @@ def read_crops(
     calls: Array,  # addresses of C functions
     chunk: int,  # T
     wide: int,  # bytes of a pixel
+    most: int,  # bytes that an encoded chunk may have
     compressor: int,
     delta: bool,
     shuffle: bool,
     one_span: bool,  # read a crop's bytes in one read, with those between its runs
-    images: Array,  # (K, 3): file descriptor, address of the image's record, address of the shard's offsets
+    images: Array,  # (K, 4): the tar's descriptor, address of the image's record, the index's descriptor or -1, and
+    # where its words begin: a byte of that file, or an address
     memory: Array,  # (K, R) addresses of the runs that have been read already; (K, 0) to read them here
     corners: Array,  # (K, 4): top, left, whether to flip rows, columns
     out: Array,  # (K, C, h, w * wide) bytes
     sums: Array,  # (K, C, 2) sums of pixels and of their squares; (0, C, 2) to leave out
 ) -> tuple[int, int, int]:
     """Fill `out` and `sums`; return the status, crop and chunk of the first failure, at which reading stops."""
-    size, buffer, status, number, k = out.shape[1] * chunk * chunk * wide, np.empty(0, np.uint8), OK, -1, 0
+    size, status, number, k = out.shape[1] * chunk * chunk * wide, OK, -1, 0
+    buffers = np.empty(0, np.uint8), np.empty(0, np.uint32)
     tile, spare = np.empty(size, np.uint8), np.empty(size, np.uint8)
     context = call_create(calls[ZSTD_CREATE], ()) if compressor == ZSTD else 0
-    codec, shape = (compressor, delta, shuffle), (chunk, wide, one_span)
+    codec, shape = (compressor, delta, shuffle), (chunk, wide, most, one_span)
     for k in range(out.shape[0]):
-        status, number, buffer = _read_crop(
-            calls, context, codec, shape, images[k], memory[k], corners[k], out[k], tile, spare, buffer
+        status, number, buffers = _read_crop(
+            calls, context, codec, shape, images[k], memory[k], corners[k], out[k], tile, spare, buffers
         )
         if status != OK:
             break

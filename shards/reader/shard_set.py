@@ -8,31 +8,24 @@ Shapes: C channels, H height, W width, s crop size, K crops.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.format.codecs import crc32c
-from shards.format.manifest import (
-    MANIFEST,
-    SPLITS,
-    Manifest,
-    Split,
-    read_manifest,
-)
+from shards.format.manifest import MANIFEST, SPLITS, Manifest, Split, read_manifest
+from shards.format.rebuild import parse_metadata
 from shards.format.source import LocalFolder, Source
 from shards.format.writer import WELLS
 from shards.order.random_order import Indices
 from shards.reader.crop_reader import Reader, ReadMode, Windows
-from shards.tables import parquet as columns
+from shards.reader.well_table import WellTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +38,7 @@ class ShardSet:
     source: Source
     manifest: Manifest
     reader: Reader
-    _table: NDArray[np.uint8] = field(repr=False)
+    table: WellTable
 
     @classmethod
     def open(cls, place: Path | Source, mode: ReadMode = "runs") -> ShardSet:
@@ -58,10 +51,8 @@ class ShardSet:
         manifest = read_manifest(source)
         for shard in manifest.shards:
             _check_size(source, shard.name, shard.bytes)
-        table = source.load(WELLS) if source.size(WELLS) is not None else np.empty(0, np.uint8)
-        if hashlib.sha256(table.data).hexdigest() != manifest.wells_sha256:
-            raise ShardError(f"{source.place}/{WELLS}: not the table that {MANIFEST} describes: build the set again")
-        shards = cls(source, manifest, Reader(source, manifest, mode), table)
+        table = WellTable.open(source, manifest)
+        shards = cls(source, manifest, Reader(source, table, mode), table)
         shards._check()
         return shards
 
@@ -73,7 +64,7 @@ class ShardSet:
     @cached_property
     def wells(self) -> pd.DataFrame:
         """The table: one row per well image, in the order of the shards."""
-        return columns.read_frame(columns.open_buffer(self._table))
+        return self.table.frame()
 
     def indices(self, split: Split, experiments: Iterable[str] | None = None) -> NDArray[np.int64]:
         """Numbers of the wells of a split, or only of the named experiments."""
@@ -81,22 +72,13 @@ class ShardSet:
         wells = np.arange(first, first + self.manifest.wells[split])
         if experiments is None:
             return wells
-        names, codes = self._experiments
-        selected = np.isin(names, list(experiments))
-        return wells[selected[codes[wells]]]
+        selected = np.isin(np.array(self.table.experiments), list(experiments))
+        return wells[selected[self.table.codes[wells]]]
 
-    @cached_property
+    @property
     def shapes(self) -> NDArray[np.int64]:
         """Height and width of each well image, (wells, 2); a view of one row where all are the same."""
-        parts = [np.empty((0, 2), np.int64)]
-        for group in self._groups("height", "width"):
-            shapes = np.stack([np.from_dlpack(group[side]) for side in ("height", "width")], axis=1).astype(np.int64)
-            same = len(shapes) and (shapes == shapes[0]).all()
-            parts.append(np.broadcast_to(shapes[0].copy(), shapes.shape) if same else shapes)
-        filled = [part for part in parts if len(part)]
-        if filled and all(part.strides[0] == 0 and (part[0] == filled[0][0]).all() for part in filled):
-            return np.broadcast_to(filled[0][0], (sum(map(len, filled)), 2))
-        return np.concatenate(parts)
+        return self.table.shapes
 
     def read_well(
         self, index: int, *, into: NDArray[np.generic] | None = None, sums: NDArray[np.uint64] | None = None
@@ -140,8 +122,7 @@ class ShardSet:
         (text,) = self.source.ranges([(name, start, start + int(record["json_length"]))])
         if crc32c(text) != record["json_crc"]:
             raise ShardError(f"{self.folder}/{name}: metadata of image {position}: its checksum does not match")
-        metadata: dict[str, object] = json.loads(text)
-        return metadata
+        return parse_metadata(text)
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
@@ -151,33 +132,15 @@ class ShardSet:
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum(self._sizes)
 
-    @cached_property
-    def _experiments(self) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
-        """Names of the experiments, and each well's number among them."""
-        known, parts = dict[str, int](), [np.empty(0, np.int32)]
-        for group in self._groups("experiment"):
-            coded = group["experiment"].cast("string").dictionary_encode()
-            numbers = [known.setdefault(name, len(known)) for name in coded.dictionary.to_pylist()]
-            parts.append(np.array(numbers, np.int32)[np.from_dlpack(coded.indices)])
-        return np.array(list(known), dtype=str), np.concatenate(parts)
-
-    def _groups(self, *names: str) -> Iterator[dict[str, Any]]:
-        """Columns of the table as Arrow arrays; without pandas, whose import takes longer than everything else here."""
-        return columns.read_groups(columns.open_buffer(self._table), names)
-
     def _check(self) -> None:
         manifest, place = self.manifest, f"{self.folder}/{MANIFEST}"
         if shared := set(manifest.experiments["train"]) & set(manifest.experiments["validation"]):
             raise ShardError(f"{place}: experiments {sorted(shared)} are in both training and validation")
-        names, codes = self._experiments
-        order = [shard.split for shard in manifest.shards]
+        names, codes = np.array(self.table.experiments), self.table.codes
         for split in SPLITS:
-            wells = sum(shard.wells for shard in manifest.shards if shard.split == split)
-            known = set(names[np.unique(codes[self.indices(split)])]) if manifest.wells[split] <= len(codes) else set()
-            if wells != manifest.wells[split] or known != set(manifest.experiments[split]):
-                raise ShardError(f"{place}: {WELLS} has other {split} experiments or another count than stated here")
-        if order != sorted(order) or len(codes) != sum(manifest.wells.values()):
-            raise ShardError(f"{place}: the shards do not hold the wells of {WELLS}, training before validation")
+            known = set(names[np.unique(codes[self.indices(split)])].tolist())
+            if known != set(manifest.experiments[split]):
+                raise ShardError(f"{place}: {WELLS} has other {split} experiments than stated here")
 
 
 def _check_size(source: Source, name: str, expected: int) -> None:

@@ -18,11 +18,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from shards.errors import ShardError
 from shards.format.source import LocalFolder, Source
 from shards.remote.cache import CacheFullError, FileCache, WrongContentError
+from shards.remote.http_range import RangesIgnoredError, check_length, http_range
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -39,10 +38,6 @@ TRANSIENT = {408, 425, 429}
 
 class RemoteError(OSError):
     """A request failed permanently; the message names the URL, the number of attempts and the last reason."""
-
-
-class RangesIgnoredError(OSError):
-    """The server answers a range request with more bytes than requested."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +71,21 @@ class Store:
             raise RemoteError(f"{self.locate(name)}: the server does not state its size")
         return size
 
-    def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
-        """Bytes `begin` to `end` (exclusive) of a file, or to its end.
+    def read(self, name: str, begin: int, end: int) -> bytes:
+        """Bytes `begin` to `end` (exclusive) of a file.
 
         Raises FileNotFoundError, PermissionError, or RemoteError after the last attempt.
         """
         return self._retry(name, lambda path: self._get(path, begin, end))
+
+    def load(self, name: str, limit: int) -> bytes:
+        """A complete file; errors as in `read`, and ShardError if it has more than `limit` bytes."""
+        size = self.size(name)
+        if size is None:
+            raise FileNotFoundError(f"{self.locate(name)}: no such file")
+        if not 0 <= size <= limit:
+            raise ShardError(f"{self.locate(name)}: {size} bytes; {limit} are the limit")
+        return self.read(name, 0, size)
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Byte ranges (file, begin, end), with many concurrent requests; errors as in `read`."""
@@ -115,15 +119,15 @@ class Store:
                 time.sleep(self.patience.pause * 2 ** (number - 1) * random.uniform(0.5, 1))
         raise ValueError(f"{url}: {self.patience.attempts} attempts: at least 1 is needed")
 
-    def _get(self, path: str, begin: int, end: int | None) -> bytes:
-        """One request. Raises the file system's errors, EOFError for too few bytes, RangesIgnoredError for too many."""
+    def _get(self, path: str, begin: int, end: int) -> bytes:
+        """One request. Raises the file system's errors, EOFError for too few bytes, RangesIgnoredError for others."""
         if begin == end:
             return b""
+        files = self._files()
+        if isinstance(files.protocol, tuple) and "http" in files.protocol:
+            return http_range(files, path, begin, end, self.patience.seconds)
         data: bytes = self._call("cat_file", path, start=begin, end=end)
-        if end is not None and len(data) != end - begin:
-            error = RangesIgnoredError if len(data) > end - begin else EOFError
-            raise error(f"{len(data)} bytes received for bytes {begin} to {end}")
-        return data
+        return check_length(data, begin, end)
 
     def _call(self, method: str, path: str, **arguments: object) -> Any:  # noqa: ANN401  (anything that fsspec returns)
         """Call the file system, with the time limit of `patience` if the call can be interrupted."""
@@ -159,9 +163,9 @@ class RemoteFolder:
         """See Source."""
         return self.store.size(name)
 
-    def load(self, name: str) -> NDArray[np.uint8]:
+    def load(self, name: str, limit: int) -> bytes:
         """See Source; downloaded each time."""
-        return np.frombuffer(self.store.read(name), np.uint8)
+        return self.store.load(name, limit)
 
     def ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """See Source."""

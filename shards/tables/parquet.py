@@ -7,38 +7,14 @@ down cannot release Python's memory. So columns are decoded by the calling threa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
     from pyarrow.parquet import ParquetFile
-
-
-def open_buffer(data: NDArray[np.uint8]) -> ParquetFile:
-    """The Parquet file in these bytes, which are not copied."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    return parquet.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
-
-
-def read_columns(file: ParquetFile, names: Sequence[str] | None = None) -> pa.Table:
-    """The named columns of a file, or all, as an Arrow table."""
-    return file.read(None if names is None else list(names), use_threads=False)
-
-
-def read_groups(file: ParquetFile, names: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
-    """Yield the columns of each row group, by name; only one group is in memory at a time."""
-    for number in range(file.num_row_groups):
-        group = file.read_row_group(number, list(names), use_threads=False)
-        yield {name: group[name].combine_chunks() for name in names}
 
 
 def write_frames(parts: Iterable[pd.DataFrame], file: IO[bytes], rows: int) -> None:
@@ -62,5 +38,6 @@ def write_frames(parts: Iterable[pd.DataFrame], file: IO[bytes], rows: int) -> N
 
 def read_frame(file: ParquetFile, names: Sequence[str] | None = None) -> pd.DataFrame:
     """The named columns of a file, or all, as a pandas table."""
-    frame: pd.DataFrame = read_columns(file, names).to_pandas(use_threads=False)
+    table = file.read(None if names is None else list(names), use_threads=False)
+    frame: pd.DataFrame = table.to_pandas(use_threads=False)
     return frame

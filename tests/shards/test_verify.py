@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from shards.builder.build_set import build
 from shards.errors import ShardError
-from shards.format.index import rebuild
 from shards.format.manifest import Manifest, read_manifest, write_manifest
 from shards.format.payload import decode_payload
+from shards.format.rebuild import rebuild
 from shards.format.source import LocalFolder
 from shards.format.writer import ShardWriter
 from shards.verify import Fault, main, verify
@@ -58,8 +58,8 @@ def reseal(folder: Path, **changes: object) -> None:
         reported = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         shards.append(shard.model_copy(update=reported))
         try:
-            index, _, _ = rebuild(lambda begin, end, data=data: data[begin:end], len(data), reported["sha256"])
-            (folder / shard.index).write_bytes(index.pack())
+            rebuilt = rebuild(lambda begin, end, data=data: data[begin:end], len(data))
+            (folder / shard.index).write_bytes(rebuilt.index.pack())
         except ShardError:
             (folder / shard.index).unlink(missing_ok=True)
     table = hashlib.sha256((folder / "wells.parquet").read_bytes()).hexdigest()

@@ -60,7 +60,10 @@ def test_every_flipped_byte_of_a_payload_is_noticed(tmp_path):
 def hostile_header(**changes) -> bytes:
     stored = Header(1, 16, 16, "uint8", 16, CODECS["zstd"]).zarr()
     stored.update(changes)
-    text = json.dumps(stored, separators=(",", ":")).encode()
+    return with_header(json.dumps(stored, separators=(",", ":")).encode())
+
+
+def with_header(text: bytes) -> bytes:
     packed = struct.pack("<8sI", b"wellzarr", len(text)) + text
     return packed + struct.pack("<I", crc32c(packed))
 
@@ -72,7 +75,19 @@ def hostile_header(**changes) -> bytes:
         (hostile_header(shape=[1, 10**9, 10**9]), "does not write|out of bounds"),
         (hostile_header(shape=[1, -16, 16]), "does not write|out of bounds"),
         (hostile_header(shape=["a", None, {}]), "does not write"),
+        (hostile_header(shape=[1, 16.0, 16]), "does not write"),
+        (hostile_header(shape=[True, 16, 16]), "does not write"),
+        (hostile_header(shape=[10**30, 10**30, 10**30]), "does not write|out of bounds"),
         (hostile_header(data_type="object"), "does not write"),
+        (Header(1, 16, 16, "float64", 16, CODECS["zstd"]).pack(), "does not write"),
+        (Header(1, 16, 16, "uint8", -16, CODECS["zstd"]).pack(), "does not write"),
+        (Header(1, 16, 16, "uint8", 17, CODECS["zstd"]).pack(), "does not write"),
+        (Header(1, 16, 16, "uint8", 2**32, CODECS["zstd"]).pack(), "does not write"),
+        (with_header(b"not JSON"), "does not write"),
+        (with_header(b"\xff\xfe"), "does not write"),
+        (with_header(b"[" * 60_000), "does not write"),
+        (with_header(b"[]"), "does not write"),
+        (with_header(b"9" * 5000), "does not write"),
         (hostile_header(attributes={"codec": "pickle"}), "does not write"),
         (Header(1 << 20, 1 << 20, 1 << 20, "uint8", 64, CODECS["zstd"]).pack(), "out of bounds"),
         (Header(1, 16, 16, "uint8", 16, CODECS["zstd"]).pack(), "index of chunks is damaged"),
@@ -95,3 +110,16 @@ def test_hostile_payloads_do_nothing_but_fail(payload, message):
 def test_what_cannot_be_encoded_is_refused(image, chunk, message):
     with pytest.raises(ValueError, match=message):
         encode_payload(image, CODECS["zstd"], chunk)
+
+
+@pytest.mark.parametrize("entry", range(4))
+@pytest.mark.parametrize("field", [0, 1])
+@pytest.mark.parametrize("value", [0, 1, 500, 2**31, 2**32, 2**63, 2**64 - 1])
+def test_every_number_of_the_index_of_chunks_may_be_hostile(entry, field, value):
+    image = noisy((1, 32, 32), "uint8")
+    payload, _ = encode_payload(image, CODECS["none"], 16)
+    table = np.frombuffer(payload[-68:-4], "<u8").reshape(4, 2).copy()
+    table[entry, field] = value
+    index = table.tobytes()
+    with pytest.raises(ShardError, match=r"not contiguous|points outside the payload"):
+        decode_payload(payload[:-68] + index + struct.pack("<I", crc32c(index)))

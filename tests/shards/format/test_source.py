@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from shards.errors import ShardError
 from shards.format.source import LocalFolder
 
 
@@ -16,8 +17,8 @@ def source(tmp_path) -> LocalFolder:
 
 def test_a_file_is_read_completely_or_in_ranges(source):
     assert (source.size("a.tar"), source.size("empty"), source.size("none")) == (100, 0, None)
-    assert source.load("a.tar").tolist() == list(range(100))
-    assert source.load("empty").size == 0
+    assert source.load("a.tar", 100) == bytes(range(100))
+    assert source.load("empty", 0) == b""
     assert source.ranges([("a.tar", 90, 100), ("a.tar", 3, 5)]) == [bytes(range(90, 100)), bytes([3, 4])]
     descriptor = source.descriptor("a.tar")
     assert os.pread(descriptor, 2, 7) == bytes([7, 8])
@@ -25,7 +26,9 @@ def test_a_file_is_read_completely_or_in_ranges(source):
 
 
 def test_a_short_or_absent_file_is_named(source):
-    with pytest.raises(OSError, match=r"a.tar: ends at byte 100, before byte 101"):
+    with pytest.raises(ShardError, match=r"a.tar: ends at byte 100, before byte 101"):
         source.ranges([("a.tar", 90, 101)])
     with pytest.raises(FileNotFoundError, match="none"):
-        source.load("none")
+        source.load("none", 100)
+    with pytest.raises(ShardError, match=r"a.tar: 100 bytes; 99 are the limit"):
+        source.load("a.tar", 99)

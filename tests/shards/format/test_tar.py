@@ -11,8 +11,8 @@ from shard_files import flip_bit, flips, members_of, noisy, outcome, write_set
 
 from shards.errors import ShardError
 from shards.format.codecs import CODECS
-from shards.format.index import rebuild
 from shards.format.payload import decode_payload, encode_payload
+from shards.format.rebuild import rebuild
 from shards.format.writer import ShardWriter
 from shards.reader.shard_set import ShardSet
 
@@ -58,7 +58,7 @@ def test_a_tar_file_cut_anywhere_is_refused(tmp_path_factory, cut):
     writer.close()
     short = file.getvalue()[: int(cut * (len(file.getvalue()) - 1024))]  # the end mark is two blocks; one suffices
     with pytest.raises(ShardError, match=r"cut short at byte|no metadata"):
-        rebuild(lambda start, stop: short[start:stop], len(short), "0" * 64)
+        rebuild(lambda start, stop: short[start:stop], len(short))
 
 
 def archive(*infos: tarfile.TarInfo, content: bytes = b"") -> bytes:
@@ -94,5 +94,5 @@ def test_hostile_tar_files_do_nothing_but_fail(tar, message):
         return tar[start:stop]
 
     with pytest.raises(ShardError, match=message):
-        rebuild(read, len(tar), "0" * 64)
+        rebuild(read, len(tar))
     assert max(asked) <= 512

@@ -26,7 +26,7 @@ from shards.reader.shard_set import ShardSet, wells_per_shard
         (lambda f: os.truncate(f / "train-000000.tar", 700), "train-000000.tar: 700 bytes, but"),
         (lambda f: rewrite(f, "version", 1), "manifest.json: version: "),
         (lambda f: rewrite(f, "shards", 0, "name", "../../etc/passwd.tar"), "shards.0.name: String should match"),
-        (lambda f: rewrite(f, "wells", "train", 5), "other train experiments or another count"),
+        (lambda f: rewrite(f, "wells", "train", 5), "wells.train: 5, but the train shards have 8"),
         (
             lambda f: rewrite(f, "experiments", "validation", ["gene-001", "gene-002", "gene-003"]),
             "are in both training",

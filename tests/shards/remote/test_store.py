@@ -1,13 +1,15 @@
-"""Reading over a network that fails: the right bytes, or an error in time that names the URL."""
+"""Covers `store` and `http_range`: a network that fails or lies gives the right bytes, or an error naming the URL."""
 
 import hashlib
 import itertools
 import random
+import resource
 import time
 
 import pytest
-from faulty_server import FAULTS, FaultyServer, serving
+from faulty_server import FAULTS, LIES, FaultyServer, serving
 
+from shards.errors import ShardError
 from shards.remote import store as store_module
 from shards.remote.cache import FileCache, WrongContentError
 from shards.remote.store import Patience, RemoteError, Store
@@ -29,7 +31,7 @@ def store(server: FaultyServer) -> Store:
     return Store(server.url, QUICK)
 
 
-@pytest.mark.parametrize(("begin", "end"), [(0, 1), (17, 4711), (99_999, 100_000), (0, 100_000), (5, 5), (0, None)])
+@pytest.mark.parametrize(("begin", "end"), [(0, 1), (17, 4711), (99_999, 100_000), (0, 100_000), (5, 5)])
 def test_a_range_is_read_and_no_more(server, begin, end):
     assert store(server).read("train-000000.tar", begin, end) == DATA[begin:end]
     assert server.bytes_sent == len(DATA[begin:end])
@@ -71,22 +73,45 @@ def test_a_missing_file_is_named_at_once(server):
 
 def test_a_server_without_ranges_is_reported_at_once(server):
     server.ignore_ranges = True
-    with pytest.raises(RemoteError, match="100000 bytes received for bytes 10 to 20"):
+    with pytest.raises(RemoteError, match=r"sends the complete file \(status 200\) for bytes 10 to 20"):
         store(server).read("train-000000.tar", 10, 20)
     assert server.times("train-000000.tar") == 1
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_other_bytes_than_requested_are_refused_at_once_and_not_collected(server, lie):
+    """A body without end, or that grows when it is unpacked, is not read; megabytes may be on their way."""
+    server.faults = itertools.repeat(lie)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        RemoteError, match=rf"{server.url}/train-000000.tar cannot be read \(attempt 1\): RangesIgnored"
+    ):
+        store(server).read("train-000000.tar", 10, 20)
+    assert server.times("train-000000.tar") == 1
+    assert server.bytes_sent < 64 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_a_complete_file_has_a_limit(server):
+    assert store(server).load("train-000000.tar", len(DATA)) == DATA
+    with pytest.raises(ShardError, match=rf"{server.url}/train-000000.tar: 100000 bytes; 99999 are the limit"):
+        store(server).load("train-000000.tar", len(DATA) - 1)
+    assert server.bytes_sent == len(DATA)
+    with pytest.raises(FileNotFoundError, match=f"{server.url}/train-000009.tar"):
+        store(server).load("train-000009.tar", 10)
 
 
 def test_a_server_that_is_gone_is_an_error_after_the_last_attempt(tmp_path):
     with serving(tmp_path) as server:
         gone = store(server)
     with pytest.raises(RemoteError, match=r"cannot be read \(attempt 3\)"):
-        gone.read("manifest.json")
+        gone.read("manifest.json", 0, 10)
 
 
 @pytest.mark.parametrize("url", ["nosuchscheme://host/set", "http+odd://"])
 def test_a_url_that_nothing_opens_is_named(url):
     with pytest.raises(RemoteError, match="cannot be opened"):
-        Store(url, QUICK).read("manifest.json")
+        Store(url, QUICK).read("manifest.json", 0, 10)
 
 
 def test_a_local_folder_by_url(tmp_path):
