@@ -15,10 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ImageError
+from shards.images.claims import JPEG2000_BYTES, MAX_FILE_BYTES, MAX_WELL_BYTES, check_claim, jpeg2000_claim, npy_claim
 from shards.images.locations import read_bytes
 
-PIXEL_TYPES = ("uint8", "uint16")
-RANGE = re.compile(r"(\d+):(\d+)")
+RANGE = re.compile(r"(\d{1,5}):(\d{1,5})")
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PCX", "PPM", "SGI", "TGA")
+"""What Pillow may open: formats of pixels only. Some others run programs or open further files."""
+PILLOW_TYPES = {"L": "uint8", "P": "uint8", "I;16": "uint16", "I;16L": "uint16", "I;16B": "uint16"}
+MAX_MESSAGE = 300
+"""Characters of a decoder's own message that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -62,57 +67,82 @@ class EightBit:
         return ((510 * (np.arange(65536).clip(low, high) - low) + span) // (2 * span)).astype(np.uint8)
 
 
-def read_image(location: str) -> NDArray[np.generic]:
+def read_image(location: str, limit: int = MAX_WELL_BYTES) -> NDArray[np.generic]:
     """Read one greyscale image, (H, W) of uint8 or uint16 as stored; ImageError if it is anything else.
 
-    TIFF, JPEG 2000, NumPy's .npy, PNG and whatever else Pillow opens, recognised by their first bytes.
+    TIFF, JPEG 2000, NumPy's .npy, PNG and the other PILLOW_FORMATS, recognised by their first bytes. An image that
+    claims more than `limit` bytes, or whose file has more than MAX_FILE_BYTES, is refused before it is decoded.
     """
     try:
-        data = read_bytes(location)
+        data = read_bytes(location, MAX_FILE_BYTES)
     except FileNotFoundError:
         raise ImageError(f"image file {location} does not exist") from None
     except OSError as error:
         raise ImageError(f"image file {location} cannot be read: {error}") from error
     try:
-        image = decode(data)
+        image = decode(data, limit)
+        check_claim(image.shape, image.dtype.name, limit)
+    except ImageError as error:
+        raise ImageError(f"image file {location} {error}") from None
     except Exception as error:  # decoders raise many kinds of errors on damaged bytes; all mean the same here
-        raise ImageError(f"image file {location} cannot be decoded: {error}") from error
-    if image.ndim != 2:
-        raise ImageError(f"image file {location} has shape {image.shape}; one greyscale image per channel is needed")
-    if image.dtype.name not in PIXEL_TYPES:
-        raise ImageError(f"image file {location} holds {image.dtype.name} pixels; {' or '.join(PIXEL_TYPES)} is needed")
+        said = " ".join(str(error).split())[:MAX_MESSAGE] or type(error).__name__
+        raise ImageError(f"image file {location} cannot be decoded: {said}") from error
     return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
-def decode(data: bytes) -> NDArray[np.generic]:
-    """Decode an image of any format that `read_image` lists."""
-    if data[:6] == b"\x93NUMPY":
-        stored: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
-        return stored
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        import tifffile
+def decode(data: bytes, limit: int = MAX_WELL_BYTES) -> NDArray[np.generic]:
+    """Decode an image of any format that `read_image` lists, of at most `limit` bytes.
 
-        return np.asarray(tifffile.imread(io.BytesIO(data)))
+    Raises ImageError, without the image's name, for what its header claims, and whatever a decoder raises.
+    """
+    if data[:6] == b"\x93NUMPY":
+        return _decode_npy(data, limit)
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        from shards.images.tiff import decode_tiff
+
+        return decode_tiff(data, limit)
     if data[:4] == b"\xff\x4f\xff\x51" or data[4:8] == b"jP  ":
         import imagecodecs
 
+        check_claim(*jpeg2000_claim(data), limit, JPEG2000_BYTES)
         return np.asarray(imagecodecs.jpeg2k_decode(data))
-    from PIL import Image
+    return _decode_pillow(data, limit)
 
-    with Image.open(io.BytesIO(data)) as image:
+
+def _decode_pillow(data: bytes, limit: int) -> NDArray[np.generic]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        opened = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+    except UnidentifiedImageError:  # whose message has an address, and would differ from run to run
+        raise ValueError("its format is unknown") from None
+    with opened as image:
+        bands, size = image.getbands(), (image.height, image.width)
+        shape = size if len(bands) == 1 else (*size, len(bands))
+        check_claim(shape, PILLOW_TYPES.get(image.mode, image.mode), limit)
         return np.asarray(image)
+
+
+def _decode_npy(data: bytes, limit: int) -> NDArray[np.generic]:
+    shape, pixel_type = npy_claim(data)
+    if pixel_type != "object":  # which NumPy refuses, with a reason
+        check_claim(shape, pixel_type, limit)
+    stored: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+    return stored
 
 
 def read_well(locations: Sequence[str], rule: str | None = None) -> NDArray[np.generic]:
     """Read a well's channels into one (C, H, W) array, by an 8-bit rule if one is given.
 
-    Raises ImageError if a channel cannot be read, or if they disagree in shape or pixel type.
+    Raises ImageError if a channel cannot be read, if they disagree in shape or pixel type, or if together they claim
+    more than MAX_WELL_BYTES.
     """
-    first = read_image(locations[0])
+    limit = MAX_WELL_BYTES // len(locations)
+    first = read_image(locations[0], limit)
     well = np.empty((len(locations), *first.shape), first.dtype)
     well[0] = first
     for channel, location in enumerate(locations[1:], start=1):
-        image = read_image(location)
+        image = read_image(location, limit)
         if (image.shape, image.dtype) != (first.shape, first.dtype):
             raise ImageError(
                 f"image file {location} is {image.shape} {image.dtype}, but {locations[0]} is "

@@ -21,7 +21,9 @@ from shards.tables.csv_tables import filled, parse_pairs, read_csv
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = re.compile(r"r(?P<row>\d+)c(?P<column>\d+)f(?P<field>\d+)p\d+-ch(?P<channel>\d+)sk\d+fk\d+fl\d+\.tiff?")
+FILE = re.compile(
+    r"r(?P<row>\d{1,4})c(?P<column>\d{1,4})f(?P<field>\d{1,6})p\d+-ch(?P<channel>\d{1,4})sk\d+fk\d+fl\d+\.tiff?"
+)
 MEASUREMENT = re.compile(r"(?P<plate>.+)__.+-Measurement\s?\d+")
 ORIGINAL = re.compile(r"(FileName|URL)_Orig(?P<stain>.+)")
 
@@ -171,7 +173,7 @@ def _channel_numbers(
         numbers = {
             name: int(label.removeprefix("ch"))
             for label, name in channel_names.items()
-            if re.fullmatch(r"ch\d+", label)
+            if re.fullmatch(r"ch\d{1,4}", label)
         }
         if len(numbers) != len(channel_names):
             raise LayoutError(

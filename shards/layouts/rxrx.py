@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
-from shards.images.locations import find, is_folder, join, row_location
+from shards.images.locations import find, is_folder, join, open_parquet, read_column, row_location, state
 from shards.layouts.well_table import CHANNEL, LayoutOutput, names
 from shards.tables.csv_tables import Pattern, csv_parts, fields_of, integers, require_cells, require_columns
-from shards.tables.parquet import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pyarrow.parquet import ParquetFile
 
 SIX_STAINS = ("Hoechst", "ConA", "Phalloidin", "Syto14", "MitoTracker", "WGA")
 FIVE_STAINS = ("Hoechst", "ConA", "Phalloidin", "Syto14", "WGA")
+MAX_KEY = 200
+"""Characters of a key in a Parquet file."""
 PATTERN = "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.png"
 KEY = re.compile(r"(?P<experiment>[^/]+)/Plate(?P<plate>[^/]+)/(?P<well>[A-Z]+\d+)_s(?P<site>\d+)_(?P<channel>\d+)")
 
@@ -136,12 +138,13 @@ def _file_images(file: str, column: str) -> pd.DataFrame | None:
     """Well key, channel and location of every row; None for a Parquet file without these columns."""
     import pandas as pd
 
-    from shards.images.locations import open_parquet, state
-
-    parquet, _ = open_parquet(file, state(file))
+    before = state(file)
+    parquet, _ = open_parquet(file, before)
     if not {"__key__", column} <= set(parquet.schema_arrow.names):
         return None
-    keys = read_frame(parquet, ["__key__"])["__key__"].astype(str)
+    keys = pd.Series(list(_keys(file, parquet)), dtype=str)
+    if state(file) != before:
+        raise LayoutError(f"{file}: it changed while it was being read: run the same command again")
     fields = keys.str.extract(f"^{KEY.pattern}$")
     wrong = fields["well"].isna()
     if wrong.any():
@@ -156,3 +159,18 @@ def _file_images(file: str, column: str) -> pd.DataFrame | None:
         "channel": fields["channel"],
         "location": [row_location(file, row, column) for row in range(len(fields))],
     })  # fmt: skip
+
+
+def _keys(file: str, parquet: ParquetFile) -> Iterator[str]:
+    """The `__key__` of every row of a Parquet file; LayoutError for one that is too long, or if they are damaged."""
+    import pyarrow as pa
+
+    try:
+        for group in range(parquet.num_row_groups):
+            for part in read_column(file, parquet, group, "__key__"):
+                for key in map(str, part.to_pylist()):
+                    if len(key) > MAX_KEY:
+                        raise LayoutError(f"{file}: a key of {len(key)} characters; {MAX_KEY} are the limit")
+                    yield key
+    except pa.ArrowException as error:
+        raise LayoutError(f"{file}: the keys cannot be read: {error}") from error

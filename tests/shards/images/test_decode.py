@@ -1,9 +1,13 @@
 """Decoding: what is read, what is refused with which message, and the rules that convert 16 bits to 8."""
 
+import subprocess
+import sys
+
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from hostile_files import BOMBS, not_files
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -11,6 +15,7 @@ from PIL import Image
 from shards.build import main
 from shards.builder.build_set import build
 from shards.errors import ImageError
+from shards.images import decode
 from shards.images.decode import EightBit, read_image, read_well
 from shards.reader.shard_set import ShardSet
 
@@ -64,6 +69,73 @@ def test_a_pickled_array_is_not_opened(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"x": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ImageError, match=r"a.npy cannot be decoded: Object arrays cannot be loaded"):
         read_image(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_claims_too_much_is_named_before_it_is_decoded(tmp_path, name):
+    (tmp_path / name).write_bytes(BOMBS[name])
+    refused = "claims|exceeds limit|has more than 1000 pages|too small|INSUFFICIENT|has compression|unknown"
+    with pytest.raises(ImageError, match=rf"image file .*{name} .*({refused})"):
+        read_image(str(tmp_path / name))
+
+
+def test_bombs_take_no_memory(tmp_path):
+    """All of them in one process, whose peak is measured after the decoders have been imported."""
+    np.save(tmp_path / "small.npy", np.zeros((4, 4), np.uint8))
+    for name, content in BOMBS.items():
+        (tmp_path / name).write_bytes(content)
+    code = """
+import resource, sys
+from pathlib import Path
+import imagecodecs, tifffile
+from PIL import Image
+from shards.errors import ImageError
+from shards.images.decode import read_image
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Image.init()
+read_image(sys.argv[1] + "/small.npy")
+before, refused = peak(), 0
+for path in Path(sys.argv[1]).iterdir():
+    try:
+        read_image(str(path))
+    except ImageError:
+        refused += 1
+print(refused, (peak() - before) // 1024)
+"""
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    refused, grown = map(int, ended.stdout.split())
+    assert refused == len(BOMBS)
+    assert grown < 100  # MB
+
+
+def test_the_channels_of_a_well_share_its_limit(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.zeros((100, 100), np.uint16))
+    monkeypatch.setattr(decode, "MAX_WELL_BYTES", 60_000)
+    assert read_well([str(tmp_path / "a.npy")] * 3).nbytes == 60_000
+    with pytest.raises(ImageError, match=r"a.npy claims 100 x 100 pixels of uint16; 15000 bytes are the limit"):
+        read_well([str(tmp_path / "a.npy")] * 4)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_no_image(tmp_path):
+    for path in not_files(tmp_path).values():
+        with pytest.raises(ImageError, match=f"image file {path} cannot be read: .* not a regular file"):
+            read_image(str(path))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "packbits", "lzma", "jpeg2000", None])
+def test_tiff_files_in_strips_and_tiles_are_decoded(tmp_path, compression):
+    values = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80)
+    for name, layout in {"strips": {"rowsperstrip": 7}, "tiles": {"tile": (32, 16)}}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, compression=compression, **layout)
+        assert np.array_equal(read_image(f"{tmp_path}/{name}.tif"), values)
+
+
+def test_an_error_has_no_address_so_that_a_manifest_is_the_same_every_time(tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(ImageError, match=r"a.png cannot be decoded: its format is unknown$"):
+        read_image(str(tmp_path / "a.png"))
 
 
 VALUES = np.arange(65536, dtype=np.uint16).reshape(1, 256, 256)

@@ -1,6 +1,11 @@
 """Locations: a path, an fsspec URL or a row of a Parquet file give the same bytes, and say what is wrong."""
 
+import http.server
 import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -10,6 +15,7 @@ import pytest
 
 from shards.images import locations as sources
 from shards.images.locations import find, is_file, is_folder, join, read_bytes, row_location, state
+from shards.images.regular_files import FileTooLargeError
 
 
 @pytest.fixture
@@ -115,3 +121,84 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
 
 def test_parquet_rows_over_http(parquet, web):
     assert read_bytes(f"{web}/train.parquet#6.jp2") == b"row 6"
+
+
+@pytest.fixture
+def endless() -> Iterator[str]:
+    """A URL whose answer has no length and never ends."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/a.png"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.timeout(30)
+def test_an_answer_without_an_end_is_refused_once_it_is_too_long(endless):
+    begin = time.monotonic()
+    with pytest.raises(FileTooLargeError, match="more than 1000000 bytes"):
+        read_bytes(endless, 1_000_000)
+    assert time.monotonic() - begin < 10
+
+
+def test_no_more_than_the_limit_is_read_of_any_url(web, tmp_path):
+    (tmp_path / "a.png").write_bytes(bytes(100))
+    with fsspec.open("memory://limits/a.png", "wb") as file:
+        file.write(bytes(100))
+    for location in (f"{web}/a.png", "memory://limits/a.png", "simplecache::memory://limits/a.png"):
+        assert read_bytes(location, 100) == bytes(100)
+        with pytest.raises(FileTooLargeError, match="more than 99 bytes"):
+            read_bytes(location, 99)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("before", ["", "file://", "local://", "simplecache::file://", "simplecache::local://"])
+def test_a_local_file_by_url_is_opened_as_a_path_or_not_at_all(before):
+    with pytest.raises(OSError, match=r"a character device, not a regular file|give a local file by its path"):
+        read_bytes(f"{before}/dev/zero")
+
+
+def test_any_error_of_a_url_names_it():
+    """fsspec's file systems raise errors of all kinds for what they cannot make sense of."""
+    for location in ("github://nothing", "zip://a.png::nowhere://b", "s3://"):
+        with pytest.raises(OSError, match=re.escape(location)):
+            read_bytes(location)
+
+
+@pytest.mark.parametrize("column", ["plain", "jp2"])
+def test_a_row_group_that_is_too_large_is_refused(tmp_path, monkeypatch, column):
+    """A dictionary may repeat one large value in every row, so that a small file has any number of bytes."""
+    monkeypatch.setattr(sources, "MAX_GROUP_BYTES", 1_000_000)
+    values = [bytes(100_000)] * 1000
+    table = pa.table({"plain": values, "jp2": [{"bytes": value, "path": None} for value in values]})
+    pq.write_table(table, tmp_path / "bomb.parquet")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    with pytest.raises(FileTooLargeError, match=rf"bomb.parquet: column '{column}' of row group 0 takes more than"):
+        read_bytes(row_location(f"{tmp_path}/bomb.parquet", 0, column))
+
+
+def test_a_number_of_a_row_that_is_too_long_is_no_row(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_bytes(f"{tmp_path}/x.parquet#{'9' * 30}.jp2")
+
+
+def test_damaged_parquet_files_are_errors_wherever_they_are_damaged(parquet):
+    whole = Path(parquet).read_bytes()
+    for at in range(0, len(whole), 7):
+        Path(parquet).write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with suppress(OSError):
+            read_bytes(row_location(parquet, 1, "plain"))

@@ -1,6 +1,7 @@
 """The RxRx releases, with the names that their READMEs publish."""
 
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -207,3 +208,20 @@ def test_rxrx3_core_damaged_image_is_named(core, tmp_path):
     build("rxrx3_core", core, tmp_path / "out", validation_fraction=0, on_error="quarantine", progress=False)
     (bad,) = ShardSet.open(tmp_path / "out").manifest.quarantined
     assert re.search(r"train-00000-of-00002.parquet#3.jp2 cannot be decoded", bad.error)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda path: path.write_bytes(b"PAR1 and nothing"), os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
+)
+@pytest.mark.timeout(20)
+def test_a_file_that_is_no_parquet_file_is_named(core, write):
+    write(core / "data" / "other.parquet")
+    with pytest.raises(LayoutError, match=r"other.parquet (cannot be read as Parquet|is a .*, not a regular file)"):
+        read_layout("rxrx3_core", core)
+
+
+def test_keys_of_any_length_are_not_read(core):
+    rewrite(core, lambda t: t["__key__"].__setitem__(2, "A" * 201))
+    with pytest.raises(LayoutError, match=r"of-00002.parquet: a key of 201 characters; 200 are the limit"):
+        read_layout("rxrx3_core", core)

@@ -3,16 +3,20 @@
 import csv
 import gzip
 import io
+import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hostile_files import not_files
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import LayoutError
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import safe_key
-from shards.tables.csv_tables import filled, read_csv
+from shards.tables import csv_tables
+from shards.tables.csv_tables import csv_parts, filled, read_csv
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
 
@@ -96,3 +100,93 @@ def test_unicode_names_of_plates_and_files(tmp_path: Path):
     assert set(table.wells["experiment"]) == {"Versuch é", "Versuch è"}
     assert table.wells["key"].nunique() == 2
     assert table.wells["channel:β-Actin"].tolist() == [f"{tmp_path}/Übersicht 1/α.tif"] * 2
+
+
+def gz(path: Path, *parts: tuple[bytes, int]) -> str:
+    """Write a compressed table from parts that are repeated, without having all of it in memory."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for part, times in parts:
+            for _ in range(times):
+                file.write(part)
+    return str(path)
+
+
+BLOCK = bytes(b"x" * (1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            [(b"well,gene\nA01,", 1), (BLOCK, 200)],
+            "line 2: not a readable table: a row of more than 1048576 characters",
+        ),
+        ([(BLOCK, 200)], "line 1: not a readable table: a row of more than 1048576"),
+        ([(b'well,gene\nA01,"', 1), (b"\n" * (1 << 20), 200)], "not a readable table: "),
+        ([(b'"a\n",' * 1000, 300)], "not a readable table: a row of more than 1048576"),
+        (
+            [(b"well,gene\nA01,", 1), (b"x" * 200_000, 1)],
+            r"line 2: not a readable table: field larger than field limit",
+        ),
+        ([(b"well" + b"".join(b",c%d" % n for n in range(100_000)), 1)], "line 1: 100001 columns; 10000 are the limit"),
+        ([(b"well" + b"".join(b",c%d" % n for n in range(10**6)), 1)], "line 1: not a readable table: a row of more"),
+        ([(b"well\nA01\n\0", 1)], "line 3: not a readable table: a NUL character"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_a_table_that_is_too_large_is_refused_with_little_of_it_in_memory(tmp_path, parts, message):
+    path = gz(tmp_path / "t.csv.gz", *parts)
+    tracemalloc.start()
+    with pytest.raises(LayoutError, match=f"t.csv.gz, {message}" if message.startswith("line") else message):
+        read_csv(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120_000_000
+
+
+@pytest.mark.parametrize("content", [b"A01\n", b"\n"])
+def test_a_compressed_table_may_not_grow_without_end(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(csv_tables, "MAX_UNSTATED", 100_000)
+    monkeypatch.setattr(csv_tables, "MAX_RATIO", 2)
+    path = gz(tmp_path / "t.csv.gz", (b"well\n", 1), (content * 10_000, 50))
+    with pytest.raises(LayoutError, match=r"not a readable table: more than the [0-9]+ characters"):
+        for _ in csv_parts(path):
+            pass
+
+
+def test_long_rows_are_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_tables, "MAX_PART", 1000)
+    (tmp_path / "t.csv").write_text("a\n" + f"{'x' * 300}\n" * 10)
+    assert [len(part) for part in csv_parts(str(tmp_path / "t.csv"))] == [4, 4, 2]
+    monkeypatch.setattr(csv_tables, "MAX_IN_MEMORY", 2000)
+    with pytest.raises(LayoutError, match="more than 2000 characters; split the table"):
+        read_csv(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_no_table(tmp_path):
+    for path in not_files(tmp_path).values():
+        with pytest.raises(LayoutError, match=f"{path}: not a readable table: .* not a regular file"):
+            read_csv(str(path))
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_tables, "PART_ROWS", 2)
+    path = tmp_path / "t.csv"
+    for change in (lambda: path.write_text("a\n5\n6\n7\n8\n"), lambda: path.open("a").write("9\n")):
+        path.write_text("a\n1\n2\n3\n4\n")
+        parts = csv_parts(str(path))
+        assert next(parts)["a"].tolist() == ["1", "2"]
+        change()
+        with pytest.raises(LayoutError, match=r"t.csv: it changed while it was being read"):
+            list(parts)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("{well:0999999999d}", "a width has at most two digits"), ("{well:02d}", "{well:02d}: Unknown format code 'd'")],
+)
+def test_a_format_that_cannot_be_met_is_refused(tmp_path, pattern, message):
+    (tmp_path / "wells.csv").write_text("experiment,plate,well\ne,p,A01\n")
+    with pytest.raises(LayoutError, match=re.escape(message)):
+        read_layout("folder", tmp_path, pattern=f"{pattern}_{{channel}}.png", channels="DNA")
