@@ -19,8 +19,7 @@ from typing import Any
 
 from shards.builder.build_set import build
 from shards.builder.curation import CurationRules
-from shards.builder.write import BuildError
-from shards.errors import ImageError, LayoutError, ShardError
+from shards.errors import BuildError, ImageError, LayoutError, ShardError
 from shards.format.codecs import CODECS
 from shards.format.manifest import SPLITS, Manifest
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC

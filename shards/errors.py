@@ -11,3 +11,7 @@ class LayoutError(ValueError):
 
 class ImageError(ValueError):
     """An image cannot be used; the message names it."""
+
+
+class BuildError(ValueError):
+    """A build cannot continue with these options, or in this folder."""

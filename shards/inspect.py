@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.atomic import atomic_write
 from shards.format.manifest import SPLITS
 from shards.reader.shard_set import ShardSet
 from shards.remote.store import source_of
@@ -31,6 +32,8 @@ SHOWN = (0.5, 99.8)
 """Percentiles of a channel that are drawn black and white."""
 PANEL = 512
 """At most this many pixels along a panel's longer side."""
+TALLEST = 4.0
+"""Height of a panel by its width, at most."""
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "dna": (0.1, 0.2, 1.0), "hoechst": (0.1, 0.2, 1.0), "dapi": (0.1, 0.2, 1.0), "nucle": (0.1, 0.2, 1.0),
@@ -104,24 +107,33 @@ def composite(image: NDArray[np.float64], channels: Sequence[str]) -> NDArray[np
 
 
 def downsample(image: NDArray[Any]) -> NDArray[np.float64]:
-    """Average squares of pixels of an image (C, H, W) until it fits a panel; incomplete squares are cut off."""
+    """Average squares of pixels of an image (C, H, W) until it fits a panel; incomplete squares are cut off.
+
+    A square is cut to the image's shorter side where it would be larger than that.
+    """
     step = math.ceil(max(image.shape[1:]) / PANEL)
-    rows, columns = (size // step for size in image.shape[1:])
-    cut = image[:, : rows * step, : columns * step].astype(np.float64)
-    means: NDArray[np.float64] = cut.reshape(len(image), rows, step, columns, step).mean(axis=(2, 4))
+    down, across = (min(step, size) for size in image.shape[1:])
+    rows, columns = image.shape[1] // down, image.shape[2] // across
+    cut = image[:, : rows * down, : columns * across].astype(np.float64)
+    means: NDArray[np.float64] = cut.reshape(len(image), rows, down, columns, across).mean(axis=(2, 4))
     return means
 
 
 def draw(image: NDArray[Any], channels: Sequence[str], title: str, path: Path) -> None:
-    """Write a PNG of all channels side by side, each with its own contrast, and their composite last."""
+    """Write a PNG of all channels side by side, each with its own contrast, and their composite last.
+
+    Raises OSError for a path that cannot be written, or that names something else than a file.
+    """
     from matplotlib.figure import Figure
 
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file")
     small = downsample(image)
     shown = np.stack([stretch_contrast(channel) for channel in small])
     panels = len(channels) + 1
     columns = min(panels, math.ceil(math.sqrt(panels * 1.5)))
     rows = math.ceil(panels / columns)
-    height = 3.0 * small.shape[1] / small.shape[2] + 0.25
+    height = 3.0 * min(small.shape[1] / small.shape[2], TALLEST) + 0.25
     figure = Figure(figsize=(3.0 * columns, height * rows + 0.4), layout="constrained")
     axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axis in axes:
@@ -132,7 +144,8 @@ def draw(image: NDArray[Any], channels: Sequence[str], title: str, path: Path) -
     axes[len(channels)].imshow(composite(shown, channels))
     axes[len(channels)].set_title("composite", fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=110, format="png")
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def number_of(shards: ShardSet, key: str | None) -> int:

@@ -6,24 +6,27 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from shards.builder.codec_trial import with_codec
 from shards.builder.curation import CurationRules, curate
 from shards.builder.finish import check_pixel_types, finish
+from shards.builder.lock import Lock, locked
+from shards.builder.options import PLAN, check_folders, check_numbers
 from shards.builder.plan import Plan, choose_validation, digest_of, plan_shards
-from shards.builder.write import RECORDS, BuildError, OnError, finished_record, write_shards
-from shards.errors import ShardError
+from shards.builder.write import RECORDS, OnError, finished_record, write_shards
+from shards.errors import BuildError, ShardError
 from shards.format.atomic import atomic_write, remove_abandoned
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.images.decode import eight_bit_rule
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import check_images
+from shards.layouts.well_table import WellTable, check_images
 from shards.reader.shard_set import ShardSet
 
-PLAN = "plan.json"
 PIXEL_BYTES = {"uint8": 1, "uint16": 2}
 
 
@@ -54,37 +57,76 @@ def build(
     its well is left out and listed in the manifest. The same inputs and options give the same bytes for any number of
     workers.
 
+    Only one build at a time writes into `output` (`shards.builder.lock`); a complete set is only read.
+
     Raises LayoutError or ImageError for bad input, and BuildError for options that cannot be met, or if `output` holds
-    a build with other inputs or options.
+    a build with other inputs or options or is in use by another build.
     """
-    if wells_per_shard < 1 or workers < 1:
-        raise BuildError(f"wells per shard and workers must be at least 1, got {wells_per_shard} and {workers}")
+    check_numbers(wells_per_shard, workers, seed)
+    check_folders(str(root), output)
     conversion = _statement(eight_bit)
-    existing = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
-    scratch = existing if os.access(existing, os.W_OK) else None  # a complete set may be in a read-only folder
-    table, removed = read_layout(layout, root, scratch, **(options or {})), dict[str, int]()
-    if curation is not None:
-        table, removed = curate(table, curation, seed)
-    if on_error == "stop":
-        check_images(table)
-    validation = choose_validation(table, validation_experiments, validation_fraction, seed)
-    plan = plan_shards(
-        table, validation, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error, eight_bit=eight_bit
-    )
-    plan = with_codec(plan, codec, chunk)
+    source = _Source(layout, str(root), dict(options or {}), curation, seed)
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {
-        "layout": layout, "root": str(root), "options": dict(options or {}),
+        "layout": layout, "root": str(root), "options": source.options,
         "curation": None if curation is None else _as_text(curation),
         "validation_experiments": named, "validation_fraction": validation_fraction if named is None else None,
         "wells_per_shard": wells_per_shard, "eight_bit": eight_bit, "codec": codec, "chunk": chunk, "seed": seed,
     }  # fmt: skip
-    _claim_output(plan, made_with)
-    _write_unfinished(plan, workers, progress)
-    try:
-        return ShardSet.open(output).manifest, False
-    except ShardError:
+    with ExitStack() as stack:
+        hold = partial(stack.enter_context, locked(output / RECORDS))
+        lock = None if (output / MANIFEST).is_file() else hold()
+        table, removed = source.read(_scratch(output))
+        if on_error == "stop":
+            check_images(table)
+        validation = choose_validation(table, validation_experiments, validation_fraction, seed)
+        plan = plan_shards(
+            table, validation, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error,
+            eight_bit=eight_bit,
+        )  # fmt: skip
+        plan = with_codec(plan, codec, chunk)
+        claim = json.dumps({**made_with, "table": digest_of(table)}, indent=1).encode()
+        _check_claim(output, claim)
+        if complete := _complete(plan):
+            return complete, False
+        lock = lock or hold()
+        _write_claim(output, claim)
+        _write_unfinished(plan, workers, progress, lock)
+        source.check_unchanged(table, output)
         return finish(plan, made_with, removed, conversion), True
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the table of wells comes from, and which of them are kept."""
+
+    layout: str
+    root: str
+    options: dict[str, str]
+    curation: CurationRules | None
+    seed: int
+
+    def read(self, scratch: Path | None) -> tuple[WellTable, dict[str, int]]:
+        """The table, its rows in a file in `scratch`, and how many well images each rule of the curation removed."""
+        table = read_layout(self.layout, self.root, scratch, **self.options)
+        return (table, {}) if self.curation is None else curate(table, self.curation, self.seed)
+
+    def check_unchanged(self, table: WellTable, output: Path) -> None:
+        """Raise BuildError if the tables, or the list of images where that is read from a folder, are others by now.
+
+        Rows of a Parquet file may then be other images than those that the table names.
+        """
+        if digest_of(self.read(_scratch(output))[0]) != digest_of(table):
+            raise BuildError(
+                f"the tables of {self.root}, or the files that they are read from, changed during the build: restore "
+                f"them and run the same command again, or delete {output} and build again"
+            )
+
+
+def _scratch(output: Path) -> Path | None:
+    """A folder on the disk of the output for the rows of the table; None for a complete set in a read-only folder."""
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+    return existing if os.access(existing, os.W_OK) else None
 
 
 def _statement(eight_bit: str | None) -> str | None:
@@ -99,30 +141,40 @@ def _as_text(curation: CurationRules) -> dict[str, str]:
     return {name: json.dumps(value) if name == "controls" else str(value) for name, value in asdict(curation).items()}
 
 
-def _claim_output(plan: Plan, made_with: Mapping[str, object]) -> None:
-    """Create the output folder, or check that what it holds belongs to this build."""
-    output, path = plan.output, plan.output / RECORDS / PLAN
-    written = json.dumps({**made_with, "table": digest_of(plan.table)}, indent=1).encode()
-    if path.is_file():
-        try:
-            known = json.loads(path.read_bytes())
-        except ValueError:
-            raise BuildError(f"{path} is damaged: delete the folder {output}, or build into another") from None
-        now = json.loads(written)
-        if different := sorted(name for name in {*known, *now} if known.get(name) != now.get(name)):
-            raise BuildError(
-                f"{output} holds a build that differs in {', '.join(different)}: "
-                "delete it, or build into another folder"
-            )
-    elif output.is_dir() and any(output.glob("*.tar")):
-        raise BuildError(f"{output} holds tar files that this command did not write: build into another folder")
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(written)
+def _check_claim(output: Path, claim: bytes) -> None:
+    """Raise BuildError if the output folder holds a build with another claim: other options, or another table."""
+    path = output / RECORDS / PLAN
+    if not path.is_file():
+        return
+    try:
+        known = json.loads(path.read_bytes())
+        now = json.loads(claim)
+        different = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
+    except (ValueError, TypeError, AttributeError):
+        raise BuildError(f"{path} is damaged: delete the folder {output}, or build into another") from None
+    if different:
+        raise BuildError(
+            f"{output} holds a build that differs in {', '.join(different)}: delete it, or build into another folder"
+        )
 
 
-def _write_unfinished(plan: Plan, workers: int, progress: bool) -> None:
+def _write_claim(output: Path, claim: bytes) -> None:
+    """State the options and the table that this folder is of; `_check_claim` again, now that no other build writes."""
+    _check_claim(output, claim)
+    with atomic_write(output / RECORDS / PLAN) as file:
+        file.write(claim)
+
+
+def _complete(plan: Plan) -> Manifest | None:
+    """The manifest of a set that is complete, and whose shards are still those of the images."""
+    try:
+        manifest = ShardSet.open(plan.output).manifest
+    except ShardError:
+        return None
+    return manifest if all(finished_record(task) for task in plan) else None
+
+
+def _write_unfinished(plan: Plan, workers: int, progress: bool, lock: Lock) -> None:
     """Write every shard that no earlier run has finished, each with its record."""
     from tqdm import tqdm
 
@@ -137,7 +189,7 @@ def _write_unfinished(plan: Plan, workers: int, progress: bool) -> None:
     start, pixels = time.monotonic(), 0
     pixel_types: dict[str, str] = {}
     with tqdm(total=plan.images, initial=plan.images - unfinished.images, unit="well", disable=not progress) as bar:
-        for task, record in write_shards(unfinished, workers):
+        for task, record in write_shards(unfinished, workers, lock):
             for key, entry in record.entries.items():
                 pixel_types.setdefault(entry.pixel_type, key)
                 pixels += entry.height * entry.width * len(task.channels) * PIXEL_BYTES[entry.pixel_type]

@@ -6,11 +6,10 @@ from dataclasses import replace
 from itertools import islice
 
 from shards.builder.plan import Plan
-from shards.builder.write import BuildError
-from shards.errors import ImageError
+from shards.builder.source_images import read_source_images
+from shards.errors import BuildError, ImageError
 from shards.format.codecs import choose_codec, codec_named, trial_ratios
 from shards.format.payload import CHUNK_SIDES, chunks_of
-from shards.images.decode import read_well
 
 TRIAL = "trial"
 WELLS, CHUNKS = 8, 64
@@ -38,11 +37,11 @@ def _ratios(plan: Plan, chunk: int) -> dict[str, float]:
     step = max(1, plan.images // WELLS)
     for number in range(0, step * min(WELLS, plan.images), step):
         (row,) = plan.rows(number, number + 1)
-        try:
-            image = read_well(row["images"], plan.eight_bit)
-        except ImageError as error:  # writing its shard will stop the build, or quarantine the well
-            failed = f"{row['origin']}: {error}"
+        source = read_source_images(row["images"], plan.eight_bit)
+        if source.image is None:  # writing its shard will stop the build, or quarantine the well
+            failed = f"{row['origin']}: {source.error}"
             continue
+        image = source.image
         of_image = -(-image.shape[1] // chunk) * -(-image.shape[2] // chunk)
         chunks += [part.copy() for part in islice(chunks_of(image, chunk), 0, None, max(1, of_image // CHUNKS))]
     if not chunks:

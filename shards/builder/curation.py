@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CONTROLS = ("", "EMPTY", "EMPTY_control", "CRISPR_control", "DMSO", "UNTREATED")
 """Treatments that count as negative controls by default: the names in the public releases, and the empty name."""
 
+MOST = 10**9
+"""Experiments or wells that a perturbation may be required to have."""
 WELL = ["experiment", "plate", "well"]
 
 
@@ -36,9 +38,9 @@ class CurationRules:
     control_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.min_experiments < 1 or self.min_wells < 1:
+        if not (1 <= self.min_experiments <= MOST and 1 <= self.min_wells <= MOST):
             raise LayoutError(
-                "curation: at least 1 experiment and 1 well per perturbation are needed, got "
+                f"curation: at least 1 experiment and 1 well per perturbation are needed, and at most {MOST}, got "
                 f"{self.min_experiments} and {self.min_wells}"
             )
         if not 0 <= self.control_fraction <= 1:

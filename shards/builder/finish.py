@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from shards.builder.plan import Cut, Plan
-from shards.builder.write import RECORDS, BuildError, Record
+from shards.builder.write import RECORDS, Record
+from shards.errors import BuildError
 from shards.format.manifest import SPLITS, Manifest, Quarantined, Shard, Split, write_manifest
 from shards.format.writer import WellLocation, write_table
 

@@ -15,7 +15,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.builder.write import BuildError, OnError, Task
+from shards.builder.write import OnError, Task
+from shards.errors import BuildError
 from shards.format.manifest import SPLITS, Split
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.layouts.well_table import WellTable

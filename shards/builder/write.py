@@ -14,18 +14,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shards.errors import ImageError
+from shards.builder.lock import Lock
+from shards.builder.source_images import States, read_source_images, states_of
+from shards.errors import BuildError, ImageError, LayoutError
 from shards.format.atomic import atomic_write
+from shards.format.index import MAX_JSON_BYTES
 from shards.format.manifest import VERSION, Quarantined, Shard, Split
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, ShardWriter, WellLocation
-from shards.images.decode import read_well
 from shards.images.locations import state
 
 RECORDS = ".build"
@@ -33,10 +34,6 @@ RECORDS = ".build"
 
 OnError = Literal["stop", "quarantine"]
 BuildRow = dict[str, object]
-
-
-class BuildError(ValueError):
-    """The build cannot continue with these options, or in this folder."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +50,15 @@ class Task:
     codec: str = DEFAULT_CODEC
     chunk: int = DEFAULT_CHUNK
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest of all inputs of the shard: rows, and size and time of change of every image file."""
-        files = [[state(location) for location in _images(row)] for row in self.wells]
+    def fingerprint(self, states: Sequence[States]) -> str:
+        """A digest of all inputs of the shard: rows, and for each of them the states of its image files."""
         rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
-        return digest([VERSION, self.channels, rows, files, self.eight_bit, self.codec, self.chunk])
+        return digest([VERSION, self.channels, rows, states, self.eight_bit, self.codec, self.chunk])
+
+    @property
+    def current_fingerprint(self) -> str:
+        """The fingerprint by the states that the image files have now."""
+        return self.fingerprint([states_of(_images(row)) for row in self.wells])
 
     @property
     def record(self) -> Path:
@@ -87,7 +87,7 @@ def finished_record(task: Task) -> Record | None:
         record = Record.model_validate_json(task.record.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    if record.fingerprint != task.fingerprint or (record.quarantined and task.on_error == "stop"):
+    if record.fingerprint != task.current_fingerprint or (record.quarantined and task.on_error == "stop"):
         return None
     written = state(str(task.output / task.name))
     complete = record.shard is None or (written is not None and written[0] == record.shard.bytes)
@@ -95,44 +95,61 @@ def finished_record(task: Task) -> Record | None:
 
 
 def write_shard(task: Task) -> Record:
-    """Write one shard and its record, one well image in memory at a time; ImageError if an unreadable one stops it."""
-    entries, quarantined = {}, []
+    """Write one shard and its record, one well image in memory at a time; ImageError if an unreadable one stops it.
+
+    The record has the states that the image files had when these pixels were read.
+    """
+    task.record.unlink(missing_ok=True)  # an earlier one is not of the shard that is about to be replaced
+    entries, quarantined, states = dict[str, WellLocation](), list[Quarantined](), list[States]()
     path = task.output / task.name
     with atomic_write(path) as file:
         writer = ShardWriter(file, task.codec, task.chunk)
         for row in task.wells:
             key, origin = str(row["key"]), str(row["origin"])
-            described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
-            metadata = {**described, "channels": task.channels}
-            try:
-                image = read_well(_images(row), task.eight_bit)
-            except ImageError as error:
-                if task.on_error == "stop":
-                    raise ImageError(f"{origin}: {error}") from error
-                quarantined.append(Quarantined(key=key, origin=origin, error=str(error)))
+            source = read_source_images(_images(row), task.eight_bit)
+            states.append(source.states)
+            if source.image is not None:
+                entries[key] = writer.add(key, source.image, _metadata(task, row))
+            elif task.on_error == "stop":
+                raise ImageError(f"{origin}: {source.error}")
             else:
-                entries[key] = writer.add(key, image, metadata)
+                quarantined.append(Quarantined(key=key, origin=origin, error=source.error))
         sha256 = writer.close()
-    shard = None
+    shard, index = None, path.with_suffix(".idx")
     if entries:
         shard = Shard(name=task.name, split=task.split, wells=len(entries), bytes=writer.bytes, sha256=sha256)
-        with atomic_write(task.output / shard.index) as file:
+        with atomic_write(index) as file:
             file.write(writer.index())
     else:
         path.unlink()
-    record = Record(fingerprint=task.fingerprint, shard=shard, entries=entries, quarantined=tuple(quarantined))
+        index.unlink(missing_ok=True)
+    record = Record(fingerprint=task.fingerprint(states), shard=shard, entries=entries, quarantined=tuple(quarantined))
     with atomic_write(task.record) as file:
         file.write(record.model_dump_json().encode())
     return record
 
 
-def write_shards(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Record]]:
-    """Write shards in `workers` processes and yield them as they are finished, with few tasks in flight."""
+def _metadata(task: Task, row: BuildRow) -> dict[str, object]:
+    """What is stored with a well image; LayoutError if it is more than the format allows."""
+    described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
+    metadata = {**described, "channels": task.channels}
+    size = len(json.dumps(metadata))  # in ASCII, so at least what is stored
+    if size > MAX_JSON_BYTES:
+        raise LayoutError(f"{row['origin']}: its columns take {size} bytes; {MAX_JSON_BYTES} are the limit of a well")
+    return metadata
+
+
+def write_shards(tasks: Sequence[Task], workers: int, lock: Lock) -> Iterator[tuple[Task, Record]]:
+    """Write shards in `workers` processes and yield them as they are finished, with few tasks in flight.
+
+    The processes hold the lock, too, so that none of them writes after another build has taken it.
+    """
+    workers = min(workers, len(tasks))
     if workers == 1:
         yield from ((task, write_shard(task)) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_exit_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(lock,))
     remaining = iter(tasks)
     pending: dict[Future[Record], Task] = {}
     try:
@@ -149,8 +166,8 @@ def write_shards(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Re
         pool.shutdown(cancel_futures=True)
 
 
-def _exit_with_parent() -> None:
-    """End this worker when the build is killed; it would otherwise wait for tasks forever."""
+def _start_worker(lock: Lock) -> None:
+    """End this worker when the build is killed; it would otherwise wait for tasks forever. `lock` ends with it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

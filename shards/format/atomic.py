@@ -27,11 +27,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files that dead processes of this machine left in a folder."""
     for path in folder.glob(f".*.{platform.node()}.*.tmp"):
-        if not _is_alive(path.name.split(".")[-2]):
+        if not is_alive(path.name.split(".")[-2]):
             path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: str) -> bool:
+def is_alive(pid: str) -> bool:
+    """Whether a process of this machine still runs."""
     try:
         state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

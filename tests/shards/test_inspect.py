@@ -1,8 +1,11 @@
 """Inspect: statistics that can be worked out by hand, a picture with every channel, errors in one line."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
+from shard_files import write_set
 
 from shards.builder.build_set import build
 from shards.inspect import composite, composite_colours, downsample, main, statistics, stretch_contrast
@@ -111,3 +114,19 @@ def test_real_cells_through_importer_builder_verify_and_inspect(real_data, tmp_p
             round(float(pixels.mean()), 1), round(float(pixels.std()), 1), pixels.min(), pixels.max(),
         ]  # fmt: skip
     assert table[3].split()[-1] == "0.055%"
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5000), (2, 5000, 1), (1, 3, 3), (1, 700, 40)])
+def test_an_image_of_any_proportions_is_drawn(tmp_path, shape):
+    folder = write_set(tmp_path / "set", [np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)])
+    assert main([str(folder), "--out", str(tmp_path / "well.png")]) == 0
+    with Image.open(tmp_path / "well.png") as picture:
+        assert max(picture.size) < 5000
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_picture_goes_to_a_regular_file(folder, tmp_path, capsys):
+    os.mkfifo(tmp_path / "fifo")
+    assert main([str(folder), "--out", str(tmp_path / "fifo")]) == 1
+    assert f"{tmp_path / 'fifo'} is not a regular file" in capsys.readouterr().err
+    assert not (tmp_path / "fifo").is_file()

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +22,15 @@ from shard_files import built
 
 import shards as shards_package
 from shards.build import main
-from shards.builder.write import BuildError
-from shards.errors import ImageError, LayoutError, ShardError
+from shards.builder import build_set
+from shards.builder.lock import locked
+from shards.errors import BuildError, ImageError, LayoutError, ShardError
+from shards.format.source import LocalFolder
+from shards.format.writer import ShardWriter
 from shards.images.decode import read_well
 from shards.layouts.registry import read_layout
 from shards.reader.shard_set import ShardSet
+from shards.verify import verify
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -192,6 +198,77 @@ def test_a_changed_image_is_built_again(screen, tmp_path):
     assert np.array_equal(shards.read_well(index), expected)
 
 
+def test_a_changed_image_is_built_again_also_if_its_time_was_set_back(screen, tmp_path):
+    root, output = screen(), tmp_path / "out"
+    index = list(built(root, output).wells["key"]).index("gene-001_1_B03")
+    path = root / "gene-001" / "Plate1" / "B03_s1_w1.png"
+    times, other = path.stat(), np.asarray(Image.open(path))[::-1]
+    np.save(path.with_suffix(".npy"), other)
+    path.with_suffix(".npy").replace(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert np.array_equal(built(root, output).read_well(index)[0], other)
+
+
+def test_an_image_that_changes_after_it_was_read_is_read_by_the_next_build(screen, tmp_path, monkeypatch):
+    """The record has the state of the file whose pixels the shard has, not that of when the shard was finished."""
+    root, output = screen(experiments=1), tmp_path / "out"
+    path = root / "gene-001" / "Plate1" / "B03_s1_w1.png"
+    add = ShardWriter.add
+
+    def change_then_add(self, key, image, metadata):
+        Image.fromarray(np.full((16, 16), 7, np.uint8)).save(path)
+        return add(self, key, image, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add", change_then_add)
+        first = built(root, output, validation_fraction=0, wells_per_shard=9)
+    index = list(first.wells["key"]).index("gene-001_1_B03")
+    shards = built(root, output, validation_fraction=0, wells_per_shard=9)
+    assert (shards.read_well(index)[0] == 7).all()
+
+
+def test_tables_that_change_during_the_build_leave_no_complete_set(screen, tmp_path, monkeypatch):
+    root, output = screen(), tmp_path / "out"
+    table = (root / "metadata.csv").read_text()
+    write = build_set.write_shards
+
+    def write_then_change(tasks, workers, lock):
+        yield from write(tasks, workers, lock)
+        (root / "metadata.csv").write_text(table.replace("G1_guide_1", "G9_guide_1"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_set, "write_shards", write_then_change)
+        with pytest.raises(BuildError, match=rf"the tables of {root}, .*, changed during the build: restore them and"):
+            built(root, output)
+    with pytest.raises(ShardError, match="no manifest"):
+        ShardSet.open(output)
+    with pytest.raises(BuildError, match="holds a build that differs in table"):
+        built(root, output)
+    (root / "metadata.csv").write_text(table)
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("*.tar")}
+    assert set(built(root, output).wells["treatment"]) >= {"G1_guide_1"}
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*.tar")} == kept
+
+
+def test_a_shard_that_has_lost_all_its_wells_leaves_no_index(screen, tmp_path):
+    root, output = screen(experiments=2), tmp_path / "out"
+    built(root, output, wells_per_shard=1)
+    (root / "gene-001" / "Plate1" / "B03_s1_w2.png").write_text("damaged")
+    shards = built(root, output, wells_per_shard=1, on_error="quarantine")
+    assert len(shards.wells) == 7
+    assert not verify(LocalFolder(output), None).faults
+
+
+def test_a_complete_set_is_only_read_also_while_another_build_has_the_lock(screen, tmp_path):
+    root, output = screen(), tmp_path / "out"
+    built(root, output)
+    with locked(output / ".build"):
+        assert built(root, output).manifest.wells["train"] == 8
+        (root / "gene-001" / "Plate1" / "B03_s1_w1.png").touch()
+        with pytest.raises(BuildError, match="another build works on this folder"):
+            built(root, output)
+
+
 def test_a_folder_of_another_build_is_refused(screen, tmp_path):
     root, output = screen(), tmp_path / "out"
     built(root, output)
@@ -256,15 +333,79 @@ def test_a_killed_build_is_completed_by_the_same_command(screen, tmp_path):
     assert not list(output.rglob("*.tmp"))
 
 
+def command(root: Path, *options: str) -> list[str]:
+    arguments = ["--layout", "rxrx3", "--root", str(root), "--wells-per-shard", "8", "--workers", "2", *options]
+    return [sys.executable, "-m", "shards.build", *arguments]
+
+
 @pytest.mark.slow
-def test_two_builds_into_one_folder_end_with_one_complete_set(screen, tmp_path):
+def test_of_two_builds_into_one_folder_one_is_refused_and_one_completes_the_set(screen, tmp_path):
     root = screen(experiments=6, wells=20, size=128)
-    options = ["--layout", "rxrx3", "--root", str(root), "--wells-per-shard", "8", "--workers", "2"]
-    command = [sys.executable, "-m", "shards.build", *options, "--output"]
-    subprocess.run([*command, str(tmp_path / "single")], check=True, capture_output=True)
-    both = [subprocess.Popen([*command, str(tmp_path / "shared")], stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [build.wait(120) for build in both] == [0, 0]
+    subprocess.run([*command(root), "--output", str(tmp_path / "single")], check=True, capture_output=True)
+    both = [
+        subprocess.Popen([*command(root), "--output", str(tmp_path / "shared")], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [build.communicate(timeout=120)[1] for build in both]
+    assert sorted(build.returncode for build in both) == [0, 1]
+    refused = next(error for error, build in zip(errors, both, strict=True) if build.returncode)
+    assert re.search(rf"another build works on this folder: process \d+ on {platform.node()}, since 20", refused)
     assert digests(tmp_path / "shared") == digests(tmp_path / "single")
+
+
+@pytest.mark.slow
+def test_builds_with_other_options_and_kills_never_leave_a_set_that_is_not_sound(screen, tmp_path):
+    """Twelve rounds: two builds with different options at once, one of them killed with or without its workers. The
+    next build is never in the way of what they left, and what is complete is sound."""
+    root, random = screen(experiments=4, wells=20, size=96), np.random.default_rng(3)
+    for number in range(12):
+        output = tmp_path / str(number)
+        builds = [
+            subprocess.Popen(
+                [*command(root, "--codec", codec), "--output", str(output)],
+                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            )
+            for codec in ("lz4", "none")
+        ]  # fmt: skip
+        time.sleep(random.uniform(0.5, 4))
+        (os.kill if number % 2 else os.killpg)(builds[number % 3 == 0].pid, signal.SIGKILL)
+        codes = [build.wait(120) for build in builds]
+        assert codes.count(0) < 2
+        ended = [
+            subprocess.run([*command(root, "--codec", codec), "--output", str(output)], capture_output=True, text=True)
+            for codec in ("lz4", "none")
+        ]
+        assert sorted(build.returncode for build in ended) == [0, 1]
+        assert any("holds a build that differs in codec" in build.stderr for build in ended)
+        assert not verify(LocalFolder(output), None).faults
+
+
+@pytest.mark.slow
+def test_a_source_that_changes_during_the_build_is_not_stale_after_the_next_one(screen, tmp_path):
+    """Images are rewritten in all ways, their times set back, while workers read them: the next build has them all."""
+    root, output = screen(experiments=4, wells=30, size=64), tmp_path / "out"
+    paths, random = sorted(root.rglob("*.png")), np.random.default_rng(5)
+    build = subprocess.Popen([*command(root), "--output", str(output)], stderr=subprocess.DEVNULL)
+    changed = 0
+    while build.poll() is None:
+        path = paths[random.integers(len(paths))]
+        times = path.stat()
+        other = path.with_suffix(".new")
+        Image.fromarray(random.integers(0, 256, (64, 64), np.uint8)).save(other, "PNG")
+        if changed % 2:
+            path.write_bytes(other.read_bytes())  # not atomic: a reader may see a part of it
+            other.unlink()
+        else:
+            other.replace(path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        changed += 1
+    assert changed > 100
+    shards = built(root, output, wells_per_shard=8)
+    read = read_layout("rxrx3", root)
+    expected = {row["key"]: read_well(row["images"]) for row in read.rows(np.arange(len(read)))}
+    stale = [k for n, k in enumerate(shards.wells["key"]) if not np.array_equal(shards.read_well(n), expected[k])]
+    assert stale == []
+    assert not verify(LocalFolder(output), None).faults
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from shards.builder.build_set import build
-from shards.builder.write import BuildError
+from shards.errors import BuildError
 from shards.format.codecs import CODECS
 from shards.reader.shard_set import ShardSet
 
