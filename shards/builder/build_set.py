@@ -23,10 +23,12 @@ from shards.format.atomic import atomic_write, remove_abandoned
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.images.decode import eight_bit_rule
+from shards.images.regular_files import read_regular
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import WellTable, check_images
 from shards.reader.shard_set import ShardSet
 
+MAX_CLAIM_BYTES = 1 << 24
 PIXEL_BYTES = {"uint8": 1, "uint16": 2}
 
 
@@ -147,10 +149,10 @@ def _check_claim(output: Path, claim: bytes) -> None:
     if not path.is_file():
         return
     try:
-        known = json.loads(path.read_bytes())
+        known = json.loads(read_regular(path, MAX_CLAIM_BYTES))
         now = json.loads(claim)
         different = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
-    except (ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         raise BuildError(f"{path} is damaged: delete the folder {output}, or build into another") from None
     if different:
         raise BuildError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from shards.builder.plan import Cut, Plan
-from shards.builder.write import RECORDS, Record
+from shards.builder.write import RECORDS, Record, read_record
 from shards.errors import BuildError
 from shards.format.manifest import SPLITS, Manifest, Quarantined, Shard, Split, write_manifest
 from shards.format.writer import WellLocation, write_table
@@ -60,7 +60,7 @@ def _records(plan: Plan) -> Iterator[tuple[Cut, Record]]:
     """The record of each shard, one in memory at a time."""
     for cut in plan.cuts:
         path = plan.output / RECORDS / f"{cut.name}.json"
-        yield cut, Record.model_validate_json(path.read_bytes())
+        yield cut, read_record(path, cut.end - cut.begin)
 
 
 def _table(plan: Plan, experiments: Mapping[Split, set[str]]) -> Iterator[pd.DataFrame]:

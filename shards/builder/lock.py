@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,11 +110,15 @@ def _acquire(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
+    """A descriptor of the lock file; BuildError for a link or anything but a regular file, which is not written to."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BuildError(f"{path} is not a regular file: delete it, or build into another folder")
     while True:
         with suppress(FileExistsError):
             path.parent.mkdir(parents=True)
         with suppress(FileNotFoundError):  # another build that wrote nothing may have removed its folder again
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:

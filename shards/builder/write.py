@@ -28,9 +28,12 @@ from shards.format.index import MAX_JSON_BYTES
 from shards.format.manifest import VERSION, Quarantined, Shard, Split
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, ShardWriter, WellLocation
 from shards.images.locations import state
+from shards.images.regular_files import read_regular
 
 RECORDS = ".build"
 """Folder of the records, inside the set's folder."""
+MAX_RECORD_BYTES = 1 << 14
+"""Of a record, per well, and 64 times as many in all at least."""
 
 OnError = Literal["stop", "quarantine"]
 BuildRow = dict[str, object]
@@ -76,6 +79,11 @@ class Record(BaseModel):
     quarantined: tuple[Quarantined, ...]
 
 
+def read_record(path: Path, wells: int) -> Record:
+    """The record of a shard of this many wells; OSError or ValidationError if it is absent, damaged or too large."""
+    return Record.model_validate_json(read_regular(path, MAX_RECORD_BYTES * (64 + wells)))
+
+
 def digest(content: object) -> str:
     """SHA-256 of anything that JSON can represent; paths count as text."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -84,8 +92,8 @@ def digest(content: object) -> str:
 def finished_record(task: Task) -> Record | None:
     """The record of an earlier run, if its shard is still there and is what this task would write."""
     try:
-        record = Record.model_validate_json(task.record.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        record = read_record(task.record, len(task.wells))
+    except (OSError, ValidationError):
         return None
     if record.fingerprint != task.current_fingerprint or (record.quarantined and task.on_error == "stop"):
         return None

@@ -269,6 +269,38 @@ def test_a_complete_set_is_only_read_also_while_another_build_has_the_lock(scree
             built(root, output)
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "huge"])
+def test_a_record_that_cannot_be_read_is_written_again(screen, tmp_path, kind):
+    root, output = screen(), tmp_path / "out"
+    built(root, output)
+    before = digests(output)
+    record = output / ".build" / "train-000000.tar.json"
+    replace_by(record, kind)
+    command = [sys.executable, "-m", "shards.build", "--layout", "rxrx3", "--root", str(root)]
+    options = ["--wells-per-shard", "3", "--workers", "1", "--output", str(output)]
+    subprocess.run([*command, *options], check=True, capture_output=True, timeout=60)
+    assert record.stat().st_size < 1 << 20
+    assert digests(output) == before
+
+
+def test_a_plan_of_any_size_is_refused_by_name(screen, tmp_path):
+    root, output = screen(), tmp_path / "out"
+    built(root, output)
+    replace_by(output / ".build" / "plan.json", "huge")
+    with pytest.raises(BuildError, match=r"\.build/plan\.json is damaged: delete the folder"):
+        built(root, output)
+
+
+def replace_by(path: Path, kind: str) -> None:
+    """Put a FIFO, or a file of a tebibyte that takes no room, in the place of a file."""
+    path.unlink()
+    if kind == "FIFO":
+        os.mkfifo(path)
+        return
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
 def test_a_folder_of_another_build_is_refused(screen, tmp_path):
     root, output = screen(), tmp_path / "out"
     built(root, output)

@@ -132,6 +132,23 @@ def test_a_file_system_without_locks_is_named_in_a_warning(tmp_path, monkeypatch
     assert re.search("lock cannot be locked .*Function not implemented.* only one build", caplog.text)
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "FIFO", "folder"])
+def test_a_lock_that_is_no_regular_file_is_refused_and_left_as_it_is(tmp_path, kind):
+    lock, other = tmp_path / "lock", tmp_path / "other"
+    if kind == "FIFO":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to(other)
+    if kind == "link":
+        other.write_text("mine")
+    with pytest.raises(BuildError, match=f"{re.escape(str(lock))} is not a regular file: delete it"), locked(tmp_path):
+        pass
+    assert other.read_text() == "mine" if kind == "link" else not other.exists()
+    assert os.path.lexists(lock)
+
+
 def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path):
     (tmp_path / "lock").write_bytes(b"\xff{not JSON")
     with locked(tmp_path):
