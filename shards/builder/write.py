@@ -18,22 +18,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.builder.lock import Lock
 from shards.builder.source_images import States, read_source_images, states_of
 from shards.errors import BuildError, ImageError, LayoutError
 from shards.format.atomic import atomic_write
-from shards.format.index import MAX_JSON_BYTES
 from shards.format.manifest import VERSION, Quarantined, Shard, Split
+from shards.format.payload import MAX_IMAGE_BYTES
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, ShardWriter, WellLocation
 from shards.images.locations import state
 from shards.images.regular_files import read_regular
+from shards.reader.well_table import MAX_ROW_BYTES
 
 RECORDS = ".build"
 """Folder of the records, inside the set's folder."""
 MAX_RECORD_BYTES = 1 << 14
 """Of a record, per well, and 64 times as many in all at least."""
+
+MAX_PADDED = 1.5
+"""Bytes of an image in complete chunks, by those that an image may have: payloads have twice as many at most."""
 
 OnError = Literal["stop", "quarantine"]
 BuildRow = dict[str, object]
@@ -116,12 +122,13 @@ def write_shard(task: Task) -> Record:
             key, origin = str(row["key"]), str(row["origin"])
             source = read_source_images(_images(row), task.eight_bit)
             states.append(source.states)
-            if source.image is not None:
+            error = source.error if source.image is None else _misfit(source.image, task.chunk)
+            if source.image is not None and not error:
                 entries[key] = writer.add(key, source.image, _metadata(task, row))
             elif task.on_error == "stop":
-                raise ImageError(f"{origin}: {source.error}")
+                raise ImageError(f"{origin}: {error}")
             else:
-                quarantined.append(Quarantined(key=key, origin=origin, error=source.error))
+                quarantined.append(Quarantined(key=key, origin=origin, error=error))
         sha256 = writer.close()
     shard, index = None, path.with_suffix(".idx")
     if entries:
@@ -137,13 +144,22 @@ def write_shard(task: Task) -> Record:
     return record
 
 
+def _misfit(image: NDArray[np.generic], chunk: int) -> str:
+    """Why an image (C, H, W) does not fit into a payload; empty if it does: a narrow one is padded to many chunks."""
+    channels, height, width = image.shape
+    size = channels * -(-height // chunk) * -(-width // chunk) * chunk**2 * image.dtype.itemsize
+    if size <= MAX_PADDED * MAX_IMAGE_BYTES:
+        return ""
+    return f"images of {height} x {width} pixels take {size} bytes in chunks of {chunk} pixels: choose smaller chunks"
+
+
 def _metadata(task: Task, row: BuildRow) -> dict[str, object]:
-    """What is stored with a well image; LayoutError if it is more than the format allows."""
+    """What is stored with a well image; LayoutError if readers would refuse a table of such rows."""
     described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
     metadata = {**described, "channels": task.channels}
     size = len(json.dumps(metadata))  # in ASCII, so at least what is stored
-    if size > MAX_JSON_BYTES:
-        raise LayoutError(f"{row['origin']}: its columns take {size} bytes; {MAX_JSON_BYTES} are the limit of a well")
+    if size > MAX_ROW_BYTES:
+        raise LayoutError(f"{row['origin']}: its columns take {size} bytes; {MAX_ROW_BYTES} are the limit of a well")
     return metadata
 
 

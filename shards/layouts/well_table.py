@@ -38,6 +38,8 @@ DESCRIBING = ("gene", "treatment", "perturbation_type", "cell_type", "concentrat
 CHANNEL = "channel:"
 """Prefix of the columns that hold the location (`shards.images.locations`) of each channel's image."""
 
+MAX_CHANNELS = 1000
+
 RESERVED = frozenset({"shard", "split", "offset", "height", "width", "images", "channels"})
 """Columns that building shards adds to the table."""
 
@@ -116,6 +118,8 @@ def table_of(output: LayoutOutput, folder: Path | None = None) -> WellTable:
     table = WellTable(stored, output.patterns, stored.argsort("key"))
     if not table.channels or not all(table.channels):
         raise LayoutError(f"channel names must be present, got {list(table.channels)}")
+    if len(table.channels) > MAX_CHANNELS:
+        raise LayoutError(f"{len(table.channels)} channels; {MAX_CHANNELS} are the limit")
     _check_repeats(table)
     return table
 

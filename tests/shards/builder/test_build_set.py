@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from hostile_files import BOMBS, not_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -200,13 +201,19 @@ def test_a_changed_image_is_built_again(screen, tmp_path):
 
 def test_a_changed_image_is_built_again_also_if_its_time_was_set_back(screen, tmp_path):
     root, output = screen(), tmp_path / "out"
-    index = list(built(root, output).wells["key"]).index("gene-001_1_B03")
     path = root / "gene-001" / "Plate1" / "B03_s1_w1.png"
-    times, other = path.stat(), np.asarray(Image.open(path))[::-1]
-    np.save(path.with_suffix(".npy"), other)
-    path.with_suffix(".npy").replace(path)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert np.array_equal(built(root, output).read_well(index)[0], other)
+
+    def rewrite(value: int) -> None:
+        with path.open("wb") as file:  # of the same size for every value
+            np.save(file, np.full((16, 16), value, np.uint8))
+        os.utime(path, ns=(0, 1_000_000_000))
+
+    rewrite(1)
+    shards = built(root, output)
+    index = list(shards.wells["key"]).index("gene-001_1_B03")
+    assert (shards.read_well(index)[0] == 1).all()
+    rewrite(2)
+    assert (built(root, output).read_well(index)[0] == 2).all()
 
 
 def test_an_image_that_changes_after_it_was_read_is_read_by_the_next_build(screen, tmp_path, monkeypatch):
@@ -216,7 +223,8 @@ def test_an_image_that_changes_after_it_was_read_is_read_by_the_next_build(scree
     add = ShardWriter.add
 
     def change_then_add(self, key, image, metadata):
-        Image.fromarray(np.full((16, 16), 7, np.uint8)).save(path)
+        if key == "gene-001_1_B03":
+            Image.fromarray(np.full((16, 16), 7, np.uint8)).save(path)
         return add(self, key, image, metadata)
 
     with monkeypatch.context() as patch:
@@ -257,6 +265,31 @@ def test_a_shard_that_has_lost_all_its_wells_leaves_no_index(screen, tmp_path):
     shards = built(root, output, wells_per_shard=1, on_error="quarantine")
     assert len(shards.wells) == 7
     assert not verify(LocalFolder(output), None).faults
+
+
+def test_metadata_that_no_reader_would_accept_are_refused_by_their_line(screen, tmp_path):
+    root = screen()
+    text = (root / "metadata.csv").read_text().replace("G2_guide_1", "G" * 70_000, 1)
+    (root / "metadata.csv").write_text(text)
+    with pytest.raises(LayoutError, match=r"^metadata.csv, line 4: its columns take 7\d{4} bytes; 65536 are the limit"):
+        built(root, tmp_path / "out")
+
+
+def test_a_narrow_image_that_would_be_padded_beyond_the_limit_is_quarantined(tmp_path):
+    """65,536 x 1 pixels of 100 channels have 6.5 MB, and 3.4 GB in chunks of 256 pixels with 16 bits."""
+    np.save(tmp_path / "narrow.npy", np.zeros((65_536, 1), np.uint16))
+    np.save(tmp_path / "good.npy", np.zeros((4, 4), np.uint16))
+    names = [f"c{channel}" for channel in range(100)]
+    rows = [",".join(["e", "p", well, *[f"{image}.npy"] * 100]) for well, image in (("A01", "narrow"), ("A02", "good"))]
+    header = ",".join(["experiment", "plate", "well", *(f"channel:{name}" for name in names)])
+    (tmp_path / "wells.csv").write_text("\n".join([header, *rows]))
+    options = {"validation_fraction": 0, "chunk": 256, "on_error": "quarantine", "progress": False}
+    manifest, _ = build_set.build("folder", tmp_path, tmp_path / "out", **options)
+    (bad,) = manifest.quarantined
+    assert bad.key == "e_p_A01_1"
+    assert bad.error == (
+        "images of 65536 x 1 pixels take 3355443200 bytes in chunks of 256 pixels: choose smaller chunks"
+    )
 
 
 def test_a_complete_set_is_only_read_also_while_another_build_has_the_lock(screen, tmp_path):
@@ -332,6 +365,31 @@ def test_a_bad_image_stops_the_build_or_is_quarantined(screen, tmp_path, capsys)
     command = ["--layout", "rxrx3", "--root", str(root), "--output", str(output), "--wells-per-shard", "3"]
     assert main([*command, "--on-error", "quarantine", "--workers", "1"]) == 0
     assert "quarantined gene-001_1_B03: metadata.csv, line 3: image file" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("codec", ["delta+zstd", "trial"])
+def test_hostile_images_are_quarantined_and_the_rest_is_built(screen, tmp_path, codec):
+    """Every file that is no image file, and every bomb, in place of the first channel of a well."""
+    (tmp_path / "kinds").mkdir()
+    hostile = list(not_files(tmp_path / "kinds").values())
+    for name, content in BOMBS.items():
+        (tmp_path / "kinds" / name).write_bytes(content)
+        hostile.append(tmp_path / "kinds" / name)
+    root = screen(experiments=2, wells=len(hostile))
+    plate = root / "gene-001" / "Plate1"
+    for number, path in enumerate(hostile):
+        image = plate / f"B{number + 2:02d}_s1_w1.png"
+        image.unlink()
+        image.symlink_to(path)
+    shards = built(root, tmp_path / "out", on_error="quarantine", codec=codec, validation_experiments=["gene-001"])
+    assert {well.key for well in shards.manifest.quarantined} == {
+        f"gene-001_1_B{number + 2:02d}" for number in range(len(hostile))
+    }
+    assert len(shards.wells) == len(hostile)
+    assert not verify(LocalFolder(tmp_path / "out"), None).faults
+    with pytest.raises(ImageError, match=r"metadata.csv, line \d+: image file .* is .*, not a regular file|claims"):
+        built(root, tmp_path / "stopped", validation_experiments=["gene-002"])
 
 
 def test_wells_of_two_pixel_types_are_refused(screen, tmp_path):
@@ -414,25 +472,26 @@ def test_builds_with_other_options_and_kills_never_leave_a_set_that_is_not_sound
 
 @pytest.mark.slow
 def test_a_source_that_changes_during_the_build_is_not_stale_after_the_next_one(screen, tmp_path):
-    """Images are rewritten in all ways, their times set back, while workers read them: the next build has them all."""
-    root, output = screen(experiments=4, wells=30, size=64), tmp_path / "out"
+    """Images are rewritten in two ways, their times set back, for a while: the next build has them all."""
+    root, output = screen(experiments=4, wells=60, size=64), tmp_path / "out"
+    large = ["--wells-per-shard", "60", "--on-error", "quarantine"]
     paths, random = sorted(root.rglob("*.png")), np.random.default_rng(5)
-    build = subprocess.Popen([*command(root), "--output", str(output)], stderr=subprocess.DEVNULL)
-    changed = 0
-    while build.poll() is None:
-        path = paths[random.integers(len(paths))]
-        times = path.stat()
-        other = path.with_suffix(".new")
+    build = subprocess.Popen([*command(root, *large), "--output", str(output)], stderr=subprocess.DEVNULL)
+    while not list(output.glob(".*.tmp")):
+        assert build.poll() is None
+        time.sleep(0.001)
+    time.sleep(0.2)  # so that many of the images have been read already
+    for number, path in enumerate(random.choice(paths, 120, replace=False)):
+        times, other = path.stat(), path.with_suffix(".new")
         Image.fromarray(random.integers(0, 256, (64, 64), np.uint8)).save(other, "PNG")
-        if changed % 2:
-            path.write_bytes(other.read_bytes())  # not atomic: a reader may see a part of it
+        if number % 2:
+            path.write_bytes(other.read_bytes())  # a reader may see a part of it
             other.unlink()
         else:
             other.replace(path)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        changed += 1
-    assert changed > 100
-    shards = built(root, output, wells_per_shard=8)
+    assert build.wait(120) == 0
+    shards = built(root, output, wells_per_shard=60)
     read = read_layout("rxrx3", root)
     expected = {row["key"]: read_well(row["images"]) for row in read.rows(np.arange(len(read)))}
     stale = [k for n, k in enumerate(shards.wells["key"]) if not np.array_equal(shards.read_well(n), expected[k])]

@@ -1,11 +1,12 @@
 """The table of well images: what is checked, and that checking lists each folder once."""
 
+import pandas as pd
 import pytest
 from shard_files import edit
 
 from shards.errors import LayoutError
 from shards.layouts.registry import read_layout
-from shards.layouts.well_table import check_images
+from shards.layouts.well_table import LayoutOutput, check_images, table_of
 
 
 def test_each_folder_is_listed_once_whatever_the_keys(folder, monkeypatch):
@@ -39,3 +40,14 @@ def test_a_missing_image_is_named_with_its_line(screen):
     (root / "gene-001" / "Plate1" / "B03_s1_w4.png").unlink()
     with pytest.raises(LayoutError, match=r"^metadata.csv, line 3: image file .*B03_s1_w4.png does not exist$"):
         check_images(read_layout("rxrx3", root))
+
+
+def test_more_channels_than_a_set_may_have_are_refused():
+    row = {"key": "a", "experiment": "e", "plate": "p", "well": "A01", "origin": "t.csv, line 2"}
+    for channels in (1000, 1001):
+        frame = pd.DataFrame([{**row, **{f"channel:c{number}": "a.png" for number in range(channels)}}])
+        if channels > 1000:
+            with pytest.raises(LayoutError, match="1001 channels; 1000 are the limit"):
+                table_of(LayoutOutput([frame]))
+        else:
+            assert len(table_of(LayoutOutput([frame])).channels) == 1000
