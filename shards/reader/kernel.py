@@ -76,13 +76,18 @@ def _image_words(calls: Array, image: Array, record: Array, spare: Array) -> tup
 @njit(nogil=True, cache=True)
 def _bounds_status(words: Array, record: Array, most: int) -> int:
     """BAD_INDEX unless the chunks ascend inside the payload, BAD_FRAME if one is longer than any codec makes it."""
-    shortest, longest = np.int64(CRC), np.int64(CRC)
-    for number in range(record[CHUNKS]):
-        size = np.int64(words[number + 1]) - np.int64(words[number])
-        shortest, longest = min(shortest, size), max(longest, size)
-    if shortest < CRC or np.int64(words[record[CHUNKS]]) > record[LENGTH]:
+    wrong, limit, end = np.uint32(0), np.uint32(most - CRC), np.uint32(record[LENGTH])
+    for number in range(record[CHUNKS]):  # in 32 bits: below 2 ** 31, a descent wraps to a length above the limit
+        size = np.uint32(words[number + 1] - words[number])
+        wrong |= np.uint32(words[number] > end) | np.uint32(np.uint32(size - np.uint32(CRC)) > limit)
+    if words[record[CHUNKS]] > end:
         return BAD_INDEX
-    return BAD_FRAME if longest > most else OK
+    if wrong == 0:
+        return OK
+    for number in range(record[CHUNKS]):
+        if np.int64(words[number + 1]) - np.int64(words[number]) < CRC:
+            return BAD_INDEX
+    return BAD_FRAME
 
 
 @njit(nogil=True, cache=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from shards.reader.well_table import WellTable
 
 log = logging.getLogger(__name__)
 
+_REBUILDING = threading.Lock()
+"""Held by the thread that rebuilds an index, which may read gigabytes: the others use what it writes."""
 REPAIR = "restore the file, or build the set again"
 
 
@@ -30,22 +33,18 @@ def open_index(source: Source, table: WellTable, number: int, descriptor: int | 
     The tar file is read from `descriptor`, if there is one. Rebuilding reads all of it; it is logged, and writes the
     sidecar if possible. Raises ShardError if the tar file does not match the manifest; nothing is written then.
     """
-    shard = table.manifest.shards[number]
-    try:
-        index = _load(source, shard)
-    except FileNotFoundError:
-        reason = "missing"
-    except ShardError as error:
-        reason = str(error).removeprefix(f"{source.place}/{shard.index}: ")
-    else:
-        mismatch = _mismatch(index, table, number)
-        if mismatch is None:
-            return index
-        reason = mismatch
-    log.warning("%s/%s: %s; rebuilding it from %s", source.place, shard.index, reason, shard.name)
-    index = rebuild_index(source, table, number, descriptor)
-    if isinstance(source, LocalFolder):
-        write_sidecar(source.place, shard, index)
+    found = _sidecar(source, table, number)
+    if isinstance(found, ShardIndex):
+        return found
+    with _REBUILDING:
+        found = _sidecar(source, table, number)  # another thread may have written it
+        if isinstance(found, ShardIndex):
+            return found
+        shard = table.manifest.shards[number]
+        log.warning("%s/%s: %s; rebuilding it from %s", source.place, shard.index, found, shard.name)
+        index = rebuild_index(source, table, number, descriptor)
+        if isinstance(source, LocalFolder):
+            write_sidecar(source.place, shard, index)
     return index
 
 
@@ -83,11 +82,20 @@ def kind_faults(rebuilt: Rebuilt, manifest: Manifest) -> Iterator[str]:
             yield f"{key}: not of the channels, pixel type, chunk and codec of {MANIFEST}"
 
 
-def _load(source: Source, shard: Shard) -> ShardIndex:
-    descriptor = source.descriptor(shard.index)
-    if descriptor is not None:
-        return ShardIndex.open(descriptor, shard.wells)
-    return ShardIndex.parse(source.load(shard.index, shard.bytes))  # an index is smaller than its tar file
+def _sidecar(source: Source, table: WellTable, number: int) -> ShardIndex | str:
+    """The sidecar of a shard, or why it cannot be used."""
+    shard = table.manifest.shards[number]
+    try:
+        descriptor = source.descriptor(shard.index)
+        if descriptor is not None:
+            index = ShardIndex.open(descriptor, shard.wells)
+        else:
+            index = ShardIndex.parse(source.load(shard.index, shard.bytes))  # it is smaller than its tar file
+    except FileNotFoundError:
+        return "missing"
+    except ShardError as error:
+        return str(error).removeprefix(f"{source.place}/{shard.index}: ")
+    return _mismatch(index, table, number) or index
 
 
 def _mismatch(index: ShardIndex, table: WellTable, number: int) -> str | None:

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_an_index_of_version_1_is_rebuilt_with_one_line_in_the_log(tmp_path, cap
     (line,) = caplog.messages
     assert line == f"{folder}/train-000000.idx: not an index of version 2; rebuilding it from train-000000.tar"
     assert (folder / "train-000000.idx").read_bytes() == whole
+
+
+def test_threads_rebuild_an_index_once(tmp_path, caplog):
+    images = images_of(0, 2)
+    folder = write_set(tmp_path / "set", images)
+    (folder / "train-000000.idx").unlink()
+    shards = ShardSet.open(folder)
+    with ThreadPoolExecutor(8) as pool:
+        wells = list(pool.map(lambda number: shards.read_well(number % 2), range(16)))
+    assert all(np.array_equal(well, images[number % 2]) for number, well in enumerate(wells))
+    assert len(caplog.messages) == 1
 
 
 def test_a_tar_file_whose_keys_are_not_those_of_the_table_is_refused_at_a_rebuild(tmp_path):
