@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ShardError, OSError) as error:
             print(f"shards.index: {error}", file=sys.stderr)
             failed += 1
-    print(f"{folder.place}: {len(shards) - failed} indices written, {failed} tar files refused")
+    print(f"{folder.place}: {len(shards) - failed} of {len(shards)} indices written")
     return 1 if failed else 0
 
 

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from shards.errors import ShardError
 
@@ -34,7 +36,10 @@ class Source(Protocol):
         """Parts of files, each exactly as long as requested; OSError if one cannot be read, ShardError if it ends."""
 
     def descriptor(self, name: str) -> int | None:
-        """A new file descriptor that the caller closes; None if files can only be read by `ranges`."""
+        """A new file descriptor that the caller closes; None if files can only be read by `ranges`.
+
+        OSError if it cannot be opened, ShardError if it is not a regular file.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class LocalFolder:
 
     def load(self, name: str, limit: int) -> bytes:
         """See Source."""
-        with (self.place / name).open("rb") as file:
+        with self._opened(name) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise ShardError(f"{self.place / name}: {size} bytes; {limit} are the limit")
@@ -62,10 +67,23 @@ class LocalFolder:
 
     def descriptor(self, name: str) -> int:
         """See Source."""
-        return os.open(f"{self.place}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        path = f"{self.place}/{name}"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise ShardError(f"{path}: a link to itself") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ShardError(f"{path}: not a regular file")
+        return descriptor
+
+    def _opened(self, name: str) -> BinaryIO:
+        return os.fdopen(self.descriptor(name), "rb")
 
     def _range(self, name: str, start: int, stop: int) -> bytes:
-        with (self.place / name).open("rb") as file:
+        with self._opened(name) as file:
             file.seek(start)
             data = file.read(stop - start)
         if len(data) != stop - start:

@@ -12,7 +12,7 @@ import numpy as np
 
 from shards.errors import ShardError
 from shards.format.atomic import atomic_write
-from shards.format.index import ShardIndex
+from shards.format.index import WORD, ShardIndex, head_bytes
 from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.format.rebuild import Rebuilt, block_reader, rebuild
 from shards.format.source import LocalFolder, Source
@@ -44,7 +44,10 @@ def open_index(source: Source, table: WellTable, number: int, descriptor: int | 
         log.warning("%s/%s: %s; rebuilding it from %s", source.place, shard.index, found, shard.name)
         index = rebuild_index(source, table, number, descriptor)
         if isinstance(source, LocalFolder):
-            write_sidecar(source.place, shard, index)
+            try:
+                write_sidecar(source.place, shard, index)
+            except OSError as error:
+                log.warning("%s: it will be rebuilt from the tar file each time", error)
     return index
 
 
@@ -64,14 +67,12 @@ def rebuild_index(source: Source, table: WellTable, number: int, descriptor: int
 
 
 def write_sidecar(folder: Path, shard: Shard, index: ShardIndex) -> None:
-    """Write a sidecar, or log why it cannot be written."""
+    """Write a sidecar; OSError, naming it, if it cannot be written."""
     try:
         with atomic_write(folder / shard.index) as file:
             file.write(index.pack())
     except OSError as error:
-        log.warning(
-            "%s/%s: cannot be written (%s): it will be rebuilt from the tar file each time", folder, shard.index, error
-        )
+        raise OSError(f"{folder}/{shard.index}: cannot be written ({error})") from None
 
 
 def kind_faults(rebuilt: Rebuilt, manifest: Manifest) -> Iterator[str]:
@@ -90,12 +91,18 @@ def _sidecar(source: Source, table: WellTable, number: int) -> ShardIndex | str:
         if descriptor is not None:
             index = ShardIndex.open(descriptor, shard.wells)
         else:
-            index = ShardIndex.parse(source.load(shard.index, shard.bytes))  # it is smaller than its tar file
+            index = ShardIndex.parse(source.load(shard.index, _sidecar_bytes(table, number)))
     except FileNotFoundError:
         return "missing"
     except ShardError as error:
         return str(error).removeprefix(f"{source.place}/{shard.index}: ")
     return _mismatch(index, table, number) or index
+
+
+def _sidecar_bytes(table: WellTable, number: int) -> int:
+    """Bytes of a shard's index, by the shapes of its images in the table."""
+    rows, columns = -(-table.shapes_of(number).T // table.manifest.chunk)
+    return head_bytes(len(rows)) + WORD * int((2 * rows * columns + 1).sum())
 
 
 def _mismatch(index: ShardIndex, table: WellTable, number: int) -> str | None:

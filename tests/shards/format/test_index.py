@@ -50,7 +50,7 @@ def test_a_missing_index_is_rebuilt_from_the_tar_file_and_logged(tmp_path, caplo
     assert not (folder / "train-000001.idx").exists()  # not needed yet
     (folder / "train-000000.idx").write_bytes((b"x" + whole)[: len(whole)])
     assert main([str(folder)]) == 0
-    assert "2 indices written" in capsys.readouterr().out
+    assert "2 of 2 indices written" in capsys.readouterr().out
     assert (folder / "train-000000.idx").read_bytes() == whole
     assert np.array_equal(ShardSet.open(folder).read_well(2), images[2])
     assert main([str(tmp_path)]) == 1

@@ -88,7 +88,6 @@ def test_blocks_are_read_once_and_a_short_file_is_named():
 
 
 LARGE = """
-import resource
 import resource, sys
 from shards.format.manifest import read_manifest
 from shards.reader.sidecar import rebuild_index

@@ -32,3 +32,18 @@ def test_a_short_or_absent_file_is_named(source):
         source.load("none", 100)
     with pytest.raises(ShardError, match=r"a.tar: 100 bytes; 99 are the limit"):
         source.load("a.tar", 99)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "loop"])
+def test_what_is_not_a_regular_file_is_named_at_once(source, kind):
+    """Opening a pipe that nobody writes to would never return."""
+    path = source.place / "b.idx"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    for read in (source.descriptor, lambda name: source.load(name, 9), lambda name: source.ranges([(name, 0, 1)])):
+        with pytest.raises(ShardError, match=r"b.idx: (not a regular file|a link to itself)"):
+            read("b.idx")

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -13,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from faulty_server import serving
 from shard_files import check_right_or_refused, flip_bit, noisy, reseal_manifest, write_set
 
 from shards.errors import ShardError
 from shards.format.codecs import crc32c
+from shards.format.source import LocalFolder
 from shards.index import main
 from shards.reader.shard_set import ShardSet
+from shards.remote.open_set import open_url
+from shards.verify import verify
 
 SHAPE = (2, 20, 36)
 
@@ -107,7 +112,7 @@ def test_an_index_is_written_only_if_the_whole_tar_file_has_the_checksum_of_the_
     assert main([str(folder)]) == 1
     shown = capsys.readouterr()
     assert "train-000000.tar: its checksum is not the one" in shown.err
-    assert "1 indices written, 1 tar files refused" in shown.out
+    assert "1 of 2 indices written" in shown.out
     assert not (folder / "train-000000.idx").exists()
     stamp = (folder / "train-000001.idx").read_bytes()[24:56].hex()
     assert stamp == hashlib.sha256((folder / "train-000001.tar").read_bytes()).hexdigest()
@@ -136,6 +141,41 @@ def test_an_index_of_version_1_is_rebuilt_with_one_line_in_the_log(tmp_path, cap
     (line,) = caplog.messages
     assert line == f"{folder}/train-000000.idx: not an index of version 2; rebuilding it from train-000000.tar"
     assert (folder / "train-000000.idx").read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_an_index_that_is_not_a_file_is_replaced_or_left_and_reported(tmp_path, kind, caplog, capsys):
+    images = images_of(0, 2)
+    folder = write_set(tmp_path / "set", images)
+    path = folder / "train-000000.idx"
+    whole = path.read_bytes()
+    path.unlink()
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "loop": lambda path: path.symlink_to(path)}[kind](path)
+    assert any(fault.path == str(path) for fault in verify(LocalFolder(folder)).faults)
+    assert check_right_or_refused(folder, images) == 0
+    assert "; rebuilding it from train-000000.tar" in caplog.messages[0]
+    failed = kind == "folder"  # a file can replace the others
+    assert any(f"{path}: cannot be written" in line for line in caplog.messages) == failed
+    assert main([str(folder)]) == failed
+    shown = capsys.readouterr()
+    assert (f"{path}: cannot be written" in shown.err, f"{int(not failed)} of 1 indices" in shown.out) == (failed, True)
+    assert failed or path.read_bytes() == whole
+
+
+def test_an_index_from_a_server_is_requested_only_if_it_has_the_bytes_that_the_table_implies(tmp_path, caplog):
+    """Two images of 2 x 3 chunks: 60 + 2 * 80 bytes of head, and 2 * 13 words."""
+    images = images_of(0, 2)
+    folder = write_set(tmp_path / "set", images)
+    path = folder / "train-000000.idx"
+    assert path.stat().st_size == 60 + 2 * 80 + 4 * 2 * 13
+    with serving(folder) as server:
+        assert np.array_equal(open_url(server.url, None).read_well(0), images[0])
+        assert not caplog.messages
+        path.write_bytes(path.read_bytes() + bytes(4))
+        assert np.array_equal(open_url(server.url, None).read_well(0), images[0])
+    assert caplog.messages[0].endswith(
+        "train-000000.idx: 328 bytes; 324 are the limit; rebuilding it from train-000000.tar"
+    )
 
 
 def test_threads_rebuild_an_index_once(tmp_path, caplog):
@@ -252,6 +292,7 @@ FUZZ = f"""
 import json, shutil, sys
 from pathlib import Path
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+from faulty_server import serving
 from shard_files import check_right_or_refused, noisy
 from test_sidecar import VALUES, reseal_index
 folder, changes = Path(sys.argv[1]), 0
