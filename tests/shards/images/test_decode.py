@@ -124,14 +124,6 @@ def test_what_is_no_file_is_no_image(tmp_path):
             read_image(str(path))
 
 
-@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "packbits", "lzma", "jpeg2000", None])
-def test_tiff_files_in_strips_and_tiles_are_decoded(tmp_path, compression):
-    values = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80)
-    for name, layout in {"strips": {"rowsperstrip": 7}, "tiles": {"tile": (32, 16)}}.items():
-        tifffile.imwrite(tmp_path / f"{name}.tif", values, compression=compression, **layout)
-        assert np.array_equal(read_image(f"{tmp_path}/{name}.tif"), values)
-
-
 def test_an_error_has_no_address_so_that_a_manifest_is_the_same_every_time(tmp_path):
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(ImageError, match=r"a.png cannot be decoded: its format is unknown$"):
