@@ -24,6 +24,7 @@ from harness.recipe.schema import Recipe
 from harness.report.model_card import model_card
 from harness.storage import ledger
 from harness.storage.atomic import write_atomic
+from harness.storage.weights import WeightsError, load_weights, read_weights
 
 if TYPE_CHECKING:
     from harness.models.encoder_file import load_encoder, load_transform
@@ -112,7 +113,6 @@ def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[P
     from harness.models.architecture import build
     from harness.models.channel_agnostic import ChannelAgnosticMae
     from harness.models.openphenom import save_openphenom
-    from harness.storage.weights import load_weights
 
     assert cell.architecture is not None
     model = build(cell.architecture)
@@ -129,18 +129,13 @@ def _export_channel_agnostic(recipe: Recipe, cell: Cell, output: Path) -> list[P
 
 
 def _encoder_weights(recipe: Recipe, cell: Cell) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from harness.grid.cell_folder import WEIGHTS
 
-    path, prefix = cell_folder(recipe, cell) / WEIGHTS, "encoder."
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ExportError(
-            f"{path}: the ledger lists this cell as trained, but its weights cannot be read: {error}"
-        ) from error
+        tensors = read_weights(cell_folder(recipe, cell) / WEIGHTS)
+    except WeightsError as error:
+        raise ExportError(f"the ledger lists this cell as trained, but: {error}") from error
+    prefix = "encoder."
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -163,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in export_cell(recipe, find_cell(recipe, options.cell), options.output, options.block):
             print(f"wrote {path}")
         return 0
-    except (RecipeError, ExportError, ValueError, OSError) as error:
+    except (RecipeError, ExportError, WeightsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -23,6 +23,7 @@ from harness.grid.cells import Cell, find_cell
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
+from harness.storage.weights import WeightsError, load_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,6 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.models.architecture import build
     from harness.models.block_features import EveryBlock
     from harness.models.mae import MaskedAutoencoder
-    from harness.storage.weights import load_weights
 
     if recipe.embed is None:
         raise ValueError("the recipe has no `embed`, which names the wells to probe on")
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in export_cell(recipe, cell, options.export, best) if options.export else ():
             print(f"wrote {path}", file=sys.stderr)
         return 0
-    except (RecipeError, ExportError, ValueError, OSError) as error:
+    except (RecipeError, ExportError, WeightsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

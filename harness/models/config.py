@@ -7,8 +7,9 @@ is that of the recipe's schema or of the cost class.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import get_args, get_type_hints
 
 from analysis.compute.flops import Vit, VitMae
 from harness.recipe.fields import default_of
@@ -23,8 +24,10 @@ from harness.recipe.models import (
     VitSection,
     VitSize,
 )
+from harness.storage.json_files import is_number
 
 DEFAULT_POOL: Pool = "mean"
+MOST, MOST_DECODER = 1e9, 1_000_000  # as in a recipe
 
 # size: (width, depth, heads, drop path); supplement A.2.3
 _VIT: dict[VitSize, tuple[int, int, int, float]] = {
@@ -185,3 +188,31 @@ def require_width(field: str, width: int, heads_field: str, heads: int) -> None:
     """Raise ValueError unless a width can be split over heads and fits 2-D sine-cosine positions."""
     require(width % heads == 0, field, width, f"a multiple of {heads_field} ({heads})")
     require(width % 4 == 0, field, width, "a multiple of 4 (sine and cosine of two axes)")
+
+
+def check_types(values: Mapping[str, object]) -> None:
+    """Check values of unknown origin for fields of `MaeConfig`, before its rules compute with them.
+
+    Sizes of the encoder need no limit: they must fit its tensors. A decoder's have none in an encoder's file.
+
+    Raises:
+        TypeError: a value does not have its field's type, or is too large to compute with.
+    """
+    types = get_type_hints(MaeConfig)
+    for name, value in values.items():
+        kind: object = types[name]
+        if kind is int:
+            is_decoder = name.startswith("decoder_")
+            fits = type(value) is int and (not is_decoder or value <= MOST_DECODER)
+            rule = "a whole number" + (f" of at most {MOST_DECODER:,}" if is_decoder else "")
+        elif kind is bool:
+            fits, rule = isinstance(value, bool), "true or false"
+        elif kind is float:
+            fits, rule = is_number(value, -MOST, MOST), "a finite number"
+        elif kind == float | None:
+            fits, rule = value is None or is_number(value, -MOST, MOST), "a finite number or null"
+        else:
+            fits, rule = value is None or isinstance(value, str), "a text"
+        if not fits:
+            shown = "huge" if is_number(value) and abs(value) > MOST else repr(value)[:60]
+            raise TypeError(f"{name} is {shown}, not {rule}")

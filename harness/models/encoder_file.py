@@ -11,21 +11,23 @@ Shapes: B batch, C channels, H height, W width, L tokens (patches), D width.
 from __future__ import annotations
 
 import json
-import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from harness.models.config import MaeConfig
+from harness.models.config import MOST, MaeConfig, check_types
 from harness.models.layers.blocks import MLP_RATIO, PLAIN_BIAS, SHIFTED_BIAS, pad_shifted
 from harness.models.layers.self_standardise import SelfStandardise
 from harness.models.layers.timm_import import import_timm
 from harness.recipe.models import Pool
+from harness.storage.json_files import is_number, parse_json
+from harness.storage.safetensors_header import Header, HeaderError
+from harness.storage.safetensors_header import read_header as header_of
 from harness.storage.weights import write_safetensors
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT = "microscopy-scaling-encoder-2"
 FORMAT_1 = "microscopy-scaling-encoder-1"  # without `block_bias`
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _TIMM_POOL: dict[Pool, Literal["token", "avg"]] = {"class": "token", "mean": "avg"}
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 
@@ -137,13 +138,13 @@ def load_transform(path: Path | str, channels: Sequence[str] | None = None) -> S
     path = Path(path)
     _, metadata = _read_checked(path)
     positions = None if channels is None else _positions(path, metadata, list(channels))
-    return SelfStandardise(json.loads(metadata["value_range"]), positions)
+    return SelfStandardise(_value_range(path, metadata), positions)
 
 
 def _positions(path: Path, metadata: Mapping[str, str], given: list[str]) -> list[int]:
     """Where the images have each of the encoder's channels."""
     try:
-        own = json.loads(metadata.get("channels", "null"))
+        own = parse_json(metadata.get("channels", "null"))
     except ValueError:
         own = None
     if not isinstance(own, list):
@@ -190,23 +191,23 @@ def _with_spread_pool(pool: Pool) -> type[VisionTransformer]:
 def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
     """Read configuration and metadata, and check that the tensors have the configuration's names and shapes."""
     header = read_header(path)
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") not in (FORMAT, FORMAT_1):
+    metadata = header.metadata
+    if metadata.get("format") not in (FORMAT, FORMAT_1):
         raise EncoderFileError(
             f"{path}: safetensors, but not an encoder of this project (its metadata has no format {FORMAT!r}); "
             "python -m harness.export writes one"
         )
     config = _config(path, metadata)
-    try:
-        shapes = {name: tuple(int(n) for n in entry["shape"]) for name, entry in header.items()}
-        types = {name: entry["dtype"] for name, entry in header.items()}
-        not_float = [f"{name} is {dtype}" for name, dtype in types.items() if dtype not in _FLOAT_TYPES]
-        float(json.loads(metadata["value_range"]) or 1)
-    except (KeyError, TypeError, ValueError) as error:
-        raise EncoderFileError(f"{path}: its header is not one that safetensors writes ({error!r})") from error
+    _value_range(path, metadata)
+    not_float = [
+        f"{name} is {entry.dtype}" for name, entry in header.tensors.items() if entry.dtype not in _FLOAT_TYPES
+    ]
     if not_float:
         raise EncoderFileError(f"{path}: {not_float[0]}: weights must be floating point ({', '.join(_FLOAT_TYPES)})")
-    _check_shapes(path, shapes, config)
+    kinds = sorted({entry.dtype for entry in header.tensors.values()})
+    if len(kinds) > 1:
+        raise EncoderFileError(f"{path}: its weights are of several types: {', '.join(kinds)}")
+    _check_shapes(path, {name: entry.shape for name, entry in header.tensors.items()}, config)
     if metadata["format"] == FORMAT_1:
         warnings.warn(
             f"{path}: does not say how its blocks add their bias: read as by timm 1.0.25 and later; if it was trained "
@@ -216,63 +217,43 @@ def _read_checked(path: Path) -> tuple[MaeConfig, dict[str, str]]:
     return config, metadata
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Read the JSON header of an untrusted safetensors file; its first bytes show whether it is one.
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file of unknown origin.
 
     Raises:
         EncoderFileError: the file is a pickle, or not a regular file in safetensors' format.
     """
-    refuse_special(path)
     try:
-        with path.open("rb") as file:
-            start, brace = file.read(8), file.read(1)
-            if brace != b"{":  # every safetensors header begins with it
-                _refuse_pickle(path, start)
-            size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= size <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-                raise EncoderFileError(f"{path}: not a safetensors file, or cut off in its header")
-            header = json.loads(brace + file.read(size - 1))
-    except OSError as error:
-        raise EncoderFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, EncoderFileError):
-            raise
-        raise EncoderFileError(f"{path}: not a safetensors file: its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise EncoderFileError(f"{path}: not a safetensors file: its header is not a mapping")
-    return header
+        return header_of(path)
+    except HeaderError as error:
+        raise EncoderFileError(str(error)) from error
 
 
-def refuse_special(path: Path) -> None:
-    """Raise EncoderFileError for a pipe, a device or a folder, whose reading may never end."""
-    if path.exists() and not path.is_file():
-        raise EncoderFileError(f"{path}: not a regular file")
-
-
-def _refuse_pickle(path: Path, start: bytes) -> None:
-    """Refuse a torch checkpoint (a ZIP with pickles, or a pickle in the old format), whatever its suffix."""
-    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
-        raise EncoderFileError(
-            f"{path}: a pickle under another name (torch.save): it could run any code, so it is not opened; "
-            "ask its author for safetensors"
-        )
-
-
-def _config(path: Path, metadata: Mapping[str, Any]) -> MaeConfig:
+def _value_range(path: Path, metadata: Mapping[str, str]) -> float | None:
+    """The pixel value that counts as 1, if the file states one."""
     try:
-        values = json.loads(metadata["config"])
-        types = get_type_hints(MaeConfig)
-        unknown = sorted(set(values) - types.keys())
+        value = parse_json(metadata.get("value_range", ""))
+    except ValueError as error:
+        raise EncoderFileError(f"{path}: its value_range is missing or not a number ({error})") from error
+    if value is not None and not (is_number(value, 0, MOST) and value > 0):
+        raise EncoderFileError(f"{path}: its value_range is {str(value)[:40]}, not a positive number or null")
+    return value
+
+
+def _config(path: Path, metadata: Mapping[str, str]) -> MaeConfig:
+    try:
+        values = parse_json(metadata["config"])
+        if not isinstance(values, dict):
+            raise TypeError(f"it is a {type(values).__name__}")
+        unknown = sorted(values.keys() - MaeConfig.__dataclass_fields__.keys())
         if unknown:
-            raise EncoderFileError(f"{path}: its config has {unknown[0]!r}, which this version does not know")
-        fractional = [name for name, value in values.items() if types[name] is int and type(value) is not int]
-        if fractional:
-            raise TypeError(f"{fractional[0]} is {values[fractional[0]]!r}, not a whole number")
+            raise EncoderFileError(f"{path}: its config has {unknown[0][:80]!r}, which this version does not know")
+        check_types(values)
         return MaeConfig(**values)
     except EncoderFileError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise EncoderFileError(f"{path}: no encoder can be built from its config: {error}") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise EncoderFileError(f"{path}: no encoder can be built from its config: {str(error)[:200]}") from error
 
 
 def expected_shapes(config: MaeConfig) -> dict[str, tuple[int, ...]]:

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from harness.models.channel_agnostic import ChannelAgnosticMae
 from harness.models.channel_agnostic_config import ChannelAgnosticConfig
-from harness.models.encoder_file import EncoderFileError, read_header, refuse_special
+from harness.models.encoder_file import EncoderFileError, read_header
 from harness.models.layers.blocks import MLP_BIAS, SHIFTED_BIAS
 from harness.recipe.models import BlockBias
 from harness.storage.atomic import write_atomic
+from harness.storage.safetensors_header import HeaderError, refuse_special
 from harness.storage.weights import write_safetensors
 
 SAFE = ".safetensors"
@@ -133,9 +134,9 @@ def _safetensors(path: Path) -> WeightFile:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    notes = read_header(path).get("__metadata__")  # refuses pickles
+    notes = read_header(path).metadata  # refuses pickles
     try:
-        return WeightFile(load_file(path), notes if isinstance(notes, dict) else {})
+        return WeightFile(load_file(path), notes)
     except (SafetensorError, OSError) as error:
         raise EncoderFileError(f"{path}: damaged: {error}") from error
 
@@ -143,16 +144,25 @@ def _safetensors(path: Path) -> WeightFile:
 def _torch_file(path: Path) -> WeightFile:
     if path.suffix not in TORCH:
         raise EncoderFileError(f"{path}: {path.suffix!r} is no known format: {SAFE}, or torch's {', '.join(TORCH)}")
-    refuse_special(path)
     try:
+        refuse_special(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EncoderFileError(f"{path}: holds more than tensors, which could run any code: not opened") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise EncoderFileError(f"{path}: cannot be read: {error}") from error
+    except HeaderError as error:
+        raise EncoderFileError(str(error)) from error
+    except Exception as error:  # a damaged file may raise any of torch's, zipfile's and the unpickler's exceptions
+        raise EncoderFileError(f"{path}: cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
     weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise EncoderFileError(f"{path}: holds no state_dict")
+    odd = [
+        name for name, value in weights.items() if value.layout != torch.strided or value.is_quantized or value.is_meta
+    ]
+    if odd:
+        raise EncoderFileError(f"{path}: {odd[0]} is sparse, quantised or without values")
     return WeightFile(weights, content if weights is not content else {})
 
 
@@ -161,9 +171,14 @@ def _check(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Any
     if missing or foreign:
         problem = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which this model does not have"
         raise EncoderFileError(f"{path}: {problem} ({len(missing)} missing, {len(foreign)} foreign)")
+    first = next(iter(expected))
     for name, value in expected.items():
         if weights[name].shape != value.shape:
             shapes = f"{tuple(weights[name].shape)}, this model's has {tuple(value.shape)}"
             raise EncoderFileError(f"{path}: {name} has shape {shapes}")
+        if not weights[name].is_floating_point():
+            raise EncoderFileError(f"{path}: {name} is {weights[name].dtype}: weights must be floating point")
+        if weights[name].dtype != weights[first].dtype:
+            raise EncoderFileError(f"{path}: {name} is {weights[name].dtype}, {first} is {weights[first].dtype}")
         if not torch.isfinite(weights[name]).all():
             raise EncoderFileError(f"{path}: {name} holds NaN or infinity")

@@ -39,6 +39,8 @@ def load_pretrained(trunk: nn.Module, path: Path, channels: int) -> None:
         if name not in weights:
             raise EncoderFileError(f"{path}: lacks {name!r}")
         stored_shape = tuple(weights[name].shape)
+        if weights[name].is_floating_point() != expected[name].is_floating_point():
+            raise EncoderFileError(f"{path}: {name} is {weights[name].dtype}, this trunk's is {expected[name].dtype}")
         weights[name] = _adapted(name, weights[name], expected[name], channels)
         if weights[name].shape != expected[name].shape:
             trunk_shape = tuple(expected[name].shape)
@@ -57,6 +59,7 @@ def _adapted(name: str, value: Tensor, expected: Tensor, channels: int) -> Tenso
         return convolution
     if (
         name == POSITIONS
+        and value.shape[1] > 1
         and value.shape[2] == expected.shape[2]
         and math.isqrt(value.shape[1] - 1) ** 2 + 1 == value.shape[1]
     ):

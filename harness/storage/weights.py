@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from harness.storage.atomic import write_atomic
+from harness.storage.safetensors_header import HeaderError, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 class WeightsError(RuntimeError):
@@ -52,32 +50,46 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         WeightsError: the file is not one that safetensors writes.
     """
-    if path.exists() and not path.is_file():
-        raise WeightsError(f"{path}: not a regular file")
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {size} bytes")
-            metadata = json.loads(file.read(size)).get("__metadata__", {})
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a file of weights: {error}") from error
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise WeightsError(f"{path}: its metadata is not a mapping of texts")
-    return metadata
+    try:
+        return read_header(path).metadata
+    except HeaderError as error:
+        raise WeightsError(str(error)) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file of `save_weights`.
+
+    Raises:
+        WeightsError: the file is missing, is not one that safetensors writes, or holds NaN.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        read_header(path)
+        weights: dict[str, Tensor] = load_file(path)
+    except (HeaderError, SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be loaded: {error}") from error
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise WeightsError(f"{path}: {name} holds NaN or infinity")
+    return weights
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a file of `save_weights` into `model`.
 
     Raises:
-        WeightsError: the file is missing or does not fit the model.
+        WeightsError: the file cannot be read, or its tensors do not have the names, shapes and types of the model's.
     """
-    from safetensors.torch import load_file
-
+    weights, expected = read_weights(path), model.state_dict()
+    converted = [name for name in weights.keys() & expected.keys() if weights[name].dtype != expected[name].dtype]
     try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:  # missing, incomplete, or other shapes: each library raises its own exceptions
+        if converted:
+            name = min(converted)
+            raise ValueError(f"{name} is {weights[name].dtype}, the model's is {expected[name].dtype}")
+        model.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:  # other names, shapes or types
         raise WeightsError(f"{path}: cannot be loaded into this model: {error}") from error

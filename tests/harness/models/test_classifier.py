@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.compute.systems import DenseNet161, VitClassifierCost
@@ -235,6 +236,26 @@ def test_imagenet_weights_load_from_disk_for_any_channels(tmp_path: Path) -> Non
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(EncoderFileError, match=r"has 'conv.weight', which this trunk does not have"):
         load_pretrained(net.trunk, tmp_path / "x.safetensors", 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"pos_embed": torch.zeros(1, 0, 4)}, r"pos_embed has shape \(1, 0, 4\), this trunk's has \(1, 5, 4\)"),
+        (
+            {"pos_embed": torch.zeros(1, 5, 4, dtype=torch.int64)},
+            r"pos_embed is torch.int64, this trunk's is torch.float32",
+        ),
+        ({"pos_embed": torch.zeros(4)}, r"pos_embed has shape \(4,\)"),
+        ({"pos_embed": torch.full((1, 5, 4), torch.inf)}, "pos_embed holds NaN or infinity"),
+    ],
+)
+def test_odd_pretrained_weights_are_refused_by_name(tmp_path: Path, changes: dict[str, Tensor], why: str) -> None:
+    trunk = torch.nn.Module()
+    trunk.pos_embed = torch.nn.Parameter(torch.zeros(1, 5, 4))
+    save_file({"pos_embed": torch.zeros(1, 5, 4)} | changes, tmp_path / "w.safetensors")
+    with pytest.raises(EncoderFileError, match=rf"w\.safetensors: {why}"):
+        load_pretrained(trunk, tmp_path / "w.safetensors", 3)
 
 
 def test_impossible_recipes_are_refused(tiny_recipe: Recipe, tiny_recipe_file: Path, tmp_path: Path) -> None:

@@ -266,3 +266,51 @@ def test_pipes_and_devices_are_refused_and_not_read(tmp_path: Path) -> None:
     for name in ("pipe.safetensors", "zeros.safetensors"):
         with pytest.raises(EncoderFileError, match=f"{name}: not a regular file"):
             load_encoder(tmp_path / name)
+
+
+ODD_CONFIGS: list[tuple[str, object, str]] = [
+    ("width", 10**400, "its config"),
+    ("crop", 10**400, "its config"),
+    ("depth", -1, "depth is -1: it must be a positive whole number"),
+    ("heads", 10**30, "width is 32: it must be a multiple of heads"),
+    ("decoder_depth", 10**9, "decoder_depth is 1000000000, not a whole number of at most 1,000,000"),
+    ("decoder_width", 10**400, "decoder_width is huge, not a whole number of at most"),
+    ("drop_path", "0.1", "drop_path is '0.1', not a finite number"),
+    ("drop_path", True, "drop_path is True, not a finite number"),
+    ("drop_path", 10**400, "drop_path is huge, not a finite number"),
+    ("layer_scale", True, "layer_scale is True, not a finite number or null"),
+    ("layer_scale", [], r"layer_scale is \[\], not a finite number or null"),
+    ("qk_norm", "yes", "qk_norm is 'yes', not true or false"),
+    ("qk_norm", 1, "qk_norm is 1, not true or false"),
+    ("pool", ["mean"], "pool is"),
+    ("pool", None, "pool is None: it must be one of"),
+    ("mask_ratio", "x", "mask_ratio is 'x'"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "why"), ODD_CONFIGS, ids=lambda value: str(value)[:20])
+def test_an_odd_config_is_refused_by_field(saved: Path, field: str, value: object, why: str) -> None:
+    rewrite(saved, {field: value})
+    for load in (load_encoder, load_config, load_transform):
+        with pytest.raises(EncoderFileError, match=why) as caught:
+            load(saved)
+        assert str(caught.value).startswith(f"{saved}: ")
+
+
+ODD_TEXTS = ["", "[]", "7", "null", "{", "[" * 100_000, '{"width": NaN}', '{"width": 1e999}', "1" * 5000]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=range(len(ODD_TEXTS)))
+def test_a_config_that_is_none_is_refused(saved: Path, text: str) -> None:
+    save_file(load_file(saved), saved, {"format": FORMAT, "value_range": "null", "config": text})
+    with pytest.raises(EncoderFileError, match="no encoder can be built from its config"):
+        load_encoder(saved)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "true", "[]", "{}", "NaN", "1e999", '"255"', "[" * 100_000, "1e300"])
+def test_a_value_range_that_is_no_positive_number_is_refused(saved: Path, text: str) -> None:
+    metadata = {"format": FORMAT, "config": json.dumps(vars(TINY)), "value_range": text}
+    save_file(load_file(saved), saved, metadata)
+    for load in (load_encoder, load_config, load_transform):
+        with pytest.raises(EncoderFileError, match=r"encoder\.safetensors: its value_range is"):
+            load(saved)

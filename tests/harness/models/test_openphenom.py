@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,3 +137,56 @@ def test_a_model_of_openphenoms_size_embeds_as_the_published_code_did(tmp_path: 
     weights = torch.load(tmp_path / "m.pt", weights_only=True)["state_dict"]
     crops = torch.randn(1, 6, 256, 256, dtype=torch.float64)
     torch.testing.assert_close(model.embed(crops), published_embedding(crops, weights, heads=6), atol=1e-10, rtol=0)
+
+
+def odd_states() -> dict[str, tuple[object, str]]:
+    """What a torch file may hold in place of a state_dict, and the refusal."""
+    state = dict(trained("mlp").state_dict())
+    name = "decoder_pred.bias"
+    return {
+        "whole numbers": (state | {name: state[name].long()}, f"{name} is torch.int64: weights must be floating point"),
+        "complex numbers": (state | {name: state[name].to(torch.complex64)}, "weights must be floating point"),
+        "another precision": (state | {name: state[name].half()}, f"{name} is torch.float16, "),
+        "a sparse tensor": (state | {name: state[name].to_sparse()}, f"{name} is sparse, quantised or without values"),
+        "a tensor without values": (state | {name: state[name].to("meta")}, f"{name} is sparse, quantised or without"),
+        "a number for a name": (state | {7: state[name]}, "holds no state_dict"),
+        "a text for a tensor": (state | {name: "x"}, "holds no state_dict"),
+        "infinity": (state | {name: torch.full_like(state[name], torch.inf)}, f"{name} holds NaN or infinity"),
+        "a list": ([state[name]], "holds no state_dict"),
+        "a number": (7, "holds no state_dict"),
+        "nothing": (None, "holds no state_dict"),
+        "a list in state_dict": ({"state_dict": [1]}, "holds no state_dict"),
+        "no tensors": ({"state_dict": {}}, "lacks"),
+    }
+
+
+@pytest.mark.parametrize("name", odd_states())
+def test_an_odd_state_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    content, why = odd_states()[name]
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(EncoderFileError) as caught:
+        load_openphenom(tmp_path / "m.pt", TINY, block_bias="mlp")
+    assert str(caught.value).startswith(f"{tmp_path / 'm.pt'}: ")
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_random_damage_of_a_torch_file_is_refused_or_changes_numbers_alone(tmp_path: Path, legacy: bool) -> None:
+    """150 files with random bytes in their pickle or archive; no other exception, and never another shape or type."""
+    path, generator = tmp_path / "m.pt", random.Random(0)
+    model = trained("mlp")
+    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    raw = path.read_bytes()
+    for _ in range(150):
+        content = bytearray(raw)
+        for _ in range(8):
+            content[generator.randrange(min(len(raw), 4000))] = generator.randrange(256)
+        path.write_bytes(content[: generator.choice([len(raw), len(raw), generator.randrange(len(raw))])])
+        try:
+            again = load_openphenom(path, TINY, block_bias="mlp")
+        except EncoderFileError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017  (most are refused, not all)
+            continue
+        assert {name: value.shape for name, value in again.state_dict().items()} == {
+            name: value.shape for name, value in model.state_dict().items()
+        }
