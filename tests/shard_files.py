@@ -142,3 +142,8 @@ def edit(path: Path, old: str, new: str) -> None:
 def built(root: Path, output: Path, **options) -> ShardSet:
     build("rxrx3", root, output, progress=False, **{"wells_per_shard": 3, **options})
     return ShardSet.open(output)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a finished set except its records, which have the inputs' times of change."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}

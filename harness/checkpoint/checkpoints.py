@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from harness.checkpoint import lost
-from harness.checkpoint.agreed import Agreed
+from harness.checkpoint.collective import Collective
 from harness.checkpoint.facts import FACTS, FORMAT, CheckpointError, Progress, UnreadableError, step_name
 from harness.checkpoint.lost import BEST, FOLDER, LATEST
 from harness.checkpoint.restore import OverwrittenError, Target, restore, verify
@@ -70,7 +70,7 @@ class Checkpoints:
         self._keep, self._fence = keep, fence or Unfenced()
         self._last_step, self._restart_lost = last_step, restart_lost
         # A separate group: the writer thread's collectives must not interleave with those of training.
-        self._agreed = Agreed(ranks, dist.new_group(backend="gloo") if ranks.world > 1 else None)
+        self._collective = Collective(ranks, dist.new_group(backend="gloo") if ranks.world > 1 else None)
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # expected with one process
         on_gpu = ranks.device.type == "cuda"
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
@@ -85,8 +85,8 @@ class Checkpoints:
         state |= tensors_of(generator_states(self._ranks.device), f"generators.{self._ranks.rank}.")
         folder = self.folder / f".{step_name(progress.step)}.partial"
         written = async_save(
-            state, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=self._agreed.group,
-            async_stager=self._stager, no_dist=self._agreed.group is None,
+            state, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=self._collective.group,
+            async_stager=self._stager, no_dist=self._collective.group is None,
         )  # fmt: skip
         facts = {
             "format": FORMAT, "fingerprint": self._fingerprint, "world": self._ranks.world,
@@ -158,21 +158,21 @@ class Checkpoints:
                 raise CheckpointError(f"{text}; nothing was changed: make it readable, and run again") from error
             if not self._restart_lost:
                 raise CheckpointError(f"{text}; {HOW_TO_GO_ON}") from error
-            moved = self._agreed.on_first(self._set_aside)
+            moved = self._collective.on_first(self._set_aside)
             if isinstance(error, OverwrittenError):
                 raise CheckpointError(f"{text}; moved to {moved}: run again to start from step 0") from error
             notes = [f"{text}; launch.restart_lost is set: starting again from step 0, what was there is in {moved}"]
             progress = Progress()
-        self._agreed.on_first(self._tidy)
+        self._collective.on_first(self._tidy)
         return progress, notes
 
     def _resume(self, target: Target, notes: list[str]) -> Progress:
         """Load the newest complete checkpoint, and add what is wrong with the others to `notes`."""
-        saved = self._agreed.on_first(self._find)
+        saved = self._collective.on_first(self._find)
         for name in saved.names:
-            facts, damage = verify(self.folder / name, self._fingerprint, self._last_step, self._agreed)
+            facts, damage = verify(self.folder / name, self._fingerprint, self._last_step, self._collective)
             if facts is not None:
-                restore(self.folder / name, facts, target, self._agreed)
+                restore(self.folder / name, facts, target, self._collective)
                 if notes or saved.notes:
                     notes[:] = [*saved.notes, *notes, f"going on from step {facts.progress.step}"]
                 return facts.progress
@@ -217,9 +217,9 @@ class Checkpoints:
         written.result()
         pattern = f"__{self._ranks.rank}_*"
         rank_files = [*folder.glob(pattern), *([folder / ".metadata"] if self._ranks.is_first else [])]
-        sums = self._agreed.on_all(lambda: {path.name: checksum(path) for path in rank_files})
+        sums = self._collective.on_all(lambda: {path.name: checksum(path) for path in rank_files})
         files = {name: value for rank_sums in sums for name, value in rank_sums.items()}
-        self._agreed.on_all(partial(self._publish, folder, {**facts, "files": files}))
+        self._collective.on_all(partial(self._publish, folder, {**facts, "files": files}))
 
     def _publish(self, folder: Path, facts: dict[str, Any]) -> None:
         """On the first rank: write the checksums, rename the folder, update the pointers and delete old checkpoints."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 
-from harness.checkpoint.agreed import Agreed
+from harness.checkpoint.collective import Collective
 from harness.checkpoint.facts import FACTS, CheckpointError, Facts, UnreadableError, read_facts
 from harness.checkpoint.layout import check_values
 from harness.checkpoint.rng import generator_states, restore_generators
@@ -37,14 +37,14 @@ class OverwrittenError(CheckpointError):
     """Loading failed half-way, so weights and moments in memory are neither a new run's nor the checkpoint's."""
 
 
-def verify(folder: Path, fingerprint: str, last_step: int | None, agreed: Agreed) -> tuple[Facts | None, str]:
+def verify(folder: Path, fingerprint: str, last_step: int | None, collective: Collective) -> tuple[Facts | None, str]:
     """A checkpoint's facts, or None and its damage; each rank verifies its share of the files.
 
     Raises:
         CheckpointError: it is not damaged, but not of this run.
         UnreadableError: the system cannot read a file.
     """
-    ranks = agreed.ranks
+    ranks = collective.ranks
 
     def examine() -> tuple[Facts | None, str]:
         try:
@@ -56,18 +56,18 @@ def verify(folder: Path, fingerprint: str, last_step: int | None, agreed: Agreed
             raise UnreadableError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
         return facts, ""
 
-    examined = agreed.on_all(examine)
+    examined = collective.on_all(examine)
     damage = next((text for facts, text in examined if facts is None), "")
     return (None, damage) if damage else examined[ranks.rank]
 
 
-def restore(folder: Path, facts: Facts, target: Target, agreed: Agreed) -> None:
+def restore(folder: Path, facts: Facts, target: Target, collective: Collective) -> None:
     """Load a verified checkpoint into a run, and the random generators.
 
     Raises:
         OverwrittenError: it does not fit the run.
     """
-    ranks = agreed.ranks
+    ranks = collective.ranks
     # Generator states fit only the same number of ranks and device type; otherwise they are not restored.
     same_ranks = (facts.world, facts.device) == (ranks.world, ranks.device.type)
     generators = generator_states(ranks.device) if same_ranks else {}
@@ -75,15 +75,15 @@ def restore(folder: Path, facts: Facts, target: Target, agreed: Agreed) -> None:
         state = target.engine.state()
         tensors = tensors_of({**state, "extra": target.extras, "generators": {str(ranks.rank): generators}})
         reader = TensorReader(folder, tensors, {name: size for name, (size, _) in facts.files.items()})
-        agreed.on_all(reader.check)
+        collective.on_all(reader.check)
         load_tensors(
-            tensors, storage_reader=reader, planner=TensorPlanner(), process_group=agreed.group,
-            no_dist=agreed.group is None,
+            tensors, storage_reader=reader, planner=TensorPlanner(), process_group=collective.group,
+            no_dist=collective.group is None,
         )  # fmt: skip
-        agreed.on_all(partial(check_values, tensors, facts.progress.step))
+        collective.on_all(partial(check_values, tensors, facts.progress.step))
         target.engine.load(state)
-        agreed.on_all(partial(restore_generators, generators, ranks.device))
-        agreed.on_all(partial(target.check, facts.progress.step))
+        collective.on_all(partial(restore_generators, generators, ranks.device))
+        collective.on_all(partial(target.check, facts.progress.step))
     except (Exception, CheckpointException) as error:  # the files are complete, so the model or a library differs
         text = reason(error)[:500]
         raise OverwrittenError(f"{folder}: complete, but it does not fit this run: {text}") from error

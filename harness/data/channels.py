@@ -60,7 +60,7 @@ def training_channels(recipe: Recipe, cell: Cell, stored: Sequence[str]) -> Chan
     return ChannelOrder(names)
 
 
-def embedding_channels(recipe: Recipe, cell: Cell, folder: Path, stored: Sequence[str]) -> ChannelOrder:
+def embedding_channels(recipe: Recipe, cell: Cell, folder: Path | None, stored: Sequence[str]) -> ChannelOrder:
     """The channels of `recipe.embed`, which stores `stored`, in the order that a cell's network takes them.
 
     A channel-agnostic network takes every channel, as does one that has learned none.
@@ -75,16 +75,16 @@ def embedding_channels(recipe: Recipe, cell: Cell, folder: Path, stored: Sequenc
     return match(learned, stored, embed.channels, embed.shards, "embed.channels")
 
 
-def learned_channels(recipe: Recipe, cell: Cell, folder: Path) -> tuple[str, ...] | None:
+def learned_channels(recipe: Recipe, cell: Cell, folder: Path | None) -> tuple[str, ...] | None:
     """The names of the channels that a cell's weights take, in order; None for weights that learned none.
 
-    The weights in the cell's folder say it themselves. Before they are written, and for those of an earlier version,
-    which do not, the recipe and the training set do.
+    The weights in the cell's folder say it themselves. Without a folder (before the cell trains), and for weights of an
+    earlier version, which do not, the recipe and the training set do.
 
     Raises:
         ChannelError: a training set that cannot be read is the only place that would say it.
     """
-    names = weight_channels(folder / WEIGHTS) if cell.kind in ("trained", "untrained") else None
+    names = weight_channels(folder / WEIGHTS) if folder and cell.kind in ("trained", "untrained") else None
     if names is not None:
         return names
     if recipe.mae.channel_names is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.recipe.data import Remote
 from harness.recipe.schema import Recipe
+from harness.storage.json_files import parse_json
+from shards.format.source import MAX_MANIFEST_BYTES, LocalFolder
 
 if TYPE_CHECKING:
     from shards.reader.shard_set import ShardSet
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ShardLocation = Path | str  # a folder, or a URL
 GIGA = 10**9
+MANIFEST = "manifest.json"  # as in `shards.format.manifest`, whose import takes longer than `plan` may
 
 
 def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "stream"] = "random") -> ShardSet:
@@ -47,21 +49,19 @@ def manifest_of(recipe: Recipe, place: ShardLocation) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is none.
         OSError: the store cannot be read.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, not a regular file, or too large.
     """
     if isinstance(place, Path):
-        text = (place / "manifest.json").read_text(encoding="utf-8")
+        text = LocalFolder(place).load(MANIFEST, MAX_MANIFEST_BYTES)
     else:
         text = _asked(place, recipe.remote.model_dump_json())
-    manifest: dict[str, Any] = json.loads(text)
+    manifest: dict[str, Any] = parse_json(text)
     return manifest
 
 
 @cache
-def _asked(url: str, remote: str) -> str:
-    from shards.format.manifest import MANIFEST, MAX_MANIFEST_BYTES
-
-    return _store(url, Remote.model_validate_json(remote)).load(MANIFEST, MAX_MANIFEST_BYTES).decode()
+def _asked(url: str, remote: str) -> bytes:
+    return _store(url, Remote.model_validate_json(remote)).load(MANIFEST, MAX_MANIFEST_BYTES)
 
 
 def _store(url: str, remote: Remote) -> Store:

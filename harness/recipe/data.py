@@ -11,7 +11,6 @@ from harness.recipe.fields import (
     Fraction,
     Images,
     Label,
-    Machines,
     Name,
     PathText,
     PositiveFloat,
@@ -21,6 +20,7 @@ from harness.recipe.fields import (
     Seed,
     ShardPlace,
     Text,
+    UpTo100k,
     YamlPath,
 )
 
@@ -65,7 +65,7 @@ class Build(Section):
     codec: Label = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
     chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
     seed: Seed = 0
-    workers: Machines = 2
+    workers: UpTo100k = 2
     on_error: Literal["stop", "quarantine"] = Field(
         "stop", description="on an image that cannot be read: stop, or leave it out and list it"
     )

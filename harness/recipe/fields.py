@@ -22,7 +22,7 @@ PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 Batch = Annotated[int, Field(gt=0, le=16_777_216)]
 Images = Annotated[int, Field(gt=0, le=1_000_000_000_000)]
-Machines = Annotated[int, Field(gt=0, le=100_000)]  # nodes, processes, threads, jobs
+UpTo100k = Annotated[int, Field(gt=0, le=100_000)]  # nodes, processes, threads, jobs
 Seed = Annotated[int, Field(ge=0, le=4_294_967_295)]
 Rate = Annotated[float, Field(gt=0, le=1_000)]
 
@@ -96,7 +96,7 @@ Pair = Annotated[tuple[Probability, Probability], Field(strict=False)]
 # A value for all cells, or one for each model or dataset by name.
 EpochsPerName = Annotated[PositiveInt | dict[Name, PositiveInt], Entries]
 BatchPerName = Annotated[Batch | dict[Name, Batch], Entries]
-NodesPerName = Annotated[Machines | dict[Name, Machines], Entries]
+NodesPerName = Annotated[UpTo100k | dict[Name, UpTo100k], Entries]
 SharePerName = Annotated[Fraction | dict[Name, Fraction], Entries]
 RatePerName = Annotated[Rate | dict[Name, Rate], Entries]
 

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 
 from harness.recipe.fields import (
     BatchPerName,
-    Machines,
     NodesPerName,
     PositiveFloat,
     PositiveInt,
     Section,
     SharePerName,
     Text,
+    UpTo100k,
 )
 from harness.recipe.gpus import GPUS, Gpu, gpu_named
 
@@ -36,7 +36,7 @@ class Slurm(Section):
     qos: SlurmWord | None = None
     constraint: SlurmWord | None = None
     hours: Annotated[float, Field(gt=0, le=8_784)] = 24.0
-    memory_gb: Machines | None = Field(None, description="per node")
+    memory_gb: UpTo100k | None = Field(None, description="per node")
     signal_seconds: Annotated[int, Field(gt=0, le=86_400)] = Field(
         300, description="how long before the time limit jobs save and requeue; must be enough for a save"
     )
@@ -53,17 +53,17 @@ class Launch(Section):
     """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity."""
 
     executor: Literal["slurm", "local"] = "slurm"
-    parallel: Machines = Field(64, description="cells that run at the same time")
-    cells_per_job: Machines = Field(1, description="cells that one local process runs one after another")
+    parallel: UpTo100k = Field(64, description="cells that run at the same time")
+    cells_per_job: UpTo100k = Field(1, description="cells that one local process runs one after another")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
     )
     nodes: NodesPerName = Field(1, description="per model")
     gpus_per_node: Annotated[int, Field(ge=0, le=1_024)] = 8
-    cpus_per_task: Machines = 12
+    cpus_per_task: UpTo100k = 12
     loader_workers: Annotated[int, Field(ge=0, le=1_024)] = Field(8, description="threads of a rank that read crops")
-    loader_ahead: Machines | None = Field(
+    loader_ahead: UpTo100k | None = Field(
         None, description="batches a rank reads ahead; null: two, and as many as keep its threads busy"
     )
     loader_read: Literal["runs", "span"] = Field(
@@ -71,7 +71,7 @@ class Launch(Section):
         description="a crop's bytes in several small reads, or in one of four times the size where reads are expensive",
     )
     loader_open_shards: PositiveInt = Field(256, description="shards a rank keeps open, with two file descriptors each")
-    embed_jobs: Machines = Field(1, description="independent SLURM jobs that share the embedding of a cell's wells")
+    embed_jobs: UpTo100k = Field(1, description="independent SLURM jobs that share the embedding of a cell's wells")
     embed_part_wells: PositiveInt = Field(
         512,
         description="wells of a part, which is embedded, then written: a stop loses less than one part",
@@ -80,7 +80,7 @@ class Launch(Section):
     engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
     )
-    shard_gpus: Machines | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
+    shard_gpus: UpTo100k | None = Field(None, description="hsdp: GPUs that hold one copy; null: those of a node")
     checkpoint_keep: PositiveInt = Field(2, description="number of the latest checkpoints kept of a running cell")
     restart_lost: bool = Field(
         False, description="where saved work cannot be loaded, move it aside and start again from step 0"

@@ -68,12 +68,15 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
 
 
 def _check_channels(recipe: Recipe, cell: Cell, missing: Sequence[Stage]) -> None:
-    """Refuse sets whose channels are not the network's before any stage runs, not after days of training."""
+    """Refuse sets whose channels are not the network's before the cell trains, not after days of training.
+
+    A cell that is trained is left to its embedding, so that one with damaged weights does not stop the others.
+    """
     if "train" in missing and cell.dataset is not None:
         training_channels(recipe, cell, set_channels(recipe, recipe.datasets[cell.dataset]))
-    if "embed" in missing and cell.architecture is not None:
+    if "embed" in missing and ("train" in missing or cell.kind == "pretrained"):
         assert recipe.embed is not None
-        embedding_channels(recipe, cell, cell_folder(recipe, cell), set_channels(recipe, recipe.embed))
+        embedding_channels(recipe, cell, None, set_channels(recipe, recipe.embed))
 
 
 def _changed_data(recipe: Recipe, cell: Cell) -> str:

@@ -88,7 +88,7 @@ def build(
         )  # fmt: skip
         plan = with_codec(plan, codec, chunk)
         claim = json.dumps({**made_with, "table": digest_of(table)}, indent=1).encode()
-        _check_claim(output, claim)
+        _check_header(output, claim)
         if complete := _complete(plan):
             return complete, False
         lock = lock or hold()
@@ -143,7 +143,7 @@ def _as_text(curation: CurationRules) -> dict[str, str]:
     return {name: json.dumps(value) if name == "controls" else str(value) for name, value in asdict(curation).items()}
 
 
-def _check_claim(output: Path, claim: bytes) -> None:
+def _check_header(output: Path, claim: bytes) -> None:
     """Raise BuildError if the output folder holds a build with another claim: other options, or another table."""
     path = output / RECORDS / PLAN
     if not path.is_file():
@@ -161,8 +161,8 @@ def _check_claim(output: Path, claim: bytes) -> None:
 
 
 def _write_claim(output: Path, claim: bytes) -> None:
-    """State the options and the table that this folder is of; `_check_claim` again, now that no other build writes."""
-    _check_claim(output, claim)
+    """State the options and the table that this folder is of; `_check_header` again, now that no other build writes."""
+    _check_header(output, claim)
     with atomic_write(output / RECORDS / PLAN) as file:
         file.write(claim)
 

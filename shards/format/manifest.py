@@ -17,14 +17,12 @@ from shards.errors import ShardError
 from shards.format.atomic import atomic_write
 from shards.format.codecs import codec_named
 from shards.format.payload import CHUNK_SIDES, MAX_IMAGE_BYTES
-from shards.format.source import Source
+from shards.format.source import MAX_MANIFEST_BYTES, Source
 from shards.format.tar import MAX_TAR_BYTES
 
 VERSION = 2
 MANIFEST = "manifest.json"
 
-MAX_MANIFEST_BYTES = 1 << 28
-"""Of the file; 93,000 shards take 17 MB."""
 MAX_WELLS = 1 << 24
 """Of a shard. Its index is in memory while it is open, 80 bytes per well."""
 

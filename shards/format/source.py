@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from shards.errors import ShardError
+from shards.images.regular_files import NotRegularError, descriptor_of
 
+MAX_MANIFEST_BYTES = 1 << 28
+"""Of `manifest.json`; 93,000 shards take 17 MB."""
 Range = tuple[str, int, int]
 """Bytes of a file: its name inside the set, the first byte, and the end (exclusive)."""
 
@@ -67,17 +68,10 @@ class LocalFolder:
 
     def descriptor(self, name: str) -> int:
         """See Source."""
-        path = f"{self.place}/{name}"
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise ShardError(f"{path}: a link to itself") from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise ShardError(f"{path}: not a regular file")
-        return descriptor
+            return descriptor_of(f"{self.place}/{name}")
+        except NotRegularError as error:
+            raise ShardError(str(error)) from None
 
     def _opened(self, name: str) -> BinaryIO:
         return os.fdopen(self.descriptor(name), "rb")

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ImageError
-from shards.images.claims import JPEG2000_BYTES, MAX_FILE_BYTES, MAX_WELL_BYTES, check_claim, jpeg2000_claim, npy_claim
+from shards.images.headers import (
+    JPEG2000_BYTES,
+    MAX_FILE_BYTES,
+    MAX_WELL_BYTES,
+    check_header,
+    jpeg2000_header,
+    npy_header,
+)
 from shards.images.locations import read_bytes
 
 RANGE = re.compile(r"(\d{1,5}):(\d{1,5})")
@@ -81,7 +88,7 @@ def read_image(location: str, limit: int = MAX_WELL_BYTES) -> NDArray[np.generic
         raise ImageError(f"image file {location} cannot be read: {error}") from error
     try:
         image = decode(data, limit)
-        check_claim(image.shape, image.dtype.name, limit)
+        check_header(image.shape, image.dtype.name, limit)
     except ImageError as error:
         raise ImageError(f"image file {location} {error}") from None
     except Exception as error:  # decoders raise many kinds of errors on damaged bytes; all mean the same here
@@ -104,7 +111,7 @@ def decode(data: bytes, limit: int = MAX_WELL_BYTES) -> NDArray[np.generic]:
     if data[:4] == b"\xff\x4f\xff\x51" or data[4:8] == b"jP  ":
         import imagecodecs
 
-        check_claim(*jpeg2000_claim(data), limit, JPEG2000_BYTES)
+        check_header(*jpeg2000_header(data), limit, JPEG2000_BYTES)
         return np.asarray(imagecodecs.jpeg2k_decode(data))
     return _decode_pillow(data, limit)
 
@@ -119,14 +126,14 @@ def _decode_pillow(data: bytes, limit: int) -> NDArray[np.generic]:
     with opened as image:
         bands, size = image.getbands(), (image.height, image.width)
         shape = size if len(bands) == 1 else (*size, len(bands))
-        check_claim(shape, PILLOW_TYPES.get(image.mode, image.mode), limit)
+        check_header(shape, PILLOW_TYPES.get(image.mode, image.mode), limit)
         return np.asarray(image)
 
 
 def _decode_npy(data: bytes, limit: int) -> NDArray[np.generic]:
-    shape, pixel_type = npy_claim(data)
+    shape, pixel_type = npy_header(data)
     if pixel_type != "object":  # which NumPy refuses, with a reason
-        check_claim(shape, pixel_type, limit)
+        check_header(shape, pixel_type, limit)
     stored: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
     return stored
 

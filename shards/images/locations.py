@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from shards.images.claims import MAX_FILE_BYTES
+from shards.images.headers import MAX_FILE_BYTES
 from shards.images.regular_files import FileState, FileTooLargeError, open_regular, read_regular, state_of
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ A FIFO or a device may block for ever or never end, so its name must not be open
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -29,16 +30,34 @@ class FileTooLargeError(OSError):
     """A file has, or delivers, more bytes than may be read of it."""
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file, or a link to one, for reading; OSError says what else it is."""
-    _check(path, path.stat())  # opening a device may already act on it
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+class NotRegularError(OSError):
+    """A path leads to something else than a regular file, or to itself."""
+
+
+def descriptor_of(path: Path | str) -> int:
+    """A descriptor of a regular file, or of a link to one, which the caller closes.
+
+    Raises FileNotFoundError, NotRegularError, or OSError for a file that may not be read.
+    """
+    try:
+        # Before it is opened, which may already act on a device; by its text, which is faster than by a Path.
+        _check(path, os.stat(path))  # noqa: PTH116
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise NotRegularError(f"{path} is a link to itself, not a regular file") from None
     try:
         _check(path, os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except NotRegularError:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file, or a link to one, for reading; errors as in `descriptor_of`."""
+    return os.fdopen(descriptor_of(path), "rb")
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -62,7 +81,7 @@ def state_of(path: Path) -> FileState | None:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _check(path: Path, status: os.stat_result) -> None:
+def _check(path: Path | str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(f"{path} is {kind}, not a regular file")
+        raise NotRegularError(f"{path} is {kind}, not a regular file")

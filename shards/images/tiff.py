@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ImageError
-from shards.images.claims import check_claim, jpeg2000_claim, jpeg_shape
+from shards.images.headers import check_header, jpeg2000_header, jpeg_shape
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffFrame, TiffPage
@@ -33,7 +33,7 @@ def decode_tiff(data: bytes, limit: int) -> NDArray[np.generic]:
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:  # True would open files that this one names
         _check_pages(file)
         series = file.series[0]
-        check_claim(tuple(series.shape), _name(series.dtype), limit)
+        check_header(tuple(series.shape), _name(series.dtype), limit)
         for page in series.pages:
             if page is not None:
                 _check_page(page, data, limit)
@@ -53,7 +53,7 @@ def _check_page(page: TiffPage | TiffFrame, data: bytes, limit: int) -> None:
     keyframe = page.keyframe
     if keyframe is None or keyframe.dtype is None:
         raise ImageError("has a page whose pixel type is unknown")
-    check_claim(tuple(keyframe.shape), _name(keyframe.dtype), limit)
+    check_header(tuple(keyframe.shape), _name(keyframe.dtype), limit)
     segments, pixels = math.prod(keyframe.chunked), math.prod(keyframe.chunks)
     if segments > MAX_SEGMENTS or pixels * keyframe.dtype.itemsize > limit:
         raise ImageError(f"claims {segments} strips or tiles of {pixels} pixels; more than can be decoded")
@@ -70,7 +70,7 @@ def _check_segment(compression: int, encoded: bytes, pixels: int) -> None:
     if compression == JPEG:
         claimed = math.prod(jpeg_shape(encoded))
     elif compression in JPEG2000:
-        claimed = math.prod(jpeg2000_claim(encoded)[0])
+        claimed = math.prod(jpeg2000_header(encoded)[0])
     else:
         raise ImageError(
             f"has compression {compression}; possible are {', '.join(dict.fromkeys(SIZED.values()))}, "

@@ -1,6 +1,6 @@
 """Two ranks refuse together when no checkpoint can be loaded, and start again together when they are told to.
 
-Exercises `harness/checkpoint` (`agreed`, `lost`, `restore`) in real processes over gloo.
+Exercises `harness/checkpoint` (`collective`, `lost`, `restore`) in real processes over gloo.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from small_run import SmallRun, flip_bit, train, truncate
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from harness.checkpoint.checkpoints import CheckpointError, Progress, discard
+from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress, discard
 from harness.storage.checksums import read_checksummed, write_checksummed
 
 
@@ -171,13 +171,19 @@ def test_a_complete_checkpoint_of_another_model_is_an_error(tmp_path: Path) -> N
         run.checkpoints(tmp_path).resume(run)
 
 
+def saved_once(folder: Path) -> tuple[SmallRun, Checkpoints]:
+    """A run of one step, and its checkpoints, which have that step."""
+    run = SmallRun()
+    checkpoints = run.checkpoints(folder)
+    run.step()
+    checkpoints.save_now(run, run.progress)
+    return run, checkpoints
+
+
 def test_a_failed_save_is_reported_and_the_previous_checkpoint_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = SmallRun()
-    checkpoints = run.checkpoints(tmp_path)
-    run.step()
-    checkpoints.save_now(run, run.progress)
+    run, checkpoints = saved_once(tmp_path)
 
     def fail(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device")
@@ -200,10 +206,7 @@ def test_a_disk_that_is_full_while_tensors_are_written_does_not_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch reports it with an exception that is no `Exception`."""
-    run = SmallRun()
-    checkpoints = run.checkpoints(tmp_path)
-    run.step()
-    checkpoints.save_now(run, run.progress)
+    run, checkpoints = saved_once(tmp_path)
 
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")

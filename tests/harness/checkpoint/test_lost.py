@@ -1,6 +1,6 @@
 """Saved work that cannot be loaded is never mistaken for none: the run refuses, and loses no file.
 
-Covers `lost`, and `agreed` with one rank; tests/distributed/test_lost.py has two.
+Covers `lost`, and `collective` with one rank; tests/distributed/test_lost.py has two.
 """
 
 from __future__ import annotations

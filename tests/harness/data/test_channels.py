@@ -28,6 +28,7 @@ from harness.stages.missing import missing_stages
 from harness.stages.run import run_cell
 from harness.storage import ledger
 from harness.storage.embeddings import read_embeddings
+from harness.storage.weights import WeightsError
 
 STAINS = ("DNA", "ER", "RNA", "AGP", "Mito", "Brightfield")
 SHUFFLED = ("Mito", "DNA", "Brightfield", "AGP", "ER", "RNA")
@@ -160,6 +161,19 @@ def test_other_stains_are_refused_before_anything_is_trained(study: Study) -> No
     with pytest.raises(ChannelError, match=r"the model DNA, ER, RNA, AGP, Mito, Brightfield.*embed\.channels: \{DNA: "):
         run_cell(recipe.model_dump_json(), trained_cell(recipe).id)
     assert ledger.read(recipe.output, trained_cell(recipe).id, "train") is None
+
+
+def test_a_cell_with_damaged_weights_does_not_stop_the_study(study: Study) -> None:
+    """Its own embedding names them; the other cells are planned as ever."""
+    recipe = study(STAINS, SHUFFLED)
+    cell = trained_cell(recipe)
+    run_cell(recipe.model_dump_json(), cell.id)
+    ledger.row_path(recipe.output, cell.id, "embed").unlink()
+    weights = cell_folder(recipe, cell) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert missing_stages(recipe, cell).missing == ("embed",)
+    with pytest.raises(WeightsError, match="not a safetensors file, or cut off in its header"):
+        run_cell(recipe.model_dump_json(), cell.id)
 
 
 def test_a_mapping_in_the_recipe_lets_other_names_in(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -125,3 +126,16 @@ def test_a_stream_behind_a_url_must_say_where_it_keeps_its_shards(tiny_recipe_fi
     kept = study(tiny_recipe_file, tmp_path, *far, f"remote.cache={tmp_path}", "remote.options={anon: true}")
     assert kept.datasets["two"].shards == "s3://bucket/set"
     assert kept.remote.options == {"anon": True}
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"channels": [NaN]}', b"\xff"])
+def test_a_manifest_that_is_not_json_is_refused(tiny_recipe: Recipe, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"nested too deeply|NaN|decode"):
+        manifest_of(tiny_recipe, tmp_path)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_refused_and_not_waited_for(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(ValueError, match=r"manifest\.json is a FIFO, not a regular file"):
+        manifest_of(tiny_recipe, tmp_path)

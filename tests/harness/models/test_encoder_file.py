@@ -126,7 +126,7 @@ def test_an_encoder_has_its_metadata_and_can_be_fine_tuned(saved: Path, pixels: 
     assert not encoder.pos_embed.requires_grad
 
 
-def test_timm_alone_loads_the_file(saved: Path) -> None:
+def test_timm_alone_loads_the_file(saved: Path, pixels: Tensor) -> None:
     """The model card states that this package is not needed."""
     vision_transformer = import_timm().models.vision_transformer
     peer = vision_transformer.VisionTransformer(
@@ -135,6 +135,9 @@ def test_timm_alone_loads_the_file(saved: Path) -> None:
         block_fn=vision_transformer.ParallelScalingBlock,
     )  # fmt: skip
     peer.load_state_dict(load_file(saved), strict=True)
+    images = load_transform(saved)(pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(peer.eval()(images), load_encoder(saved)(images), atol=0, rtol=0)
 
 
 def test_a_header_whose_length_looks_like_a_pickle_is_read(saved: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minimal_recipe import MINIMAL
 
 from harness import sweep
 from harness.recipe.errors import RecipeError
@@ -19,18 +20,6 @@ from harness.recipe.load import json_schema, load, to_yaml
 
 ROOT = Path(__file__).parents[3]
 SCALING = ROOT / "recipes" / "scaling.yaml"
-MINIMAL = """\
-name: tiny
-output: runs/tiny
-datasets:
-  all: {shards: shards/all}
-models:
-  vit_s16: {size: S, width: 48, depth: 2, heads: 3, patch: 16}
-mae: {crop: 64}
-grid: {models: [vit_s16], datasets: [all]}
-profiles:
-  laptop: {}
-"""
 
 
 def write(folder: Path, text: str) -> Path:

@@ -9,23 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from minimal_recipe import MINIMAL
 
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_FIELDS, read_yaml
-
-MINIMAL = """\
-name: tiny
-output: runs/tiny
-datasets:
-  all: {shards: shards/all}
-models:
-  vit_s16: {size: S, width: 48, depth: 2, heads: 3, patch: 16}
-mae: {crop: 64}
-grid: {models: [vit_s16], datasets: [all]}
-profiles:
-  laptop: {}
-"""
 
 
 def merges(levels: int) -> str:

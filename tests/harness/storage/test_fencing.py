@@ -91,8 +91,11 @@ def test_an_older_start_cannot_record_a_ledger_row(tmp_path: Path, tiny_recipe: 
 
 
 def test_a_process_without_fencing_is_never_refused(tmp_path: Path) -> None:
-    Fence(tmp_path, "train", Start(9, 9, "9_9"))
+    newer = Fence(tmp_path, "train", Start(9, 9, "9_9"))
+    with pytest.raises(Fenced):
+        Fence(tmp_path, "train", Start(1, 0, "1_0")).check()
     Unfenced().check()
+    newer.check()  # and it has not written a token of its own
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import platform
 import re
@@ -67,7 +68,7 @@ def test_a_killed_holder_is_succeeded_in_every_round(tmp_path):
         holder = start(HOLD, tmp_path / ".build", 60)
         holder.kill()
         with locked(tmp_path / ".build"):  # also before the holder has been waited for
-            pass
+            assert json.loads((tmp_path / ".build" / "lock").read_bytes())["pid"] == os.getpid()
         holder.wait()
 
 
@@ -152,4 +153,4 @@ def test_a_lock_that_is_no_regular_file_is_refused_and_left_as_it_is(tmp_path, k
 def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path):
     (tmp_path / "lock").write_bytes(b"\xff{not JSON")
     with locked(tmp_path):
-        pass
+        assert json.loads((tmp_path / "lock").read_bytes())["pid"] == os.getpid()

@@ -10,7 +10,7 @@ import tifffile
 from hostile_files import BOMBS, SIDE, tiff
 
 from shards.errors import ImageError
-from shards.images.claims import MAX_WELL_BYTES
+from shards.images.headers import MAX_WELL_BYTES
 from shards.images.tiff import MAX_PAGES, MAX_SEGMENTS, decode_tiff
 
 VALUES = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80)

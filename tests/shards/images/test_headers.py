@@ -11,7 +11,7 @@ from PIL import Image
 
 from shards.errors import ImageError
 from shards.format.payload import MAX_IMAGE_BYTES
-from shards.images.claims import MAX_WELL_BYTES, check_claim, jpeg2000_claim, jpeg_shape, npy_claim
+from shards.images.headers import MAX_WELL_BYTES, check_header, jpeg2000_header, jpeg_shape, npy_header
 
 
 @pytest.mark.parametrize("kind", ["j2k", "jp2"])
@@ -19,8 +19,8 @@ from shards.images.claims import MAX_WELL_BYTES, check_claim, jpeg2000_claim, jp
 def test_jpeg_2000_claims_are_what_openjpeg_decodes(kind, shape, dtype):
     data = imagecodecs.jpeg2k_encode(np.zeros(shape, dtype), reversible=True, codecformat=kind)
     decoded = imagecodecs.jpeg2k_decode(data)
-    assert jpeg2000_claim(data) == (decoded.shape, decoded.dtype.name)
-    assert jpeg2000_claim(jpeg2000(SIDE, kind)) == ((SIDE, SIDE), "uint8")
+    assert jpeg2000_header(data) == (decoded.shape, decoded.dtype.name)
+    assert jpeg2000_header(jpeg2000(SIDE, kind)) == ((SIDE, SIDE), "uint8")
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -31,14 +31,14 @@ def test_jpeg_claims_are_what_pillow_reads(progressive):
     assert jpeg_shape(jpeg(SIDE)) == (SIDE, SIDE)
 
 
-def test_npy_claims():
-    assert npy_claim(npy((2**40, 3), "<u2")) == ((2**40, 3), "uint16")
+def test_npy_headers():
+    assert npy_header(npy((2**40, 3), "<u2")) == ((2**40, 3), "uint16")
     with pytest.raises(ValueError, match="version"):
-        npy_claim(b"\x93NUMPY\x09\0" + npy((1, 1))[8:])
+        npy_header(b"\x93NUMPY\x09\0" + npy((1, 1))[8:])
 
 
 @pytest.mark.parametrize(
-    ("claim", "whole"), [(jpeg2000_claim, jpeg2000(64, "jp2")), (jpeg_shape, jpeg(64)), (npy_claim, npy((4, 4)))]
+    ("claim", "whole"), [(jpeg2000_header, jpeg2000(64, "jp2")), (jpeg_shape, jpeg(64)), (npy_header, npy((4, 4)))]
 )
 def test_a_damaged_header_is_an_error_and_never_a_loop(claim, whole):
     for damaged in (*(whole[:end] for end in range(40)), whole[:2] + bytes(100_000)):
@@ -59,10 +59,10 @@ def test_a_damaged_header_is_an_error_and_never_a_loop(claim, whole):
 )
 def test_claims_beyond_a_limit(shape, dtype, message):
     with pytest.raises(ImageError, match=message):
-        check_claim(shape, dtype)
+        check_header(shape, dtype)
 
 
 def test_the_limits_themselves_are_possible_and_a_shard_can_hold_them():
-    check_claim((1, 65536), "uint16")
-    check_claim((1 << 15, 1 << 15), "uint8")
+    check_header((1, 65536), "uint16")
+    check_header((1 << 15, 1 << 15), "uint8")
     assert MAX_WELL_BYTES == MAX_IMAGE_BYTES

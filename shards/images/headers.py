@@ -27,7 +27,7 @@ JPEG2000_BYTES = 4
 """Bytes of a pixel while OpenJPEG decodes it."""
 
 
-def check_claim(shape: tuple[int, ...], pixel_type: str, limit: int = MAX_WELL_BYTES, pixel_bytes: int = 0) -> None:
+def check_header(shape: tuple[int, ...], pixel_type: str, limit: int = MAX_WELL_BYTES, pixel_bytes: int = 0) -> None:
     """Raise ImageError, without the image's name, for anything but an image (H, W) of at most `limit` bytes.
 
     `pixel_bytes` is what decoding takes per pixel, if that is more than the pixel itself.
@@ -43,7 +43,7 @@ def check_claim(shape: tuple[int, ...], pixel_type: str, limit: int = MAX_WELL_B
         raise ImageError(f"claims {height} x {width} pixels of {pixel_type}; {limit} bytes are the limit")
 
 
-def npy_claim(data: bytes) -> tuple[tuple[int, ...], str]:
+def npy_header(data: bytes) -> tuple[tuple[int, ...], str]:
     """Shape and pixel type of an .npy file; ValueError for a header that NumPy does not write for numbers."""
     file = io.BytesIO(data)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -54,7 +54,7 @@ def npy_claim(data: bytes) -> tuple[tuple[int, ...], str]:
     return tuple(shape), dtype.name
 
 
-def jpeg2000_claim(data: bytes) -> tuple[tuple[int, ...], str]:
+def jpeg2000_header(data: bytes) -> tuple[tuple[int, ...], str]:
     """Shape and pixel type of a JPEG 2000 file or code stream (ISO/IEC 15444-1, Annexes A.5.1 and I).
 
     Raises ValueError or struct.error if the header is damaged.

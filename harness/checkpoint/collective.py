@@ -1,4 +1,4 @@
-"""Do something on every rank, or on the first, so that all ranks get its result or all raise its error."""
+"""Collective calls: work on every rank, or on the first, of which all ranks get the result or all raise the error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Agreed:
-    """The ranks that have to agree; `group` carries their messages, None with one process."""
+class Collective:
+    """The ranks that make calls together; `group` carries their messages, None with one process."""
 
     ranks: Ranks
     group: dist.ProcessGroup | None
