@@ -53,13 +53,12 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
             seconds = _embed_parts(embedding, missing, encode, ranks)
         embedded = embedding.count_crops(map(parts.wells_of, missing))
         own = [parts.wells_of(number) for number in parts.of(share)]
-        counts = {"wells": sum(map(len, own)), "crops": embedding.count_crops(own)}
+        counts: dict[str, Any] = {"wells": sum(map(len, own)), "crops": embedding.count_crops(own)}
         if share == WHOLE and ranks.is_first:
             counts = join_parts(embedding) or counts
         ranks.wait()
     speed = round(embedded / seconds, 1) if seconds and cell.kind != "pixel_statistics" else None
-    channels = list(embedding.channels.names)
-    return {"kind": cell.kind, **counts, "channels": channels, "ranks": ranks.world, "crops_per_second": speed}
+    return {"kind": cell.kind, **counts, "ranks": ranks.world, "crops_per_second": speed}
 
 
 def _embed_parts(embedding: Embedding, numbers: Iterable[int], encode: Encode, ranks: Ranks) -> float:

@@ -125,7 +125,7 @@ def join_parts(embedding: Embedding) -> dict[str, Any] | None:
     Doing it again gives the same file: parts stay until `discard_parts`.
 
     Returns:
-        `wells`, `width` and `crops`, for the ledger.
+        `wells`, `width`, `crops` and `channels`, for the ledger.
 
     Raises:
         ValueError: a part is damaged. It is removed, so that the next run embeds it again.
@@ -136,7 +136,10 @@ def join_parts(embedding: Embedding) -> dict[str, Any] | None:
     keys = embedding.shards.wells["key"].to_numpy()
     files = [(parts.path(number), keys[parts.wells_of(number)].tolist()) for number in range(len(parts))]
     width = join_embeddings(embedding.stage.folder / EMBEDDINGS, files)
-    return {"wells": len(parts.wells), "width": width, "crops": embedding.count_crops([parts.wells])}
+    return {
+        "wells": len(parts.wells), "width": width, "crops": embedding.count_crops([parts.wells]),
+        "channels": list(embedding.channels.names),
+    }  # fmt: skip
 
 
 def discard_parts(folder: Path) -> None:

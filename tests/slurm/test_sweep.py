@@ -266,7 +266,7 @@ def test_an_impossible_request_is_refused_before_anything_is_queued(cluster: Clu
         ("launch.slurm.partition=nowhere", "launch.slurm.partition"),
         ("launch.gpus_per_node=64", "launch.gpus_per_node"),
         ("launch.nodes=99", "launch.nodes"),
-        ("launch.slurm.hours=9000", "launch.slurm.hours to that or less"),
+        ("launch.slurm.hours=1000", "launch.slurm.hours to that or less"),
     ):
         ended = sweep(slurm_recipe, override)
         assert ended.returncode == 2, ended.stdout

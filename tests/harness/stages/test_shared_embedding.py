@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.data.channels import set_channels
 from harness.embed.cell import embed_cell
 from harness.embed.parts import JobShare, discard_parts, open_embedding
 from harness.grid.cell_folder import EMBEDDINGS, cell_folder
@@ -134,6 +135,9 @@ def test_another_number_of_shares_resumes_from_existing_parts(trained: tuple[Rec
     assert {path: path.stat().st_ino for path in inodes} == inodes
     run_task(shared(recipe, 2), cell, "embed.1-of-2")
     assert (folder / EMBEDDINGS).read_bytes() == expected
+    row = ledger.read(recipe.output, cell.id, "embed")
+    assert row is not None
+    assert row.values["channels"] == list(set_channels(recipe, recipe.embed)), "as the row of one process"
 
 
 def test_evaluation_joins_parts_that_the_last_shares_did_not(
