@@ -154,6 +154,7 @@ def _stdout(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_tests_are_found_without_the_project_on_the_path() -> None:
     """`pytest`, unlike `python -m pytest`, leaves the current folder off the path; `tests/harness` must not win."""
     command = [sys.executable, "-P", "-m", "pytest", "--collect-only", "-q", "tests/harness/recipe"]

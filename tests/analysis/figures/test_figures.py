@@ -53,6 +53,7 @@ def marker_positions(axes):
     return [tuple(marks.get_offsets()[0]) for marks in axes.collections if isinstance(marks, PathCollection)]
 
 
+@pytest.mark.slow
 def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
     for folder in ("first", "second"):
         save(recall_figure(study), tmp_path / folder / "recall")

@@ -189,6 +189,7 @@ def test_a_mapping_in_the_recipe_lets_other_names_in(study: Study) -> None:
     assert missing_stages(swapped, cell).missing == ("embed", "evaluate")
 
 
+@pytest.mark.slow
 def test_a_study_may_fix_the_order_for_all_of_its_datasets(study: Study) -> None:
     recipe = study(SHUFFLED, SHUFFLED, f"mae.channel_names=[{', '.join(STAINS)}]")
     cell = trained_cell(recipe)
@@ -208,6 +209,7 @@ def test_channel_names_must_be_as_many_as_the_channels(tiny_recipe_file: Path) -
             load(tiny_recipe_file, "laptop", [f"mae.channel_names={wrong}"])
 
 
+@pytest.mark.slow
 def test_an_exported_encoder_knows_its_channels(study: Study, tmp_path: Path) -> None:
     recipe = study(STAINS, STAINS)
     cell = trained_cell(recipe)
@@ -228,6 +230,7 @@ def test_an_exported_encoder_knows_its_channels(study: Study, tmp_path: Path) ->
 CHANNEL_AGNOSTIC = "models.vit_s16={kind: channel_agnostic, width: 16, depth: 1, heads: 2, patch: 16}"
 
 
+@pytest.mark.slow
 def test_a_channel_agnostic_model_embeds_any_channels_and_says_which_it_was_trained_on(
     study: Study, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ save_weights(Path(sys.argv[1]), {"b": torch.arange(3.0), "a": torch.ones(2, 2)},
 """
 
 
+@pytest.mark.slow
 def test_equal_weights_are_equal_files_in_every_process(tmp_path: Path) -> None:
     """A header's metadata is a hash map in the library; four keys in five processes would hardly agree by chance."""
     paths = [tmp_path / f"{number}.safetensors" for number in range(5)]

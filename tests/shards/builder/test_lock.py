@@ -72,6 +72,7 @@ def test_a_killed_holder_is_succeeded_in_every_round(tmp_path):
         holder.wait()
 
 
+@pytest.mark.slow
 def test_the_lock_lasts_until_the_last_worker_of_a_killed_build_has_ended(tmp_path):
     (tmp_path / "worker.py").write_text(WORK)
     (tmp_path / "main.py").write_text(WITH_WORKER)
@@ -86,6 +87,7 @@ def test_the_lock_lasts_until_the_last_worker_of_a_killed_build_has_ended(tmp_pa
         assert 2 < time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
 def test_only_one_of_many_holds_it_at_a_time(tmp_path):
     """Eight processes take the lock again and again, and each finds itself alone; folders come and go meanwhile."""
     code = """

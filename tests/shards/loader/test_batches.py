@@ -1,8 +1,10 @@
 """Covers `batches` and `read_ahead`: the order on any number of ranks and threads, errors, early ends."""
 
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +21,18 @@ from shards.reader.crop_reader import Reader
 from shards.reader.shard_set import ShardSet
 
 
-@pytest.fixture(params=["uint8", "uint16"])
-def shards(screen, tmp_path, request) -> ShardSet:
-    root = screen(experiments=3, wells=8, size=20, dtype=request.param)
-    build("rxrx3", root, tmp_path / "out", wells_per_shard=5, validation_fraction=0.3, progress=False)
-    return ShardSet.open(tmp_path / "out")
+@pytest.fixture(scope="module", params=["uint8", "uint16"])
+def folder(write_screen, tmp_path_factory, request) -> Path:
+    """A set that all tests of this file read and none changes."""
+    root = tmp_path_factory.mktemp(request.param)
+    screen = write_screen(root / "screen", experiments=3, wells=8, size=20, dtype=request.param)
+    build("rxrx3", screen, root / "out", wells_per_shard=5, validation_fraction=0.3, progress=False)
+    return root / "out"
+
+
+@pytest.fixture
+def shards(folder) -> ShardSet:
+    return ShardSet.open(folder)
 
 
 def joined(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +138,8 @@ def test_more_ranks_than_wells_leave_some_ranks_without_tiles(shards):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damage_is_raised_at_its_batch_with_file_and_chunk_and_ends_the_threads(shards, workers):
+def test_damage_is_raised_at_its_batch_with_file_and_chunk_and_ends_the_threads(folder, tmp_path, workers):
+    shards = ShardSet.open(shutil.copytree(folder, tmp_path / "damaged"))
     wells = shards.indices("train")
     bad = shards.wells.iloc[wells[draws(0, 8, 1, len(wells), (20, 20), 8).well[0]]]
     with (shards.folder / bad["shard"]).open("r+b") as file:
@@ -253,7 +263,7 @@ np.savez(out, images=np.stack([b.images.numpy() for b in batches]), wells=np.sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shards", ["uint16"], indirect=True)
+@pytest.mark.parametrize("folder", ["uint16"], indirect=True)
 def test_processes_on_changing_world_sizes_see_one_run(shards, tmp_path):
     """Real processes: two epochs, in parts read by 4, then 2, then 1 of them, equal one process reading all."""
 

@@ -241,6 +241,7 @@ for read in (*wells, lambda: len(shards.wells), lambda: shards.metadata(1)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train-000000.idx", "train-000000.tar", "wells.parquet"])
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_file_that_is_cut_while_the_set_is_open_is_an_error_not_a_signal(tmp_path, name, size):
