@@ -68,13 +68,22 @@ def _parser() -> argparse.ArgumentParser:
 def _command(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    command.add_argument("--prefix", help='prefix of feature columns; default: "feature_", else every numeric column')
+    command.add_argument(
+        "--prefix", help='prefix of feature columns (default: "feature_", else what docs/evaluation.md says)'
+    )
     return command
 
 
 def _recall_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("embeddings", nargs="+", type=Path, help="tables of wells or of genes: parquet, csv, csv.gz")
-    command.add_argument("--pairs", nargs="+", type=Path, required=True, help="CSV files with entity1,entity2")
+    command.add_argument(
+        "embeddings",
+        nargs="+",
+        type=Path,
+        help="tables of wells or of genes: CSV, TSV or the like, compressed or not, or Parquet",
+    )
+    command.add_argument(
+        "--pairs", nargs="+", type=Path, required=True, help="tables with the columns entity1 and entity2"
+    )
     command.add_argument("--key", default="gene", help="column of gene symbols (default: gene)")
     command.add_argument("--guide", help="column of guides, averaged before the genes")
     command.add_argument("--average", choices=("mean", "median"), default="mean", help="of wells and of guides")
@@ -100,7 +109,7 @@ def _retrieval_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _cellprofiler_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("embeddings", nargs="+", type=Path, help="tables of wells: parquet, csv, csv.gz")
+    command.add_argument("embeddings", nargs="+", type=Path, help="tables of wells")
     command.add_argument("--features", nargs="+", type=Path, required=True, help="tables of CellProfiler features")
     command.add_argument(
         "--on", nargs="+", required=True, metavar="COLUMN", help="columns that identify a well in both tables"
@@ -127,8 +136,8 @@ def _recall(options: argparse.Namespace) -> dict[str, Any]:
     thresholds = [_thresholds(text) for text in options.thresholds]
     lists = [read_pairs(path) for path in options.pairs]
     wells = read_wells(options.embeddings, options.prefix)
-    names = wells.column(options.key).fillna("").astype(str).tolist()
-    guides = wells.column(options.guide).fillna("").astype(str).tolist() if options.guide else None
+    names = wells.column(options.key).tolist()
+    guides = wells.column(options.guide).tolist() if options.guide else None
     corrected, control = _corrected(options, wells)
     genes = ["" if is_control else name for name, is_control in zip(names, control, strict=True)]
     gene_map = aggregate(corrected, genes, guides, options.average)
@@ -141,14 +150,27 @@ def _recall(options: argparse.Namespace) -> dict[str, Any]:
         for pairs in lists
     }
     return {
-        "wells": len(wells.metadata),
+        "wells": len(set(wells.wells().tolist())),
+        "fields": len(wells.metadata),
         "genes": len(gene_map.genes),
         "wells_without_gene": sum(name == "" for name in genes),
+        "wells_without_control_value": _without_control_value(options, wells),
         "correction": options.correct,
+        **wells.describe(),
         "excluded": asdict(wells.excluded),
         "lists": set_aside,
         "recall": [asdict(result) for result in results],
     }
+
+
+def _without_control_value(options: argparse.Namespace, wells: FeatureTable) -> int:
+    """Rows that leave open whether they are controls."""
+    from analysis.embeddings.feature_tables import parse_control
+
+    if not options.control:
+        return 0
+    column, value = parse_control(options.control)
+    return int((wells.column(column) == "").sum()) if value else 0
 
 
 def _corrected(options: argparse.Namespace, wells: FeatureTable) -> tuple[Any, Any]:
@@ -156,7 +178,7 @@ def _corrected(options: argparse.Namespace, wells: FeatureTable) -> tuple[Any, A
     import numpy as np
 
     from analysis.embeddings.corrections import apply_named
-    from analysis.embeddings.feature_tables import controls, parse_control
+    from analysis.embeddings.feature_tables import controls, filled, parse_control
 
     no_control = np.zeros(len(wells.metadata), dtype=bool)
     control = controls(wells, parse_control(options.control)) if options.control else no_control
@@ -165,7 +187,7 @@ def _corrected(options: argparse.Namespace, wells: FeatureTable) -> tuple[Any, A
     if not options.control or (options.correct != "centre_scale" and not options.batch):
         needs = "--control COLUMN=VALUE" + ("" if options.correct == "centre_scale" else " and --batch COLUMN")
         raise ValueError(f"--correct {options.correct} needs {needs}: it is fitted on control wells")
-    batch = wells.column(options.batch).astype(str).to_numpy() if options.batch else no_control
+    batch = filled(wells, options.batch).to_numpy(str) if options.batch else no_control
     return apply_named(options.correct, wells.features, control, batch), control
 
 
@@ -178,8 +200,12 @@ def _thresholds(text: str) -> tuple[float, float]:
 
 
 def _show_recall(result: dict[str, Any]) -> None:
-    print(f"{result['genes']} genes from {result['wells']} wells, correction {result['correction']}")
+    fields = f" ({result['fields']} fields of view)" if result["fields"] > result["wells"] else ""
+    print(f"{result['genes']} genes from {result['wells']} wells{fields}, correction {result['correction']}")
+    _show_features(result)
     _show_excluded(result["excluded"] | {"wells_without_gene": result["wells_without_gene"]})
+    if blank := result["wells_without_control_value"]:
+        print(f"{blank} wells have no value in the column of controls, and are not taken for controls")
     print(text_table([_recall_row(row) for row in result["recall"]], left=["source"]))
     for source, counts in result["lists"].items():
         left_out = ", ".join(
@@ -213,11 +239,12 @@ def _retrieval(options: argparse.Namespace) -> dict[str, Any]:
     targets = read_targets(options.compounds) if options.compounds else None
     wells = read_wells(options.profiles, options.prefix)
     result = jump_retrieval(wells, targets, protocol=options.protocol, seed=options.seed)
-    return {"features": len(wells.names), "excluded": asdict(wells.excluded), **result.summary()}
+    return {**wells.describe(), "excluded": asdict(wells.excluded), **result.summary()}
 
 
 def _show_retrieval(result: dict[str, Any]) -> None:
-    print(f"{result['wells']} wells on {result['plates']} plates, {result['features']} features")
+    print(f"{result['wells']} wells on {result['plates']} plates")
+    _show_features(result)
     _show_excluded(result["excluded"] | {"empty_wells": result["empty_wells"]})
     tested = {kind: row for kind in NOTHING_TO_TEST if (row := result[kind]) and row["tested"]}
     print(text_table([_retrieval_row(kind, row) for kind, row in tested.items()], left=["queries of"]))
@@ -250,6 +277,8 @@ def _cellprofiler(options: argparse.Namespace) -> dict[str, Any]:
 
 def _show_cellprofiler(result: dict[str, Any]) -> None:
     print(f"{result['train_wells']} training wells, {result['test_wells']} test wells, {result['features']} features")
+    for table, described in result["columns"].items():
+        _show_features(described, f"features of {table}")
     _show_excluded({name: result[name] for name in ("constant_features", "wells_without_match")})
     rows = [
         {"category": row["category"], "features": str(row["features"]), "median R2": f"{row['median_r2']:.3f}",
@@ -258,6 +287,16 @@ def _show_cellprofiler(result: dict[str, Any]) -> None:
     ]  # fmt: skip
     print(text_table(rows, left=["category"]))
     print(f"protocol {result['protocol']}")
+
+
+def _show_features(result: dict[str, Any], kind: str = "features") -> None:
+    """How many columns were taken for features, and which columns of numbers were not."""
+    for label, count, first in (
+        (kind, result["features"], result["first_features"]),
+        ("not features, though numbers", result["not_features"], result["first_not_features"]),
+    ):
+        if count:
+            print(f"{label}: {count} ({', '.join(first)}{', ...' if count > len(first) else ''})")
 
 
 def _show_excluded(counts: dict[str, int]) -> None:

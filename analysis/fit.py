@@ -172,7 +172,7 @@ def _targets(words: Sequence[str], inputs: int, option: str = "--predict-at") ->
     """(m, d) from words: numbers, with commas between the inputs of one target."""
     import numpy as np
 
-    from analysis.fitting.read_results import number
+    from analysis.tables.parse_numbers import number
 
     if not words:
         return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.cellprofiler.prediction import VERSION, FeaturePrediction, Standardise, predict_features, table7
 from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError, read_wells
 from analysis.figures.csv_table import csv_text, from_csv_text
+from analysis.tables.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,8 @@ def predict_from_files(
     wells, profiles = read_wells(embeddings, prefix), read_wells(features)
     rows, columns = _joined(wells, profiles, on)
     column, train, test = experiment
-    names = wells.column(column).astype(str).to_numpy()[rows]
+    names = wells.column(column).to_numpy(object)[rows]
+    train, test = name_of(train, column), name_of(test, column)
     parts = [names == which for which in (train, test)]
     for which, part in zip((train, test), parts, strict=True):
         if not part.any():
@@ -66,6 +68,7 @@ def predict_from_files(
         "features": len(predictions),
         "constant_features": len(constant),
         "wells_without_match": len(wells.metadata) - len(rows),
+        "columns": {"the embeddings": wells.describe(), "CellProfiler": profiles.describe()},
         "table7": summary,
         "figure": figure,
     }
@@ -99,13 +102,14 @@ def _joined(wells: FeatureTable, profiles: FeatureTable, on: Sequence[str]) -> t
     """Rows of the wells that have features, and the rows of those features."""
     import pandas as pd
 
-    left = pd.DataFrame({name: wells.column(name).astype(str) for name in on}).assign(row=range(len(wells.metadata)))
-    right = pd.DataFrame({name: profiles.column(name).astype(str) for name in on})
-    if right.duplicated().any():
+    left = pd.DataFrame({name: wells.column(name) for name in on}).assign(row=range(len(wells.metadata)))
+    right = pd.DataFrame({name: profiles.column(name) for name in on}).assign(other=range(len(profiles.metadata)))
+    left, right = (table[(table[list(on)] != "").all(axis=1)] for table in (left, right))  # a blank is no name
+    if right.duplicated(list(on)).any():
         raise FeatureTableError(
-            f"{', '.join(on)} identifies {int(right.duplicated().sum())} wells of the features more than once"
+            f"{', '.join(on)} identifies {int(right.duplicated(list(on)).sum())} wells of the features more than once"
         )
-    both = left.merge(right.assign(other=range(len(right))), on=list(on))
+    both = left.merge(right, on=list(on))
     if both.empty:
         raise FeatureTableError(f"no well is in both tables by {', '.join(on)}")
     return both["row"].to_numpy(), both["other"].to_numpy()

@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from analysis.arrays import Floats, Mask
+from analysis.tables.errors import TableError
+from analysis.tables.feature_columns import feature_columns
+from analysis.tables.names import BLANK, base_name, name_of
+from analysis.tables.parquet_columns import is_vector
+from analysis.tables.read_table import Table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METADATA = "Metadata_"  # pycytominer's prefix of columns that are not features
-FEATURE = "feature_"  # prefix of feature columns in this project's own embeddings
-OURS = frozenset({"key", "experiment", "plate", "well", "site"})  # never features, even if numeric
-IDENTITIES = (
-    ("Metadata_Experiment", "Metadata_Plate", "Metadata_Well"),
-    ("experiment", "plate", "well"),
-    ("Metadata_Plate", "Metadata_Well"),
-    ("key",),
-)  # columns that identify a well; the first set that is present is used
+SITES = ("site", "field", "fov", "fieldid", "field_of_view")  # columns that tell a well's fields of view apart
 
 
-class FeatureTableError(ValueError):
+class FeatureTableError(TableError):
     """A table of wells that cannot be used; the message names the file and what would be right."""
 
 
@@ -43,51 +42,126 @@ class Excluded:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Wells with finite features."""
+    """Wells, or fields of view of wells, with finite features."""
 
-    metadata: pd.DataFrame
+    metadata: pd.DataFrame  # of names: text, blank where there is none
     names: list[str]
     features: Floats  # (W, D)
     excluded: Excluded
+    not_features: tuple[str, ...] = ()  # columns that hold numbers and were not taken for features
 
     def column(self, name: str) -> pd.Series:
-        """A column of the metadata. Raises FeatureTableError that lists the columns."""
-        if name not in self.metadata:
-            raise FeatureTableError(
-                f"no column {name!r}; the metadata has {', '.join(map(str, self.metadata.columns))}"
-            )
-        return self.metadata[name]
+        """A column of the metadata, by its name with or without "Metadata_", in any case.
+
+        Raises:
+            FeatureTableError: there is none, or several; the message lists the columns.
+        """
+        return self.metadata[self.column_name(name)]
+
+    def column_name(self, name: str) -> str:
+        """The name under which the metadata has a column; errors as `column`."""
+        if name in self.metadata:
+            return name
+        same = [other for other in self.metadata.columns if base_name(other) == base_name(name)]
+        if len(same) != 1:
+            known = ", ".join(map(str, self.metadata.columns))
+            raise FeatureTableError(f"no column {name!r}; the metadata has {known}")
+        return str(same[0])
 
     def where(self, keep: Mask) -> FeatureTable:
         """Only these wells."""
         return replace(self, metadata=self.metadata[keep].reset_index(drop=True), features=self.features[keep])
 
+    def wells(self) -> NDArray[np.int64]:
+        """A number for each row's well, (W,): fields of view of one well have the same."""
+        by_base = _by_base(self.metadata)
+        places = [by_base[name] for name in ("experiment", "plate", "well") if name in by_base]
+        columns = places if {"plate", "well"} <= by_base.keys() else [by_base["key"]] if "key" in by_base else []
+        if not columns or not any(name in by_base for name in SITES):
+            return np.arange(len(self.metadata))
+        return self.metadata.groupby(columns, sort=False).ngroup().to_numpy().astype(np.int64)
+
+    def of_wells(self) -> FeatureTable:
+        """The mean of each well's fields of view; metadata are those of its first field."""
+        code = self.wells()
+        first = np.unique(code, return_index=True)[1]
+        if len(first) == len(code):
+            return self
+        sums = np.zeros((len(first), self.features.shape[1]))
+        np.add.at(sums, code, self.features)
+        means: Floats = sums / np.bincount(code)[:, None]
+        return replace(self, metadata=self.metadata.iloc[first].reset_index(drop=True), features=means)
+
+    def describe(self) -> dict[str, object]:
+        """Features and what else holds numbers, for a summary: counts and the first names."""
+        return {
+            "features": len(self.names), "first_features": self.names[:3], "not_features": len(self.not_features),
+            "first_not_features": list(self.not_features[:8]),
+        }  # fmt: skip
+
 
 def read_wells(paths: Sequence[Path], prefix: str | None = None) -> FeatureTable:
-    """Read tables of wells, one after another: .csv, .csv.gz, .tsv or .parquet.
+    """Read tables of wells, one after another, in any dialect that `analysis.tables` knows.
 
-    Features are the columns that start with `prefix`. Without one: those that start with "feature_", else the numeric
-    ones that neither start with "Metadata_" nor identify the well. Features that a file lacks are left out, then wells
-    with most values missing or infinite, then features with such a value in any other well; all are counted.
+    Which columns are features: `analysis.tables.feature_columns`. All others become names. Features that a file lacks
+    are left out, then wells with most values missing or infinite, then features with such a value in any other well;
+    all are counted.
 
     Raises:
-        FeatureTableError: a file that cannot be read, has no features or shares none with the others, or a well that
-            occurs twice.
+        FeatureTableError: a file that cannot be read, has no features or shares none with the others, a value of a
+            feature that is not a number, or a well that occurs twice.
     """
-    import pandas as pd
-
-    tables = [_read_table(path) for path in paths]
-    names = [_feature_names(table, path, prefix) for table, path in zip(tables, paths, strict=True)]
-    common = set(names[0]).intersection(*names[1:])
-    shared = [name for name in names[0] if name in common]
+    try:
+        parts = [_read_part(path, prefix) for path in paths]
+    except TableError as error:
+        raise FeatureTableError(str(error)) from error
+    common = set(parts[0].names).intersection(*(part.names for part in parts[1:]))
+    shared = [name for name in parts[0].names if name in common]
     if not shared:
         raise FeatureTableError(f"{paths[0]} and the other files have no feature in common")
-    everything = {name for columns in names for name in columns}
-    metadata = pd.concat([table.drop(columns=columns) for table, columns in zip(tables, names, strict=True)])
-    metadata = metadata.reset_index(drop=True)
-    _check_unique(metadata, paths)
-    values = np.concatenate([table[shared].to_numpy(np.float64) for table in tables])
-    return _finite(FeatureTable(metadata, shared, values, Excluded(len(everything) - len(shared))), paths)
+    everything = {name for part in parts for name in part.names}
+    wells = _concatenated(parts, shared, Excluded(len(everything) - len(shared)))
+    _check_unique(wells.metadata, paths)
+    return _finite(wells, paths)
+
+
+def _concatenated(parts: Sequence[FeatureTable], shared: list[str], excluded: Excluded) -> FeatureTable:
+    import pandas as pd
+
+    metadata = pd.concat([part.metadata for part in parts], ignore_index=True).fillna("")
+    values = np.concatenate([_columns(part, shared) for part in parts])
+    not_features = tuple(dict.fromkeys(name for part in parts for name in part.not_features))
+    return FeatureTable(metadata, shared, values, excluded, not_features)
+
+
+def _columns(part: FeatureTable, names: list[str]) -> Floats:
+    if part.names == names:
+        return part.features
+    position = {name: number for number, name in enumerate(part.names)}
+    return part.features[:, [position[name] for name in names]]
+
+
+def _read_part(path: Path, prefix: str | None) -> FeatureTable:
+    """One file's wells as they are."""
+    import pandas as pd
+
+    table = read_table(path)
+    chosen = feature_columns(table, prefix)
+    names, blocks = list[str](), list[Floats]()
+    for name in chosen.names:
+        block = _feature_block(table, name)  # (W, elements)
+        blocks.append(block)
+        names += [name] if not is_vector(table.column(name).type) else [f"{name}_{n}" for n in range(block.shape[1])]
+    described = [name for name in table.names if name not in set(chosen.names)]
+    metadata = pd.DataFrame({name: pd.Series(table.texts(name), dtype=object) for name in described})
+    return FeatureTable(metadata, names, np.concatenate(blocks, axis=1), Excluded(), chosen.left_out)
+
+
+def _feature_block(table: Table, name: str) -> Floats:
+    column = table.column(name)
+    if pa.types.is_boolean(column.type):
+        raise TableError(f"{table.source}: feature {name!r} holds bool where numbers are needed")
+    return table.vectors(name) if is_vector(column.type) else table.numbers(name, label=f"feature {name!r}")[:, None]
 
 
 def parse_control(text: str) -> tuple[str, str]:
@@ -99,65 +173,60 @@ def parse_control(text: str) -> tuple[str, str]:
 
 
 def controls(wells: FeatureTable, named: tuple[str, str]) -> Mask:
-    """True for the wells whose column holds the value.
+    """True for the wells whose column holds the value; a blank value names blank cells.
 
     Raises:
         FeatureTableError: no such column, or no such well in it.
     """
     column, value = named
-    matching: Mask = (wells.column(column).astype(object).astype(str) == value).to_numpy(bool)
+    names = wells.column(column)
+    matching: Mask = (names == name_of(value, column)).to_numpy(bool)
     if not matching.any():
-        common = wells.column(column).value_counts().index[:5]
-        raise FeatureTableError(f"no well has {column}={value}; {column} holds {', '.join(map(str, common))}, ...")
+        common = [name or BLANK for name in names.value_counts().index[:5]]
+        raise FeatureTableError(f"no well has {column}={value}; {column} holds {', '.join(common)}, ...")
     return matching
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd
+def filled(wells: FeatureTable, column: str) -> pd.Series:
+    """A column in which every well must have a name.
 
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            separator = "\t" if ".tsv" in path.suffixes else ","
-            table = pd.read_csv(path, sep=separator, low_memory=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FeatureTableError(f"{path}: cannot be read as a table of wells: {error}") from error
-    if not len(table):
-        raise FeatureTableError(f"{path}: holds no wells")
-    return table
+    Raises:
+        FeatureTableError: no such column, or wells without a name in it; their number and the first are named.
+    """
+    names = wells.column(column)
+    blank = (names == "").to_numpy(bool)
+    if blank.any():
+        row = wells.metadata[blank].iloc[0]
+        named = [f"{name} {row[name]}" for name in _identity(wells.metadata) if row[name]]
+        which = ", ".join(named) or f"number {np.argmax(blank) + 1}"
+        raise FeatureTableError(f"{int(blank.sum())} of {len(names)} wells have no {column}, the first is {which}")
+    return names
 
 
-def _feature_names(table: pd.DataFrame, path: Path, prefix: str | None) -> list[str]:
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+def _identity(metadata: pd.DataFrame) -> list[str]:
+    """The columns that tell rows apart: key, or plate and well (and experiment); with the field of view."""
+    by_base = _by_base(metadata)
+    sites = [by_base[name] for name in SITES if name in by_base][:1]
+    if "key" in by_base:
+        return [by_base["key"], *sites]
+    if {"plate", "well"} <= by_base.keys():
+        return [by_base[name] for name in ("experiment", "plate", "well") if name in by_base] + sites
+    return []
 
-    def numeric(name: str) -> bool:
-        return is_numeric_dtype(table[name]) and not is_bool_dtype(table[name])
 
-    columns = [str(name) for name in table.columns]
-    features = [name for name in columns if name.startswith(prefix or FEATURE)]
-    if prefix is None and not features:
-        others = [name for name in columns if not name.startswith(METADATA) and name.lower() not in OURS]
-        features = [name for name in others if numeric(name)]
-    if not features:
-        requirement = f"starts with {prefix!r}" if prefix else "is numeric"
-        raise FeatureTableError(
-            f"{path}: no column {requirement}, so there are no features; it has {', '.join(columns[:12])}, ..."
-        )
-    if wrong := [name for name in features if not numeric(name)]:
-        raise FeatureTableError(f"{path}: feature {wrong[0]!r} holds {table[wrong[0]].dtype} where numbers are needed")
-    return features
+def _by_base(metadata: pd.DataFrame) -> dict[str, str]:
+    """Columns by their names without prefixes; the first where two are left with one name."""
+    return {base_name(str(name)): str(name) for name in reversed(metadata.columns)}
 
 
 def _check_unique(metadata: pd.DataFrame, paths: Sequence[Path]) -> None:
-    for columns in IDENTITIES:
-        if set(columns) <= set(metadata.columns):
-            twice = metadata[metadata.duplicated(list(columns))]
-            if len(twice):
-                which = ", ".join(map(str, twice.iloc[0][list(columns)]))
-                text = f"{len(twice)} wells occur twice, the first is {which} ({' and '.join(columns)})"
-                raise FeatureTableError(f"{', '.join(map(str, paths))}: {text}; remove the duplicates")
-            return
+    columns = _identity(metadata)
+    twice = metadata[metadata.duplicated(columns)] if columns else metadata[:0]
+    if len(twice):
+        which = ", ".join(twice.iloc[0][columns])
+        text = f"{len(twice)} wells occur twice, the first is {which} ({' and '.join(columns)})"
+        advice = "remove the duplicates, or tell fields of view apart by a column site"
+        raise FeatureTableError(f"{', '.join(map(str, paths))}: {text}; {advice}")
 
 
 def _finite(wells: FeatureTable, paths: Sequence[Path]) -> FeatureTable:
@@ -172,4 +241,5 @@ def _finite(wells: FeatureTable, paths: Sequence[Path]) -> FeatureTable:
     names = [name for name, kept in zip(wells.names, complete, strict=True) if kept]
     everything = complete.all() and mostly_finite.all()
     features = wells.features if everything else wells.features[np.ix_(mostly_finite, complete)]
-    return FeatureTable(wells.metadata[mostly_finite].reset_index(drop=True), names, features, excluded)
+    metadata = wells.metadata[mostly_finite].reset_index(drop=True)
+    return replace(wells, metadata=metadata, names=names, features=features, excluded=excluded)

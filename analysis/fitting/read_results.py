@@ -1,4 +1,4 @@
-"""Read a table of results (CSV, TSV or Parquet) into curves; errors name the place."""
+"""Read a table of results, in any dialect that `analysis.tables` knows, into curves; errors name the place."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
+from analysis.arrays import Floats
 from analysis.fitting import annealing
 from analysis.fitting.estimate import Factors, Points
 from analysis.laws.metric import Metric, guess_metric
+from analysis.tables.errors import TableError
+from analysis.tables.names import BLANK, names_of
+from analysis.tables.parse_numbers import Hint, Numbers, checked, number, parse_numbers
+from analysis.tables.read_table import read_table
+from analysis.tables.series import column_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 KEEP = "--include-unannealed"
-SUFFIXED = re.compile(r"^\s*([-+0-9.,_ ]+(?:[eE][-+]?\d+)?)\s*([kKmMbBgGtT]?)\s*(%?)\s*$")
+HINT = "commas"
+"""Under which a table's attributes say what its commas are."""
+BOOLEANS = {"true": True, "false": False}
 
 
-class ResultsTableError(ValueError):
+class ResultsTableError(TableError):
     """A table that cannot be used; the message says where and what would be right."""
 
 
@@ -53,37 +62,25 @@ class Curve:
 
 
 def read_file(path: str | Path) -> pd.DataFrame:
-    """The table at a path.
+    """The table at a path. Text stays as it is written; the index holds the line of each row (or its row in Parquet).
 
     Raises:
         ResultsTableError: it is not there, is empty, or cannot be read.
     """
     import pandas as pd
 
-    path = Path(path)
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            above, head = 0, file.readline()
-            while head and (head.startswith("#") or not head.strip()):  # a later # may be a colour
-                above, head = above + 1, file.readline()
-        separator = max((",", "\t", ";", "|"), key=head.count)
-        table = pd.read_csv(
-            path, sep=separator, skiprows=above, skipinitialspace=True, encoding="utf-8-sig",
-            decimal="," if separator == ";" else ".",  # where commas do not separate columns they are decimal points
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise ResultsTableError(f"{path}: no such file") from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise ResultsTableError(f"{path}: not a table that can be read: {error}") from error
-    if table.empty:
-        raise ResultsTableError(f"{path}: has no rows")
-    table = table.rename(columns=lambda name: str(name).strip())
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise ResultsTableError(f"{path}: several columns are called {twice[0]!r}; give each its own name")
-    return table
+        table = read_table(path)
+    except TableError as error:
+        raise ResultsTableError(str(error)) from error
+    columns = {
+        name: pd.Series(column.to_numpy(zero_copy_only=False))
+        for name, column in zip(table.names, table.columns, strict=True)
+    }
+    places = pd.RangeIndex(1, len(table) + 1, name="row") if table.lines is None else pd.Index(table.lines, name="line")
+    frame = pd.DataFrame(columns).set_axis(places)
+    frame.attrs[HINT] = table.hint
+    return frame
 
 
 def column(table: pd.DataFrame, requested: str, option: str) -> str:
@@ -107,26 +104,43 @@ def column(table: pd.DataFrame, requested: str, option: str) -> str:
     raise ResultsTableError(f"{option}: no column {requested!r}{hint} (columns: {', '.join(names)})")
 
 
-def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
-    """A column as floats (n,), NaN where it holds none. `1,000`, `52M`, `1.3B` and `45%` are understood."""
+def numbers(table: pd.DataFrame, name: str) -> Floats:
+    """A column as floats (n,), NaN where it holds none. `1,000`, `52M`, `1.3B` and `45%` are understood.
+
+    Raises:
+        ResultsTableError: a value was meant as a number and cannot be read as one; with its line.
+    """
+    try:
+        return checked(_parsed(table, name), f"column {name!r}", lambda row: place(table, row), "missing")
+    except TableError as error:
+        raise ResultsTableError(str(error)) from error
+
+
+def place(table: pd.DataFrame, row: int) -> str:
+    """Where a row is in its file; a table without lines is taken for one whose header is line 1."""
+    named = table.index.name in ("line", "row")
+    return f"{table.index.name} {table.index[row]}" if named else f"line {row + 2}"
+
+
+def _parsed(table: pd.DataFrame, name: str) -> Numbers:
+    return parse_numbers(column_of(table[name]), table.attrs.get(HINT, Hint()))
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for an expression: columns of numbers as numbers, of true and false as booleans, others as text."""
     import pandas as pd
 
-    if pd.api.types.is_datetime64_any_dtype(table[name]):
-        return np.full(len(table), np.nan)
-    values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
-    for place in np.flatnonzero(np.isnan(values)):
-        text = table[name].iloc[place]
-        values[place] = number(text) if isinstance(text, str) else np.nan
-    return values
+    return pd.DataFrame({name: _typed_column(table, name) for name in table.columns})
 
 
-def number(text: str) -> float:
-    """A number as people write it: `1,000`, `52M`, `1.3B`, `45%`; NaN where it is none."""
-    match = SUFFIXED.match(text)
-    try:
-        return float(re.sub(r"[,_ ]", "", match[1])) * SUFFIXES.get(match[2].lower(), 1.0) if match else np.nan
-    except ValueError:
-        return np.nan
+def _typed_column(table: pd.DataFrame, name: str) -> npt.NDArray[Any]:
+    column = column_of(table[name])
+    parsed = parse_numbers(column, table.attrs.get(HINT, Hint()))
+    if not (parsed.words or parsed.faults) and not pa.types.is_boolean(column.type):
+        return parsed.values
+    texts = names_of(column, name)
+    words = {str(text).lower() for text in texts}
+    return np.array([BOOLEANS[str(text).lower()] for text in texts]) if words <= BOOLEANS.keys() else texts
 
 
 def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
@@ -142,7 +156,7 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
         for name in sorted((str(n) for n in table.columns if not str(n).isidentifier()), key=len, reverse=True):
             text = re.sub(rf"(?<![\w`]){re.escape(name)}(?![\w`])", f"`{name}`", text)
     try:
-        mask = np.asarray(table.eval(text, engine="python"), dtype=bool)
+        mask = np.asarray(_typed(table).eval(text, engine="python"), dtype=bool)
     except Exception as error:  # pandas' parser raises errors of many types
         columns = ", ".join(map(str, table.columns))
         raise ResultsTableError(f"--train-where {expression!r}: {error} (columns: {columns})") from error
@@ -174,8 +188,10 @@ def curves(
         raise ResultsTableError(f"every row stopped before its learning rate had decayed; {KEEP} fits such rows too")
     unsaid = annealing.unknown(table) & usable
     missing, usable = ~usable, usable & ~stopped
-    labels = [tuple(map(str, row)) for row in table[list(columns.group)].itertuples(index=False)]
-    names = np.array([" / ".join(label) if label else "all" for label in labels] or ["all"] * len(table))
+    labels = [names_of(column_of(table[name]), name) for name in columns.group]
+    names = np.array(
+        [" / ".join(text or BLANK for text in row) for row in zip(*labels, strict=True)] or ["all"] * len(table)
+    )
     order = list(dict.fromkeys(names.tolist()))
     if metric is None:
         fitted = usable & training
@@ -183,14 +199,15 @@ def curves(
         codes = [places[name] for name in names[fitted]]
         metric = guess_metric(columns.y, np.log(x[fitted]).sum(axis=1), y[fitted], codes, y[usable])
     inside = _inside(y, metric)
-    runs = table[columns.run].astype(str).to_numpy() if columns.run else None
+    runs = names_of(column_of(table[columns.run]), columns.run) if columns.run else None
+    commas = _comma_notes(table, columns)
     curve_list = []
     for name in order:
         in_group = names == name
         rows = [np.flatnonzero(in_group & usable & part) for part in (inside & training, ~training)]
-        parts = [_points(part, x, y, runs, ends) for part in rows]
+        parts = [_points(table, part, x, y, runs, ends) for part in rows]
         outside = usable & training & ~inside
-        notes = _notes(in_group & missing, in_group & outside, columns, metric)
+        notes = commas + _notes(table, in_group & missing, in_group & outside, columns, metric)
         stopped_here, unsaid_here = (int((in_group & rows).sum()) for rows in (stopped & ~missing, unsaid))
         notes += annealing.notes(stopped_here, unsaid_here, "rows", KEEP)
         curve_list.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), tuple(notes)))
@@ -220,26 +237,36 @@ def _inside(y: np.ndarray, metric: Metric) -> np.ndarray:
     return np.asarray(metric.distance(y) > 0) if metric.kind != "score" else np.ones(len(y), dtype=bool)
 
 
-def _points(rows: np.ndarray, x: np.ndarray, y: np.ndarray, runs: np.ndarray | None,
+def _points(table: pd.DataFrame, rows: np.ndarray, x: np.ndarray, y: np.ndarray, runs: np.ndarray | None,
             ends: Sequence[np.ndarray | None]) -> Points:  # fmt: skip
     low, high = (None if end is None else end[rows][:, None] for end in ends)
     if low is not None and high is not None:
         bad = ~(np.isfinite(low) & np.isfinite(high) & (low > 0) & (low <= high))
         if bad.any():
             raise ResultsTableError(
-                f"row {int(rows[np.flatnonzero(bad)[0]]) + 2}: the ends of x must be positive, low first"
+                f"{place(table, int(rows[np.flatnonzero(bad)[0]]))}: the ends of x must be positive, low first"
             )
     return Points(x[rows], y[rows], tuple(runs[rows]) if runs is not None else (), low, high)
 
 
-def _notes(without_numbers: np.ndarray, out_of_range: np.ndarray, columns: Columns, metric: Metric) -> list[str]:
-    """What was left out of a group, with the first place (lines count the header)."""
+def _comma_notes(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """What was assumed of commas that could be either."""
+    texts = {name: _parsed(table, name).assumed for name in (*columns.x, columns.y)}
+    return [f"{name}: commas separate thousands, so {text} is {number(text):g}" for name, text in texts.items() if text]
+
+
+def _notes(
+    table: pd.DataFrame, without_numbers: np.ndarray, out_of_range: np.ndarray, columns: Columns, metric: Metric
+) -> list[str]:  # fmt: skip
+    """What was left out of a group, with the first place."""
     notes = []
     missing, outside = np.flatnonzero(without_numbers), np.flatnonzero(out_of_range)
     if missing.size:
         names = f"{', '.join(columns.x)}, {columns.y}"
-        notes.append(f"{missing.size} rows without usable numbers in {names} left out, first on line {missing[0] + 2}")
+        where = place(table, int(missing[0]))
+        notes.append(f"{missing.size} rows without usable numbers in {names} left out, first on {where}")
     if outside.size:
         bound = f"at or beyond {metric.bound:g}" if metric.kind == "share" else "at or below 0"
-        notes.append(f"{outside.size} rows with {columns.y} {bound} left out, first on line {outside[0] + 2}")
+        where = place(table, int(outside[0]))
+        notes.append(f"{outside.size} rows with {columns.y} {bound} left out, first on {where}")
     return notes

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from _csv import Reader
+from analysis.tables.errors import TableError
+from analysis.tables.read_table import read_table
 
 HEADER = ["entity1", "entity2"]
 
@@ -30,27 +28,31 @@ class Pairs:
 
 
 def read_pairs(path: str | Path, source: str | None = None) -> Pairs:
-    """Read a relationship list: CSV with the header entity1,entity2, one pair of gene symbols per row.
+    """Read a relationship list: a table with the header entity1,entity2, one pair of gene symbols per row.
 
     Pairs are unordered: A,B and B,A are the same. Duplicates, self pairs and rows with an empty symbol are counted and
-    left out. The source is named after the file's stem by default.
+    left out. The source is named after the file, without its endings, by default.
 
     Raises:
         PairFileError: if the file cannot be read, the header or a row is malformed, or no pair is left.
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _rows(csv.reader(file), path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PairFileError(f"{path}: relationship list cannot be read: {error}") from error
+        table = read_table(path, empty=True)
+    except TableError as error:
+        raise PairFileError(f"{error} (a relationship list has two columns, entity1 and entity2)") from error
+    if list(table.names) != HEADER:
+        raise PairFileError(f"{path}, line 1: the header is {','.join(table.names)!r}, it must be 'entity1,entity2'")
+    if table.short:
+        raise PairFileError(f"{path}, {table.place(table.short[0])}: one field, a pair has {len(HEADER)}")
+    rows = [tuple(sorted(pair)) for pair in zip(*(table.texts(name) for name in HEADER), strict=True)]
     complete = [row for row in rows if all(row)]
     proper = [row for row in complete if row[0] != row[1]]
     unique = sorted(set(proper))
     if not unique:
         raise PairFileError(f"{path}: none of its {len(rows)} rows is a pair of two different genes")
     return Pairs(
-        source=source or path.stem,
+        source=source or _stem(path),
         pairs=tuple(unique),
         rows=len(rows),
         duplicates=len(proper) - len(unique),
@@ -59,15 +61,6 @@ def read_pairs(path: str | Path, source: str | None = None) -> Pairs:
     )
 
 
-def _rows(reader: Reader, path: Path) -> list[tuple[str, str]]:
-    header = [field.strip() for field in next(reader, [])]
-    if header != HEADER:
-        raise PairFileError(f"{path}, line 1: the header is {','.join(header)!r}, it must be 'entity1,entity2'")
-    return [_parse_row(row, path, reader.line_num) for row in reader if row]
-
-
-def _parse_row(row: list[str], path: Path, line: int) -> tuple[str, str]:
-    if len(row) != len(HEADER):
-        raise PairFileError(f"{path}, line {line}: {len(row)} fields, a pair has {len(HEADER)}")
-    first, second = sorted(field.strip() for field in row)
-    return first, second
+def _stem(path: Path) -> str:
+    """CORUM of CORUM.csv and of CORUM.csv.gz."""
+    return path.stem.removesuffix(".csv").removesuffix(".tsv").removesuffix(".txt")

@@ -13,16 +13,16 @@ Legend: W wells, D features, Q queries, P positives, T targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Floats, Mask
-from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError
+from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError, filled
 from analysis.retrieval.average_precision import (
     NULL_SIZE,
     TIE,
@@ -34,9 +34,8 @@ from analysis.retrieval.average_precision import (
     padded,
     unit_rows,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
+from analysis.tables.errors import TableError
+from analysis.tables.read_table import read_table
 
 RetrievalProtocol = Literal["paper", "copairs"]
 VERSIONS: dict[RetrievalProtocol, str] = {"paper": "paper/1", "copairs": "copairs/1"}
@@ -125,11 +124,12 @@ def jump_retrieval(
     """
     if protocol not in get_args(RetrievalProtocol):
         raise FeatureTableError(f"no protocol {protocol!r}; known: {', '.join(get_args(RetrievalProtocol))}")
+    wells = wells.of_wells()
     total = len(wells.metadata)
     wells = _without_empty(wells, targets)
     control = (wells.column(CONTROL_TYPE) == NEGATIVE).to_numpy(bool)
     name = wells.column(PERTURBATION).to_numpy(object)
-    plate = wells.column(PLATE).to_numpy(object)
+    plate = filled(wells, PLATE).to_numpy(object)
     rows = unit_rows(wells.features)
     queries, single_wells = replicate_queries(rows, name, plate, control)
     perturbations = significance(queries, single_wells, protocol, seed)
@@ -149,17 +149,15 @@ def read_targets(path: Path) -> dict[str, list[str]]:
     Raises:
         FeatureTableError: the file cannot be read, or lacks its columns.
     """
-    import pandas as pd
-
     try:
-        table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str)
-    except (OSError, ValueError) as error:
-        raise FeatureTableError(f"{path}: cannot be read as a table of compounds: {error}") from error
-    column = next((name for name in TARGET_COLUMNS if name in table), None)
-    if "broad_sample" not in table or column is None:
+        table = read_table(path)
+    except TableError as error:
+        raise FeatureTableError(str(error)) from error
+    column = next((name for name in TARGET_COLUMNS if name in table.names), None)
+    if "broad_sample" not in table.names or column is None:
         needed = f"broad_sample and one of {', '.join(TARGET_COLUMNS)}"
-        raise FeatureTableError(f"{path}: needs the columns {needed}; it has {', '.join(table.columns)}")
-    return _listed(table["broad_sample"], table[column])
+        raise FeatureTableError(f"{path}: needs the columns {needed}; it has {', '.join(table.names)}")
+    return _listed(table.texts("broad_sample"), table.texts(column))
 
 
 def replicate_queries(
@@ -262,15 +260,15 @@ def _without_empty(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | N
     """Wells whose perturbation is named, or is the vehicle."""
     names = wells.column(PERTURBATION)
     if _is_compound(wells, targets):
-        names = names.fillna(VEHICLE)
-    filled = wells.metadata.assign(**{PERTURBATION: names})
-    return FeatureTable(filled, wells.names, wells.features, wells.excluded).where(names.notna().to_numpy(bool))
+        names = names.where(names != "", VEHICLE)
+    named = wells.metadata.assign(**{wells.column_name(PERTURBATION): names})
+    return replace(wells, metadata=named).where((names != "").to_numpy(bool))
 
 
 def _is_compound(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | None) -> bool:
     """Whether these are compound plates: their perturbations have a structure, or are in the list of compounds."""
     if SMILES in wells.metadata:
-        return bool(wells.metadata[SMILES].notna().any())
+        return bool((wells.metadata[SMILES] != "").any())
     return targets is not None and bool(wells.column(PERTURBATION).isin(list(targets)).any())
 
 
@@ -280,10 +278,10 @@ def _genes(wells: FeatureTable) -> dict[str, list[str]]:
     return _listed(wells.column(PERTURBATION), wells.column(GENE))
 
 
-def _listed(names: pd.Series, targets: pd.Series) -> dict[str, list[str]]:
+def _listed(names: Iterable[str], targets: Iterable[str]) -> dict[str, list[str]]:
     listed: dict[str, list[str]] = {}
     for name, text in zip(names, targets, strict=True):
-        if isinstance(name, str):
-            symbols = [part.strip() for part in text.split("|")] if isinstance(text, str) else []
+        if name:
+            symbols = (part.strip() for part in text.split("|"))
             listed.setdefault(name, []).extend(part for part in symbols if part and part not in listed[name])
     return listed

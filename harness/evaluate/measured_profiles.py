@@ -8,7 +8,6 @@ Shapes: W wells, D features.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.embeddings.feature_tables import METADATA, FeatureTable, FeatureTableError, read_wells
+from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError, read_wells
+from analysis.tables.names import base_name, name_of
 from harness.data.shard_sets import open_shards
 from harness.data.wells import evaluation_wells
 from harness.grid.cell_folder import EMBEDDINGS
@@ -25,7 +25,6 @@ from harness.grid.stage_run import StageRun
 from harness.recipe.models import ProfilesSection
 from harness.storage.embeddings import write_embeddings
 
-ADDRESS = re.compile(r"([A-Za-z]+)0*(\d+)")  # A1 and A01 are one well
 IDENTITIES = (("key",), ("experiment", "plate", "well"), ("plate", "well"))  # joined by the first that a table has
 
 
@@ -60,7 +59,7 @@ def rows_of(table: FeatureTable, wells: pd.DataFrame, where: str) -> NDArray[np.
     Raises:
         FeatureTableError: columns are missing, several experiments have a plate of the same name, or a well has no row.
     """
-    columns = {name.removeprefix(METADATA).lower(): name for name in map(str, table.metadata.columns)}
+    columns = {base_name(name): name for name in table.metadata.columns}
     by = next((names for names in IDENTITIES if columns.keys() >= set(names)), None)
     if by is None:
         raise FeatureTableError(
@@ -69,9 +68,9 @@ def rows_of(table: FeatureTable, wells: pd.DataFrame, where: str) -> NDArray[np.
         )
     if "experiment" not in by and "plate" in by:
         _check_plates(wells, where)
-    table_names = _names(table.metadata[[columns[name] for name in by]], by)
+    table_names = list(zip(*(table.metadata[columns[name]] for name in by), strict=True))
     row_of = {name: row for row, name in enumerate(table_names)}
-    well_names = _names(wells[list(by)], by)
+    well_names = list(zip(*([name_of(str(text), name) for text in wells[name]] for name in by), strict=True))
     if len(row_of) < len(table_names):
         twice = next(name for row, name in enumerate(table_names) if row_of[name] != row)
         raise FeatureTableError(f"{where}: {_words(by, twice)} occurs twice")
@@ -93,21 +92,6 @@ def _check_plates(wells: pd.DataFrame, where: str) -> None:
         raise FeatureTableError(
             f"{where}: plate {plate} is in {count} experiments of the study: add Metadata_Experiment"
         )
-
-
-def _names(identities: pd.DataFrame, by: Sequence[str]) -> list[tuple[str, ...]]:
-    """The name of each row, as text that is the same for both tables."""
-    parts = [_texts(identities.iloc[:, n], name) for n, name in enumerate(by)]
-    return list(zip(*parts, strict=True))
-
-
-def _texts(column: pd.Series, name: str) -> list[str]:
-    """A column as text: integers without the fraction that a column with missing values has; wells as A1."""
-    texts = [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
-    if name != "well":
-        return texts
-    matches = [(ADDRESS.fullmatch(text.strip()), text) for text in texts]
-    return [f"{match[1].upper()}{match[2]}" if match else text for match, text in matches]
 
 
 def _words(by: Sequence[str], name: Sequence[str]) -> str:

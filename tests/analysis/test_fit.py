@@ -291,3 +291,57 @@ def test_the_text_has_the_same_numbers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{found['predictions'][0]['y']:.4g}" in printed
     assert "leave-one-out influence" in printed
+
+
+TRUTH = pd.DataFrame({"params": [f"{n}" for n in range(14)], "flops": X, "loss": np.round(loss(X), 3)})
+
+
+def comma(value: object) -> str:
+    return f"{value}".replace(".", ",")
+
+
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_decimal_commas_and_a_word_in_a_column_of_numbers_change_no_number(tmp_path, capsys, separator):
+    """Losses have three digits after the comma, so that only compute shows what commas are."""
+    arguments = ("--x", "flops", "--y", "loss", "--predict-at", "1e23")
+    TRUTH.to_csv(tmp_path / "truth.csv", index=False)
+    truth = fit(capsys, str(tmp_path / "truth.csv"), *arguments)["groups"][0]
+    written = TRUTH.assign(flops=TRUTH["flops"].map(comma), loss=TRUTH["loss"].map(lambda y: comma(f"{y:.3f}")))
+    written.loc[len(written)] = ["14", "7e22", "diverged"]
+    written.to_csv(tmp_path / "t.tsv", sep=separator, index=False)
+    group = fit(capsys, str(tmp_path / "t.tsv"), *arguments)["groups"][0]
+    assert group["predictions"] == truth["predictions"]
+    assert any("left out, first on line 16" in warning for warning in group["warnings"])
+
+
+def test_thousands_that_nothing_confirms_are_said(tmp_path, capsys):
+    path = table(tmp_path / "t.tsv", flops=[f"{x:.0f}" for x in X], loss=[f"{n},{500 - n}" for n in range(14, 0, -1)])
+    group = fit(capsys, path, "--x", "flops", "--y", "loss")["groups"][0]
+    assert any("loss: commas separate thousands, so 14,486 is 14486" in warning for warning in group["warnings"])
+
+
+def test_a_number_that_cannot_be_read_is_an_error_with_its_line(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", flops=X, loss=[*map(str, loss(X)[:-1]), "3.1.2"])
+    assert main([path, "--x", "flops", "--y", "loss"]) == 2
+    assert "line 15: column 'loss' holds '3.1.2', which is not a number" in capsys.readouterr().err
+
+
+def test_columns_of_one_name_are_refused_and_index_levels_are_columns(tmp_path, capsys):
+    arguments = ["--x", "flops", "--y", "loss", "--predict-at", "1e23"]
+    path = tmp_path / "t.csv"
+    path.write_text("flops,loss,loss\n1e18,8.3,3.3\n")
+    assert main([str(path), *arguments]) == 2
+    assert "several columns are called 'loss'" in capsys.readouterr().err
+    TRUTH.to_csv(path, index=False)
+    truth = fit(capsys, str(path), *arguments)["groups"][0]["predictions"]
+    TRUTH.set_index("flops").to_parquet(tmp_path / "t.pq")
+    assert fit(capsys, str(tmp_path / "t.pq"), *arguments)["groups"][0]["predictions"] == truth
+    TRUTH.to_csv(tmp_path / "t.csv.gz", index=False)
+    assert fit(capsys, str(tmp_path / "t.csv.gz"), *arguments)["groups"][0]["predictions"] == truth
+
+
+def test_groups_keep_their_names_and_blanks_are_a_group(tmp_path, capsys):
+    names = ["001"] * 14 + ["NA"] * 14 + [""] * 14
+    path = table(tmp_path / "t.csv", flops=np.tile(X, 3), loss=np.tile(loss(X), 3), model=names)
+    found = fit(capsys, path, "--x", "flops", "--y", "loss", "--group", "model")
+    assert [group["group"] for group in found["groups"]] == ["001", "NA", "(blank)"]

@@ -21,7 +21,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     [
         ("", "line 1: the header is ''"),
         ("gene1,gene2\nA,B\n", "line 1: the header is 'gene1,gene2', it must be 'entity1,entity2'"),
-        ("entity1,entity2\nA,B\nA,B,C\n", "line 3: 3 fields, a pair has 2"),
+        ("entity1,entity2\nA,B\nA,B,C\n", "line 3: 3 fields, the header has 2"),
         ("entity1,entity2\nA,A\n", "none of its 1 rows is a pair"),
     ],
 )

@@ -31,7 +31,7 @@ def test_rows_are_joined_by_the_first_identity_that_the_table_has(tmp_path: Path
     [
         ("Metadata_Plate,x\n1,1\n", "joined by Metadata_Plate and Metadata_Well"),
         ("Metadata_Plate,Metadata_Well,x\n1,A01,1\n", r'2 of 3 wells have no row, first plate "1" well "B12"'),
-        ("Metadata_Plate,Metadata_Well,x\n1,A01,1\n1,A1,2\n", r'plate "1" well "A1" occurs twice'),
+        ("Metadata_Plate,Metadata_Well,x\n1,A01,1\n1,A1,2\n", "1 wells occur twice, the first is 1, A01"),
         ("Metadata_Plate,Metadata_Well,x,y,z\n1,A01,1,1,1\n1,B12,,,\n2,A1,1,2,3\n", "1 rows were left out"),
     ],
 )
