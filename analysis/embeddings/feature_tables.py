@@ -152,7 +152,8 @@ def _read_part(path: Path, prefix: str | None) -> FeatureTable:
         block = _feature_block(table, name)  # (W, elements)
         blocks.append(block)
         names += [name] if not is_vector(table.column(name).type) else [f"{name}_{n}" for n in range(block.shape[1])]
-    described = [name for name in table.names if name not in set(chosen.names)]
+    features = frozenset(chosen.names)
+    described = [name for name in table.names if name not in features]
     metadata = pd.DataFrame({name: pd.Series(table.texts(name), dtype=object) for name in described})
     return FeatureTable(metadata, names, np.concatenate(blocks, axis=1), Excluded(), chosen.left_out)
 

@@ -23,7 +23,7 @@ from analysis.tables.dialect import UNNAMED
 from analysis.tables.errors import TableError
 from analysis.tables.names import base_name
 from analysis.tables.parquet_columns import is_vector
-from analysis.tables.parse_numbers import parse_numbers
+from analysis.tables.parse_numbers import Numbers, parse_numbers
 from analysis.tables.read_table import Table
 
 METADATA = "Metadata_"  # pycytominer's prefix of columns that are not features
@@ -62,7 +62,7 @@ def feature_columns(table: Table, prefix: str | None = None) -> FeatureColumns:
         TableError: there are none.
     """
     named = tuple(name for name in table.names if name.startswith(prefix or FEATURE))
-    others = [name for name in table.names if name not in named]
+    others = [name for name in table.names if not name.startswith(prefix or FEATURE)]
     if named:
         return FeatureColumns(named, _left_out(table, others))
     if prefix is not None:
@@ -79,7 +79,8 @@ def feature_columns(table: Table, prefix: str | None = None) -> FeatureColumns:
             f"{table.source}: no column is numeric, so there are no features; it has {_listed(table.names)}"
             + "; --prefix says how theirs begin"
         )
-    return FeatureColumns(tuple(chosen), _left_out(table, [name for name in others if name not in set(chosen)]))
+    features = frozenset(chosen)
+    return FeatureColumns(tuple(chosen), _left_out(table, [name for name in others if name not in features]))
 
 
 def holds_numbers(column: pa.ChunkedArray) -> bool:
@@ -88,18 +89,20 @@ def holds_numbers(column: pa.ChunkedArray) -> bool:
         return False
     if not pa.types.is_string(column.type):
         return True
-    return _are_numbers(column.slice(0, HEAD)) and _are_numbers(column)
+    head = parse_numbers(column.slice(0, HEAD))
+    if not head.words and _count(head):
+        return True  # a word below is then a fault of a column of numbers
+    whole = parse_numbers(column) if len(column) > HEAD and (_count(head) or not head.words) else head
+    return _count(whole) >= len(whole.words)
+
+
+def _count(numbers: Numbers) -> int:
+    """Numbers that were read, or meant and not read."""
+    return int(np.count_nonzero(~np.isnan(numbers.values))) + len(numbers.faults)
 
 
 def _has_numbers(column: pa.ChunkedArray) -> bool:
-    return is_vector(column.type) or (holds_numbers(column) and not bool(np.isnan(parse_numbers(column).values).all()))
-
-
-def _are_numbers(column: pa.ChunkedArray) -> bool:
-    """Whether there are at least as many numbers, read or meant, as words; true without either."""
-    numbers = parse_numbers(column)
-    meant = int(np.count_nonzero(~np.isnan(numbers.values))) + len(numbers.faults)
-    return meant >= len(numbers.words)
+    return is_vector(column.type) or (holds_numbers(column) and _count(parse_numbers(column)) > 0)
 
 
 def _of_structure(candidates: Sequence[str]) -> list[str]:
@@ -136,9 +139,10 @@ def _is_metadata(name: str) -> bool:
 
 
 def _left_out(table: Table, names: Sequence[str]) -> tuple[str, ...]:
-    """Those that hold numbers, without the names that every table has."""
+    """Those that hold numbers, without those that are metadata by their prefix and what every table has."""
     usual = {"well", "plate", "experiment", "site", "key"}
-    return tuple(name for name in names if base_name(name) not in usual and _has_numbers(table.column(name)))
+    others = (name for name in names if not name.startswith(METADATA) and base_name(name) not in usual)
+    return tuple(name for name in others if _has_numbers(table.column(name)))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -68,13 +68,21 @@ def parse_numbers(column: pa.ChunkedArray, hint: Hint = Hint()) -> Numbers:
         if is_vector(column.type):
             return Numbers(np.full(len(column), np.nan), {}, {0: "a list where one number is needed"})
         return Numbers(_floats(column.cast(pa.float64(), safe=False)), {}, {})
-    text = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
     if hint == DECIMAL:  # then a point may separate thousands
-        return _of_text(text, hint)
+        return _of_text(_trimmed(column), hint)
+    try:
+        return Numbers(_floats(column.cast(pa.float64())), {}, {})
+    except pa.ArrowInvalid:
+        pass
+    text = _trimmed(column)
     try:
         return Numbers(_floats(pc.if_else(pc.equal(text, ""), None, text).cast(pa.float64())), {}, {})
     except pa.ArrowInvalid:
         return _of_text(text, hint)
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.utf8_trim_whitespace(pc.fill_null(column, ""))
 
 
 def checked(numbers: Numbers, label: str, place: Callable[[int], str], words: Words) -> Floats:
@@ -109,7 +117,7 @@ def hint_of(columns: Iterable[pa.ChunkedArray], separator: str | None) -> Hint:
     shown: set[Comma] = set()
     for column in columns:
         if pa.types.is_string(column.type):
-            texts = pc.unique(pc.utf8_trim_whitespace(pc.fill_null(column, ""))).to_pylist()
+            texts = pc.unique(_trimmed(column)).to_pylist()
             shown |= {use for text in texts if (use := _shows(_normal(text))) in ("decimal", "thousands")}
     if len(shown) == 1:
         return Hint(shown.pop(), certain=True)
@@ -124,7 +132,8 @@ def is_missing(text: str) -> bool:
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return np.array(pc.fill_null(column, float("nan")).to_numpy(), dtype=np.float64)
+    values = pc.fill_null(column, float("nan")) if column.null_count else column
+    return np.array(values.to_numpy(), dtype=np.float64)
 
 
 def _of_text(column: pa.ChunkedArray, hint: Hint) -> Numbers:

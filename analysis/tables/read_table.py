@@ -39,11 +39,16 @@ class Table:
     def __len__(self) -> int:
         return len(self.columns[0]) if self.columns else 0
 
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The position of each column by its name."""
+        return {name: position for position, name in enumerate(self.names)}
+
     def column(self, name: str) -> pa.ChunkedArray:
         """The column of that name. Raises TableError that lists the names."""
-        if name not in self.names:
+        if name not in self.positions:
             raise TableError(f"{self.source}: no column {name!r}; it has {', '.join(self.names[:20])}")
-        return self.columns[self.names.index(name)]
+        return self.columns[self.positions[name]]
 
     def place(self, row: int) -> str:
         """Where a row (from 0) is in the file: `line 7` of text, `row 6` of Parquet, counted from 1."""
