@@ -24,6 +24,7 @@ from analysis.tables.read_table import Table, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
+PLACES = ("source", "batch", "experiment", "plate", "well")  # columns that tell wells apart
 SITES = ("site", "field", "fov", "fieldid", "field_of_view")  # columns that tell a well's fields of view apart
 
 
@@ -75,7 +76,7 @@ class FeatureTable:
     def wells(self) -> NDArray[np.int64]:
         """A number for each row's well, (W,): fields of view of one well have the same."""
         by_base = _by_base(self.metadata)
-        places = [by_base[name] for name in ("experiment", "plate", "well") if name in by_base]
+        places = [by_base[name] for name in PLACES if name in by_base]
         columns = places if {"plate", "well"} <= by_base.keys() else [by_base["key"]] if "key" in by_base else []
         if not columns or not any(name in by_base for name in SITES):
             return np.arange(len(self.metadata))
@@ -211,7 +212,7 @@ def _identity(metadata: pd.DataFrame) -> list[str]:
     if "key" in by_base:
         return [by_base["key"], *sites]
     if {"plate", "well"} <= by_base.keys():
-        return [by_base[name] for name in ("experiment", "plate", "well") if name in by_base] + sites
+        return [by_base[name] for name in PLACES if name in by_base] + sites
     return []
 
 

@@ -31,8 +31,8 @@ FEATURE = "feature_"  # prefix of feature columns in this project's own embeddin
 COMPARTMENTS = ("Cells_", "Cytoplasm_", "Nuclei_")
 """CellProfiler's objects in Cell Painting; pycytominer takes their columns too, and no others."""
 NUMBERED = re.compile(r"(?P<stem>.*?)_?(?P<number>\d+)")
-FAMILY = 4
-"""The least number of columns of a numbered family."""
+FAMILY, LARGE_FAMILY = 4, 8
+"""The least number of columns of a numbered family without gaps, and of one with gaps."""
 NAMES_OF_WELLS = """
     index level row rows col cols column columns well site sites field fields fov fieldid position plate batch
     experiment screen replicate rep run seed fold split passage guide guides sgrna gene treatment perturbation compound
@@ -114,18 +114,19 @@ def _of_structure(candidates: Sequence[str]) -> list[str]:
 
 
 def _families(names: Sequence[str]) -> list[str]:
-    """Columns with one stem and the numbers 0, 1, ... or 1, 2, ... without a gap."""
+    """Columns with one stem and numbers from 0 or 1; with gaps where features were selected."""
     stems = defaultdict[str, dict[int, str]](dict)
     for name in names:
         if match := NUMBERED.fullmatch(name):
             stems[match["stem"]][int(match["number"])] = name
-    members = {
-        name
-        for numbered in stems.values()
-        if len(numbered) >= FAMILY and min(numbered) <= 1 and max(numbered) - min(numbered) == len(numbered) - 1
-        for name in numbered.values()
-    }
+    families = [numbered for numbered in stems.values() if _is_family(sorted(numbered))]
+    members = {name for numbered in families for name in numbered.values()}
     return [name for name in names if name in members]
+
+
+def _is_family(numbers: Sequence[int]) -> bool:
+    gapless = numbers[0] <= 1 and numbers[-1] - numbers[0] == len(numbers) - 1
+    return len(numbers) >= (FAMILY if gapless else LARGE_FAMILY)
 
 
 def _is_metadata(name: str) -> bool:

@@ -1,7 +1,7 @@
 """A column as names: text that is the same for the same plate, well, gene or treatment in every table.
 
-`1`, `1.0` and the number 1 are one name, `001` is another; A1, a1, A01 and A001 are one well. Nothing is a missing
-value but a blank: `NA`, `None` and `nan` are names.
+`1`, `1.0` and the number 1 are one name, `001` is another; `true` is `True`; A1, a1, A01 and A001 are one well. Only a
+blank is missing: `NA`, `None` and `nan` are names.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def is_well_column(column: str) -> bool:
 def name_of(text: str, column: str = "") -> str:
     """The name that a text is in a column."""
     text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.capitalize()
     if whole := WHOLE.fullmatch(text):
         return whole[1]
     if is_well_column(column) and (well := WELL.fullmatch(text)):

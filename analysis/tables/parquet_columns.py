@@ -68,8 +68,9 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Text of any encoding, dates and times; bytes that are no text as hexadecimal digits."""
     try:
         return column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.chunked_array([[None if value is None else value.hex() for value in column.to_pylist()]], pa.string())
+    except pa.ArrowException:
+        values = (value.hex() if isinstance(value, bytes) else value for value in column.to_pylist())
+        return pa.chunked_array([[None if value is None else str(value) for value in values]], pa.string())
 
 
 def _names(schema: pa.Schema) -> list[str]:

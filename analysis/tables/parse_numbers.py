@@ -34,8 +34,8 @@ WRITTEN = re.compile(
 GROUPED = {mark: re.compile(rf"[1-9]\d{{0,2}}({re.escape(mark)}\d{{3}})+") for mark in ",."}
 SPACED = re.compile(rf"(\d{{1,3}})((?P<space>[{SPACES}])\d{{3}}((?P=space)\d{{3}})*)?(?P<rest>[.,]\d*)?")
 MISSING = frozenset(
-    {"", "-", "--", "\u2013", "\u2014", "?", ".", "na", "n/a", "n.a.", "<na>", "nan", "none", "null", "nil", "missing",
-     "nd", "n.d.", "nat", "inf", "infinity"}
+    {"", "-", "--", "\u2013", "\u2014", "?", ".", "\\n", "na", "n/a", "n.a.", "<na>", "nan", "none", "null", "nil",
+     "missing", "nd", "n.d.", "nat", "inf", "infinity"}
 )  # fmt: skip
 ERRORS = re.compile(r"#[A-Z0-9/_]+[!?]?|1\.?#\w+|s?nan(\(\w*\))?", re.IGNORECASE)
 """A missing value of a spreadsheet (`#DIV/0!`) or of a C library (`nan(ind)`, `1.#QNAN`), without its sign."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.embeddings.aggregate import aggregate
@@ -19,6 +20,8 @@ from analysis.embeddings.consistency import replicate_consistency
 from analysis.embeddings.corrections import apply_named
 from analysis.recall.pairs import Pairs, read_pairs
 from analysis.recall.relationship_recall import VERSIONS, RecallResult, relationship_recall
+from analysis.tables.names import name_of, names_of
+from analysis.tables.series import column_of
 from harness.grid.cell_folder import EMBEDDINGS
 from harness.recipe.schema import Evaluate, Recipe
 from harness.storage.embeddings import read_embeddings
@@ -67,10 +70,17 @@ def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
     for column in (settings.batch_column, settings.control.column, settings.gene_column):
         if column not in table:
             raise ValueError(f"{path}: no column {column!r}; it has {', '.join(table.columns)}")
-    control = (table[settings.control.column] == settings.control.value).to_numpy(bool)
-    gene = table[settings.gene_column].fillna("").astype(str).tolist()
-    guide = table["treatment"].fillna("").astype(str).tolist() if "treatment" in table else None
-    return _Wells(gene, guide, table[settings.batch_column].to_numpy(), control), features
+    batch, gene = (_names(table, column) for column in (settings.batch_column, settings.gene_column))
+    if (blank := batch == "").any():
+        where = f"the first is well {np.argmax(blank) + 1}"
+        raise ValueError(f"{path}: {blank.sum()} of {len(batch)} wells have no {settings.batch_column}, {where}")
+    control = _names(table, settings.control.column) == name_of(settings.control.value, settings.control.column)
+    guide = _names(table, "treatment").tolist() if "treatment" in table else None
+    return _Wells(gene.tolist(), guide, batch, control), features
+
+
+def _names(table: pd.DataFrame, column: str) -> NDArray[Any]:
+    return names_of(column_of(table[column]), column)
 
 
 def _recall(

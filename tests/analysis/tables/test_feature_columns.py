@@ -79,3 +79,9 @@ def test_a_table_without_features_says_what_it_has() -> None:
 def test_booleans_and_missing_values_of_other_types() -> None:
     chosen = feature_columns(table(control=[True, False], a=[None, 1], b=[np.nan, 2.0]))
     assert chosen.names == ("a", "b")
+
+
+def test_a_family_from_which_features_were_selected_is_one_still() -> None:
+    selected = {f"emb_{n}": [0.5, 1.0] for n in (0, 3, 4, 9, 17, 30, 31, 60)}
+    chosen = feature_columns(table(**selected, confluency=[0.5, 0.6]))
+    assert (chosen.names, chosen.left_out) == (tuple(selected), ("confluency",))

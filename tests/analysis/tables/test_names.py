@@ -33,7 +33,7 @@ def test_positions_of_large_plates_are_wells_and_others_are_left(text: str, name
     ("text", "name"),
     [("1", "1"), ("1.0", "1"), ("1.00", "1"), ("001", "001"), ("1.5", "1.5"), ("-2.0", "-2"), ("A1", "A1"),
      ("1e3", "1e3"),
-     ("NA", "NA"), ("nan", "nan"), ("None", "None"), (" TP53 ", "TP53"), ("", "")],
+     ("NA", "NA"), ("nan", "nan"), ("None", "None"), (" TP53 ", "TP53"), ("", ""), ("TRUE", "True")],
 )  # fmt: skip
 def test_numbers_are_names_without_a_fraction_of_zeros(text: str, name: str) -> None:
     assert name_of(text, "gene") == name

@@ -11,7 +11,7 @@ import pytest
 from harness.evaluate.cell import evaluate_cell
 from harness.grid.cell_folder import EMBEDDINGS
 from harness.recipe.load import load
-from harness.recipe.schema import Recipe
+from harness.recipe.schema import Control, Recipe
 from harness.storage.embeddings import write_embeddings
 
 GROUPS = 12  # of two genes with similar embeddings
@@ -64,4 +64,33 @@ def test_without_replicates_there_is_no_consistency(recipe: Recipe, tmp_path: Pa
 def test_a_missing_column_is_named_with_those_there_are(recipe: Recipe, tmp_path: Path) -> None:
     write_wells(tmp_path, without=("gene",))
     with pytest.raises(ValueError, match=r"embeddings\.parquet: no column 'gene'; it has experiment, treatment"):
+        evaluate_cell(recipe, tmp_path)
+
+
+def rewrite(folder: Path, **columns: object) -> None:
+    """Other metadata for the same wells."""
+    table = pd.read_parquet(folder / EMBEDDINGS)
+    features = table.filter(like="feature_").to_numpy(np.float32)
+    write_embeddings(
+        folder / EMBEDDINGS, table.drop(columns=list(table.filter(like="feature_"))).assign(**columns), features
+    )
+
+
+def test_names_are_names_whatever_their_type(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    expected = evaluate_cell(recipe, tmp_path)["recall"]
+    table = pd.read_parquet(tmp_path / EMBEDDINGS)
+    rewrite(tmp_path, experiment=table["experiment"].str[1:].astype(int), gene=table["gene"].astype("category"),
+            treatment=table["treatment"].replace("EMPTY_control", ""))  # fmt: skip
+    blank = recipe.model_copy(
+        update={"evaluate": recipe.evaluate.model_copy(update={"control": Control(column="treatment", value="")})}
+    )
+    assert evaluate_cell(blank, tmp_path)["recall"] == expected
+
+
+def test_wells_without_a_batch_are_counted_and_refused(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    table = pd.read_parquet(tmp_path / EMBEDDINGS)
+    rewrite(tmp_path, experiment=table["experiment"].where(table.index >= 5, None))
+    with pytest.raises(ValueError, match=r"5 of 96 wells have no experiment, the first is well 1$"):
         evaluate_cell(recipe, tmp_path)
