@@ -25,7 +25,7 @@ LOOKS = (0.0, 5.0, 15.0)  # seconds before each look for an array that SLURM may
 
 ANSWERS = (
     re.compile(r"submitted batch job (\d{1,12})\b", re.IGNORECASE),
-    re.compile(r"^\s*(\d{1,12})(?:;\S*)?\s*$", re.MULTILINE),  # of `--parsable`
+    re.compile(r"^[ \t]*(\d{1,12})(?:;\S*)?[ \t\r]*$", re.MULTILINE),  # of `--parsable`
     re.compile(r"\bjob (?:id )?(\d{1,12})\b", re.IGNORECASE),
 )
 """How sbatch, and sites' wrappers of it, name the id of a new job; the first form that occurs counts."""

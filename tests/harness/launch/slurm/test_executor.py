@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from slurm_stubs import Stubs
 from submitit.core.utils import DelayedSubmission
 
@@ -49,6 +51,16 @@ ANSWERS = {
 @pytest.mark.parametrize(("answer", "number"), ANSWERS.items())
 def test_the_id_is_found_in_any_answer(answer: str, number: str | None) -> None:
     assert job_number(answer) == number
+
+
+@given(
+    number=st.integers(1, 10**11).map(str),
+    form=st.sampled_from(["Submitted batch job {}", "Submitted batch job {} on cluster x", "{}", "{};x", "  {} "]),
+    noise=st.lists(st.text(st.characters(exclude_categories=["Nd", "Cs"]), max_size=20), max_size=4),
+    before=st.integers(0, 4),
+)
+def test_the_id_is_found_among_any_lines(number: str, form: str, noise: list[str], before: int) -> None:
+    assert job_number("\n".join([*noise[:before], form.format(number), *noise[before:]])) == number
 
 
 @pytest.fixture
