@@ -15,7 +15,7 @@ from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell, cells
 from harness.launch.slurm.failures import cause, first_failure
 from harness.launch.slurm.heartbeat import BEAT_SECONDS, Beat, heartbeat, read_beat
-from harness.launch.slurm.job_states import UNKNOWN, JobState, states
+from harness.launch.slurm.job_states import NAMES, UNKNOWN, JobState, states
 from harness.launch.slurm.submissions import Key, Submissions, Submitted
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
@@ -91,7 +91,8 @@ def _task_status(
     if job.phase == "unknown" and _is_alive(beat):
         job = JobState("RUNNING")
     if job.phase == "running":
-        return _running(cell, task, submitted.job, folder, restarts)
+        reason = "" if job.state in NAMES else f"squeue lists it as {job.state!r}"
+        return replace(_running(cell, task, submitted.job, folder, restarts), reason=reason)
     if job.is_live:
         return CellStatus(cell.id, task, "queued", submitted.job, restarts=restarts, reason=job.reason)
     failure = cause(job, first_failure(folder, task, submitted.attempt))

@@ -27,6 +27,7 @@ from harness.recipe.yaml_text import MAX_DEPTH, parse_value, read_yaml
 
 INDEX = re.compile(r"[0-9]{1,6}")  # of a list
 MAX_ERRORS_SHOWN = 12
+VERSION = re.compile(r"slurm[a-z-]{0,20} \d[\w.-]{0,40}")  # `slurm 22.05.8`, `slurm-wlm 22.05.8`
 PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -163,11 +164,23 @@ def json_schema() -> dict[str, Any]:
 
 
 def default_profile() -> tuple[str, str]:
-    """`slurm` if `sbatch` responds, else `laptop`; and the reason."""
+    """`slurm` if `sbatch` responds, else `laptop`; and the reason. A slow one is asked twice, for 40 s together."""
     if shutil.which("sbatch") is None:
         return "laptop", "there is no sbatch here"
-    try:
-        answer = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return "laptop", f"sbatch does not answer ({error})"
-    return "slurm", f"sbatch answers ({answer.stdout.strip()})"
+    why = ""
+    for seconds in (10, 30):
+        try:
+            return "slurm", f"sbatch answers ({_slurm_version(seconds)})"
+        except subprocess.TimeoutExpired:
+            why = f"sbatch does not answer within {seconds} s"
+        except (OSError, subprocess.SubprocessError) as error:
+            return "laptop", f"sbatch does not answer ({error})"
+    return "laptop", why
+
+
+def _slurm_version(seconds: float) -> str:
+    """The version that `sbatch --version` prints, without what a site prints around it."""
+    command = ["sbatch", "--version"]
+    done = subprocess.run(command, capture_output=True, timeout=seconds, check=True, stdin=subprocess.DEVNULL)
+    version = VERSION.search(done.stdout.decode(errors="replace"))
+    return version[0] if version else "without its version"

@@ -214,6 +214,8 @@ def test_the_profile_follows_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake.write_text("#!/bin/sh\necho slurm 22.05.8\n")
     fake.chmod(0o755)
     assert default_profile() == ("slurm", "sbatch answers (slurm 22.05.8)")
+    fake.write_text("#!/bin/sh\nprintf 'Gr\\374\\337e\\r\\n\\033[1mslurm-wlm 23.11.4\\033[0m\\r\\nuse --help\\n'\n")
+    assert default_profile() == ("slurm", "sbatch answers (slurm-wlm 23.11.4)")
     fake.write_text("#!/bin/sh\nexit 1\n")
     assert default_profile()[0] == "laptop"
 

@@ -229,7 +229,7 @@ def test_accounting_has_the_states_of_jobs_that_left_the_queue(
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setenv("PATH", cluster.environment["PATH"])
-    monkeypatch.setattr(job_states, "_from_squeue", lambda arrays: {})
+    monkeypatch.setattr(job_states, "_from_squeue", lambda arrays: job_states._Records())
     batch = ["sbatch", "--parsable", f"--output={tmp_path}/%A_%a.log"]
     mixed = cluster.run(*batch, "--array=0-1", "--wrap=exit $SLURM_ARRAY_TASK_ID").strip()
     never = cluster.run(*batch, "--array=0-2", "--hold", "--wrap=true").strip()

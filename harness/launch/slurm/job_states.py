@@ -1,18 +1,41 @@
-"""Query the states of jobs, batched: `squeue` for jobs in the queue, `sacct` for those that have left it."""
+"""Ask SLURM about jobs, batched: `squeue` for jobs in the queue, `sacct` for those that have left it.
+
+Lines that are no record (a site's banner, `CLUSTER: name`) are skipped. squeue prints its header even if the queue is
+empty, so that text without a header and without a record is no answer, but an error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.launch.slurm.commands import SlurmError, ask
+from harness.launch.slurm.commands import NoAnswerError, SlurmError, ask
 
 Phase = Literal["queued", "running", "ended", "unknown"]
 
-QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
+QUEUED = {
+    "PENDING": "PD", "REQUEUED": "RQ", "REQUEUE_HOLD": "RH", "REQUEUE_FED": "RF", "RESV_DEL_HOLD": "RD",
+    "SPECIAL_EXIT": "SE",
+}  # fmt: skip
+RUNNING = {
+    "RUNNING": "R", "COMPLETING": "CG", "CONFIGURING": "CF", "STAGE_OUT": "SO", "SUSPENDED": "S", "STOPPED": "ST",
+    "SIGNALING": "SI", "RESIZING": "RS", "EXPEDITING": "EX", "POWER_UP_NODE": "PU",
+}  # fmt: skip
+ENDED = {
+    "COMPLETED": "CD", "CANCELLED": "CA", "FAILED": "F", "TIMEOUT": "TO", "NODE_FAIL": "NF", "PREEMPTED": "PR",
+    "BOOT_FAIL": "BF", "DEADLINE": "DL", "OUT_OF_MEMORY": "OOM", "REVOKED": "RV", "LAUNCH_FAILED": "LF",
+    "RECONFIG_FAIL": "RC",
+}  # fmt: skip
+"""SLURM's states and its codes for them. Only these of the last table say that a job has ended."""
+NAMES = {name for table in (QUEUED, RUNNING, ENDED) for name in table}
+CODES = {code: name for table in (QUEUED, RUNNING, ENDED) for name, code in table.items()}
+
 CHUNK = 500  # ids per query: a command line has a length limit
+SACCT_SECONDS = 30.0  # accounting only adds to what squeue says
+SACCT_DAYS = 7  # how far back accounting is searched for a name
 
 
 @dataclass(frozen=True)
@@ -24,11 +47,12 @@ class JobState:
 
     @property
     def phase(self) -> Phase:
+        """What the state means. A job that is listed in a state that is not known here may be running."""
         if self.state in QUEUED:
             return "queued"
-        if self.state in RUNNING:
-            return "running"
-        return "unknown" if self.state == "UNKNOWN" else "ended"
+        if self.state in ENDED:
+            return "ended"
+        return "unknown" if self.state == "UNKNOWN" else "running"
 
     @property
     def is_live(self) -> bool:
@@ -37,6 +61,28 @@ class JobState:
 
 
 UNKNOWN = JobState("UNKNOWN")
+
+
+@dataclass
+class _Records:
+    """States by job. A record of several array tasks holds for those that have none of their own."""
+
+    single: dict[str, JobState] = field(default_factory=dict)  # by `123` or `123_4`
+    ranges: dict[str, list[tuple[str, JobState]]] = field(default_factory=dict)  # by array: `[5-9%2]`
+
+    def add(self, array: str, task: str, state: JobState) -> None:
+        """Add a record, which replaces earlier ones of the same job."""
+        if task.startswith("["):
+            self.ranges.setdefault(array, []).append((task, state))
+        else:
+            self.single[f"{array}_{task}" if task else array] = state
+
+    def state(self, job: str) -> JobState:
+        array, _, task = job.partition("_")
+        if job in self.single:
+            return self.single[job]
+        covering = [state for tasks, state in self.ranges.get(array, []) if _covers(tasks, task)]
+        return covering[-1] if covering else self.single.get(array, UNKNOWN)
 
 
 def states(jobs: Sequence[str]) -> dict[str, JobState]:
@@ -50,58 +96,132 @@ def states(jobs: Sequence[str]) -> dict[str, JobState]:
     if not jobs:
         return {}
     queued = _from_squeue({_array(job) for job in jobs})
-    current = {job: _lookup(queued, job) for job in jobs}
+    current = {job: queued.state(job) for job in jobs}
     gone = [job for job, state in current.items() if state is UNKNOWN]
     accounted = _from_sacct(sorted({_array(job) for job in gone}))
-    return current | {job: _if_ended(_lookup(accounted, job)) for job in gone}
+    return current | {job: _if_ended(accounted.state(job)) for job in gone}
+
+
+def find(names: Collection[str]) -> dict[str, str]:
+    """SLURM's ids of the jobs or arrays with these unique names; those that it has not taken are absent.
+
+    Raises:
+        SlurmError: squeue does not answer, so that a job that SLURM has taken could be overlooked.
+    """
+    by_name = f"--name={','.join(sorted(names))}"
+    printed = ask("squeue", "--me", "--states=all", by_name, "--format=%F|%j", is_record=_is_named)
+    ids = dict(_named(printed.splitlines(), names))
+    if ids.keys() >= set(names):
+        return ids
+    since = f"--starttime=now-{SACCT_DAYS}days"
+    accounted = _accounting(by_name, since, "--format=JobID,JobName", is_record=_is_named)
+    return dict(_named(accounted, names)) | ids
 
 
 def _array(job: str) -> str:
     return job.split("_")[0]
 
 
-def _lookup(records: dict[str, JobState], job: str) -> JobState:
-    """A job's state. An array cancelled before any task began has one record, which holds for every task."""
-    return records.get(job) or records.get(_array(job), UNKNOWN)
-
-
 def _if_ended(accounted: JobState) -> JobState:
-    """Discard an accounting record that still has a job as live: squeue no longer has it, so the record is stale."""
+    """Discard an accounting record unless the job has ended: squeue no longer has it, so any other record is stale."""
     return accounted if accounted.phase == "ended" else UNKNOWN
 
 
-def _from_squeue(arrays: set[str]) -> dict[str, JobState]:
+def _from_squeue(arrays: set[str]) -> _Records:
     """States from squeue, of all of this user's jobs: squeue fails when asked for an id that has left the queue."""
-    lines = ask("squeue", "--me", "--noheader", "--array", "--states=all", "--format=%A|%F_%K|%T|%r").splitlines()
-    records = {}
-    for line in lines:
-        number, job, state, reason = line.split("|", 3)
-        array = _array(job)
-        if array in arrays or number in arrays:
-            records[array if job.endswith("_N/A") else job] = JobState(state, reason)
+    command = ("squeue", "--me", "--array", "--states=all", "--format=%A|%F_%K|%T|%r")
+    printed = ask(*command, is_record=lambda line: _is_header(line) or _squeue_record(line))
+    rows = [row for row in map(_squeue_record, printed.splitlines()) if row is not None and row[0] in arrays]
+    records = _Records()
+    for row in sorted(rows, key=lambda row: row[2].is_live):  # of two records of a job, one that is live counts
+        records.add(*row)
     return records
 
 
-def _from_sacct(arrays: Sequence[str]) -> dict[str, JobState]:
+def _from_sacct(arrays: Sequence[str]) -> _Records:
     """States from accounting; none where the cluster has no accounting, which is not an error."""
-    records: dict[str, JobState] = {}
+    records = _Records()
     for start in range(0, len(arrays), CHUNK):
         ids = ",".join(arrays[start : start + CHUNK])
-        try:
-            text = ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", "--jobs", ids)
-        except SlurmError:
-            return {}
-        records |= _parse(text.splitlines())
+        for line in _accounting("--format=JobID,State", "--jobs", ids, is_record=_sacct_record):
+            row = _sacct_record(line)
+            if row is not None:  # the newest record of a job comes last
+                records.add(*row)
     return records
 
 
-def _parse(lines: Iterable[str]) -> dict[str, JobState]:
-    """Parse `123_4|CANCELLED by 1000`, or `123_[5-9%2]|CANCELLED by 1000` for array tasks that never began.
+def _accounting(*arguments: str, is_record: Callable[[str], object]) -> list[str]:
+    """The lines that sacct prints; none if it does not answer."""
+    command = ("sacct", "--allocations", "--noheader", "--parsable2", *arguments)
+    try:
+        return ask(*command, is_record=is_record, patience=SACCT_SECONDS).splitlines()
+    except NoAnswerError as error:
+        print(f"note: {error}; how jobs ended that squeue no longer lists is not known", file=sys.stderr, flush=True)
+    except SlurmError:  # no accounting here
+        pass
+    return []
 
-    The newest row of a job comes last. Array tasks in brackets are stored under the array's id; see `_lookup`.
-    """
-    records = {}
+
+def _squeue_record(line: str) -> tuple[str, str, JobState] | None:
+    """Array, task and state of `101|100_0|PENDING|Resources`; None for any other line. A reason may hold `|`."""
+    number, job, state, reason = [*(part.strip() for part in line.split("|", 3)), "", "", ""][:4]
+    identifier = _identifier(job)
+    if identifier is None or _identifier(number) is None or line.count("|") < 2:
+        return None
+    return *identifier, JobState(_state(state), reason)
+
+
+def _sacct_record(line: str) -> tuple[str, str, JobState] | None:
+    """Array, task and state of `100_4|CANCELLED by 1000` or, of tasks that never began, `100_[5-9%2]|CANCELLED`."""
+    job, _, state = line.partition("|")
+    identifier = _identifier(job.strip())
+    return (*identifier, JobState(_state(state))) if identifier and state else None
+
+
+def _is_header(line: str) -> bool:
+    return line.split("|")[0].strip().upper() in ("JOBID", "ARRAY_JOB_ID")
+
+
+def _is_named(line: str) -> bool:
+    return _is_header(line) or bool("|" in line and _identifier(line.split("|")[0].strip()))
+
+
+def _named(lines: Iterable[str], names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Name and array id of each line, such as `100|study-train-1f`, that has one of these names."""
     for line in lines:
-        job, state = line.split("|", 1)
-        records[_array(job) if "[" in job else job] = JobState(state.split()[0])
-    return records
+        job, *values = (part.strip() for part in line.split("|"))
+        identifier = _identifier(job)
+        if identifier is not None:
+            yield from ((value, identifier[0]) for value in values if value in names)
+
+
+def _identifier(text: str) -> tuple[str, str] | None:
+    """Array and task of `123`, `123_4`, `123_[5-9%2]`, `123_N/A`, `123+0` or `123;cluster`; None for other text.
+
+    The task is empty for a whole array or a job that is none. A step (`123.batch`) is not its job.
+    """
+    match = re.fullmatch(r"(\d{1,12})(?:\+\d+)?(?:_([^\s;+]*))?(?:\+\d+)?(?:;\S*)?", text)
+    if match is None or re.search(r"\.\w", text):
+        return None
+    task = match[2] or ""
+    return match[1], task if re.fullmatch(r"\d{1,9}|\[.*", task) else ""
+
+
+def _state(text: str) -> str:
+    """SLURM's name of a state: of `CANCELLED by 1000`, `OUT_OF_ME+` and `PD` too; a word that is not known as it is."""
+    word = next(iter(text.upper().split()), "")
+    name = CODES.get(word.rstrip("+"), word.rstrip("+"))
+    if word.endswith("+") and name not in NAMES:
+        whole = [known for known in NAMES if known.startswith(name)]
+        name = whole[0] if len(whole) == 1 else word
+    return "?" if name == UNKNOWN.state else name
+
+
+def _covers(tasks: str, task: str) -> bool:
+    """Whether `[1,5-9:2%2]` holds for an array task; a list that SLURM cut short may hold for any."""
+    numbers = tasks[1:].split("]")[0].split("%")[0]
+    parts = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?(?::(\d{1,9}))?", part) for part in numbers.split(",")]
+    if not task or "]" not in tasks or None in parts:
+        return True
+    spans = [(int(part[1]), int(part[2] or part[1]), int(part[3] or 1)) for part in parts if part]
+    return any(int(task) in range(first, last + 1, max(1, step)) for first, last, step in spans)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 
 from harness.grid.cells import cells
-from harness.launch.slurm.submit import submit
+from harness.launch.slurm.commands import NoAnswerError
+from harness.launch.slurm.submit import SubmitResult, submit
 from harness.recipe.schema import Recipe
 from harness.stages.missing import missing_stages
+
+PAUSES = (60.0, 240.0)  # seconds; nobody waits for this job, and a controller restarts within minutes
 
 
 def report_and_resume(recipe_json: str) -> None:
@@ -18,7 +22,21 @@ def report_and_resume(recipe_json: str) -> None:
     for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
         del os.environ[name]  # sbatch would take this job's resources as defaults for the next
     try:
-        submission = submit(recipe, [missing_stages(recipe, cell) for cell in cells(recipe)], report_and_resume)
+        submission = _resume(recipe)
         print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
     finally:
         report(recipe)  # also if a damaged row stops the submission: the report leaves it out and names it
+
+
+def _resume(recipe: Recipe) -> SubmitResult:
+    """Submit what is missing, again after a pause while SLURM does not answer; nothing is submitted twice."""
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            return submit(recipe, [missing_stages(recipe, cell) for cell in cells(recipe)], report_and_resume)
+        except NoAnswerError as error:
+            pause = next(pauses, None)
+            if pause is None:
+                raise
+            print(f"{error}\ntrying again in {pause:g} s", flush=True)
+        time.sleep(pause)

@@ -1,7 +1,8 @@
 """The submissions file: which SLURM job runs which task of which grid cell. Written before and after each submission.
 
 It is `<output>/jobs/book.json`, written atomically. An entry is one job array; array task i is for its i-th cell. An
-entry without a job id was being submitted when its writer died; the array's unique name shows if SLURM accepted it.
+entry without a job id was being submitted when its writer died, or when SLURM did not answer; the array's unique name
+shows if SLURM accepted it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.launch.slurm.commands import ask
+from harness.launch.slurm.job_states import find
 from harness.storage.atomic import write_json
 
 Key = tuple[str, str]
@@ -96,7 +97,11 @@ class Submissions:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait for the lock that all sweeps of this study share, read the file again, and hold the lock."""
+        """Wait for the lock that all sweeps of this study share, read the file again, and hold the lock.
+
+        Raises:
+            SlurmError: a submission was interrupted, and squeue does not say whether SLURM took it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with (self.path.parent / "book.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -131,11 +136,15 @@ class Submissions:
         self._change(name, throttle=throttle)
 
     def _resolve_unfinished(self) -> None:
-        """Complete entries whose writer died with the id that SLURM has for their name; drop those it does not know."""
-        if all(entry.array for entry in self.entries):
+        """Complete entries whose submission was interrupted with the id that SLURM has for their name; drop the others.
+
+        Raises:
+            SlurmError: squeue does not answer.
+        """
+        unfinished = [entry.name for entry in self.entries if entry.array is None]
+        if not unfinished:
             return
-        lines = ask("squeue", "--me", "--noheader", "--states=all", "--format=%F %j").splitlines()
-        arrays = {name: array for array, name in (line.split(maxsplit=1) for line in lines)}
+        arrays = find(unfinished)
         resolved = [replace(entry, array=entry.array or arrays.get(entry.name)) for entry in self.entries]
         self.entries = [entry for entry in resolved if entry.array]
         self._write()

@@ -49,7 +49,8 @@ def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, fo
     files, submit each cell once: the second waits for the first.
 
     Raises:
-        SlurmError: SLURM does not answer, or refuses a resource request; in that case nothing was submitted.
+        SlurmError: SLURM refuses a resource request, and nothing was submitted; or it does not answer, and what it has
+            taken is in the submissions file, or is found by its name in the next call.
     """
     submissions = Submissions(recipe.output)
     with submissions.locked():
@@ -69,7 +70,8 @@ def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, fo
         _check_requests(recipe, chains)
         _adjust_throttles(recipe, submissions, known)
         commands.cancel([job for chain in chains for job in chain.replaced])
-        entries = _submit_chains(recipe, submissions, chains, latest, last_job)
+        is_needed = bool(chains) or _lacks_report(submissions, known)
+        entries = _submit_chains(recipe, submissions, chains, latest, last_job) if is_needed else []
     return SubmitResult(tuple(entries), tuple(held))
 
 
@@ -111,16 +113,22 @@ def _submit_chains(
     last_job: LastJob,
 ) -> list[SubmittedArray]:
     """Submit chains grouped into arrays, and the report job after these and all other live jobs."""
-    if not chains:
-        return []
     code = snapshot(recipe.output)
-    largest = commands.max_array_size() - 1
+    largest = max(1, commands.max_array_size() - 1)  # a cluster without arrays says 0 and gets single jobs
     entries: list[SubmittedArray] = []
     for group in _groups(recipe, chains):
         for start in range(0, len(group), largest):
             entries += _submit_group(recipe, submissions, group[start : start + largest], latest, code)
     entries.append(_submit_report(recipe, submissions, code, last_job))
     return entries
+
+
+def _lacks_report(submissions: Submissions, known: dict[str, JobState]) -> bool:
+    """Whether jobs are live that no live report job waits for, because its submission failed or it was cancelled."""
+    if not any(state.is_live for state in known.values()):
+        return False
+    reports = [job for entry in submissions.entries if entry.stage == REPORT for job in entry.jobs]
+    return not any(state.is_live for state in states(reports).values())
 
 
 def _groups(recipe: Recipe, chains: Sequence[JobChain]) -> list[list[JobChain]]:
@@ -184,9 +192,9 @@ def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[i
 
 def _submit(recipe: Recipe, entry: SubmittedArray, options: dict[str, Any]) -> str:
     """Submit an array through submitit, and return SLURM's id of it."""
-    import submitit
+    from harness.launch.slurm.executor import NamedExecutor
 
-    executor = submitit.SlurmExecutor(folder=entry.folder)
+    executor = NamedExecutor(folder=entry.folder)
     executor.update_parameters(**options)
     count, text = len(entry.cells), recipe.model_dump_json()
     jobs = executor.map_array(run_task, [text] * count, entry.cells, [entry.stage] * count, entry.attempts)
@@ -195,7 +203,7 @@ def _submit(recipe: Recipe, entry: SubmittedArray, options: dict[str, Any]) -> s
 
 def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_job: LastJob) -> SubmittedArray:
     """Submit the report job after all live arrays of this study, replacing one that is still queued."""
-    import submitit
+    from harness.launch.slurm.executor import NamedExecutor
 
     known = states([job for entry in submissions.entries if entry.array for job in entry.jobs])
     is_live = {
@@ -211,7 +219,7 @@ def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_jo
     submissions.plan(entry)
     options = parameters(recipe, Resources(1, 1, 0, recipe.launch.cpus_per_task), entry.name, code, None)
     options["additional_parameters"] = {"requeue": True, "dependency": f"afterany:{':'.join(arrays)}"}
-    executor = submitit.SlurmExecutor(folder=entry.folder)
+    executor = NamedExecutor(folder=entry.folder)
     executor.update_parameters(**options, use_srun=False)  # a job step cannot submit jobs
     array = str(executor.submit(last_job, recipe.model_dump_json()).job_id)
     submissions.submitted(entry.name, array)

@@ -53,6 +53,7 @@ def status_of(tiny_recipe: Recipe, cell: Cell, monkeypatch: pytest.MonkeyPatch) 
         (JobState("PENDING", "DependencyNeverSatisfied"), "never", "a job that it depends on failed"),
         (JobState("NODE_FAIL"), "failed", "a node failed"),
         (JobState("OUT_OF_MEMORY"), "failed", "out of memory; resume --force tries again"),
+        (JobState("HIBERNATING", "None"), "running", "squeue lists it as 'HIBERNATING'"),
         (UNKNOWN, "lost", "lost: SLURM no longer knows the job"),
     ],
 )

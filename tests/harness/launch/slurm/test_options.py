@@ -1,13 +1,11 @@
-"""Covers `options`, and the parsing and the missing installation in `commands`.
+"""Covers `options`: requests follow the recipe, with one task per GPU, no option that is not set, and nothing unquoted.
 
-Requests follow the recipe: one task per GPU, no option that is not set, and nothing unquoted. What `commands` asks a
-running SLURM is in tests/slurm/test_sweep.py and tests/slurm/test_large.py.
+What `commands` asks a running SLURM is in tests/slurm/test_sweep.py and tests/slurm/test_large.py.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import subprocess
@@ -16,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.grid.cells import cells
-from harness.launch.slurm import commands, options
+from harness.launch.slurm import options
 from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.report_job import report_and_resume
 from harness.launch.slurm.submissions import Submissions
@@ -169,21 +167,6 @@ def test_several_lines_of_an_environment_variable_stay_one_value(tmp_path: Path)
     printed = subprocess.run(["bash", "-c", text], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert printed == value
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("limit", "minutes"),
-    [
-        ("1-02:03:30", 1563.5),
-        ("02:00:00", 120),
-        ("05:30", 5.5),
-        ("30:00", 30),
-        ("infinite", math.inf),
-        ("n/a", math.inf),
-    ],
-)
-def test_time_limits_are_parsed_as_slurm_prints_them(limit: str, minutes: float) -> None:
-    assert commands._minutes(limit) == minutes
 
 
 def test_short_limits_are_warned_about() -> None:

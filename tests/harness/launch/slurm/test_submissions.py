@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from slurm_stubs import Stubs
 
-from harness.launch.slurm import submissions as module
+from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.submissions import Submissions, SubmissionsError, Submitted, SubmittedArray
 
 
@@ -34,18 +35,26 @@ def test_entries_are_read_back_and_the_newest_of_a_task_counts(tmp_path: Path) -
     }
 
 
-def test_entries_of_a_writer_that_died_get_slurms_id_or_are_dropped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entries_of_a_writer_that_died_get_slurms_id_or_are_dropped(tmp_path: Path, stubs: Stubs) -> None:
     interrupted = Submissions(tmp_path)
     for name in ("accepted", "refused"):
         interrupted.plan(array(name))
     assert interrupted.latest() == {}
-    monkeypatch.setattr(module, "ask", lambda *command: "31 accepted\n31 accepted\n32 of-another-study\n")
+    stubs.answer("squeue", "Welcome\nCLUSTER: nautilus\n31|accepted\n31|accepted\n32|of-another-study\n\n")
     submissions = Submissions(tmp_path)
     with submissions.locked():
         assert [(entry.name, entry.array) for entry in submissions.entries] == [("accepted", "31")]
     assert Submissions(tmp_path).entries == submissions.entries
+
+
+def test_an_entry_is_kept_while_squeue_does_not_say_whether_slurm_took_it(tmp_path: Path, stubs: Stubs) -> None:
+    Submissions(tmp_path).plan(array("accepted"))
+    for printed, messages in (("The cluster is down\n", ""), ("", "slurm_load_jobs error: Socket timed out\n")):
+        stubs.answer("squeue", printed, messages)
+        submissions = Submissions(tmp_path)
+        with pytest.raises(SlurmError), submissions.locked():
+            pass
+        assert [entry.name for entry in Submissions(tmp_path).entries] == ["accepted"]
 
 
 def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
