@@ -82,7 +82,7 @@ def _shaped(description: str, page_pixels: int) -> Dimensions:
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
     letters = axes.replace("Q", UNKNOWN) if isinstance(axes, str) and len(axes) == len(shape) else UNKNOWN * len(shape)
-    planes, leading = math.prod(shape) // page_pixels, list[tuple[str, int]]()
+    planes, leading = math.prod(shape) // max(1, page_pixels), list[tuple[str, int]]()
     for axis, size in zip(letters, shape, strict=True):
         if planes > 1 and size > 0:
             leading.insert(0, (axis, size))

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiff_files import entry, ome, pages, written
 from shards.errors import ImageError
 from shards.images.headers import MAX_WELL_BYTES
 from shards.images.tiff import decode_tiff
+from shards.images.tiff_axes import axes_of_pages
 
 VALUES = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80)
 STACK = np.stack([VALUES, VALUES[::-1], VALUES // 3])
@@ -132,3 +134,18 @@ def test_the_planes_of_a_metamorph_stack_are_counted_by_its_own_tag():
         assert np.array_equal(decode_tiff(data, MAX_WELL_BYTES, number).pixels, values)
     with pytest.raises(ImageError, match="holds 3 planes; choose one"):
         decode_tiff(data, MAX_WELL_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "series", "axes"),
+    [
+        ("lsm", SimpleNamespace(axes="TZYX", shape=(2, 3, 96, 80)), "ZT"),
+        ("lsm", SimpleNamespace(axes="ZCYX", shape=(6, 1, 96, 80)), "Z"),
+        ("fluoview", SimpleNamespace(axes="CYX", shape=(6, 96, 80)), "C"),
+        ("lsm", None, "I"),
+    ],
+)
+def test_the_planes_of_zeiss_and_olympus_files_are_as_tifffile_reads_their_tags(kind, series, axes):
+    page = SimpleNamespace(description="", shaped_description=None, imagej_description=None, is_stk=False)
+    known = {"is_lsm": False, "is_fluoview": False, f"is_{kind}": True, "series": [series] if series else []}
+    assert axes_of_pages(SimpleNamespace(pages=SimpleNamespace(first=page), **known), range(6)) == axes
