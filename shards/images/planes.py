@@ -62,7 +62,9 @@ def single_axes(shape: Sequence[int]) -> frozenset[int]:
 
 def _check_stack(count: int, axes: str, plane: Plane | None) -> None:
     if CHANNELS.intersection(axes):
-        raise ImageError(f"holds {count} planes of several channels, not a z-stack; one channel per file is needed")
+        raise ImageError(
+            f"holds {count} planes of several channels by its metadata, not a z-stack; one channel per file is needed"
+        )
     if len(axes) > 1:
         raise ImageError(f"holds {count} planes along the axes {' and '.join(axes)}; planes along one axis are needed")
     number = "choose one with --plane N"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,23 +56,32 @@ def decode_tiff(data: bytes, limit: int, plane: Plane | None = None) -> GreyImag
 
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:  # True would open files that this one names
         _check_pages(file)
-        numbers, pages = _full_pages(file)
-        _check_claim(pages[0], limit)
-        contiguous = _contiguous_planes(file, pages[0], data) if len(pages) == 1 else ()
-        count, axes = len(pages), UNKNOWN
-        if len(pages) > 1:
-            axes = axes_of_pages(file, numbers)
-        elif len(contiguous):
-            count, axes = len(contiguous), varying_axes(described(file.pages.first), len(contiguous))
+        stack = _stack_of(file, data, limit)
+        return maximum(map(stack.read, planes_to_read(stack.count, stack.axes, plane)))
 
-        def read(number: int) -> GreyImage:
-            if len(contiguous):
-                return _grey(contiguous[number], _keyframe(pages[0]))
-            return _decode_page(pages[number], data, limit)
 
-        if count > 1 and are_rows(file, pages[0], axes):
-            return rows(map(read, range(count)))
-        return maximum(map(read, planes_to_read(count, axes, plane)))
+@dataclass(frozen=True)
+class _Stack:
+    """The planes of a file: how many, the axes along which they differ, and how to read one by its number, from 0."""
+
+    count: int
+    axes: str
+    read: Callable[[int], GreyImage]
+
+
+def _stack_of(file: TiffFile, data: bytes, limit: int) -> _Stack:
+    """The planes that are pages of their own, or lie behind the only page; one plane if they are the rows of one."""
+    numbers, pages = _full_pages(file)
+    _check_claim(pages[0], limit)
+    stack = _Stack(len(pages), UNKNOWN, lambda number: _decode_page(pages[number], data, limit))
+    if len(pages) > 1:
+        stack = replace(stack, axes=axes_of_pages(file, numbers))
+    elif len(planes := _contiguous_planes(file, pages[0], data)):
+        axes = varying_axes(described(file.pages.first), len(planes))
+        stack = _Stack(len(planes), axes, lambda number: _grey(planes[number], _keyframe(pages[0])))
+    if stack.count > 1 and are_rows(file, pages[0], stack.axes):
+        return _Stack(1, UNKNOWN, lambda _: rows(map(stack.read, range(stack.count))))
+    return stack
 
 
 def _check_pages(file: TiffFile) -> None:

@@ -35,9 +35,17 @@ def test_one_plane_needs_no_choice_whatever_the_metadata_say(axes):
         ("T", "max", "holds 3 time points, not a z-stack; choose one with --plane N"),
         ("P", "max", "holds 3 positions, not a z-stack; choose one with --plane N"),
         ("H", "max", "holds 3 planes along axis H, not a z-stack; choose one with --plane N"),
-        ("C", None, "holds 3 planes of several channels, not a z-stack; one channel per file is needed"),
-        ("C", "max", "holds 3 planes of several channels, not a z-stack; one channel per file is needed"),
-        ("C", 1, "holds 3 planes of several channels, not a z-stack; one channel per file is needed"),
+        (
+            "C",
+            None,
+            "holds 3 planes of several channels by its metadata, not a z-stack; one channel per file is needed",
+        ),
+        (
+            "C",
+            "max",
+            "holds 3 planes of several channels by its metadata, not a z-stack; one channel per file is needed",
+        ),
+        ("C", 1, "holds 3 planes of several channels by its metadata, not a z-stack; one channel per file is needed"),
         ("ZT", 1, "holds 3 planes along the axes Z and T; planes along one axis are needed"),
     ],
 )

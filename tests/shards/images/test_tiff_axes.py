@@ -22,7 +22,11 @@ STACK = np.stack([VALUES, VALUES[::-1], VALUES // 3])
 @pytest.mark.parametrize(
     ("axes", "shape", "message"),
     [
-        ("CYX", (3,), "holds 3 planes of several channels, not a z-stack; one channel per file is needed"),
+        (
+            "CYX",
+            (3,),
+            "holds 3 planes of several channels by its metadata, not a z-stack; one channel per file is needed",
+        ),
         ("ZCYX", (3, 2), "holds 6 planes of several channels"),
         ("TZYX", (3, 2), "holds 6 planes along the axes [TZ] and [TZ]; planes along one axis are needed"),
         ("TYX", (3,), "holds 3 time points, not a z-stack; choose one with --plane N$"),
