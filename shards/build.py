@@ -23,6 +23,7 @@ from shards.errors import BuildError, ImageError, LayoutError, ShardError
 from shards.format.codecs import CODECS
 from shards.format.manifest import SPLITS, Manifest
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
+from shards.images.planes import Plane
 from shards.layouts.registry import LAYOUTS
 
 
@@ -41,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--wells-per-shard", type=int, default=64, help="well images per tar file (default %(default)s)")
     add("--eight-bit", metavar="shift|LOW:HIGH", help="convert 16-bit pixels to 8 bits (default: keep them as stored)")
+    add(
+        "--plane",
+        metavar="N|max",
+        help="of a stack of planes, in one file or several, take the one of this number, from 1, or the maximum "
+        "(default: stacks are refused)",
+    )
     add(
         "--codec",
         default=DEFAULT_CODEC,
@@ -85,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             validation_fraction=args.validation_fraction,
             wells_per_shard=args.wells_per_shard,
             eight_bit=args.eight_bit,
+            plane=_plane(args.plane),
             codec=args.codec,
             chunk=args.chunk,
             seed=args.seed,
@@ -108,6 +116,17 @@ def _option(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _plane(text: str | None) -> Plane | None:
+    """The plane that a text names; what is no number is left to `build` to refuse."""
+    if text is None:
+        return None
+    if text == "max":
+        return "max"
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise BuildError(f"--plane {text}: expected a number from 1, or max")
+    return int(text)
+
+
 def _curation(args: argparse.Namespace) -> CurationRules | None:
     """The curation rules of the command line, if there are any."""
     rules: dict[str, Any] = {
@@ -123,6 +142,7 @@ def _summary(output: Path, manifest: Manifest, changed: bool, seconds: float) ->
     parts = [f"{manifest.wells[s]} {s} wells of {len(manifest.experiments[s])} experiments" for s in SPLITS]
     lines = [f"{output}: {len(manifest.shards)} shards, {size:.1f} MB, {' and '.join(parts)}"]
     lines += [f"left out {count} well images by {rule}" for rule, count in manifest.removed.items()]
+    lines += [f"turned {manifest.turned} images in which 0 was white"] if manifest.turned else []
     lines += [f"quarantined {well.key}: {well.origin}: {well.error}" for well in manifest.quarantined]
     lines.append(f"built in {seconds:.1f} s" if changed else "already complete: nothing was changed")
     return "\n".join(lines)

@@ -178,7 +178,8 @@ def describe_set(shards: ShardSet) -> str:
         [
             f"{shards.folder}: {', '.join(parts)}",
             f"channels {', '.join(manifest.channels)}",
-            f"{manifest.pixel_type}, {manifest.conversion or 'pixels as in their sources'}",
+            f"{manifest.pixel_type}, {manifest.conversion or 'pixels as in their sources'}"
+            + (f", {manifest.turned} images turned in which 0 was white" if manifest.turned else ""),
             f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB, ratio {raw / size:.2f}: "
             f"{manifest.codec} in chunks of {manifest.chunk} pixels",
         ]

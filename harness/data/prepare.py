@@ -49,6 +49,7 @@ def _build(options: Build) -> None:
         validation_fraction=options.validation_fraction,
         wells_per_shard=options.wells_per_shard,
         eight_bit=options.eight_bit,
+        plane=options.plane,
         codec=options.codec,
         chunk=options.chunk,
         seed=options.seed,

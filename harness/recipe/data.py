@@ -62,6 +62,9 @@ class Build(Section):
     eight_bit: Annotated[str, Field(pattern=r"^(shift|\d{1,5}:\d{1,5})$", max_length=16)] | None = Field(
         None, description="16-bit pixels to 8 bits: 'shift' (v >> 8), or LOW:HIGH; null: as stored"
     )
+    plane: Annotated[int, Field(gt=0, le=10**6)] | Literal["max"] | None = Field(
+        None, description="of a stack of planes: the one of this number, or their maximum; null: stacks are refused"
+    )
     codec: Label = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
     chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
     seed: Seed = 0

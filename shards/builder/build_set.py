@@ -15,14 +15,15 @@ from shards.builder.codec_trial import with_codec
 from shards.builder.curation import CurationRules, curate
 from shards.builder.finish import check_pixel_types, finish
 from shards.builder.lock import Lock, locked
-from shards.builder.options import PLAN, check_folders, check_numbers
+from shards.builder.options import PLAN, check_folders, check_numbers, check_plane
 from shards.builder.plan import Plan, choose_validation, digest_of, plan_shards
-from shards.builder.write import RECORDS, OnError, finished_record, write_shards
+from shards.builder.write import RECORDS, OnError, Task, finished_record, write_shards
 from shards.errors import BuildError, ShardError
 from shards.format.atomic import atomic_write, remove_abandoned
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.images.decode import eight_bit_rule
+from shards.images.planes import Plane
 from shards.images.regular_files import read_regular
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import WellTable, check_images
@@ -43,6 +44,7 @@ def build(
     validation_fraction: float = 0.1,
     wells_per_shard: int = 64,
     eight_bit: str | None = None,
+    plane: Plane | None = None,
     codec: str = DEFAULT_CODEC,
     chunk: int = DEFAULT_CHUNK,
     seed: int = 0,
@@ -54,10 +56,11 @@ def build(
 
     `curation` leaves wells out, and the manifest says how many and why. Validation takes the named experiments, else
     `validation_fraction` of them (at least one; 0 for none). Wells are shuffled across plates within a split.
-    `eight_bit` converts 16-bit pixels (`shards.images.decode.EightBit`). `codec` (a name, or "trial") and `chunk` (side
-    in pixels) say how they are stored, losslessly. An unreadable image stops the build, or with on_error="quarantine"
-    its well is left out and listed in the manifest. The same inputs and options give the same bytes for any number of
-    workers.
+    `eight_bit` converts 16-bit pixels (`shards.images.decode.EightBit`). `plane` is the one that is taken of a stack, a
+    number from 1, or "max" for their maximum; without it a stack is an unreadable image. `codec` (a name, or "trial")
+    and `chunk` (side in pixels) say how pixels are stored, losslessly. An unreadable image stops the build, or with
+    on_error="quarantine" its well is left out and listed in the manifest. The same inputs and options give the same
+    bytes for any number of workers.
 
     Only one build at a time writes into `output` (`shards.builder.lock`); a complete set is only read.
 
@@ -65,15 +68,17 @@ def build(
     a build with other inputs or options or is in use by another build.
     """
     check_numbers(wells_per_shard, workers, seed)
+    check_plane(plane)
     check_folders(str(root), output)
     conversion = _statement(eight_bit)
-    source = _Source(layout, str(root), dict(options or {}), curation, seed)
+    source = _Source(layout, str(root), dict(options or {}), curation, seed, plane)
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {
         "layout": layout, "root": str(root), "options": source.options,
         "curation": None if curation is None else _as_text(curation),
         "validation_experiments": named, "validation_fraction": validation_fraction if named is None else None,
-        "wells_per_shard": wells_per_shard, "eight_bit": eight_bit, "codec": codec, "chunk": chunk, "seed": seed,
+        "wells_per_shard": wells_per_shard, "eight_bit": eight_bit, "plane": plane, "codec": codec, "chunk": chunk,
+        "seed": seed,
     }  # fmt: skip
     with ExitStack() as stack:
         hold = partial(stack.enter_context, locked(output / RECORDS))
@@ -84,7 +89,7 @@ def build(
         validation = choose_validation(table, validation_experiments, validation_fraction, seed)
         plan = plan_shards(
             table, validation, output, wells_per_shard=wells_per_shard, seed=seed, on_error=on_error,
-            eight_bit=eight_bit,
+            eight_bit=eight_bit, plane=plane,
         )  # fmt: skip
         plan = with_codec(plan, codec, chunk)
         claim = json.dumps({**made_with, "table": digest_of(table)}, indent=1).encode()
@@ -107,10 +112,11 @@ class _Source:
     options: dict[str, str]
     curation: CurationRules | None
     seed: int
+    plane: Plane | None
 
     def read(self, scratch: Path | None) -> tuple[WellTable, dict[str, int]]:
         """The table, its rows in a file in `scratch`, and how many well images each rule of the curation removed."""
-        table = read_layout(self.layout, self.root, scratch, **self.options)
+        table = read_layout(self.layout, self.root, scratch, self.plane, **self.options)
         return (table, {}) if self.curation is None else curate(table, self.curation, self.seed)
 
     def check_unchanged(self, table: WellTable, output: Path) -> None:
@@ -176,13 +182,17 @@ def _complete(plan: Plan) -> Manifest | None:
     return manifest if all(finished_record(task) for task in plan) else None
 
 
+def _is_open(task: Task) -> bool:
+    """Whether a shard is yet to be written, or was by a version that read some images otherwise than this one does."""
+    record = finished_record(task)
+    return record is None or record.turned is None
+
+
 def _write_unfinished(plan: Plan, workers: int, progress: bool, lock: Lock) -> None:
     """Write every shard that no earlier run has finished, each with its record."""
     from tqdm import tqdm
 
-    unfinished = replace(
-        plan, cuts=tuple(cut for cut, task in zip(plan.cuts, plan, strict=True) if not finished_record(task))
-    )
+    unfinished = replace(plan, cuts=tuple(cut for cut, task in zip(plan.cuts, plan, strict=True) if _is_open(task)))
     if not unfinished:
         return
     for folder in (plan.output, plan.output / RECORDS):

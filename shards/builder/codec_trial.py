@@ -37,7 +37,7 @@ def _ratios(plan: Plan, chunk: int) -> dict[str, float]:
     step = max(1, plan.images // WELLS)
     for number in range(0, step * min(WELLS, plan.images), step):
         (row,) = plan.rows(number, number + 1)
-        source = read_source_images(row["images"], plan.eight_bit)
+        source = read_source_images(row["images"], plan.eight_bit, plan.plane)
         if source.image is None:  # writing its shard will stop the build, or quarantine the well
             failed = f"{row['origin']}: {source.error}"
             continue

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int], conversion: str | None) -> Manifest:
     """Write the table of the set and, last, its manifest; BuildError for no wells or two pixel types."""
-    shards, quarantined, pixel_types = list[Shard](), list[Quarantined](), dict[str, str]()
+    shards, quarantined, pixel_types, turned = list[Shard](), list[Quarantined](), dict[str, str](), 0
     for _, record in _records(plan):
         quarantined += record.quarantined
+        turned += record.turned or 0
         if record.shard is not None:
             shards.append(record.shard)
         pixel_types.update((entry.pixel_type, key) for key, entry in record.entries.items())
@@ -42,6 +43,7 @@ def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int],
             "wells_sha256": wells_sha256,
             "removed": removed,
             "quarantined": quarantined,
+            "turned": turned,
             "made_with": made_with,
         }
     )

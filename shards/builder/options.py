@@ -9,6 +9,7 @@ from pathlib import Path
 from shards.builder.write import RECORDS
 from shards.errors import BuildError
 from shards.images.locations import is_url, path_of
+from shards.images.planes import MAX_PLANE
 
 PLAN = "plan.json"
 LIMITS = {"wells per shard": (1, 1_000_000), "workers": (1, 1024), "seed": (0, 2**64 - 1)}
@@ -20,6 +21,13 @@ def check_numbers(wells_per_shard: int, workers: int, seed: int) -> None:
     for (name, (least, most)), value in zip(LIMITS.items(), (wells_per_shard, workers, seed), strict=True):
         if not least <= value <= most:
             raise BuildError(f"{name} must be at least {least} and at most {most}, got {value}")
+
+
+def check_plane(plane: object) -> None:
+    """Raise BuildError if this is no plane that an image may have."""
+    is_number = isinstance(plane, int) and not isinstance(plane, bool) and 1 <= plane <= MAX_PLANE
+    if plane not in (None, "max") and not is_number:
+        raise BuildError(f"plane must be a number from 1 to {MAX_PLANE}, or max, got {plane!r}")
 
 
 def check_folders(root: str, output: Path) -> None:

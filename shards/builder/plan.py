@@ -19,6 +19,7 @@ from shards.builder.write import OnError, Task
 from shards.errors import BuildError
 from shards.format.manifest import SPLITS, Split
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
+from shards.images.planes import Plane
 from shards.layouts.well_table import WellTable
 from shards.order.random_order import nested_experiments, shuffled
 
@@ -44,6 +45,7 @@ class Plan(Sequence[Task]):
     output: Path
     on_error: OnError
     eight_bit: str | None
+    plane: Plane | None
     codec: str
     codec_trial: dict[str, float]
     chunk: int
@@ -62,7 +64,7 @@ class Plan(Sequence[Task]):
         cut = self.cuts[index]
         return Task(
             self.output, cut.name, cut.split, self.table.channels, tuple(self.rows(cut.begin, cut.end)), self.on_error,
-            self.eight_bit, self.codec, self.chunk,
+            self.eight_bit, self.plane, self.codec, self.chunk,
         )  # fmt: skip
 
     def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
@@ -119,6 +121,7 @@ def plan_shards(
     seed: int,
     on_error: OnError,
     eight_bit: str | None = None,
+    plane: Plane | None = None,
     codec: str = DEFAULT_CODEC,
     chunk: int = DEFAULT_CHUNK,
 ) -> Plan:
@@ -133,7 +136,7 @@ def plan_shards(
             end = min(begin + wells_per_shard, len(rows))
             cuts.append(Cut(f"{split}-{number:06d}.tar", split, before + begin, before + end))
         before += len(rows)
-    return Plan(table, splits, seed, tuple(cuts), output, on_error, eight_bit, codec, {}, chunk)
+    return Plan(table, splits, seed, tuple(cuts), output, on_error, eight_bit, plane, codec, {}, chunk)
 
 
 def digest_of(table: WellTable) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ImageError
-from shards.images.decode import read_well
-from shards.images.locations import state
+from shards.images.decode import read_well_image
+from shards.images.locations import files_of, state
+from shards.images.planes import Plane
 from shards.images.regular_files import FileState
 
 ATTEMPTS = 3
@@ -25,25 +26,29 @@ CLOCK_TICK = 20_000_000
 """Nanoseconds. Linux stamps files with a clock that advances at most every 10 ms: two changes may share a stamp."""
 
 States = tuple[FileState | None, ...]
-"""The state of each channel's file; None for one that is absent or remote."""
+"""The state of each channel's file or files, one after another; None for one that is absent or remote."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImages:
-    """The images of a well, (C, H, W), or why they cannot be used; and the states of their files."""
+    """The images of a well, (C, H, W), or why they cannot be used; and the states of their files.
+
+    `turned` of these images were stored with 0 as white.
+    """
 
     states: States
     image: NDArray[np.generic] | None = None
+    turned: int = 0
     error: str = ""
 
 
 def states_of(images: Sequence[str]) -> States:
-    """The state of each channel's file now."""
-    return tuple(state(location) for location in images)
+    """The states of the channels' files now."""
+    return tuple(map(state, _files(images)))
 
 
-def read_source_images(images: Sequence[str], eight_bit: str | None) -> SourceImages:
-    """Read the channels of a well by `shards.images.decode.read_well`, again if a file changes meanwhile.
+def read_source_images(images: Sequence[str], eight_bit: str | None, plane: Plane | None = None) -> SourceImages:
+    """Read the channels of a well by `shards.images.decode.read_well_image`, again if a file changes meanwhile.
 
     Never raises for what is wrong with an image: a file that changes in all ATTEMPTS is an error, too.
     """
@@ -51,14 +56,20 @@ def read_source_images(images: Sequence[str], eight_bit: str | None) -> SourceIm
     for _ in range(ATTEMPTS):
         before = _after_tick(images, after)
         try:
-            result = SourceImages(before, read_well(images, eight_bit))
+            well = read_well_image(images, eight_bit, plane)
+            result = SourceImages(before, well.pixels, well.turned)
         except ImageError as error:
             result = SourceImages(before, error=str(error))
         after = states_of(images)
         if after == before:
             return result
-    changed = next(location for location, *both in zip(images, before, after, strict=True) if both[0] != both[1])
+    states = zip(_files(images), before, after, strict=True)
+    changed = next(location for location, old, new in states if old != new)
     return SourceImages(before, error=f"image file {changed} changed while it was being read, {ATTEMPTS} times")
+
+
+def _files(images: Sequence[str]) -> list[str]:
+    return [file for location in images for file in files_of(location)]
 
 
 def _after_tick(images: Sequence[str], states: States) -> States:

@@ -30,6 +30,7 @@ from shards.format.manifest import VERSION, Quarantined, Shard, Split
 from shards.format.payload import MAX_IMAGE_BYTES
 from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC, ShardWriter, WellLocation
 from shards.images.locations import state
+from shards.images.planes import Plane
 from shards.images.regular_files import read_regular
 from shards.reader.well_table import MAX_ROW_BYTES
 
@@ -56,13 +57,15 @@ class Task:
     wells: tuple[BuildRow, ...]
     on_error: OnError
     eight_bit: str | None = None
+    plane: Plane | None = None
     codec: str = DEFAULT_CODEC
     chunk: int = DEFAULT_CHUNK
 
     def fingerprint(self, states: Sequence[States]) -> str:
         """A digest of all inputs of the shard: rows, and for each of them the states of its image files."""
         rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
-        return digest([VERSION, self.channels, rows, states, self.eight_bit, self.codec, self.chunk])
+        plane = [] if self.plane is None else [self.plane]  # as before there was a choice
+        return digest([VERSION, self.channels, rows, states, self.eight_bit, self.codec, self.chunk, *plane])
 
     @property
     def current_fingerprint(self) -> str:
@@ -83,6 +86,7 @@ class Record(BaseModel):
     shard: Shard | None  # None if every well image was quarantined
     entries: dict[str, WellLocation]
     quarantined: tuple[Quarantined, ...]
+    turned: int | None = None  # images that were stored with 0 as white; None: written before these were turned
 
 
 def read_record(path: Path, wells: int) -> Record:
@@ -114,17 +118,18 @@ def write_shard(task: Task) -> Record:
     The record has the states that the image files had when these pixels were read.
     """
     task.record.unlink(missing_ok=True)  # an earlier one is not of the shard that is about to be replaced
-    entries, quarantined, states = dict[str, WellLocation](), list[Quarantined](), list[States]()
+    entries, quarantined, states, turned = dict[str, WellLocation](), list[Quarantined](), list[States](), 0
     path = task.output / task.name
     with atomic_write(path) as file:
         writer = ShardWriter(file, task.codec, task.chunk)
         for row in task.wells:
             key, origin = str(row["key"]), str(row["origin"])
-            source = read_source_images(_images(row), task.eight_bit)
+            source = read_source_images(_images(row), task.eight_bit, task.plane)
             states.append(source.states)
             error = source.error if source.image is None else _misfit(source.image, task.chunk)
             if source.image is not None and not error:
                 entries[key] = writer.add(key, source.image, _metadata(task, row))
+                turned += source.turned
             elif task.on_error == "stop":
                 raise ImageError(f"{origin}: {error}")
             else:
@@ -138,7 +143,10 @@ def write_shard(task: Task) -> Record:
     else:
         path.unlink()
         index.unlink(missing_ok=True)
-    record = Record(fingerprint=task.fingerprint(states), shard=shard, entries=entries, quarantined=tuple(quarantined))
+    record = Record(
+        fingerprint=task.fingerprint(states), shard=shard, entries=entries, quarantined=tuple(quarantined),
+        turned=turned,
+    )  # fmt: skip
     with atomic_write(task.record) as file:
         file.write(record.model_dump_json().encode())
     return record

@@ -75,6 +75,7 @@ class Manifest(_Strict):
     wells_sha256: Sha256
     removed: dict[str, int] = {}  # well images left out by curation, by rule
     quarantined: tuple[Quarantined, ...] = ()
+    turned: Annotated[int, Field(ge=0)] = 0  # images stored with 0 as white: the largest sample less each value
     made_with: dict[str, str | int | float | tuple[str, ...] | dict[str, str] | None]
 
     @field_validator("codec")

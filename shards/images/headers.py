@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -88,19 +89,46 @@ def jpeg_shape(data: bytes) -> tuple[int, int]:
     raise ValueError("no frame header")
 
 
+def jpeg2000_palette_columns(data: bytes) -> int:
+    """How many components the palette of a JPEG 2000 file makes of one (Annex I.5.3.4); 0 if it has no palette.
+
+    Raises ValueError or struct.error if the boxes are damaged.
+    """
+    if data[4:8] != b"jP  ":
+        return 0
+    for kind, begin, end in _boxes(data, 0, len(data)):
+        if kind == b"jp2h":
+            for inner, at, _ in _boxes(data, begin, end):
+                if inner == b"pclr":
+                    return int(struct.unpack_from(">B", data, at + 2)[0])
+        if kind == b"jp2c":
+            break
+    return 0
+
+
 def _code_stream(data: bytes) -> int:
     """Where the code stream of a JPEG 2000 file begins."""
     if data[4:8] != b"jP  ":
         return 0
-    at = 0
+    for kind, begin, _ in _boxes(data, 0, len(data)):
+        if kind == b"jp2c":
+            return begin
+    raise ValueError("no code stream")
+
+
+def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, and begin and end of the content, of each box (Annex I.4)."""
     for _ in range(MAX_BOXES):
+        if at >= end:
+            return
         length, kind = struct.unpack_from(">I4s", data, at)
         header = 8
         if length == 1:
             (length,), header = struct.unpack_from(">Q", data, at + 8), 16
-        if kind == b"jp2c":
-            return at + header
+        if length == 0:  # up to the end of the file
+            length = end - at
         if length < header:
-            break
+            raise ValueError(f"a box of {length} bytes")
+        yield kind, at + header, min(at + length, end)
         at += length
-    raise ValueError("no code stream")
+    raise ValueError(f"more than {MAX_BOXES} boxes")

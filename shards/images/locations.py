@@ -3,6 +3,7 @@
     /data/plate/B02_s1_w1.png          a path (or file:///data/...)
     s3://bucket/plate/B02_s1_w1.png    any URL that fsspec knows: https, gs, memory, simplecache::s3 ...
     /data/train-00.parquet#17.jp2      the value of column `jp2` in row 17 of a Parquet file
+    several files, by `planes_location` one image, the maximum of the planes that these files hold
 
 A location is opened where it is read, so worker processes share nothing and have one image in memory at a time. What is
 read is bounded: a location may name a device, a stream without an end, or a file of any size.
@@ -14,7 +15,7 @@ import os
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 LOCAL = re.compile("(file|local)://")
 ROW = re.compile(r"(?P<file>.+\.parquet)#(?P<row>\d{1,18})\.(?P<column>\w+)")
+PLANE = "\0"
+"""Before each file of a location of several; no file's name has it."""
 PAUSES = (0.5, 2.0)
 """Seconds between attempts at a URL that fails."""
 BLOCK_BYTES = 1 << 20
@@ -61,6 +64,21 @@ def join(root: str, path: str) -> str:
 def row_location(file: str, row: int, column: str) -> str:
     """The location of one value of a Parquet file."""
     return f"{file}#{row}.{column}"
+
+
+def planes_location(files: Iterable[str]) -> str:
+    """The location of the image that is the maximum of the planes in these files, at least one."""
+    return "".join(PLANE + file for file in files)
+
+
+def plane_files(location: str) -> tuple[str, ...]:
+    """The files of a location that `planes_location` made; none for any other."""
+    return tuple(location.split(PLANE)[1:]) if location.startswith(PLANE) else ()
+
+
+def files_of(location: str) -> tuple[str, ...]:
+    """All that a location names, one file or several."""
+    return plane_files(location) or (location,)
 
 
 def file_of(location: str) -> str:

@@ -8,12 +8,13 @@ from load_data.csv or from the user, and are never guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
-from shards.images.locations import find, is_url
+from shards.images.locations import find, is_url, plane_files, planes_location
+from shards.images.planes import Plane
 from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
 from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
 from shards.tables.csv_tables import filled, parse_pairs, read_csv
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = re.compile(
-    r"r(?P<row>\d{1,4})c(?P<column>\d{1,4})f(?P<field>\d{1,6})p\d+-ch(?P<channel>\d{1,4})sk\d+fk\d+fl\d+\.tiff?"
+    r"r(?P<row>\d{1,4})c(?P<column>\d{1,4})f(?P<field>\d{1,6})p(?P<plane>\d{1,6})-ch(?P<channel>\d{1,4})sk\d+fk\d+fl\d+\.tiff?"
 )
 MEASUREMENT = re.compile(r"(?P<plate>.+)__.+-Measurement\s?\d+")
 ORIGINAL = re.compile(r"(FileName|URL)_Orig(?P<stain>.+)")
@@ -38,6 +39,7 @@ def read_jump(
     load_data: str | None = None,
     platemap: str | None = None,
     barcode_platemap: str | None = None,
+    plane: Plane | None = None,
 ) -> LayoutOutput:
     """Read Opera Phenix images, one row per field of view.
 
@@ -47,6 +49,7 @@ def read_jump(
     `URL_Orig<Name>` columns of the plate's load_data.csv[.gz], else ch1, ch2 ...
     Perturbations: barcode_platemap.csv with its platemap/*.txt, else `Metadata_` columns of load_data.csv, else the
     image folder's name. An empty broad_sample is DMSO.
+    Planes: where files differ in their p numbers, `plane` picks one or the maximum of all.
     The three tables are searched for below the root, or at the path (relative to the root) that an option gives.
     """
     folders = _image_folders(root)
@@ -57,7 +60,7 @@ def read_jump(
 
     parts: list[pd.DataFrame] = []
     for folder in sorted(folders):
-        parts.append(_wells(folder, _fields(folder, folders.pop(folder)), channel_names, stains))
+        parts.append(_wells(folder, _fields(folder, folders.pop(folder), plane), channel_names, stains))
         if set(parts[0].columns) != set(parts[-1].columns):
             first, other = (_channels(part) for part in (parts[0], parts[-1]))
             raise LayoutError(f"{folder}: channels {other} differ from the first plate's, {first}")
@@ -82,21 +85,57 @@ def _image_folders(root: str) -> dict[str, list[str]]:
     return folders
 
 
-def _fields(folder: str, files: list[str]) -> pd.DataFrame:
-    """File of each image: a row per well and site (field), a column per channel number."""
+def _fields(folder: str, files: list[str], plane: Plane | None) -> pd.DataFrame:
+    """File of each image: a row per well and site (field), a column per channel number; see `_file`."""
     import pandas as pd
 
-    files_of: dict[tuple[str, int, int], str] = {}
+    files_of: dict[tuple[str, int, int], dict[int, str]] = {}
     for file in files:
         name = FILE.fullmatch(file)
         assert name is not None
         field = _well(int(name["row"]), int(name["column"])), int(name["field"]), int(name["channel"])
-        if (first := files_of.setdefault(field, file)) != file:
-            raise LayoutError(f"{folder}/{file}: the same field and channel as {first}; one plane each is needed")
+        planes = files_of.setdefault(field, {})
+        if (first := planes.setdefault(int(name["plane"]), file)) != file:
+            raise LayoutError(f"{folder}/{file}: the same field, channel and plane as {first}; one image is needed")
+    chosen = _planes(folder, files_of.values(), plane)
     images = pd.DataFrame(
-        [(*field, file) for field, file in files_of.items()], columns=["well", "site", "channel", "file"]
+        [(*field, _file(planes, chosen)) for field, planes in files_of.items()],
+        columns=["well", "site", "channel", "file"],
     )
     return images.pivot(index=["well", "site"], columns="channel", values="file")
+
+
+def _planes(folder: str, images: Collection[Mapping[int, str]], plane: Plane | None) -> list[int]:
+    """The p numbers that are wanted of every image; none if p numbers do not say what is a plane."""
+    present = sorted(set().union(*images))
+    if plane is None:
+        if several := next((list(files.values()) for files in images if len(files) > 1), None):
+            raise LayoutError(
+                f"{folder}/{several[1]}: another plane of {several[0]}; there are {len(present)}: "
+                "choose one with --plane N, or their maximum with --plane max"
+            )
+        return []
+    if present == [1]:
+        return []  # the files themselves may hold several
+    if plane != "max" and plane not in present:
+        raise LayoutError(
+            f"{folder}: no image of plane {plane}; there are {len(present)} planes, from {present[0]} to {present[-1]}"
+        )
+    return present if plane == "max" else [plane]
+
+
+def _file(planes: Mapping[int, str], chosen: Sequence[int]) -> str:
+    """The only file of an image, or those of its planes; where it has no such file, the name that it should have."""
+    any_file = next(iter(planes.values()))
+    if not chosen:
+        return any_file
+    return planes_location(planes.get(number, re.sub(r"p\d+-", f"p{number:02d}-", any_file)) for number in chosen)
+
+
+def _location(folder: str, file: str) -> str:
+    """The location of what `_file` names."""
+    files = plane_files(file)
+    return planes_location(f"{folder}/{name}" for name in files) if files else f"{folder}/{file}"
 
 
 def _well(row: int, column: int) -> str:
@@ -126,7 +165,7 @@ def _wells(folder: str, fields: pd.DataFrame, channel_names: Mapping[str, str] |
     wells = fields.reset_index()[["well", "site"]].assign(experiment=experiment, plate=plate, treatment=treatment)
     wells["origin"] = filled("{folder}, well {well} field {site}", wells, {"folder": folder})
     for name, number in numbers.items():
-        wells[CHANNEL + name] = [f"{folder}/{file}" for file in _files(fields, number)]
+        wells[CHANNEL + name] = [_location(folder, file) for file in _files(fields, number)]
     return wells
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
 from shards.images.locations import is_folder, is_url, join
+from shards.images.planes import Plane
 from shards.layouts.folder import read_folder
 from shards.layouts.jump import read_jump
 from shards.layouts.load_data import read_load_data
@@ -38,9 +39,12 @@ LAYOUTS: dict[str, Callable[..., LayoutOutput]] = {
 }
 
 
-def read_layout(layout: str, root: str | Path, folder: Path | None = None, /, **options: str) -> WellTable:
+def read_layout(
+    layout: str, root: str | Path, folder: Path | None = None, plane: Plane | None = None, /, **options: str
+) -> WellTable:
     """Read `root`, a folder or a URL, by the layout of this name; rows go to a file without a name in `folder`.
 
+    `plane` is for layouts that have a file for each plane of an image.
     Raises LayoutError for an unknown layout or option and for any fault that the reader finds. Images are not opened
     (see `shards.layouts.well_table.check_images`).
     """
@@ -49,12 +53,13 @@ def read_layout(layout: str, root: str | Path, folder: Path | None = None, /, **
         raise LayoutError(f"no layout {layout!r}; there are {', '.join(LAYOUTS)}")
     if not is_url(root) and not is_folder(root):
         raise LayoutError(f"{root}: no such folder")
-    known = [name for name in inspect.signature(LAYOUTS[layout]).parameters if name != "root"]
+    parameters = inspect.signature(LAYOUTS[layout]).parameters
+    known = [name for name in parameters if name not in ("root", "plane")]
     for name in options:
         if name not in known:
             raise LayoutError(f"layout {layout!r} has no option {name!r}; it has {', '.join(known) or 'none'}")
     try:
-        output = LAYOUTS[layout](root, **options)
+        output = LAYOUTS[layout](root, **options, **({"plane": plane} if "plane" in parameters else {}))
     except OSError as error:
         raise LayoutError(f"{root}: {error}") from error
     return table_of(replace(output, parts=_relative_origins(output.parts, root)), folder)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import LayoutError
-from shards.images.locations import file_of, is_url, path_of
+from shards.images.locations import file_of, files_of, is_url, path_of
 from shards.tables.mapped_rows import PART_ROWS, Rows
 
 if TYPE_CHECKING:
@@ -175,9 +175,10 @@ def check_images(table: WellTable) -> None:
         wells = table.located(table.stored.take(part))
         for column in (CHANNEL + name for name in table.channels):
             for location, origin in zip(wells[column], wells["origin"], strict=True):
-                folder, _, name = file_of(location).rpartition("/")
-                if not is_url(location) and name not in listed(folder):
-                    missing, first = missing + 1, first if missing else (origin, location)
+                for file in files_of(location):
+                    folder, _, name = file_of(file).rpartition("/")
+                    if not is_url(file) and name not in listed(folder):
+                        missing, first = missing + 1, first if missing else (origin, file)
     if missing:
         more = f" ({missing} image files are missing in all)" if missing > 1 else ""
         raise LayoutError(f"{first[0]}: image file {first[1]} does not exist{more}")

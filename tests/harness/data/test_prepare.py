@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.data.prepare import prepare
@@ -47,9 +48,23 @@ def test_eight_bit_rules_reach_the_builder(assay: Path, tmp_path: Path) -> None:
         prepare(load(SCALING, "laptop", ["prepare.assay=null", build]))
 
 
+def test_the_plane_of_stacks_reaches_the_builder(tmp_path: Path) -> None:
+    stack = np.arange(3 * 16 * 16, dtype=np.uint16).reshape(3, 16, 16)
+    np.save(tmp_path / "a.npy", stack)
+    (tmp_path / "wells.csv").write_text("experiment,plate,well,channel:DNA\ne,p,A01,a.npy\n")
+    for plane, expected in (("2", stack[1]), ("max", stack[2])):
+        output = tmp_path / f"shards{plane}"
+        options = f"layout: folder, root: {tmp_path}, output: {output}, validation_fraction: 0, plane: {plane}"
+        prepare(load(SCALING, "laptop", ["prepare.assay=null", f"prepare.build=[{{{options}}}]"]))
+        assert np.array_equal(ShardSet.open(output).read_well(0)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
+        ("plane: 0", "plane"),
+        ("plane: mean", "plane"),
+        ("plane: true", "plane"),
         ("eight_bit: half", "eight_bit"),
         ("curation: {min_wells: 0}", "min_wells"),
         ("curation: {min_well: 3}", "did you mean 'min_wells'"),

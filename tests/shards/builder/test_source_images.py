@@ -48,17 +48,17 @@ def by_link(path: Path, value: int) -> None:
 
 def changing(monkeypatch, change, path: Path, times: int) -> None:
     """Change a file after its pixels were read and before that is noticed, this many times."""
-    read, done = source_images.read_well, []
+    read, done = source_images.read_well_image, []
 
-    def read_then_change(images, rule):
+    def read_then_change(images, rule, plane):
         try:
-            return read(images, rule)
+            return read(images, rule, plane)
         finally:
             if len(done) < times:
                 done.append(None)
                 change(path, 100 + len(done))
 
-    monkeypatch.setattr(source_images, "read_well", read_then_change)
+    monkeypatch.setattr(source_images, "read_well_image", read_then_change)
 
 
 @pytest.mark.parametrize("change", [in_place, by_rename, by_link])

@@ -1,5 +1,6 @@
 """Decoding: what is read, what is refused with which message, and the rules that convert 16 bits to 8."""
 
+import io
 import subprocess
 import sys
 
@@ -7,8 +8,8 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hostile_files import BOMBS, not_files
-from hypothesis import given
+from hostile_files import BOMBS, not_files, npy
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,7 +17,9 @@ from shards.build import main
 from shards.builder.build_set import build
 from shards.errors import ImageError
 from shards.images import decode
-from shards.images.decode import EightBit, read_image, read_well
+from shards.images.decode import EightBit, read_image, read_well, read_well_image
+from shards.images.decode import decode as decode_bytes
+from shards.images.locations import planes_location
 from shards.reader.shard_set import ShardSet
 
 
@@ -63,6 +66,66 @@ def test_formats_are_recognised_by_content_not_by_name(tmp_path):
     (tmp_path / "stream.bin").write_bytes(imagecodecs.jpeg2k_encode(values, reversible=True, codecformat="j2k"))
     for path in tmp_path.iterdir():
         assert np.array_equal(read_image(str(path)), values), path.name
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_an_array_in_any_guise_comes_back(data):
+    """Axes of length one, byte order, order of axes in memory, format, and the plane of a stack."""
+    planes = data.draw(st.integers(1, 4))
+    dtype = data.draw(st.sampled_from(["u1", "<u2", ">u2"]))
+    stack = np.random.default_rng(planes).integers(0, 256, (planes, 11, 13)).astype(dtype)
+    plane = data.draw(st.sampled_from(["max", *range(1, planes + 1), *([None] if planes == 1 else [])]))
+    shape = [size for size in stack.shape if size > 1]
+    kind = data.draw(st.sampled_from(["C", "F", "tiff", "bigtiff", "lzw"]))
+    places = [place for place in range(len(shape) + 1) if kind in ("C", "F") or place != len(shape) - 1]
+    for axis in sorted(data.draw(st.lists(st.sampled_from(places), max_size=3)), reverse=True):
+        shape.insert(axis, 1)
+    file = io.BytesIO()
+    if kind in ("C", "F"):
+        np.save(file, np.array(stack.reshape(shape), order=kind))
+    else:
+        tifffile.imwrite(
+            file, stack.reshape(shape), photometric="minisblack", bigtiff=kind == "bigtiff",
+            compression="lzw" if kind == "lzw" else None, byteorder=data.draw(st.sampled_from("<>")),
+        )  # fmt: skip
+    expected = stack.max(axis=0) if plane == "max" else stack[(plane or 1) - 1]
+    image = decode_bytes(file.getvalue(), plane=plane).pixels
+    assert image.dtype == np.dtype(dtype).newbyteorder("=")
+    assert np.array_equal(image, expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 3), (50, 60, 4), (2, 3, 5, 6), (4, 4, 3), (0, 5, 6), (6,), ()])
+def test_arrays_that_are_neither_an_image_nor_a_stack_are_refused(shape):
+    """Colours, planes along two axes, nothing."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(shape, np.uint8))
+    for plane in (None, 1, "max"):
+        with pytest.raises(
+            ImageError, match=r"has shape \(.*; one greyscale image per channel is needed|holds no plane"
+        ):
+            decode_bytes(file.getvalue(), plane=plane)
+
+
+@pytest.mark.timeout(20)
+def test_a_stack_that_claims_to_be_endless_is_refused_at_once():
+    for plane in (None, 1, 2**20, "max"):
+        with pytest.raises((ImageError, ValueError), match=r"^holds 2147483648 planes; choose|cut short"):
+            decode_bytes(npy((2**31, 48, 48)), plane=plane)
+
+
+def test_the_images_of_a_well_that_were_turned_are_counted(tmp_path):
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name in ("minisblack", "miniswhite"):
+        tifffile.imwrite(tmp_path / name, values, photometric=name)
+    black, white = str(tmp_path / "minisblack"), str(tmp_path / "miniswhite")
+    well = read_well_image([white, black, white])
+    assert well.turned == 2
+    assert np.array_equal(well.pixels, [255 - values, values, 255 - values])
+    assert read_well_image([black]).turned == 0
+    stack = read_well_image([planes_location([black, white]), black])
+    assert stack.turned == 1
+    assert np.array_equal(stack.pixels, [255 - values, values])  # below 128, so the turned one is the brighter
 
 
 def test_a_pickled_array_is_not_opened(tmp_path):

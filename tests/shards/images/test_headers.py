@@ -11,7 +11,15 @@ from PIL import Image
 
 from shards.errors import ImageError
 from shards.format.payload import MAX_IMAGE_BYTES
-from shards.images.headers import MAX_WELL_BYTES, check_header, jpeg2000_header, jpeg_shape, npy_header
+from shards.images.decode import decode
+from shards.images.headers import (
+    MAX_WELL_BYTES,
+    check_header,
+    jpeg2000_header,
+    jpeg2000_palette_columns,
+    jpeg_shape,
+    npy_header,
+)
 
 
 @pytest.mark.parametrize("kind", ["j2k", "jp2"])
@@ -21,6 +29,48 @@ def test_jpeg_2000_claims_are_what_openjpeg_decodes(kind, shape, dtype):
     decoded = imagecodecs.jpeg2k_decode(data)
     assert jpeg2000_header(data) == (decoded.shape, decoded.dtype.name)
     assert jpeg2000_header(jpeg2000(SIDE, kind)) == ((SIDE, SIDE), "uint8")
+
+
+def with_palette(data: bytes, columns: int, entries: np.ndarray) -> bytes:
+    """A JPEG 2000 file with boxes that map its component by a palette (E, columns) (Annex I.5.3.4 and 5)."""
+    count = len(entries)
+    pclr = struct.pack(">HB", count, columns) + bytes([7] * columns) + entries.astype(np.uint8).tobytes()
+    cmap = b"".join(struct.pack(">HBB", 0, 1, column) for column in range(columns))
+    boxes = b"".join(struct.pack(">I4s", 8 + len(c), kind) + c for kind, c in ((b"pclr", pclr), (b"cmap", cmap)))
+    at = data.index(b"jp2h") - 4
+    (length,) = struct.unpack_from(">I", data, at)
+    head = struct.pack(">I", length + len(boxes)) + data[at + 4 : at + length] + boxes
+    return (
+        data[:at]
+        + head.replace(struct.pack(">I", 17), struct.pack(">I", 16 if columns > 1 else 17))
+        + data[at + length :]
+    )
+
+
+def test_a_jpeg_2000_palette_gives_grey_values_or_is_refused():
+    indices = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    data = imagecodecs.jpeg2k_encode(indices, reversible=True, codecformat="jp2")
+    assert jpeg2000_palette_columns(data) == jpeg2000_palette_columns(data[data.index(b"\xff\x4f") :]) == 0
+    greys = 255 - np.arange(256)
+    for columns in (1, 3):
+        grey = with_palette(data, columns, np.stack([greys] * columns, axis=1))
+        assert jpeg2000_palette_columns(grey) == columns
+        assert np.array_equal(decode(grey).pixels, greys[indices])
+    with pytest.raises(ImageError, match="has a palette of colours"):
+        decode(with_palette(data, 3, np.arange(768).reshape(256, 3)))
+
+
+def test_a_palette_of_many_columns_takes_no_memory():
+    side = 16_000
+    data = imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8), reversible=True, codecformat="jp2")
+    data = bytearray(with_palette(data, 255, np.zeros((256, 255))))
+    at = data.index(b"\xff\x4f\xff\x51")
+    for field in (8, 24):
+        struct.pack_into(">II", data, at + field, side, side)
+    with pytest.raises(
+        ImageError, match=f"claims {side} x {side} pixels of uint8; {MAX_WELL_BYTES} bytes are the limit"
+    ):
+        decode(bytes(data))
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from shard_files import edit
 
-from shards.errors import LayoutError
+from shards.errors import ImageError, LayoutError
 from shards.images.decode import read_well
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import check_images
@@ -93,3 +93,100 @@ def test_jump_without_tables_names_plates_after_folders(tmp_path):
         LayoutError, match=r"well N09 field 6: image file .*r14c09f06p01-ch2sk1fk1fl1.tiff does not exist"
     ):
         check_images(table)
+
+
+@pytest.fixture
+def planes(tmp_path: Path) -> Path:
+    """Two fields of two channels in three planes; pixels are 10 times the channel plus the plane."""
+    folder = tmp_path / "plates" / "P1"
+    folder.mkdir(parents=True)
+    for field in (1, 2):
+        for channel in (1, 2):
+            for plane in (1, 2, 3):
+                pixels = np.full((4, 4), 10 * channel + plane, np.uint16)
+                pixels[plane] = 50 + plane
+                tifffile.imwrite(folder / f"r02c03f{field:02d}p{plane:02d}-ch{channel}sk1fk1fl1.tiff", pixels)
+    return folder
+
+
+def pixels_of(root: Path, plane: int | str | None) -> list[np.ndarray]:
+    table = read_layout("jump", root, None, plane)
+    check_images(table)
+    return [read_well(row["images"], plane=plane) for row in table.rows(table.numbers)]
+
+
+def test_a_plane_is_picked_by_its_number_in_the_name(planes):
+    for plane in (1, 2, 3):
+        first, second = pixels_of(planes.parent, plane)
+        assert np.array_equal(first, second)
+        assert first[:, 0, 0].tolist() == [10 + plane, 20 + plane]
+        assert first[:, plane, 0].tolist() == [50 + plane] * 2
+
+
+def test_the_maximum_is_of_all_planes(planes):
+    for well in pixels_of(planes.parent, "max"):
+        assert well[:, 0].tolist() == [[13] * 4, [23] * 4]
+        assert well[0, 1:, 0].tolist() == [51, 52, 53]
+
+
+def test_several_planes_are_refused_by_default_with_a_message_that_names_the_option(planes):
+    message = "p02-ch1sk1fk1fl1.tiff: another plane of r02c03f01p01-ch1sk1fk1fl1.tiff; there are 3: choose one with "
+    with pytest.raises(LayoutError, match=rf"{message}--plane N, or their maximum with --plane max"):
+        read_layout("jump", planes.parent)
+    with pytest.raises(LayoutError, match=r"P1: no image of plane 4; there are 3 planes, from 1 to 3"):
+        read_layout("jump", planes.parent, None, 4)
+    with pytest.raises(LayoutError, match=r"layout 'jump' has no option 'plane'"):
+        read_layout("jump", planes.parent, plane="2")
+
+
+def test_a_plane_that_one_channel_lacks_is_a_missing_image(planes):
+    (planes / "r02c03f02p03-ch2sk1fk1fl1.tiff").unlink()
+    for plane in (3, "max"):
+        with pytest.raises(
+            LayoutError, match=r"field 2: image file .*P1/r02c03f02p03-ch2sk1fk1fl1.tiff does not exist$"
+        ):
+            check_images(read_layout("jump", planes.parent, None, plane))
+        rows = read_layout("jump", planes.parent, None, plane).rows(np.arange(2))
+        with pytest.raises(ImageError, match=r"image file .*r02c03f02p03-ch2sk1fk1fl1.tiff does not exist"):
+            read_well(rows[1]["images"], plane=plane)
+    assert len(pixels_of(planes.parent, 2)) == 2
+
+
+def test_a_channel_that_a_field_lacks_is_named_with_its_plane(planes):
+    for plane in (1, 2, 3):
+        (planes / f"r02c03f02p{plane:02d}-ch2sk1fk1fl1.tiff").unlink()
+    for plane, missing in ((2, "p02"), ("max", "p01")):
+        with pytest.raises(LayoutError, match=rf"image file .*r02c03f02{missing}-ch2sk1fk1fl1.tiff does not exist"):
+            check_images(read_layout("jump", planes.parent, None, plane))
+
+
+def test_files_that_differ_in_more_than_the_plane_are_refused(planes):
+    (planes / "r02c03f01p01-ch1sk2fk1fl1.tiff").write_bytes(b"")
+    for plane in (None, 1, "max"):
+        with pytest.raises(
+            LayoutError, match=r"ch1sk\d.*: the same field, channel and plane as .*; one image is needed"
+        ):
+            read_layout("jump", planes.parent, None, plane)
+
+
+def test_where_all_files_are_plane_1_the_files_themselves_may_hold_several(tmp_path):
+    write_fields(tmp_path / "P1", {"r01c01f01": (1, 2)})
+    for path in (tmp_path / "P1").iterdir():
+        planes = np.stack([np.full((4, 4), value, np.uint16) for value in (7, 9, 8)])
+        tifffile.imwrite(path, planes, photometric="minisblack")
+    assert pixels_of(tmp_path, 3)[0][:, 0, 0].tolist() == [8, 8]
+    assert pixels_of(tmp_path, "max")[0][:, 0, 0].tolist() == [9, 9]
+    with pytest.raises(ImageError, match=r"ch1sk1fk1fl1.tiff holds 3 planes; choose one with --plane N"):
+        pixels_of(tmp_path, None)
+
+
+def test_files_of_one_plane_of_a_stack_hold_one_each(planes):
+    path = planes / "r02c03f01p02-ch1sk1fk1fl1.tiff"
+    tifffile.imwrite(path, np.zeros((2, 4, 4), np.uint16), photometric="minisblack")
+    with pytest.raises(ImageError, match=f"image file {path} holds 2 planes"):
+        pixels_of(planes.parent, "max")
+    tifffile.imwrite(path, np.zeros((5, 4), np.uint16))
+    with pytest.raises(
+        ImageError, match=r"p01-ch1sk1fk1fl1.tiff and the other planes of its field: has planes of \(4, 4\)"
+    ):
+        pixels_of(planes.parent, "max")
