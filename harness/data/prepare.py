@@ -54,6 +54,7 @@ def _build(options: Build) -> None:
         seed=options.seed,
         workers=options.workers,
         on_error=options.on_error,
+        unlabelled=options.unlabelled or "refuse",
     )
 
 

@@ -42,6 +42,7 @@ def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int],
             "wells_sha256": wells_sha256,
             "removed": removed,
             "quarantined": quarantined,
+            "notes": plan.table.notes,
             "made_with": made_with,
         }
     )

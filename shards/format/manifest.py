@@ -75,6 +75,7 @@ class Manifest(_Strict):
     wells_sha256: Sha256
     removed: dict[str, int] = {}  # well images left out by curation, by rule
     quarantined: tuple[Quarantined, ...] = ()
+    notes: tuple[str, ...] = ()  # what of the source was not used, or kept without a treatment
     made_with: dict[str, str | int | float | tuple[str, ...] | dict[str, str] | None]
 
     @field_validator("codec")
