@@ -81,9 +81,7 @@ def read_load_data_table(location: str, root: str, left_out: list[str], sites: b
         raise LayoutError(f"{location}, line 1: no column FileName_<Name> or URL_<Name> of a channel")
     used = {column for columns in images.values() for column in columns.values()}
     if others := [name for name in names(frame) if _channel(name) and name not in used]:
-        left_out.append(
-            f"{location}: columns {', '.join(others)} are not used, as others begin with FileName_Orig or URL_Orig"
-        )
+        left_out.append(f"{location}: columns without Orig in their names are not used: {', '.join(others)}")
     return LoadDataTable(location, frame, images, wells)
 
 

@@ -46,7 +46,9 @@ def _group_parts(location: str, parquet: ParquetFile, group: int, first: int) ->
     import pyarrow as pa
 
     names = parquet.schema_arrow.names
-    columns = {name: pa.chunked_array(list(read_column(location, parquet, group, name))) for name in names}
+    types = {name: parquet.schema_arrow.field(name).type for name in names}
+    read = {name: list(read_column(location, parquet, group, name)) for name in names}
+    columns = {name: pa.chunked_array(parts or [pa.array([], types[name])]) for name, parts in read.items()}
     rows = parquet.metadata.row_group(group).num_rows
     for begin in range(0, max(1, rows), PART_ROWS):
         part = {name: column.slice(begin, PART_ROWS) for name, column in columns.items()}

@@ -1,4 +1,4 @@
-"""Metadata tables as people save them: byte-order marks, line endings, quotes, other alphabets, mistakes."""
+"""Metadata tables as people save them: byte-order marks, line endings, quotes, mistakes. Covers `columns`, too."""
 
 import csv
 import gzip
