@@ -110,7 +110,8 @@ class Manifest(_Strict):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: the last step, which marks the set as complete."""
-    content = manifest.model_dump(mode="json")
+    # Earlier versions of this code refuse a field that they do not know: without notes they can still read the set.
+    content = manifest.model_dump(mode="json", exclude=None if manifest.notes else {"notes"})
     with atomic_write(folder / MANIFEST) as file:
         file.write(
             json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False).encode() + b"\n"

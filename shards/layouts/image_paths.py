@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shards.errors import LayoutError
-from shards.images.locations import LOCAL, path_of
+from shards.images.locations import LOCAL, join, path_of
 from shards.tables.columns import parse_pairs
 
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -47,6 +48,11 @@ class Replacement:
         """Read an option such as `/their/path=s3://bucket`; None replaces nothing."""
         ((old, new),) = parse_pairs(option, "replace").items() if option else (("", ""),)
         return cls(with_slashes(decoded(old)), new)
+
+    def locations(self, root: str, paths: Iterable[str], origins: Iterable[str]) -> list[str]:
+        """The locations of a column of paths, which may be relative to the root; blank where a path is."""
+        rows = zip(paths, origins, strict=True)
+        return [path and join(root, self.location(path, origin)) for path, origin in rows]
 
     def location(self, path: str, origin: str) -> str:
         """Where a path of the table is now; LayoutError for a Windows path whose beginning is not replaced.

@@ -66,7 +66,7 @@ def read_jump(
         wells = fields.reset_index()[["well", "site"]].assign(experiment=experiment, plate=plate, treatment=treatment)
         numbers = _channel_numbers(folder, (experiment, plate), list(map(int, fields.columns)), channel_names, stains)
         parts.append(_located(folder, wells, fields, numbers))
-        if unnamed := sorted(set(map(int, fields.columns)) - set(numbers.values())) if stains and not channels else []:
+        if unnamed := sorted(set(map(int, fields.columns)) - set(numbers.values())) if not channels else []:
             left_out.append(f"channels {unnamed} have no name in load_data.csv")
         if set(parts[0].columns) != set(parts[-1].columns):
             first, other = (_channels(part) for part in (parts[0], parts[-1]))
@@ -146,10 +146,16 @@ def _read_load_data(
     for path in paths:
         table = read_load_data_table(path, root, left_out, sites=False)
         places = table.wells[["experiment", "plate", ORIGIN]].to_numpy().tolist()
+        for experiment, plate, _ in places:
+            stains.setdefault((experiment, plate), {})
         for stain, columns in table.images.items():
-            files = table.frame[columns.get("FileName") or columns["URL"]].str.strip()
+            column = columns.get("FileName") or columns["URL"]
+            files = table.frame[column].str.strip()
+            if "Orig" not in column and not all(map(_name_of, filter(None, files))):
+                left_out.append(f"{path}: column {column} does not name images of an Opera Phenix")
+                continue
             for (experiment, plate, origin), file in zip(places, files, strict=True):
-                numbers = stains.setdefault((experiment, plate), {})
+                numbers = stains[experiment, plate]
                 if file and numbers.setdefault(stain, number := _channel(file, origin)) != number:
                     raise LayoutError(f"{origin}: plate {plate} has other channel numbers than in its rows before")
         if describes(table.frame):
@@ -157,21 +163,29 @@ def _read_load_data(
     return stains, described
 
 
+def _name_of(file: str) -> re.Match[str] | None:
+    """The parts of the name of an image at a path of any machine."""
+    return FILE.fullmatch(re.split(r"[/\\]", file)[-1])
+
+
 def _channel(file: str, origin: str) -> int:
-    name = FILE.fullmatch(re.split(r"[/\\]", file)[-1])
+    name = _name_of(file)
     if name is None:
         raise LayoutError(f"{origin}: {file!r} is not named like r01c01f01p01-ch1sk1fk1fl1.tiff")
     return int(name["channel"])
 
 
 def _stains_of(folder: str, place: tuple[str, str], stains: Stains) -> Mapping[str, int]:
-    """The channel numbers of a plate: those of its experiment, else those of the only plate of this name."""
+    """The channel numbers of a plate: those of its experiment, else those of all plates of this name."""
+    if place in stains:
+        return stains[place]
     named = [numbers for (_, plate), numbers in stains.items() if plate == place[1]]
-    if place not in stains and len(named) != 1:
+    if not named:
         described = [plate for _, plate in stains]
-        reason = "several load_data.csv describe" if named else "no load_data.csv describes"
-        raise LayoutError(f"{folder}: {reason} plate {place[1]}; described: {described}")
-    return stains.get(place) or named[0]
+        raise LayoutError(f"{folder}: no load_data.csv describes plate {place[1]}; described: {described}")
+    if any(numbers != named[0] for numbers in named):
+        raise LayoutError(f"{folder}: plates called {place[1]} have several channel numbers in load_data.csv")
+    return named[0]
 
 
 def _channel_numbers(
@@ -189,7 +203,8 @@ def _channel_numbers(
                 f"option channels: expected ch1=Name,ch2=Name with each name once, got {dict(channel_names)}"
             )
     else:
-        numbers = dict(_stains_of(folder, place, stains)) if stains else {f"ch{number}": number for number in present}
+        known = _stains_of(folder, place, stains) if stains else {}
+        numbers = dict(known) or {f"ch{number}": number for number in present}
     for name, number in numbers.items():
         if number not in present:
             raise LayoutError(f"{folder}: no image of ch{number} ({name}); there are {present}")

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
-from shards.images.locations import join
 from shards.layouts.image_paths import Replacement, joined
 from shards.layouts.keys import keys_of
 from shards.layouts.load_data_tables import LoadDataTable, load_data_tables, read_load_data_table
 from shards.layouts.platemaps import LOAD_DATA, describe, describes, find_platemaps, perturbations
-from shards.layouts.well_table import CHANNEL, LayoutOutput
+from shards.layouts.well_table import CHANNEL, LayoutOutput, channel_names
 from shards.tables.columns import FAULT, ORIGIN
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def read_load_data(
     locations = load_data_tables(root, load_data, left_out)
     if not locations:
         raise LayoutError("; ".join([f"{root}: no load_data.csv below this folder", *left_out[:1]]))
-    selected = tuple(name.strip() for name in channels.split(",")) if channels else None
+    selected = channel_names(channels) if channels else None
     replacement = Replacement.of(replace)
     parts: list[pd.DataFrame] = []
     described: list[pd.DataFrame] = []
@@ -75,8 +74,7 @@ def _wells(table: LoadDataTable, stains: tuple[str, ...], root: str, replacement
         )
         blank = (paths == "") & (wells[FAULT] == "")
         wells[FAULT] = wells[FAULT].mask(blank, f"column {named} is empty")
-        rows = zip(paths, wells[ORIGIN], strict=True)
-        wells[CHANNEL + stain] = [path and join(root, replacement.location(path, origin)) for path, origin in rows]
+        wells[CHANNEL + stain] = replacement.locations(root, paths, wells[ORIGIN])
     return wells
 
 

@@ -73,11 +73,11 @@ def _preference(file: str) -> tuple[bool, bool, bool]:
 
 
 def read_load_data_table(location: str, root: str, left_out: list[str], sites: bool = True) -> LoadDataTable:
-    """Read one table; LayoutError if it names no plates, wells, images, or sites where these are needed."""
+    """Read one table; LayoutError if it names no plates or wells, or no sites and images where these are needed."""
     frame = read_table(location)
     wells = _wells(location, frame, root, sites)
     images = _image_columns(names(frame))
-    if not images:
+    if sites and not images:
         raise LayoutError(f"{location}, line 1: no column FileName_<Name> or URL_<Name> of a channel")
     used = {column for columns in images.values() for column in columns.values()}
     if others := [name for name in names(frame) if _channel(name) and name not in used]:

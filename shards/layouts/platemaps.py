@@ -29,7 +29,7 @@ PREFIXES = ("Metadata_", "Image_Metadata_", "")
 WELLS = ("well_position", "Metadata_well_position", "Metadata_Well", "Well", "well")
 
 BARCODES = re.compile(r"barcode_platemap\.csv(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
-PLATEMAP = ("", ".txt", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".txt.zst", ".csv.zst")
+PLATEMAP = (".txt", "", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".txt.zst", ".csv.zst")
 """What may follow the name of a plate map in the name of its file."""
 
 LOAD_DATA, MAP = 0, 1
@@ -47,7 +47,7 @@ def find_platemaps(root: str, option: str | None, barcodes: str | None, left_out
     for path in find_tables(root, barcodes, BARCODES, left_out):
         batch = path.split("/")[-2] if "/" in path else ""
         folder = join(root, option) if option else f"{path.rpartition('/')[0]}/platemap"
-        single = option is not None and is_file(folder)
+        single = option is not None and folder.endswith(tuple(filter(None, PLATEMAP)))
         table = read_table(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
         maps: dict[str, pd.DataFrame] = {}
         for plate, name, origin in table[["Assay_Plate_Barcode", "Plate_Map_Name", ORIGIN]].to_numpy().tolist():
@@ -61,7 +61,7 @@ def _file_of_map(folder: str, name: str, named_in: str) -> str:
     files = [f"{folder}/{name}{suffix}" for suffix in PLATEMAP]
     file = next((file for file in files if name and is_file(file)), None)
     if file is None:
-        raise LayoutError(f"{named_in}: plate map {files[1]} does not exist")
+        raise LayoutError(f"{named_in}: plate map {files[0]} does not exist")
     return file
 
 

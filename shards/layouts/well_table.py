@@ -255,6 +255,14 @@ def _names_in(folder: str) -> frozenset[str]:
         return frozenset()
 
 
+def channel_names(option: str) -> tuple[str, ...]:
+    """Read an option such as `DNA,ER`; LayoutError for a name that is blank or repeated."""
+    names = tuple(name.strip() for name in option.split(","))
+    if len(set(names)) < len(names) or not all(names):
+        raise LayoutError(f"option channels: expected DNA,ER with each name once, got {option!r}")
+    return names
+
+
 def names(table: pd.DataFrame) -> list[str]:
     """The column names of a table, as text."""
     return [str(column) for column in table.columns]
