@@ -134,3 +134,11 @@ def test_images_by_file_url_and_a_table_as_parquet(folder):
     check_images(table)
     assert table.wells["plate"].tolist() == ["1", "2"]
     assert table.wells["source:line"].tolist() == ["wells.pq, row 0", "wells.pq, row 1"]
+
+
+def test_paths_of_a_windows_machine(folder):
+    edit(folder / "wells.csv", "a_DNA.tif", "E:\\x\\a_DNA.tif")
+    edit(folder / "wells.csv", "a_ER.tif", ".\\a_ER.tif")
+    check_images(read_layout("folder", folder, replace=f"E:\\x={folder}"))
+    with pytest.raises(LayoutError, match=r"wells.csv, line 2: E:\\x\\a_DNA.tif is a path of a Windows machine"):
+        read_layout("folder", folder)

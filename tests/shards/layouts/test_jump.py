@@ -192,3 +192,19 @@ def test_a_well_that_no_table_describes_is_left_out_or_kept(jump, tmp_path, caps
         wells = ShardSet.open(output).wells.set_index("key")
         assert sorted(wells.index) == ["BR1_A01_f01", *keys[:1], "BR2_A01_f01", *keys[1:]]
         assert set(wells.loc[keys, "treatment"]) <= {""}
+
+
+def test_tables_that_name_no_channels_still_describe_wells(jump):
+    """Without any, channels have their numbers; other columns of files are counted as not used."""
+    for table in [*jump.rglob("load_data.csv*")]:
+        plate = table.parent.name
+        table.unlink()
+        header = "Metadata_Plate,Metadata_Well,FileName_Overview,Metadata_treatment"
+        (table.parent / "load_data.csv").write_text(f"{header}\n{plate},A1,x.png,{plate}\n{plate},P24,y.png,{plate}\n")
+    next(jump.rglob("barcode_platemap.csv")).unlink()
+    table = read_layout("jump", jump)
+    assert table.channels == ("ch1", "ch2", "ch3")
+    assert table.wells["treatment"].tolist() == table.wells["plate"].tolist()
+    assert "column FileName_Overview does not name images" in table.notes[0]
+    edit(next(jump.rglob("load_data.csv")), "FileName_Overview", "Metadata_Overview")
+    assert read_layout("jump", jump).channels == ("ch1", "ch2", "ch3")

@@ -205,3 +205,22 @@ def test_rows_with_a_fault(tmp_path):
         "", "column 'FileName_OrigER' is empty",
         f"channels 'DNA' and 'ER' name one file, {tmp_path}/images/P1_A01_3_d.tif",
     ]  # fmt: skip
+
+
+def test_a_channel_that_is_chosen_twice_is_refused(tmp_path):
+    write(tmp_path / "load_data.csv", row())
+    for channels in ("DNA,DNA", "DNA,,ER"):
+        with pytest.raises(
+            LayoutError, match=f"option channels: expected DNA,ER with each name once, got '{channels}'"
+        ):
+            read_layout("load_data", tmp_path, channels=channels)
+
+
+def test_a_windows_path_names_the_option_that_it_needs(tmp_path):
+    write(tmp_path / "load_data.csv", row(folder="D:\\screens\\B1"))
+    with pytest.raises(
+        LayoutError, match=r"load_data.csv, line 2: D:\\screens\\B1\\P1_A01_1_d.tif .* replace=D:\\screens="
+    ):
+        read_layout("load_data", tmp_path)
+    location = read_layout("load_data", tmp_path, replace="d:\\Screens=s3://bucket").wells["channel:DNA"].iloc[0]
+    assert location == "s3://bucket/B1/P1_A01_1_d.tif"
