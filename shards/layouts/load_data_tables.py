@@ -65,11 +65,8 @@ def load_data_tables(root: str, option: str | None, left_out: list[str]) -> list
 
 def _preference(file: str) -> tuple[bool, bool, bool]:
     name = FILE.fullmatch(file.rpartition("/")[2])
-    return (
-        (False, False, False)
-        if name is None
-        else (bool(name["illum"]), bool(name["parquet"]), bool(name["compressed"]))
-    )
+    assert name is not None  # of a file that an option names, which is alone
+    return bool(name["illum"]), bool(name["parquet"]), bool(name["compressed"])
 
 
 def read_load_data_table(location: str, root: str, left_out: list[str], sites: bool = True) -> LoadDataTable:
@@ -114,9 +111,8 @@ def _wells(location: str, frame: pd.DataFrame, root: str, sites: bool) -> pd.Dat
     """Experiment, plate and well of every row, as text without blanks around; the site as an integer."""
     plate, site, batch = (_alias(frame, name) for name in ("plate", "site", "batch"))
     well = wells_of(frame, ALIASES["well"])
-    require_columns(
-        location, names(frame), [plate, *([ALIASES["well"][0]] if well is None else []), *([site] if sites else [])]
-    )
+    needed = [plate, *(ALIASES["well"][:1] if well is None else ()), *([site] if sites else ())]
+    require_columns(location, names(frame), needed)
     wells = frame[[ORIGIN]].assign(plate=frame[plate].str.strip(), well=well)
     require_cells(frame, [plate])
     require_cells(wells, ["well"])

@@ -58,11 +58,12 @@ def _archive(steps: list[str]) -> tuple[str, ...]:
 
 
 def _plate_folder(folder: str, steps: list[str], archives: Counter[tuple[str, ...]]) -> PlateFolder:
-    *_, batch, images, measured, _ = ["", "", "", *steps]
-    if measurement := MEASUREMENT.fullmatch(measured):
-        plate = measurement["plate"]
-        return PlateFolder((batch if images == "images" else "") or plate, plate, "")
     plain, archive = _named(steps), _archive(steps)
+    for measured in ([*steps[:-1]], plain if len(plain) < len(steps) else []):
+        *_, batch, images, name = ["", "", "", *measured]
+        if measurement := MEASUREMENT.fullmatch(name):
+            plate = measurement["plate"]
+            return PlateFolder((batch if images == "images" else "") or plate, plate, "")
     if archive and archives[archive] == 1:
         plain = _named(list(archive[:-1]))
     if not plain:

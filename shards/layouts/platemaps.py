@@ -50,7 +50,8 @@ def find_platemaps(root: str, option: str | None, barcodes: str | None, left_out
         single = option is not None and folder.endswith(tuple(filter(None, PLATEMAP)))
         table = read_table(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
         maps: dict[str, pd.DataFrame] = {}
-        for plate, name, origin in table[["Assay_Plate_Barcode", "Plate_Map_Name", ORIGIN]].to_numpy().tolist():
+        named = table[table["Plate_Map_Name"].str.strip() != ""]  # a plate without a map has undescribed wells
+        for plate, name, origin in named[["Assay_Plate_Barcode", "Plate_Map_Name", ORIGIN]].to_numpy().tolist():
             if name not in maps:
                 maps[name] = _read_platemap(folder if single else _file_of_map(folder, name.strip(), origin))
             tables.append(maps[name].assign(plate=plate.strip(), experiment=batch))
@@ -59,7 +60,7 @@ def find_platemaps(root: str, option: str | None, barcodes: str | None, left_out
 
 def _file_of_map(folder: str, name: str, named_in: str) -> str:
     files = [f"{folder}/{name}{suffix}" for suffix in PLATEMAP]
-    file = next((file for file in files if name and is_file(file)), None)
+    file = next(filter(is_file, files), None)
     if file is None:
         raise LayoutError(f"{named_in}: plate map {files[0]} does not exist")
     return file

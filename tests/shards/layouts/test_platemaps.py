@@ -84,7 +84,7 @@ def test_a_map_in_a_folder_that_is_no_batch_holds_for_all_plates_of_its_name(tmp
 
 
 def test_wells_that_none_describes_are_marked(tmp_path):
-    write(tmp_path, "B1", "P1,map\n", map="well_position,broad_sample\nA01,x\n,lost\n")
+    write(tmp_path, "B1", "P1,map\nP2, \n", map="well_position,broad_sample\nA01,x\n,lost\n")
     rows = describe(wells("B1,P1,A1", "B1,P1,H08", "B1,P2,A01"), find_platemaps(str(tmp_path), None, None, []))
     assert rows["treatment"].tolist() == ["x", "", ""]
     assert rows[UNDESCRIBED].tolist() == [

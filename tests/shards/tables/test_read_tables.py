@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import re
 import zipfile
 from pathlib import Path
@@ -79,6 +80,30 @@ def test_damaged_files_are_named(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(LayoutError, match=f"^{tmp_path}/t.csv.*{message}"):
         read_table(str(tmp_path / "t.csv"), ("well",))
+
+
+def test_streams_one_after_another_are_one_table(tmp_path):
+    """As `cat a.gz b.gz` gives, which pipelines do to join the parts of a table."""
+    for name in ("gzip", "bzip2", "xz", "zstd"):
+        parts = [COMPRESSIONS[name](text) for text in (b"well,gene\nA01,x\n", b"A02,", b"y\n" + b"A03,z\n" * 20_000)]
+        (tmp_path / "t.csv").write_bytes(b"".join(parts))
+        table = read_table(str(tmp_path / "t.csv"))
+        assert table["gene"].iloc[:3].tolist() == ["x", "y", "z"]
+        assert len(table) == 20_002
+
+
+def test_memory_of_a_hostile_archive_is_bounded(tmp_path):
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
+    (tmp_path / "t.csv").write_bytes(lzma.compress(b"well\nA01\n", filters=filters))
+    with pytest.raises(LayoutError, match="not a readable table: Memory usage limit exceeded"):
+        read_table(str(tmp_path / "t.csv"))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(20):
+            archive.writestr(f"{number}{'x' * 65_000}", "")
+    (tmp_path / "t.csv").write_bytes(file.getvalue())
+    with pytest.raises(LayoutError, match="an archive of too many files"):
+        read_table(str(tmp_path / "t.csv"))
 
 
 def test_an_archive_of_several_files_is_refused(tmp_path):
