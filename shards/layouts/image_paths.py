@@ -23,8 +23,13 @@ def decoded(path: str) -> str:
 
 
 def with_slashes(path: str) -> str:
-    """A path whose backslashes are slashes, if it is of a Windows machine or has no slash."""
-    return path.replace("\\", "/") if WINDOWS.match(path) or "/" not in path else path
+    """A path whose backslashes are slashes, if it is of a Windows machine or has no slash.
+
+    In a path of a Windows machine, several are one, as programs may write each of them twice.
+    """
+    if WINDOWS.match(path):
+        return path[0].replace("\\", "/") + re.sub(r"[\\/]+", "/", path[1:])
+    return path if "/" in path else path.replace("\\", "/")
 
 
 def joined(folder: str, file: str) -> str:

@@ -38,6 +38,8 @@ def test_a_file_in_its_folder(folder, file, path):
         ("/their disk=/data", "file:///their%20disk/a%25.tif", "/data/a%.tif"),
         ("file:///their%20disk=/data", "/their disk/a.tif", "/data/a.tif"),
         ("D:\\screens=/data", "D:\\screens\\B1\\a.tif", "/data/B1/a.tif"),
+        ("D:\\screens=/data", "D:\\\\screens\\\\B1\\\\a.tif", "/data/B1/a.tif"),
+        ("D:\\\\screens\\\\=/data/", "D:\\screens\\a.tif", "/data/a.tif"),
         ("d:/Screens/=/data", "D:\\screens\\B1\\a.tif", "/data/B1/a.tif"),
         ("D:\\screens=s3://bucket", "file:///D:/screens/B%201/a.tif", "s3://bucket/B 1/a.tif"),
         ("\\\\server\\share=/data", "\\\\server\\share\\B1\\a.tif", "/data/B1/a.tif"),
