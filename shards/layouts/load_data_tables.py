@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def _preference(file: str) -> tuple[bool, bool, bool]:
 
 def read_load_data_table(location: str, root: str, left_out: list[str], sites: bool = True) -> LoadDataTable:
     """Read one table; LayoutError if it names no plates or wells, or no sites and images where these are needed."""
-    frame = read_table(location)
+    frame = read_table(location, known=chain.from_iterable(ALIASES.values()))
     wells = _wells(location, frame, root, sites)
     images = _image_columns(names(frame))
     if sites and not images:

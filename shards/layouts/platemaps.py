@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
@@ -67,7 +68,7 @@ def _file_of_map(folder: str, name: str, named_in: str) -> str:
 
 
 def _read_platemap(location: str) -> pd.DataFrame:
-    table = read_table(location)
+    table = read_table(location, known=(*WELLS, *chain.from_iterable(ALIASES.values())))
     well = wells_of(table, WELLS)
     require_columns(location, names(table), WELLS[:1] if well is None else [])
     if not describes(table):

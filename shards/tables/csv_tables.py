@@ -38,19 +38,20 @@ MAX_RATIO = 100
 """Characters per byte of a larger compressed table; repetitive ones have 20 to 60."""
 
 
-def csv_parts(location: str, required: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
+def csv_parts(location: str, required: Iterable[str] = (), known: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
     """Read a table as text, PART_ROWS rows at a time; at least one part, which may have no rows.
 
     ORIGIN is the file and line of each row; rows of blank cells are skipped, and blanks around the names of columns.
     UTF-8 with or without a byte-order mark, or UTF-16 with one; any line endings; commas, tabs or semicolons; as it is
     or compressed (`shards.tables.compressed`). Raises LayoutError for a file that is absent, not regular or not text,
     that changes while it is read or exceeds the limits above, for a repeated, reserved or absent column, or for a row
-    with too few or too many cells (an unquoted comma in a SMILES string is the usual cause).
+    with too few or too many cells (an unquoted comma in a SMILES string is the usual cause). The separator is the one
+    that finds most columns that are `required` or `known`, as those that a table may have.
     """
     before, required = state(location), tuple(required)
     try:
         with open_file(location) as file:
-            yield from _table(location, file, required)
+            yield from _table(location, file, required, {*required, *known})
         _check_same(location, before)
     except LayoutError:
         _check_same(location, before)  # otherwise the fault may not be in the table
@@ -61,7 +62,7 @@ def csv_parts(location: str, required: Iterable[str] = ()) -> Iterator[pd.DataFr
         raise LayoutError(f"{location}: not a readable table: {error}") from error
 
 
-def _table(location: str, file: IO[bytes], required: Sequence[str]) -> Iterator[pd.DataFrame]:
+def _table(location: str, file: IO[bytes], required: Sequence[str], known: set[str]) -> Iterator[pd.DataFrame]:
     """The parts of an open table."""
     raw, compressed = decompressed(file)
     buffered = io.BufferedReader(raw)  # type: ignore[type-var]
@@ -69,7 +70,7 @@ def _table(location: str, file: IO[bytes], required: Sequence[str]) -> Iterator[
     encoding, errors = ("utf-16", "strict") if utf16 else ("utf-8-sig", "surrogateescape")
     with io.TextIOWrapper(buffered, encoding, errors, newline="") as text:
         lines = _Lines(text, _most(location, file, compressed))
-        rows = _rows(location, lines, required)
+        rows = _rows(location, lines, known)
         _, columns = next(rows, (1, []))
         columns = [name.strip() for name in columns]
         check_columns(location, columns, required)
@@ -118,13 +119,13 @@ class _Lines(Iterator[str]):
         return line
 
 
-def _rows(location: str, lines: _Lines, required: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(location: str, lines: _Lines, known: set[str]) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not blank, each with the number of its last line; the first is the header."""
     before, number, width = 0, 0, 0  # blank lines before the header; line and columns of the row read last
     try:
         while (header := next(lines, "")) and not header.strip():
             before, lines.row = lines.number, 0
-        reader = csv.reader(chain([header], lines), delimiter=_separator(header, required), strict=True)
+        reader = csv.reader(chain([header], lines), delimiter=_separator(header, known), strict=True)
         for row in reader:
             lines.row, number = 0, before + reader.line_num
             width = width or len(row)
@@ -140,15 +141,15 @@ def _rows(location: str, lines: _Lines, required: Sequence[str]) -> Iterator[tup
         raise LayoutError(f"{location}, line {lines.number}: not a readable table: {error}") from None
 
 
-def _separator(header: str, required: Sequence[str]) -> str:
-    """The separator by which a header has most of the required columns, and then most columns; a comma if in doubt."""
+def _separator(header: str, known: set[str]) -> str:
+    """The separator by which a header has most of the known columns, and then most columns; a comma if in doubt."""
 
     def columns(separator: str) -> tuple[int, int]:
         try:
             names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
         except csv.Error:  # which reading the table will report
             names = []
-        return len(set(required).intersection(names)), len(names)
+        return len(known.intersection(names)), len(names)
 
     return max(SEPARATORS, key=columns)
 

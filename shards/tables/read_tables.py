@@ -18,18 +18,17 @@ MAX_IN_MEMORY = 1 << 31
 """Characters of the cells of a table that is read in one."""
 
 
-def table_parts(location: str, required: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
+def table_parts(location: str, required: Iterable[str] = (), known: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
     """The parts of a table (`csv_parts`, `parquet_parts`); LayoutError as these raise it."""
-    parts = parquet_parts if _is_parquet(location) else csv_parts
-    return parts(location, required)
+    return parquet_parts(location, required) if _is_parquet(location) else csv_parts(location, required, known)
 
 
-def read_table(location: str, required: Iterable[str] = ()) -> pd.DataFrame:
+def read_table(location: str, required: Iterable[str] = (), known: Iterable[str] = ()) -> pd.DataFrame:
     """Read a complete table: the parts of `table_parts` in one; LayoutError for more than MAX_IN_MEMORY."""
     import pandas as pd
 
     parts, left = list[pd.DataFrame](), MAX_IN_MEMORY
-    for part in table_parts(location, required):
+    for part in table_parts(location, required, known):
         left -= sum(int(part[name].str.len().sum()) for name in part)
         if left < 0:
             raise LayoutError(f"{location}: more than {MAX_IN_MEMORY} characters; split the table")

@@ -101,6 +101,13 @@ def test_a_map_by_row_and_column_and_one_named_by_an_option(tmp_path):
     assert describe(wells("B1,P2,B03"), described)["treatment"].tolist() == ["y"]
 
 
+def test_commas_in_the_names_of_other_columns_are_no_separators(tmp_path):
+    write(tmp_path, "B1", "P1,map\n", map="well_position,broad_sample,doses (1;2;3;4)\nA01,x,1\n")
+    path = tmp_path / "B1" / "platemap" / "map.txt"
+    path.write_text(path.read_text().replace(";", ","))
+    assert treatments(tmp_path, "B1,P1,A01") == ["x"]
+
+
 def test_what_a_map_lacks_is_named(tmp_path):
     write(tmp_path, "B1", "P1,map\n", map="wel_position,broad_sample\nA01,x\n")
     with pytest.raises(LayoutError, match=r"map.txt, line 1: no column 'well_position' \(did you mean 'wel_position'"):
