@@ -32,8 +32,8 @@ def read_folder(
     Images are named either by one column per channel, `channel:<name>`, or by `pattern` over the table's columns and
     `{channel}`, for the comma-separated `channels`. Paths are relative to `root`; absolute paths, URLs and
     `file.parquet#row.column` are taken as they are, but for their beginning if `replace=/their/path=/data` replaces it.
-    Optional columns: key (default
-    `<experiment>_<plate>_<well>_<site>`), site (default 1), and the describing columns; others are kept as metadata.
+    Optional columns: key (default `<experiment>_<plate>_<well>_<site>`), site (default 1), and the describing columns;
+    others are kept as metadata.
     """
     location = join(root, table)
     parts = table_parts(location, WHERE)

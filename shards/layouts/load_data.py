@@ -51,6 +51,8 @@ def read_load_data(
     described: list[pd.DataFrame] = []
     for location in locations:
         table = read_load_data_table(location, root, left_out)
+        if table.frame.empty:
+            left_out.append(f"{location}: no rows")
         parts.append(_wells(table, selected or tuple(table.images), root, replacement))
         if list(parts[-1].columns) != list(parts[0].columns):
             raise LayoutError(f"{location}, line 1: other channels than in {locations[0]}; choose with channels=DNA,ER")

@@ -68,7 +68,7 @@ def integers(table: pd.DataFrame, column: str) -> pd.Series[int]:
     if wrong.any():
         first = table.loc[wrong, [ORIGIN, column]].iloc[0]
         raise LayoutError(f"{first[ORIGIN]}: {column} {first[column]!r} is not a whole number")
-    return text.str.partition(".")[0].astype("int64")
+    return text.str.replace(r"\..*", "", regex=True).astype("int64")
 
 
 def fields_of(pattern: str) -> set[str]:

@@ -207,6 +207,15 @@ def test_rows_with_a_fault(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_table_without_rows_is_named(tmp_path):
+    write(tmp_path / "B1" / "P1" / "load_data.csv", row())
+    write(tmp_path / "B1" / "P2" / "load_data.csv")
+    assert read_layout("load_data", tmp_path).notes == (f"{tmp_path}/B1/P2/load_data.csv: no rows",)
+    write(tmp_path / "B1" / "P1" / "load_data.csv")
+    with pytest.raises(LayoutError, match="no well images found"):
+        read_layout("load_data", tmp_path)
+
+
 def test_a_channel_that_is_chosen_twice_is_refused(tmp_path):
     write(tmp_path / "load_data.csv", row())
     for channels in ("DNA,DNA", "DNA,,ER"):
