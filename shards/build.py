@@ -62,7 +62,14 @@ def parser() -> argparse.ArgumentParser:
         "--on-error",
         choices=["stop", "quarantine"],
         default="stop",
-        help="what to do about an unreadable image (default %(default)s)",
+        help="what to do about an unreadable image, a blank cell in its place, or a well that no table describes "
+        "(default %(default)s)",
+    )
+    add(
+        "--unlabelled",
+        choices=["refuse", "keep"],
+        default="refuse",
+        help="keep wells that no plate map describes, with an empty treatment (default %(default)s)",
     )
     curation = arguments.add_argument_group("curation: which wells to leave out (default: none)")
     curation.add_argument("--min-experiments", type=int, help="minimum number of experiments of a perturbation")
@@ -98,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=args.seed,
             workers=args.workers,
             on_error=args.on_error,
+            unlabelled=args.unlabelled,
         )
     except (BuildError, LayoutError, ImageError, ShardError, OSError) as error:
         print(f"shards.build: {error}", file=sys.stderr)
@@ -144,6 +152,7 @@ def _summary(output: Path, manifest: Manifest, changed: bool, seconds: float) ->
     lines += [f"left out {count} well images by {rule}" for rule, count in manifest.removed.items()]
     lines += [f"turned {manifest.turned} images in which 0 was white"] if manifest.turned else []
     lines += [f"quarantined {well.key}: {well.origin}: {well.error}" for well in manifest.quarantined]
+    lines += manifest.notes
     lines.append(f"built in {seconds:.1f} s" if changed else "already complete: nothing was changed")
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from harness.recipe.data import Assay, Build, Curation
@@ -9,6 +10,8 @@ from harness.recipe.schema import Recipe, unknown_name
 
 if TYPE_CHECKING:
     import shards.builder.curation
+
+log = logging.getLogger(__name__)
 
 
 def prepare(recipe: Recipe) -> None:
@@ -39,7 +42,7 @@ def _render(assay: Assay) -> None:
 def _build(options: Build) -> None:
     from shards.builder.build_set import build
 
-    build(
+    manifest, changed = build(
         options.layout,
         options.root,
         options.output,
@@ -55,7 +58,10 @@ def _build(options: Build) -> None:
         seed=options.seed,
         workers=options.workers,
         on_error=options.on_error,
+        unlabelled=options.unlabelled or "refuse",
     )
+    for note in manifest.notes if changed else ():
+        log.warning("%s: %s", options.output, note)
 
 
 def _curation(rules: Curation | None) -> shards.builder.curation.CurationRules | None:

@@ -70,7 +70,11 @@ class Build(Section):
     seed: Seed = 0
     workers: UpTo100k = 2
     on_error: Literal["stop", "quarantine"] = Field(
-        "stop", description="on an image that cannot be read: stop, or leave it out and list it"
+        "stop",
+        description="on an unreadable image or a well that no table describes: stop, or leave it out and list it",
+    )
+    unlabelled: Literal["keep"] | None = Field(
+        None, description="keep: wells that no plate map describes, with an empty treatment; null: refuse them"
     )
 
 

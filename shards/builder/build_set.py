@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from shards.builder.codec_trial import with_codec
 from shards.builder.curation import CurationRules, curate
@@ -26,6 +27,7 @@ from shards.images.decode import eight_bit_rule
 from shards.images.planes import Plane
 from shards.images.regular_files import read_regular
 from shards.layouts.registry import read_layout
+from shards.layouts.row_faults import Tolerance
 from shards.layouts.well_table import WellTable, check_images
 from shards.reader.shard_set import ShardSet
 
@@ -50,6 +52,7 @@ def build(
     seed: int = 0,
     workers: int = 1,
     on_error: OnError = "stop",
+    unlabelled: Literal["refuse", "keep"] = "refuse",
     progress: bool = True,
 ) -> tuple[Manifest, bool]:
     """Build the shards of a layout into `output`; return the manifest and whether anything was written.
@@ -58,9 +61,10 @@ def build(
     `validation_fraction` of them (at least one; 0 for none). Wells are shuffled across plates within a split.
     `eight_bit` converts 16-bit pixels (`shards.images.decode.EightBit`). `plane` is the one that is taken of a stack, a
     number from 1, or "max" for their maximum; without it a stack is an unreadable image. `codec` (a name, or "trial")
-    and `chunk` (side in pixels) say how pixels are stored, losslessly. An unreadable image stops the build, or with
-    on_error="quarantine" its well is left out and listed in the manifest. The same inputs and options give the same
-    bytes for any number of workers.
+    and `chunk` (side in pixels) say how pixels are stored, losslessly. An unreadable image, a blank cell in its place,
+    or a well that no table describes stops the build, or with on_error="quarantine" the well image is left out and
+    listed in the manifest. With unlabelled="keep", wells that no table describes are kept with an empty treatment. The
+    same inputs and options give the same bytes for any number of workers.
 
     Only one build at a time writes into `output` (`shards.builder.lock`); a complete set is only read.
 
@@ -71,14 +75,15 @@ def build(
     check_plane(plane)
     check_folders(str(root), output)
     conversion = _statement(eight_bit)
-    source = _Source(layout, str(root), dict(options or {}), curation, seed, plane)
+    tolerance = Tolerance(on_error == "quarantine", unlabelled == "keep")
+    source = _Source(layout, str(root), dict(options or {}), curation, seed, plane, tolerance)
     named = None if validation_experiments is None else tuple(validation_experiments)
     made_with: dict[str, object] = {
         "layout": layout, "root": str(root), "options": source.options,
         "curation": None if curation is None else _as_text(curation),
         "validation_experiments": named, "validation_fraction": validation_fraction if named is None else None,
         "wells_per_shard": wells_per_shard, "eight_bit": eight_bit, "plane": plane, "codec": codec, "chunk": chunk,
-        "seed": seed,
+        "seed": seed, **({"unlabelled": unlabelled} if unlabelled == "keep" else {}),
     }  # fmt: skip
     with ExitStack() as stack:
         hold = partial(stack.enter_context, locked(output / RECORDS))
@@ -113,10 +118,11 @@ class _Source:
     curation: CurationRules | None
     seed: int
     plane: Plane | None
+    tolerance: Tolerance
 
     def read(self, scratch: Path | None) -> tuple[WellTable, dict[str, int]]:
         """The table, its rows in a file in `scratch`, and how many well images each rule of the curation removed."""
-        table = read_layout(self.layout, self.root, scratch, self.plane, **self.options)
+        table = read_layout(self.layout, self.root, scratch, self.plane, self.tolerance, **self.options)
         return (table, {}) if self.curation is None else curate(table, self.curation, self.seed)
 
     def check_unchanged(self, table: WellTable, output: Path) -> None:

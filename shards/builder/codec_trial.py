@@ -6,10 +6,11 @@ from dataclasses import replace
 from itertools import islice
 
 from shards.builder.plan import Plan
-from shards.builder.source_images import read_source_images
+from shards.builder.source_images import SourceImages, read_source_images
 from shards.errors import BuildError, ImageError
 from shards.format.codecs import choose_codec, codec_named, trial_ratios
 from shards.format.payload import CHUNK_SIDES, chunks_of
+from shards.tables.columns import FAULT, ORIGIN
 
 TRIAL = "trial"
 WELLS, CHUNKS = 8, 64
@@ -37,9 +38,12 @@ def _ratios(plan: Plan, chunk: int) -> dict[str, float]:
     step = max(1, plan.images // WELLS)
     for number in range(0, step * min(WELLS, plan.images), step):
         (row,) = plan.rows(number, number + 1)
-        source = read_source_images(row["images"], plan.eight_bit, plan.plane)
+        fault = row[FAULT]
+        source = (
+            SourceImages((), error=fault) if fault else read_source_images(row["images"], plan.eight_bit, plan.plane)
+        )
         if source.image is None:  # writing its shard will stop the build, or quarantine the well
-            failed = f"{row['origin']}: {source.error}"
+            failed = f"{row[ORIGIN]}: {source.error}"
             continue
         image = source.image
         of_image = -(-image.shape[1] // chunk) * -(-image.shape[2] // chunk)

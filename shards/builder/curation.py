@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shards.errors import LayoutError
 from shards.layouts.well_table import WellTable
+from shards.tables.columns import INTERNAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,8 @@ def curate(table: WellTable, rules: CurationRules, seed: int) -> tuple[WellTable
     import pandas as pd
 
     if rules.perturbation not in table.columns:
-        raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {', '.join(table.columns)}")
+        columns = ", ".join(name for name in table.columns if name not in INTERNAL)
+        raise LayoutError(f"curation: no column {rules.perturbation!r}; the columns are {columns}")
     names = dict.fromkeys([*WELL, rules.perturbation])
     numbered, parts = {name: _Numbers() for name in names}, list[pd.DataFrame]()
     controls, surplus = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()

@@ -44,6 +44,7 @@ def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int],
             "removed": removed,
             "quarantined": quarantined,
             "turned": turned,
+            "notes": plan.table.notes,
             "made_with": made_with,
         }
     )

@@ -22,6 +22,7 @@ from shards.format.writer import DEFAULT_CHUNK, DEFAULT_CODEC
 from shards.images.planes import Plane
 from shards.layouts.well_table import WellTable
 from shards.order.random_order import nested_experiments, shuffled
+from shards.tables.columns import FAULT, INTERNAL, WRITTEN_WELL
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,17 @@ def plan_shards(
 
 
 def digest_of(table: WellTable) -> str:
-    """SHA-256 of a table, independent of the order of its rows; without `origin`, which only error messages use."""
+    """SHA-256 of a table, independent of the order of its rows; without ORIGIN, which only error messages use.
+
+    Columns of INTERNAL count where they say something: a fault, or a well that is written in another way.
+    """
     digest = hashlib.sha256()
-    for name in sorted(set(table.columns) - {"origin"}):
+    for number, part in enumerate(table.parts(*sorted({"well", FAULT, WRITTEN_WELL}.intersection(table.columns)))):
+        told = [part[FAULT] != ""] if FAULT in part else []
+        told += [part[WRITTEN_WELL] != part["well"]] if WRITTEN_WELL in part else []
+        if any(column.any() for column in told):
+            digest.update(json.dumps([number, part.to_numpy().tolist()]).encode())
+    for name in sorted(set(table.columns) - INTERNAL):
         digest.update(name.encode())
         for part in table.parts(name):
             digest.update(json.dumps(part[name].tolist()).encode())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.builder.lock import Lock
-from shards.builder.source_images import States, read_source_images, states_of
+from shards.builder.source_images import SourceImages, States, read_source_images, states_of
 from shards.errors import BuildError, ImageError, LayoutError
 from shards.format.atomic import atomic_write
 from shards.format.manifest import VERSION, Quarantined, Shard, Split
@@ -33,6 +33,7 @@ from shards.images.locations import state
 from shards.images.planes import Plane
 from shards.images.regular_files import read_regular
 from shards.reader.well_table import MAX_ROW_BYTES
+from shards.tables.columns import FAULT, ORIGIN
 
 RECORDS = ".build"
 """Folder of the records, inside the set's folder."""
@@ -63,7 +64,10 @@ class Task:
 
     def fingerprint(self, states: Sequence[States]) -> str:
         """A digest of all inputs of the shard: rows, and for each of them the states of its image files."""
-        rows = [{name: cell for name, cell in row.items() if name != "origin"} for row in self.wells]
+        rows = [
+            {name: cell for name, cell in row.items() if name != ORIGIN and (cell or name != FAULT)}
+            for row in self.wells
+        ]
         plane = [] if self.plane is None else [self.plane]  # as before there was a choice
         return digest([VERSION, self.channels, rows, states, self.eight_bit, self.codec, self.chunk, *plane])
 
@@ -123,8 +127,8 @@ def write_shard(task: Task) -> Record:
     with atomic_write(path) as file:
         writer = ShardWriter(file, task.codec, task.chunk)
         for row in task.wells:
-            key, origin = str(row["key"]), str(row["origin"])
-            source = read_source_images(_images(row), task.eight_bit, task.plane)
+            key, origin = str(row["key"]), str(row[ORIGIN])
+            source = _source_images(row, task)
             states.append(source.states)
             error = source.error if source.image is None else _misfit(source.image, task.chunk)
             if source.image is not None and not error:
@@ -152,6 +156,14 @@ def write_shard(task: Task) -> Record:
     return record
 
 
+def _source_images(row: BuildRow, task: Task) -> SourceImages:
+    """The images of a row; those of one with a fault are not read."""
+    images, fault = _images(row), row[FAULT]
+    if fault:
+        return SourceImages(states_of(images), error=str(fault))
+    return read_source_images(images, task.eight_bit, task.plane)
+
+
 def _misfit(image: NDArray[np.generic], chunk: int) -> str:
     """Why an image (C, H, W) does not fit into a payload; empty if it does: a narrow one is padded to many chunks."""
     channels, height, width = image.shape
@@ -163,11 +175,11 @@ def _misfit(image: NDArray[np.generic], chunk: int) -> str:
 
 def _metadata(task: Task, row: BuildRow) -> dict[str, object]:
     """What is stored with a well image; LayoutError if readers would refuse a table of such rows."""
-    described = {name: cell for name, cell in row.items() if name not in ("images", "origin")}
+    described = {name: cell for name, cell in row.items() if name not in ("images", ORIGIN, FAULT)}
     metadata = {**described, "channels": task.channels}
     size = len(json.dumps(metadata))  # in ASCII, so at least what is stored
     if size > MAX_ROW_BYTES:
-        raise LayoutError(f"{row['origin']}: its columns take {size} bytes; {MAX_ROW_BYTES} are the limit of a well")
+        raise LayoutError(f"{row[ORIGIN]}: its columns take {size} bytes; {MAX_ROW_BYTES} are the limit of a well")
     return metadata
 
 

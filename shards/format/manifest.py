@@ -76,6 +76,7 @@ class Manifest(_Strict):
     removed: dict[str, int] = {}  # well images left out by curation, by rule
     quarantined: tuple[Quarantined, ...] = ()
     turned: Annotated[int, Field(ge=0)] = 0  # images stored with 0 as white: the largest sample less each value
+    notes: tuple[str, ...] = ()  # what of the source was not used, or kept without a treatment
     made_with: dict[str, str | int | float | tuple[str, ...] | dict[str, str] | None]
 
     @field_validator("codec")
@@ -110,7 +111,8 @@ class Manifest(_Strict):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: the last step, which marks the set as complete."""
-    content = manifest.model_dump(mode="json")
+    # Earlier versions of this code refuse a field that they do not know: without notes they can still read the set.
+    content = manifest.model_dump(mode="json", exclude=None if manifest.notes else {"notes"})
     with atomic_write(folder / MANIFEST) as file:
         file.write(
             json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False).encode() + b"\n"

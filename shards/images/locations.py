@@ -1,6 +1,6 @@
 """Locations of images and tables: a location is text, and only this module opens it.
 
-    /data/plate/B02_s1_w1.png          a path (or file:///data/...)
+    /data/plate/B02_s1_w1.png          a path (or file:///data/..., with %20 for a blank)
     s3://bucket/plate/B02_s1_w1.png    any URL that fsspec knows: https, gs, memory, simplecache::s3 ...
     /data/train-00.parquet#17.jp2      the value of column `jp2` in row 17 of a Parquet file
     several files, by `planes_location` one image, the maximum of the planes that these files hold
@@ -11,7 +11,6 @@ read is bounded: a location may name a device, a stream without an end, or a fil
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from bisect import bisect_right
@@ -20,7 +19,9 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
+from shards.images.folder_walk import walk
 from shards.images.headers import MAX_FILE_BYTES
 from shards.images.regular_files import FileState, FileTooLargeError, open_regular, read_regular, state_of
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
-LOCAL = re.compile("(file|local)://")
+LOCAL = re.compile(r"local://|file:(//localhost(?=/)|//|(?=/))", re.IGNORECASE)
+"""How the URL of a local file begins: `file:///data`, `file://localhost/data`, `file:/data` (as Java writes it)."""
 ROW = re.compile(r"(?P<file>.+\.parquet)#(?P<row>\d{1,18})\.(?P<column>\w+)")
 PLANE = "\0"
 """Before each file of a location of several; no file's name has it."""
@@ -50,13 +52,18 @@ def is_url(location: str) -> bool:
 
 
 def path_of(location: str) -> Path:
-    """The path of a local location."""
-    return Path(LOCAL.sub("", location, count=1) if LOCAL.match(location) else location)
+    """The path of a local location; `%20` and the like are decoded in a `file:` URL, and nowhere else."""
+    local = LOCAL.match(location)
+    if local is None:
+        return Path(location)
+    path = location[local.end() :]
+    decoded = path if local.group().startswith("local") else unquote(path)
+    return Path(path if "\0" in decoded else decoded)
 
 
 def join(root: str, path: str) -> str:
     """A location below a root; an absolute path or a URL is taken as it is."""
-    if path.startswith("/") or URL.match(path):
+    if path.startswith("/") or URL.match(path) or LOCAL.match(path):
         return path if is_url(path) else str(path_of(path))
     return f"{root if is_url(root) else path_of(root)}".rstrip("/") + f"/{path}"
 
@@ -136,12 +143,10 @@ def is_folder(location: str) -> bool:
     return bool(_retry(location, lambda fs, path: fs.isdir(path)))
 
 
-def find(root: str) -> Iterator[str]:
-    """The location of every file below a root; links are followed for files, not for folders."""
+def find(root: str, left_out: list[str] | None = None) -> Iterator[str]:
+    """The location of every file below a root; links are followed (`walk`), and `left_out` receives what is not."""
     if not is_url(root):
-        for folder, folders, files in os.walk(path_of(root)):
-            folders.sort()
-            yield from (f"{folder}/{name}" for name in sorted(files))
+        yield from walk(str(path_of(root)), [] if left_out is None else left_out)
         return
     protocol = URL.match(root)
     assert protocol is not None
@@ -150,12 +155,12 @@ def find(root: str) -> Iterator[str]:
 
 
 def state(location: str) -> FileState | None:
-    """The state of a local file; None if there is none, or if the location is remote.
+    """The state of a local file; None if there is none, or if the location is remote or blank.
 
     Asking a store about every image would cost as much as reading small ones, so remote images count as unchanged.
     """
     file = file_of(location)
-    return None if is_url(file) else state_of(path_of(file))
+    return None if not file or is_url(file) else state_of(path_of(file))
 
 
 def _retry(location: str, act: Callable[[Any, str], Result]) -> Result:

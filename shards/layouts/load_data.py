@@ -6,21 +6,19 @@ microscope can be imported directly from its bucket; only the tables are searche
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
-from shards.images.locations import join
-from shards.layouts.platemaps import describe, describes, find_tables, perturbations, read_platemaps
-from shards.layouts.well_table import CHANNEL, LayoutOutput, names, safe_key
-from shards.tables.csv_tables import filled, integers, parse_pairs, read_csv, require_cells
+from shards.layouts.image_paths import Replacement, joined
+from shards.layouts.keys import keys_of
+from shards.layouts.load_data_tables import LoadDataTable, load_data_tables, read_load_data_table
+from shards.layouts.platemaps import LOAD_DATA, describe, describes, find_platemaps, perturbations
+from shards.layouts.well_table import CHANNEL, LayoutOutput, channel_names
+from shards.tables.columns import FAULT, ORIGIN
 
 if TYPE_CHECKING:
     import pandas as pd
-
-URL_COLUMN, FILE_COLUMN, PATH_COLUMN = "URL_Orig", "FileName_Orig", "PathName_Orig"
-STAIN = re.compile(f"({URL_COLUMN}|{FILE_COLUMN})(?P<stain>.+)")
-NEEDED = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 
 
 def read_load_data(
@@ -32,71 +30,63 @@ def read_load_data(
     platemap: str | None = None,
     barcode_platemap: str | None = None,
 ) -> LayoutOutput:
-    """Read every load_data.csv[.gz] below the root, one row per site.
+    """Read a load_data table (CSV, compressed or not, or Parquet) of every folder below the root, one row per site.
 
-    Channels are the `URL_Orig<Name>` or `FileName_Orig<Name>` (with `PathName_Orig<Name>`) columns, or those of them
-    that `channels=DNA,ER` names. `replace=/their/path=s3://bucket` replaces the beginning of every location. The
-    experiment is `Metadata_Batch`, else the folder `<batch>` of `<batch>/<plate>/load_data.csv`. Perturbations come
-    from barcode_platemap.csv with its platemap/*.txt, else from `Metadata_` columns. Options `load_data`, `platemap`
-    and `barcode_platemap` say where these tables are, if not below the root.
+    Channels are the `URL_Orig<Name>` or `FileName_Orig<Name>` (with `PathName_Orig<Name>`) columns, or without any
+    `Orig`, `URL_<Name>` and `FileName_<Name>`; or those of them that `channels=DNA,ER` names.
+    `replace=/their/path=s3://bucket` replaces the beginning of every location. The experiment is `Metadata_Batch`, else
+    the folder `<batch>` of `<batch>/<plate>/load_data.csv`, else the plate. Perturbations come from
+    barcode_platemap.csv with its platemap/*.txt, else from `Metadata_` columns. Options `load_data`, `platemap` and
+    `barcode_platemap` say where these tables are, if not below the root.
     """
     import pandas as pd
 
-    tables = find_tables(root, load_data, "load_data.csv", "load_data.csv.gz")
-    if not tables:
-        raise LayoutError(f"{root}: no load_data.csv below this folder")
-    selected = tuple(name.strip() for name in channels.split(",")) if channels else None
+    left_out = list[str]()
+    locations = load_data_tables(root, load_data, left_out)
+    if not locations:
+        raise LayoutError("; ".join([f"{root}: no load_data.csv below this folder", *left_out[:1]]))
+    selected = channel_names(channels) if channels else None
+    replacement = Replacement.of(replace)
     parts: list[pd.DataFrame] = []
     described: list[pd.DataFrame] = []
-    for location in tables:
-        table = read_csv(location, NEEDED)
-        require_cells(table, NEEDED)
-        parts.append(_wells(location, table, selected or _stains(location, table), root, replace))
+    for location in locations:
+        table = read_load_data_table(location, root, left_out)
+        if table.frame.empty:
+            left_out.append(f"{location}: no rows")
+        parts.append(_wells(table, selected or tuple(table.images), root, replacement))
         if list(parts[-1].columns) != list(parts[0].columns):
-            raise LayoutError(f"{location}, line 1: other channels than in {tables[0]}; choose with channels=DNA,ER")
-        table = table.rename(columns=lambda name: name.removeprefix("Metadata_")).rename(
-            columns={"Plate": "plate", "Well": "well"}
-        )
-        if describes(table):
-            described.append(perturbations(table))
+            raise LayoutError(f"{location}, line 1: other channels than in {locations[0]}; choose with channels=DNA,ER")
+        if describes(table.frame):
+            described.append(perturbations(table.frame, table.wells, LOAD_DATA))
     wells = pd.concat(parts, ignore_index=True)
-    barcodes = find_tables(root, barcode_platemap, "barcode_platemap.csv")
-    described += read_platemaps(root, platemap, barcodes)
-    wells["key"] = [safe_key(key) for key in filled("{plate}_{well}_s{site}", wells, {})]
-    return LayoutOutput([describe(wells, described)])
+    described += find_platemaps(root, platemap, barcode_platemap, left_out)
+    wells["key"] = keys_of("{plate}_{well}_s{site}", wells)
+    return LayoutOutput([describe(wells, described)], notes=left_out)
 
 
-def _stains(location: str, table: pd.DataFrame) -> tuple[str, ...]:
-    stains = {match["stain"] for name in names(table) if (match := STAIN.fullmatch(name))}
-    if not stains:
-        raise LayoutError(f"{location}, line 1: no column {FILE_COLUMN}<Name> or {URL_COLUMN}<Name>")
-    return tuple(sorted(stains))
-
-
-def _wells(location: str, table: pd.DataFrame, stains: tuple[str, ...], root: str, replace: str | None) -> pd.DataFrame:
+def _wells(table: LoadDataTable, stains: tuple[str, ...], root: str, replacement: Replacement) -> pd.DataFrame:
     """One row per site of one table, under our column names."""
-    batch = location.split("/")[-3] if location.count("/") > 2 else ""
-    wells = table[["origin"]].assign(
-        experiment=table["Metadata_Batch"] if "Metadata_Batch" in table else batch or table["Metadata_Plate"],
-        plate=table["Metadata_Plate"],
-        well=table["Metadata_Well"],
-        site=integers(table, "Metadata_Site"),
-    )
-    old, new = next(iter(parse_pairs(replace, "replace").items())) if replace else ("", "")
+    wells = table.wells.assign(**{FAULT: ""})
     for stain in stains:
-        paths = _paths(location, table, stain)
-        moved = [new + path.removeprefix(old) if old and path.startswith(old) else path for path in paths]
-        wells[CHANNEL + stain] = [join(root, path) for path in moved]
+        if stain not in table.images:
+            raise LayoutError(f"{table.location}, line 1: no channel {stain!r}; there are {', '.join(table.images)}")
+        paths = _paths(table.frame, table.images[stain])
+        named = " and ".join(
+            repr(table.images[stain][kind]) for kind in ("URL", "FileName") if kind in table.images[stain]
+        )
+        blank = (paths == "") & (wells[FAULT] == "")
+        wells[FAULT] = wells[FAULT].mask(blank, f"column {named} is empty")
+        wells[CHANNEL + stain] = replacement.locations(root, paths, wells[ORIGIN])
     return wells
 
 
-def _paths(location: str, table: pd.DataFrame, stain: str) -> pd.Series[str]:
-    if URL_COLUMN + stain in table:
-        require_cells(table, [URL_COLUMN + stain])
-        return table[URL_COLUMN + stain]
-    if FILE_COLUMN + stain not in table:
-        raise LayoutError(f"{location}, line 1: no channel {stain!r}; there are {', '.join(_stains(location, table))}")
-    require_cells(table, [FILE_COLUMN + stain])
-    if PATH_COLUMN + stain not in table:
-        return table[FILE_COLUMN + stain]
-    return table[PATH_COLUMN + stain].str.rstrip("/") + "/" + table[FILE_COLUMN + stain]
+def _paths(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.Series[str]:
+    """The paths of a channel as the table gives them: its URL, else the file in its folder; blank if both are."""
+    import pandas as pd
+
+    blank = [""] * len(frame)
+    urls, files, folders = (
+        frame[columns[kind]].str.strip() if kind in columns else blank for kind in ("URL", "FileName", "PathName")
+    )
+    paths = [url or joined(folder, file) for url, file, folder in zip(urls, files, folders, strict=True)]
+    return pd.Series(paths, index=frame.index, dtype=str)

@@ -1,14 +1,18 @@
-"""Read the perturbation of each well of a JUMP-like screen, from plate maps or from `Metadata_` columns."""
+"""Read what was done to each well of a JUMP-like screen, from plate maps or from `Metadata_` columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from shards.errors import LayoutError
-from shards.images.locations import find, is_file, join
+from shards.images.locations import is_file, join
+from shards.layouts.well_names import normal_wells, wells_of
 from shards.layouts.well_table import DESCRIBING, names
-from shards.tables.csv_tables import read_csv, require_columns
+from shards.tables.columns import ORIGIN, UNDESCRIBED, require_columns
+from shards.tables.read_tables import find_tables, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,75 +26,123 @@ ALIASES = {
     "SMILES": ("SMILES", "smiles"),
 }
 """Names of our columns in published plate maps; the first one present is used."""
+PREFIXES = ("Metadata_", "Image_Metadata_", "")
+WELLS = ("well_position", "Metadata_well_position", "Metadata_Well", "Well", "well")
 
-WHERE = ["plate", "well"]
+BARCODES = re.compile(r"barcode_platemap\.csv(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
+PLATEMAP = (".txt", "", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".txt.zst", ".csv.zst")
+"""What may follow the name of a plate map in the name of its file."""
 
-
-def find_tables(root: str, option: str | None, *file_names: str) -> list[str]:
-    """Files with these names below the root; or, if an option names a folder or a file instead, below or at that."""
-    location = join(root, option) if option else root
-    if option and is_file(location):
-        return [location]
-    files = [file for file in find(location) if file.rpartition("/")[2] in file_names]
-    if option and not files:
-        raise LayoutError(f"{location}: no {file_names[0]} in this folder")
-    return files
+LOAD_DATA, MAP = 0, 1
+"""Kinds of description: a plate map takes precedence over `Metadata_` columns."""
+WHERE = ["experiment", "plate", "well"]
 
 
-def read_platemaps(root: str, option: str | None, barcodes: Iterable[str]) -> list[pd.DataFrame]:
-    """Perturbations by plate and well, a table per plate, from the barcode tables and the plate maps they name.
+def find_platemaps(root: str, option: str | None, barcodes: str | None, left_out: list[str]) -> list[pd.DataFrame]:
+    """Descriptions (`perturbations`), a table per plate, from the barcode tables and the plate maps that they name.
 
-    Plate maps are in the folder `platemap` next to the barcode table, or in the folder or file of `option`.
+    Plate maps are in the folder `platemap` next to the barcode table, or in the folder or file of `option`. Barcode
+    tables are below the root, or where the option `barcodes` says; the name of their folder may be a batch's.
     """
     tables: list[pd.DataFrame] = []
-    for path in barcodes:
+    for path in find_tables(root, barcodes, BARCODES, left_out):
+        batch = path.split("/")[-2] if "/" in path else ""
         folder = join(root, option) if option else f"{path.rpartition('/')[0]}/platemap"
-        table = read_csv(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
+        single = option is not None and folder.endswith(tuple(filter(None, PLATEMAP)))
+        table = read_table(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
         maps: dict[str, pd.DataFrame] = {}
-        for plate, name, origin in table[["Assay_Plate_Barcode", "Plate_Map_Name", "origin"]].to_numpy().tolist():
-            source = folder if folder.endswith(".txt") else f"{folder}/{name}.txt"
-            if source not in maps:
-                maps[source] = _read_platemap(source, origin)
-            tables.append(maps[source].assign(plate=plate))
+        named = table[table["Plate_Map_Name"].str.strip() != ""]  # a plate without a map has undescribed wells
+        for plate, name, origin in named[["Assay_Plate_Barcode", "Plate_Map_Name", ORIGIN]].to_numpy().tolist():
+            if name not in maps:
+                maps[name] = _read_platemap(folder if single else _file_of_map(folder, name.strip(), origin))
+            tables.append(maps[name].assign(plate=plate.strip(), experiment=batch))
     return tables
 
 
-def _read_platemap(location: str, named_in: str) -> pd.DataFrame:
-    if not is_file(location):
-        raise LayoutError(f"{named_in}: plate map {location} does not exist")
-    table = read_csv(location, ("well_position",), separator="\t")
+def _file_of_map(folder: str, name: str, named_in: str) -> str:
+    files = [f"{folder}/{name}{suffix}" for suffix in PLATEMAP]
+    file = next(filter(is_file, files), None)
+    if file is None:
+        raise LayoutError(f"{named_in}: plate map {files[0]} does not exist")
+    return file
+
+
+def _read_platemap(location: str) -> pd.DataFrame:
+    table = read_table(location, known=(*WELLS, *chain.from_iterable(ALIASES.values())))
+    well = wells_of(table, WELLS)
+    require_columns(location, names(table), WELLS[:1] if well is None else [])
     if not describes(table):
         require_columns(location, names(table), ALIASES["treatment"][:1])
-    return perturbations(table.rename(columns={"well_position": "well"}))
+    return perturbations(table, table[[ORIGIN]].assign(well=well), MAP)
 
 
 def describes(table: pd.DataFrame) -> bool:
     """Whether a table says what was done to its wells."""
-    return any(column in table for column in ALIASES["treatment"])
+    return next(_columns(table, "treatment"), None) is not None
 
 
-def perturbations(table: pd.DataFrame) -> pd.DataFrame:
-    """The describing columns of a table, under our names; an empty treatment is DMSO."""
-    kept = {name: next((table[alias] for alias in ALIASES[name] if alias in table), "") for name in DESCRIBING}
-    where = {name: table[name] for name in WHERE if name in table}
-    described = table[[]].assign(**where, **kept)
-    return described.assign(treatment=described["treatment"].mask(described["treatment"] == "", "DMSO"))
+def perturbations(table: pd.DataFrame, where: pd.DataFrame, kind: int) -> pd.DataFrame:
+    """The describing columns of a table, under our names; an empty treatment is DMSO.
+
+    `where`: the well of each row and its ORIGIN, and experiment and plate if they are known.
+    """
+    described = {name: next((table[column] for column in _columns(table, name)), "") for name in DESCRIBING}
+    kept = where[[name for name in (*WHERE, ORIGIN) if name in where]].assign(kind=kind, **described)
+    return kept.assign(
+        treatment=kept["treatment"].mask(kept["treatment"] == "", "DMSO"), well=normal_wells(kept["well"])
+    )
 
 
-def describe(wells: pd.DataFrame, described: list[pd.DataFrame]) -> pd.DataFrame:
-    """Add the describing columns; later tables take precedence. LayoutError for a well that none describes."""
+def _columns(table: pd.DataFrame, name: str) -> Iterator[str]:
+    """The columns of a table that have one of our describing columns."""
+    named = (prefix + alias for alias in ALIASES[name] for prefix in PREFIXES)
+    return (column for column in named if column in table)
+
+
+def describe(wells: pd.DataFrame, described: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Add the describing columns, and UNDESCRIBED for each well that none of the tables describes.
+
+    A description whose experiment is one of those that its plate is in holds there only, and takes precedence; any
+    other holds for all plates of its name, as its folder is no batch's. Barcodes are compared as numbers if they are
+    numbers (1.0 is 1, and 001 is another). LayoutError for two descriptions of one well that differ.
+    """
     import pandas as pd
 
     if not described:
         return wells
-    descriptions = pd.concat(described, ignore_index=True).drop_duplicates(WHERE, keep="last")
-    joined = wells.drop(columns=[name for name in DESCRIBING if name in wells]).merge(
-        descriptions, how="left", on=WHERE
-    )
-    unknown = joined["treatment"].isna()
-    if unknown.any():
-        first = joined.loc[unknown].iloc[0]
+    ours = wells[WHERE].assign(plate=_barcodes(wells["plate"]), well=normal_wells(wells["well"]))
+    known = pd.concat(described, ignore_index=True)
+    known = known.assign(plate=_barcodes(known["plate"]))
+    batches = ours[["experiment", "plate"]].drop_duplicates()
+    own = known[["experiment", "plate"]].merge(batches.assign(own=True), how="left")["own"].notna().to_numpy()
+    rows = pd.Series(-1, index=wells.index)
+    for kind in (LOAD_DATA, MAP):
+        for is_own, where in ((False, WHERE[1:]), (True, WHERE)):
+            group = known[(known["kind"] == kind) & (own == is_own)]
+            found = ours.merge(_one_per_well(group, where, ours), how="left", on=where)["row"].set_axis(wells.index)
+            rows = rows.mask(found.notna(), found)
+    blank = pd.DataFrame("", index=[-1], columns=list(DESCRIBING))
+    texts = pd.concat([known[list(DESCRIBING)], blank]).loc[rows.astype(int)].set_index(wells.index)
+    none = "no plate map or load_data.csv describes well " + ours["well"] + " of " + wells["plate"]
+    return wells.assign(**texts, **{UNDESCRIBED: none.where(rows == -1, "")})
+
+
+def _one_per_well(group: pd.DataFrame, where: list[str], wells: pd.DataFrame) -> pd.DataFrame:
+    """The row of each of these wells among the descriptions; LayoutError if two of a well differ."""
+    imaged = group.assign(row=group.index).merge(wells[where].drop_duplicates(), on=where)
+    distinct = imaged.drop_duplicates([*where, *DESCRIBING])
+    second = distinct[distinct.duplicated(where)]
+    if len(second):
+        other = second.iloc[0]
+        first = distinct[(distinct[where] == other[where]).all(axis=1)].iloc[0]
+        name = next(name for name in DESCRIBING if first[name] != other[name])
         raise LayoutError(
-            f"{first['origin']}: no plate map or load_data.csv describes well {first['well']} of {first['plate']}"
+            f"{other[ORIGIN]}: {name} {other[name]!r} of well {other['well']} of {other['plate']}, but {first[name]!r} "
+            f"at {first[ORIGIN]}: one description per well is needed"
         )
-    return joined
+    return distinct[[*where, "row"]]
+
+
+def _barcodes(plates: pd.Series[str]) -> pd.Series[str]:
+    """Barcodes as they are compared."""
+    return plates.str.strip().str.replace(r"^([0-9]+)\.0+$", r"\1", regex=True)

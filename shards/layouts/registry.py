@@ -19,8 +19,10 @@ from shards.images.planes import Plane
 from shards.layouts.folder import read_folder
 from shards.layouts.jump import read_jump
 from shards.layouts.load_data import read_load_data
+from shards.layouts.row_faults import STRICT, Tolerance
 from shards.layouts.rxrx import RXRX1, RXRX2, RXRX3, RXRX19A, RXRX19B, read_rxrx, read_rxrx3_core
 from shards.layouts.well_table import LayoutOutput, WellTable, table_of
+from shards.tables.columns import ORIGIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +42,14 @@ LAYOUTS: dict[str, Callable[..., LayoutOutput]] = {
 
 
 def read_layout(
-    layout: str, root: str | Path, folder: Path | None = None, plane: Plane | None = None, /, **options: str
-) -> WellTable:
+    layout: str, root: str | Path, folder: Path | None = None, plane: Plane | None = None,
+    tolerance: Tolerance = STRICT, /, **options: str,
+) -> WellTable:  # fmt: skip
     """Read `root`, a folder or a URL, by the layout of this name; rows go to a file without a name in `folder`.
 
-    `plane` is for layouts that have a file for each plane of an image.
-    Raises LayoutError for an unknown layout or option and for any fault that the reader finds. Images are not opened
-    (see `shards.layouts.well_table.check_images`).
+    `plane` is for layouts that have a file for each plane of an image. `tolerance` says which faults of single rows are
+    kept in the table instead of raised. Raises LayoutError for an unknown layout or option and for any other fault that
+    the reader finds. Images are not opened (see `shards.layouts.well_table.check_images`).
     """
     root = str(root)
     if layout not in LAYOUTS:
@@ -62,11 +65,11 @@ def read_layout(
         output = LAYOUTS[layout](root, **options, **({"plane": plane} if "plane" in parameters else {}))
     except OSError as error:
         raise LayoutError(f"{root}: {error}") from error
-    return table_of(replace(output, parts=_relative_origins(output.parts, root)), folder)
+    return table_of(replace(output, parts=_relative_origins(output.parts, root)), folder, tolerance)
 
 
 def _relative_origins(parts: Iterable[pd.DataFrame], root: str) -> Iterator[pd.DataFrame]:
     """Make origins relative to the root: the set's table has them, and must not depend on where the images are."""
     above = join(root, "").rstrip("/") + "/"
     for part in parts:
-        yield part.assign(origin=part["origin"].str.removeprefix(above))
+        yield part.assign(**{ORIGIN: part[ORIGIN].str.removeprefix(above)})

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 from shards.errors import LayoutError
 from shards.images.locations import find, is_folder, join, open_parquet, read_column, row_location, state
 from shards.layouts.well_table import CHANNEL, LayoutOutput, names
-from shards.tables.csv_tables import Pattern, csv_parts, fields_of, integers, require_cells, require_columns
+from shards.tables.columns import (
+    FAULT,
+    ORIGIN,
+    UNDESCRIBED,
+    Pattern,
+    fields_of,
+    integers,
+    require_cells,
+    require_columns,
+)
+from shards.tables.read_tables import table_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +35,7 @@ MAX_KEY = 200
 """Characters of a key in a Parquet file."""
 PATTERN = "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.png"
 KEY = re.compile(r"(?P<experiment>[^/]+)/Plate(?P<plate>[^/]+)/(?P<well>[A-Z]+\d+)_s(?P<site>\d+)_(?P<channel>\d+)")
+WHERE = ["experiment", "plate", "well"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,8 @@ def read_rxrx(
         stain: Pattern("{root}" + pattern, {"root": folder, "channel": str(number)})
         for number, stain in enumerate(release.stains, start=1)
     }
-    return LayoutOutput(_metadata(join(root, metadata), release, fields_of(pattern) - {"channel"}), located)
+    wells = _metadata(join(root, metadata), release, fields_of(pattern) - {"channel"})
+    return LayoutOutput(wells, located, own_keys=True)
 
 
 def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
@@ -71,11 +83,16 @@ def _metadata(location: str, release: Release, needed: Iterable[str] = ()) -> It
 
     Controls have no gene: RxRx3 repeats the control's name there.
     """
-    for part in csv_parts(location, (*release.columns, "plate")):
+    for part in table_parts(location, (*release.columns, "plate")):
         for theirs, ours in release.columns.items():
             if ours != theirs and ours in part:
                 raise LayoutError(f"{location}, line 1: column {theirs!r} would become {ours!r}, which exists already")
-        wells = part.rename(columns=dict(release.columns)).assign(**release.constants)
+        if images := [name for name in names(part) if name.startswith(CHANNEL)]:
+            raise LayoutError(
+                f"{location}, line 1: column {images[0]!r}: this layout finds the images itself: rename it"
+            )
+        constants = {name: text for name, text in release.constants.items() if name not in part}
+        wells = part.rename(columns=dict(release.columns)).assign(**constants)
         require_cells(wells, ("key", "experiment", "plate", "well"))
         wells["site"] = integers(wells, "site") if "site" in wells else 1
         require_columns(location, names(wells), sorted(needed))
@@ -97,25 +114,31 @@ def read_rxrx3_core(
         raise LayoutError(f"option partial: expected yes or no, got {partial!r}")
     import pandas as pd
 
-    wells = pd.concat(_metadata(join(root, metadata), RXRX3)).set_index("key", drop=False)
-    located = _parquet_images(join(root, images) if images else root, column)
-    if stray := sorted(set(located.index) - set(wells.index)):
-        raise LayoutError(f"{join(root, metadata)}: does not describe well {stray[0]!r}, which has images")
+    left_out, location = list[str](), join(root, metadata)
+    wells = pd.concat(_metadata(location, RXRX3)).set_index("key", drop=False)
+    located = _parquet_images(join(root, images) if images else root, column, left_out)
     without = wells.loc[~wells.index.isin(located.index)]
     if len(without) and partial == "no":
         raise LayoutError(
-            f"{without['origin'].iloc[0]}: no images of well {without['key'].iloc[0]!r} ({len(without)} wells have "
+            f"{without[ORIGIN].iloc[0]}: no images of well {without['key'].iloc[0]!r} ({len(without)} wells have "
             "none): give partial=yes if only a part of the Parquet files was downloaded"
         )
-    return LayoutOutput([wells.join(located, how="inner").reset_index(drop=True)])
+    stray = located.loc[~located.index.isin(wells.index)]
+    unknown = "does not describe well '" + stray.index.to_series() + "', which has images"
+    added = stray.assign(key=stray.index, site=1, **{ORIGIN: location}).assign(**{UNDESCRIBED: unknown})
+    described = wells.assign(**{UNDESCRIBED: ""}).join(located.drop(columns=WHERE), how="inner")
+    rows = pd.concat([described, added.reindex(columns=described.columns, fill_value="")], ignore_index=True)
+    return LayoutOutput([rows], own_keys=True, notes=left_out)
 
 
-def _parquet_images(folder: str, column: str) -> pd.DataFrame:
-    """Location of every channel, by well key, from the Parquet files below a folder."""
+def _parquet_images(folder: str, column: str, left_out: list[str]) -> pd.DataFrame:
+    """WHERE, FAULT and the location of every channel, by well key, from the Parquet files below a folder."""
     import pandas as pd
 
-    files = [file for file in find(folder) if file.endswith(".parquet")]
+    files = [file for file in find(folder, left_out) if file.endswith(".parquet")]
     parts = [part for file in files if (part := _file_images(file, column)) is not None]
+    if others := len(files) - len(parts):
+        left_out.append(f"{others} Parquet files below {folder} have no columns '__key__' and {column!r}")
     if not parts:
         raise LayoutError(f"{folder}: no Parquet file with the columns '__key__' and {column!r} below this folder")
     images = pd.concat(parts, ignore_index=True)
@@ -127,11 +150,13 @@ def _parquet_images(folder: str, column: str) -> pd.DataFrame:
     numbers = [str(number) for number in range(1, len(SIX_STAINS) + 1)]
     if list(wide.columns) != numbers:
         raise LayoutError(f"{folder}: channels {list(wide.columns)} instead of {numbers}")
-    lacking = wide.isna()
-    if lacking.any(axis=None):
-        key = wide.index[lacking.any(axis=1)][0]
-        raise LayoutError(f"{folder}: no image of channel {lacking.loc[key].idxmax()} of well {key!r}")
-    return wide.set_axis([CHANNEL + stain for stain in SIX_STAINS], axis=1)
+    where = images.drop_duplicates("key").set_index("key")[WHERE]
+    faults = pd.Series("", index=wide.index)
+    for number in numbers:
+        none = "no image of channel " + number + " of well '" + wide.index.to_series() + "'"
+        faults = faults.mask((faults == "") & wide[number].isna(), none)
+    located = wide.fillna("").set_axis([CHANNEL + stain for stain in SIX_STAINS], axis=1)
+    return located.assign(**{FAULT: faults}).join(where)
 
 
 def _file_images(file: str, column: str) -> pd.DataFrame | None:
@@ -156,7 +181,7 @@ def _file_images(file: str, column: str) -> pd.DataFrame | None:
         raise LayoutError(f"{file}, row {other_site.idxmax()}: key {keys[other_site].iloc[0]!r} is of a second site")
     return pd.DataFrame({
         "key": fields["experiment"] + "_" + fields["plate"] + "_" + fields["well"],
-        "channel": fields["channel"],
+        **{name: fields[name] for name in ("channel", *WHERE)},
         "location": [row_location(file, row, column) for row in range(len(fields))],
     })  # fmt: skip
 

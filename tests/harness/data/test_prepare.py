@@ -42,6 +42,25 @@ def test_a_recipe_curates_and_quarantines(assay: Path, tmp_path: Path) -> None:
     assert (manifest.codec, manifest.chunk) == ("lz4", 32)
 
 
+def test_a_recipe_keeps_wells_without_a_treatment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is kept or not used is logged once, when the set is built."""
+    np.save(tmp_path / "a.npy", np.zeros((32, 32), np.uint8))
+    rows = ["Metadata_Plate,Metadata_Well,Metadata_Site,URL_DNA", "P1,A01,1,a.npy", "P1,A02,1,a.npy"]
+    (tmp_path / "load_data.csv").write_text("\n".join(rows))
+    (tmp_path / "platemap").mkdir()
+    (tmp_path / "platemap" / "map.txt").write_text("well_position\tbroad_sample\nA1\tx\n")
+    (tmp_path / "barcode_platemap.csv").write_text("Assay_Plate_Barcode,Plate_Map_Name\nP1,map\n")
+    build = (
+        f"prepare.build=[{{layout: load_data, root: {tmp_path}, output: {tmp_path}/shards, workers: 1, "
+        "validation_fraction: 0.0, unlabelled: keep}]"
+    )
+    for _ in range(2):
+        prepare(load(SCALING, "laptop", ["prepare.assay=null", build]))
+    wells = ShardSet.open(tmp_path / "shards").wells
+    assert dict(zip(wells["well"], wells["treatment"], strict=True)) == {"A01": "x", "A02": ""}
+    assert caplog.text.count("no table describes their wells: 1 well images") == 1
+
+
 def test_eight_bit_rules_reach_the_builder(assay: Path, tmp_path: Path) -> None:
     build = f"prepare.build=[{{layout: rxrx3, root: {assay}, output: {tmp_path}/shards, eight_bit: '0:4095'}}]"
     with pytest.raises(ValueError, match="8-bit rule '0:4095' needs uint16 pixels"):
@@ -69,6 +88,7 @@ def test_the_plane_of_stacks_reaches_the_builder(tmp_path: Path) -> None:
         ("curation: {min_wells: 0}", "min_wells"),
         ("curation: {min_well: 3}", "did you mean 'min_wells'"),
         ("on_error: ignore", "on_error"),
+        ("unlabelled: drop", "unlabelled"),
     ],
 )
 def test_wrong_options_are_named(field: str, message: str) -> None:

@@ -52,6 +52,7 @@ def ids(*overrides: str, profile: str = "laptop") -> set[str]:
         "fit.convention=mae_train",
         "prepare.build.0.workers=1",
         "prepare.build.0.on_error=quarantine",
+        "prepare.build.0.unlabelled=null",
         "prepare.build.0.codec=trial",
         "prepare.build.0.chunk=128",
         "prepare.build.0.eight_bit=null",

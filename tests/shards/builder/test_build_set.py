@@ -171,10 +171,13 @@ def test_metadata_that_no_reader_would_accept_are_refused_by_their_line(screen, 
 
 def test_a_narrow_image_that_would_be_padded_beyond_the_limit_is_quarantined(tmp_path):
     """65,536 x 1 pixels of 100 channels have 6.5 MB, and 3.4 GB in chunks of 256 pixels with 16 bits."""
-    np.save(tmp_path / "narrow.npy", np.zeros((65_536, 1), np.uint16))
-    np.save(tmp_path / "good.npy", np.zeros((4, 4), np.uint16))
     names = [f"c{channel}" for channel in range(100)]
-    rows = [",".join(["e", "p", well, *[f"{image}.npy"] * 100]) for well, image in (("A01", "narrow"), ("A02", "good"))]
+    for image, shape in (("narrow", (65_536, 1)), ("good", (4, 4))):
+        np.save(tmp_path / f"{image}.npy", np.zeros(shape, np.uint16))
+        for name in names:
+            (tmp_path / f"{image}_{name}.npy").symlink_to(tmp_path / f"{image}.npy")
+    images = {"A01": "narrow", "A02": "good"}
+    rows = [",".join(["e", "p", well, *(f"{image}_{name}.npy" for name in names)]) for well, image in images.items()]
     header = ",".join(["experiment", "plate", "well", *(f"channel:{name}" for name in names)])
     (tmp_path / "wells.csv").write_text("\n".join([header, *rows]))
     options = {"validation_fraction": 0, "chunk": 256, "on_error": "quarantine", "progress": False}

@@ -18,7 +18,9 @@ from shards.reader.shard_set import ShardSet
 
 def table(wells: list[tuple[str, str, str, int]]) -> WellTable:
     """A table of (experiment, well, treatment, site)."""
-    frame = pd.DataFrame(wells, columns=["experiment", "well", "treatment", "site"]).assign(plate="1", origin="t.csv")
+    frame = pd.DataFrame(wells, columns=["experiment", "well", "treatment", "site"]).assign(
+        plate="1", **{"source:line": "t.csv"}
+    )
     frame["key"] = frame["experiment"] + "_" + frame["well"] + "_" + frame["site"].astype(str)
     return table_of(LayoutOutput([frame.assign(**{"channel:DNA": "a.png"})]))
 

@@ -206,3 +206,18 @@ def test_damaged_parquet_files_are_errors_wherever_they_are_damaged(parquet):
         except OSError:
             refused += 1
     assert 0 < refused < len(places)
+
+
+def test_file_urls_are_decoded_and_nothing_else_is(tmp_path):
+    (tmp_path / "plate 1").mkdir()
+    for name in ("ü%.png", "a%20b.png"):
+        (tmp_path / "plate 1" / name).write_bytes(name.encode())
+    for begin in ("file://", "file:", "file://localhost", "FILE://"):
+        assert read_bytes(f"{begin}{tmp_path}/plate%201/%C3%BC%25.png") == "ü%.png".encode()
+        assert join("/other", f"{begin}{tmp_path}/plate%201/a%2520b.png") == f"{tmp_path}/plate 1/a%20b.png"
+    for literal in (f"{tmp_path}/plate 1/a%20b.png", f"local://{tmp_path}/plate 1/a%20b.png"):
+        assert read_bytes(literal) == b"a%20b.png"
+    assert join(f"file://{tmp_path}/plate%201", "a%20b.png") == f"{tmp_path}/plate 1/a%20b.png"
+    with pytest.raises(FileNotFoundError):
+        read_bytes("file:///nothing%00here")
+    assert state("") is None

@@ -1,6 +1,7 @@
-"""Covers `jump` and `platemaps`: channels and perturbations of Opera Phenix folders."""
+"""Channels, plates and perturbations of Opera Phenix folders."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import tifffile
 from shard_files import edit
 
+from shards.build import main
 from shards.errors import ImageError, LayoutError
 from shards.images.decode import read_well
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import check_images
+from shards.reader.shard_set import ShardSet
 
 
 def write_fields(folder: Path, wells: dict[str, tuple[int, ...]]) -> None:
@@ -190,3 +193,115 @@ def test_files_of_one_plane_of_a_stack_hold_one_each(planes):
         ImageError, match=r"p01-ch1sk1fk1fl1.tiff and the other planes of its field: has planes of \(4, 4\)"
     ):
         pixels_of(planes.parent, "max")
+
+
+def measurement(root: Path, batch: str, plate: str, wells: dict[str, tuple[int, ...]]) -> Path:
+    folder = root / batch / "images" / f"{plate}__2021-01-01T00_00_00-Measurement 1"
+    write_fields(folder / "Images", wells)
+    return folder
+
+
+def test_folders_called_images_are_no_plates(tmp_path):
+    for plate in ("plateA", "plateB"):
+        write_fields(tmp_path / plate / "Images", {"r01c01f01": (1, 2)})
+    columns = ["key", "experiment", "plate", "treatment"]
+    wells = read_layout("jump", tmp_path).wells[columns].to_numpy().tolist()
+    assert wells == [[f"{plate}_A01_f01", plate, plate, plate] for plate in ("plateA", "plateB")]
+    assert read_layout("jump", tmp_path / "plateA").wells[columns].to_numpy().tolist() == wells[:1]
+
+
+def test_a_plate_behind_a_link_has_the_batch_of_the_link(tmp_path):
+    """The link leads to another disk; one to a plate that is there already, and one that leads nowhere, are named."""
+    measurement(tmp_path / "screen", "B1", "BR01", {"r01c01f01": (1,)})
+    elsewhere = measurement(tmp_path / "disk2", "other", "BR02", {"r01c01f01": (1,), "r01c02f01": (1,)})
+    images = tmp_path / "screen" / "B1" / "images"
+    (images / elsewhere.name).symlink_to(elsewhere)
+    (images / "again").symlink_to(f"BR01{elsewhere.name[4:]}")
+    (images / "up").symlink_to("..")
+    (images / f"BR03{elsewhere.name[4:]}").symlink_to("nowhere")
+    (images / f"BR04{elsewhere.name[4:]}").write_text("../../../disk2/BR04")
+    table = read_layout("jump", tmp_path / "screen")
+    check_images(table)
+    assert table.wells["key"].tolist() == ["BR01_A01_f01", "BR02_A01_f01", "BR02_A02_f01"]
+    assert set(table.wells["experiment"]) == {"B1"}
+    for name, reason in {
+        "again": "which is read already", "up": "which contains it", "BR03": "a link to nowhere, which is not there",
+        "BR04": "a file, not the folder of a measurement",
+    }.items():  # fmt: skip
+        assert [note for note in table.notes if f"/{name}" in note and reason in note]
+
+
+def test_images_of_other_names_and_channels_without_a_name_are_counted(jump):
+    folder = next(jump.rglob("Images"))
+    for name in ("BR1_A01_w1.TIF", "overview.png", "Index.idx.xml"):
+        (folder / name).touch()
+    assert read_layout("jump", jump).notes == (
+        f"2 images are not named like r01c01f01p01-ch1sk1fk1fl1.tiff, such as {folder}/BR1_A01_w1.TIF",
+        "channels [2] have no name in load_data.csv",
+        "channels [3] have no name in load_data.csv",
+    )
+    (jump / "workspace" / "x.tiff").touch()
+    with pytest.raises(LayoutError, match=r"no images named like .* below this folder; 1 images are not named like"):
+        read_layout("jump", jump / "workspace")
+
+
+def test_plates_of_one_name_in_two_batches_have_the_stains_of_their_own_table(tmp_path):
+    for batch, number in (("B1", 1), ("B2", 2)):
+        measurement(tmp_path, batch, "BR1", {"r01c01f01": (1, 2)})
+        folder = tmp_path / "load_data_csv" / batch / "BR1"
+        folder.mkdir(parents=True)
+        name = f"D:\\x\\r01c01f01p01-ch{number}sk1fk1fl1.tiff"
+        rows = [
+            "Metadata_Plate,Metadata_Well,FileName_DNA,Metadata_treatment",
+            f"BR1,A1,{name},{batch}",
+            f"BR1,A02,,{batch}",
+        ]
+        (folder / "load_data_with_illum.csv").write_text("\n".join(rows))
+    wells = read_layout("jump", tmp_path).wells.set_index("key")
+    assert wells["treatment"].to_dict() == {"B1_BR1_A01_f01": "B1", "B2_BR1_A01_f01": "B2"}
+    images = [read_well([path])[0, 0, 0] for path in wells["channel:DNA"]]
+    assert images == [1, 2]
+
+
+def test_two_stains_of_one_channel_are_refused(jump):
+    edit(next(jump.rglob("load_data.csv")), "f01p01-ch3sk", "f01p01-ch1sk")
+    with pytest.raises(LayoutError, match=r"BR1__.*, well A01 field 1: channels '\w+' and '\w+' name one file"):
+        read_layout("jump", jump)
+
+
+def test_a_well_that_no_table_describes_is_left_out_or_kept(jump, tmp_path, capsys):
+    """The command says how to go on, and afterwards what it did."""
+    edit(next(jump.rglob("mapA.txt")), "P24\t", "P23\t")
+    command = ["--layout", "jump", "--root", str(jump), "--validation-fraction", "0", "--workers", "1"]
+    assert main([*command, "--output", str(tmp_path / "stopped")]) == 1
+    error = capsys.readouterr().err
+    assert re.search("describes well P24 of BR1 .*--unlabelled keep .* and --on-error quarantine", error)
+    for option, keys, printed in (
+        ("--on-error=quarantine", [], "quarantined BR1_P24_f02: source_x|quarantined BR1_P24_f02: images/"),
+        ("--unlabelled=keep", ["BR1_P24_f02", "BR2_P24_f02"], "as no table describes their wells: 2 well images"),
+    ):
+        output = tmp_path / option[2:6]
+        for _ in range(2):  # the second finds a complete set
+            assert main([*command, "--output", str(output), option]) == 0
+        out = capsys.readouterr().out
+        assert re.search(printed, out)
+        assert "already complete" in out
+        wells = ShardSet.open(output).wells.set_index("key")
+        assert sorted(wells.index) == ["BR1_A01_f01", *keys[:1], "BR2_A01_f01", *keys[1:]]
+        assert set(wells.loc[keys, "treatment"]) <= {""}
+
+
+def test_tables_that_name_no_channels_still_describe_wells(jump):
+    """Without any, channels have their numbers; other columns of files are counted as not used."""
+    for table in [*jump.rglob("load_data.csv*")]:
+        plate = table.parent.name
+        table.unlink()
+        header = "Metadata_Plate,Metadata_Well,FileName_Overview,Metadata_treatment"
+        (table.parent / "load_data.csv").write_text(f"{header}\n{plate},A1,x.png,{plate}\n{plate},P24,y.png,{plate}\n")
+    next(jump.rglob("barcode_platemap.csv")).unlink()
+    table = read_layout("jump", jump)
+    assert table.channels == ("ch1", "ch2", "ch3")
+    assert table.wells["treatment"].tolist() == table.wells["plate"].tolist()
+    assert "column FileName_Overview does not name images" in table.notes[0]
+    edit(next(jump.rglob("load_data.csv")), "FileName_Overview", "Metadata_Overview")
+    assert read_layout("jump", jump).channels == ("ch1", "ch2", "ch3")

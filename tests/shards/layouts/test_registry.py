@@ -18,7 +18,7 @@ def test_rxrx3_rows_channels_and_controls(screen):
     row = wells.loc["gene-002_1_B03"]
     assert (row["experiment"], row["plate"], row["well"], row["gene"]) == ("gene-002", "1", "B03", "G1")
     assert row["SMILES"] == "CC(=O)O,[Na]"
-    assert row["origin"] == "metadata.csv, line 7"
+    assert row["source:line"] == "metadata.csv, line 7"
     assert row["channel:Phalloidin"] == f"{root}/gene-002/Plate1/B03_s1_w3.png"
     control = wells.loc["gene-001_1_B02"]
     assert (control["gene"], control["treatment"]) == ("", "EMPTY_control")

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dialects import Dialect
 from PIL import Image
+from shard_files import edit
 
 from shards.builder.build_set import build
-from shards.errors import LayoutError
+from shards.errors import BuildError, LayoutError
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import check_images
 from shards.reader.shard_set import ShardSet
@@ -225,3 +227,59 @@ def test_keys_of_any_length_are_not_read(core):
     rewrite(core, lambda t: t["__key__"].__setitem__(2, "A" * 201))
     with pytest.raises(LayoutError, match=r"of-00002.parquet: a key of 201 characters; 200 are the limit"):
         read_layout("rxrx3_core", core)
+
+
+def test_rxrx3_core_wells_that_lack_a_channel_or_a_description(core, tmp_path):
+    """Left out and listed, or kept without a treatment; the others are built."""
+    rewrite(core, lambda t: [cells.pop() for cells in t.values()])
+    edit(core / "metadata_rxrx3_core.csv", "gene-088_9_Z43", "gene-088_9_Z44")
+    options = {"options": {"partial": "yes"}, "validation_fraction": 0, "progress": False, "on_error": "quarantine"}
+    manifest, _ = build("rxrx3_core", core, tmp_path / "out", **options)
+    (lacking, unknown) = sorted(manifest.quarantined, key=lambda well: well.key)
+    assert lacking.origin == "metadata_rxrx3_core.csv, line 2"
+    assert lacking.error == "no image of channel 3 of well 'compound-001_1_AA15'"
+    assert unknown.origin == "metadata_rxrx3_core.csv"
+    assert unknown.error == "does not describe well 'gene-088_9_Z43', which has images"
+    manifest, _ = build("rxrx3_core", core, tmp_path / "kept", **options, unlabelled="keep")
+    wells = ShardSet.open(tmp_path / "kept").wells.set_index("key")
+    columns = ["experiment", "plate", "well", "treatment", "cell_type"]
+    assert wells.loc["gene-088_9_Z43", columns].tolist() == ["gene-088", "9", "Z43", "", ""]
+    assert [well.key for well in manifest.quarantined] == ["compound-001_1_AA15"]
+    assert manifest.notes[-1] == "kept without a treatment, as no table describes their wells: 1 well images"
+    assert manifest.notes[0] == f"2 Parquet files below {core} have no columns '__key__' and 'jp2'"
+
+
+def test_wells_of_a_release_in_another_form(tmp_path):
+    """Their images are named as the table writes them; the set has the normal name."""
+    write_release(tmp_path, "rxrx19b", 1)
+    edit(tmp_path / "metadata.csv", ",AA02,", ",aa2,")
+    folder = tmp_path / "images" / "HUVEC-1" / "Plate1"
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace("AA02", "aa2"))
+    build("rxrx19b", tmp_path, tmp_path / "out", validation_fraction=0, progress=False)
+    shards = ShardSet.open(tmp_path / "out")
+    assert shards.wells[["key", "well"]].to_numpy().tolist() == [["HUVEC-1_1_AA02_1", "AA02"]]
+    assert "source:well" not in {*shards.wells, *shards.metadata(0)}
+    assert shards.read_well(0)[:, 0, 0].tolist() == [11, 12, 13, 14, 15, 16]
+    edit(tmp_path / "metadata.csv", ",aa2,", ",AA2,")
+    with pytest.raises(BuildError, match="differs in table"):
+        build("rxrx19b", tmp_path, tmp_path / "out", validation_fraction=0, progress=False, on_error="quarantine")
+
+
+def test_columns_of_a_release_table_that_have_our_names(tmp_path):
+    write_release(tmp_path, "rxrx1", 1)
+    edit(tmp_path / "metadata.csv", ",well_type,", ",perturbation_type,")
+    assert read_layout("rxrx1", tmp_path).wells["perturbation_type"].tolist() == ["negative_control"]
+    edit(tmp_path / "metadata.csv", ",perturbation_type,", ",channel:Hoechst,")
+    with pytest.raises(LayoutError, match=r"metadata.csv, line 1: column 'channel:Hoechst': this layout finds"):
+        read_layout("rxrx1", tmp_path)
+
+
+def test_a_release_table_as_a_spreadsheet_saves_it(tmp_path):
+    write_release(tmp_path, "rxrx19a", 4)
+    with (tmp_path / "metadata.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    before = read_layout("rxrx19a", tmp_path).wells
+    dialect = Dialect(";", csv.QUOTE_MINIMAL, "utf-8-sig", "\r\n", "zstd", False)
+    dialect.write(tmp_path / "metadata.csv", rows[0], rows[1:])
+    assert read_layout("rxrx19a", tmp_path).wells.equals(before)

@@ -43,9 +43,9 @@ def test_a_missing_image_is_named_with_its_line(screen):
 
 
 def test_more_channels_than_a_set_may_have_are_refused():
-    row = {"key": "a", "experiment": "e", "plate": "p", "well": "A01", "origin": "t.csv, line 2"}
+    row = {"key": "a", "experiment": "e", "plate": "p", "well": "A01", "source:line": "t.csv, line 2"}
     for channels in (1000, 1001):
-        frame = pd.DataFrame([{**row, **{f"channel:c{number}": "a.png" for number in range(channels)}}])
+        frame = pd.DataFrame([{**row, **{f"channel:c{number}": f"{number}.png" for number in range(channels)}}])
         if channels > 1000:
             with pytest.raises(LayoutError, match="1001 channels; 1000 are the limit"):
                 table_of(LayoutOutput([frame]))

@@ -1,4 +1,4 @@
-"""Metadata tables as people save them: byte-order marks, line endings, quotes, other alphabets, mistakes."""
+"""Metadata tables as people save them: byte-order marks, line endings, quotes, mistakes. Covers `columns`, too."""
 
 import csv
 import gzip
@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from shards.errors import LayoutError
 from shards.layouts.registry import read_layout
 from shards.layouts.well_table import safe_key
-from shards.tables import csv_tables
-from shards.tables.csv_tables import csv_parts, filled, read_csv
+from shards.tables import csv_tables, read_tables
+from shards.tables.columns import filled
+from shards.tables.csv_tables import csv_parts
+from shards.tables.read_tables import read_table as read_csv
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
 
@@ -32,7 +34,7 @@ def test_marks_and_line_ends_do_not_matter(tmp_path, prefix, end, suffix):
     assert table["well"].tolist() == ["A01", "A02"]
     assert table["gene"].tolist() == ["β-catenin", ""]
     assert table["SMILES"].tolist() == ["C(=O)O,[Na]", ""]
-    assert table["origin"].tolist() == [f"{path}, line 2", f"{path}, line 4"]
+    assert table["source:line"].tolist() == [f"{path}, line 2", f"{path}, line 4"]
 
 
 @given(rows=st.lists(st.tuples(CELL, CELL, st.just("x")), min_size=1, max_size=20))
@@ -55,8 +57,10 @@ def test_any_text_comes_back_as_it_was_written(tmp_path_factory, rows):
         (b"well,gene,well\nA01,x,A01\n", "t.csv, line 1: the column name 'well' is repeated"),
         (b"wel,gene\nA01,x\n", r"t.csv, line 1: no column 'well' \(did you mean 'wel'\?\)"),
         (b"", "t.csv, line 1: no column 'well'"),
-        ("well,gene\nA01,β\n".encode("utf-16"), "t.csv, after line 0: not UTF-8 text"),
-        ("well,gene\nA01,é\n".encode("latin-1"), "t.csv, after line .: not UTF-8 text"),
+        ("well,gene\nA01,β\n".encode("utf-16")[:-1], "t.csv, after line 1: not UTF-16 text"),
+        ("well,gene\nA01,β\n".encode("utf-16-le"), "t.csv, line 1: not a readable table: a NUL character"),
+        ("well,gene\n\nA01,x\nA02,é\n".encode("latin-1"), "t.csv, line 4: not UTF-8 text; it may be Latin-1, 'A02,é'"),
+        (b"well,source:line\nA01,x\n", "t.csv, line 1: column 'source:line' is reserved: rename it"),
     ],
 )
 def test_a_bad_table_is_named_with_its_line(tmp_path, content, message):
@@ -158,7 +162,7 @@ def test_long_rows_are_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(csv_tables, "MAX_PART", 1000)
     (tmp_path / "t.csv").write_text("a\n" + f"{'x' * 300}\n" * 10)
     assert [len(part) for part in csv_parts(str(tmp_path / "t.csv"))] == [4, 4, 2]
-    monkeypatch.setattr(csv_tables, "MAX_IN_MEMORY", 2000)
+    monkeypatch.setattr(read_tables, "MAX_IN_MEMORY", 2000)
     with pytest.raises(LayoutError, match="more than 2000 characters; split the table"):
         read_csv(str(tmp_path / "t.csv"))
 
