@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAVE_OUT = "--on-error quarantine leaves such well images out and lists them"
-KEEP = "--unlabelled keep keeps them with an empty treatment"
+KEEP = "--unlabelled keep keeps such wells with an empty treatment"
 
 
 @dataclass(frozen=True)
