@@ -48,8 +48,9 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
         for axes, name in zip(panels, names, strict=True):
             axes.set_title(name, loc="left", fontweight="bold", parse_math=False)
             _draw(axes, joined[joined["facet"] == name] if name else joined, encoding, open_cells)
-        figure.supxlabel(compute_label(convention))
-        figure.supylabel("Validation loss")
+        labelled = panels[0] if len(panels) == 1 else None
+        (labelled.set_xlabel if labelled else figure.supxlabel)(compute_label(convention))
+        (labelled.set_ylabel if labelled else figure.supylabel)("Validation loss")
         lines = [
             Line2D([], [], color=GREY, linewidth=0.8, label="validation curve of a run"),
             Line2D([], [], color=DARK, linewidth=1.3, label="lower frontier"),

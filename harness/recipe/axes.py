@@ -9,14 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
-from harness.recipe.fields import FieldPath, Name
-
-if TYPE_CHECKING:
-    from harness.recipe.schema import Grid, Recipe
+from harness.recipe.fields import FieldPath
+from harness.recipe.schema import Grid, Recipe
 
 SECTIONS = ("mae", "train", "models", "datasets")
 """Parts of a recipe whose fields change how a cell trains."""
@@ -29,11 +27,6 @@ OTHERS = {
 VARIANT = "variant"
 MOST_CHECKED = 500
 """Points that are checked one by one when a recipe is loaded; of more, each value of each axis."""
-
-AxisPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[A-Za-z0-9_]+)+$", max_length=200)]
-AxisValues = Annotated[list[JsonValue], Field(min_length=1, max_length=1000)]
-Variant = Annotated[dict[AxisPath, JsonValue], Field(max_length=100)]
-Variants = Annotated[dict[Name, Variant], Field(max_length=100)]
 
 
 @dataclass(frozen=True)
@@ -54,14 +47,6 @@ def points(grid: Grid) -> Iterator[Point]:
     for variant in variants:
         for values in itertools.product(*grid.axes.values()):
             yield Point(variant, tuple(zip(grid.axes, values, strict=True)))
-
-
-def point_count(grid: Grid) -> int:
-    """How many points there are, without making them."""
-    count = max(1, len(grid.variants))
-    for values in grid.axes.values():
-        count *= len(values)
-    return count
 
 
 def axis_names(grid: Grid) -> list[str]:
@@ -167,7 +152,7 @@ def _problems_at_points(recipe: Recipe) -> list[tuple[FieldPath, str]]:
     grid = recipe.grid
     if not (grid.axes or grid.variants):
         return []
-    if point_count(grid) <= MOST_CHECKED:
+    if grid.point_count <= MOST_CHECKED:
         checked = list(points(grid))
     else:
         checked = [Point(None, ((path, value),)) for path, values in grid.axes.items() for value in values]

@@ -8,14 +8,16 @@ turning a recipe into grid cells is `grid/cells.py`.
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
 
-from harness.recipe.axes import AxisPath, AxisValues, Variants, point_count, problems_of_axes
 from harness.recipe.data import Dataset, Experiments, Prepare, Remote
 from harness.recipe.fields import (
     MOST_NAMES,
+    AxisPath,
+    AxisValues,
     Batch,
     BatchPerName,
     ChannelMap,
@@ -34,6 +36,7 @@ from harness.recipe.fields import (
     Seed,
     ShardPlace,
     Text,
+    Variants,
     YamlPath,
     unusable_by_slurm,
     without_nulls,
@@ -154,6 +157,11 @@ class Grid(Section):
     untrained: bool = True
     pixel_statistics: bool = True
 
+    @property
+    def point_count(self) -> int:
+        """How many points the variants and axes have (`axes.points`), without making them."""
+        return max(1, len(self.variants)) * math.prod(len(values) for values in self.axes.values())
+
 
 class Embed(Section):
     """Which wells to embed; each is tiled and its tiles' embeddings averaged (supplement A.3)."""
@@ -235,13 +243,12 @@ class Recipe(Section):
 
     def inconsistencies(self) -> list[tuple[FieldPath, str]]:
         """Fields that are valid alone and do not fit together: (field path, message)."""
-        wrong = [*self._unknown_names(), *self._uncovered(), *self._misfits(), *self._too_many(), *self._for_slurm()]
-        return wrong or problems_of_axes(self)
+        return [*self._unknown_names(), *self._uncovered(), *self._misfits(), *self._too_many(), *self._for_slurm()]
 
     def _too_many(self) -> list[tuple[FieldPath, str]]:
         grid = self.grid
-        count = len(grid.models) * (len(grid.datasets) + grid.untrained) * len(grid.seeds) * point_count(grid)
-        product = "models × datasets × seeds" + (" × points of the axes" if point_count(grid) > 1 else "")
+        count = len(grid.models) * (len(grid.datasets) + grid.untrained) * len(grid.seeds) * grid.point_count
+        product = "models × datasets × seeds" + (" × points of the axes" if grid.point_count > 1 else "")
         text = f"{product} are up to {count:,} cells; permitted: at most {MOST_CELLS:,}"
         return [(("grid",), text)] if count > MOST_CELLS else []
 

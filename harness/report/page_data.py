@@ -13,7 +13,7 @@ from analysis.fitting.annealing import unannealed
 from harness.grid.cells import Cell, cells, fingerprint
 from harness.plan.cost import HOUR, CellPlan, plan_cells
 from harness.plan.resources import stage_resources
-from harness.recipe.axes import axis_names, point_count
+from harness.recipe.axes import axis_names
 from harness.recipe.schema import Fit, Recipe
 from harness.report import points
 from harness.report.facets import by_facet
@@ -85,7 +85,7 @@ def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] 
 
 
 def _at_points(recipe: Recipe) -> str:
-    count = point_count(recipe.grid)
+    count = recipe.grid.point_count
     return f", at {count} points of {', '.join(axis_names(recipe.grid))}" if count > 1 else ""
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.recipe.axes import Point, at_point, axis_names, point_count, point_name, points
+from harness.recipe.axes import Point, at_point, axis_names, point_name, points
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Grid, Recipe
@@ -23,7 +23,7 @@ def recipe(*overrides: str) -> Recipe:
 def test_points_are_the_product_of_variants_and_axes() -> None:
     grid = recipe(AXES, VARIANTS).grid
     found = list(points(grid))
-    assert len(found) == point_count(grid) == 12
+    assert len(found) == grid.point_count == 12
     assert found[0] == Point("lion", (("mae.mask_ratio", 0.5), ("train.learning_rate", 1e-4)))
     assert found[-1].coordinates() == {"variant": "adamw", "mae.mask_ratio": 0.75, "train.learning_rate": 4e-4}
     assert axis_names(grid) == ["variant", "mae.mask_ratio", "train.learning_rate"]
@@ -90,4 +90,4 @@ def test_there_are_as_many_points_as_are_counted(sizes: list[int], variants: int
     grid = Grid(models=["m"], datasets=["d"], axes={f"mae.a{n}": list(range(size)) for n, size in enumerate(sizes)},
                 variants={f"v{n}": {} for n in range(variants)})  # fmt: skip
     found = list(points(grid))
-    assert len(found) == len(set(found)) == point_count(grid)
+    assert len(found) == len(set(found)) == grid.point_count
