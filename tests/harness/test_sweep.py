@@ -271,9 +271,7 @@ def test_a_grid_with_axes_trains_what_is_new_and_shares_what_is_not(undisturbed:
     assert sum("untrained" in name for name in new) == 3  # one, at the new mask ratio
     points = pd.read_csv(tmp_path / "out" / "report" / "points.csv")
     assert len(points[points["trained"]]) == 4
-    shown = subprocess.run(
-        command(undisturbed / "tiny.yaml", *grid).copy()[:3] + ["status"] + command(undisturbed / "tiny.yaml", *grid)[3:],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    status = [sys.executable, "-m", "harness.sweep", "status", *command(undisturbed / "tiny.yaml", *grid)[3:]]
+    shown = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     assert "mask_ratio=0.5, batch=16" in shown
     assert "7 cells: 7 done" in shown
