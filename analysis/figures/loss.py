@@ -4,14 +4,18 @@ Figures of this folder are plain matplotlib `Figure` objects without pyplot's gl
 anywhere, and their files are byte-identical when drawn twice.
 """
 
+from collections.abc import Set
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.style import (
     DARK,
     GREY,
+    Encoding,
     choose_encoding,
     compute_label,
     logarithmic_compute,
@@ -27,7 +31,8 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
     """Validation loss against compute: every run's curve, its last point, and the frontier below them all.
 
     Args:
-        curves: one row per validation: cell, model, size, patch, dataset, crops, seed, compute, loss.
+        curves: one row per validation: cell, model, size, patch, dataset, crops, seed, compute, loss and, if there are
+            several panels, facet.
         finals: rows with cell, dataset_rank and, if known, annealed, at least one per cell; ends are the last rows of
             `curves`, and open where the run was not annealed.
         convention: name of the compute convention.
@@ -36,27 +41,45 @@ def loss_versus_compute(curves: pd.DataFrame, finals: pd.DataFrame, convention: 
     is_open = unannealed(finals)
     open_cells = set(finals.loc[is_open, "cell"])
     joined = curves[curves["compute"] > 0].merge(ranks, on="cell", validate="many_to_one").sort_values("compute")
+    names = list(dict.fromkeys(curves["facet"])) if "facet" in curves else [""]
     encoding = choose_encoding(joined)
     with styled():
-        figure = Figure(figsize=(6.3, 3.9), layout="constrained")
-        axes = figure.subplots()
-        for cell, curve in joined.groupby("cell", sort=False):
-            last = curve.iloc[-1]
-            colour = encoding.colours[last["size"]]
-            axes.plot(curve["compute"], curve["loss"], color=colour, linewidth=0.6, alpha=0.45)
-            mark_model(axes, last["compute"], last["loss"], last.to_dict(), encoding, is_open=cell in open_cells)
-        frontier = lower_frontier(joined)
-        axes.plot(frontier["compute"], frontier["loss"], color=DARK, linewidth=1.3, zorder=2.5)
-        logarithmic_compute(axes)
-        axes.set_xlabel(compute_label(convention))
-        axes.set_ylabel("Validation loss")
-        axes.margins(y=0.06)
+        figure, panels = _panels(len(names))
+        for axes, name in zip(panels, names, strict=True):
+            axes.set_title(name, loc="left", fontweight="bold", parse_math=False)
+            _draw(axes, joined[joined["facet"] == name] if name else joined, encoding, open_cells)
+        labelled = panels[0] if len(panels) == 1 else None
+        (labelled.set_xlabel if labelled else figure.supxlabel)(compute_label(convention))
+        (labelled.set_ylabel if labelled else figure.supylabel)("Validation loss")
         lines = [
             Line2D([], [], color=GREY, linewidth=0.8, label="validation curve of a run"),
             Line2D([], [], color=DARK, linewidth=1.3, label="lower frontier"),
         ]
         outside_legend(figure, [*encoding.sections(), open_section(is_open), ("Lines", lines)])
     return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.4 + (4.9 if count == 1 else 3.1 * columns), 0.4 + 3.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for spare in grid[count:]:
+        spare.remove()
+    return figure, grid[:count]
+
+
+def _draw(axes: Axes, curves: pd.DataFrame, encoding: Encoding, open_cells: Set[str]) -> None:
+    """The curves of one panel and their frontier."""
+    for cell, curve in curves.groupby("cell", sort=False):
+        last = curve.iloc[-1]
+        colour = encoding.colours[last["size"]]
+        axes.plot(curve["compute"], curve["loss"], color=colour, linewidth=0.6, alpha=0.45)
+        mark_model(axes, last["compute"], last["loss"], last.to_dict(), encoding, is_open=cell in open_cells)
+    frontier = lower_frontier(curves)
+    axes.plot(frontier["compute"], frontier["loss"], color=DARK, linewidth=1.3, zorder=2.5)
+    logarithmic_compute(axes)
+    axes.margins(y=0.06)
 
 
 def lower_frontier(curves: pd.DataFrame) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from analysis.fitting.annealing import unannealed
 from analysis.fitting.trend import LogLinearFit
 
 LINES = ("pixel_statistics", "imagenet", "profiles")  # kinds of baselines without training, drawn as lines
+FACET = " · "  # between a source and its facet
 CHANCE = 0.10  # two tails of 5%; used where no trained cell has a chance of its own
 SEED_DODGE = 0.012  # of the axis: seeds of one cell share a compute and would overlap
 INKS = ("#AA4499", "#882255", "#117733", "#999933")  # of the lines, in the order of the baselines
@@ -48,6 +49,8 @@ def recall_versus_compute(
 ) -> Figure:
     """Recall against compute, one panel per relationship source, with fits, baselines and, if given, Table 6.
 
+    A source may have a facet after FACET (`CORUM · mask_ratio=0.5`), and then has a panel for each.
+
     Args:
         points: trained cells, one row per cell and source: cell, model, size, patch, dataset, dataset_rank, seed,
             source, recall, recall_low, recall_high, chance, compute, and, if known, annealed: a run that was not is
@@ -65,7 +68,9 @@ def recall_versus_compute(
     if foreign:
         raise ValueError(f"the figure counts in {convention}, but a fit was made in {', '.join(foreign)}")
     published = _published(table6, convention)
-    sources = list(dict.fromkeys([*points["source"], *published["benchmark"]]))
+    drawn = {_base(source) for source in points["source"]}
+    others = (name for name in published["benchmark"] if name not in drawn)
+    sources = list(dict.fromkeys([*points["source"], *others]))
     if not sources:
         raise ValueError("no points to draw: neither trained cells nor Table 6")
     encoding, inks = choose_encoding(points, published["size"]), _inks(baselines)
@@ -73,14 +78,15 @@ def recall_versus_compute(
     with styled():
         figure, panels = _panels(len(sources))
         for axes, source in zip(panels, sources, strict=True):
-            axes.set_title(source, loc="left", fontweight="bold", pad=15, parse_math=False)
-            _draw_table6(axes, published[published["benchmark"] == source], encoding)
+            title = source.replace(FACET, "\n", 1)
+            axes.set_title(title, loc="left", fontweight="bold", pad=15, parse_math=False)
+            _draw_table6(axes, published[published["benchmark"] == _base(source)], encoding)
             _draw_points(axes, points[points["source"] == source], encoding)
             for fit in fits:
                 if fit.source == source:
                     _draw_fit(axes, fit)
             _draw_baselines(axes, baselines[baselines["source"] == source], encoding, inks)
-            chance_drawn |= _draw_chance(axes, points[points["source"] == source])
+            chance_drawn |= _draw_chance(axes, points[points["source"] == source], is_facet=title != source)
             logarithmic_compute(axes)
         figure.supxlabel(compute_label(convention))
         figure.supylabel("Recall of known relationships")
@@ -155,16 +161,25 @@ def _draw_baselines(
         )
 
 
-def _draw_chance(axes: Axes, points: pd.DataFrame) -> bool:
-    """Chance as a line if it is close to the data, else as a note above the panel."""
+def _draw_chance(axes: Axes, points: pd.DataFrame, *, is_facet: bool) -> bool:
+    """Chance as a line if it is close to the data, else as a note: above the panel, or in it below a longer title."""
     chance = float(points["chance"].iloc[0]) if len(points) else CHANCE
     low, high = axes.get_ylim()
     within_reach = chance > low - 0.8 * (high - low)
     if within_reach:
         axes.axhline(chance, zorder=1.5, **DOTTED)
+    elif is_facet:
+        axes.text(
+            1, 0.02, f"chance {chance:.2f} is below", transform=axes.transAxes, ha="right", fontsize=7, color=GREY
+        )
     else:
         axes.set_title(f"chance {chance:.2f} is below", loc="right", pad=15, fontsize=7, color=GREY)
     return within_reach
+
+
+def _base(source: str) -> str:
+    """A source without its facet."""
+    return source.partition(FACET)[0]
 
 
 def _published(table6: pd.DataFrame | None, convention: str) -> pd.DataFrame:

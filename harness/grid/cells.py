@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from harness.recipe.axes import VARIANT, Point, at_point, points
 from harness.recipe.data import Assay, Build, Stream
 from harness.recipe.fields import per_name
 from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
@@ -99,6 +101,8 @@ class Cell:
     data: TrainingData | None
     training: Training | None
     seed: int
+    point: Point = field(default=Point(), compare=False)  # where the cell is on the grid's axes; its id says what it is
+    overlay: Recipe | None = field(default=None, compare=False, repr=False)  # the recipe there; None without axes
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,8 +122,8 @@ class Cell:
             "seed": self.seed,
         }
 
-    def labels(self) -> dict[str, str | int | None]:
-        """What names the cell in tables: model, size, patch, dataset and seed."""
+    def labels(self) -> dict[str, JsonValue]:
+        """What names the cell in tables: model, size, patch, dataset, seed, and its place on the grid's axes."""
         model = self.architecture.model if self.architecture else None
         return {
             "model": self.model,
@@ -127,7 +131,12 @@ class Cell:
             "patch": model.patch_size if model else None,
             "dataset": self.dataset,
             "seed": self.seed,
+            **{name: _scalar(value) for name, value in self.point.coordinates().items()},
         }
+
+    def recipe(self, study: Recipe) -> Recipe:
+        """The recipe at the cell's point of the axes."""
+        return self.overlay or study
 
     @property
     def network_kind(self) -> str | None:
@@ -140,25 +149,81 @@ class Cell:
         return self.architecture is not None and self.architecture.model.is_classifier
 
 
+def _scalar(value: JsonValue) -> JsonValue:
+    """A value that a cell of a table can hold."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 def fingerprint(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     """SHA-256 of the canonical JSON of `value`: equal for equal values, whatever the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def cells(recipe: Recipe) -> list[Cell]:
-    """Every cell of the grid: baselines first, then models × datasets × seeds in the recipe's order."""
+    """Every cell of the grid: baselines first, then models × datasets × seeds in the recipe's order, at each point of
+    the axes. A baseline that is the same at several points is one cell.
+
+    Raises:
+        ValueError: an axis changes no cell.
+    """
+    if not (recipe.grid.axes or recipe.grid.variants):
+        return _cells(recipe, Point())
+    at_points = [cell for point in points(recipe.grid) for cell in _cells(recipe, point)]
+    _check_axes(recipe, at_points)
+    grid = _merged(at_points)
+    return [cell for cell in grid if cell.kind != "trained"] + [cell for cell in grid if cell.kind == "trained"]
+
+
+def _cells(study: Recipe, point: Point) -> list[Cell]:
+    """The cells at a point."""
+    recipe = at_point(study, point)
     grid, models = recipe.grid, recipe.trained_models
     baselines = [_pixel_statistics()] if grid.pixel_statistics and recipe.embed is not None else []
     baselines += [_fixed(recipe, model) for model in grid.models if model not in models]
     if grid.untrained:
         baselines += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, models)]
-    excluded = {(pair.model, pair.dataset) for pair in grid.exclude}
     trained = [
         _trained(recipe, model, dataset, seed)
         for seed, dataset, model in itertools.product(grid.seeds, grid.datasets, models)
-        if (model, dataset) not in excluded
+        if not _is_excluded(study, point, model, dataset, seed)
     ]
-    return baselines + trained
+    if not point.coordinates():
+        return baselines + trained
+    return [replace(cell, point=point, overlay=recipe) for cell in baselines + trained]
+
+
+def _is_excluded(recipe: Recipe, point: Point, model: str, dataset: str, seed: int) -> bool:
+    at: dict[str, JsonValue] = {"model": model, "dataset": dataset, "seed": seed, **point.coordinates()}
+    return any(all(at[name] == value for name, value in excluded.items()) for excluded in recipe.grid.exclude)
+
+
+def _check_axes(recipe: Recipe, at_points: Sequence[Cell]) -> None:
+    """Raise ValueError for an axis along which all cells have one id: two values would be one result."""
+    trained = [cell for cell in at_points if cell.kind == "trained"]
+    axes = [(name, f"grid.axes.{name}") for name, values in recipe.grid.axes.items() if len(values) > 1]
+    axes += [(VARIANT, "grid.variants")] if len(recipe.grid.variants) > 1 else []
+    for name, place in axes:
+        values_of: dict[str, set[str]] = {}
+        for cell in trained:
+            values_of.setdefault(cell.id, set()).add(repr(cell.point.coordinates()[name]))
+        if trained and all(len(values) > 1 for values in values_of.values()):
+            raise ValueError(f"{place}: changes no result of any cell, so its values would be one cell")
+
+
+def _merged(at_points: Sequence[Cell]) -> list[Cell]:
+    """One cell of each id, on those axes only along which it is one cell and no other."""
+    same: dict[str, list[Cell]] = {}
+    for cell in at_points:
+        same.setdefault(cell.id, []).append(cell)
+    return [_merge(group) for group in same.values()]
+
+
+def _merge(group: Sequence[Cell]) -> Cell:
+    first, places = group[0], [cell.point.coordinates() for cell in group]
+    kept = {name: value for name, value in places[0].items() if all(place[name] == value for place in places)}
+    values = tuple((name, kept.get(name)) for name, _ in first.point.values)
+    variant = first.point.variant if VARIANT in kept else None
+    return replace(first, point=Point(variant, values))
 
 
 def _pixel_statistics() -> Cell:

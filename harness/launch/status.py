@@ -17,6 +17,7 @@ from harness.launch.slurm.failures import cause, first_failure
 from harness.launch.slurm.heartbeat import BEAT_SECONDS, Beat, heartbeat, read_beat
 from harness.launch.slurm.job_states import NAMES, UNKNOWN, JobState, states
 from harness.launch.slurm.submissions import Key, Submissions, Submitted
+from harness.recipe.axes import point_name
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
@@ -42,6 +43,7 @@ class CellStatus:
     eta_seconds: float | None = None
     restarts: int = 0
     reason: str = ""
+    axes: str = ""  # where the cell is on the grid's axes
 
 
 def statuses(recipe: Recipe) -> list[CellStatus]:
@@ -54,7 +56,9 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     work_items = [missing_stages(recipe, cell) for cell in cells(recipe)]
     next_jobs = [_next_jobs(recipe, work, latest) for work in work_items]
     known = states([submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted])
-    return [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
+    rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
+    places = [point_name(work.cell.point.coordinates()) for work in work_items]
+    return [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
 
 
 def _next_jobs(recipe: Recipe, work: CellWork, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
@@ -121,15 +125,16 @@ def _is_alive(beat: Beat) -> bool:
 
 def table(rows: Sequence[CellStatus]) -> str:
     """The statuses as text, and a count of each state."""
-    counts = Counter(row.state for row in rows)
+    counts, with_axes = Counter(row.state for row in rows), any(row.axes for row in rows)
     total = f"{len(rows)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    return f"{text_table([_texts(row) for row in rows], LEFT)}\n{total}"
+    return f"{text_table([_texts(row, with_axes) for row in rows], LEFT)}\n{total}"
 
 
-def _texts(row: CellStatus) -> dict[str, str]:
+def _texts(row: CellStatus, axes: bool) -> dict[str, str]:
     """A cell's text by column."""
     return {
         "cell": row.cell,
+        **({"axes": row.axes} if axes else {}),
         "stage": row.stage,
         "state": row.state,
         "step": f"{row.step:,}/{row.steps:,}" if row.step is not None else "",

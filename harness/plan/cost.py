@@ -66,7 +66,7 @@ def plan_cells(recipe: Recipe, cells: Sequence[Cell]) -> list[CellPlan]:
 def plan_cell(recipe: Recipe, cell: Cell, wells: int | None) -> CellPlan:
     """The plan of one cell, which embeds `wells` wells."""
     assert cell.architecture is not None
-    system = cost_of(cell.architecture)
+    recipe, system = cell.recipe(recipe), cost_of(cell.architecture)
     images, steps, batch, gpus, run = 0, 0, 0, 0, None
     if cell.training is not None and cell.dataset is not None:
         images, batch = training_images(recipe, cell.dataset), cell.training.batch

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from pydantic import JsonValue
+
 from analysis.compute.flops import CONVENTIONS
 from analysis.figures.text_table import text_table
+from harness.grid.cells import cells
 from harness.models.architecture import configure
 from harness.models.config import MaeConfig
 from harness.plan.cost import CellPlan
 from harness.plan.memory import memory
 from harness.plan.step_time import StepEstimate
+from harness.recipe.axes import axis_names, short_names
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import GPUS, Gpu
 from harness.recipe.models import MaeVitSection
@@ -29,14 +34,16 @@ RUN_COLUMNS = ("GPUs", "engine", "crops/GPU", "GB", "net%", "crops/s·node")  # 
 
 def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     """The plan as text: a line per cell, the sum, and the assumptions."""
-    lines = [text_table([_row(plan) for plan in plans], LEFT), *_sums(recipe, plans), *_on_other_gpus(recipe, plans)]
+    rows = [_row(plan, axis_names(recipe.grid)) for plan in plans]
+    lines = [text_table(rows, LEFT), *_count(recipe), *_sums(recipe, plans), *_on_other_gpus(recipe, plans)]
     return "\n".join([*lines, *_compared_with_the_paper(recipe, plans)])
 
 
-def _row(plan: CellPlan) -> dict[str, str]:
+def _row(plan: CellPlan, axes: Sequence[str]) -> dict[str, str]:
     """A cell's text by column."""
     return {
         "cell": plan.cell.id,
+        **{short: _value(plan.cell.labels().get(axis)) for axis, short in short_names(axes).items()},
         "params": _short(plan.parameters),
         "crops": _short(plan.crops),
         "steps": str(plan.steps),
@@ -46,6 +53,25 @@ def _row(plan: CellPlan) -> dict[str, str]:
         "GPU h": f"{plan.gpu_hours:.1f}",
         "embed": "?" if plan.embed_hours is None else f"{plan.embed_hours:.1f}",
     }
+
+
+def _value(value: JsonValue) -> str:
+    return "" if value is None else str(value)
+
+
+def _count(recipe: Recipe) -> list[str]:
+    """How the axes multiply the grid; nothing without axes."""
+    grid = recipe.grid
+    if not (grid.axes or grid.variants):
+        return []
+    factors = [(len(recipe.trained_models), "trained models"), (len(grid.datasets), "datasets")]
+    factors += [(len(grid.seeds), "seeds"), *([(len(grid.variants), "variants")] if grid.variants else [])]
+    factors += [(len(values), f"values of {axis}") for axis, values in grid.axes.items()]
+    trained = sum(cell.kind == "trained" for cell in cells(recipe))
+    product = " × ".join(f"{count} {name}" for count, name in factors)
+    less = math.prod(count for count, _ in factors) - trained
+    left_out = f", of which {less} are excluded or the same" if less else ""
+    return [f"{trained} trained cells: {product}{left_out}"]
 
 
 def _run(run: StepEstimate, gpus: int) -> dict[str, str]:
@@ -128,6 +154,8 @@ def _object(plan: CellPlan) -> dict[str, Any]:
         "steps": plan.steps, "flops": plan.flops, "gpus": plan.gpus, "wall_hours": plan.wall_hours,
         "gpu_hours": plan.gpu_hours, "embed_gpu_hours": plan.embed_hours,
     }  # fmt: skip
+    if place := plan.cell.point.coordinates():
+        values["axes"] = place
     if plan.run is not None:
         run = {**asdict(plan.run), "step_seconds": plan.run.step_seconds, "limit": plan.run.limit}
         values["run"] = {**run, "memory_bytes": plan.run.memory.total if plan.run.memory else None}

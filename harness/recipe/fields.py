@@ -11,7 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 Number = TypeVar("Number", int, float)
 FieldPath = tuple[str | int, ...]
@@ -92,6 +101,11 @@ ShardPlace = Annotated[
     Path | str, PlainValidator(_place), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MOST_PATH})
 ]
 Pair = Annotated[tuple[Probability, Probability], Field(strict=False)]
+
+AxisPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.[A-Za-z0-9_]+)+$", max_length=200)]
+AxisValues = Annotated[list[JsonValue], Field(min_length=1, max_length=1000)]
+Variant = Annotated[dict[AxisPath, JsonValue], Field(max_length=100)]
+Variants = Annotated[dict[Name, Variant], Field(max_length=100)]
 
 # A value for all cells, or one for each model or dataset by name.
 EpochsPerName = Annotated[PositiveInt | dict[Name, PositiveInt], Entries]

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from harness.recipe.axes import problems_of_axes
 from harness.recipe.errors import RecipeError, SourceLine, SourceLines, dotted, explain, is_other_arm, message, shown
 from harness.recipe.fields import FieldPath
 from harness.recipe.old_names import accept_old_names, current_path
@@ -140,7 +141,7 @@ def _validated(tree: dict[str, Any], places: SourceLines, path: Path, context: s
     except RecursionError as error:
         raise RecipeError(f"{path}: nested too deeply") from error
     else:
-        inconsistencies = recipe.inconsistencies()
+        inconsistencies = recipe.inconsistencies() or problems_of_axes(recipe)
         if not inconsistencies:
             return recipe
         wrong, count = iter(inconsistencies), len(inconsistencies)

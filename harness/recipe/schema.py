@@ -8,6 +8,7 @@ turning a recipe into grid cells is `grid/cells.py`.
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
@@ -15,6 +16,8 @@ from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, mode
 from harness.recipe.data import Dataset, Experiments, Prepare, Remote
 from harness.recipe.fields import (
     MOST_NAMES,
+    AxisPath,
+    AxisValues,
     Batch,
     BatchPerName,
     ChannelMap,
@@ -33,6 +36,7 @@ from harness.recipe.fields import (
     Seed,
     ShardPlace,
     Text,
+    Variants,
     YamlPath,
     unusable_by_slurm,
     without_nulls,
@@ -137,20 +141,26 @@ class Train(Section):
     skip_limit: Count = Field(10, description="more updates left out than this end the run")
 
 
-class Exclude(Section):
-    model: Name
-    dataset: Name
-
-
 class Grid(Section):
-    """The product of models, datasets and seeds, less what is excluded, plus the baselines."""
+    """The product of models, datasets, seeds, variants and axes, less what is excluded, plus the baselines."""
 
     models: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)]
     datasets: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)]
     seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
-    exclude: list[Exclude] = Field([], max_length=10_000)
+    axes: dict[AxisPath, AxisValues] = Field(
+        {}, max_length=20, description="values of any field that changes a result, as in `mae.mask_ratio: [0.5, 0.75]`"
+    )
+    variants: Variants = Field({}, description="named points of fields that change together: {name: {field: value}}")
+    exclude: list[Annotated[dict[str, JsonValue], Field(max_length=50)]] = Field(
+        [], max_length=10_000, description="leave out the cells with these: model, dataset, seed, variant, any axis"
+    )
     untrained: bool = True
     pixel_statistics: bool = True
+
+    @property
+    def point_count(self) -> int:
+        """How many points the variants and axes have (`axes.points`), without making them."""
+        return max(1, len(self.variants)) * math.prod(len(values) for values in self.axes.values())
 
 
 class Embed(Section):
@@ -237,8 +247,9 @@ class Recipe(Section):
 
     def _too_many(self) -> list[tuple[FieldPath, str]]:
         grid = self.grid
-        count = len(grid.models) * (len(grid.datasets) + grid.untrained) * len(grid.seeds)
-        text = f"models × datasets × seeds are up to {count:,} cells; permitted: at most {MOST_CELLS:,}"
+        count = len(grid.models) * (len(grid.datasets) + grid.untrained) * len(grid.seeds) * grid.point_count
+        product = "models × datasets × seeds" + (" × points of the axes" if grid.point_count > 1 else "")
+        text = f"{product} are up to {count:,} cells; permitted: at most {MOST_CELLS:,}"
         return [(("grid",), text)] if count > MOST_CELLS else []
 
     def _for_slurm(self) -> list[tuple[FieldPath, str]]:
@@ -253,9 +264,9 @@ class Recipe(Section):
         early = self.train.early_stopping
         if isinstance(early, dict):
             uses += [(("train", "early_stopping", name), name, self.datasets) for name in early]
-        for i, cell in enumerate(self.grid.exclude):
-            uses += [(("grid", "exclude", i, "model"), cell.model, self.models)]
-            uses += [(("grid", "exclude", i, "dataset"), cell.dataset, self.datasets)]
+        for i, excluded in enumerate(self.grid.exclude):
+            for field, known in (("model", self.models), ("dataset", self.datasets)):
+                uses += [(("grid", "exclude", i, field), str(excluded[field]), known)] if field in excluded else []
         return [(path, unknown_name(name, list(known))) for path, name, known in uses if name not in known]
 
     def _uncovered(self) -> list[tuple[FieldPath, str]]:

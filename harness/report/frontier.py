@@ -37,13 +37,14 @@ def allocations(
     Args:
         recipe: the study.
         grid: its cells.
-        tables: `points.points` under each convention.
+        tables: `points.points` under each convention, by facet.
     """
     losses = {cell.id: loss for cell in grid if (loss := _loss(recipe, cell)) is not None}
     by_convention = {
         name: [
-            _allocation(metric, kind, runs)
-            for metric, kind, runs in _metrics(_runs(for_laws(table, recipe.fit), losses))
+            _allocation(f"{metric}, {facet!s}" if facet else metric, kind, runs)
+            for facet, part in for_laws(table, recipe.fit).groupby("facet", sort=False)
+            for metric, kind, runs in _metrics(_runs(part, losses))
         ]
         for name, table in tables.items()
     }

@@ -50,6 +50,8 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     from harness.report.points import annealed_only, points
     from harness.report.rows import evaluate_values
 
+    if recipe.grid.axes or recipe.grid.variants:
+        raise ValueError("runs are proposed along one law, and a grid with axes has one at each point")
     grid, convention = cells(recipe), recipe.fit.convention
     plans = [plan for plan in plan_cells(recipe, grid) if plan.crops and plan.gpu_hours > 0]
     table = annealed_only(points(recipe, grid, convention), recipe.fit)

@@ -13,8 +13,10 @@ from analysis.fitting.annealing import unannealed
 from harness.grid.cells import Cell, cells, fingerprint
 from harness.plan.cost import HOUR, CellPlan, plan_cells
 from harness.plan.resources import stage_resources
+from harness.recipe.axes import axis_names
 from harness.recipe.schema import Fit, Recipe
 from harness.report import points
+from harness.report.facets import by_facet
 from harness.report.left_out import LeftOut
 from harness.report.rows import TrainValues, Values, annealed, log_path, stage_values, train_values
 from harness.report.stamp import code, packages
@@ -45,8 +47,10 @@ def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] 
     from harness.report.reconstructions import samples
 
     grid = cells(recipe)
-    tables = {name: points.points(recipe, grid, name) for name in CONVENTIONS}
-    table, curves = tables[recipe.fit.convention], points.curves(recipe, grid, recipe.fit.convention)
+    axes = axis_names(recipe.grid)
+    table = points.points(recipe, grid, recipe.fit.convention)
+    tables = {name: by_facet(points.points(recipe, grid, name), axes) for name in CONVENTIONS}
+    curves = points.curves(recipe, grid, recipe.fit.convention)
     planned = {plan.cell.id: plan for plan in plans(recipe, grid)}
     rows = [_row(recipe, cell, table, planned.get(cell.id)) for cell in grid]
     unfinished = sum(row.state != "done" for row in rows)
@@ -55,11 +59,11 @@ def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] 
         title=f"Scaling study: {recipe.name}",
         question=(
             "How does the recall of known relationships grow with training compute, for masked autoencoders of "
-            f"{len(recipe.trained_models)} models on {len(recipe.grid.datasets)} data sets?"
+            f"{len(recipe.trained_models)} models on {len(recipe.grid.datasets)} data sets{_at_points(recipe)}?"
         ),
         convention=recipe.fit.convention,
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
-        sources=list(dict.fromkeys(table["source"])),
+        sources=list(dict.fromkeys(tables[recipe.fit.convention]["source"])),
         points=_points(tables, recipe.fit.convention),
         curves=_curves(curves, grid, recipe),
         frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
@@ -78,6 +82,11 @@ def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] 
         reconstructions=crops,
         samples=samples(recipe, grid),
     )
+
+
+def _at_points(recipe: Recipe) -> str:
+    count = recipe.grid.point_count
+    return f", at {count} points of {', '.join(axis_names(recipe.grid))}" if count > 1 else ""
 
 
 def plans(recipe: Recipe, grid: Sequence[Cell]) -> list[CellPlan]:

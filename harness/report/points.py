@@ -9,6 +9,7 @@ from analysis.compute.flops import compute
 from analysis.fitting.annealing import unannealed
 from harness.grid.cells import Cell
 from harness.models.architecture import cost_of
+from harness.recipe.axes import axis_names
 from harness.recipe.schema import Fit, Recipe
 from harness.report.rows import Recall, annealed, evaluate_values, train_values, validations
 
@@ -45,7 +46,7 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
             recall = {"recall": row.recall, "recall_low": row.recall_low, "recall_high": row.recall_high}
             counts = {"chance": row.chance, "pairs": row.pairs, "genes": done.genes}
             rows.append(same | {"source": source} | recall | counts)
-    table = pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+    table = pd.DataFrame(rows, columns=[*POINT_COLUMNS, *axis_names(recipe.grid)])
     numbers = dict.fromkeys(("recall_low", "recall_high", "compute"), "float64")
     return table.astype({"patch": "Int64", "dataset_rank": "Int64", "annealed": "boolean", **numbers})
 
@@ -104,7 +105,7 @@ def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
         for entry in validations(recipe, cell)[0]:
             at = {"crops": entry.crops, "compute": _compute(cell, entry.crops, convention)}
             rows.append(_labels(recipe, cell) | at | {"loss": entry.validation_loss})
-    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+    return pd.DataFrame(rows, columns=[*CURVE_COLUMNS, *axis_names(recipe.grid)])
 
 
 def finals(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:

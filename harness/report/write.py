@@ -47,7 +47,9 @@ def has_faults(recipe: Recipe) -> bool:
 
 
 def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence[LeftOut]) -> list[Path]:
+    from harness.recipe.axes import axis_names
     from harness.report import points
+    from harness.report.facets import by_facet
 
     convention = recipe.fit.convention
     curves, table = points.curves(recipe, grid, convention), points.points(recipe, grid, convention)
@@ -55,7 +57,7 @@ def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence
     if (curves["compute"] > 0).any():
         written += _loss_figure(recipe, folder, curves, grid)
     if table["trained"].any():
-        written += _recall_figure(recipe, folder, table)
+        written += _recall_figure(recipe, folder, by_facet(table, axis_names(recipe.grid)))
     written += _exports(folder, table)
     crops = _reconstructions(recipe, folder, grid)
     return [*written, *crops, _page(recipe, folder, crops[0] if crops else None, missing)]
@@ -91,9 +93,12 @@ def _csv(path: Path, table: pd.DataFrame) -> Path:
 def _loss_figure(recipe: Recipe, folder: Path, curves: pd.DataFrame, grid: Sequence[Cell]) -> list[Path]:
     from analysis.figures.loss import loss_versus_compute
     from analysis.figures.save import save
+    from harness.recipe.axes import axis_names, point_name
     from harness.report.points import finals
 
-    figure = loss_versus_compute(curves, finals(recipe, grid), recipe.fit.convention)
+    axes = axis_names(recipe.grid)
+    names = [point_name(dict(zip(axes, row, strict=True))) for row in curves[axes].itertuples(index=False)]
+    figure = loss_versus_compute(curves.assign(facet=names), finals(recipe, grid), recipe.fit.convention)
     return [*save(figure, folder / "loss_versus_compute", FORMATS)]
 
 

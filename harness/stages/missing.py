@@ -38,7 +38,9 @@ class CellWork:
 
     def stage_run(self, recipe: Recipe, stage: Stage) -> StageRun:
         """The arguments of running one of the stages."""
-        return StageRun(recipe, self.cell, cell_folder(recipe, self.cell), self.fingerprints[stage])
+        return StageRun(
+            self.cell.recipe(recipe), self.cell, cell_folder(recipe, self.cell), self.fingerprints[stage]
+        )  # fmt: skip
 
 
 def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
@@ -55,6 +57,7 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
         StageError: shards or a relationship list are missing, or the shards are not those the cell trained on.
         ChannelError: the channels to train on or to embed are not those of the cell's network.
     """
+    recipe = cell.recipe(recipe)
     fingerprints = _fingerprints(recipe, cell)
     missing: list[Stage] = []
     for stage, current in fingerprints.items():

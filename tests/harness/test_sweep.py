@@ -252,3 +252,26 @@ def test_an_unknown_option_of_the_assay_is_refused(tmp_path: Path, capsys: pytes
     arguments = [f"output={tmp_path}/out", "prepare.assay.options={photos: 3}"]
     assert sweep.main([str(recipe), "--profile", "laptop", *arguments]) == 2
     assert "prepare.assay.options: 'photos' is not known; did you mean 'photons'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_grid_with_axes_trains_what_is_new_and_shares_what_is_not(undisturbed: Path, tmp_path: Path) -> None:
+    """The study again, with a second mask ratio and batch as axes: its own cells are the points at the old values."""
+    shutil.copytree(undisturbed / "out", tmp_path / "out")
+    before = results(tmp_path / "out")
+    axes = "grid.axes={mae.mask_ratio: [0.75, 0.5], train.batch: [8, 16]}"
+    grid = ("grid.models=[vit_s16]", "grid.datasets=[one]", axes, f"output={tmp_path}/out")
+    ended = run(undisturbed / "tiny.yaml", *grid)
+    assert ended.returncode == 0, ended.stderr
+    rows = results(tmp_path / "out")
+    new = {name: row for name, row in rows.items() if name not in before}
+    assert {name: row for name, row in rows.items() if name in before} == before
+    trained = [row["values"] for name, row in new.items() if name.endswith("train.json") and "untrained" not in name]
+    assert sorted((row["mae.mask_ratio"], row["train.batch"]) for row in trained) == [(0.5, 8), (0.5, 16), (0.75, 16)]
+    assert sum("untrained" in name for name in new) == 3  # one, at the new mask ratio
+    points = pd.read_csv(tmp_path / "out" / "report" / "points.csv")
+    assert len(points[points["trained"]]) == 4
+    status = [sys.executable, "-m", "harness.sweep", "status", *command(undisturbed / "tiny.yaml", *grid)[3:]]
+    shown = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    assert "mask_ratio=0.5, batch=16" in shown
+    assert "7 cells: 7 done" in shown

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.grid.cells import cells
+from harness.grid.cells import Cell, cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 
@@ -156,3 +156,63 @@ def test_an_id_is_stable_over_time() -> None:
         "vit_l8_plus-untrained-s0-3da5bffc",
         "vit_l8_plus-rpi_93m-s0-8e7900bd",
     ]
+
+
+AXES = "grid.axes={mae.mask_ratio: [0.5, 0.75], train.learning_rate: [1e-3, 2e-3]}"
+
+
+def grid_of(*overrides: str) -> list[Cell]:
+    return cells(load(SCALING, "laptop", ["grid.models=[vit_s8, vit_l8]", "grid.seeds=[0]", *overrides]))
+
+
+def test_a_cell_on_an_axis_is_the_cell_of_a_recipe_with_that_value() -> None:
+    """Its id says what it is, not how it was written down."""
+    by_axis = {cell.id for cell in grid_of("grid.axes={mae.mask_ratio: [0.5, 0.75]}") if cell.kind == "trained"}
+    one_by_one = [grid_of(f"mae.mask_ratio={ratio}") for ratio in (0.5, 0.75)]
+    assert by_axis == {cell.id for grid in one_by_one for cell in grid if cell.kind == "trained"}
+    variant = grid_of("grid.variants={small: {train.batch: 4, train.epochs: 3}}")
+    assert {c.id for c in variant} == {c.id for c in grid_of("train.batch=4", "train.epochs=3")}
+
+
+def test_a_baseline_is_one_cell_at_all_points_where_it_is_the_same() -> None:
+    grid = grid_of(AXES)
+    untrained = [cell for cell in grid if cell.kind == "untrained"]
+    assert [cell.labels()["mae.mask_ratio"] for cell in untrained] == [0.5, 0.5, 0.75, 0.75]
+    assert {cell.labels()["train.learning_rate"] for cell in untrained} == {None}
+    assert sum(cell.kind == "pixel_statistics" for cell in grid) == 1
+    trained = [cell for cell in grid if cell.kind == "trained"]
+    assert len(trained) == len({cell.id for cell in grid} - {cell.id for cell in untrained}) - 1 == 2 * 3 * 4
+
+
+def test_cells_are_excluded_by_any_axis() -> None:
+    everything = len(grid_of(AXES))
+    assert len(grid_of(AXES, "grid.exclude=[{mae.mask_ratio: 0.5, train.learning_rate: 2e-3}]")) == everything - 6
+    assert len(grid_of(AXES, "grid.exclude=[{model: vit_l8}]")) == everything - 12
+    assert len(grid_of(AXES, "grid.exclude=[{mae.mask_ratio: 0.5, model: vit_l8, dataset: one_experiment}]")) == (
+        everything - 2
+    )
+
+
+def test_a_cell_s_recipe_is_that_of_its_point() -> None:
+    study = load(SCALING, "laptop", [AXES])
+    for cell in cells(study):
+        there = cell.recipe(study)
+        if cell.training is not None:
+            place = cell.labels()
+            assert there.mae.mask_ratio == place["mae.mask_ratio"] == cell.architecture.mae.mask_ratio
+            assert there.train.learning_rate == place["train.learning_rate"] == cell.training.learning_rate
+    assert all(cell.recipe(study) is study for cell in cells(load(SCALING, "laptop")) if cell.overlay is None)
+
+
+def test_an_axis_that_changes_no_result_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"grid\.axes\.train\.skip_limit: changes no result"):
+        grid_of("grid.axes={train.skip_limit: [1, 2]}")
+    with pytest.raises(ValueError, match=r"grid\.variants: changes no result"):
+        grid_of("grid.variants={a: {}, b: {train.skip_limit: 1}}")
+
+
+def test_values_that_are_lists_are_text_in_tables() -> None:
+    grid = grid_of("grid.axes={train.optimiser.betas: [[0.9, 0.95], [0.9, 0.99]]}")
+    assert {cell.labels()["train.optimiser.betas"] for cell in grid if cell.kind == "trained"} == {
+        "[0.9, 0.95]", "[0.9, 0.99]"
+    }  # fmt: skip

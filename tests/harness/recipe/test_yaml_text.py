@@ -61,18 +61,18 @@ BOMBS = {
 
 
 @contextmanager
-def within_a_second() -> Iterator[None]:
+def within_three_seconds() -> Iterator[None]:
     """Processor time, so that other work on the machine does not count."""
     start = time.process_time()
     yield
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 3  # half a second on a quiet machine
 
 
 @pytest.mark.parametrize(("text", "why"), BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused_at_once_with_its_place(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    with within_a_second(), pytest.raises(RecipeError) as caught:
+    with within_three_seconds(), pytest.raises(RecipeError) as caught:
         load(path, "laptop")
     assert str(caught.value).startswith(str(path))
     assert why in str(caught.value)
@@ -83,7 +83,7 @@ def test_a_bomb_is_refused_at_once_with_its_place(tmp_path: Path, text: str, why
 def test_a_bomb_in_an_override_is_refused_at_once(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(MINIMAL)
-    with within_a_second(), pytest.raises(RecipeError) as caught:
+    with within_three_seconds(), pytest.raises(RecipeError) as caught:
         load(path, "laptop", [f"fit={text}"])
     assert "argument " in str(caught.value)
     assert len(str(caught.value)) < 4000
@@ -93,7 +93,7 @@ def test_a_bomb_in_an_override_is_refused_at_once(tmp_path: Path, text: str, why
 def test_a_bomb_in_any_profile_is_refused(tmp_path: Path, profile: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(MINIMAL + f"  other: {{}}\n  {profile}2:\n    fit: " + "[" * 200)
-    with within_a_second(), pytest.raises(RecipeError, match=":13: not valid YAML: nested more than"):
+    with within_three_seconds(), pytest.raises(RecipeError, match=":13: not valid YAML: nested more than"):
         load(path, "laptop")
 
 
@@ -106,7 +106,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, place: str) -> None:
         path.mkdir()
     elif place == "link to a device":
         path.symlink_to("/dev/zero")
-    with within_a_second(), pytest.raises(RecipeError, match="cannot be read"):
+    with within_three_seconds(), pytest.raises(RecipeError, match="cannot be read"):
         load(path, "laptop")
 
 
