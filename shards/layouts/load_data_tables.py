@@ -71,8 +71,8 @@ def _preference(file: str) -> tuple[bool, bool, bool]:
 
 
 def read_load_data_table(location: str, root: str, left_out: list[str], sites: bool = True) -> LoadDataTable:
-    """Read one table; LayoutError if it names no plates or wells, or no sites and images where these are needed."""
-    frame = read_table(location, known=chain.from_iterable(ALIASES.values()))
+    """Read one table; LayoutError if it names no plates or wells, or no images where these are needed."""
+    frame = _usual_names(read_table(location, known=chain.from_iterable(ALIASES.values())))
     wells = _wells(location, frame, root, sites)
     images = _image_columns(names(frame))
     if sites and not images:
@@ -81,6 +81,17 @@ def read_load_data_table(location: str, root: str, left_out: list[str], sites: b
     if others := [name for name in names(frame) if _channel(name) and name not in used]:
         left_out.append(f"{location}: columns without Orig in their names are not used: {', '.join(others)}")
     return LoadDataTable(location, frame, images, wells)
+
+
+def _usual_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Name `Image_Metadata_Plate_DAPI`, as BBBC021 has it from the name of a file, `Metadata_Plate`."""
+    renamed: dict[str, str] = {}
+    for name, aliases in ALIASES.items():
+        of_a_channel = re.compile(f"(Image_)?Metadata_{name}_[A-Za-z0-9]+", re.IGNORECASE)
+        matching = [column for column in names(frame) if of_a_channel.fullmatch(column)]
+        if len(matching) == 1 and not any(alias in frame for alias in aliases):
+            renamed[matching[0]] = aliases[0]
+    return frame.rename(columns=renamed)
 
 
 def _alias(frame: pd.DataFrame, name: str) -> str:
@@ -109,19 +120,27 @@ def _channel(name: str) -> re.Match[str] | None:
 
 
 def _wells(location: str, frame: pd.DataFrame, root: str, sites: bool) -> pd.DataFrame:
-    """Experiment, plate and well of every row, as text without blanks around; the site as an integer."""
+    """Experiment, plate and well of every row, as text without blanks around; the site as an integer.
+
+    Without a column of sites, the rows of each well are numbered from 1 as they come.
+    """
     plate, site, batch = (_alias(frame, name) for name in ("plate", "site", "batch"))
     well = wells_of(frame, ALIASES["well"])
-    needed = [plate, *(ALIASES["well"][:1] if well is None else ()), *([site] if sites else ())]
+    needed = [plate, *(ALIASES["well"][:1] if well is None else ()), *([site] if sites and _has_sites(frame) else ())]
     require_columns(location, names(frame), needed)
     wells = frame[[ORIGIN]].assign(plate=frame[plate].str.strip(), well=well)
     require_cells(frame, [plate])
     require_cells(wells, ["well"])
     if sites:
-        wells["site"] = integers(frame, site)
+        wells["site"] = integers(frame, site) if site in frame else wells.groupby(["plate", "well"]).cumcount() + 1
     folder = _batch_folder(location, root, wells["plate"].unique().tolist()) or wells["plate"]
     given = frame[batch].str.strip() if batch in frame else wells["plate"].str.slice(0, 0)
     return wells.assign(experiment=given.mask(given == "", folder))
+
+
+def _has_sites(frame: pd.DataFrame) -> bool:
+    """Whether a column seems to hold sites, by whatever name: it must not be passed over."""
+    return any(re.search(r"site|field|fov", name, re.IGNORECASE) for name in names(frame) if not _channel(name))
 
 
 def _batch_folder(location: str, root: str, plates: Iterable[str]) -> str:

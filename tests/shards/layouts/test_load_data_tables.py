@@ -141,7 +141,6 @@ def test_columns_may_have_other_usual_names(tmp_path, header, cells):
             r"no column 'Metadata_Plate' \(did you mean 'Metadata_plate'",
         ),
         ("Metadata_Plate,Metadata_Wel,Metadata_Site,URL_DNA", "no column 'Metadata_Well'"),
-        ("Metadata_Plate,Metadata_Well,x,URL_DNA", "no column 'Metadata_Site'"),
         (
             "Metadata_Plate,Metadata_Well,Metadata_Site,URL_IllumDNA",
             "no column FileName_<Name> or URL_<Name> of a channel",
@@ -233,3 +232,16 @@ def test_a_windows_path_names_the_option_that_it_needs(tmp_path):
         read_layout("load_data", tmp_path)
     location = read_layout("load_data", tmp_path, replace="d:\\Screens=s3://bucket").wells["channel:DNA"].iloc[0]
     assert location == "s3://bucket/B1/P1_A01_1_d.tif"
+
+
+def test_a_table_without_sites_numbers_the_images_of_a_well_as_they_come(tmp_path):
+    """BBBC021's table: plate and well were read off the names of one channel's files, and there is no site."""
+    header = ("ImageNumber,Image_FileName_DAPI,Image_PathName_DAPI,Image_FileName_Actin,Image_PathName_Actin,"
+              "Image_Metadata_Plate_DAPI,Image_Metadata_Well_DAPI")  # fmt: skip
+    rows = [f"{n},{n}_w1.tif,Week1,{n}_w4.tif,Week1,Week1_22123,{well}" for n, well in enumerate(("B02", "B02", "B03"))]
+    write(tmp_path / "load_data.csv", *rows, header=header)
+    wells = read_layout("load_data", tmp_path).wells
+    assert list(zip(wells["plate"], wells["well"], wells["site"], strict=True)) == [
+        ("Week1_22123", "B02", 1), ("Week1_22123", "B02", 2), ("Week1_22123", "B03", 1)
+    ]  # fmt: skip
+    assert [name for name in wells if name.startswith("channel:")] == ["channel:Actin", "channel:DAPI"]
