@@ -69,6 +69,11 @@ class Table:
         numbers = parse_numbers(column)
         if numbers.assumed or numbers.faults:
             numbers = parse_numbers(column, self.hint)
+        if numbers.assumed and not self.hint.certain:
+            raise TableError(
+                f"{self.source}: {label or f'column {name!r}'} holds {numbers.assumed!r}, a fraction or thousands: "
+                "nothing in the table says which"
+            )
         return checked(numbers, label or f"column {name!r}", lambda row: f"{self.source}, {self.place(row)}", words)
 
     def vectors(self, name: str) -> Floats:
