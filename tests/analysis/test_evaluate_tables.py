@@ -139,6 +139,36 @@ def test_fields_of_view_are_rows_of_their_gene_and_only_true_duplicates_are_refu
     assert "3 wells occur twice, the first is e1, 1, A0, 1 (experiment and plate and well and site)" in message
 
 
+@pytest.mark.parametrize("name", ["Metadata_Site", "FOV", "Field ID", "ImageNumber", "Metadata_Tile", "site_number"])
+def test_fields_of_view_are_told_apart_by_a_column_of_many_names(screen, capsys, name):
+    table = wells(screen).drop(columns="key").assign(plate="1", well=[f"A{n}" for n in range(32)] * 2)
+    pd.concat([table.assign(**{name: site}) for site in (1, 2)]).to_csv(screen / "wells.parquet", index=False)
+    result = found(capsys, recall(screen, *CORRECT))
+    assert (result["wells"], result["fields"], result["features"]) == (64, 128, 8)
+
+
+def test_files_may_spell_their_columns_differently(screen, capsys):
+    expected = values(found(capsys, recall(screen, *CORRECT)))
+    parts = [screen / "first.csv", screen / "second.csv"]
+    wells(screen).head(30).to_csv(parts[0], index=False)
+    others = {name: f"Metadata_{name.title()}" for name in ("key", "experiment", "gene", "treatment")}
+    wells(screen).tail(34).rename(columns=others).to_csv(parts[1], index=False)
+    command, _, *others = recall(screen, *CORRECT)
+    assert values(found(capsys, [command, *map(str, parts), *others])) == expected
+
+
+def test_a_column_is_found_by_its_name_in_another_spelling(screen, capsys):
+    expected = values(found(capsys, recall(screen, *CORRECT)))
+    table = wells(screen).rename(columns={"gene": "Gene Symbol"})
+    table.to_parquet(screen / "wells.parquet")
+    assert values(found(capsys, recall(screen, *CORRECT, "--key", "gene_symbol"))) == expected
+    table.assign(gene_symbol="x", Metadata_Gene_Symbol="y").to_parquet(screen / "wells.parquet")
+    message = error(capsys, recall(screen, *CORRECT, "--key", "Gene_symbol"))
+    assert message.endswith(
+        "several columns are called 'Gene_symbol': gene_symbol, Metadata_Gene_Symbol; give one in full"
+    )
+
+
 def test_wells_of_both_tables_meet_whatever_way_they_are_spelt(tmp_path, capsys):
     rng = np.random.default_rng(0)
     places = [
