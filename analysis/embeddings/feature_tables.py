@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from analysis.arrays import Floats, Mask
 from analysis.tables.errors import TableError
 from analysis.tables.feature_columns import feature_columns
+from analysis.tables.list_columns import is_vector
 from analysis.tables.names import BLANK, base_name, joined_name, name_of
-from analysis.tables.parquet_columns import is_vector
 from analysis.tables.read_table import Table, read_table
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _concatenated(parts: Sequence[FeatureTable], shared: list[str], excluded: Ex
 
 
 def _alike(parts: Sequence[FeatureTable]) -> list[pd.DataFrame]:
-    """The parts' metadata with the names that the first of them with such a column gives it: `Plate`, `Metadata_Plate`."""
+    """The parts' metadata; columns that differ in prefix and case only are called as in the first part with them."""
     given: dict[str, str] = {}
     tables = []
     for table in (part.metadata for part in parts):

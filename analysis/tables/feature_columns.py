@@ -1,9 +1,10 @@
 """Which columns of a table of wells are features: one rule for all commands.
 
-1. Columns that start with the prefix that was asked for; else those of numbers or lists that start with "feature_", as
-   in this project's own files, without metadata by name (`feature_count`).
-2. Else columns that hold a list of numbers per well: all elements of all of them. Lists of whole numbers beside lists of
-   fractions, and boxes, are none.
+1. Columns that start with the prefix that was asked for; else those of numbers or lists that start with "feature_",
+   as in this project's own files, without metadata by name (`feature_count`).
+2. Else columns that hold a list of numbers per well: all elements of all of them. Lists of whole numbers beside lists
+   of fractions, boxes, and lists shorter than there are numbered columns or columns of compartments, are none; nor are
+   lists of whole numbers shorter than there are other columns of numbers.
 3. Else, of the columns that hold numbers and are not metadata by name: those of CellProfiler's compartments; else those
    of numbered families (`emb_0`, `emb_1`, ...) if these are most of them; else all.
 
@@ -19,11 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis.tables.dialect import UNNAMED
 from analysis.tables.errors import TableError
+from analysis.tables.list_columns import is_vector
 from analysis.tables.names import PREFIXES, base_name, joined_name
-from analysis.tables.parquet_columns import is_vector
 from analysis.tables.parse_numbers import Numbers, parse_numbers
 from analysis.tables.read_table import Table
 
@@ -34,23 +36,21 @@ COMPARTMENTS = ("Cells_", "Cytoplasm_", "Nuclei_")
 NUMBERED = re.compile(r"(?P<stem>.*?)[\W_]*(?P<number>\d+)(?P<rest>\D*)")
 FAMILY, LARGE_FAMILY = 4, 8
 """The least number of columns of a numbered family without gaps, and of one with gaps."""
-NAMES_OF_WELLS = frozenset(
-    """
+NAMES_OF_WELLS = """
     level sites fields fov fov position batches experiment screen rep run seed fold split key label labels class target
     donor channel imagenumber objectnumber tablenumber groupindex groupnumber cells nuclei ncells nnuclei numcells
     numberofcells nobjects n t year date control iscontrol chromosome chrom bbox box boundingbox shape imageshape
     centroid coordinates featurecount featureid featureset featuredim featuredimension nfeatures counts ntiles numtiles
     ncrops numcrops
-    """.split()
-)
+"""
 """Without separators and prefixes; numbers in such columns describe a well."""
-PARTS = frozenset("x y z pos position abs time h hours day image name number no num count level index rep".split())
-IDENTITIES = frozenset(
-    "well plate row rows col cols column columns site field batch replicate guide guides sgrna gene treatment "
-    "perturbation compound id ids".split()
-)
+PARTS = "x y z pos position abs time h hours day image name number no num count level index rep"
+IDENTITIES = """
+    well plate row rows col cols column columns site field batch replicate guide guides sgrna gene treatment
+    perturbation compound id ids
+"""
 """A name of these words and of PARTS only describes a well: `well_row`, `Plate Number`, `PositionX`, `guide_1`."""
-QUANTITIES = frozenset("concentration conc dose dosage mmoles barcode passage seeding timepoint entrez ncbi".split())
+QUANTITIES = "concentration conc dose dosage mmoles barcode passage seeding timepoint entrez ncbi"
 """A name with one of these words describes a well: `log10_conc`, `compound concentration (uM)`."""
 COUNTS = re.compile(r"(counts?|level|index)_.*|.*_id|(.*_)?(cell|nuclei|nucleus|object|spot)s?_?counts?|\.\.\.\d+")
 """`...1` is R's word for a column without a name."""
@@ -89,11 +89,10 @@ def feature_columns(table: Table, prefix: str | None = None) -> FeatureColumns:
         raise TableError(
             f"{table.source}: no column starts with {prefix!r}, so there are no features; it has {_listed(table.names)}"
         )
-    vectors = _vectors(table)
-    if vectors:
-        return FeatureColumns(vectors, _left_out(table, [name for name in others if name not in vectors]))
     candidates = [name for name in others if not _is_metadata(name) and holds_numbers(table.column(name))]
-    chosen = _of_structure(candidates)
+    chosen = _vectors(table)
+    if len(_rivals(table, chosen, candidates)) > sum(_width(table.column(name)) for name in chosen):
+        chosen = _of_structure(candidates)
     if not chosen:
         raise TableError(
             f"{table.source}: no column is numeric, so there are no features; it has {_listed(table.names)}"
@@ -108,12 +107,23 @@ def _is_ours(table: Table, name: str) -> bool:
     return not _is_metadata(name) and (is_vector(column.type) or holds_numbers(column))
 
 
-def _vectors(table: Table) -> tuple[str, ...]:
+def _vectors(table: Table) -> list[str]:
     """Columns of lists; without those of whole numbers where there are others."""
     kinds = {name: table.column(name).type for name in table.names}
     names = [name for name, kind in kinds.items() if is_vector(kind) and not _is_metadata(name)]
     fractions = [name for name in names if pa.types.is_floating(kinds[name].value_type)]
-    return tuple(fractions or names)
+    return fractions or names
+
+
+def _rivals(table: Table, vectors: Sequence[str], candidates: Sequence[str]) -> Sequence[str]:
+    """Columns of numbers that are features instead of lists if there are more of them than elements."""
+    fractions = any(pa.types.is_floating(table.column(name).type.value_type) for name in vectors)
+    return _structured(candidates) if fractions else candidates
+
+
+def _width(lists: pa.ChunkedArray) -> int:
+    """Elements of the longest of the first lists."""
+    return pc.max(pc.list_value_length(lists.slice(0, HEAD))).as_py() or 0
 
 
 def holds_numbers(column: pa.ChunkedArray) -> bool:
@@ -139,11 +149,13 @@ def _has_numbers(column: pa.ChunkedArray) -> bool:
 
 
 def _of_structure(candidates: Sequence[str]) -> list[str]:
-    compartments = [name for name in candidates if name.startswith(COMPARTMENTS)]
-    if compartments:
-        return compartments
-    families = _families(candidates)
-    return families if len(families) > len(candidates) / 2 else list(candidates)
+    structured = _structured(candidates)
+    most = len(structured) > len(candidates) / 2 or any(name.startswith(COMPARTMENTS) for name in structured)
+    return structured if most else list(candidates)
+
+
+def _structured(candidates: Sequence[str]) -> list[str]:
+    return [name for name in candidates if name.startswith(COMPARTMENTS)] or _families(candidates)
 
 
 def _families(names: Sequence[str]) -> list[str]:
@@ -169,11 +181,12 @@ def _is_metadata(name: str) -> bool:
     if name.startswith(COMPARTMENTS):
         return False
     words = [word.lower() for word in WORD.findall(IN_BRACKETS.sub("", PREFIXES.sub("", name)))]
-    only_parts = bool(words) and all(word in PARTS or word in IDENTITIES for word in words)
+    identities, quantities = frozenset(IDENTITIES.split()), frozenset(QUANTITIES.split())
+    only_parts = bool(words) and identities.union(PARTS.split()).issuperset(words)
     return (
-        joined_name(name) in NAMES_OF_WELLS
-        or (only_parts and (not NUMBERED.fullmatch(name) or not IDENTITIES.isdisjoint(words)))
-        or not QUANTITIES.isdisjoint(words)
+        joined_name(name) in NAMES_OF_WELLS.split()
+        or (only_parts and (not NUMBERED.fullmatch(name) or not identities.isdisjoint(words)))
+        or not quantities.isdisjoint(words)
         or RUN_TOGETHER.fullmatch(joined_name(name)) is not None
         or COUNTS.fullmatch(re.sub(r"[^\w.]+", "_", base_name(name))) is not None
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.arrays import Floats
 from analysis.tables.errors import TableError
-from analysis.tables.parquet_columns import is_vector
+from analysis.tables.list_columns import is_vector
 
 Comma = Literal["decimal", "thousands"]
 Words = Literal["missing", "refuse"]
@@ -26,6 +26,8 @@ Words = Literal["missing", "refuse"]
 Evidence = Literal["decimal", "thousands", "fraction", "either", "point"]
 """What numbers show: what commas are, that points are decimal, or a comma or a point that could be both."""
 
+MOST_QUOTED = 60
+"""Characters of a cell in a message."""
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 SPACES = " \u00a0\u2009\u202f'\u2019_"
 """What may stand between groups of three digits, besides commas and points."""
@@ -250,7 +252,9 @@ def _faults(
 ) -> dict[int, str]:  # fmt: skip
     """What is wrong with texts that were meant as numbers, by their position."""
     faults = {
-        n: f"{text!r}, which is not a number" for n, text in enumerate(texts) if np.isnan(values[n]) and _is_meant(text)
+        n: f"{_short(text)!r}, which is not a number"
+        for n, text in enumerate(texts)
+        if np.isnan(values[n]) and _is_meant(text)
     }
     first = {use: n for n, use in reversed(list(enumerate(shows)))}
     if "decimal" in first and "thousands" in first:
@@ -277,6 +281,10 @@ def _two_ways(text: str, other: str) -> str:
     return f"{text!r} and {other!r}, which use commas and points in two ways; write both alike"
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
+
+
 def _is_meant(text: str) -> bool:
     """Whether a text that is no number was meant as one: `3.4.5`, `~3`, `12 (est.)`, but not `run 3`."""
     first = re.search(r"[^\W_]", text)
@@ -285,5 +293,6 @@ def _is_meant(text: str) -> bool:
 
 def _word_faults(words: dict[int, str]) -> dict[int, str]:
     return {
-        row: f"{text!r}, which is not a number; leave a missing value blank, or write NA" for row, text in words.items()
+        row: f"{_short(text)!r}, which is not a number; leave a missing value blank, or write NA"
+        for row, text in words.items()
     }

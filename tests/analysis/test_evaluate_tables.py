@@ -237,6 +237,17 @@ def test_compounds_are_read_whatever_compresses_and_separates_them(tmp_path, cap
     assert results[0]["siblings"] is not None
 
 
+def test_columns_of_plates_and_compounds_may_lack_their_prefix_or_have_it(tmp_path, capsys):
+    profiles = plate(tmp_path, "a.csv.gz", "BR1")
+    (tmp_path / "compounds.csv").write_text("broad_sample,target\nC0,X|Y\nC1,Y\n")
+    (tmp_path / "others.csv").write_text("Metadata_broad_sample,Metadata_Target\nC0,X|Y\nC1,Y\n")
+    expected = retrieval(capsys, profiles, "--compounds", str(tmp_path / "compounds.csv"))
+    assert retrieval(capsys, profiles, "--compounds", str(tmp_path / "others.csv")) == expected
+    unprefixed = pd.read_csv(profiles).rename(columns=lambda name: name.removeprefix("Metadata_"))
+    unprefixed.to_csv(tmp_path / "b.csv", index=False)
+    assert retrieval(capsys, str(tmp_path / "b.csv")) == retrieval(capsys, profiles)
+
+
 def test_retrieval_averages_fields_of_view_to_wells(tmp_path, capsys):
     """A well's own fields would be its nearest neighbours; its replicates are other wells."""
     result = retrieval(capsys, plate(tmp_path, "a.csv.gz", "BR1", fields=(1, 2, 3)))

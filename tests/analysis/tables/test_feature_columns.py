@@ -32,7 +32,8 @@ def test_numbered_columns_are_features_and_numbers_beside_them_are_not(stem: str
     assert chosen.left_out == ((metadata,) if metadata not in ("Site", "Metadata_Dose") else ())
 
 
-UNNUMBERED = METADATA + [
+UNNUMBERED = [
+    *METADATA,
     "well_row", "Plate Row", "WellRow", "pos_x", "PositionX", "Position X [\u00b5m]", "x", "Y", "n", "day", "plateid",
     "PlateID", "BatchNumber", "Replicate Number", "passage_number", "Cell Count", "Concentration (uM)", "dose (nM)",
     "log10_conc", "compound_concentration", "mmoles_per_liter", "is_control", "EntrezGene", "chrom", "...1", "guide_1",
@@ -90,6 +91,15 @@ def test_boxes_and_lists_of_whole_numbers_beside_an_embedding_are_not_features()
     chosen = feature_columns(table(**lists))
     assert (chosen.names, chosen.left_out) == (("embedding",), ("bbox", "sites"))
     assert feature_columns(table(embedding=[[1, 2], [3, 4]])).names == ("embedding",)
+
+
+def test_short_lists_are_not_features_beside_many_columns() -> None:
+    pairs = {"channels": [[1, 2]] * 2, "mean": [[0.5, 1.5]] * 2}
+    for features in (family("emb_", 8), {f"Cells_{name}": [0.5, 1.0] for name in "abc"}):
+        assert feature_columns(table(**pairs, **features)).names == tuple(features)
+    unnumbered = {name: [0.5, 1.0] for name in ("area", "roundness", "texture")}
+    assert feature_columns(table(xy=[[1, 2]] * 2, **unnumbered)).names == tuple(unnumbered)
+    assert feature_columns(table(viability=[0.5, 1.0], codes=[[1, 2, 3]] * 2)).names == ("codes",)
 
 
 def test_compartments_are_features_and_other_numbers_are_not() -> None:
