@@ -83,9 +83,13 @@ class FeatureTable:
         by_base = _by_base(self.metadata)
         places = [by_base[name] for name in PLACES if name in by_base]
         columns = places if {"plate", "well"} <= by_base.keys() else [by_base["key"]] if "key" in by_base else []
-        if not columns or not _site_column(self.metadata):
+        if not columns or not self.site_column():
             return np.arange(len(self.metadata))
         return self.metadata.groupby(columns, sort=False).ngroup().to_numpy().astype(np.int64)
+
+    def site_column(self) -> list[str]:
+        """The column that tells a well's fields of view apart; empty where there is none."""
+        return _site_column(self.metadata)
 
     def of_wells(self) -> FeatureTable:
         """The mean of each well's fields of view; metadata are those of its first field."""
@@ -135,7 +139,8 @@ def _concatenated(parts: Sequence[FeatureTable], shared: list[str], excluded: Ex
     import pandas as pd
 
     metadata = pd.concat(_alike(parts), ignore_index=True).fillna("")
-    values = np.concatenate([_columns(part, shared) for part in parts])
+    blocks = [_columns(part, shared) for part in parts]
+    values = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     not_features = tuple(dict.fromkeys(name for part in parts for name in part.not_features))
     return FeatureTable(metadata, shared, values, excluded, not_features)
 
@@ -172,7 +177,8 @@ def _read_part(path: Path, prefix: str | None) -> FeatureTable:
     features = frozenset(chosen.names)
     described = [name for name in table.names if name not in features]
     metadata = pd.DataFrame({name: pd.Series(table.texts(name), dtype=object) for name in described})
-    return FeatureTable(metadata, names, np.concatenate(blocks, axis=1), Excluded(), chosen.left_out)
+    values = np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+    return FeatureTable(metadata, names, values, Excluded(), chosen.left_out)
 
 
 def _feature_block(table: Table, name: str) -> Floats:

@@ -39,7 +39,7 @@ FAMILY, LARGE_FAMILY = 4, 8
 NAMES_OF_WELLS = """
     level sites fields fov fov position batches experiment screen rep run seed fold split key label labels class target
     donor channel imagenumber objectnumber tablenumber groupindex groupnumber cells nuclei ncells nnuclei numcells
-    numberofcells nobjects n t year date control iscontrol chromosome chrom bbox box boundingbox shape imageshape
+    numberofcells nobjects year date control iscontrol chromosome chrom bbox box boundingbox shape imageshape
     centroid coordinates featurecount featureid featureset featuredim featuredimension nfeatures counts ntiles numtiles
     ncrops numcrops
 """
@@ -103,7 +103,10 @@ def feature_columns(table: Table, prefix: str | None = None) -> FeatureColumns:
 
 
 def _is_ours(table: Table, name: str) -> bool:
+    """Whether a column that begins like this project's features is one; those with a number are, whatever they hold."""
     column = table.column(name)
+    if name.removeprefix(FEATURE).isdecimal():
+        return True
     return not _is_metadata(name) and (is_vector(column.type) or holds_numbers(column))
 
 
@@ -182,7 +185,7 @@ def _is_metadata(name: str) -> bool:
         return False
     words = [word.lower() for word in WORD.findall(IN_BRACKETS.sub("", PREFIXES.sub("", name)))]
     identities, quantities = frozenset(IDENTITIES.split()), frozenset(QUANTITIES.split())
-    only_parts = bool(words) and identities.union(PARTS.split()).issuperset(words)
+    only_parts = any(len(word) > 1 for word in words) and identities.union(PARTS.split()).issuperset(words)
     return (
         joined_name(name) in NAMES_OF_WELLS.split()
         or (only_parts and (not NUMBERED.fullmatch(name) or not identities.isdisjoint(words)))

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 LIST = re.compile(r"(?:\w+\()?[\[({]+(?P<elements>[^][(){}]*)[\])}]+(?:,\s*\w+=[\w.']+)*\)?", re.DOTALL)
 """`[0.1, 0.2]` of JSON, `[0.1 0.2]` of NumPy, `array([0.1, 0.2], dtype=float32)`, and `{0.1,0.2}` of a database."""
+HEAD = 64
+"""Rows among which a filled one is looked for first."""
 MISSING_ELEMENTS = {"null": "nan", "None": "nan", "NULL": "nan", "<NA>": "nan"}
 
 
@@ -62,8 +64,11 @@ def of_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _begins_with_list(column: pa.ChunkedArray) -> bool:
     """Whether the first filled cell is a list of two or more; (1) could be a name."""
-    filled = pc.index(pc.greater(pc.utf8_length(pc.fill_null(column, "")), 0), pa.scalar(value=True)).as_py()
-    return filled >= 0 and len(_elements(column[filled].as_py()) or ()) > 1
+    for part in (column.slice(0, HEAD), column.slice(HEAD)):
+        filled = pc.index(pc.not_equal(pc.fill_null(part, ""), ""), pa.scalar(value=True)).as_py()
+        if filled >= 0:
+            return len(_elements(part[filled].as_py()) or ()) > 1
+    return False
 
 
 def _elements(text: str | None) -> list[float] | list[int] | None:

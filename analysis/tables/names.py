@@ -7,6 +7,7 @@ blank is missing: `NA`, `None` and `nan` are names.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ def joined_name(column: str) -> str:
     return re.sub(r"[\W_]+", "", base_name(column))
 
 
+@lru_cache(maxsize=1024)
 def is_well_column(column: str) -> bool:
     """Whether a column of that name holds positions on a plate."""
     return joined_name(column) in ("well", "wellposition", "wellid", "wellname")

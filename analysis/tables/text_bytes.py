@@ -152,6 +152,8 @@ def _as_utf8(data: bytes, path: Path) -> bytes:
         raise TableError(
             f"{path}: holds a Parquet file, compressed once more or in a pipe: give the Parquet file itself"
         )
+    if data.isascii() and b"\0" not in data:
+        return data
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

@@ -187,6 +187,22 @@ def test_wells_of_both_tables_meet_whatever_way_they_are_spelt(tmp_path, capsys)
     assert result["table7"][0]["median_r2"] > 0.99
 
 
+def test_fields_of_view_are_averaged_before_tables_are_joined(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    keys = pd.DataFrame(
+        [(e, "1", f"A{n}") for e in ("e1", "e2") for n in range(1, 25)], columns=["experiment", "plate", "well"]
+    )
+    embedding = rng.normal(size=(48, 3))
+    features = keys.assign(Cells_Area=embedding @ [1.0, 2, 3])
+    wells_of = keys.join(pd.DataFrame(embedding, columns=FEATURES[:3]))
+    pd.concat([wells_of.assign(site=site) for site in (1, 2)]).to_parquet(tmp_path / "wells.parquet")
+    fields = [features.assign(ImageNumber=n, Cells_Area=features["Cells_Area"] + 50 * n) for n in (-1, 1)]
+    pd.concat(fields).to_csv(tmp_path / "features.csv", index=False)
+    result = found_cellprofiler(tmp_path, capsys)
+    assert (result["train_wells"], result["test_wells"], result["wells_without_match"]) == (24, 24, 0)
+    assert result["table7"][0]["median_r2"] > 0.99
+
+
 def found_cellprofiler(folder, capsys):
     tables = [str(folder / "wells.parquet"), "--features", str(folder / "features.csv")]
     columns = ["--on", "experiment", "plate", "well", "--experiment", "experiment", "--train", "e1", "--test", "e2"]

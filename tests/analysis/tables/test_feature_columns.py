@@ -34,7 +34,7 @@ def test_numbered_columns_are_features_and_numbers_beside_them_are_not(stem: str
 
 UNNUMBERED = [
     *METADATA,
-    "well_row", "Plate Row", "WellRow", "pos_x", "PositionX", "Position X [\u00b5m]", "x", "Y", "n", "day", "plateid",
+    "well_row", "Plate Row", "WellRow", "pos_x", "PositionX", "Position X [\u00b5m]", "day", "plateid",
     "PlateID", "BatchNumber", "Replicate Number", "passage_number", "Cell Count", "Concentration (uM)", "dose (nM)",
     "log10_conc", "compound_concentration", "mmoles_per_liter", "is_control", "EntrezGene", "chrom", "...1", "guide_1",
     "barcode2", "timepoint", "seeding_density", "feature_count",
@@ -43,7 +43,18 @@ UNNUMBERED = [
 
 @pytest.mark.parametrize("metadata", UNNUMBERED)
 def test_metadata_are_known_by_name_beside_features_of_any_name(metadata: str) -> None:
-    features = ["area", "mean_dna", "AreaShape_Center_X", "Number_Object_Number", "weight", "x1", "Texture_x_y_DNA_3"]
+    features = [
+        "x",
+        "Y",
+        "n",
+        "area",
+        "mean_dna",
+        "AreaShape_Center_X",
+        "Number_Object_Number",
+        "weight",
+        "x1",
+        "Texture_x_y_DNA_3",
+    ]
     chosen = feature_columns(table(**{metadata: [3, 4]}, **{name: [0.5, 1.0] for name in features}))
     assert chosen.names == tuple(features)
 
