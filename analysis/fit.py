@@ -85,10 +85,11 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
         ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
     """
     from analysis.fitting.averages import EXPERIENCE, average_for
-    from analysis.fitting.read_results import Columns, column, curves
+    from analysis.fitting.read_results import Columns, column, curves, with_names
     from analysis.laws.catalogue import named_law
     from analysis.laws.metric import Metric
 
+    table = with_names(table)
     names = tuple(column(table, name, "--x") for name in options.x)
     if len(set(names)) < len(names) or len(names) > MOST_INPUTS:
         raise ValueError(f"--x takes one to {MOST_INPUTS} different columns, not {', '.join(names)}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.cellprofiler.prediction import VERSION, FeaturePrediction, Standardise, predict_features, table7
 from analysis.embeddings.feature_tables import FeatureTable, FeatureTableError, read_wells
 from analysis.figures.csv_table import csv_text, from_csv_text
-from analysis.tables.names import name_of
+from analysis.tables.names import joined_name, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def predict_from_files(
     """
     if compare and not output:
         raise FeatureTableError("--compare draws a figure next to --output; give --output too")
-    wells, profiles = read_wells(embeddings, prefix), read_wells(features)
+    wells, profiles = (_to_join(table, on) for table in (read_wells(embeddings, prefix), read_wells(features)))
     rows, columns = _joined(wells, profiles, on)
     column, train, test = experiment
     names = wells.column(column).to_numpy(object)[rows]
@@ -96,6 +96,12 @@ def read_predictions(path: Path) -> dict[str, FeaturePrediction]:
     except (TypeError, ValueError) as error:
         raise FeatureTableError(f"{path}: line {reader.line_num} is not a prediction: {error}") from error
     return {row.feature: row for row in rows}
+
+
+def _to_join(table: FeatureTable, on: Sequence[str]) -> FeatureTable:
+    """Means of wells, unless fields of view are joined."""
+    site = {joined_name(name) for name in table.site_column()}
+    return table if site.intersection(map(joined_name, on)) else table.of_wells()
 
 
 def _joined(wells: FeatureTable, profiles: FeatureTable, on: Sequence[str]) -> tuple[Any, Any]:

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from analysis.arrays import Floats, Mask
 from analysis.tables.errors import TableError
 from analysis.tables.feature_columns import feature_columns
-from analysis.tables.names import BLANK, base_name, name_of
-from analysis.tables.parquet_columns import is_vector
+from analysis.tables.list_columns import is_vector
+from analysis.tables.names import BLANK, base_name, joined_name, name_of
 from analysis.tables.read_table import Table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLACES = ("source", "batch", "experiment", "plate", "well")  # columns that tell wells apart
-SITES = ("site", "field", "fov", "fieldid", "field_of_view")  # columns that tell a well's fields of view apart
+SITES = ("site", "field", "fov", "fieldofview", "tile", "position", "series", "image")
+"""Columns that tell a well's fields of view apart; the first that a table has. Their names may end in `ENDINGS`."""
+ENDINGS = ("id", "number", "no", "index")
 
 
 class FeatureTableError(TableError):
@@ -52,7 +54,7 @@ class FeatureTable:
     not_features: tuple[str, ...] = ()  # columns that hold numbers and were not taken for features
 
     def column(self, name: str) -> pd.Series:
-        """A column of the metadata, by its name with or without "Metadata_", in any case.
+        """A column of the metadata, by its name with or without "Metadata_", in any case, with _ or spaces.
 
         Raises:
             FeatureTableError: there is none, or several; the message lists the columns.
@@ -63,11 +65,14 @@ class FeatureTable:
         """The name under which the metadata has a column; errors as `column`."""
         if name in self.metadata:
             return name
-        same = [other for other in self.metadata.columns if base_name(other) == base_name(name)]
-        if len(same) != 1:
-            known = ", ".join(map(str, self.metadata.columns))
-            raise FeatureTableError(f"no column {name!r}; the metadata has {known}")
-        return str(same[0])
+        for spelt in (base_name, joined_name):
+            same = [str(other) for other in self.metadata.columns if spelt(other) == spelt(name)]
+            if len(same) == 1:
+                return same[0]
+            if same:
+                raise FeatureTableError(f"several columns are called {name!r}: {', '.join(same)}; give one in full")
+        known = ", ".join(map(str, self.metadata.columns))
+        raise FeatureTableError(f"no column {name!r}; the metadata has {known}")
 
     def where(self, keep: Mask) -> FeatureTable:
         """Only these wells."""
@@ -78,9 +83,13 @@ class FeatureTable:
         by_base = _by_base(self.metadata)
         places = [by_base[name] for name in PLACES if name in by_base]
         columns = places if {"plate", "well"} <= by_base.keys() else [by_base["key"]] if "key" in by_base else []
-        if not columns or not any(name in by_base for name in SITES):
+        if not columns or not self.site_column():
             return np.arange(len(self.metadata))
         return self.metadata.groupby(columns, sort=False).ngroup().to_numpy().astype(np.int64)
+
+    def site_column(self) -> list[str]:
+        """The column that tells a well's fields of view apart; empty where there is none."""
+        return _site_column(self.metadata)
 
     def of_wells(self) -> FeatureTable:
         """The mean of each well's fields of view; metadata are those of its first field."""
@@ -129,10 +138,22 @@ def read_wells(paths: Sequence[Path], prefix: str | None = None) -> FeatureTable
 def _concatenated(parts: Sequence[FeatureTable], shared: list[str], excluded: Excluded) -> FeatureTable:
     import pandas as pd
 
-    metadata = pd.concat([part.metadata for part in parts], ignore_index=True).fillna("")
-    values = np.concatenate([_columns(part, shared) for part in parts])
+    metadata = pd.concat(_alike(parts), ignore_index=True).fillna("")
+    blocks = [_columns(part, shared) for part in parts]
+    values = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     not_features = tuple(dict.fromkeys(name for part in parts for name in part.not_features))
     return FeatureTable(metadata, shared, values, excluded, not_features)
+
+
+def _alike(parts: Sequence[FeatureTable]) -> list[pd.DataFrame]:
+    """The parts' metadata; columns that differ in prefix and case only are called as in the first part with them."""
+    given: dict[str, str] = {}
+    tables = []
+    for table in (part.metadata for part in parts):
+        bases = {str(name): base_name(str(name)) for name in table.columns}
+        once = [name for name, base in bases.items() if list(bases.values()).count(base) == 1]
+        tables.append(table.rename(columns={name: given.setdefault(bases[name], name) for name in once}))
+    return tables
 
 
 def _columns(part: FeatureTable, names: list[str]) -> Floats:
@@ -156,7 +177,8 @@ def _read_part(path: Path, prefix: str | None) -> FeatureTable:
     features = frozenset(chosen.names)
     described = [name for name in table.names if name not in features]
     metadata = pd.DataFrame({name: pd.Series(table.texts(name), dtype=object) for name in described})
-    return FeatureTable(metadata, names, np.concatenate(blocks, axis=1), Excluded(), chosen.left_out)
+    values = np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+    return FeatureTable(metadata, names, values, Excluded(), chosen.left_out)
 
 
 def _feature_block(table: Table, name: str) -> Floats:
@@ -208,12 +230,19 @@ def filled(wells: FeatureTable, column: str) -> pd.Series:
 def _identity(metadata: pd.DataFrame) -> list[str]:
     """The columns that tell rows apart: key, or plate and well (and experiment); with the field of view."""
     by_base = _by_base(metadata)
-    sites = [by_base[name] for name in SITES if name in by_base][:1]
+    sites = _site_column(metadata)
     if "key" in by_base:
         return [by_base["key"], *sites]
     if {"plate", "well"} <= by_base.keys():
         return [by_base[name] for name in PLACES if name in by_base] + sites
     return []
+
+
+def _site_column(metadata: pd.DataFrame) -> list[str]:
+    """The column of fields of view, if there is one. `image` alone would be a file."""
+    by_name = {joined_name(str(name)): str(name) for name in reversed(metadata.columns)}
+    names = (stem + ending for stem in SITES for ending in ("", *ENDINGS) if stem + ending != "image")
+    return [by_name[name] for name in names if name in by_name][:1]
 
 
 def _by_base(metadata: pd.DataFrame) -> dict[str, str]:

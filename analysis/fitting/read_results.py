@@ -17,6 +17,7 @@ from analysis.arrays import Floats
 from analysis.fitting import annealing
 from analysis.fitting.estimate import Factors, Points
 from analysis.laws.metric import Metric, guess_metric
+from analysis.tables.dialect import check_unique, join_levels
 from analysis.tables.errors import TableError
 from analysis.tables.names import BLANK, names_of
 from analysis.tables.parse_numbers import Hint, Numbers, checked, number, parse_numbers
@@ -83,6 +84,20 @@ def read_file(path: str | Path) -> pd.DataFrame:
     return frame
 
 
+def with_names(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with text for names; names on several levels are joined by an underscore.
+
+    Raises:
+        ResultsTableError: two columns have one name.
+    """
+    names = [join_levels([str(part) for part in name]) if isinstance(name, tuple) else str(name) for name in table]
+    try:
+        check_unique(names)
+    except TableError as error:
+        raise ResultsTableError(str(error)) from error
+    return table.set_axis(names, axis="columns")
+
+
 def column(table: pd.DataFrame, requested: str, option: str) -> str:
     """The column of that name; case, spaces and underscores do not matter.
 
@@ -127,20 +142,29 @@ def _parsed(table: pd.DataFrame, name: str) -> Numbers:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table for an expression: columns of numbers as numbers, of true and false as booleans, others as text."""
+    """The table for an expression: columns of numbers as numbers, of true and false as booleans, others as text.
+
+    A blank is a missing value, as in pandas.
+    """
     import pandas as pd
 
     return pd.DataFrame({name: _typed_column(table, name) for name in table.columns})
 
 
-def _typed_column(table: pd.DataFrame, name: str) -> npt.NDArray[Any]:
+def _typed_column(table: pd.DataFrame, name: str) -> npt.NDArray[Any] | pd.Series:
+    import pandas as pd
+
     column = column_of(table[name])
     parsed = parse_numbers(column, table.attrs.get(HINT, Hint()))
     if not (parsed.words or parsed.faults) and not pa.types.is_boolean(column.type):
         return parsed.values
-    texts = names_of(column, name)
-    words = {str(text).lower() for text in texts}
-    return np.array([BOOLEANS[str(text).lower()] for text in texts]) if words <= BOOLEANS.keys() else texts
+    texts = [str(text) or None for text in names_of(column, name)]
+    words = {None if text is None else text.lower() for text in texts}
+    if words <= BOOLEANS.keys():
+        return np.array([BOOLEANS[str(text).lower()] for text in texts])
+    if words <= {*BOOLEANS, None}:
+        return np.array([None if text is None else BOOLEANS[text.lower()] for text in texts], dtype=object)
+    return pd.Series(texts, dtype=pd.StringDtype(na_value=np.nan))
 
 
 def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.tables.errors import TableError
+from analysis.tables.names import joined_name
 from analysis.tables.read_table import read_table
 
 HEADER = ["entity1", "entity2"]
@@ -28,7 +29,7 @@ class Pairs:
 
 
 def read_pairs(path: str | Path, source: str | None = None) -> Pairs:
-    """Read a relationship list: a table with the header entity1,entity2, one pair of gene symbols per row.
+    """Read a relationship list: a table with the columns entity1 and entity2, one pair of gene symbols per row.
 
     Pairs are unordered: A,B and B,A are the same. Duplicates, self pairs and rows with an empty symbol are counted and
     left out. The source is named after the file, without its endings, by default.
@@ -41,11 +42,14 @@ def read_pairs(path: str | Path, source: str | None = None) -> Pairs:
         table = read_table(path, empty=True)
     except TableError as error:
         raise PairFileError(f"{error} (a relationship list has two columns, entity1 and entity2)") from error
-    if list(table.names) != HEADER:
+    by_name = {joined_name(name): name for name in table.names}
+    if not by_name.keys() >= set(HEADER):
         raise PairFileError(f"{path}, line 1: the header is {','.join(table.names)!r}, it must be 'entity1,entity2'")
     if table.short:
-        raise PairFileError(f"{path}, {table.place(table.short[0])}: one field, a pair has {len(HEADER)}")
-    rows = [tuple(sorted(pair)) for pair in zip(*(table.texts(name) for name in HEADER), strict=True)]
+        raise PairFileError(
+            f"{path}, {table.place(table.short[0])}: fewer fields than the header, which has {len(table.names)}"
+        )
+    rows = [tuple(sorted(pair)) for pair in zip(*(table.texts(by_name[name]) for name in HEADER), strict=True)]
     complete = [row for row in rows if all(row)]
     proper = [row for row in complete if row[0] != row[1]]
     unique = sorted(set(proper))

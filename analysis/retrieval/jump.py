@@ -35,6 +35,7 @@ from analysis.retrieval.average_precision import (
     unit_rows,
 )
 from analysis.tables.errors import TableError
+from analysis.tables.names import base_name
 from analysis.tables.read_table import read_table
 
 RetrievalProtocol = Literal["paper", "copairs"]
@@ -153,11 +154,12 @@ def read_targets(path: Path) -> dict[str, list[str]]:
         table = read_table(path)
     except TableError as error:
         raise FeatureTableError(str(error)) from error
-    column = next((name for name in TARGET_COLUMNS if name in table.names), None)
-    if "broad_sample" not in table.names or column is None:
+    by_base = {base_name(name): name for name in table.names}
+    column = next((by_base[name] for name in TARGET_COLUMNS if name in by_base), None)
+    if "broad_sample" not in by_base or column is None:
         needed = f"broad_sample and one of {', '.join(TARGET_COLUMNS)}"
         raise FeatureTableError(f"{path}: needs the columns {needed}; it has {', '.join(table.names)}")
-    return _listed(table.texts("broad_sample"), table.texts(column))
+    return _listed(table.texts(by_base["broad_sample"]), table.texts(column))
 
 
 def replicate_queries(
@@ -267,13 +269,17 @@ def _without_empty(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | N
 
 def _is_compound(wells: FeatureTable, targets: Mapping[str, Sequence[str]] | None) -> bool:
     """Whether these are compound plates: their perturbations have a structure, or are in the list of compounds."""
-    if SMILES in wells.metadata:
-        return bool((wells.metadata[SMILES] != "").any())
+    if _has(wells, SMILES):
+        return bool((wells.column(SMILES) != "").any())
     return targets is not None and bool(wells.column(PERTURBATION).isin(list(targets)).any())
 
 
+def _has(wells: FeatureTable, name: str) -> bool:
+    return base_name(name) in map(base_name, wells.metadata.columns)
+
+
 def _genes(wells: FeatureTable) -> dict[str, list[str]]:
-    if GENE not in wells.metadata:
+    if not _has(wells, GENE):
         return {}
     return _listed(wells.column(PERTURBATION), wells.column(GENE))
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 from analysis.tables.errors import TableError
 
-SEPARATORS = (",", "\t", ";", "|")
+SEPARATORS = ("\t", ",", ";", "|")
+"""The first of those that explain a table equally well: texts hold commas more often than tabs."""
 PREVIEW = 24
 """Records from which the separator is found."""
 PREVIEW_BYTES = 1 << 24
 """Of these records, at most; a header of 100,000 columns has some megabytes."""
 EXCEL_SEPARATOR = re.compile(r"^\"?sep=(.)\"?\s*$", re.IGNORECASE)
 NUMBER = re.compile(r"[-+\u2212]?[.,]?\d")
+LEAST_NUMBERED = 3
+"""Columns of a group whose names on the second line are 0, 1, 2; two could be values."""
 UNNAMED = "Unnamed: "
 """pandas' word for a column without a name, with the column's number."""
 
@@ -48,7 +51,7 @@ def dialect_of(data: bytes) -> Dialect:
     head = lines[above:]
     if not head:
         raise TableError("line 1: the header is '', and nothing is below it")
-    separator = named or max(SEPARATORS, key=lambda candidate: _fit(head, candidate))
+    separator = named or _separator(head)
     records, ends = _records(head, separator)
     names, used = header_names(records)
     last = above + ends[used - 1]
@@ -63,7 +66,7 @@ def header_names(records: Sequence[Sequence[str]]) -> tuple[list[str], int]:
     """
     first = [name.strip() for name in records[0]]
     twice = [name for name, count in Counter(first).items() if count > 1 and name]
-    if twice and (both := _two_levels(records)) is not None:
+    if (twice or _has_merged_cells(records)) and (both := _two_levels(records)) is not None:
         return both
     names = [name or f"{UNNAMED}{number}" for number, name in enumerate(first)]
     check_unique(names)
@@ -82,20 +85,50 @@ def join_levels(levels: Sequence[str]) -> str:
     return "_".join(level.strip() for level in levels if level.strip())
 
 
+def _has_merged_cells(records: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line names groups of columns, as merged cells of a spreadsheet do: `Cells,,,` above names."""
+    upper = [bool(name.strip()) for name in records[0]]
+    merged = any(named and not after for named, after in pairwise(upper))
+    return merged and upper.count(False) > 1 and len(records) > 1 and all(map(str.strip, records[1]))
+
+
 def _two_levels(records: Sequence[Sequence[str]]) -> tuple[list[str], int] | None:
-    """Names that two lines give together; None where the second holds numbers or does not tell columns apart."""
-    if len(records) < 2 or len(records[0]) != len(records[1]) or any(map(NUMBER.match, map(str.strip, records[1]))):
+    """Names that two lines give together; None where the second holds values or does not tell columns apart."""
+    if len(records) < 2 or len(records[0]) != len(records[1]):
         return None
     upper: list[str] = []
     for name in records[0]:
         upper.append(name.strip() or (upper[-1] if upper else ""))
-    names = [join_levels(pair) for pair in zip(upper, records[1], strict=True)]
-    used = 2
-    third = [cell.strip() for cell in records[2]] if len(records) > 2 else []
-    if len(third) == len(names) > 1 and third[0] and not any(third[1:]):  # pandas names its index on a line of its own
-        names[0], used = third[0], 3
-    names = [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
-    return (names, used) if len(set(names)) == len(names) else None
+    lower = [name.strip() for name in records[1]]
+    if not _are_names(upper, lower):
+        return None
+    names = [join_levels(pair) for pair in zip(upper, lower, strict=True)]
+    index = _index_names(lower, [cell.strip() for cell in records[2]] if len(records) > 2 else [])
+    names = [name or f"{UNNAMED}{number}" for number, name in enumerate([*index, *names[len(index) :]])]
+    return (names, 3 if index else 2) if len(set(names)) == len(names) else None
+
+
+def _are_names(upper: Sequence[str], lower: Sequence[str]) -> bool:
+    """Whether the second line holds words, or numbers that count the columns of a group: 0, 1, 2, ..."""
+    groups = defaultdict[str, list[str]](list)
+    for group, name in zip(upper, lower, strict=True):
+        groups[group].append(name)
+    numbered = [names for names in groups.values() if any(map(NUMBER.match, names))]
+    return all(_count_up(names) for names in numbered)
+
+
+def _count_up(names: Sequence[str]) -> bool:
+    return len(names) >= LEAST_NUMBERED and any(names == [str(n + k) for n in range(len(names))] for k in (0, 1))
+
+
+def _index_names(lower: Sequence[str], third: Sequence[str]) -> list[str]:
+    """The names of pandas' index, which stand on a line of their own, above columns that have no name below the first.
+
+    Empty where the third line is not such a line.
+    """
+    named = next((n for n, cell in enumerate(third) if not cell), 0)
+    alone = 0 < named < len(third) == len(lower) and not any(third[named:]) and not any(lower[1:named])
+    return list(third[:named]) if alone else []
 
 
 def _lines(data: bytes) -> list[str]:
@@ -135,6 +168,13 @@ def _records(lines: Sequence[str], separator: str) -> tuple[list[list[str]], lis
     except csv.Error:  # the end of the preview inside of a quoted cell, or a cell without an end
         pass
     return records, ends
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """The one that explains the lines best; a comma where there is one column."""
+    fits = {candidate: _fit(lines, candidate) for candidate in SEPARATORS}
+    best = max(SEPARATORS, key=fits.__getitem__)
+    return best if fits[best][0] else ","
 
 
 def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:

@@ -7,6 +7,7 @@ blank is missing: `NA`, `None` and `nan` are names.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from analysis.arrays import Names
 
-WELL = re.compile(r"([A-Za-z]|[Aa][A-Fa-f])[\s\-_:]?0*([1-9]\d?)")
+WELL = re.compile(r"([A-Za-z]|[Aa][A-Fa-f])\s*[-_:]?\s*0*([1-9]\d?)")
 """Up to the 32 rows and 48 columns of a plate of 1,536 wells."""
 WHOLE = re.compile(r"([-+]?\d+)\.0+")
 PREFIXES = re.compile(r"^(image_)?(metadata_)?", re.IGNORECASE)
@@ -27,9 +28,15 @@ def base_name(column: str) -> str:
     return PREFIXES.sub("", column).lower()
 
 
+def joined_name(column: str) -> str:
+    """`base_name` without what separates words: `fieldid` of Field_ID and of `Field ID`."""
+    return re.sub(r"[\W_]+", "", base_name(column))
+
+
+@lru_cache(maxsize=1024)
 def is_well_column(column: str) -> bool:
     """Whether a column of that name holds positions on a plate."""
-    return base_name(column).replace("_", "").replace(" ", "") in ("well", "wellposition", "wellid", "wellname")
+    return joined_name(column) in ("well", "wellposition", "wellid", "wellname")
 
 
 def name_of(text: str, column: str = "") -> str:

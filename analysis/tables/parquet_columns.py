@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from analysis.tables.dialect import check_unique, join_levels
 from analysis.tables.errors import TableError
+from analysis.tables.list_columns import flat, is_list, is_vector
 
 UNNAMED_LEVEL = re.compile(r"__index_level_(\d+)__")
 
@@ -26,7 +27,7 @@ def parquet_columns(path: Path) -> tuple[tuple[str, ...], tuple[pa.ChunkedArray,
         TableError: not a Parquet file, or one that is damaged, or two columns have one name.
     """
     try:
-        table = pq.read_table(path) if path.is_dir() else _read_file(path)
+        table = (pq.read_table(path) if path.is_dir() else _read_file(path)).flatten()  # a struct becomes its fields
         names = tuple(_names(table.schema))
         columns = tuple(plain(column) for column in table.columns)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -47,21 +48,17 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return plain(column.cast(kind.value_type))
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
+    if is_list(kind) and is_vector((column := flat(column)).type):
+        return column
     if pa.types.is_float16(kind):
         return column.cast(pa.float32()).cast(pa.float64())
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.float64(), safe=False)
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or is_vector(kind) or pa.types.is_string(kind):
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind):
         return column
     if pa.types.is_nested(kind):
         return pa.chunked_array([[None if value is None else str(value) for value in column.to_pylist()]], pa.string())
     return _as_text(column)
-
-
-def is_vector(kind: pa.DataType) -> bool:
-    """Whether a type is a list of numbers."""
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

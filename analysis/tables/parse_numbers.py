@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 
 from analysis.arrays import Floats
 from analysis.tables.errors import TableError
-from analysis.tables.parquet_columns import is_vector
+from analysis.tables.list_columns import is_vector
 
 Comma = Literal["decimal", "thousands"]
 Words = Literal["missing", "refuse"]
 """What a word that is no number, such as `diverged`, is: a missing value, or an error."""
+Evidence = Literal["decimal", "thousands", "fraction", "either", "point"]
+"""What numbers show: what commas are, that points are decimal, or a comma or a point that could be both."""
 
+MOST_QUOTED = 60
+"""Characters of a cell in a message."""
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 SPACES = " \u00a0\u2009\u202f'\u2019_"
 """What may stand between groups of three digits, besides commas and points."""
@@ -35,9 +39,9 @@ GROUPED = {mark: re.compile(rf"[1-9]\d{{0,2}}({re.escape(mark)}\d{{3}})+") for m
 SPACED = re.compile(rf"(\d{{1,3}})((?P<space>[{SPACES}])\d{{3}}((?P=space)\d{{3}})*)?(?P<rest>[.,]\d*)?")
 MISSING = frozenset(
     {"", "-", "--", "\u2013", "\u2014", "?", ".", "\\n", "na", "n/a", "n.a.", "<na>", "nan", "none", "null", "nil",
-     "missing", "nd", "n.d.", "nat", "inf", "infinity"}
+     "missing", "nd", "n.d.", "nat", "inf", "infinity", "\u221e", "(null)", "*"}
 )  # fmt: skip
-ERRORS = re.compile(r"#[A-Z0-9/_]+[!?]?|1\.?#\w+|s?nan(\(\w*\))?", re.IGNORECASE)
+ERRORS = re.compile(r"#[\u00a1\u00bf]?[A-Z0-9/_]+[!?]?|1\.?#\w+|s?nan(\(\w*\))?", re.IGNORECASE)
 """A missing value of a spreadsheet (`#DIV/0!`) or of a C library (`nan(ind)`, `1.#QNAN`), without its sign."""
 
 
@@ -45,11 +49,12 @@ ERRORS = re.compile(r"#[A-Z0-9/_]+[!?]?|1\.?#\w+|s?nan(\(\w*\))?", re.IGNORECASE
 class Hint:
     """What the commas in the other columns of a table are."""
 
-    comma: Comma | None = None
-    certain: bool = False  # whether a number in the table shows it, rather than semicolons between its columns
+    comma: Comma | Literal["unclear"] | None = None  # unclear: a column that does not show it itself is refused
+    certain: bool = False  # whether numbers in the table show it, rather than what separates its columns
 
 
 DECIMAL = Hint("decimal", certain=True)
+UNCLEAR = Hint("unclear", certain=True)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Numbers:
     values: Floats  # (rows,) NaN where a value is missing or could not be read
     words: dict[int, str]  # text of the rows that hold a word that is no number, by row
     faults: dict[int, str]  # what is wrong with rows that were meant as numbers, by row
-    assumed: str | None = None  # a text whose comma was taken to separate thousands, as nothing said otherwise
+    assumed: str | None = None  # a text whose comma was taken to separate thousands, which the column does not show
 
 
 def parse_numbers(column: pa.ChunkedArray, hint: Hint = Hint()) -> Numbers:
@@ -113,15 +118,33 @@ def hint_of(columns: Iterable[pa.ChunkedArray], separator: str | None) -> Hint:
     """What commas are in a table with these columns: what its numbers show where they all agree.
 
     Where semicolons separate columns and nothing else is known, commas are decimal: that is why there are semicolons.
+    Where commas separate columns, points are decimal, and a cell such as "0,1" may be a list.
     """
-    shown: set[Comma] = set()
-    for column in columns:
-        if pa.types.is_string(column.type):
-            texts = pc.unique(_trimmed(column)).to_pylist()
-            shown |= {use for text in texts if (use := _shows(_normal(text))) in ("decimal", "thousands")}
-    if len(shown) == 1:
-        return Hint(shown.pop(), certain=True)
-    return Hint("decimal") if separator == ";" and not shown else Hint()
+    shown = set[Evidence]().union(*(_evidence(column) for column in columns if pa.types.is_string(column.type)))
+    thousands, decimal, points = "thousands" in shown, "decimal" in shown, "fraction" in shown
+    if separator == ",":
+        return Hint() if decimal == (thousands or points) else Hint("decimal") if decimal else Hint("thousands", True)
+    if decimal:
+        return UNCLEAR if thousands or points else DECIMAL
+    if thousands or (points and separator != ";"):
+        return Hint("thousands", certain=True)
+    if separator == ";":
+        return UNCLEAR if points else Hint("decimal", certain={"either", "point"} <= shown)
+    return Hint() if "point" in shown or separator is None else UNCLEAR
+
+
+def _evidence(column: pa.ChunkedArray) -> set[Evidence]:
+    """What the numbers of a column show; nothing in one of words, addresses, dates, versions or lists."""
+    texts = [text for text in map(_normal, pc.unique(_trimmed(column)).to_pylist()) if not is_missing(text)]
+    readable = [text for text in texts if _mantissa(text) and (_shows(text) or not re.search(r",|\..*\.", text))]
+    others = set(texts).difference(readable)
+    if len(others) > len(readable) or any(map(_is_meant, others)):
+        return set()
+    shown = {(_shows(text), "," in text) for text in readable}
+    of_points: dict[object, Evidence] = {"thousands": "fraction", "point": "point", "decimal": "decimal"}
+    of_commas: dict[object, Evidence] = {"thousands": "thousands", "decimal": "decimal", "either": "either"}
+    uses = ((of_commas if has_comma else of_points).get(use) for use, has_comma in shown)
+    return {use for use in uses if use}
 
 
 def is_missing(text: str) -> bool:
@@ -204,7 +227,7 @@ def _one_use(shows: Sequence[str | None], hint: Hint) -> tuple[Comma, bool]:
         return "decimal", False
     if "thousands" in shows or "either" not in shows:
         return "thousands", False
-    return (hint.comma, False) if hint.comma else ("thousands", True)
+    return ("decimal", False) if hint.comma == "decimal" else ("thousands", True)
 
 
 def _value(text: str, comma: Comma) -> float:
@@ -229,14 +252,20 @@ def _faults(
 ) -> dict[int, str]:  # fmt: skip
     """What is wrong with texts that were meant as numbers, by their position."""
     faults = {
-        n: f"{text!r}, which is not a number" for n, text in enumerate(texts) if np.isnan(values[n]) and _is_meant(text)
+        n: f"{_short(text)!r}, which is not a number"
+        for n, text in enumerate(texts)
+        if np.isnan(values[n]) and _is_meant(text)
     }
     first = {use: n for n, use in reversed(list(enumerate(shows)))}
     if "decimal" in first and "thousands" in first:
         later, earlier = sorted((first["decimal"], first["thousands"]), reverse=True)
-        faults[later] = (
-            f"{texts[later]!r} and {texts[earlier]!r}, which use commas and points in two ways; write both alike"
-        )
+        faults[later] = _two_ways(texts[later], texts[earlier])
+    elif "either" in first and "point" in first and not {"decimal", "thousands"} & first.keys():
+        later, earlier = sorted((first["either"], first["point"]), reverse=True)
+        faults[later] = _two_ways(texts[later], texts[earlier])
+    elif hint == UNCLEAR and "either" in first and not {"decimal", "thousands"} & first.keys():
+        n = first["either"]
+        faults[n] = f"{texts[n]!r}, a fraction or thousands: the rest of the table does not say which"
     elif hint == DECIMAL and "decimal" not in first and "point" in first:
         n = first["point"]
         faults[n] = f"{texts[n]!r}, a fraction or thousands: commas are decimal elsewhere in the table"
@@ -248,6 +277,14 @@ def _faults(
     return faults
 
 
+def _two_ways(text: str, other: str) -> str:
+    return f"{text!r} and {other!r}, which use commas and points in two ways; write both alike"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
+
+
 def _is_meant(text: str) -> bool:
     """Whether a text that is no number was meant as one: `3.4.5`, `~3`, `12 (est.)`, but not `run 3`."""
     first = re.search(r"[^\W_]", text)
@@ -256,5 +293,6 @@ def _is_meant(text: str) -> bool:
 
 def _word_faults(words: dict[int, str]) -> dict[int, str]:
     return {
-        row: f"{text!r}, which is not a number; leave a missing value blank, or write NA" for row, text in words.items()
+        row: f"{_short(text)!r}, which is not a number; leave a missing value blank, or write NA"
+        for row, text in words.items()
     }

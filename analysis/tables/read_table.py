@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from analysis.arrays import Floats, Names
 from analysis.tables.dialect import dialect_of
 from analysis.tables.errors import TableError
+from analysis.tables.list_columns import of_text
 from analysis.tables.names import names_of
 from analysis.tables.parquet_columns import parquet_columns, plain
 from analysis.tables.parse_numbers import Hint, Words, checked, hint_of, parse_numbers
@@ -69,6 +70,11 @@ class Table:
         numbers = parse_numbers(column)
         if numbers.assumed or numbers.faults:
             numbers = parse_numbers(column, self.hint)
+        if numbers.assumed and not self.hint.certain:
+            raise TableError(
+                f"{self.source}: {label or f'column {name!r}'} holds {numbers.assumed!r}, a fraction or thousands: "
+                "nothing in the table says which"
+            )
         return checked(numbers, label or f"column {name!r}", lambda row: f"{self.source}, {self.place(row)}", words)
 
     def vectors(self, name: str) -> Floats:
@@ -106,12 +112,14 @@ def read_table(path: str | Path, empty: bool = False) -> Table:
     path = Path(path)
     try:
         if is_parquet(path):
-            table = Table(str(path), *parquet_columns(path))
+            names, columns = parquet_columns(path)
+            table = Table(str(path), names, tuple(map(of_text, columns)))
         else:
             data = text_bytes(path)
             dialect = dialect_of(data)
             rows = read_rows(data, dialect)
-            table = Table(str(path), rows.names, rows.columns, rows.lines, dialect.separator, rows.short)
+            columns = tuple(map(of_text, rows.columns))
+            table = Table(str(path), rows.names, columns, rows.lines, dialect.separator, rows.short)
     except TableError as error:
         text = str(error)
         raise error if text.startswith(str(path)) else TableError(_located(path, text)) from None

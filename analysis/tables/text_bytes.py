@@ -102,9 +102,10 @@ def _decompressed(data: bytes, open_: Opener, limit: int, path: Path) -> bytes:
 
 
 def _open_zip(data: bytes, _: int) -> IO[bytes]:
-    """The one table in an archive, without what a Mac adds."""
+    """The one table in an archive, without folders, hidden files and what a Mac adds."""
     archive = zipfile.ZipFile(io.BytesIO(data))
-    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    names = [name for name in names if not name.endswith("/") and not name.rpartition("/")[2].startswith(".")]
     if "[Content_Types].xml" in names:
         raise TableError("is an Excel workbook: save it as CSV")
     if len(names) != 1:
@@ -138,6 +139,7 @@ OPENERS: dict[bytes, Opener] = {
     b"BZh": lambda data, _: bz2.BZ2File(io.BytesIO(data)),
     b"\xfd7zXZ\x00": lambda data, _: lzma.LZMAFile(io.BytesIO(data)),  # noqa: SIM115
     b"\x28\xb5\x2f\xfd": _open_zstd,
+    b"\x50\x2a\x4d\x18": _open_zstd,  # a frame to skip, with which pzstd begins
     b"PK\x03\x04": _open_zip,
 }
 """How to open compressed data, by their first bytes; the number is the most bytes that will be read."""
@@ -150,6 +152,8 @@ def _as_utf8(data: bytes, path: Path) -> bytes:
         raise TableError(
             f"{path}: holds a Parquet file, compressed once more or in a pipe: give the Parquet file itself"
         )
+    if data.isascii() and b"\0" not in data:
+        return data
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

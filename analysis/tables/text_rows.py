@@ -24,7 +24,8 @@ from analysis.tables.errors import TableError
 RULE = re.compile(r"\s*:?-+:?\s*")
 """A cell of the line below a header in Markdown."""
 MAX_CELL = 1 << 27
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 22
+"""Read at a time; a table with a longer row is read record by record."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ def read_rows(data: bytes, dialect: Dialect) -> TextColumns:
     Raises:
         TableError: a row has more fields than the header, or a quoted cell has no end; with its line.
     """
-    body = memoryview(data)[dialect.begin :]
     spaced = dialect.separator.encode() + b' "'
-    regular = dialect.separator != "|" and spaced not in data
-    columns = _with_arrow(body, dialect) if regular else None
-    return _without_blank_columns(columns or _with_records(bytes(body).decode(), dialect))
+    regular = dialect.separator != "|" and (b" " not in data or spaced not in data)
+    columns = _with_arrow(data, dialect) if regular else None
+    return _without_blank_columns(columns or _with_records(data[dialect.begin :].decode(), dialect))
 
 
-def _with_arrow(body: memoryview, dialect: Dialect) -> TextColumns | None:
+def _with_arrow(data: bytes, dialect: Dialect) -> TextColumns | None:
     """The columns, or None where a row is not like the header."""
+    body = memoryview(data)[dialect.begin :]
     if not len(body):
         return TextColumns(
             dialect.names, (pa.chunked_array([], pa.string()),) * len(dialect.names), np.empty(0, np.int64)
@@ -60,20 +61,21 @@ def _with_arrow(body: memoryview, dialect: Dialect) -> TextColumns | None:
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(body),
-            arrow_csv.ReadOptions(column_names=names, block_size=min(len(body) + 1, BLOCK_BYTES), use_threads=False),
+            arrow_csv.ReadOptions(column_names=names, block_size=min(len(body) + 1, BLOCK_BYTES)),
             arrow_csv.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
-            arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=False
+            ),  # `text_bytes` has checked it
         )
     except pa.ArrowInvalid:
         return None
-    lines = _lines(body, table.num_rows, dialect)
+    lines = _lines(data, table.num_rows, dialect)
     return None if lines is None else TextColumns(dialect.names, tuple(table.columns), lines)
 
 
-def _lines(body: memoryview, rows: int, dialect: Dialect) -> NDArray[np.int64] | None:
+def _lines(data: bytes, rows: int, dialect: Dialect) -> NDArray[np.int64] | None:
     """The line of each row where every line is a row, else None."""
-    data = bytes(body)
-    ends = data.count(b"\n") or data.count(b"\r")
+    ends = data.count(b"\n", dialect.begin) or data.count(b"\r", dialect.begin)
     complete = ends + (not data.endswith((b"\n", b"\r")))
     return np.arange(rows, dtype=np.int64) + dialect.line if complete == rows else None
 

@@ -41,7 +41,7 @@ def join_profiles(stage: StageRun) -> dict[str, Any]:
     assert recipe.embed is not None
     shards = open_shards(recipe, recipe.embed.shards)
     well_numbers = evaluation_wells(shards, recipe.embed.experiments)
-    table, wells = read_wells(model.tables), shards.wells.loc[well_numbers]
+    table, wells = read_wells(model.tables).of_wells(), shards.wells.loc[well_numbers]
     where = ", ".join(str(path) for path in model.tables)
     features = table.features[rows_of(table, wells, where)].astype(np.float32)  # (W, D)
     values = {"kind": cell.kind, "wells": len(wells), "width": len(table.names), "left_out": asdict(table.excluded)}

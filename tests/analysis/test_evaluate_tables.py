@@ -139,6 +139,36 @@ def test_fields_of_view_are_rows_of_their_gene_and_only_true_duplicates_are_refu
     assert "3 wells occur twice, the first is e1, 1, A0, 1 (experiment and plate and well and site)" in message
 
 
+@pytest.mark.parametrize("name", ["Metadata_Site", "FOV", "Field ID", "ImageNumber", "Metadata_Tile", "site_number"])
+def test_fields_of_view_are_told_apart_by_a_column_of_many_names(screen, capsys, name):
+    table = wells(screen).drop(columns="key").assign(plate="1", well=[f"A{n}" for n in range(32)] * 2)
+    pd.concat([table.assign(**{name: site}) for site in (1, 2)]).to_csv(screen / "wells.parquet", index=False)
+    result = found(capsys, recall(screen, *CORRECT))
+    assert (result["wells"], result["fields"], result["features"]) == (64, 128, 8)
+
+
+def test_files_may_spell_their_columns_differently(screen, capsys):
+    expected = values(found(capsys, recall(screen, *CORRECT)))
+    parts = [screen / "first.csv", screen / "second.csv"]
+    wells(screen).head(30).to_csv(parts[0], index=False)
+    others = {name: f"Metadata_{name.title()}" for name in ("key", "experiment", "gene", "treatment")}
+    wells(screen).tail(34).rename(columns=others).to_csv(parts[1], index=False)
+    command, _, *others = recall(screen, *CORRECT)
+    assert values(found(capsys, [command, *map(str, parts), *others])) == expected
+
+
+def test_a_column_is_found_by_its_name_in_another_spelling(screen, capsys):
+    expected = values(found(capsys, recall(screen, *CORRECT)))
+    table = wells(screen).rename(columns={"gene": "Gene Symbol"})
+    table.to_parquet(screen / "wells.parquet")
+    assert values(found(capsys, recall(screen, *CORRECT, "--key", "gene_symbol"))) == expected
+    table.assign(gene_symbol="x", Metadata_Gene_Symbol="y").to_parquet(screen / "wells.parquet")
+    message = error(capsys, recall(screen, *CORRECT, "--key", "Gene_symbol"))
+    assert message.endswith(
+        "several columns are called 'Gene_symbol': gene_symbol, Metadata_Gene_Symbol; give one in full"
+    )
+
+
 def test_wells_of_both_tables_meet_whatever_way_they_are_spelt(tmp_path, capsys):
     rng = np.random.default_rng(0)
     places = [
@@ -152,6 +182,22 @@ def test_wells_of_both_tables_meet_whatever_way_they_are_spelt(tmp_path, capsys)
     otherwise = [(experiment, p, f"{row}{n}") for experiment, p, row, n in places]
     other = pd.DataFrame(otherwise, columns=["Metadata_experiment", "Metadata_Plate", "Metadata_Well"])
     other.assign(Cells_Area=embedding @ [1.0, 2, 3]).to_csv(tmp_path / "features.csv", index=False)
+    result = found_cellprofiler(tmp_path, capsys)
+    assert (result["train_wells"], result["test_wells"], result["wells_without_match"]) == (24, 24, 0)
+    assert result["table7"][0]["median_r2"] > 0.99
+
+
+def test_fields_of_view_are_averaged_before_tables_are_joined(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    keys = pd.DataFrame(
+        [(e, "1", f"A{n}") for e in ("e1", "e2") for n in range(1, 25)], columns=["experiment", "plate", "well"]
+    )
+    embedding = rng.normal(size=(48, 3))
+    features = keys.assign(Cells_Area=embedding @ [1.0, 2, 3])
+    wells_of = keys.join(pd.DataFrame(embedding, columns=FEATURES[:3]))
+    pd.concat([wells_of.assign(site=site) for site in (1, 2)]).to_parquet(tmp_path / "wells.parquet")
+    fields = [features.assign(ImageNumber=n, Cells_Area=features["Cells_Area"] + 50 * n) for n in (-1, 1)]
+    pd.concat(fields).to_csv(tmp_path / "features.csv", index=False)
     result = found_cellprofiler(tmp_path, capsys)
     assert (result["train_wells"], result["test_wells"], result["wells_without_match"]) == (24, 24, 0)
     assert result["table7"][0]["median_r2"] > 0.99
@@ -205,6 +251,17 @@ def test_compounds_are_read_whatever_compresses_and_separates_them(tmp_path, cap
         results.append(retrieval(capsys, profiles, "--compounds", str(tmp_path / name)))
     assert results[0] == results[1] == results[2]
     assert results[0]["siblings"] is not None
+
+
+def test_columns_of_plates_and_compounds_may_lack_their_prefix_or_have_it(tmp_path, capsys):
+    profiles = plate(tmp_path, "a.csv.gz", "BR1")
+    (tmp_path / "compounds.csv").write_text("broad_sample,target\nC0,X|Y\nC1,Y\n")
+    (tmp_path / "others.csv").write_text("Metadata_broad_sample,Metadata_Target\nC0,X|Y\nC1,Y\n")
+    expected = retrieval(capsys, profiles, "--compounds", str(tmp_path / "compounds.csv"))
+    assert retrieval(capsys, profiles, "--compounds", str(tmp_path / "others.csv")) == expected
+    unprefixed = pd.read_csv(profiles).rename(columns=lambda name: name.removeprefix("Metadata_"))
+    unprefixed.to_csv(tmp_path / "b.csv", index=False)
+    assert retrieval(capsys, str(tmp_path / "b.csv")) == retrieval(capsys, profiles)
 
 
 def test_retrieval_averages_fields_of_view_to_wells(tmp_path, capsys):

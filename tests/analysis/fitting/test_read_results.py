@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fitting.read_results import Columns, ResultsTableError, column, curves, number, read_file, train_mask
+from analysis.fitting.read_results import (
+    Columns,
+    ResultsTableError,
+    column,
+    curves,
+    number,
+    read_file,
+    train_mask,
+    with_names,
+)
 
 
 def test_a_colour_is_not_a_comment(tmp_path: Path) -> None:
@@ -38,6 +47,32 @@ def test_rows_are_selected_by_an_expression_with_plain_column_names() -> None:
     assert train_mask(table, "Seen Examples < 50").tolist() == [True, True, False]
     with pytest.raises(ResultsTableError, match="no row of 3 fits"):
         train_mask(table, "Seen Examples > 1000")
+
+
+@pytest.mark.parametrize(
+    ("texts", "expression", "rows"),
+    [
+        (["", "b", "NA"], "t.notna()", [1, 2]),
+        (["", "b", "NA"], "t == 'NA'", [2]),
+        (["", "b", "NA"], "t < 'c'", [1, 2]),
+        (["", "b", "NA"], "t.str.contains('b')", [1]),
+        (["", "True", "false"], "t == True", [1]),
+        (["", "True", "false"], "t", [1]),
+        (["FALSE", "TRUE", "true"], "not t", [0]),
+        (["", "1", "2"], "t > 1", [2]),
+    ],
+)
+def test_a_blank_in_an_expression_is_missing(texts: list[str], expression: str, rows: list[int]) -> None:
+    for table in (pd.DataFrame({"t": texts}), pd.DataFrame({"t": texts}, index=[7, 7, 7])):
+        assert np.flatnonzero(train_mask(table, expression)).tolist() == rows
+
+
+def test_names_of_other_types_become_text() -> None:
+    levels = pd.MultiIndex.from_tuples([("loss", "mean"), ("loss", "std"), ("flops", "")])
+    assert list(with_names(pd.DataFrame(columns=levels))) == ["loss_mean", "loss_std", "flops"]
+    assert list(with_names(pd.DataFrame(columns=[0, 1.5, "x"]))) == ["0", "1.5", "x"]
+    with pytest.raises(ResultsTableError, match="several columns are called 'loss'"):
+        with_names(pd.DataFrame(columns=["loss", "loss"]))
 
 
 def test_rows_without_usable_numbers_are_left_out_of_their_group_and_noted() -> None:

@@ -17,6 +17,15 @@ def test_what_is_left_out_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [",entity1,entity2\n0,A,B\n", "entity1,entity2,score\nA,B,1\n", "Entity2\tEntity 1\nB\tA\n"],
+)
+def test_columns_are_found_among_others(tmp_path, text):
+    (tmp_path / "list.csv").write_text(text)
+    assert read_pairs(tmp_path / "list.csv").pairs == (("A", "B"),)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "line 1: the header is ''"),

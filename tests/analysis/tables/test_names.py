@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from analysis.tables.names import base_name, is_well_column, name_of, names_of
+from analysis.tables.names import base_name, is_well_column, joined_name, name_of, names_of
 
 
-@pytest.mark.parametrize("text", ["A1", "a1", "A01", "a01", "A001", " A1 ", "A-1", "A 01", "A_1", "a:01"])
+@pytest.mark.parametrize(
+    "text", ["A1", "a1", "A01", "a01", "A001", " A1 ", "A-1", "A 01", "A_1", "a:01", "A - 1", "a -01"]
+)
 def test_all_spellings_of_a_well_are_one(text: str) -> None:
     assert name_of(text, "well") == "A01"
     assert name_of(text, "Metadata_Well") == "A01"
@@ -52,5 +54,6 @@ def test_columns_of_every_type_become_the_same_names() -> None:
 
 def test_prefixes_are_no_part_of_a_column_s_name() -> None:
     assert base_name("Image_Metadata_Well") == base_name("Metadata_Well") == base_name("well") == "well"
+    assert joined_name("Metadata_Field ID") == joined_name("field_id") == "fieldid"
     assert is_well_column("Well_Position")
     assert not is_well_column("wellness")

@@ -5,7 +5,17 @@ import pyarrow as pa
 import pytest
 
 from analysis.tables.errors import TableError
-from analysis.tables.parse_numbers import DECIMAL, Hint, Numbers, checked, hint_of, is_missing, number, parse_numbers
+from analysis.tables.parse_numbers import (
+    DECIMAL,
+    UNCLEAR,
+    Hint,
+    Numbers,
+    checked,
+    hint_of,
+    is_missing,
+    number,
+    parse_numbers,
+)
 
 UNKNOWN = Hint()
 
@@ -48,14 +58,36 @@ def test_commas_that_could_be_either_are_what_the_rest_of_the_table_shows() -> N
     assert parsed("3.319").values == [3.319]
     assert parsed("3.319", hint=Hint("decimal")).values == [3.319]  # semicolons alone do not make points thousands
     assert "a fraction or thousands" in parsed("3.319", hint=DECIMAL).faults[0]
+    assert "'3,319', a fraction or thousands" in parsed("3,319", hint=UNCLEAR).faults[0]
+    assert parsed("3,319", "2,5", hint=UNCLEAR).values.tolist() == [3.319, 2.5]
+    assert parsed("3.319", hint=UNCLEAR).values == [3.319]
 
 
-def test_what_commas_are_in_a_table() -> None:
-    assert hint_of([column("a", "b"), column("1,5")], "\t") == DECIMAL
-    assert hint_of([column("1.5"), column("3,319")], "\t") == Hint("thousands", certain=True)
-    assert hint_of([column("3,319")], ";") == Hint("decimal")
-    assert hint_of([column("3,319")], ",") == Hint()
-    assert hint_of([column("1.5"), column("1,5")], ";") == Hint()
+THOUSANDS = Hint("thousands", certain=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "separator", "hint"),
+    [
+        ((["a", "b"], ["1,5"]), "\t", DECIMAL),
+        ((["1.5"], ["3,319"]), "\t", THOUSANDS),
+        ((["3,319"],), ";", Hint("decimal")),
+        ((["3,319"],), ",", Hint()),
+        ((["3,319"], ["52000000"]), "\t", UNCLEAR),  # nothing says
+        ((["1,000"], ["3.319"]), "\t", Hint()),
+        ((["1,000"], ["3.319"]), ";", DECIMAL),
+        ((["1.5"], ["1,5"]), ";", UNCLEAR),
+        ((["3,319"], ["2.5"]), ";", UNCLEAR),  # why then the semicolons?
+        ((["1,234.5"], ["3,319"]), ";", THOUSANDS),
+        ((["3.319"], ["0,1"]), ",", Hint("decimal")),  # a list of two GPUs: not certain
+        ((["52,000"], ["3.31"], ["0,1"]), ",", Hint()),
+        ((["3,319"], ["2.5.1"], ["26.11.2026"], ["10.0.0.1"], ["1,2,3"]), ";", Hint("decimal")),
+        ((["3,319"], ["a", "b", "1.5"]), ";", Hint("decimal")),
+        ((["3,319"], ["1.5", "diverged"]), "|", THOUSANDS),
+    ],
+)
+def test_what_commas_are_in_a_table(columns: tuple[list[str], ...], separator: str, hint: Hint) -> None:
+    assert hint_of([column(*texts) for texts in columns], separator) == hint
 
 
 @pytest.mark.parametrize(
@@ -63,6 +95,7 @@ def test_what_commas_are_in_a_table() -> None:
     [
         (("1,5", "1.25"), 1, "'1.25' and '1,5', which use commas and points in two ways"),
         (("1.234.567", "2.5"), 1, "which use commas and points in two ways"),
+        (("3,319", "3.091"), 1, "'3.091' and '3,319', which use commas and points in two ways"),
         (("1", "3.4.5"), 1, "'3.4.5', which is not a number"),
         (("1,00,000",), 0, "'1,00,000', which is not a number"),
         (("~3",), 0, "'~3', which is not a number"),
@@ -82,7 +115,7 @@ def test_what_was_meant_as_a_number_and_cannot_be_read_is_a_fault(texts: tuple[s
 @pytest.mark.parametrize(
     "text",
     ["", "NA", "n/a", "NaN", "None", "null", "-", "#DIV/0!", "#N/A", "#NUM!", "-nan(ind)", "nan(snan)", "1.#QNAN",
-     "-1.#IND", "1.#INF", "inf", "-Infinity", "<NA>", "?"],
+     "-1.#IND", "1.#INF", "inf", "-Infinity", "<NA>", "?", "(null)", "*", "-\u221e", "#\u00a1DIV/0!"],
 )  # fmt: skip
 def test_words_for_a_missing_number(text: str) -> None:
     assert is_missing(text)

@@ -81,6 +81,18 @@ def test_commas_of_one_column_are_read_as_the_others_show(tmp_path: Path) -> Non
     assert read_table(tmp_path / "t.tsv").numbers("loss").tolist() == [3.319, 3.091]
 
 
+def test_commas_of_which_nothing_says_what_they_are_are_refused(tmp_path: Path) -> None:
+    for separator in ("\t", ","):
+        (tmp_path / "t.txt").write_text(f'flops{separator}loss\n5{separator}"3,319"\n7{separator}"3,091"\n')
+        with pytest.raises(TableError, match=r"t\.txt.* 'loss' holds '3,319', a fraction or thousands: "):
+            read_table(tmp_path / "t.txt").numbers("loss")
+
+
+def test_losses_of_three_digits_beside_a_list_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('loss,gpus\n3.319,"0,1"\n3.091,"2,3"\n')
+    assert read_table(tmp_path / "t.csv").numbers("loss").tolist() == [3.319, 3.091]
+
+
 def test_lists_become_a_matrix_and_lists_of_several_lengths_are_refused(tmp_path: Path) -> None:
     lists = {"plain": [[1.0, 2.0], None], "fixed": [[3.0, None], [4.0, 5.0]], "ragged": [[1.0], [1.0, 2.0]]}
     table = pa.table({name: pa.array(values, pa.list_(pa.float32())) for name, values in lists.items()})

@@ -17,6 +17,10 @@ from analysis.tables.text_bytes import is_parquet, text_bytes
 TEXT = "flops,loss\n1e18,3.3\n" * 40
 
 
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
 def zipped(data: bytes, *more: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -31,6 +35,8 @@ COMPRESSIONS = {
     "zst": zstandard.ZstdCompressor().compress, "gz of gz": lambda data: gzip.compress(gzip.compress(data)),
     "two frames of zst": lambda data: b"".join(map(zstandard.ZstdCompressor().compress, (data[:9], data[9:]))),
     "two members of gz": lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]),
+    "zip with hidden files": lambda data: zipped(data, "folder/.DS_Store", "folder/"),
+    "zst that begins with a frame to skip": lambda data: b"\x50\x2a\x4d\x18\x02\0\0\0ab" + zstd(data),
     "zip of a Mac": lambda data: zipped(data, "__MACOSX/._table.csv"),
 }  # fmt: skip
 
