@@ -83,6 +83,7 @@ def test_no_more_than_the_limit_is_held(tmp_path: Path, compression: str) -> Non
         ("size,loss\n1,2\nµ,3\n".encode("latin-1"), "line 3: is not UTF-8 text"),
         (b"a,b\n1,2\n\0\0", "line 3: holds a zero byte"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "bytes",
 )
 def test_what_is_not_a_table_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(data)
