@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shards.errors import ImageError
 from shards.images.grey import GreyImage, looked_up, turned
 from shards.images.headers import check_header, jpeg2000_header, jpeg_shape
-from shards.images.planes import UNKNOWN, Plane, maximum, planes_to_read, rows
+from shards.images.planes import UNKNOWN, Plane, check_width, maximum, planes_to_read, rows
 from shards.images.tiff_axes import are_rows, axes_of_pages, described, varying_axes
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _stack_of(file: TiffFile, data: bytes, limit: int) -> _Stack:
         stack = _Stack(len(planes), axes, lambda number: _grey(planes[number], _keyframe(pages[0])))
     if stack.count > 1 and are_rows(file, pages[0], stack.axes):
         return _Stack(1, UNKNOWN, lambda _: rows(map(stack.read, range(stack.count))))
+    if stack.count > 1:
+        check_width(stack.count, pages[0].shape[:2])
     return stack
 
 
@@ -93,14 +95,17 @@ def _check_pages(file: TiffFile) -> None:
 
 
 def _full_pages(file: TiffFile) -> tuple[list[int], list[Page]]:
-    """Numbers and pages of full resolution: those like the first that is marked neither as reduced nor as a mask."""
-    pages = list(enumerate(file.pages))
-    full = [(number, page) for number, page in pages if not _keyframe(page).subfiletype & (REDUCED | MASK)]
-    full = full or pages[:1]
+    """Numbers and pages of full resolution: those like the first that is not marked as reduced, but no masks.
+
+    A page that is marked as reduced, but has the size of that one, is a plane: some programs mark all of a stack.
+    """
+    every = list(enumerate(file.pages))
+    pages = [(number, page) for number, page in every if not _keyframe(page).subfiletype & MASK] or every
+    full = [(number, page) for number, page in pages if not _keyframe(page).subfiletype & REDUCED] or pages
     first = full[0][1]
     if any(page.ndim == first.ndim and page.size > first.size for _, page in full):
         raise ImageError("has a page that is larger than its first; only smaller copies of one image are possible")
-    alike = [(number, page) for number, page in full if (page.shape, page.dtype) == (first.shape, first.dtype)]
+    alike = [(number, page) for number, page in pages if (page.shape, page.dtype) == (first.shape, first.dtype)]
     return [number for number, _ in alike], [page for _, page in alike]
 
 

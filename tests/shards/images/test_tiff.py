@@ -108,7 +108,7 @@ def test_axes_of_length_one_are_dropped(shape, options, photometric):
 )
 def test_planes_of_a_stack_are_never_rows_of_one_image(shape, options):
     data = written(STACK.reshape(shape), photometric="minisblack", **options)
-    with pytest.raises(ImageError, match=r"holds (3|288) "):
+    with pytest.raises(ImageError, match=r"holds (3|288) |has shape \(288, 80, 1\)"):
         decode_tiff(data, MAX_WELL_BYTES)
 
 
@@ -133,6 +133,26 @@ def test_a_pyramid_gives_its_full_resolution():
         tif.write(VALUES, subifds=1, metadata=None)
         tif.write(VALUES[::2, ::2], subfiletype=1, metadata=None)
     assert np.array_equal(decode_tiff(file.getvalue(), MAX_WELL_BYTES).pixels, VALUES)
+
+
+def test_pages_of_full_size_are_planes_though_they_are_marked_as_reduced():
+    for marks in ((1, 1, 1), (0, 1, 1)):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file) as tif:
+            for values, mark in zip(STACK, marks, strict=True):
+                tif.write(values, subfiletype=mark, metadata=None)
+            tif.write(VALUES[::2, ::2], subfiletype=1, metadata=None)
+        with pytest.raises(ImageError, match="holds 3 planes"):
+            decode_tiff(file.getvalue(), MAX_WELL_BYTES)
+        assert np.array_equal(decode_tiff(file.getvalue(), MAX_WELL_BYTES, "max").pixels, STACK.max(axis=0))
+
+
+@pytest.mark.parametrize("plane", [None, 1, "max"])
+@pytest.mark.parametrize("options", [{}, {"metadata": None}, {"truncate": True}, {"compression": "zlib"}])
+def test_an_array_whose_last_axis_is_channels_is_no_stack(plane, options):
+    """Of (H, W, 5) tifffile makes H pages of W x 5."""
+    with pytest.raises(ImageError, match=r"has shape \(96, 80, 5\); one greyscale image per channel is needed"):
+        decode_tiff(written(np.stack([VALUES] * 5, axis=-1), **options), MAX_WELL_BYTES, plane)
 
 
 def test_a_small_picture_in_front_is_passed_over_if_it_is_marked_and_refused_if_it_is_not():
@@ -199,6 +219,22 @@ def test_a_palette_of_greys_gives_grey_values(factor, bits):
     deep = np.tile(greys * 97 + 3, 3).astype("<u2").tobytes()
     data = pages([samples(indices, bits)], (64, 64), {258: bits, 262: 3, 320: deep})
     assert np.array_equal(decode_tiff(data, MAX_WELL_BYTES).pixels, greys[indices] * 97 + 3)
+
+
+def test_a_palette_that_was_written_with_8_bit_entries_gives_8_bits():
+    greys = np.random.default_rng(0).permutation(256)
+    data = pages([bytes(range(64)) * 64], (64, 64), {258: 8, 262: 3, 320: np.tile(greys, 3).astype("<u2").tobytes()})
+    image = decode_tiff(data, MAX_WELL_BYTES).pixels
+    assert image.dtype == np.uint8
+    assert np.array_equal(image[0], greys[:64])
+
+
+def test_images_with_one_palette_have_one_pixel_type():
+    """Though one of them uses no entry but black."""
+    tags = {258: 8, 262: 3, 320: np.tile(np.arange(256) * 97, 3).astype("<u2").tobytes()}
+    for value in (0, 9):
+        image = decode_tiff(pages([bytes([value]) * 64 * 64], (64, 64), tags), MAX_WELL_BYTES).pixels
+        assert (image.dtype, image[0, 0]) == (np.uint16, value * 97)
 
 
 @pytest.mark.parametrize(
