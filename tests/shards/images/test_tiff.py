@@ -2,6 +2,8 @@
 
 import io
 import re
+import struct
+from functools import partial
 
 import imagecodecs
 import numpy as np
@@ -283,6 +285,27 @@ def test_a_cut_file_is_not_decoded():
     for end in (10, 100, 200, len(data) - 1):
         with pytest.raises((ImageError, ValueError, tifffile.TiffFileError)):
             decode_tiff(data[:end], MAX_WELL_BYTES)
+
+
+def by_libtiff(planes: np.ndarray) -> bytes:
+    """Pixels, then their page, and so on."""
+    return pages([values.tobytes() for values in planes], planes.shape[1:], {258: 16, 262: 1})
+
+
+@pytest.mark.parametrize("write", [by_libtiff, *(partial(written, photometric="minisblack", **o) for o in STACKS)])
+@pytest.mark.parametrize("plane", [None, "max"])
+def test_a_stack_that_was_cut_is_never_one_of_fewer_planes(write, plane):
+    data = write(STACK)
+    for part in np.arange(1, 12) / 12.5:
+        with pytest.raises((ImageError, ValueError, RuntimeError, tifffile.TiffFileError)):
+            decode_tiff(data[: int(part * len(data))], MAX_WELL_BYTES, plane)
+
+
+def test_a_file_of_one_page_may_name_any_place_for_a_next_one():
+    data = by_libtiff(VALUES[None])
+    for wrong in (b"\xff\xff\xff\xff", struct.pack("<I", len(data)), b""):
+        assert np.array_equal(decode_tiff(data[:-4] + wrong, MAX_WELL_BYTES).pixels, VALUES)
+    assert np.array_equal(decode_tiff(data[:-4] + b"\xff" * 4 + bytes(100), MAX_WELL_BYTES).pixels, VALUES)
 
 
 def test_bigtiff_files_are_decoded():
