@@ -27,7 +27,7 @@ from shards.images.headers import (
     npy_header,
 )
 from shards.images.locations import plane_files, read_bytes
-from shards.images.planes import UNKNOWN, Plane, PlanesDifferError, maximum, planes_to_read, single_axes
+from shards.images.planes import UNKNOWN, Plane, PlanesDifferError, check_width, maximum, planes_to_read, single_axes
 
 RANGE = re.compile(r"(\d{1,5}):(\d{1,5})")
 MAX_MESSAGE = 300
@@ -160,13 +160,15 @@ def _decode_jpeg2000(data: bytes, limit: int) -> GreyImage:
 
 
 def _decode_npy(data: bytes, limit: int, plane: Plane | None) -> GreyImage:
-    """An array (H, W) or (N, H, W) of N planes, with any axes of length one; a last axis of 2 to 4 counts as colour."""
+    """An array (H, W) or (N, H, W) of N planes, with any axes of length one."""
     shape, pixel_type = npy_header(data)
     if pixel_type == "object":
         np.load(io.BytesIO(data), allow_pickle=False)  # which refuses it, with a reason
     single = single_axes(shape)
     sizes = [size for axis, size in enumerate(shape) if axis not in single]
-    if len(sizes) != 3 or sizes[1] > sizes[2] in (2, 3, 4):
+    if len(sizes) == 3:
+        check_width(sizes[0], sizes[1:])
+    else:
         check_header(tuple(sizes), pixel_type, limit)
     check_header(tuple(sizes[-2:]), pixel_type, limit)
     chosen = planes_to_read(sizes[0] if len(sizes) == 3 else 1, UNKNOWN, plane)

@@ -51,16 +51,21 @@ def looked_up(indices: NDArray[np.generic], palette: NDArray[np.unsignedinteger]
             f"has a palette of colours, entry {coloured[0]} is ({red}, {green}, {blue}); "
             "one greyscale image per channel is needed"
         )
-    greys = np.where(is_used[: len(palette)], palette[:, 0], 0)  # what no pixel uses may be anything
-    values = np.empty(indices.shape, _narrow(greys).dtype)
-    table = _narrow(greys)
+    table = _narrow(palette)[:, 0]
+    values = np.empty(indices.shape, table.dtype)
     for row, value in zip(indices, values, strict=True):
         value[:] = table[row]
     return values
 
 
-def _narrow(greys: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-    """16-bit entries as 8-bit ones if they were made of such: by v * 257 or, in some programs, by v * 256."""
-    if greys.dtype == np.uint16 and (not (greys % 257).any() or not (greys % 256).any()):
-        return (greys >> 8).astype(np.uint8)
-    return greys
+def _narrow(palette: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    """16-bit entries as 8-bit ones if they were made of such: by v * 257 or, in some programs, by v * 256 or v.
+
+    All entries decide, used or not, so that images with the same palette have the same pixel type.
+    """
+    if palette.dtype == np.uint16:
+        if not (palette % 257).any() or not (palette % 256).any():
+            return (palette >> 8).astype(np.uint8)
+        if palette.max() < 256:
+            return palette.astype(np.uint8)
+    return palette

@@ -21,6 +21,8 @@ UNKNOWN = "I"
 NAMES = {UNKNOWN: "planes", "Z": "z-planes", "T": "time points", "P": "positions"}
 CHANNELS = frozenset("CSEW")
 """Axes of channels, samples of a pixel, and wavelengths."""
+MAX_CHANNELS = 16
+"""The last axis of an array (H, W, N) of channels. Planes no wider than this, and higher, are slices of one."""
 MAX_PLANE = 10**6
 """The greatest number of a plane."""
 
@@ -45,6 +47,13 @@ def planes_to_read(count: int, axes: str, plane: Plane | None) -> range:
     if plane > count:
         raise ImageError(f"holds {count} {'planes' if count > 1 else 'plane'}, but plane {plane} was chosen")
     return range(plane - 1, plane)
+
+
+def check_width(count: int, size: Sequence[int]) -> None:
+    """Raise ImageError, without the image's name, if planes of this size (H, W) are slices of an array of channels."""
+    height, width = size
+    if height > width <= MAX_CHANNELS:
+        raise ImageError(f"has shape {(count, height, width)}; one greyscale image per channel is needed")
 
 
 def rows(planes: Iterator[GreyImage]) -> GreyImage:

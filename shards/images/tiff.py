@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from shards.errors import ImageError
 from shards.images.grey import GreyImage, looked_up, turned
 from shards.images.headers import check_header, jpeg2000_header, jpeg_shape
-from shards.images.planes import UNKNOWN, Plane, maximum, planes_to_read, rows
+from shards.images.planes import UNKNOWN, Plane, check_width, maximum, planes_to_read, rows
 from shards.images.tiff_axes import are_rows, axes_of_pages, described, varying_axes
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def decode_tiff(data: bytes, limit: int, plane: Plane | None = None) -> GreyImag
 
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:  # True would open files that this one names
         _check_pages(file)
+        _check_end(file, data)
         stack = _stack_of(file, data, limit)
         return maximum(map(stack.read, planes_to_read(stack.count, stack.axes, plane)))
 
@@ -81,6 +83,8 @@ def _stack_of(file: TiffFile, data: bytes, limit: int) -> _Stack:
         stack = _Stack(len(planes), axes, lambda number: _grey(planes[number], _keyframe(pages[0])))
     if stack.count > 1 and are_rows(file, pages[0], stack.axes):
         return _Stack(1, UNKNOWN, lambda _: rows(map(stack.read, range(stack.count))))
+    if stack.count > 1:
+        check_width(stack.count, pages[0].shape[:2])
     return stack
 
 
@@ -92,31 +96,63 @@ def _check_pages(file: TiffFile) -> None:
     raise ImageError(f"has more than {MAX_PAGES} pages; one greyscale image per channel is needed")
 
 
+def _check_end(file: TiffFile, data: bytes) -> None:
+    """Check that the file was not cut after the pixels of its last page, which tifffile would not notice.
+
+    Then the next page should lie beyond the end. Some programs leave any number there in a file of one page, so there
+    have to be further pixels, too.
+    """
+    if not len(file.pages):
+        raise ImageError("has no page where its header says that the first one is; it may be cut short")
+    layout, last = file.tiff, file.pages[-1]
+    try:
+        (tags,) = struct.unpack_from(layout.tagnoformat, data, last.offset)
+        at = last.offset + layout.tagnosize + tags * layout.tagsize
+        (following,) = struct.unpack_from(layout.offsetformat, data, at)
+    except struct.error:
+        return
+    if following < len(data):
+        return
+    strips = zip(last.dataoffsets, last.databytecounts, strict=False)
+    own = max([at + layout.offsetsize, *(begin + size for begin, size in strips)])
+    if len(data) - own >= max(1, _row_bytes(last)):
+        raise ImageError(f"is cut short: page {len(file.pages) + 1} lies at byte {following}, but it has {len(data)}")
+
+
+def _row_bytes(page: Page) -> int:
+    return page.nbytes // max((1, *page.shape[:1]))
+
+
 def _full_pages(file: TiffFile) -> tuple[list[int], list[Page]]:
-    """Numbers and pages of full resolution: those like the first that is marked neither as reduced nor as a mask."""
-    pages = list(enumerate(file.pages))
-    full = [(number, page) for number, page in pages if not _keyframe(page).subfiletype & (REDUCED | MASK)]
-    full = full or pages[:1]
+    """Numbers and pages of full resolution: those like the first that is not marked as reduced, but no masks.
+
+    A page that is marked as reduced, but has the size of that one, is a plane: some programs mark all of a stack.
+    """
+    every = list(enumerate(file.pages))
+    pages = [(number, page) for number, page in every if not _keyframe(page).subfiletype & MASK] or every
+    full = [(number, page) for number, page in pages if not _keyframe(page).subfiletype & REDUCED] or pages
     first = full[0][1]
     if any(page.ndim == first.ndim and page.size > first.size for _, page in full):
         raise ImageError("has a page that is larger than its first; only smaller copies of one image are possible")
-    alike = [(number, page) for number, page in full if (page.shape, page.dtype) == (first.shape, first.dtype)]
+    alike = [(number, page) for number, page in pages if (page.shape, page.dtype) == (first.shape, first.dtype)]
     return [number for number, _ in alike], [page for _, page in alike]
 
 
 def _contiguous_planes(file: TiffFile, page: Page, data: bytes) -> NDArray[np.generic]:
     """The planes (N, H, W) of a stack that is stored behind its only page, as ImageJ and MetaMorph do; else none.
 
-    There are as many as the page says, if the file has room for them.
+    There are as many as the page says. Raises ImageError if further pixels follow, but not all of them.
     """
     none = np.empty((0, 0, 0), np.uint8)
     begin = page.dataoffsets[0] if page.dataoffsets else len(data)
-    if begin + 2 * page.nbytes > len(data) or not page.is_final or page.dtype is None:
+    if begin + page.nbytes + _row_bytes(page) > len(data) or not page.is_final or page.dtype is None:
         return none  # as in most files: their descriptions need not be read
     count = math.prod(size for _, size in described(file.pages.first))
     end = begin + count * page.nbytes
-    if count < 2 or end > len(data) or begin <= page.offset < end:
+    if count < 2 or begin <= page.offset < end or (end > len(data) and len(file.pages) > 1):
         return none
+    if end > len(data):
+        raise ImageError(f"is cut short: its {count} planes end at byte {end}, but it has {len(data)}")
     pixels = np.frombuffer(data, page.dtype.newbyteorder(file.byteorder), count * page.size, begin)
     return pixels.reshape(count, *page.shape)
 

@@ -79,9 +79,10 @@ def _shaped(description: str, page_pixels: int) -> Dimensions:
     try:
         content = json.loads(re.sub(r"^shape=\((.*?),?\)", r'{"shape": [\1]}', description))
         shape, axes = [int(size) for size in content["shape"]], content.get("axes")
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return []
-    letters = axes.replace("Q", UNKNOWN) if isinstance(axes, str) and len(axes) == len(shape) else UNKNOWN * len(shape)
+    known = isinstance(axes, str) and len(axes) == len(shape)
+    letters = axes.upper().replace("Q", UNKNOWN) if known else UNKNOWN * len(shape)
     planes, leading = math.prod(shape) // max(1, page_pixels), list[tuple[str, int]]()
     for axis, size in zip(letters, shape, strict=True):
         if planes > 1 and size > 0:
@@ -128,11 +129,12 @@ def _ome_places(xml: str, pages: int) -> dict[int, Place]:
         raise ValueError("too long")
     places: dict[int, Place] = {}
     root = ElementTree.fromstring(xml)
-    for position, pixels in enumerate(_named(root, "Pixels")):
-        for block in list(_named(pixels, "TiffData")) or [ElementTree.Element("TiffData")]:
-            if any((name.text or "").strip() != root.get("UUID") for name in _named(block, "UUID")):
+    for position, pixels in enumerate(root.iterfind("{*}Image/{*}Pixels")):
+        dimensions = _ome_dimensions(pixels)
+        for block in pixels.findall("{*}TiffData") or [ElementTree.Element("TiffData")]:
+            if any((name.text or "").strip() != root.get("UUID") for name in block.iterfind("{*}UUID")):
                 continue  # of another file
-            for page, place in _ome_block(block, pixels, pages):
+            for page, place in _ome_block(block, dimensions, pages):
                 if page in places:
                     raise ValueError("placed twice")
                 places[page] = (position, *place)
@@ -141,18 +143,24 @@ def _ome_places(xml: str, pages: int) -> dict[int, Place]:
     return places
 
 
-def _ome_block(block: ElementTree.Element, pixels: ElementTree.Element, pages: int) -> Iterator[tuple[int, Place]]:
-    """The pages of one `TiffData`, with channel, z-plane and time point of each."""
+def _ome_dimensions(pixels: ElementTree.Element) -> Dimensions:
+    """The axes of an image in the order in which its planes follow each other."""
     order = pixels.get("DimensionOrder", "XYCZT")[2:]
-    sizes = {axis: max(1, int(pixels.get(f"Size{axis}", "1"))) for axis in "CZT"}
-    strides = {axis: math.prod(sizes[before] for before in order[: order.index(axis)]) for axis in "CZT"}
-    planes = 1 if "IFD" in block.attrib else math.prod(sizes.values())
+    if sorted(order) != ["C", "T", "Z"]:
+        raise ValueError("no order of dimensions")
+    return [(axis, max(1, int(pixels.get(f"Size{axis}", "1")))) for axis in order]
+
+
+def _ome_block(block: ElementTree.Element, dimensions: Dimensions, pages: int) -> Iterator[tuple[int, Place]]:
+    """The pages of one `TiffData`, with channel, z-plane and time point of each."""
     page = max(0, int(block.get("IFD", "0")))
-    plane = sum(int(block.get(f"First{axis}", "0")) * strides[axis] for axis in "CZT")
-    for number in range(min(int(block.get("PlaneCount", planes)), pages - page)):
-        yield page + number, tuple((plane + number) // strides[axis] % sizes[axis] for axis in "CZT")
-
-
-def _named(parent: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
-    """All elements of a name below another, in any namespace."""
-    return (element for element in parent.iter() if element.tag.rpartition("}")[2] == name)
+    if page >= pages:
+        return
+    stride, strides, plane = 1, dict[str, tuple[int, int]](), 0
+    for axis, size in dimensions:
+        strides[axis] = stride, size
+        plane += int(block.get(f"First{axis}", "0")) * stride
+        stride *= size
+    planes = int(block.get("PlaneCount", 1 if "IFD" in block.attrib else stride))
+    for number in range(plane, plane + min(planes, pages - page)):
+        yield page + number - plane, tuple(number // step % size for step, size in map(strides.__getitem__, "CZT"))

@@ -95,9 +95,12 @@ def test_an_array_in_any_guise_comes_back(data):
     assert np.array_equal(image, expected)
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 3), (50, 60, 4), (2, 3, 5, 6), (4, 4, 3), (0, 5, 6), (6,), ()])
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 6, 3), (50, 60, 4), (50, 60, 6), (1, 50, 60, 16), (2, 3, 5, 6), (4, 4, 3), (0, 5, 6), (6,), ()],
+)
 def test_arrays_that_are_neither_an_image_nor_a_stack_are_refused(shape):
-    """Colours, planes along two axes, nothing."""
+    """Colours, channels in the last axis, planes along two axes, nothing."""
     file = io.BytesIO()
     np.save(file, np.zeros(shape, np.uint8))
     for plane in (None, 1, "max"):

@@ -2,6 +2,8 @@
 
 import io
 import re
+import struct
+from functools import partial
 
 import imagecodecs
 import numpy as np
@@ -108,7 +110,7 @@ def test_axes_of_length_one_are_dropped(shape, options, photometric):
 )
 def test_planes_of_a_stack_are_never_rows_of_one_image(shape, options):
     data = written(STACK.reshape(shape), photometric="minisblack", **options)
-    with pytest.raises(ImageError, match=r"holds (3|288) "):
+    with pytest.raises(ImageError, match=r"holds (3|288) |has shape \(288, 80, 1\)"):
         decode_tiff(data, MAX_WELL_BYTES)
 
 
@@ -133,6 +135,26 @@ def test_a_pyramid_gives_its_full_resolution():
         tif.write(VALUES, subifds=1, metadata=None)
         tif.write(VALUES[::2, ::2], subfiletype=1, metadata=None)
     assert np.array_equal(decode_tiff(file.getvalue(), MAX_WELL_BYTES).pixels, VALUES)
+
+
+def test_pages_of_full_size_are_planes_though_they_are_marked_as_reduced():
+    for marks in ((1, 1, 1), (0, 1, 1)):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file) as tif:
+            for values, mark in zip(STACK, marks, strict=True):
+                tif.write(values, subfiletype=mark, metadata=None)
+            tif.write(VALUES[::2, ::2], subfiletype=1, metadata=None)
+        with pytest.raises(ImageError, match="holds 3 planes"):
+            decode_tiff(file.getvalue(), MAX_WELL_BYTES)
+        assert np.array_equal(decode_tiff(file.getvalue(), MAX_WELL_BYTES, "max").pixels, STACK.max(axis=0))
+
+
+@pytest.mark.parametrize("plane", [None, 1, "max"])
+@pytest.mark.parametrize("options", [{}, {"metadata": None}, {"truncate": True}, {"compression": "zlib"}])
+def test_an_array_whose_last_axis_is_channels_is_no_stack(plane, options):
+    """Of (H, W, 5) tifffile makes H pages of W x 5."""
+    with pytest.raises(ImageError, match=r"has shape \(96, 80, 5\); one greyscale image per channel is needed"):
+        decode_tiff(written(np.stack([VALUES] * 5, axis=-1), **options), MAX_WELL_BYTES, plane)
 
 
 def test_a_small_picture_in_front_is_passed_over_if_it_is_marked_and_refused_if_it_is_not():
@@ -201,6 +223,22 @@ def test_a_palette_of_greys_gives_grey_values(factor, bits):
     assert np.array_equal(decode_tiff(data, MAX_WELL_BYTES).pixels, greys[indices] * 97 + 3)
 
 
+def test_a_palette_that_was_written_with_8_bit_entries_gives_8_bits():
+    greys = np.random.default_rng(0).permutation(256)
+    data = pages([bytes(range(64)) * 64], (64, 64), {258: 8, 262: 3, 320: np.tile(greys, 3).astype("<u2").tobytes()})
+    image = decode_tiff(data, MAX_WELL_BYTES).pixels
+    assert image.dtype == np.uint8
+    assert np.array_equal(image[0], greys[:64])
+
+
+def test_images_with_one_palette_have_one_pixel_type():
+    """Though one of them uses no entry but black."""
+    tags = {258: 8, 262: 3, 320: np.tile(np.arange(256) * 97, 3).astype("<u2").tobytes()}
+    for value in (0, 9):
+        image = decode_tiff(pages([bytes([value]) * 64 * 64], (64, 64), tags), MAX_WELL_BYTES).pixels
+        assert (image.dtype, image[0, 0]) == (np.uint16, value * 97)
+
+
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
@@ -247,6 +285,27 @@ def test_a_cut_file_is_not_decoded():
     for end in (10, 100, 200, len(data) - 1):
         with pytest.raises((ImageError, ValueError, tifffile.TiffFileError)):
             decode_tiff(data[:end], MAX_WELL_BYTES)
+
+
+def by_libtiff(planes: np.ndarray) -> bytes:
+    """Pixels, then their page, and so on."""
+    return pages([values.tobytes() for values in planes], planes.shape[1:], {258: 16, 262: 1})
+
+
+@pytest.mark.parametrize("write", [by_libtiff, *(partial(written, photometric="minisblack", **o) for o in STACKS)])
+@pytest.mark.parametrize("plane", [None, "max"])
+def test_a_stack_that_was_cut_is_never_one_of_fewer_planes(write, plane):
+    data = write(STACK)
+    for part in np.arange(1, 12) / 12.5:
+        with pytest.raises((ImageError, ValueError, RuntimeError, tifffile.TiffFileError)):
+            decode_tiff(data[: int(part * len(data))], MAX_WELL_BYTES, plane)
+
+
+def test_a_file_of_one_page_may_name_any_place_for_a_next_one():
+    data = by_libtiff(VALUES[None])
+    for wrong in (b"\xff\xff\xff\xff", struct.pack("<I", len(data)), b""):
+        assert np.array_equal(decode_tiff(data[:-4] + wrong, MAX_WELL_BYTES).pixels, VALUES)
+    assert np.array_equal(decode_tiff(data[:-4] + b"\xff" * 4 + bytes(100), MAX_WELL_BYTES).pixels, VALUES)
 
 
 def test_bigtiff_files_are_decoded():
