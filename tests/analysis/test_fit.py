@@ -326,6 +326,7 @@ def test_a_number_that_cannot_be_read_is_an_error_with_its_line(tmp_path, capsys
     assert "line 15: column 'loss' holds '3.1.2', which is not a number" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_columns_of_one_name_are_refused_and_index_levels_are_columns(tmp_path, capsys):
     arguments = ["--x", "flops", "--y", "loss", "--predict-at", "1e23"]
     path = tmp_path / "t.csv"
@@ -340,6 +341,7 @@ def test_columns_of_one_name_are_refused_and_index_levels_are_columns(tmp_path, 
     assert fit(capsys, str(tmp_path / "t.csv.gz"), *arguments)["groups"][0]["predictions"] == truth
 
 
+@pytest.mark.slow
 def test_groups_keep_their_names_and_blanks_are_a_group(tmp_path, capsys):
     names = ["001"] * 14 + ["NA"] * 14 + [""] * 14
     path = table(tmp_path / "t.csv", flops=np.tile(X, 3), loss=np.tile(loss(X), 3), model=names)

@@ -33,6 +33,7 @@ def test_the_peer_has_the_parameters_of_a_plain_vit() -> None:
     assert sum(p.numel() for p in peer.parameters()) == blocks + ends
 
 
+@pytest.mark.slow
 def test_the_peer_learns_to_reconstruct() -> None:
     """A flat image is easy to reconstruct, so its loss must fall."""
     torch.manual_seed(0)

@@ -220,6 +220,7 @@ def test_the_profile_follows_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert default_profile()[0] == "laptop"
 
 
+@pytest.mark.slow
 def test_help_plan_and_print_start_fast(tiny_recipe_file: Path) -> None:
     """They import neither torch nor pandas, whose imports are slow."""
     probe = (

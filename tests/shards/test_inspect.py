@@ -96,6 +96,7 @@ def test_errors_are_one_line(folder, arguments, capsys):
 STAINS = "channels=ch1=Brightfield,ch2=ER,ch3=AGP,ch4=Mito,ch5=DNA,ch6=RNA"
 
 
+@pytest.mark.slow
 def test_real_cells_through_importer_builder_verify_and_inspect(real_data, tmp_path, capsys):
     """One field of Cell Painting: 16-bit, its mitochondria saturated in one pixel of 2,000."""
     import tifffile

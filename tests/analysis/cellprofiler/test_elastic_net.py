@@ -16,6 +16,7 @@ def regression_problem(samples, width, seed, noise):
     return features, target / target.std() + noise * rng.normal(size=samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "width", "noise"), [(203, 12, 1.0), (150, 40, 0.3), (400, 5, 3.0)])
 def test_penalties_and_coefficients_are_scikit_learn_s(samples, width, noise):
     models = pytest.importorskip("sklearn.linear_model")

@@ -64,6 +64,7 @@ def test_drawing_twice_gives_the_same_bytes(study, tmp_path):
     assert b"<dc:date>" not in (tmp_path / "first" / "recall.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_is_written_atomically(study, tmp_path, monkeypatch):
     figure = loss_versus_compute(*study[:2], "mae_train")
     written = save(figure, tmp_path / "loss.v1")  # a dot in the name is no suffix
@@ -142,6 +143,7 @@ def test_runs_that_were_not_annealed_are_open_and_in_the_legend(study):
 NAMES = ("$x^2$", "$\\frac$", "a$b", "_hidden", "100% & <b>", "a\\$b$", "$$")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_shown_as_they_are(study, tmp_path, name):
     """Pairs of dollar signs were formulas, which stopped the figure where TeX did not know them."""

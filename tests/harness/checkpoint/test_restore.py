@@ -266,6 +266,7 @@ def test_a_payload_of_another_type_than_its_metadata_says_is_not_converted(cell:
     assert "model.0.bias is stored as torch.int32, .metadata says torch.float32" in refusal(cell)
 
 
+@pytest.mark.slow
 def test_random_bytes_in_metadata_are_refused(cell: Path) -> None:
     """Sealed, so that no checksum detects them: 200 random changes of a byte or of a length."""
     path, rng = cell / "checkpoints" / LAST / ".metadata", random.Random(0)

@@ -133,6 +133,7 @@ def embedded(recipe: Recipe, cell: Cell) -> np.ndarray:
     return features[np.argsort(wells["key"].to_numpy())]
 
 
+@pytest.mark.slow
 def test_a_set_in_another_order_gives_the_same_embeddings_everywhere(study: Study, tmp_path: Path) -> None:
     """Embedding, linear probe, reconstructions; and each place says the model's names."""
     same = study(STAINS, STAINS)
@@ -156,6 +157,7 @@ def test_a_set_in_another_order_gives_the_same_embeddings_everywhere(study: Stud
         assert row.values["channels"] == list(STAINS)
 
 
+@pytest.mark.slow
 def test_other_stains_are_refused_before_anything_is_trained(study: Study) -> None:
     recipe = study(STAINS, OTHERS)
     with pytest.raises(ChannelError, match=r"the model DNA, ER, RNA, AGP, Mito, Brightfield.*embed\.channels: \{DNA: "):
@@ -163,6 +165,7 @@ def test_other_stains_are_refused_before_anything_is_trained(study: Study) -> No
     assert ledger.read(recipe.output, trained_cell(recipe).id, "train") is None
 
 
+@pytest.mark.slow
 def test_a_cell_with_damaged_weights_does_not_stop_the_study(study: Study) -> None:
     """Its own embedding names them; the other cells are planned as ever."""
     recipe = study(STAINS, SHUFFLED)
@@ -176,6 +179,7 @@ def test_a_cell_with_damaged_weights_does_not_stop_the_study(study: Study) -> No
         run_cell(recipe.model_dump_json(), cell.id)
 
 
+@pytest.mark.slow
 def test_a_mapping_in_the_recipe_lets_other_names_in(study: Study) -> None:
     mapping = "embed.channels={DNA: DAPI, ER: Actin, RNA: Tubulin}"
     plain, mapped = study(STAINS, OTHERS), study(STAINS, OTHERS, mapping)

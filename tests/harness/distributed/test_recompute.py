@@ -54,6 +54,7 @@ def test_compiled_blocks_give_the_same_loss_and_gradients() -> None:
         torch.testing.assert_close(compiled[name], gradient, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_weight_names_do_not_change() -> None:
     plain, changed = MaskedAutoencoder(CONFIG), MaskedAutoencoder(CONFIG)
     set_up_blocks(changed, "full", compiled=True)

@@ -194,6 +194,7 @@ def test_embeddings_say_what_made_them(tiny_recipe: Recipe, tmp_path: Path) -> N
     assert values["crops_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_baselines_and_consistency_stand_in_the_row(tiny_recipe: Recipe, tmp_path: Path) -> None:
     planted(tmp_path)
     row = evaluate_cell(evaluating(tiny_recipe, tmp_path), tmp_path)

@@ -58,6 +58,7 @@ DENSE = "models.net={kind: densenet, group: 4, embedding: 8, growth: 4, layers: 
 SHORT = ["grid.models=[net]", "grid.datasets=[two]", "grid.untrained=false", "grid.pixel_statistics=false"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "classes", "embedding", "blocks"),
     [(3, 1000, None, {}), (6, 1139, 1024, {}), (6, 0, None, {}), (6, 9, 16, {"growth": 12, "layers": (3, 2, 4)})],

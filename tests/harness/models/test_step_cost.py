@@ -20,6 +20,7 @@ TINY = MaeConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_step_launches_at_most_209_kernels() -> None:
     """207 when this was written (torch 2.13): one more operation per block or per parameter exceeds the limit."""
     launches = count(StepSetting(TINY, torch.device("cpu"), False, 2))
@@ -28,6 +29,7 @@ def test_a_step_launches_at_most_209_kernels() -> None:
     assert launches["_scaled_dot_product_flash_attention_for_cpu"] == 3
 
 
+@pytest.mark.slow
 def test_the_optimiser_launches_do_not_grow_with_depth() -> None:
     """Multi-tensor Lion: apart from one copy per tensor, twelve blocks launch as many kernels as two."""
     shallow, deep = (count(StepSetting(replace(TINY, depth=n), torch.device("cpu"), False, 2)) for n in (2, 12))

@@ -118,6 +118,7 @@ def test_anchors_and_merges_of_a_normal_size_are_read(tmp_path: Path) -> None:
     assert places["b", "y"].line == 2
 
 
+@pytest.mark.slow
 def test_the_largest_file_that_is_read_takes_under_a_second(tmp_path: Path) -> None:
     """One mapping of the size limit with as many unknown fields as fit: each would have a message of its own."""
     path = tmp_path / "recipe.yaml"

@@ -125,6 +125,7 @@ def test_shares_in_any_order_with_one_killed_write_the_file_of_one_process(train
     assert (folder / EMBEDDINGS).stat().st_mtime_ns == before, "a job that starts late does nothing"
 
 
+@pytest.mark.slow
 def test_another_number_of_shares_resumes_from_existing_parts(trained: tuple[Recipe, Cell]) -> None:
     recipe, cell = trained
     folder, expected = cell_folder(recipe, cell), embedded_by_one_process(recipe, cell)

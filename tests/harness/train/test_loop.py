@@ -101,6 +101,7 @@ def signal_after(monkeypatch: pytest.MonkeyPatch, steps: set[int], number: signa
     monkeypatch.setattr(Run, "step", step_then_signal)
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_tells_what_it_saw(tiny_recipe: Recipe, tmp_path: Path) -> None:
     values = train_cell(StageRun(tiny_recipe, trained(tiny_recipe), tmp_path / "cell", "print"))
     assert (values["wells"], values["steps"], values["crops"]) == (32, 12 * 32 // 8, 12 * 32)
@@ -245,6 +246,7 @@ def test_a_stop_within_a_row_of_the_log_neither_loses_nor_repeats_a_step(
     assert rows(tmp_path / "storm") == rows(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_the_best_validations_checkpoint_outlives_the_run(tiny_recipe_file: Path) -> None:
     recipe = load(tiny_recipe_file, "laptop", ["launch.checkpoint_best=true", "train.learning_rate=0.02"])
     from harness.data.prepare import prepare
@@ -330,6 +332,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tiny_recipe_file: Pat
     assert values["annealed"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "steps", "annealed"),
     [

@@ -209,6 +209,7 @@ def test_a_bad_image_stops_the_build_or_is_quarantined(screen, tmp_path, capsys)
     assert "quarantined gene-001_1_B03: metadata.csv, line 3: image file" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("codec", ["delta+zstd", "trial"])
 def test_hostile_images_are_quarantined_and_the_rest_is_built(screen, tmp_path, codec):

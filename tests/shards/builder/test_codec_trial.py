@@ -15,6 +15,7 @@ def built(root, output, **options) -> ShardSet:
     return ShardSet.open(output)
 
 
+@pytest.mark.slow
 def test_every_codec_and_chunk_gives_the_same_pixels(screen, tmp_path):
     root = screen(size=70, dtype="uint16")
     expected = None
@@ -27,6 +28,7 @@ def test_every_codec_and_chunk_gives_the_same_pixels(screen, tmp_path):
         expected = wells
 
 
+@pytest.mark.slow
 def test_a_trial_chooses_what_compresses_best_and_stores_the_ratios(screen, tmp_path):
     """Smooth ramps shrink most as differences; noise over the full range is stored as it is."""
     root = screen(size=64)

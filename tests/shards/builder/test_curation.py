@@ -84,6 +84,7 @@ def test_controls_are_drawn_by_well_nested_and_independent_of_other_wells(screen
     assert set(curate(screen_table, CurationRules(control_fraction=0.3), 8)[0].wells["key"]) != kept[0.3]
 
 
+@pytest.mark.slow
 @given(
     wells=st.lists(
         st.tuples(st.sampled_from("xyz"), st.sampled_from("pqrstuvw"), st.sampled_from(["A", "B", "C", "DMSO"])),

@@ -63,6 +63,7 @@ def test_the_second_is_refused_at_once_and_told_who_holds_it(tmp_path):
         assert (tmp_path / "out" / ".build" / "lock").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_holder_is_succeeded_in_every_round(tmp_path):
     for _ in range(10):
         holder = start(HOLD, tmp_path / ".build", 60)

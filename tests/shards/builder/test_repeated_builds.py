@@ -110,6 +110,7 @@ def test_tables_that_change_during_the_build_leave_no_complete_set(screen, tmp_p
     assert {path: path.stat().st_mtime_ns for path in output.glob("*.tar")} == kept
 
 
+@pytest.mark.slow
 def test_a_shard_that_has_lost_all_its_wells_leaves_no_index(screen, tmp_path):
     root, output = screen(experiments=2), tmp_path / "out"
     built(root, output, wells_per_shard=1)
@@ -129,6 +130,7 @@ def test_a_complete_set_is_only_read_also_while_another_build_has_the_lock(scree
             built(root, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FIFO", "huge"])
 def test_a_record_that_cannot_be_read_is_written_again(screen, tmp_path, kind):
     root, output = screen(), tmp_path / "out"

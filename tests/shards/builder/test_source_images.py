@@ -126,6 +126,7 @@ def test_a_page_that_is_appended_while_a_file_is_read_is_noticed(tmp_path, monke
     assert source.states == states_of((str(path),))
 
 
+@pytest.mark.slow
 def test_two_changes_within_one_tick_of_the_clock_are_told_apart(tmp_path):
     """Rewriting a file at once after it was read would leave its state as it was, if reading did not wait."""
     path = tmp_path / "a.npy"

@@ -172,6 +172,7 @@ def test_a_local_file_by_url_is_opened_as_a_path_or_not_at_all(before):
         read_bytes(f"{before}/dev/zero")
 
 
+@pytest.mark.slow
 def test_any_error_of_a_url_names_it():
     """fsspec's file systems raise errors of all kinds for what they cannot make sense of."""
     for location in ("github://nothing", "zip://a.png::nowhere://b", "s3://"):

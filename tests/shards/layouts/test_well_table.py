@@ -42,6 +42,7 @@ def test_a_missing_image_is_named_with_its_line(screen):
         check_images(read_layout("rxrx3", root))
 
 
+@pytest.mark.slow
 def test_more_channels_than_a_set_may_have_are_refused():
     row = {"key": "a", "experiment": "e", "plate": "p", "well": "A01", "source:line": "t.csv, line 2"}
     for channels in (1000, 1001):

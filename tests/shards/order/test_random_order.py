@@ -108,6 +108,7 @@ def test_nested_experiments_counts():
         nested_experiments(names, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [7, 24])
 @settings(deadline=None)
 @given(seed=seeds, wells=st.integers(1, 60), number=st.integers(0, 10**6), worlds=st.permutations([1, 2, 3, 4, 8]))

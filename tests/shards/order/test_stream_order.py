@@ -52,6 +52,7 @@ def test_no_batch_within_a_pass_holds_more_of_one_image_than_stated(order, numbe
     assert most <= order.most_of_one_image() <= order.crops
 
 
+@pytest.mark.slow
 def test_the_bound_is_one_for_the_sizes_of_the_paper():
     """4,096 crops over 256 lanes: 16 of each, up to 16 more at this pass's end, and 33 or more between an image's."""
     order = StreamOrder(0, [1000] * 250 + [777], batch=4096, lanes=256, crops=8, block=64)
@@ -119,6 +120,7 @@ def test_every_lane_gives_as_much_to_each_batch_and_shards_come_in_another_order
     assert not np.array_equal(order.shards(0, 20), order.shards(20, 40))
 
 
+@pytest.mark.slow
 def test_blocks_are_mixed_uniformly():
     """Each image of a half block is equally likely at each position in it: chi-square within 5 standard deviations."""
     order = StreamOrder(9, [16], batch=1, lanes=1, crops=1, block=16)

@@ -86,6 +86,7 @@ def test_plate_batches_resume_anywhere(order, first, counts):
     assert np.array_equal(np.concatenate([np.empty(0, int), *parts]), order.wells(first, sum(counts)))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(order=plate_orders(), world=st.sampled_from([1, 2, 3, 4, 8]), batches=st.integers(1, 4))
 def test_each_rank_of_any_world_gets_complete_groups_of_one_global_batch(order, world, batches):

@@ -46,6 +46,7 @@ def crops(shards: ShardSet, name: str, first: int, last: int, rank: int = 0, wor
     return np.concatenate([batch.images.numpy().copy() for batch in batches])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "stream"])
 @pytest.mark.parametrize("faulty", [False, True])
 def test_a_remote_set_gives_the_crops_of_the_local_one(set_of_62, server, tmp_path, name, faulty):

@@ -37,6 +37,7 @@ def test_a_range_is_read_and_no_more(server, begin, end):
     assert server.bytes_sent == len(DATA[begin:end])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "wrong bytes"])
 def test_two_faults_are_survived_and_three_are_an_error_that_names_the_url(server, fault):
     server.faults = iter([fault, fault])

@@ -118,6 +118,7 @@ def gz(path: Path, *parts: tuple[bytes, int]) -> str:
 BLOCK = bytes(b"x" * (1 << 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
