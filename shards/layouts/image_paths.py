@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shards.errors import LayoutError
-from shards.images.locations import LOCAL, join, path_of
+from shards.images.locations import LOCAL, is_url, join, path_of
 from shards.tables.columns import parse_pairs
 
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -33,8 +33,8 @@ def with_slashes(path: str) -> str:
 
 
 def joined(folder: str, file: str) -> str:
-    """The path of a file in a folder, which may be blank; blank if the file is."""
-    if not file or not folder:
+    """The path of a file in a folder, which may be blank or part of the file's own path; blank if the file is."""
+    if not file or not folder or file.startswith("/") or is_url(file) or LOCAL.match(file) or WINDOWS.match(file):
         return file
     folder = decoded(folder)
     between = "\\" if "\\" in folder and "/" not in folder else "/"

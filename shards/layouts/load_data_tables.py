@@ -56,7 +56,7 @@ def load_data_tables(root: str, option: str | None, left_out: list[str]) -> list
     In a folder with several, `load_data` comes before `load_data_with_illum`, CSV before compressed CSV and Parquet.
     """
     folders: dict[str, list[str]] = {}
-    for file in find_tables(root, option, FILE, left_out):
+    for file in find_tables(root, option, FILE, left_out, "load_data"):
         folders.setdefault(file.rpartition("/")[0], []).append(file)
     tables = [min(files, key=_preference) if len(files) > 1 else files[0] for files in folders.values()]
     if others := [file for files in folders.values() for file in files if file not in tables]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from shards.errors import LayoutError
 from shards.images.locations import is_url, join, path_of
 
-MEASUREMENT = re.compile(r"(?P<plate>.+)__(.+-)?Measurement[\s_-]?\d+.*")
+MEASUREMENT = re.compile(r"(?P<plate>.+)__(.+-)?Measurement[\s_-]?\d+.*", re.IGNORECASE)
 IDENTIFIER = re.compile(r"\{?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}?", re.IGNORECASE)
 NO_NAMES = {"images", "image", "img", "imgs", "tif", "tiff", "tiffs"}
 ARCHIVE = "hs"

@@ -29,7 +29,7 @@ ALIASES = {
 PREFIXES = ("Metadata_", "Image_Metadata_", "")
 WELLS = ("well_position", "Metadata_well_position", "Metadata_Well", "Well", "well")
 
-BARCODES = re.compile(r"barcode_platemap\.csv(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
+BARCODES = re.compile(r"barcode_platemap\.(parquet|pq|(csv|tsv|txt)(\.(gz|bz2|xz|zst|zip))?)", re.IGNORECASE)
 PLATEMAP = (".txt", "", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".txt.zst", ".csv.zst")
 """What may follow the name of a plate map in the name of its file."""
 
@@ -45,7 +45,12 @@ def find_platemaps(root: str, option: str | None, barcodes: str | None, left_out
     tables are below the root, or where the option `barcodes` says; the name of their folder may be a batch's.
     """
     tables: list[pd.DataFrame] = []
-    for path in find_tables(root, barcodes, BARCODES, left_out):
+    paths = find_tables(root, barcodes, BARCODES, left_out, "barcode_platemap")
+    if option and not paths:
+        raise LayoutError(
+            f"{root}: option platemap needs a barcode_platemap.csv, which names the plate map of each plate"
+        )
+    for path in paths:
         batch = path.split("/")[-2] if "/" in path else ""
         folder = join(root, option) if option else f"{path.rpartition('/')[0]}/platemap"
         single = option is not None and folder.endswith(tuple(filter(None, PLATEMAP)))
@@ -71,14 +76,14 @@ def _read_platemap(location: str) -> pd.DataFrame:
     table = read_table(location, known=(*WELLS, *chain.from_iterable(ALIASES.values())))
     well = wells_of(table, WELLS)
     require_columns(location, names(table), WELLS[:1] if well is None else [])
-    if not describes(table):
+    if next(_columns(table, "treatment"), None) is None:
         require_columns(location, names(table), ALIASES["treatment"][:1])
     return perturbations(table, table[[ORIGIN]].assign(well=well), MAP)
 
 
 def describes(table: pd.DataFrame) -> bool:
-    """Whether a table says what was done to its wells."""
-    return next(_columns(table, "treatment"), None) is not None
+    """Whether a table says what was done to its wells, by a treatment or a gene."""
+    return any(next(_columns(table, name), None) is not None for name in ("treatment", "gene"))
 
 
 def perturbations(table: pd.DataFrame, where: pd.DataFrame, kind: int) -> pd.DataFrame:
@@ -86,17 +91,24 @@ def perturbations(table: pd.DataFrame, where: pd.DataFrame, kind: int) -> pd.Dat
 
     `where`: the well of each row and its ORIGIN, and experiment and plate if they are known.
     """
-    described = {name: next((table[column] for column in _columns(table, name)), "") for name in DESCRIBING}
+    import pandas as pd
+
+    blank = pd.Series("", index=table.index, dtype=str)
+    described = {name: next((table[c].str.strip() for c in _columns(table, name)), blank) for name in DESCRIBING}
+    if treated := next(_columns(table, "treatment"), None):
+        described["treatment"] = described["treatment"].mask(table[treated].str.strip() == "", "DMSO")
     kept = where[[name for name in (*WHERE, ORIGIN) if name in where]].assign(kind=kind, **described)
-    return kept.assign(
-        treatment=kept["treatment"].mask(kept["treatment"] == "", "DMSO"), well=normal_wells(kept["well"])
-    )
+    return kept.assign(well=normal_wells(kept["well"]))
 
 
 def _columns(table: pd.DataFrame, name: str) -> Iterator[str]:
-    """The columns of a table that have one of our describing columns."""
-    named = (prefix + alias for alias in ALIASES[name] for prefix in PREFIXES)
-    return (column for column in named if column in table)
+    """The columns of a table that have one of our describing columns; names in the usual case come first."""
+    named = [prefix + alias for alias in ALIASES[name] for prefix in PREFIXES]
+    others = {column.lower(): column for column in reversed(names(table))}
+    return chain(
+        (column for column in named if column in table),
+        (others[column.lower()] for column in named if column.lower() in others),
+    )
 
 
 def describe(wells: pd.DataFrame, described: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from posixpath import normpath
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shards.errors import LayoutError
 from shards.tables.columns import FAULT, ORIGIN, UNDESCRIBED
@@ -82,6 +86,27 @@ def _one_file(part: pd.DataFrame, channels: tuple[str, ...]) -> pd.Series[str]:
     return faults
 
 
+def shared_file(read: Callable[[], Iterable[tuple[pd.Series[str], pd.Series[str]]]]) -> tuple[int, str, str] | None:
+    """How many rows of a channel have the file of a row before, and the origins of two; None if all files differ.
+
+    `read` gives locations and origins part by part. Only a hash of each location, of 8 bytes, is kept.
+    """
+    hashes = np.concatenate([_hashes(locations[locations != ""]) for locations, _ in read()])
+    hashes.sort()
+    repeated = hashes[1:][hashes[1:] == hashes[:-1]]
+    if not len(repeated):
+        return None
+    parts = (origins[_hashes(locations) == repeated[0]] for locations, origins in read())
+    first, second, *_ = chain.from_iterable(parts)
+    return len(repeated), first, second
+
+
+def _hashes(locations: pd.Series[str]) -> NDArray[np.uint64]:
+    import pandas as pd
+
+    return np.asarray(pd.util.hash_array(locations.map(_plain).to_numpy(object), categorize=False), np.uint64)
+
+
 def _plain(location: str) -> str:
     """A location without steps that lead nowhere."""
-    return normpath(location) if "/." in location else location
+    return normpath(location) if "/." in location or location.count("//") > location.count("://") else location

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from shards.tables.columns import integers, require_cells
+from shards.errors import LayoutError
+from shards.tables.columns import ORIGIN, integers, require_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ def normal_wells(wells: pd.Series[str]) -> pd.Series[str]:
 def wells_of(table: pd.DataFrame, aliases: Iterable[str]) -> pd.Series[str] | None:
     """The wells of a table: its first column of these names, else made from row and column; None if it has neither.
 
-    LayoutError for a row without a letter or a number, or a column without a number.
+    LayoutError for a row without a letter or a number, a column without a number, or a number below 1.
     """
     import pandas as pd
 
@@ -67,6 +68,9 @@ def wells_of(table: pd.DataFrame, aliases: Iterable[str]) -> pd.Series[str] | No
         return None
     require_cells(table, [row])
     letters = table[row].str.strip()
+    for name in (row, column):
+        if (zero := table[name].str.fullmatch(r"\s*0+(\.0*)?\s*")).any():
+            raise LayoutError(f"{table.loc[zero, ORIGIN].iloc[0]}: {name} 0: rows and columns are counted from 1")
     numbers = integers(table.assign(**{row: letters.mask(letters.str.fullmatch("[A-Za-z]{1,2}"), "0")}), row)
     places = zip(letters, numbers, integers(table, column), strict=True)
     texts = [well_name(number, place) if number else f"{letter}{place}" for letter, number, place in places]

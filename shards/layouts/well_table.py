@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shards.errors import LayoutError
 from shards.images.locations import file_of, files_of, is_url, path_of
-from shards.layouts.row_faults import STRICT, FaultRule, Tolerance
+from shards.layouts.row_faults import STRICT, FaultRule, Tolerance, shared_file
 from shards.layouts.well_names import normal_wells
 from shards.tables.columns import FAULT, INTERNAL, ORIGIN, WRITTEN_WELL
 from shards.tables.mapped_rows import PART_ROWS, Rows
@@ -137,7 +137,7 @@ def table_of(output: LayoutOutput, folder: Path | None = None, tolerance: Tolera
     _check_repeats(table)
     if reading.renamed and not output.own_keys:
         _check_places(table)
-    return table
+    return replace(table, notes=(*table.notes, *_shared_files(table)))
 
 
 @dataclass
@@ -212,6 +212,28 @@ def _check_places(table: WellTable) -> None:
                 well, site = place[2:]
                 raise LayoutError(f"{origin}: a second image of well {well} site {site}, first at {last_origin}")
             last, last_origin = place, origin
+
+
+def _shared_files(table: WellTable) -> Iterator[str]:
+    """A line for each channel with a file that several rows name; channels of patterns differ only in constants."""
+    fields = set[str]().union(*(pattern.fields for pattern in table.patterns.values())) | {WRITTEN_WELL}
+    needed = {ORIGIN, *fields.intersection(table.columns)}
+    numbers = np.sort(table.numbers)
+    for name in [*table.channels[: len(table.channels) - len(table.patterns)], *list(table.patterns)[:1]]:
+        columns = sorted(needed) if name in table.patterns else [ORIGIN, CHANNEL + name]
+        read = partial(_locations, table, CHANNEL + name, numbers, columns)
+        if shared := shared_file(read):
+            count, first, second = shared
+            yield f"channel {name!r}: {count} well images have the file of another one, such as {second}: as {first}"
+
+
+def _locations(
+    table: WellTable, channel: str, numbers: NDArray[np.int64], columns: Sequence[str]
+) -> Iterator[tuple[pd.Series[str], pd.Series[str]]]:
+    for part in chunked(numbers):
+        wells = table.stored.take(part, columns)
+        wells = wells if channel in wells else table.located(wells)
+        yield wells[channel], wells[ORIGIN]
 
 
 def safe_key(text: str) -> str:

@@ -45,6 +45,7 @@ def check_columns(location: str, columns: Sequence[str], required: Iterable[str]
 
 def require_columns(location: str, present: Sequence[str], required: Iterable[str]) -> None:
     """Raise LayoutError for the first required column that is absent, with the nearest present one."""
+    present = [name for name in present if name not in INTERNAL]
     for name in required:
         if name not in present:
             near = difflib.get_close_matches(name, present, n=1)

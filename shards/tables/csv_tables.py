@@ -43,7 +43,8 @@ def csv_parts(location: str, required: Iterable[str] = (), known: Iterable[str] 
 
     ORIGIN is the file and line of each row; rows of blank cells are skipped, and blanks around the names of columns.
     UTF-8 with or without a byte-order mark, or UTF-16 with one; any line endings; commas, tabs or semicolons; as it is
-    or compressed (`shards.tables.compressed`). Raises LayoutError for a file that is absent, not regular or not text,
+    or compressed (`shards.tables.compressed`). Several columns without names, as spreadsheets write them after the
+    others, are left out if they are blank. Raises LayoutError for a file that is absent, not regular or not text,
     that changes while it is read or exceeds the limits above, for a repeated, reserved or absent column, or for a row
     with too few or too many cells (an unquoted comma in a SMILES string is the usual cause). The separator is the one
     that finds most columns that are `required` or `known`, as those that a table may have.
@@ -71,10 +72,29 @@ def _table(location: str, file: IO[bytes], required: Sequence[str], known: set[s
     with io.TextIOWrapper(buffered, encoding, errors, newline="") as text:
         lines = _Lines(text, _most(location, file, compressed))
         rows = _rows(location, lines, known)
-        _, columns = next(rows, (1, []))
-        columns = [name.strip() for name in columns]
+        _, header = next(rows, (1, []))
+        columns = [name.strip() for name in header]
+        if columns.count("") > 1:  # as spreadsheets write columns that were used once
+            columns = _without_last_blanks(columns)
+            rows = _cut(location, rows, len(columns), len(header))
         check_columns(location, columns, required)
         yield from _parts(location, columns, rows)
+
+
+def _without_last_blanks(columns: list[str]) -> list[str]:
+    while columns and not columns[-1]:
+        columns = columns[:-1]
+    return columns
+
+
+def _cut(
+    location: str, rows: Iterator[tuple[int, list[str]]], width: int, before: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows of `before` cells without those after the first `width`; LayoutError if one of these is not blank."""
+    for line, cells in rows:
+        if value := next((cell for cell in cells[width:before] if cell.strip()), None):
+            raise LayoutError(f"{location}, line {line}: the value {value!r} is in a column without a name")
+        yield line, cells[:width] if len(cells) == before else cells
 
 
 def _check_same(location: str, before: FileState | None) -> None:

@@ -14,6 +14,8 @@ from shards.tables.parquet_tables import MAGIC, parquet_parts
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLE = re.compile(r"\.(csv|tsv|txt|parquet|pq|xlsx?)(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
+"""How the name of a table ends, or of a copy of it."""
 MAX_IN_MEMORY = 1 << 31
 """Characters of the cells of a table that is read in one."""
 
@@ -44,15 +46,22 @@ def _is_parquet(location: str) -> bool:
         return False  # which reading it as CSV will report
 
 
-def find_tables(root: str, option: str | None, name: re.Pattern[str], left_out: list[str]) -> list[str]:
+def find_tables(root: str, option: str | None, name: re.Pattern[str], left_out: list[str], stem: str) -> list[str]:
     """Files below the root with a name of this pattern; or, if an option names a folder or a file, below or at that.
 
-    `left_out` receives what cannot be listed. LayoutError if nothing is at the place that the option names.
+    `left_out` receives what cannot be listed, and other tables that have `stem` in their names.
+    LayoutError if nothing is at the place that the option names.
     """
     location = join(root, option) if option else root
     if option and is_file(location):
         return [location]
-    files = [file for file in find(location, left_out) if name.fullmatch(file.rpartition("/")[2])]
+    files = list[str]()
+    for file in find(location, left_out):
+        own = file.rpartition("/")[2]
+        if name.fullmatch(own):
+            files.append(file)
+        elif stem in own.lower() and TABLE.search(own):
+            left_out.append(f"{file}: not read, as only tables with the exact name of a {stem} table are")
     if option and not files:
         raise LayoutError(f"{location}: no table named like {name.pattern} in this folder")
     return files

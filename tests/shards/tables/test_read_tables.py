@@ -133,10 +133,10 @@ def test_tables_are_found_by_name_or_by_an_option(tmp_path: Path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     pattern, left_out = re.compile("x.csv"), list[str]()
-    assert find_tables(str(tmp_path), None, pattern, left_out) == [f"{tmp_path}/a/x.csv"]
-    assert find_tables(str(tmp_path), "b/y.csv", pattern, left_out) == [f"{tmp_path}/b/y.csv"]
+    assert find_tables(str(tmp_path), None, pattern, left_out, "x") == [f"{tmp_path}/a/x.csv"]
+    assert find_tables(str(tmp_path), "b/y.csv", pattern, left_out, "x") == [f"{tmp_path}/b/y.csv"]
     with pytest.raises(LayoutError, match=r"/b: no table named like x.csv in this folder"):
-        find_tables(str(tmp_path), "b", pattern, left_out)
+        find_tables(str(tmp_path), "b", pattern, left_out, "x")
 
 
 def test_whole_numbers_with_a_fraction_of_zero():
