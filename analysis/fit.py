@@ -2,8 +2,10 @@
 
     python -m analysis.fit DATA.csv --x flops --y loss [--group curve] [--train-where 'Training==1'] [--law auto|NAME]
         [--predict-at 1e21 ...] [--json]
+    python -m analysis.fit DATA.csv --x flops --y loss --variant optimiser [--baseline adamw] [--seed seed]
 
 Two --x columns fit a joint law of model size and data; three, a law of model size, unique data and data seen.
+--variant says how much more compute the runs of one value of a column need than those of another for the same metric.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.arrays import Floats
-    from analysis.fitting.estimate import Fitted
     from analysis.fitting.fit_curve import FittedCurve
-    from analysis.fitting.parameters import Parameter
     from analysis.fitting.read_results import Curve
     from analysis.laws.metric import Metric
 
@@ -31,51 +31,13 @@ EXAMPLES = """examples:
   python -m analysis.fit curves.csv --x 'Seen Examples' --y Loss --group Task Model --train-where 'Training == 1'
   python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12 --frontier-at 5.76e23
   python -m analysis.fit recall.csv --x compute --y recall --factors flops_per_crop crops
+  python -m analysis.fit runs.csv --x flops --y loss --variant optimiser --cell model dataset --seed seed
 """
 MOST_INPUTS = 3
+NEED_VARIANT = ("baseline", "cell", "seed")
+NOT_WITH_VARIANT = ("frontier_at", "factors", "x_low", "x_high")
 LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples seen), or one of: log_linear,
 logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, data_constrained"""
-
-
-def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
-    """One group's result as data for JSON."""
-    law = result.law
-    return {
-        "group": group,
-        "n_train": len(result.points),
-        "law": result.name,
-        "space": law.space,
-        "members": [_member(member, float(share)) for member, share in zip(law.members, law.shares, strict=True)],
-        "parameters_of": result.parameters_of,
-        "parameters": {parameter.name: _parameter(parameter) for parameter in result.parameters},
-        "predictions": [
-            asdict(prediction) | {"x": prediction.x[0] if len(prediction.x) == 1 else list(prediction.x)}
-            for prediction in result.predictions
-        ],
-        "held_out": asdict(result.held_out) if result.held_out else None,
-        "checklist": [asdict(check) for check in result.checks],
-        "warnings": [f"{check.check}: {check.detail}" for check in result.checks if check.verdict == "warn"],
-    }
-
-
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    """A parameter that the points do not identify has a range and no value."""
-    return {
-        "value": parameter.value if parameter.identified else None, "low": parameter.low, "high": parameter.high,
-        "method": parameter.method, "identified": parameter.identified,
-    }  # fmt: skip
-
-
-def _member(member: Fitted, share: float) -> dict[str, Any]:
-    from analysis.fitting.parameters import natural
-
-    values = natural(member.law.name, member.theta[None], member.coordinates)
-    settings = member.settings
-    return {
-        "law": member.law.name, "share": share, "tail": settings.tail, "prior_strength": settings.belief.strength,
-        "huber": settings.huber, "parameters": {name: float(value[0]) for name, value in values.items()},
-        "certificate": asdict(member.certificate),
-    }  # fmt: skip
 
 
 def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
@@ -85,28 +47,22 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
         ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
     """
     from analysis.fitting.averages import EXPERIENCE, average_for
-    from analysis.fitting.read_results import Columns, column, curves, with_names
+    from analysis.fitting.read_results import Columns, curves, with_names
     from analysis.laws.catalogue import named_law
     from analysis.laws.metric import Metric
 
+    if lacking := _named(options, NEED_VARIANT):
+        raise ValueError(f"{lacking}: for comparing variants, which needs --variant")
     table = with_names(table)
-    names = tuple(column(table, name, "--x") for name in options.x)
+    columns = _columns(table, options, "x", "y", "group", "factors", "run", "x_low", "x_high")
+    names, y = columns["x"], columns["y"]
     if len(set(names)) < len(names) or len(names) > MOST_INPUTS:
         raise ValueError(f"--x takes one to {MOST_INPUTS} different columns, not {', '.join(names)}")
     if options.frontier_at and len(names) == 1:
         raise ValueError("--frontier-at splits compute between the columns of a joint law: name two or three --x")
-    y = column(table, options.y, "--y")
-    named = {
-        option: column(table, getattr(options, option), f"--{option.replace('_', '-')}")
-        for option in ("run", "x_low", "x_high")
-        if getattr(options, option)
-    }
-    groups = tuple(column(table, name, "--group") for name in options.group)
-    factors = tuple(column(table, name, "--factors") for name in options.factors)
     metric = Metric(options.metric, options.bound) if options.metric else None
     curve_list, metric = curves(
-        table, Columns(names, y, groups, factors, annealed=not options.include_unannealed, **named),
-        options.train_where, metric,
+        table, Columns(**columns, annealed=not options.include_unannealed), options.train_where, metric,
     )  # fmt: skip
     if options.law == "auto":
         options = argparse.Namespace(**vars(options) | {"law": average_for(names[0])})
@@ -122,8 +78,60 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     }  # fmt: skip
 
 
+def compare_variants(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare every variant of a table with the baseline, with the options of the command line.
+
+    Raises:
+        ValueError: a column, law or option that cannot be used; or nothing could be compared.
+    """
+    from analysis.design.comparison_text import as_json
+    from analysis.design.variant_table import Roles, compare_table
+    from analysis.fitting.read_results import Columns, with_names
+    from analysis.laws.metric import Metric
+
+    if unused := _named(options, NOT_WITH_VARIANT):
+        raise ValueError(f"--variant compares laws of one x; {unused} cannot be used with it")
+    if len(options.x) > 1:
+        raise ValueError(f"--variant compares at one --x, compute; not {', '.join(options.x)}")
+    table = with_names(table)
+    columns = _columns(table, options, "x", "y", "group")
+    roles = Roles(**_columns(table, options, "variant", "cell", "seed", "run"), baseline=options.baseline)
+    at = _targets(options.predict_at, 1)
+    compared, metric = compare_table(
+        table, Columns(**columns, annealed=not options.include_unannealed), roles, where=options.train_where,
+        metric=Metric(options.metric, options.bound) if options.metric else None, law=options.law,
+        at=() if at is None else at[:, 0].tolist(), confidence=options.confidence,
+    )  # fmt: skip
+    if not any(group.comparisons for group in compared):
+        raise ValueError(f"nothing could be compared; {next(iter(compared[0].failed.values()))}")
+    return {
+        "x": list(columns["x"]), "y": columns["y"], "variant": roles.variant,
+        "metric": asdict(metric) | {"meaning": metric.describe},
+        "confidence": options.confidence, "groups": [as_json(group) for group in compared],
+    }  # fmt: skip
+
+
+def _columns(table: pd.DataFrame, options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The table's columns that these options name; None where an option is not given."""
+    from analysis.fitting.read_results import column
+
+    columns = dict[str, Any]()
+    for name in names:
+        value, option = getattr(options, name), f"--{name.replace('_', '-')}"
+        several = isinstance(value, list)
+        found = [column(table, requested, option) for requested in (value if several else [value] if value else [])]
+        columns[name] = tuple(found) if several else found[0] if found else None
+    return columns
+
+
+def _named(options: argparse.Namespace, names: Sequence[str]) -> str:
+    """Those of the options that were given, for a message."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options, name))
+
+
 def _fit_group(curve: Curve, metric: Metric, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
     """One group's result, or the reason why it cannot be fitted; the other groups continue."""
+    from analysis.fitting.as_json import as_json
     from analysis.fitting.fit_curve import fit_points
 
     try:
@@ -213,19 +221,34 @@ def _parser() -> argparse.ArgumentParser:
     add("--include-unannealed", action="store_true",
         help="fit rows too whose column `annealed` says that their learning rate had not decayed")  # fmt: skip
     add("--law", default="auto", help=LAWS_HELP)
-    add("--predict-at", nargs="+", action="extend", default=[], metavar="X", help="values of x to predict at")
+    add("--predict-at", nargs="+", action="extend", default=[], metavar="X",
+        help="values of x to predict at; with --variant: of the baseline, to compare at")  # fmt: skip
     add("--frontier-at", nargs="+", action="extend", default=[], metavar="C",
         help="compute budgets to split between model size and data, with a joint law")  # fmt: skip
     add("--flops-per-unit", type=float, default=6.0, metavar="K", help="k in C = k N D (default 6, FLOPs per token)")
     add("--metric", choices=["loss", "share", "score"], help="kind of y; by default guessed from name, range and trend")
     add("--bound", type=float, default=1.0, help="bound of a share: 1, or 100 for per cent (with --metric share)")
-    add("--run", metavar="COLUMN", help="run of each row, where checkpoints of one run correlate")
+    add("--run", metavar="COLUMN", help="run of each row, where checkpoints of one run correlate (with --variant: the "
+        "last of each run counts)")  # fmt: skip
     add("--x-low", metavar="COLUMN", help="lower bound of x, where x is not known exactly")
     add("--x-high", metavar="COLUMN", help="upper bound of x")
     add("--factors", nargs=2, default=[], metavar="COLUMN", help="the two factors behind x, for the two-factor check")
+    add("--variant", metavar="COLUMN", help="compare the runs of each value of this column with those of --baseline")
+    add("--baseline", metavar="VALUE", help="the value of --variant to compare with; default: the first in the table")
+    add("--cell", nargs="+", action="extend", default=[], metavar="COLUMN",
+        help="design of a run, such as model and data set: equal ones are pairs; default: its x")  # fmt: skip
+    add("--seed", metavar="COLUMN", help="seed of each run")
     add("--confidence", type=float, default=0.9, help="confidence of every interval, 0.5 to 0.99 (default 0.9)")
     add("--json", action="store_true", help="print JSON instead of text")
     return parser
+
+
+def _text(result: dict[str, Any]) -> str:
+    if "variant" in result:
+        from analysis.design.comparison_text import text
+    else:
+        from analysis.fitting.text import text
+    return text(result)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,17 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from analysis.fitting.read_results import read_file
 
     try:
-        result = fit_table(read_file(options.data), options)
+        use = compare_variants if options.variant else fit_table
+        result = use(read_file(options.data), options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     result = _finite({"data": options.data} | result)
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        from analysis.fitting.text import text
-
-        print(text(result))
+    print(json.dumps(result, indent=1) if options.json else _text(result))
     return 0
 
 

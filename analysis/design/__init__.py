@@ -1,1 +1,1 @@
-"""Which run to do next, and compute-optimal sizes of models and data."""
+"""Which run to do next, compute-optimal sizes, and comparisons of variants of a recipe."""

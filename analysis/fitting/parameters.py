@@ -133,12 +133,17 @@ def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float
     return profile_of(fitted.problem, fitted.theta, column, confidence)
 
 
-def profile_of(problem: Problem, theta: Floats, column: int, confidence: float) -> tuple[float, float]:
+def profile_of(
+    problem: Problem, theta: Floats, column: int, confidence: float, freedom: float | None = None
+) -> tuple[float, float]:
     """Profile interval of a column of theta (p,): how far it can move while the others adapt.
 
     The column is fixed on a grid, the others are fitted again, and an end is where the objective has risen by the
     likelihood ratio's quantile. An end that is never reached is infinite: the data do not bound that side. The prior is
     left out, so that only the data count.
+
+    Args:
+        freedom: degrees of freedom of that quantile; default: points less parameters.
     """
     from scipy.stats import f as f_distribution
 
@@ -150,7 +155,8 @@ def profile_of(problem: Problem, theta: Floats, column: int, confidence: float) 
     offsets = np.concatenate([-steps[::-1], [0.0], steps])
     objective = _held_objective(without_prior, theta, column, offsets)
     best = max(float(np.nanmin(objective)), 1e-12 * n)
-    limit = best * (1 + float(f_distribution.ppf(confidence, 1, n - p)) / (n - p))
+    quantile = float(f_distribution.ppf(confidence, 1, n - p if freedom is None else freedom))
+    limit = best * (1 + quantile / (n - p))
     middle = len(steps)
     root, limit = np.sqrt(np.maximum(objective - best, 0.0)), float(np.sqrt(limit - best))
     low = _crossing(offsets[: middle + 1][::-1], root[: middle + 1][::-1], limit)
