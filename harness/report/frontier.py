@@ -37,18 +37,26 @@ def allocations(
     Args:
         recipe: the study.
         grid: its cells.
-        tables: `points.points` under each convention, by facet.
+        tables: `points.points` under each convention, with a column facet where the grid has axes.
     """
     losses = {cell.id: loss for cell in grid if (loss := _loss(recipe, cell)) is not None}
     by_convention = {
         name: [
-            _allocation(f"{metric}, {facet!s}" if facet else metric, kind, runs)
-            for facet, part in for_laws(table, recipe.fit).groupby("facet", sort=False)
+            _allocation(f"{metric}, {facet}" if facet else metric, kind, runs)
+            for facet, part in _facets(for_laws(table, recipe.fit))
             for metric, kind, runs in _metrics(_runs(part, losses))
         ]
         for name, table in tables.items()
     }
     return {name: frontiers for name, frontiers in by_convention.items() if frontiers}
+
+
+def _facets(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The points of each facet; all of them, without a name, in a table without facets."""
+    if "facet" not in table:
+        yield "", table
+    else:
+        yield from ((str(name), part) for name, part in table.groupby("facet", sort=False))
 
 
 def _loss(recipe: Recipe, cell: Cell) -> float | None:
