@@ -62,6 +62,7 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
     from harness.models.config import DEFAULT_POOL, MaeConfig
     from harness.models.encoder_file import cut_encoder, save_encoder
 
+    recipe = cell.recipe(recipe)
     row = _checked_row(recipe, cell, "train")
     if cell.architecture is None:
         raise ExportError(f"{cell.id} has no network: {cell.kind.replace('_', ' ')} are not an encoder")

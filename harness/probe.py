@@ -50,6 +50,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.models.block_features import EveryBlock
     from harness.models.mae import MaskedAutoencoder
 
+    recipe = cell.recipe(recipe)
     if recipe.embed is None:
         raise ValueError("the recipe has no `embed`, which names the wells to probe on")
     model = build(cell.architecture, recipe.embed.pool) if cell.architecture else None

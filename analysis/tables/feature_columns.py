@@ -37,7 +37,7 @@ NUMBERED = re.compile(r"(?P<stem>.*?)[\W_]*(?P<number>\d+)(?P<rest>\D*)")
 FAMILY, LARGE_FAMILY = 4, 8
 """The least number of columns of a numbered family without gaps, and of one with gaps."""
 NAMES_OF_WELLS = """
-    level sites fields fov fov position batches experiment screen rep run seed fold split key label labels class target
+    level sites fields fov position batches experiment screen rep run seed fold split key label labels class target
     donor channel imagenumber objectnumber tablenumber groupindex groupnumber cells nuclei ncells nnuclei numcells
     numberofcells nobjects year date control iscontrol chromosome chrom bbox box boundingbox shape imageshape
     centroid coordinates featurecount featureid featureset featuredim featuredimension nfeatures counts ntiles numtiles

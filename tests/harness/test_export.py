@@ -13,7 +13,7 @@ from harness.embed.cell import embed_cell
 from harness.embed.parts import open_embedding
 from harness.export import ExportError, export_cell, main
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import Cell, cells, find_cell
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import configure
 from harness.models.config import MaeConfig
@@ -141,6 +141,18 @@ def test_the_exported_recipe_is_the_study_s(finished: Recipe, tmp_path: Path) ->
     text = (tmp_path / "recipe.yaml").read_text() + "profiles: {laptop: {}}\n"
     (tmp_path / "again.yaml").write_text(text)
     assert load(tmp_path / "again.yaml", "laptop") == finished
+
+
+def test_the_exported_recipe_of_a_cell_on_an_axis_is_that_of_its_point(finished: Recipe, tmp_path: Path) -> None:
+    """The study's own mask ratio is another one: of it, the cell would have another id."""
+    cell = cell_of(finished, "trained")
+    axes = {"grid": finished.grid.model_copy(update={"axes": {"mae.mask_ratio": [finished.mae.mask_ratio]}})}
+    study = finished.model_copy(update=axes | {"mae": finished.mae.model_copy(update={"mask_ratio": 0.5})})
+    export_cell(study, find_cell(study, cell.id), tmp_path)
+    (tmp_path / "again.yaml").write_text((tmp_path / "recipe.yaml").read_text() + "profiles: {laptop: {}}\n")
+    again = load(tmp_path / "again.yaml", "laptop")
+    assert (again.mae.mask_ratio, again.grid.axes) == (finished.mae.mask_ratio, {})
+    assert find_cell(again, cell.id) == cell
 
 
 def test_an_untrained_cell_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
