@@ -32,8 +32,9 @@ from harness.distributed.engine import autocast
 from harness.distributed.ranks import choose_device
 from harness.embed.cell import embed_cell
 from harness.embed.parts import discard_parts, open_embedding
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import build as build_network
 from harness.models.interface import Network

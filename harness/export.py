@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.channels import CHANNELS, learned_channels
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, find_cell
+from harness.grid.cells import find_cell
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load, to_yaml
 from harness.recipe.models import MaeVitSection

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.export import ExportError, export_cell
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import WEIGHTS, cell_folder
-from harness.grid.cells import Cell, find_cell
+from harness.grid.cells import find_cell
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe

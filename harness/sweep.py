@@ -11,11 +11,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.grid.cells import Cell, cells, find_cell
+from harness.grid.cell import Cell
+from harness.grid.cells import cells, find_cell
 from harness.launch import status
 from harness.plan import table as plan_table
 from harness.plan.cost import misfits, plan_cells
@@ -210,23 +211,29 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
 
 
 def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
-    """Run cells on this machine, the most expensive first so that none of those starts last; count the failed ones."""
+    """Run cells on this machine, those that most work follows from first so that none of them starts last; count the
+    failed ones."""
     from harness.launch.local import run_local
     from harness.launch.progress import Watch
 
     if not missing:
         return 0
     plans = plan_cells(recipe, missing)
-    cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
+    cost = {plan.cell.id: plan.work for plan in plans}
     watch = Watch(recipe, missing, plans)
     failed = 0
     try:
-        for outcome in run_local(recipe, sorted(missing, key=lambda cell: -cost.get(cell.id, 0.0)), watch):
+        for outcome in run_local(recipe, sorted(missing, key=lambda cell: -_work_ahead(cell, cost)), watch):
             watch.ended(outcome)
             failed += outcome.error is not None
     finally:
         watch.close()
     return failed
+
+
+def _work_ahead(cell: Cell, cost: Mapping[str, float]) -> float:
+    """The cost of a cell and of the longest chain of cells that start from it."""
+    return cost.get(cell.id, 0.0) + max((_work_ahead(heir, cost) for heir in cell.heirs), default=0.0)
 
 
 def _submit(recipe: Recipe, options: argparse.Namespace) -> int:

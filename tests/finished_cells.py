@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow

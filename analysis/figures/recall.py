@@ -37,6 +37,7 @@ INKS = ("#AA4499", "#882255", "#117733", "#999933")  # of the lines, in the orde
 DASHES = ((6, 2, 1, 2), (6, 2), (3, 1.5), (8, 2, 1, 2, 1, 2))
 DOTTED: dict[str, Any] = {"color": DARK, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 UNTRAINED: dict[str, Any] = {"color": "#56B4E9", "alpha": 0.25, "linewidth": 0}
+TRAJECTORY: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.6, "linestyle": (0, (4, 2))}
 INTERVAL: dict[str, Any] = {"color": GREY, "alpha": 0.22, "linewidth": 0}
 
 
@@ -107,6 +108,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 def _draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
     if points.empty:
         return
+    _draw_trajectories(axes, points, encoding)
     span = np.log10(points["compute"].max() / points["compute"].min()) or 1.0
     seeds = sorted(points["seed"].unique())
     for row, is_open in zip(points.to_dict("records"), unannealed(points), strict=True):
@@ -116,6 +118,17 @@ def _draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
             x, row["recall_low"], row["recall_high"], color=encoding.colours[row["size"]], linewidth=0.8, alpha=0.55
         )
         mark_model(axes, x, row["recall"], row, encoding, is_open=is_open)
+
+
+def _draw_trajectories(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
+    """A line through the open points of each run, which it passed on its way, to its last one."""
+    open_points = unannealed(points)
+    for _, run in points.assign(open=open_points).groupby(["model", "dataset", "seed"], sort=False, dropna=False):
+        ordered = run.sort_values("compute")
+        passed = ordered[ordered["open"] | (ordered["compute"] == ordered["compute"].max())]
+        if passed["open"].any() and len(passed) > 1:
+            colour = encoding.colours[ordered["size"].iloc[0]]
+            axes.plot(passed["compute"], passed["recall"], color=colour, zorder=1.8, **TRAJECTORY)
 
 
 def _draw_fit(axes: Axes, fit: LogLinearFit) -> None:
@@ -227,6 +240,8 @@ def _sections(
     if (~baselines["kind"].isin(LINES)).any():
         lines.append(Patch(label="untrained (marks on the edge)", **UNTRAINED))
     lines += [Line2D([], [], label=model.replace("_", " "), **ink) for model, ink in _inks(baselines).items()]
+    if unannealed(points).any():
+        lines.append(Line2D([], [], color=GREY, label="a run through its open points", **TRAJECTORY))
     if chance_drawn:
         lines.append(Line2D([], [], label="chance", **DOTTED))
     paper = [_diamond(GREY, "compute known"), _diamond("white", "upper bound, bar to lower")]

@@ -122,7 +122,7 @@ def mark_model(
 
 def open_section(is_open: Mask) -> LegendSection:
     """The legend's entry for open marks, if there are any."""
-    mark = _marker("o", GREY, AREAS[1], "stopped before its end")
+    mark = _marker("o", GREY, AREAS[1], "not decayed")
     mark.set(markerfacecolor="white", markeredgewidth=1.1)
     return ("Learning rate", [mark] if is_open.any() else [])
 

@@ -35,6 +35,7 @@ from harness.checkpoint.facts import FACTS, FORMAT, CheckpointError, Progress, U
 from harness.checkpoint.lost import BEST, FOLDER, LATEST
 from harness.checkpoint.restore import OverwrittenError, Target, restore, verify
 from harness.checkpoint.rng import generator_states
+from harness.checkpoint.start import Start, load_start
 from harness.checkpoint.tensors import Resumable, reason, tensors_of
 from harness.distributed.ranks import Ranks
 from harness.storage.checksums import Damaged, checksum, read_checksummed, sync_folder, write_checksummed
@@ -135,14 +136,15 @@ class Checkpoints:
         self.wait(required=True)
 
     def resume(
-        self, engine: Resumable, check: Callable[[int], None] = lambda step: None
+        self, engine: Resumable, check: Callable[[Progress], None] = lambda progress: None, start: Start | None = None
     ) -> tuple[Progress, list[str]]:  # fmt: skip
         """Restore the newest complete checkpoint; return its progress, and notes on any damaged ones.
 
-        A run that has saved nothing yet starts at step 0. All ranks return or raise together.
+        A run that has saved nothing yet begins at its start, or at step 0. All ranks return or raise together.
 
         Args:
-            check: called with the step of a loaded checkpoint; raises ValueError where its parts contradict each other.
+            check: called with the progress of a loaded checkpoint; raises ValueError where its parts contradict.
+            start: the state with which the run begins.
 
         Raises:
             CheckpointError: there is saved work that cannot be loaded (damaged, lost, of other settings, data or
@@ -150,8 +152,9 @@ class Checkpoints:
                 unless `restart_lost` is set.
         """
         notes: list[str] = []
+        target = Target(engine, self._extras, check)
         try:
-            progress = self._resume(Target(engine, self._extras, check), notes)
+            progress = self._resume(target, notes)
         except CheckpointError as error:
             text = "\n".join([*notes, str(error)])
             if isinstance(error, UnreadableError):
@@ -161,13 +164,16 @@ class Checkpoints:
             moved = self._collective.on_first(self._set_aside)
             if isinstance(error, OverwrittenError):
                 raise CheckpointError(f"{text}; moved to {moved}: run again to start from step 0") from error
-            notes = [f"{text}; launch.restart_lost is set: starting again from step 0, what was there is in {moved}"]
-            progress = Progress()
+            origin = "step 0" if start is None else f"the end of {start.cell.name}"
+            notes = [f"{text}; launch.restart_lost is set: starting again from {origin}, what was there is in {moved}"]
+            progress = None
+        if progress is None:
+            progress = Progress() if start is None else load_start(start, target, self._collective)
         self._collective.on_first(self._tidy)
         return progress, notes
 
-    def _resume(self, target: Target, notes: list[str]) -> Progress:
-        """Load the newest complete checkpoint, and add what is wrong with the others to `notes`."""
+    def _resume(self, target: Target, notes: list[str]) -> Progress | None:
+        """Load the newest complete checkpoint, if any was saved, and add what is wrong with the others to `notes`."""
         saved = self._collective.on_first(self._find)
         for name in saved.names:
             facts, damage = verify(self.folder / name, self._fingerprint, self._last_step, self._collective)
@@ -182,7 +188,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: no complete checkpoint is left")
         if saved.lost:
             raise CheckpointError(f"{self._cell}: the checkpoints are lost: {', '.join(saved.lost)}")
-        return Progress()
+        return None
 
     def _set_aside(self) -> Path:
         self._fence.check()

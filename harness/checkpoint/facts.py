@@ -39,6 +39,7 @@ class Progress:
     validated: Whole = 0  # the step of the last validation
     validation: dict[LossName, Finite] = field(default_factory=dict)  # the losses of the last validation
     log_bytes: Whole = 0  # size of the log: a resumed run truncates the log to it
+    updates: Whole = 0  # of the optimiser before step 0, in a run that continues another
 
 
 class Facts(BaseModel):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from harness.checkpoint.facts import METADATA
+from harness.checkpoint.facts import METADATA, Progress
 
 OTHER_RANKS = re.compile(r"generators\.\d+\.[a-z_]+")  # each rank reads those of its own number alone
 
@@ -105,7 +105,7 @@ def _check_places(metadata: Metadata, sizes: Mapping[str, int]) -> None:
                 raise ValueError(f".metadata: {one} and {other} are in the same bytes of {file}")
 
 
-def check_values(tensors: Mapping[str, Tensor], step: int) -> None:
+def check_values(tensors: Mapping[str, Tensor], progress: Progress) -> None:
     """Check the loaded numbers: finite, and no optimiser that has made more steps than the run.
 
     Raises:
@@ -118,8 +118,9 @@ def check_values(tensors: Mapping[str, Tensor], step: int) -> None:
         if not is_finite:
             raise ValueError(f"{name} holds NaN or infinity")
     for name, tensor in numbers.items():
-        if name.startswith("optimiser.") and name.endswith(".step") and not 0 <= float(tensor) <= step:
-            raise ValueError(f"{name} is {float(tensor):g}: the run has made {step} steps")
+        most = progress.updates + progress.step
+        if name.startswith("optimiser.") and name.endswith(".step") and not 0 <= float(tensor) <= most:
+            raise ValueError(f"{name} is {float(tensor):g}: the run has made {most} steps")
 
 
 def _local(tensor: Tensor) -> Tensor:

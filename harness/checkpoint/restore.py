@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 
 from harness.checkpoint.collective import Collective
-from harness.checkpoint.facts import FACTS, CheckpointError, Facts, UnreadableError, read_facts
+from harness.checkpoint.facts import FACTS, CheckpointError, Facts, Progress, UnreadableError, read_facts
 from harness.checkpoint.layout import check_values
 from harness.checkpoint.rng import generator_states, restore_generators
 from harness.checkpoint.tensors import Resumable, TensorPlanner, TensorReader, reason, tensors_of
@@ -25,12 +25,12 @@ class Target:
 
     Attributes:
         extras: tensors that are equal on all ranks, loaded in place.
-        check: called with the step of a loaded checkpoint; raises ValueError where its parts contradict each other.
+        check: called with the progress of a loaded checkpoint; raises ValueError where its parts contradict each other.
     """
 
     engine: Resumable
     extras: dict[str, Tensor]
-    check: Callable[[int], None]
+    check: Callable[[Progress], None]
 
 
 class OverwrittenError(CheckpointError):
@@ -80,10 +80,10 @@ def restore(folder: Path, facts: Facts, target: Target, collective: Collective) 
             tensors, storage_reader=reader, planner=TensorPlanner(), process_group=collective.group,
             no_dist=collective.group is None,
         )  # fmt: skip
-        collective.on_all(partial(check_values, tensors, facts.progress.step))
+        collective.on_all(partial(check_values, tensors, facts.progress))
         target.engine.load(state)
         collective.on_all(partial(restore_generators, generators, ranks.device))
-        collective.on_all(partial(target.check, facts.progress.step))
+        collective.on_all(partial(target.check, facts.progress))
     except (Exception, CheckpointException) as error:  # the files are complete, so the model or a library differs
         text = reason(error)[:500]
         raise OverwrittenError(f"{folder}: complete, but it does not fit this run: {text}") from error

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.shard_sets import ShardLocation, manifest_of
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import WEIGHTS
-from harness.grid.cells import Cell
 from harness.recipe.data import Dataset
 from harness.recipe.schema import Embed, Recipe
 from harness.storage.weights import read_metadata
@@ -84,7 +84,11 @@ def learned_channels(recipe: Recipe, cell: Cell, folder: Path | None) -> tuple[s
     Raises:
         ChannelError: a training set that cannot be read is the only place that would say it.
     """
-    names = weight_channels(folder / WEIGHTS) if folder and cell.kind in ("trained", "untrained") else None
+    names = (
+        weight_channels(folder / WEIGHTS)
+        if folder and (cell.training is not None or cell.kind == "untrained")
+        else None
+    )
     if names is not None:
         return names
     if recipe.mae.channel_names is not None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_wells
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.models import DenseNetSection, VitClassifierSection
 from harness.recipe.schema import Recipe
 from shards.order.random_order import Order

@@ -17,7 +17,7 @@ from harness.data.labels import plates
 from harness.data.to_device import to_model_input
 from harness.data.wells import Wells
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.models.interface import Network
 from harness.models.layers.sub_batch_norm import plate_statistics
 from shards.loader.batches import validation_batches

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.data.channels import ChannelOrder
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from shards.loader.read_ahead import Batch
 from shards.loader.transform import self_standardise
 

@@ -14,7 +14,7 @@ from harness.distributed.engine_choice import choose_engine
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
 from harness.distributed.recompute import set_up_blocks
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from harness.data.wells import Wells
 from harness.distributed.engine import autocast
 from harness.distributed.preemption import StopFlag, in_lockstep
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.models.interface import Network
 from harness.recipe.schema import Recipe
 from shards.loader.batches import well_tiles

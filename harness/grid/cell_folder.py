@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
 
 WEIGHTS = "model.safetensors"  # of a trained cell

@@ -1,177 +1,38 @@
-"""The grid: a recipe's cells and their ids.
-
-A grid cell is one run of the study. Its id hashes its identity, all that changes its result and nothing else: model,
-data, seed, optimiser, schedule, precision. Paths, machines, workers and engines are not part of it, so the same study
-has the same ids wherever and however it runs. Pure functions.
-"""
+"""The grid: a recipe's cells. Pure functions."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from harness.recipe.axes import VARIANT, Point, at_point, points
-from harness.recipe.data import Assay, Build, Stream
+from harness.grid.cell import Cell, Training, TrainingData
+from harness.grid.states import trajectory, with_heirs
+from harness.recipe.axes import END, VARIANT, Point, at_point, points
 from harness.recipe.fields import per_name
 from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
-from harness.recipe.schema import EarlyStopping, Optimiser, Recipe, Train
+from harness.recipe.schedules import ends
+from harness.recipe.schema import Recipe
 
-ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
-Kind = Literal["trained", "untrained", "pretrained", "profiles", "pixel_statistics"]
-
-# Recipe fields that change no result, and so no id: where and how something is done.
-BUILD_NOT_IDENTITY = {"root", "output", "workers", "on_error", "codec", "chunk"}
-ASSAY_NOT_IDENTITY = {"output"}
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a cell trains, resolved to its model and dataset; crops are counted from the shards when it runs."""
-
-    epochs: int
-    batch: int
-    learning_rate: float
-    optimiser: Optimiser
-    early_stopping: EarlyStopping | None
-    settings: Train  # schedule, precision, validations; its per-name fields are resolved above
-
-    def identity(self) -> dict[str, JsonValue]:
-        """The settings that change a result. Of the divergence monitor's settings, only skipping updates does."""
-        train = self.settings
-        left_out = {"epochs", "batch", "learning_rate", "skip_limit", "optimiser", "optimisers", "early_stopping"}
-        left_out |= set() if train.nonfinite == "skip" else {"nonfinite"}
-        left_out |= set() if train.spike == "skip" else {"spike", "spike_factor"}
-        early = self.early_stopping
-        settings = {
-            **train.model_dump(mode="json", exclude=left_out),
-            "optimiser": self.optimiser.identity(),
-            "schedule": train.schedule.identity(),
-            "early_stopping": None if early is None else early.model_dump(mode="json"),
-        }
-        return {
-            "epochs": self.epochs,
-            "batch": self.batch,
-            "learning_rate": self.learning_rate,
-            "settings": settings,
-        }
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Which images a cell sees and in what order, never where they are stored."""
-
-    dataset: str
-    fraction: float
-    stream: Stream | None  # None: in random order
-    channels: dict[str, str] | None  # the study's names of the set's channels, where they differ
-    build: Build | None  # how the recipe prepares the shards, if it does
-    assay: Assay | None  # which demo assay they are built from, if they are
-
-    def identity(self) -> dict[str, JsonValue]:
-        """The dataset's name and fraction, its order, and how its shards are rendered and split."""
-        identity: dict[str, JsonValue] = {"dataset": self.dataset, "fraction": self.fraction}
-        if self.stream is not None:
-            identity["stream"] = self.stream.model_dump(mode="json")
-        if self.channels:
-            identity["channels"] = dict(self.channels)
-        if self.build is not None:
-            identity["build"] = self.build.model_dump(mode="json", exclude=BUILD_NOT_IDENTITY, exclude_none=True)
-        if self.assay is not None:
-            identity["assay"] = self.assay.model_dump(mode="json", exclude=ASSAY_NOT_IDENTITY)
-        return identity
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the study: a trained model, an untrained one, or a baseline without training: a network whose weights
-    come from disk, profiles measured with other software, or pixel statistics."""
-
-    kind: Kind
-    model: str
-    architecture: Architecture | None
-    dataset: str | None
-    data: TrainingData | None
-    training: Training | None
-    seed: int
-    point: Point = field(default=Point(), compare=False)  # where the cell is on the grid's axes; its id says what it is
-    overlay: Recipe | None = field(default=None, compare=False, repr=False)  # the recipe there; None without axes
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        parts = [self.model, self.dataset or self.kind, f"s{self.seed}", fingerprint(self.identity())[:8]]
-        object.__setattr__(self, "id", "-".join(dict.fromkeys(parts)))
-
-    def identity(self) -> dict[str, JsonValue]:
-        """All that changes the cell's result, as the JSON that its id hashes."""
-        return {
-            "version": ID_VERSION,
-            "kind": self.kind,
-            "model": self.model,
-            "architecture": self.architecture.identity() if self.architecture else None,
-            "dataset": self.dataset,
-            "data": self.data.identity() if self.data else None,
-            "training": self.training.identity() if self.training else None,
-            "seed": self.seed,
-        }
-
-    def labels(self) -> dict[str, JsonValue]:
-        """What names the cell in tables: model, size, patch, dataset, seed, and its place on the grid's axes."""
-        model = self.architecture.model if self.architecture else None
-        return {
-            "model": self.model,
-            "size": model.size if model else None,
-            "patch": model.patch_size if model else None,
-            "dataset": self.dataset,
-            "seed": self.seed,
-            **{name: _scalar(value) for name, value in self.point.coordinates().items()},
-        }
-
-    def recipe(self, study: Recipe) -> Recipe:
-        """The recipe at the cell's point of the axes."""
-        return self.overlay or study
-
-    @property
-    def network_kind(self) -> str | None:
-        """The kind of the cell's network (`recipe/models.py`); None without a network."""
-        return self.architecture.model.kind if self.architecture else None
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether the cell's network is trained on labels."""
-        return self.architecture is not None and self.architecture.model.is_classifier
-
-
-def _scalar(value: JsonValue) -> JsonValue:
-    """A value that a cell of a table can hold."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def fingerprint(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    """SHA-256 of the canonical JSON of `value`: equal for equal values, whatever the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def cells(recipe: Recipe) -> list[Cell]:
     """Every cell of the grid: baselines first, then models × datasets × seeds in the recipe's order, at each point of
-    the axes. A baseline that is the same at several points is one cell.
+    the axes, and a cell after the one that it starts from. A cell that is the same at several points is one cell.
 
     Raises:
-        ValueError: an axis changes no cell.
+        ValueError: an axis changes no cell, or `train.start_from` names no cell.
     """
     if not (recipe.grid.axes or recipe.grid.variants):
-        return _cells(recipe, Point())
+        return with_heirs(_cells(recipe, Point()))
     at_points = [cell for point in points(recipe.grid) for cell in _cells(recipe, point)]
     _check_axes(recipe, at_points)
     grid = _merged(at_points)
-    return [cell for cell in grid if cell.kind != "trained"] + [cell for cell in grid if cell.kind == "trained"]
+    return with_heirs([cell for cell in grid if not cell.training] + [cell for cell in grid if cell.training])
 
 
 def _cells(study: Recipe, point: Point) -> list[Cell]:
@@ -182,19 +43,65 @@ def _cells(study: Recipe, point: Point) -> list[Cell]:
     baselines += [_fixed(recipe, model) for model in grid.models if model not in models]
     if grid.untrained:
         baselines += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, models)]
-    trained = [
-        _trained(recipe, model, dataset, seed)
-        for seed, dataset, model in itertools.product(grid.seeds, grid.datasets, models)
-        if not _is_excluded(study, point, model, dataset, seed)
-    ]
+    trained: list[Cell] = []
+    for dataset in sorted(grid.datasets, key=lambda name: _starts_before(recipe, name)):
+        for seed, model in itertools.product(grid.seeds, models):
+            trained += _run(study, point, recipe, _trained(recipe, model, dataset, seed), trained)
+    trained.sort(key=lambda cell: grid.seeds.index(cell.seed))
     if not point.coordinates():
         return baselines + trained
     return [replace(cell, point=point, overlay=recipe) for cell in baselines + trained]
 
 
-def _is_excluded(recipe: Recipe, point: Point, model: str, dataset: str, seed: int) -> bool:
-    at: dict[str, JsonValue] = {"model": model, "dataset": dataset, "seed": seed, **point.coordinates()}
-    return any(all(at[name] == value for name, value in excluded.items()) for excluded in recipe.grid.exclude)
+def _run(study: Recipe, point: Point, recipe: Recipe, run: Cell, others: Sequence[Cell]) -> list[Cell]:
+    """The cells of a whole run: itself, or its segments and branches, less what is excluded."""
+    assert run.dataset is not None
+    kept = [end for end in ends(recipe.train.schedule) if not _is_excluded(study, point, run, end)]
+    start_from = recipe.train.start_from.get(run.dataset)
+    if kept and start_from is not None:
+        start = _start(run, start_from, others)
+        run = replace(run, start=start, continues=start.id)
+    return trajectory(run, kept, recipe.train.snapshots)
+
+
+def _start(run: Cell, name: str, others: Sequence[Cell]) -> Cell:
+    """The cell whose final state a run begins with: on the dataset of that name, or of that id or the beginning of one.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    finals = [cell for cell in others if cell.kind == "trained"]
+    same = [cell for cell in finals if (cell.dataset, cell.model, cell.seed) == (name, run.model, run.seed)]
+    matching = same[-1:] or [cell for cell in finals if cell.id.startswith(name)]  # the last: of the largest end
+    if len(matching) != 1:
+        count, known = "more than one" if matching else "no", ", ".join(cell.id for cell in finals[:5])
+        raise ValueError(
+            f"train.start_from.{run.dataset}: {name!r} is {count} cell that {run.model} with seed {run.seed} can start "
+            f"from; known: {known or 'none'}"
+        )
+    return matching[0]
+
+
+def _starts_before(recipe: Recipe, dataset: str) -> int:
+    """How many others the cells on a dataset come after, because they start from them.
+
+    Raises:
+        ValueError: they start from themselves.
+    """
+    starts, chain = recipe.train.start_from, [dataset]
+    while (start := starts.get(chain[-1])) is not None:
+        if start in chain:
+            raise ValueError(f"train.start_from: {' starts from '.join([*chain, start])}")
+        if start not in recipe.grid.datasets:
+            return len(recipe.grid.datasets) + len(chain)  # a cell by its id: after the datasets
+        chain.append(start)
+    return len(chain) - 1
+
+
+def _is_excluded(study: Recipe, point: Point, run: Cell, end: float) -> bool:
+    at: dict[str, JsonValue] = {"model": run.model, "dataset": run.dataset, "seed": run.seed, END: end}
+    at |= point.coordinates()
+    return any(all(at[name] == value for name, value in excluded.items()) for excluded in study.grid.exclude)
 
 
 def _check_axes(recipe: Recipe, at_points: Sequence[Cell]) -> None:
@@ -223,7 +130,7 @@ def _merge(group: Sequence[Cell]) -> Cell:
     kept = {name: value for name, value in places[0].items() if all(place[name] == value for place in places)}
     values = tuple((name, kept.get(name)) for name, _ in first.point.values)
     variant = first.point.variant if VARIANT in kept else None
-    return replace(first, point=Point(variant, values))
+    return replace(first, point=Point(variant, values), is_snapshot=any(cell.is_snapshot for cell in group))
 
 
 def _pixel_statistics() -> Cell:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
+from harness.storage.ledger import LedgerRow
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,11 @@ class StageRun:
     Attributes:
         folder: the cell's own folder, for its log, checkpoints, weights and embeddings.
         fingerprint: of the settings and data that determine the stage's result.
+        start: the row of the training that a cell's own begins with.
     """
 
     recipe: Recipe
     cell: Cell
     folder: Path
     fingerprint: str
+    start: LedgerRow | None = None

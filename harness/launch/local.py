@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
 from harness.stages.run import read_outcome, run_cells
+from harness.storage import ledger
 
 POLL_SECONDS = 0.2
 LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
@@ -52,34 +53,62 @@ def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence
     launch = recipe.launch
     executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, gpus_per_node=_local_gpus(launch))
     recipe_json = recipe.model_dump_json()
-    waiting = batches(pending, launch)
+    waiting, size = list(pending), batch_size(len(pending), launch)
     jobs: list[_Job] = []
     try:
         with _threads(launch):
             while waiting or jobs:
-                while waiting and len(jobs) < launch.parallel:
-                    batch = waiting.pop(0)
+                running = [cell for job in jobs for cell in job.cells]
+                while len(jobs) < launch.parallel and (batch := next_batch(waiting, running, size)):
                     handle = executor.submit(run_cells, recipe_json, [cell.id for cell in batch], folder)
                     jobs.append(_Job(handle, batch))
+                    running += batch
                 time.sleep(POLL_SECONDS)
                 watch([job.cells[0] for job in jobs if job.cells])
                 for job in list(jobs):
                     is_done = job.handle.done()  # checked before the outcomes are read, so that none is missed
-                    yield from _ended(job, folder)
+                    ended = list(_ended(job, folder))
                     if is_done:
                         jobs.remove(job)
                         if job.cells:
-                            yield Outcome(job.cells.pop(0), _error(job.handle), Path(job.handle.paths.stderr))
-                        waiting = [job.cells, *waiting] if job.cells else waiting
+                            ended.append(Outcome(job.cells.pop(0), _error(job.handle), Path(job.handle.paths.stderr)))
+                        waiting = [*job.cells, *waiting]
+                    for outcome in ended:
+                        yield outcome
+                        yield from _without_start(recipe, outcome, waiting)
     finally:
         for job in jobs:
             job.handle.cancel()
 
 
-def batches(pending: Sequence[Cell], launch: Launch) -> list[list[Cell]]:
-    """The cells of each process: `launch.cells_per_job`, fewer if a process would otherwise have none."""
-    size = max(1, min(launch.cells_per_job, -(-len(pending) // launch.parallel)))
-    return [list(pending[start : start + size]) for start in range(0, len(pending), size)]
+def batch_size(count: int, launch: Launch) -> int:
+    """How many cells a process runs: `launch.cells_per_job`, fewer if a process would otherwise have none."""
+    return max(1, min(launch.cells_per_job, -(-count // launch.parallel)))
+
+
+def next_batch(waiting: list[Cell], running: Sequence[Cell], size: int) -> list[Cell]:
+    """Take from `waiting` up to `size` cells for one process, in order, whose start is done or before them in it."""
+    batch: list[Cell] = []
+    unfinished = {cell.id for cell in (*waiting, *running)}
+    while len(batch) < size:
+        ready = (cell for cell in waiting if cell.start is None or cell.start.id not in unfinished)
+        if (cell := next(ready, None)) is None:
+            break
+        waiting.remove(cell)
+        unfinished.remove(cell.id)
+        batch.append(cell)
+    return batch
+
+
+def _without_start(recipe: Recipe, outcome: Outcome, waiting: list[Cell]) -> Iterator[Outcome]:
+    """If a cell was not trained, remove from `waiting` those that start from it, and those that start from them."""
+    if outcome.error is None or ledger.read(recipe.output, outcome.cell.id, "train") is not None:
+        return
+    for heir in [cell for cell in waiting if cell.start is not None and cell.start.id == outcome.cell.id]:
+        waiting.remove(heir)
+        failed = Outcome(heir, f"{outcome.cell.id}, from which it starts, failed", outcome.log)
+        yield failed
+        yield from _without_start(recipe, failed, waiting)
 
 
 def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
-from harness.grid.cells import Cell
 from harness.launch.local import Outcome
 from harness.plan.cost import CellPlan
 from harness.recipe.schema import Recipe
@@ -24,7 +24,7 @@ class Watch:
     def __init__(self, recipe: Recipe, pending: Sequence[Cell], plans: Sequence[CellPlan]) -> None:
         from tqdm import tqdm
 
-        cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
+        cost = {plan.cell.id: plan.work for plan in plans}
         embedding_cost = EMBEDDING_SHARE * sum(cost.values()) / max(1, len(pending)) or 1.0
         self._recipe = recipe
         self._cost = {cell.id: cost.get(cell.id, 0.0) + embedding_cost for cell in pending}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from analysis.figures.text_table import text_table
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.launch.slurm.failures import cause, first_failure
 from harness.launch.slurm.heartbeat import BEAT_SECONDS, Beat, heartbeat, read_beat
 from harness.launch.slurm.job_states import NAMES, UNKNOWN, JobState, states

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from analysis.compute.flops import CONVENTIONS, FLOPS_PER_MAC, System, compute, dense_forward
 from harness.data.shard_sets import ShardLocation, manifest_of
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell, Training
+from harness.grid.states import last_step
 from harness.models.architecture import cost_of
 from harness.plan.step_time import GIGA, TERA, StepEstimate, estimate_step
 from harness.recipe.fields import per_name
@@ -24,18 +25,31 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What one cell will cost. `run` is None for a cell that trains nothing; `embed_hours` are GPU hours too, and None
-    where the number of wells is not known."""
+    """What one cell will cost.
+
+    Attributes:
+        crops: that the cell itself trains on, in `steps`.
+        crops_before: that were trained on before the state with which the cell starts.
+        flops: of all these crops by convention, as the cell's point has them.
+        run: None for a cell that trains nothing.
+        embed_hours: GPU hours too; None where the number of wells is not known.
+    """
 
     cell: Cell
     parameters: int
     images: int
     crops: int
     steps: int
-    flops: dict[str, float]  # by convention
+    crops_before: int
+    flops: dict[str, float]
     gpus: int
     run: StepEstimate | None
     embed_hours: float | None
+
+    @property
+    def work(self) -> float:
+        """FLOPs of the cell's own training (mae_train)."""
+        return self.flops["mae_train"] * self.crops / max(1, self.crops + self.crops_before)
 
     @property
     def wall_hours(self) -> float:
@@ -67,15 +81,46 @@ def plan_cell(recipe: Recipe, cell: Cell, wells: int | None) -> CellPlan:
     """The plan of one cell, which embeds `wells` wells."""
     assert cell.architecture is not None
     recipe, system = cell.recipe(recipe), cost_of(cell.architecture)
-    images, steps, batch, gpus, run = 0, 0, 0, 0, None
+    images, first, last, batch, gpus, run = 0, 0, 0, 0, 0, None
     if cell.training is not None and cell.dataset is not None:
         images, batch = training_images(recipe, cell.dataset), cell.training.batch
-        steps = cell.training.epochs * images // batch
+        first, last = first_and_last_step(cell, images)
         gpus = per_name(recipe.launch.nodes, cell.model) * recipe.launch.gpus_per_node
         run = estimate_step(recipe, cell, system)
-    flops = {name: compute(name, system, steps * batch) for name in CONVENTIONS}
+    before = first * batch + _crops_continued(recipe, cell)
+    crops = (last - first) * batch
+    flops = {name: compute(name, system, before + crops) for name in CONVENTIONS}
+    wells = 0 if cell.kind == "segment" and not cell.is_snapshot else wells
     hours = None if wells is None else wells * CROPS_PER_WELL * embed_seconds(recipe, cell, system) / HOUR
-    return CellPlan(cell, system.parameters(), images, steps * batch, steps, flops, gpus, run, hours)
+    return CellPlan(cell, system.parameters(), images, crops, last - first, before, flops, gpus, run, hours)
+
+
+def first_and_last_step(cell: Cell, images: int) -> tuple[int, int]:
+    """The steps of its run between which a cell trains on so many images."""
+    assert cell.training is not None
+    planned = cell.training.epochs * images // cell.training.batch
+    if planned == 0:
+        return 0, 0
+    first = 0 if cell.begins_run else last_step(_training(cell.start), planned)
+    return first, last_step(cell.training, planned)
+
+
+def _training(cell: Cell | None) -> Training:
+    assert cell is not None
+    assert cell.training is not None
+    return cell.training
+
+
+def _crops_continued(recipe: Recipe, cell: Cell) -> int:
+    """Crops of the run that the cell's own run continues."""
+    while cell.start is not None and not cell.begins_run:
+        cell = cell.start
+    if cell.start is None:
+        return 0
+    before = cell.start
+    assert before.dataset is not None
+    last = first_and_last_step(before, training_images(recipe, before.dataset))[1]
+    return last * _training(before).batch + _crops_continued(recipe, before)
 
 
 def embed_seconds(recipe: Recipe, cell: Cell, system: System) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.fields import per_name
 from harness.recipe.launch import Launch
 from harness.storage.ledger import Stage
@@ -27,7 +27,7 @@ class Resources:
 def stage_resources(launch: Launch, cell: Cell, stage: Stage) -> Resources:
     """The resources of a stage: training takes its nodes, embedding the GPUs of one node, the rest a single process."""
     gpus = launch.gpus_per_node
-    if stage == "train" and cell.kind == "trained":
+    if stage == "train" and cell.training is not None:
         return Resources(per_name(launch.nodes, cell.model), max(1, gpus), gpus, launch.cpus_per_task)
     if stage == "embed" and cell.architecture is not None:
         return Resources(1, max(1, gpus), gpus, launch.cpus_per_task)

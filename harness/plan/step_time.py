@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from analysis.compute.flops import System, VitMae, mae_train
 from harness.distributed.engine_choice import EngineName, choose_engine
 from harness.distributed.micro_batches import micro_batch
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.plan.memory import FLOAT, HALF, LIBRARIES_GB, USABLE, Memory, Setting, alternatives, memory
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import Gpu

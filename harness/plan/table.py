@@ -17,11 +17,13 @@ from harness.models.architecture import configure
 from harness.models.config import MaeConfig
 from harness.plan.cost import CellPlan
 from harness.plan.memory import memory
+from harness.plan.shared import shared_work
 from harness.plan.step_time import StepEstimate
 from harness.recipe.axes import axis_names, short_names
 from harness.recipe.fields import per_name
 from harness.recipe.gpus import GPUS, Gpu
 from harness.recipe.models import MaeVitSection
+from harness.recipe.schedules import ends
 from harness.recipe.schema import Recipe
 
 PAPER_CELL = ("vit_l8_plus", "rpi_93m")
@@ -34,18 +36,21 @@ RUN_COLUMNS = ("GPUs", "engine", "crops/GPU", "GB", "net%", "crops/s·node")  # 
 
 def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     """The plan as text: a line per cell, the sum, and the assumptions."""
-    rows = [_row(plan, axis_names(recipe.grid)) for plan in plans]
-    lines = [text_table(rows, LEFT), *_count(recipe), *_sums(recipe, plans), *_on_other_gpus(recipe, plans)]
+    shared = any(plan.cell.start is not None for plan in plans)
+    rows = [_row(plan, axis_names(recipe.grid), shared=shared) for plan in plans]
+    lines = [text_table(rows, LEFT), *_count(recipe), *_sums(recipe, plans), *_saved(recipe, plans)]
+    lines += _on_other_gpus(recipe, plans)
     return "\n".join([*lines, *_compared_with_the_paper(recipe, plans)])
 
 
-def _row(plan: CellPlan, axes: Sequence[str]) -> dict[str, str]:
-    """A cell's text by column."""
+def _row(plan: CellPlan, axes: Sequence[str], *, shared: bool) -> dict[str, str]:
+    """A cell's text by column; `before` where cells start from others."""
     return {
         "cell": plan.cell.id,
         **{short: _value(plan.cell.labels().get(axis)) for axis, short in short_names(axes).items()},
         "params": _short(plan.parameters),
         "crops": _short(plan.crops),
+        **({"before": _short(plan.crops_before) if plan.crops_before else ""} if shared else {}),
         "steps": str(plan.steps),
         **{name: f"{plan.flops[name]:.2e}" for name in CONVENTIONS},
         **(_run(plan.run, plan.gpus) if plan.run is not None and plan.gpus else dict.fromkeys(RUN_COLUMNS, "")),
@@ -62,11 +67,13 @@ def _value(value: JsonValue) -> str:
 def _count(recipe: Recipe) -> list[str]:
     """How the axes multiply the grid; nothing without axes."""
     grid = recipe.grid
-    if not (grid.axes or grid.variants):
+    if not (grid.axes or grid.variants or len(ends(recipe.train.schedule)) > 1):
         return []
     factors = [(len(recipe.trained_models), "trained models"), (len(grid.datasets), "datasets")]
     factors += [(len(grid.seeds), "seeds"), *([(len(grid.variants), "variants")] if grid.variants else [])]
     factors += [(len(values), f"values of {axis}") for axis, values in grid.axes.items()]
+    ends_of_each = len(ends(recipe.train.schedule))
+    factors += [(ends_of_each, "ends")] if ends_of_each > 1 else []
     trained = sum(cell.kind == "trained" for cell in cells(recipe))
     product = " × ".join(f"{count} {name}" for count, name in factors)
     less = math.prod(count for count, _ in factors) - trained
@@ -85,7 +92,7 @@ def _run(run: StepEstimate, gpus: int) -> dict[str, str]:
 
 def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     if not recipe.launch.gpus_per_node:
-        work = sum(plan.flops["mae_train"] for plan in plans)
+        work = sum(plan.work for plan in plans)
         return [f"{len(plans)} cells with a model: {work:.2e} FLOPs (mae_train); no GPUs, so no GPU hours are planned"]
     gpu, mfu = recipe.hardware.gpu_type, recipe.hardware.mfu
     train, embed = (sum(values) for values in zip(*((p.gpu_hours, p.embed_hours or 0.0) for p in plans), strict=True))
@@ -104,6 +111,23 @@ def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
             for plan in plans
             if plan.run is not None and plan.run.limit != "compute"
         ),
+    ]
+
+
+def _saved(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+    """The same points as runs of their own, and what is saved because runs share their beginning; empty if none do."""
+    saving = shared_work(plans)
+    if saving is None or saving.crops == saving.crops_apart:
+        return []
+    crops, shared = _short(saving.crops_apart), saving.crops
+    gpu = recipe.hardware.gpu_type
+    cost, apart = saving.gpu_hours * gpu.price_per_hour, saving.gpu_hours_apart * gpu.price_per_hour
+    hours = f", {saving.gpu_hours_apart:,.0f} GPU hours, cost {apart:,.0f}" if recipe.launch.gpus_per_node else ""
+    less = f", {saving.gpu_hours_apart - saving.gpu_hours:,.0f} GPU hours, cost {apart - cost:,.0f}"
+    return [
+        f"runs share their beginnings: the same {saving.points} trained points as runs of their own would take {crops} "
+        f"crops{hours} to train; saved: {_short(saving.crops_apart - shared)} crops ({saving.share:.0%})"
+        + (less if recipe.launch.gpus_per_node else "")
     ]
 
 
@@ -143,9 +167,10 @@ def _compared_with_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[
 
 def as_json(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     """The plan for scripts: one object per cell, and the GPU assumed."""
-    return json.dumps(
-        {"machine": asdict(recipe.hardware.gpu_type), "cells": [_object(plan) for plan in plans]}, indent=1
-    )
+    saving = shared_work(plans)
+    shared = {} if saving is None else {"shared": {**asdict(saving), "share": saving.share}}
+    machine = asdict(recipe.hardware.gpu_type)
+    return json.dumps({"machine": machine, "cells": [_object(plan) for plan in plans], **shared}, indent=1)
 
 
 def _object(plan: CellPlan) -> dict[str, Any]:
@@ -156,6 +181,8 @@ def _object(plan: CellPlan) -> dict[str, Any]:
     }  # fmt: skip
     if place := plan.cell.point.coordinates():
         values["axes"] = place
+    if plan.cell.start is not None:
+        values |= {"start": plan.cell.start.id, "crops_before": plan.crops_before}
     if plan.run is not None:
         run = {**asdict(plan.run), "step_seconds": plan.run.step_seconds, "limit": plan.run.limit}
         values["run"] = {**run, "memory_bytes": plan.run.memory.total if plan.run.memory else None}

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from harness.recipe.fields import FieldPath
+from harness.recipe.schedules import WarmupStableDecay
 from harness.recipe.schema import Grid, Recipe
 
 SECTIONS = ("mae", "train", "models", "datasets")
@@ -24,7 +25,7 @@ OTHERS = {
     "grid": "holds the axes themselves",
     "prepare": "changes shards: build each under a name of its own, and name them in `datasets`",
 }
-VARIANT = "variant"
+VARIANT, END = "variant", "end"
 MOST_CHECKED = 500
 """Points that are checked one by one when a recipe is loaded; of more, each value of each axis."""
 
@@ -134,6 +135,8 @@ def _unknown_exclusions(recipe: Recipe) -> list[tuple[FieldPath, str]]:
     grid = recipe.grid
     known: dict[str, list[Any]] = {"model": grid.models, "dataset": grid.datasets, "seed": grid.seeds}
     known |= {VARIANT: list(grid.variants)} if grid.variants else {}
+    schedule = recipe.train.schedule
+    known |= {END: list(schedule.ends)} if isinstance(schedule, WarmupStableDecay) else {}
     known |= grid.axes
     wrong: list[tuple[FieldPath, str]] = []
     for n, excluded in enumerate(grid.exclude):

@@ -50,9 +50,9 @@ def explain(loc: FieldPath, error: dict[str, Any]) -> str:
         nearest = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
         return "unknown field; " + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(fields)}")
     if error["type"] == "union_tag_invalid":
-        return (
-            f"unknown kind {shown(error['input'].get('kind'))}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
-        )
+        given = error["input"]
+        field = "kind" if "kind" in given or "name" not in given else "name"
+        return f"unknown {field} {shown(given.get(field))}; known: {error['ctx']['expected_tags'].replace(ARM, '')}"
     if error["type"] == "missing":
         return "is required and missing"
     permitted = f"; permitted: {_range_at(loc)}" if error["type"] in OUT_OF_RANGE else ""
@@ -108,9 +108,10 @@ def _inner(node: dict[str, Any], key: str | int) -> dict[str, Any] | None:
 
 
 def _tags(arm: dict[str, Any]) -> set[str]:
-    """The tags that may mean this arm of a union: a model's kind, or whether it is a mapping by name."""
-    kind = arm.get("properties", {}).get("kind", {}).get("const")
-    return {"by_name" if "patternProperties" in arm else "one", *([kind] if kind else [])}
+    """The tags that may mean this arm of a union: a kind, a schedule's name, or whether it is a mapping by name."""
+    fields = arm.get("properties", {})
+    named = {tag for field in ("kind", "name") if (tag := fields.get(field, {}).get("const"))}
+    return {"by_name" if "patternProperties" in arm else "one", *named}
 
 
 def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

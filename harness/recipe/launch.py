@@ -85,6 +85,9 @@ class Launch(Section):
     restart_lost: bool = Field(
         False, description="where saved work cannot be loaded, move it aside and start again from step 0"
     )
+    keep_states: bool = Field(
+        False, description="keep the final training state of every cell, so that others can start from it later"
+    )
     checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that checkpoint")
     zero_stage: Literal[1, 2, 3] = Field(
         2, description="deepspeed: 1 shards the optimiser, 2 also gradients, 3 also weights"

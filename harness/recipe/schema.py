@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
@@ -43,6 +44,7 @@ from harness.recipe.fields import (
 )
 from harness.recipe.launch import Hardware, Launch
 from harness.recipe.models import ARM, Mae, Model, Pool
+from harness.recipe.schedules import MOST_ENDS, OneCycleCosine, Schedule, WarmupStableDecay, ends
 
 MOST_CELLS = 20_000
 
@@ -58,33 +60,6 @@ class Optimiser(Section):
     def identity(self) -> dict[str, JsonValue]:
         """The fields that this optimiser uses, as JSON."""
         return self.model_dump(mode="json", exclude={"betas" if self.name == "sgd" else "momentum"})
-
-
-class Schedule(Section):
-    """One-cycle cosine: cosine warm-up to the peak, cosine decay to the end."""
-
-    name: Literal["one_cycle_cosine"] = "one_cycle_cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    start_factor: Annotated[float, Field(gt=0, le=1)] = 0.04
-    final_factor: Annotated[float, Field(ge=0, le=1)] = 4e-6
-    cycle_momentum: bool = Field(
-        False,
-        description="the first beta (SGD: the momentum) falls as the rate rises and back, as in torch's OneCycleLR and "
-        "the released configuration; the optimiser's own is then unused",
-    )
-    momentum_range: Pair = Field((0.85, 0.95), description="of a cycled momentum: at the peak, and at both ends")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Schedule:
-        if self.momentum_range[0] > self.momentum_range[1]:
-            raise ValueError(f"momentum_range {list(self.momentum_range)} must not fall: at the peak, then at the ends")
-        return self
-
-    def identity(self) -> dict[str, JsonValue]:
-        """The fields that change a result, as JSON; the momentum's only where it is cycled."""
-        return self.model_dump(
-            mode="json", exclude=set() if self.cycle_momentum else {"cycle_momentum", "momentum_range"}
-        )
 
 
 class EarlyStopping(Section):
@@ -119,9 +94,18 @@ class Train(Section):
     optimisers: Annotated[dict[Name, Optimiser], Entries] = Field(
         {}, description="of the models named here, in place of `optimiser`"
     )
-    schedule: Schedule = Schedule()
+    schedule: Schedule = OneCycleCosine()
     early_stopping: Annotated[EarlyStoppingPerDataset | None, BeforeValidator(_named)] = Field(
         None, description="of every dataset, or by dataset; one that is not named trains for all of its epochs"
+    )
+    snapshots: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=MOST_ENDS)] = Field(
+        [], description="shares of a run at which its state is embedded and evaluated too, before its rate has decayed"
+    )
+    start_from: dict[Name, Text] = Field(
+        {},
+        max_length=MOST_NAMES,
+        description="{dataset: other}: cells on that dataset begin with the final state of the cell with the same "
+        "model and seed on the other dataset, or of the cell of that id",
     )
     precision: Literal["fp32", "bf16"] = "bf16"
     validations: PositiveInt = Field(50, description="validations over a run, evenly spaced, the last at its end")
@@ -152,7 +136,9 @@ class Grid(Section):
     )
     variants: Variants = Field({}, description="named points of fields that change together: {name: {field: value}}")
     exclude: list[Annotated[dict[str, JsonValue], Field(max_length=50)]] = Field(
-        [], max_length=10_000, description="leave out the cells with these: model, dataset, seed, variant, any axis"
+        [],
+        max_length=10_000,
+        description="leave out the cells with these: model, dataset, seed, variant, end, any axis",
     )
     untrained: bool = True
     pixel_statistics: bool = True
@@ -208,7 +194,7 @@ class Fit(Section):
     convention: Literal["touvron", "dense_forward", "mae_train"] = "touvron"
     bootstrap: PositiveInt = 2000
     include_unannealed: bool = Field(
-        False, description="fit laws also to runs that stopped before their learning rate had decayed"
+        False, description="fit laws also to snapshots, and to runs that stopped before their learning rate had decayed"
     )
     overlay_table6: bool = Field(False, description="draw the paper's Table 6 next to this study's points")
 
@@ -247,8 +233,10 @@ class Recipe(Section):
 
     def _too_many(self) -> list[tuple[FieldPath, str]]:
         grid = self.grid
-        count = len(grid.models) * (len(grid.datasets) + grid.untrained) * len(grid.seeds) * grid.point_count
+        states = len(self.train.snapshots) + 2 * len(ends(self.train.schedule)) - 1
+        count = len(grid.models) * (len(grid.datasets) * states + grid.untrained) * len(grid.seeds) * grid.point_count
         product = "models × datasets × seeds" + (" × points of the axes" if grid.point_count > 1 else "")
+        product += " × runs and states of each" if states > 1 else ""
         text = f"{product} are up to {count:,} cells; permitted: at most {MOST_CELLS:,}"
         return [(("grid",), text)] if count > MOST_CELLS else []
 
@@ -261,6 +249,7 @@ class Recipe(Section):
         uses += [(("grid", "models", i), n, self.models) for i, n in enumerate(self.grid.models)]
         uses += [(("grid", "datasets", i), n, self.datasets) for i, n in enumerate(self.grid.datasets)]
         uses += [(("train", "optimisers", name), name, self.models) for name in self.train.optimisers]
+        uses += [(("train", "start_from", name), name, self.datasets) for name in self.train.start_from]
         early = self.train.early_stopping
         if isinstance(early, dict):
             uses += [(("train", "early_stopping", name), name, self.datasets) for name in early]
@@ -289,7 +278,7 @@ class Recipe(Section):
         wrong: list[tuple[FieldPath, str]] = []
         for name, model in self.models.items():
             wrong += [(("models", name, field), text) for field, text in model.misfits(self.mae)]
-        wrong += self._uneven_lanes() + self._idle()
+        wrong += self._uneven_lanes() + self._idle() + self._misfits_of_states()
         for name, dataset in self.datasets.items():
             if dataset.order == "stream" and isinstance(dataset.shards, str) and self.remote.cache is None:
                 text = (
@@ -309,6 +298,23 @@ class Recipe(Section):
         ):
             if len(set(repeated)) < len(repeated):
                 wrong.append((("grid", name), "names an entry twice"))
+        return wrong
+
+    def _misfits_of_states(self) -> list[tuple[FieldPath, str]]:
+        """What does not fit the states of a run at which others begin, or which are evaluated."""
+        train, schedule = self.train, self.train.schedule
+        stable = schedule if isinstance(schedule, WarmupStableDecay) else None
+        wrong: list[tuple[FieldPath, str]] = []
+        if any(after <= before for before, after in pairwise(train.snapshots)):
+            wrong.append((("train", "snapshots"), f"{train.snapshots} must rise"))
+        if stable and any(self.early_stopping_of(name) for name in self.grid.datasets):
+            text = "cannot be combined with warmup_stable_decay: a run that stops early never decays"
+            wrong.append((("train", "early_stopping"), text))
+        last = stable.stable_until(stable.ends[-1]) if stable else 1.0
+        late = [share for share in train.snapshots if share > last]
+        if late:
+            text = f"{late[0]:g} lies in the decay, which begins at {last:g} of the run"
+            wrong.append((("train", "snapshots"), text))
         return wrong
 
     def _wrong_channel_names(self) -> list[tuple[FieldPath, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
 from harness.report.points import for_laws
 from harness.report.rows import train_values

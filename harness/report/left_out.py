@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
 from harness.report.reconstructions import damaged
 from harness.report.rows import checked_values, log_path, train_values, validations

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.recipe.models import Mae, MaeVitSection
 from harness.recipe.schema import Recipe
 

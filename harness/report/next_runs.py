@@ -53,7 +53,7 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     if recipe.grid.axes or recipe.grid.variants:
         raise ValueError("runs are proposed along one law, and a grid with axes has one at each point")
     grid, convention = cells(recipe), recipe.fit.convention
-    plans = [plan for plan in plan_cells(recipe, grid) if plan.crops and plan.gpu_hours > 0]
+    plans = [plan for plan in plan_cells(recipe, grid) if plan.cell.kind == "trained" and plan.gpu_hours > 0]
     table = annealed_only(points(recipe, grid, convention), recipe.fit)
     runs = table[table["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
     if runs["compute"].nunique() < averages.FEWEST:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import CONVENTIONS
 from analysis.fitting import annealing
 from analysis.fitting.annealing import unannealed
-from harness.grid.cells import Cell, cells, fingerprint
+from harness.grid.cell import Cell, fingerprint
+from harness.grid.cells import cells
 from harness.plan.cost import HOUR, CellPlan, plan_cells
 from harness.plan.resources import stage_resources
 from harness.recipe.axes import axis_names
@@ -73,7 +74,7 @@ def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] 
         if unfinished
         else "",
         left_out=[str(file) for file in missing],
-        stopped=_stopped(table, recipe.fit),
+        stopped=_stopped(table, recipe.fit, {cell.id for cell in grid if cell.is_snapshot}),
         allocations=allocations(recipe, grid, tables),
         price=_price(recipe),
         next_runs=proposed,
@@ -142,15 +143,19 @@ def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
     return {"x": frontier["compute"].tolist(), "y": frontier["loss"].tolist()}
 
 
-def _stopped(table: pd.DataFrame, fit: Fit) -> str:
-    """How many runs stopped before their learning rate had decayed, and what laws make of them; empty if none did."""
-    runs = table[unannealed(table)]["cell"].nunique()
-    if not runs:
+def _stopped(table: pd.DataFrame, fit: Fit, snapshots: Set[str]) -> str:
+    """How many runs stopped before their learning rate had decayed, how many states are snapshots of runs, and what
+    laws make of them; empty if there is none."""
+    open_cells = set(table[unannealed(table)]["cell"])
+    runs, states = len(open_cells - snapshots), len(open_cells & snapshots)
+    counted = [f"{runs} evaluated runs stopped before their learning rate had decayed"] if runs else []
+    counted += [f"{states} points are snapshots of runs whose learning rate had not decayed"] if states else []
+    if not counted:
         return ""
     fitted = (
         "laws include them" if fit.include_unannealed else "laws leave them out (fit.include_unannealed keeps them)"
     )
-    return f"{runs} evaluated runs stopped before their learning rate had decayed; {fitted}."
+    return f"{'; '.join(counted)}; {fitted}."
 
 
 def _fits(table: pd.DataFrame, convention: str, fit: Fit) -> dict[str, SourceFit]:
@@ -215,14 +220,21 @@ def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None)
         model=cell.model,
         dataset=cell.dataset or "",
         seed=cell.seed,
-        state="done" if len(recalls) else "part" if finished else "missing",
+        state=_state(cell, finished=bool(finished), evaluated=bool(len(recalls))),
         loss=train.validation_loss if train else None,
         recalls={str(source): float(value) for source, value in zip(recalls["source"], recalls["recall"], strict=True)},
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
         spent_hours=sum(_spent(recipe, cell, stage, values) for stage, values in finished) if finished else None,
-        annealed=ANNEALED[annealed(cell, train)] if train and cell.kind == "trained" else "",
+        annealed=ANNEALED[annealed(cell, train)] if train and cell.is_point else "",
         log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
     )
+
+
+def _state(cell: Cell, *, finished: bool, evaluated: bool) -> str:
+    """How far a cell is; `finished`: any stage. A segment that is not evaluated is done once it is trained."""
+    if evaluated or (finished and cell.kind == "segment" and not cell.is_snapshot):
+        return "done"
+    return "part" if finished else "missing"
 
 
 def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, values: Values) -> float:

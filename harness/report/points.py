@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import compute
 from analysis.fitting.annealing import unannealed
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.models.architecture import cost_of
-from harness.recipe.axes import axis_names
+from harness.recipe.axes import END, axis_names
 from harness.recipe.schema import Fit, Recipe
 from harness.report.rows import Recall, annealed, evaluate_values, train_values, validations
 
@@ -46,7 +46,7 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
             recall = {"recall": row.recall, "recall_low": row.recall_low, "recall_high": row.recall_high}
             counts = {"chance": row.chance, "pairs": row.pairs, "genes": done.genes}
             rows.append(same | {"source": source} | recall | counts)
-    table = pd.DataFrame(rows, columns=[*POINT_COLUMNS, *axis_names(recipe.grid)])
+    table = pd.DataFrame(rows, columns=[*POINT_COLUMNS, *_places(recipe, cells)])
     numbers = dict.fromkeys(("recall_low", "recall_high", "compute"), "float64")
     return table.astype({"patch": "Int64", "dataset_rank": "Int64", "annealed": "boolean", **numbers})
 
@@ -105,7 +105,7 @@ def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
         for entry in validations(recipe, cell)[0]:
             at = {"crops": entry.crops, "compute": _compute(cell, entry.crops, convention)}
             rows.append(_labels(recipe, cell) | at | {"loss": entry.validation_loss})
-    return pd.DataFrame(rows, columns=[*CURVE_COLUMNS, *axis_names(recipe.grid)])
+    return pd.DataFrame(rows, columns=[*CURVE_COLUMNS, *_places(recipe, cells)])
 
 
 def finals(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -115,9 +115,14 @@ def finals(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
     rows = [
         {"cell": cell.id, "dataset_rank": recipe.grid.datasets.index(cell.dataset), "annealed": annealed(cell, trained)}
         for cell in cells
-        if cell.dataset is not None and (trained := train_values(recipe, cell)) is not None
+        if cell.kind == "trained" and cell.dataset and (trained := train_values(recipe, cell)) is not None
     ]
     return pd.DataFrame(rows, columns=["cell", "dataset_rank", "annealed"]).astype({"annealed": "boolean"})
+
+
+def _places(recipe: Recipe, cells: Sequence[Cell]) -> list[str]:
+    """The columns that say where a cell is on the grid's axes, and at which share of its run it ends."""
+    return [*axis_names(recipe.grid), *([END] if any(cell.has_end for cell in cells) else [])]
 
 
 def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
@@ -125,13 +130,13 @@ def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "cell": cell.id,
         **cell.labels(),
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
-        "trained": cell.kind == "trained",
+        "trained": cell.is_point,
         "kind": cell.network_kind or cell.kind,
     }
 
 
 def _compute(cell: Cell, crops: int, convention: str) -> float:
     """NaN for a baseline: it was not trained, so it has no compute."""
-    if cell.kind != "trained" or cell.architecture is None:
+    if not cell.is_point or cell.architecture is None:
         return float("nan")
     return compute(convention, cost_of(cell.architecture), crops)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
-from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 from harness.report.rows import train_values
 

@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 from analysis.recall.relationship_recall import VERSIONS
 from harness.evaluate.cell import PROTOCOL
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
-from harness.grid.cells import Cell
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.ledger import LedgerError, Stage
 from harness.storage.train_log import scan_log
-from harness.train.schedule import is_annealed
+from harness.train.schedule import RunSchedule
 
 DIGITS = 9  # of a version
 LARGEST = 2**63 - 1
@@ -139,14 +139,14 @@ def _reason(error: ValidationError) -> str:
 def _misfit(recipe: Recipe, cell: Cell, values: Values) -> str:
     """Why values that are valid alone cannot be this cell's; empty if they can."""
     if isinstance(values, TrainValues):
-        if cell.kind == "trained" and values.crops == 0:
+        if cell.training is not None and values.crops == 0:
             return "values.crops: a trained cell has seen none"
         if values.steps and values.planned_steps and values.steps > values.planned_steps:
             return f"values.steps: {values.steps} of {values.planned_steps} planned"
     if isinstance(values, EvaluateValues):
         if values.protocol is not None and not _is_readable(values.protocol):
             return f"values.protocol: {values.protocol} was written by another version"
-        if cell.kind == "trained" and train_values(recipe, cell) is None:
+        if cell.training is not None and train_values(recipe, cell) is None:
             return "the cell has no usable row of training, so its compute is not known"
     return ""
 
@@ -169,7 +169,8 @@ def annealed(cell: Cell, values: TrainValues) -> bool | None:
         return values.annealed
     if values.steps is None or values.planned_steps is None:
         return None
-    return is_annealed(values.steps, values.planned_steps, cell.training.settings.schedule)
+    schedule = cell.training.settings.schedule  # without branches: rows of those say it
+    return RunSchedule(schedule, values.planned_steps, values.planned_steps).is_annealed(values.steps)
 
 
 def validations(recipe: Recipe, cell: Cell) -> tuple[list[Validation], str]:

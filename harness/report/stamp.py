@@ -12,8 +12,8 @@ from typing import Any
 
 import analysis
 import harness
+from harness.grid.cell import Cell, fingerprint
 from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
-from harness.grid.cells import Cell, fingerprint
 from harness.plan.cost import CellPlan
 from harness.recipe.schema import Recipe
 from harness.report.rows import log_path

@@ -13,15 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.checkpoint.final_state import has_final_state
 from harness.data.channels import embedding_channels, set_channels, training_channels
 from harness.data.shard_sets import ShardLocation, manifest_of
+from harness.grid.cell import Cell, fingerprint
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, fingerprint, weights_path
+from harness.grid.cells import weights_path
 from harness.grid.stage_run import StageRun
 from harness.recipe.models import ProfilesSection
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
-from harness.storage.ledger import STAGES, Stage
+from harness.storage.ledger import STAGES, LedgerRow, Stage
 
 
 class StageError(RuntimeError):
@@ -37,16 +39,22 @@ class CellWork:
     missing: tuple[Stage, ...]
 
     def stage_run(self, recipe: Recipe, stage: Stage) -> StageRun:
-        """The arguments of running one of the stages."""
-        return StageRun(
-            self.cell.recipe(recipe), self.cell, cell_folder(recipe, self.cell), self.fingerprints[stage]
-        )  # fmt: skip
+        """The arguments of running one of the stages.
+
+        Raises:
+            StageError: the cell's training begins with a state that is not there.
+        """
+        start = start_row(recipe, self.cell) if stage == "train" else None
+        folder = cell_folder(recipe, self.cell)
+        return StageRun(self.cell.recipe(recipe), self.cell, folder, self.fingerprints[stage], start)
 
 
 def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
     """The stages that this cell goes through."""
-    embedded = recipe.embed is not None and cell.kind != "profiles"
-    applies = {"train": cell.kind in ("trained", "untrained"), "embed": embedded, "evaluate": recipe.evaluate}
+    evaluated = cell.kind != "segment" or cell.is_snapshot
+    embedded = recipe.embed is not None and cell.kind != "profiles" and evaluated
+    trained = cell.training is not None or cell.kind == "untrained"
+    applies = {"train": trained, "embed": embedded, "evaluate": recipe.evaluate and evaluated}
     return tuple(stage for stage in STAGES if applies[stage])
 
 
@@ -64,10 +72,62 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
         row = ledger.read(recipe.output, cell.id, stage)
         if row is not None and stage == "train" and row.fingerprint != current:
             raise StageError(_changed_data(recipe, cell))
-        if row is None or row.fingerprint != current:
+        is_current = row is not None and row.fingerprint == current
+        if lacks_training(recipe, cell) if stage == "train" else not is_current:
             missing.append(stage)
     _check_channels(recipe, cell, missing)
+    if "train" in missing and cell.start is not None and cell.start.kind == "trained":
+        _check_start(recipe, cell.start, cell)
     return CellWork(cell, fingerprints, tuple(missing))
+
+
+def lacks_training(recipe: Recipe, cell: Cell) -> bool:
+    """Whether a cell is to be trained: it has no row, or its final state is gone and a cell that starts from it needs
+    it. A segment that is not evaluated is trained only where it is needed.
+    """
+    row = ledger.read(recipe.output, cell.id, "train")
+    if row is not None:
+        return cell.kind == "segment" and is_state_needed(recipe, cell) and not _has_state(recipe, cell, row)
+    return cell.kind != "segment" or cell.is_snapshot or is_state_needed(recipe, cell)
+
+
+def is_state_needed(recipe: Recipe, cell: Cell) -> bool:
+    """Whether a cell that starts from this one's final training state is still to be trained."""
+    return any(lacks_training(recipe, heir) for heir in cell.heirs)
+
+
+def start_row(recipe: Recipe, cell: Cell) -> LedgerRow | None:
+    """The row of the training that a cell's own begins with; None where it begins at step 0.
+
+    Raises:
+        StageError: that training is not done, or its final state is not there.
+    """
+    if cell.start is None:
+        return None
+    row = _check_start(recipe, cell.start, cell)
+    if row is None:
+        raise StageError(f"cell {cell.id} starts from {cell.start.id}, which is not trained yet")
+    return row
+
+
+def _check_start(recipe: Recipe, start: Cell, cell: Cell) -> LedgerRow | None:
+    """The row of the training that a cell's own begins with; None while that is not done.
+
+    Raises:
+        StageError: it is done, and its final state is not there.
+    """
+    row = ledger.read(recipe.output, start.id, "train")
+    if row is not None and not _has_state(recipe, start, row):
+        raise StageError(
+            f"cell {cell.id} starts from the training state of {start.id}, which was not kept: remove "
+            f"{ledger.row_path(recipe.output, start.id, 'train')} to train that again (launch.keep_states=true keeps "
+            "the state of every cell)"
+        )
+    return row
+
+
+def _has_state(recipe: Recipe, cell: Cell, row: LedgerRow) -> bool:
+    return has_final_state(cell_folder(recipe, cell), row.values.get("steps"))
 
 
 def _check_channels(recipe: Recipe, cell: Cell, missing: Sequence[Stage]) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.distributed.preemption import Preempted, RunControl
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, find_cell
+from harness.grid.cells import find_cell
 from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
-from harness.stages.missing import CellWork, missing_stages
+from harness.stages.missing import CellWork, is_state_needed, missing_stages
 from harness.storage import ledger
 from harness.storage.atomic import write_json
 from harness.storage.json_files import read_json
@@ -50,8 +51,12 @@ def _run(recipe: Recipe, work: CellWork, stage: Stage, control: RunControl | Non
     values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
     if is_first_rank():
         record(run, stage, values, control)
-        if stage in _DISCARD:
-            _DISCARD[stage](run.folder)
+        if stage == "train":
+            _release_state(recipe, work.cell)
+        elif stage == "embed":
+            _discard_parts(run.folder)
+        if work.cell.start is not None:
+            _release_state(recipe, find_cell(recipe, work.cell.start.id))
 
 
 def record(run: StageRun, task: str, values: dict[str, Any], control: RunControl | None) -> None:
@@ -148,17 +153,22 @@ _RUN: dict[Stage, Callable[[StageRun, RunControl | None], dict[str, Any]]] = {
 }
 
 
-def _discard_checkpoints(folder: Path) -> None:
-    from harness.checkpoint.checkpoints import discard
+def _release_state(recipe: Recipe, cell: Cell) -> None:
+    """Delete the checkpoints of a trained cell, but its final state as long as others are to start from that.
 
-    discard(folder)
+    An interrupted run resumes from these files until its row is in the ledger.
+    """
+    from harness.checkpoint.checkpoints import discard
+    from harness.checkpoint.final_state import keep_final_state
+
+    folder = cell_folder(recipe, cell)
+    if recipe.launch.keep_states or is_state_needed(recipe, cell):
+        keep_final_state(folder)
+    else:
+        discard(folder)
 
 
 def _discard_parts(folder: Path) -> None:
     from harness.embed.parts import discard_parts
 
     discard_parts(folder)
-
-
-# Called once the row is in the ledger; until then, an interrupted run resumes from these files.
-_DISCARD: dict[Stage, Callable[[Path], None]] = {"train": _discard_checkpoints, "embed": _discard_parts}

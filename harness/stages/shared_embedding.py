@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.distributed.preemption import RunControl
 from harness.embed.parts import WHOLE, Embedding, JobShare, discard_parts, join_parts, open_embedding
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
 from harness.stages.missing import StageError, missing_stages

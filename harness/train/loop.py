@@ -34,7 +34,7 @@ from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
 from harness.train.garbage import collected_garbage
 from harness.train.run import Run, begin_run
-from harness.train.schedule import is_annealed
+from harness.train.validate import validate
 
 
 def train(run: Run, launch: Launch) -> None:
@@ -75,6 +75,8 @@ def train(run: Run, launch: Launch) -> None:
                 saved = time.monotonic()
             collect(progress.step)
         agree.close()
+        if run.cell.heirs or launch.keep_states:
+            run.save(now=True)
 
 
 def _inputs(run: Run, launch: Launch) -> Generator[StepInput]:
@@ -127,7 +129,12 @@ def _train_model(
         run = begin_run(stage, model, ranks, control)
         with closing(run.checkpoints):
             train(run, launch)
-    values |= _results(run)
+        at_end = validate(run.engine, run.cell, run.spec, control.stop) if stage.cell.is_snapshot else {}
+    values |= _results(run) | at_end
+    if stage.start is not None:
+        values["start"] = stage.start.cell
+        if stage.cell.begins_run:  # its steps count from 0
+            values["crops"] += stage.start.values["crops"]
     return run
 
 
@@ -137,7 +144,7 @@ def _results(run: Run) -> dict[str, Any]:
         "crops": progress.step * spec.training.batch,
         "steps": progress.step,
         "planned_steps": spec.steps,
-        "annealed": is_annealed(progress.step, spec.steps, spec.training.settings.schedule),
+        "annealed": spec.training.until is None and spec.schedule.is_annealed(progress.step),
         "experiments": list(spec.experiments),
         "channels": list(spec.channels.names),
         "wells": len(spec.wells),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.grid.cell_folder import TRAIN_LOG
 from harness.recipe.gpus import peak_flops
+from harness.storage.atomic import write_atomic
 from harness.storage.fencing import Fence, Unfenced
 
 if TYPE_CHECKING:
@@ -148,6 +149,14 @@ class MetricsLogger:
         self._bar.close()
         self._log.close()
         self._board.close()
+
+
+def continue_log(before: Path, log: Path, length: int) -> None:
+    """Begin a log with the first `length` bytes of that of the run's earlier part, unless it has begun."""
+    if log.exists() and log.stat().st_size:
+        return
+    start = before.read_bytes()[:length]
+    write_atomic(log, lambda file: file.write(start))
 
 
 def _cut(path: Path, length: int) -> None:

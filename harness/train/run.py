@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,20 +12,22 @@ from torch import Tensor
 
 from analysis.compute.flops import flops_per_crop
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
+from harness.checkpoint.start import Start
 from harness.data.to_device import StepInput, to_model_input
 from harness.distributed.build_engine import engine_for_cell
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import loss_weights, micro_batch
 from harness.distributed.preemption import Preempted, RunControl
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell, Training
+from harness.grid.cell import Cell, Training
+from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import cost_of
 from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
 from harness.recipe.fields import per_name
 from harness.train.divergence import DivergenceMonitor, Policy
-from harness.train.metrics import MetricsLogger, Throughput
+from harness.train.metrics import MetricsLogger, Throughput, continue_log
 from harness.train.run_spec import RunSpec, build_run_spec
 from harness.train.validate import validate
 
@@ -58,8 +60,13 @@ class Run:
 
     @property
     def validation_due(self) -> bool:
-        """Whether this step's validation is still to do; also after a stop in the middle of it."""
-        return self.progress.validated < self.progress.step and self.ends_interval(self.spec.validate_every)
+        """Whether this step's validation is still to do; also after a stop in the middle of it.
+
+        A segment is validated as the whole run is, so that its end is no validation of its own.
+        """
+        step, every = self.progress.step, self.spec.validate_every
+        due = step % every == 0 if self.training.until is not None else self.ends_interval(every)
+        return self.progress.validated < step and due
 
     @property
     def finished(self) -> bool:
@@ -189,7 +196,10 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
         stage.folder, stage.fingerprint, ranks, {"guard": monitor.state, "window": monitor.window},
         keep=launch.checkpoint_keep, fence=control.fence, last_step=spec.steps, restart_lost=launch.restart_lost,
     )  # fmt: skip
-    progress, notes = checkpoints.resume(engine, partial(_check_steps, engine, monitor))
+    start = _start(stage, spec, monitor)
+    progress, notes = checkpoints.resume(engine, partial(_check_steps, engine, monitor), start)
+    if ranks.is_first and start is not None and cell.start is not None and not cell.begins_run:
+        continue_log(start.cell / TRAIN_LOG, stage.folder / TRAIN_LOG, progress.log_bytes)
     metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
     max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     return Run(
@@ -197,17 +207,39 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
     )
 
 
-def _check_steps(engine: Engine, monitor: DivergenceMonitor, step: int) -> None:
+def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor) -> Start | None:
+    """The state that a run begins with, if that is another cell's."""
+    cell = stage.cell
+    if cell.start is None:
+        return None
+
+    def begin(before: Progress) -> Progress:
+        if not cell.begins_run:
+            if before.step > spec.steps:
+                raise ValueError(f"it has made {before.step} steps, and {cell.id} ends after {spec.steps}")
+            return replace(before, seconds=0.0)
+        updates = before.updates + int(monitor.applied)
+        monitor.state.zero_()
+        monitor.window.zero_()
+        return Progress(updates=updates)
+
+    assert stage.start is not None
+    return Start(cell_folder(stage.recipe, cell.start), stage.start.fingerprint, begin)
+
+
+def _check_steps(engine: Engine, monitor: DivergenceMonitor, progress: Progress) -> None:
     """Check that optimiser and divergence monitor have counted the steps of a checkpoint.
 
     Raises:
         ValueError: they have not, so the weights are those of another step.
     """
-    skipped = monitor.skipped
-    counts = [("extra.guard", monitor.applied)]
-    counts += [("optimiser", float(state["step"])) for state in engine.optimiser.state.values() if "step" in state]
-    for who, count in counts:
-        if count != step - skipped or not 0 <= skipped <= step:
+    step, skipped = progress.step, monitor.skipped
+    made = step - skipped
+    counts = [("extra.guard", monitor.applied, made)]
+    states = engine.optimiser.state.values()
+    counts += [("optimiser", float(state["step"]), progress.updates + made) for state in states if "step" in state]
+    for who, count, expected in counts:
+        if count != expected or not 0 <= skipped <= step:
             raise ValueError(f"progress.step is {step}, but {who} has counted {count:g} updates and {skipped} skipped")
 
 

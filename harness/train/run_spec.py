@@ -13,10 +13,10 @@ from harness.data.labels import Labels, labelled_order, labels_of
 from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_order, training_wells, validation_wells
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell, Training
+from harness.grid.cell import Cell, Training
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
-from harness.train.schedule import scheduled_momentum, scheduled_rate
+from harness.train.schedule import RunSchedule, run_schedule
 from shards.loader.batches import training_batches
 from shards.loader.read_ahead import Batch
 from shards.loader.shard_prefetch import prefetch_shards
@@ -29,7 +29,12 @@ LOG_ROWS = 200
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a training run will do."""
+    """What a training run will do.
+
+    Attributes:
+        steps: the step at which it ends.
+        schedule: the rates of all steps up to that.
+    """
 
     shards: ShardSet
     channels: ChannelOrder  # of the network, in these shards
@@ -39,6 +44,7 @@ class RunSpec:
     validation: Wells
     labels: Labels | None  # of a classifier
     training: Training
+    schedule: RunSchedule
     steps: int
     validate_every: int
     log_every: int
@@ -64,11 +70,11 @@ class RunSpec:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the update that follows `step` others."""
-        return scheduled_rate(step, self.steps, self.training.learning_rate, self.training.settings.schedule)
+        return self.schedule.rate(step, self.training.learning_rate)
 
     def momentum(self, step: int) -> float | None:
         """The momentum or first beta of that update; None where it stays as the optimiser has it."""
-        return scheduled_momentum(step, self.steps, self.training.settings.schedule)
+        return self.schedule.momentum(step)
 
     def class_numbers(self, wells: Tensor, device: torch.device | None = None) -> Tensor | None:
         """The classes of the wells (B,), as a classifier learns them; None for a model without classes."""
@@ -103,13 +109,14 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
         validation = validation[labels.of_well[validation] >= 0]
         if not len(validation):
             raise ValueError(f"{dataset.shards}: no validation well has a label that the training wells have")
-    steps = training.epochs * len(wells) // training.batch
-    if steps == 0:
+    planned = training.epochs * len(wells) // training.batch
+    if planned == 0:
         raise ValueError(
             f"dataset {cell.dataset} has {len(wells)} images: {training.epochs} epochs of them "
             f"do not fill one batch of {training.batch}"
         )
-    validations = min(training.settings.validations, steps)
+    validations = min(training.settings.validations, planned)
+    schedule = run_schedule(training, planned)
     assert cell.data is not None
     stream = cell.data.stream
     if labels is not None and stream is not None:
@@ -119,6 +126,6 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
         else labelled_order(cell, shards, wells, labels)
     )  # fmt: skip
     return RunSpec(
-        shards, channels, experiments, wells, order, validation, labels, training, steps,
-        validate_every=-(-steps // validations), log_every=max(1, steps // LOG_ROWS),
+        shards, channels, experiments, wells, order, validation, labels, training, schedule, schedule.last,
+        validate_every=-(-planned // validations), log_every=max(1, planned // LOG_ROWS),
     )  # fmt: skip

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from harness.recipe.schema import Schedule
+from harness.grid.cell import Training
+from harness.grid.states import decay_from, last_step
+from harness.recipe.schedules import Schedule, Shape, WarmupStableDecay
 
 
 def learning_rate(
@@ -51,37 +55,100 @@ def _one_cycle(step: int, total_steps: int, warmup_fraction: float, first: float
     return _cosine(top, last, (step - peak) / (end - peak) if end > peak else 0.0)
 
 
-def scheduled_rate(step: int, total_steps: int, peak: float, schedule: Schedule) -> float:
-    """`learning_rate` under a recipe's schedule."""
-    return learning_rate(
-        step, total_steps, peak, warmup_fraction=schedule.warmup, initial_fraction=schedule.start_factor,
-        final_fraction=schedule.final_factor,
-    )  # fmt: skip
+def stable_then_decay(
+    step: int, warmup_steps: int, decay_from: int | None, last: int, peak: float, start: float, shape: Shape
+) -> float:
+    """Linear warm-up from `start`, the peak, and a decay that would be zero at step `last` (Hägele et al. 2024, eq. 1).
+
+    Args:
+        step: counted from 0.
+        warmup_steps: the peak is reached after so many.
+        decay_from: the first step that may have less than the peak; None: there is no decay.
+        last: the step at which the run ends, one after its last update.
+    """
+    if step < warmup_steps:
+        return start + (peak - start) * step / warmup_steps
+    if decay_from is None or step < decay_from:
+        return peak
+    passed = (step - decay_from) / (last - decay_from)
+    return peak * DECAYS[shape](passed)
 
 
-def scheduled_momentum(step: int, total_steps: int, schedule: Schedule) -> float | None:
-    """`cycled_momentum` under a recipe's schedule; None where the momentum stays as the optimiser has it."""
-    if not schedule.cycle_momentum:
-        return None
-    return cycled_momentum(step, total_steps, *schedule.momentum_range, warmup_fraction=schedule.warmup)
+@dataclass(frozen=True)
+class RunSchedule:
+    """The rates of a cell's steps.
+
+    Attributes:
+        planned: steps of the whole run, which the schedule is made for.
+        last: the step at which the cell ends.
+        decay_from: the step at which a branch's decay begins.
+    """
+
+    schedule: Schedule
+    planned: int
+    last: int
+    decay_from: int | None = None
+
+    def rate(self, step: int, peak: float) -> float:
+        """The learning rate of the update that follows `step` others.
+
+        Raises:
+            ValueError: a step outside the cell's run.
+        """
+        schedule = self.schedule
+        if not 0 <= step < self.last:
+            raise ValueError(f"step {step} is outside the run: it has steps 0 to {self.last - 1}")
+        if isinstance(schedule, WarmupStableDecay):
+            warmup, start = round(schedule.warmup * self.planned), schedule.start_factor * peak
+            return stable_then_decay(step, warmup, self.decay_from, self.last, peak, start, schedule.shape)
+        return learning_rate(
+            step, self.planned, peak, warmup_fraction=schedule.warmup, initial_fraction=schedule.start_factor,
+            final_fraction=schedule.final_factor,
+        )  # fmt: skip
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum or first beta of that update; None where it stays as the optimiser has it."""
+        schedule = self.schedule
+        if isinstance(schedule, WarmupStableDecay) or not schedule.cycle_momentum:
+            return None
+        return cycled_momentum(step, self.planned, *schedule.momentum_range, warmup_fraction=schedule.warmup)
+
+    def is_annealed(self, steps: int) -> bool:
+        """Whether the last of `steps` updates had the rate at which the planned run ends.
+
+        A run that stopped before has a higher loss than a run planned for its length. A cosine whose rate stays at its
+        peak (`final_factor` 1) is at its end as soon as it is warm: such a run may stop anywhere.
+
+        Raises:
+            ValueError: there are no steps, or more than were planned.
+        """
+        schedule = self.schedule
+        if not 0 < steps <= self.last:
+            raise ValueError(f"{steps} steps of {self.last} are not a finished run")
+        if isinstance(schedule, WarmupStableDecay):
+            return self.decay_from is not None and steps == self.last
+        if steps - 1 < schedule.warmup * self.planned - 1:
+            return False
+        end = replace(self, last=self.planned).rate(self.planned - 1, 1.0)
+        return math.isclose(self.rate(steps - 1, 1.0), end)
 
 
-def is_annealed(steps: int, planned_steps: int, schedule: Schedule) -> bool:
-    """Whether the last of `steps` updates had the rate at which the planned run ends.
-
-    A run that stopped before has a higher loss than a run planned for its length. A rate that stays at its peak
-    (`final_factor` 1) is at its end as soon as it is warm: such a run may stop anywhere.
+def run_schedule(training: Training, planned: int) -> RunSchedule:
+    """The rates of a cell, of a whole run of `planned` steps.
 
     Raises:
-        ValueError: there are no steps, or more than were planned.
+        ValueError: the run is too short to have a decay.
     """
-    if not 0 < steps <= planned_steps:
-        raise ValueError(f"{steps} steps of {planned_steps} are not a finished run")
-    if steps - 1 < schedule.warmup * planned_steps - 1:
-        return False
-    last, end = (scheduled_rate(step - 1, planned_steps, 1.0, schedule) for step in (steps, planned_steps))
-    return math.isclose(last, end)
+    begin = decay_from(training, planned)
+    return RunSchedule(training.settings.schedule, planned, last_step(training, planned), begin)
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+DECAYS: dict[Shape, Callable[[float], float]] = {
+    "sqrt": lambda passed: 1 - math.sqrt(passed),
+    "linear": lambda passed: 1 - passed,
+    "cosine": lambda passed: _cosine(1.0, 0.0, passed),
+}

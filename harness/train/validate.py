@@ -16,7 +16,7 @@ from harness.data.to_device import to_model_input
 from harness.data.wells import VALIDATION_SEED
 from harness.distributed.engine import Engine
 from harness.distributed.preemption import StopFlag, in_lockstep
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.models.layers.masking import masking_noise
 from harness.train.run_spec import RunSpec
 from shards.loader.batches import validation_batches, well_tiles

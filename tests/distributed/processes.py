@@ -83,6 +83,15 @@ def train(recipe_json: str, cell_id: str, folder: Path, hook: Callable[[], None]
         sys.exit(DIVERGED)
 
 
+def run_missing(recipe_json: str, cell_id: str, hook: Callable[[], None] | None = None) -> None:
+    """Run what a grid cell lacks on this rank, in its own folder of the recipe's output."""
+    from harness.stages.run import run_cell
+
+    if hook is not None:
+        hook()
+    run_cell(recipe_json, cell_id)
+
+
 class SignalAfter:
     """A hook: one rank sends itself a signal after a step."""
 

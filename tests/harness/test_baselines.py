@@ -20,8 +20,9 @@ from analysis.embeddings.corrections import apply_named
 from analysis.recall.pairs import read_pairs
 from analysis.recall.relationship_recall import relationship_recall
 from harness.data.prepare import prepare
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.models.encoder_file import EncoderFileError
 from harness.models.imagenet import ImagenetConfig, ImagenetVit
 from harness.models.layers.timm_import import import_timm

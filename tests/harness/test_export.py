@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from harness.embed.cell import embed_cell
 from harness.embed.parts import open_embedding
 from harness.export import ExportError, export_cell, main
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
-from harness.grid.cells import Cell, cells, find_cell
+from harness.grid.cells import cells, find_cell
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import configure
 from harness.models.config import MaeConfig

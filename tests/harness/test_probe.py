@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from harness.embed.cell import embed_cell
 from harness.embed.parts import open_embedding
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS, WEIGHTS, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.models.encoder_file import load_encoder
 from harness.probe import block_features, main

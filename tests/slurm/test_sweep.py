@@ -121,6 +121,50 @@ STORM = (
 )  # fmt: skip
 
 
+BRANCHES = (
+    "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}", "train.epochs=60", "embed=null",
+    "evaluate=null",
+    "grid.models=[vit_s16]", "grid.datasets=[one, two]", "grid.untrained=false",
+    "models.vit_s16.drop_path=0", "train.optimiser.name=adamw", "launch.checkpoint_minutes=0.02",
+)  # fmt: skip
+
+
+def test_branches_start_when_their_segment_is_done_and_survive_kills(
+    cluster: Cluster, slurm_recipe: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Two runs of two segments and three branches on two ranks. A trunk's rank is killed, a branch is cancelled."""
+    ended = sweep(slurm_recipe, *BRANCHES)
+    assert ended.returncode == 0, ended.stderr
+    assert "10 cells: 0 done, 10 to do" in ended.stdout
+    output = slurm_recipe.parent / "out"
+    until(
+        lambda: [p for p in first_ranks(cluster) if "train" in " ".join(p.cmdline())] or first_ranks(cluster), 120, "a"
+    )
+    for process in first_ranks(cluster)[:1]:
+        process.kill()
+    cancelled = next(cell for cell in (row["cell"] for row in statuses_of(slurm_recipe)) if "end0.5" in str(cell))
+    assert "cancelled" in sweep("cancel", slurm_recipe, *BRANCHES, str(cancelled)).stdout
+    until(lambda: (output / "report" / "loss_versus_compute.png").exists(), 600, "a report")
+    until(lambda: not cluster.run("squeue", "-h"), 600, "the queue is empty")
+    resumed = sweep("resume", slurm_recipe, *BRANCHES, "--force")
+    assert resumed.returncode == 0, resumed.stderr
+    until(lambda: {row["state"] for row in statuses_of(slurm_recipe)} == {"done"}, 600, "all cells are done")
+    until(lambda: not cluster.run("squeue", "-h"), 120, "the report is done")
+    assert not list(output.glob("cells/*/checkpoints")), "states are deleted with their last child"
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    local = sweep(write_tiny_recipe(folder), *BRANCHES, "launch.cells_per_job=4")
+    assert local.returncode == 0, local.stderr
+    assert_same(rows(output, ("-",)), rows(folder / "out"))
+
+
+def statuses_of(recipe: Path) -> list[dict[str, object]]:
+    ended = sweep("status", recipe, *BRANCHES, "--json")
+    assert ended.returncode == 0, ended.stderr
+    found: list[dict[str, object]] = json.loads(ended.stdout)
+    return found
+
+
 def with_a_dataset_that_cannot_train(recipe: Path) -> Path:
     """Add a third dataset, the second under another name, which STORM gives a batch that it cannot fill."""
     text = recipe.read_text()

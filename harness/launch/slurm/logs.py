@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell
 from harness.launch.slurm.failures import Failure, first_failure
 from harness.launch.slurm.submissions import Submissions, SubmittedArray
 from harness.recipe.schema import Recipe

@@ -1,13 +1,13 @@
 """Submit missing work as job arrays: train → embed → evaluate as dependent arrays, and one report job after all.
 
 Grid cells whose stages request the same resources share arrays: task i of an array waits for task i of the array
-before. If several jobs share the embedding of a cell (`stages/shared_embedding.py`), each is in an array of its own.
-What is queued or running is not submitted again; what failed for a transient reason is.
+before. A cell that starts from another's final state waits for that one's training. If several jobs share the embedding
+of a cell (`stages/shared_embedding.py`), each is in an array of its own. What is queued or running is not submitted
+again; what failed for a transient reason is.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,20 +15,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.grid.cells import Cell
+from harness.grid.cell import Cell
 from harness.launch.slurm import commands
 from harness.launch.slurm.code_snapshot import snapshot
 from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.job import run_task
-from harness.launch.slurm.job_chains import HeldBack, JobChain, decide
+from harness.launch.slurm.job_chains import (
+    ArrayGroup,
+    ArrayTask,
+    HeldBack,
+    JobChain,
+    array_groups,
+    by_level,
+    decide_all,
+    depending,
+    task_resources,
+)
 from harness.launch.slurm.job_states import JobState, states
 from harness.launch.slurm.options import arguments, field_of, parameters
 from harness.launch.slurm.submissions import Key, Submissions, Submitted, SubmittedArray
-from harness.plan.resources import Resources, stage_resources
+from harness.plan.resources import Resources
 from harness.recipe.fields import unusable_by_slurm
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork
-from harness.stages.tasks import read_task
 
 REPORT = "report"
 LastJob = Callable[[str], None]
@@ -59,14 +68,9 @@ def submit(recipe: Recipe, work_items: Sequence[CellWork], last_job: LastJob, fo
         for (cell, task), submitted in latest.items():
             of_cell.setdefault(cell, {})[task] = submitted
         known = states([submitted.job for submitted in latest.values()])
-        chains: list[JobChain] = []
-        held: list[HeldBack] = []
-        for work in work_items:
-            decision = decide(recipe, work, of_cell.get(work.cell.id, {}), known, force)
-            if isinstance(decision, JobChain):
-                chains.append(decision)
-            elif decision is not None:
-                held.append(decision)
+        decisions = decide_all(recipe, work_items, of_cell, known, force)
+        chains = [decision for decision in decisions if isinstance(decision, JobChain)]
+        held = [decision for decision in decisions if isinstance(decision, HeldBack)]
         _check_requests(recipe, chains)
         _adjust_throttles(recipe, submissions, known)
         commands.cancel([job for chain in chains for job in chain.replaced])
@@ -81,7 +85,7 @@ def _check_requests(recipe: Recipe, chains: Sequence[JobChain]) -> None:
     unusable = unusable_by_slurm(recipe.output.resolve())
     if unusable:
         raise SlurmError(f"output: {unusable}; nothing was submitted")
-    requests = {_resources(recipe, chain.cell, tasks[0]) for chain in chains for tasks in chain.tasks}
+    requests = {task_resources(recipe, chain.cell, tasks[0]) for chain in chains for tasks in chain.tasks}
     slurm = recipe.launch.slurm
     longest = commands.longest_minutes(slurm.partition) if requests else math.inf
     if 60 * slurm.hours > longest:
@@ -116,9 +120,12 @@ def _submit_chains(
     code = snapshot(recipe.output)
     largest = max(1, commands.max_array_size() - 1)  # a cluster without arrays says 0 and gets single jobs
     entries: list[SubmittedArray] = []
-    for group in _groups(recipe, chains):
-        for start in range(0, len(group), largest):
-            entries += _submit_group(recipe, submissions, group[start : start + largest], latest, code)
+    trained: dict[str, ArrayTask] = {}
+    for level in by_level(chains):
+        for group in array_groups(recipe, level, trained, largest):
+            submitted = _submit_group(recipe, submissions, group, latest, code)
+            trained |= {cell: (entry, n) for entry in submitted[:1] for n, cell in enumerate(entry.cells)}
+            entries += submitted
     entries.append(_submit_report(recipe, submissions, code, last_job))
     return entries
 
@@ -131,25 +138,10 @@ def _lacks_report(submissions: Submissions, known: dict[str, JobState]) -> bool:
     return not any(state.is_live for state in states(reports).values())
 
 
-def _groups(recipe: Recipe, chains: Sequence[JobChain]) -> list[list[JobChain]]:
-    """Group chains that can share arrays: the same tasks with the same resources, waiting for the same jobs."""
-
-    def key(chain: JobChain) -> tuple[Any, ...]:
-        resources = tuple(_resources(recipe, chain.cell, tasks[0]) for tasks in chain.tasks)
-        return chain.after, chain.concurrent, chain.tasks, resources
-
-    return [list(group) for _, group in itertools.groupby(sorted(chains, key=key), key)]
-
-
-def _resources(recipe: Recipe, cell: Cell, task: str) -> Resources:
-    return stage_resources(recipe.launch, cell, read_task(task)[0])
-
-
 def _submit_group(
-    recipe: Recipe, submissions: Submissions, group: Sequence[JobChain], latest: dict[Key, Submitted], code: Path
+    recipe: Recipe, submissions: Submissions, group: ArrayGroup, latest: dict[Key, Submitted], code: Path
 ) -> list[SubmittedArray]:
-    chain, cells = group[0], [chain.cell for chain in group]
-    dependency = _dependency("afterok", chain.after)
+    chain, cells, dependency = group.chains[0], [chain.cell for chain in group.chains], group.condition
     entries: list[SubmittedArray] = []
     for position, tasks in enumerate(chain.tasks):
         arrays = []
@@ -157,8 +149,8 @@ def _submit_group(
             entry = _submit_array(recipe, submissions, task, cells, latest, code, dependency)
             arrays.append(entry.array or "")
             entries.append(entry)
-        conditions = [_dependency("aftercorr" if len(cells) > 1 else "afterok", arrays)]
-        conditions += [_dependency("afterok", chain.concurrent)] if position == 0 else []
+        conditions = [depending("aftercorr" if len(cells) > 1 else "afterok", arrays)]
+        conditions += [depending("afterok", chain.concurrent)] if position == 0 else []
         dependency = ",".join(condition for condition in conditions if condition)
     return entries
 
@@ -172,15 +164,10 @@ def _submit_array(
     attempts = tuple(submitted.attempt + 1 if submitted else 1 for submitted in before)
     entry = _entry(recipe, task, tuple(cell.id for cell in cells), attempts)
     submissions.plan(entry)
-    options = parameters(recipe, _resources(recipe, cells[0], task), entry.name, code, dependency)
+    options = parameters(recipe, task_resources(recipe, cells[0], task), entry.name, code, dependency)
     array = _submit(recipe, entry, options)
     submissions.submitted(entry.name, array)
     return SubmittedArray(**{**vars(entry), "array": array})
-
-
-def _dependency(kind: str, jobs: Sequence[str]) -> str | None:
-    """A condition of sbatch's `--dependency`, such as `afterok:1:2`; None without jobs."""
-    return f"{kind}:{':'.join(jobs)}" if jobs else None
 
 
 def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[int, ...]) -> SubmittedArray:

@@ -135,9 +135,9 @@ def test_runs_that_were_not_annealed_are_open_and_in_the_legend(study):
         assert faces.count("#FFFFFF") == 1
         (edge,) = (mark.get_edgecolor()[0] for mark, face in zip(marks, faces, strict=True) if face == "#FFFFFF")
         assert to_hex(edge).upper() == COLOURS["S"]
-        assert "stopped before its end" in [text.get_text() for text in figure.legends[0].texts]
+        assert "not decayed" in [text.get_text() for text in figure.legends[0].texts]
     annealed = recall_versus_compute(points, fit_sources(points, "mae_train"), baselines, "mae_train")
-    assert "stopped before its end" not in [text.get_text() for text in annealed.legends[0].texts]
+    assert "not decayed" not in [text.get_text() for text in annealed.legends[0].texts]
 
 
 NAMES = ("$x^2$", "$\\frac$", "a$b", "_hidden", "100% & <b>", "a\\$b$", "$$")

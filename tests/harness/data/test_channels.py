@@ -17,8 +17,9 @@ from harness.data.prepare import prepare
 from harness.data.to_device import to_model_input
 from harness.distributed.ranks import Ranks
 from harness.export import export_cell, load_encoder, load_transform
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS, RECONSTRUCTIONS, WEIGHTS, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.models.encoder_file import EncoderFileError
 from harness.probe import block_features
 from harness.recipe.errors import RecipeError

@@ -11,7 +11,8 @@ from harness.data.channels import ChannelOrder
 from harness.data.plate_statistics import adapted, by_plate
 from harness.data.shard_sets import open_shards
 from harness.distributed.ranks import Ranks
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.models.architecture import build
 from harness.models.interface import Network
 from harness.recipe.load import load

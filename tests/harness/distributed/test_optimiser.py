@@ -9,8 +9,8 @@ from torch import nn
 from harness.distributed.optimiser import OptimiserName, build_optimiser, parameter_groups, set_rates
 from harness.models.config import MaeConfig
 from harness.models.mae import MaskedAutoencoder
-from harness.recipe.schema import Schedule
-from harness.train.schedule import cycled_momentum, learning_rate, scheduled_momentum
+from harness.recipe.schedules import OneCycleCosine
+from harness.train.schedule import RunSchedule, cycled_momentum, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -166,5 +166,5 @@ def test_a_cycled_momentum_is_that_of_torch_one_cycle(
 
 def test_a_momentum_that_is_not_cycled_stays(model: MaskedAutoencoder) -> None:
     optimiser = build_optimiser(model, "lion", peak=1.0, weight_decay=0.0, betas=(0.9, 0.95))
-    set_rates(optimiser, 0.5, scheduled_momentum(3, 10, Schedule()))
+    set_rates(optimiser, 0.5, RunSchedule(OneCycleCosine(), 10, 10).momentum(3))
     assert [group["betas"] for group in optimiser.param_groups] == [(0.9, 0.95)] * 2

@@ -1,4 +1,4 @@
-"""Covers `cells`: a grid cell's id depends on what changes its result, and on nothing else."""
+"""Covers `cell` and `cells`: a grid cell's id depends on what changes its result, and on nothing else."""
 
 import itertools
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 

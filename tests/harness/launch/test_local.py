@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.launch import local
-from harness.launch.local import Outcome, batches
+from harness.launch.local import Outcome, batch_size, next_batch
 from harness.launch.progress import Watch, describe
 from harness.plan.cost import plan_cells
 from harness.recipe.load import load
@@ -28,9 +29,31 @@ def trained_cell(recipe: Recipe) -> Cell:
 def test_cells_are_shared_out_in_order_and_no_process_is_idle(tiny_recipe_file: Path) -> None:
     recipe = load(tiny_recipe_file, "laptop", ["launch.cells_per_job=4"])
     pending = cells(recipe)
-    assert [len(batch) for batch in batches(pending, recipe.launch)] == [4, 3]
-    assert [cell for batch in batches(pending, recipe.launch) for cell in batch] == list(pending)
-    assert [len(batch) for batch in batches(pending[:3], recipe.launch)] == [2, 1]
+    assert shared_out(pending, batch_size(len(pending), recipe.launch)) == [pending[:4], pending[4:]]
+    assert [len(batch) for batch in shared_out(pending[:3], batch_size(3, recipe.launch))] == [2, 1]
+
+
+def shared_out(pending: list[Cell], size: int) -> list[list[Cell]]:
+    """The batches of a sweep whose processes end in the order of their start."""
+    waiting, shared = list(pending), []
+    while batch := next_batch(waiting, [], size):
+        shared.append(batch)
+    return shared
+
+
+def test_a_cell_waits_for_the_one_that_it_starts_from_unless_that_is_before_it_in_its_process(
+    tiny_recipe_file: Path,
+) -> None:
+    """A trunk of two segments, A then B; branch a starts from A, b and c start from B."""
+    schedule = "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}"
+    grid = cells(load(tiny_recipe_file, "laptop", [schedule]))
+    first, second, *branches = [cell for cell in grid if cell.seed == 0 and cell.training is not None][:5]
+    assert [cell.start and cell.start.id for cell in branches] == [first.id, second.id, second.id]
+    waiting = [second, *branches, first]
+    assert next_batch(list(waiting), [], 1) == [first]
+    assert next_batch(list(waiting), [], 3) == [first, second, branches[0]]
+    assert next_batch([second, *branches], [first], 4) == []
+    assert next_batch([*branches], [second], 4) == [branches[0]]
 
 
 def test_jobs_get_their_number_of_threads_and_the_environment_is_restored(

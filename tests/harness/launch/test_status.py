@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from printed import read_table
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.launch import status
 from harness.launch.slurm.failures import Failure, record_failure
 from harness.launch.slurm.heartbeat import heartbeat

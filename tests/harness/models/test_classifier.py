@@ -30,8 +30,9 @@ from harness.distributed.preemption import Preempted
 from harness.distributed.ranks import Ranks
 from harness.embed.cell import embed_cell
 from harness.embed.parts import open_embedding
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import build, cost_of
 from harness.models.classifier import DenseNetClassifier, DenseNetConfig

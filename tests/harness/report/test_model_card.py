@@ -1,6 +1,7 @@
 """Covers `model_card`; tests/harness/test_export.py covers the cards of exported cells."""
 
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.recipe.schema import Recipe
 from harness.report.model_card import model_card
 

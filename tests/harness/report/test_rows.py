@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from finished_cells import finished
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.report.left_out import left_out

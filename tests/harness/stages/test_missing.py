@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.data.prepare import prepare
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages.missing import StageError, missing_stages, stages_of

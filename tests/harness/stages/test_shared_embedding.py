@@ -17,8 +17,9 @@ import pytest
 from harness.data.channels import set_channels
 from harness.embed.cell import embed_cell
 from harness.embed.parts import JobShare, discard_parts, open_embedding
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import EMBEDDINGS, cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.launch import status
 from harness.launch.slurm.job_chains import HeldBack, JobChain, decide

@@ -25,7 +25,8 @@ from harness.checkpoint import checkpoints as checkpoint
 from harness.data.prepare import prepare
 from harness.data.to_device import StepInput
 from harness.distributed.preemption import Preempted
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.grid.cells import Cell, cells
+from harness.grid.cell import Cell
+from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.recipe.data import Stream
 from harness.recipe.schema import Recipe

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness.distributed.preemption import Preempted, RunControl
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.launch.slurm import commands, job
 from harness.launch.slurm.failures import first_failure
 from harness.launch.slurm.heartbeat import heartbeat, job_id

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
-from harness.grid.cells import Cell, cells
+from harness.grid.cells import cells
 from harness.launch.slurm import commands
 from harness.launch.slurm.failures import Failure, record_failure
 from harness.launch.slurm.job_chains import HeldBack, JobChain, decide

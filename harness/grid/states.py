@@ -1,0 +1,102 @@
+"""Cells that begin where another ends: the trunk's segments and branches, snapshots, and continued training.
+
+A run passes through states. Where several cells go on from one, or where it is evaluated (a snapshot), the run is cut:
+the part before is a cell of its own, a segment, and what follows starts from its final training state. A cell's id says
+what it trained and not where it began, so a run that is cut has the id of one that trained straight through. Pure
+functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+from harness.grid.cell import Cell, Kind, Training
+from harness.recipe.schedules import Schedule, WarmupStableDecay
+
+
+def trajectory(run: Cell, ends: Sequence[float], snapshots: Sequence[float]) -> list[Cell]:
+    """The cells of a run with the given ends and snapshots, each after the one that it starts from.
+
+    Args:
+        run: the whole run, as a cell.
+        ends: shares of the run at which branches end; 1.0 alone for a schedule without branches.
+        snapshots: shares of the run at which its state is evaluated.
+    """
+    assert run.training is not None
+    schedule = run.training.settings.schedule
+    forks = {end: _fork(schedule, end) for end in ends}
+    last = max(forks.values(), default=0.0)
+    shared = {fork for fork in forks.values() if fork < last}
+    segments: list[Cell] = []
+    for share in sorted(shared | {share for share in snapshots if share <= last}):
+        start = segments[-1] if segments else run.start
+        segments.append(_part(run, start, until=share, is_snapshot=share in snapshots))
+    branches = [_part(run, _last_before(segments, fork) or run.start, end=end) for end, fork in forks.items()]
+    return segments + branches
+
+
+def _fork(schedule: Schedule, end: float) -> float:
+    """The share of the run up to which a run to `end` is the trunk; without a trunk, all of it."""
+    return schedule.stable_until(end) if isinstance(schedule, WarmupStableDecay) else end
+
+
+def _last_before(segments: Sequence[Cell], fork: float) -> Cell | None:
+    return next((segment for segment in reversed(segments) if _until(segment) <= fork), None)
+
+
+def _until(segment: Cell) -> float:
+    assert segment.training is not None
+    assert segment.training.until is not None
+    return segment.training.until
+
+
+def _part(
+    run: Cell, start: Cell | None, *, until: float | None = None, end: float = 1.0, is_snapshot: bool = False
+) -> Cell:
+    assert run.training is not None
+    training = replace(run.training, until=until, end=end)
+    kind: Kind = "trained" if until is None else "segment"
+    return replace(run, kind=kind, training=training, start=start, is_snapshot=is_snapshot)
+
+
+def with_heirs(grid: Sequence[Cell]) -> list[Cell]:
+    """The same cells, each with those that start from it, and those in turn with theirs."""
+    if all(cell.start is None for cell in grid):
+        return list(grid)
+    by_start: dict[str, list[Cell]] = {}
+    for cell in grid:
+        if cell.start is not None:
+            by_start.setdefault(cell.start.id, []).append(cell)
+
+    @cache
+    def complete(cell_id: str) -> tuple[Cell, ...]:
+        return tuple(replace(heir, heirs=complete(heir.id)) for heir in by_start.get(cell_id, ()))
+
+    return [replace(cell, heirs=complete(cell.id)) for cell in grid]
+
+
+def steps_at(share: float, planned: int) -> int:
+    """The step at a share of a run of `planned` steps, rounded to the nearest, and at least 1."""
+    return max(1, int(share * planned + 0.5))
+
+
+def last_step(training: Training, planned: int) -> int:
+    """The step after which a cell ends, of a whole run of `planned` steps."""
+    return steps_at(training.share, planned)
+
+
+def decay_from(training: Training, planned: int) -> int | None:
+    """The step at which a branch's decay begins; None for a segment, and where the rate has no trunk.
+
+    Raises:
+        ValueError: the run is too short to have a decay.
+    """
+    schedule = training.settings.schedule
+    if not isinstance(schedule, WarmupStableDecay) or training.until is not None:
+        return None
+    begin, end = steps_at(schedule.stable_until(training.end), planned), steps_at(training.end, planned)
+    if begin >= end:
+        raise ValueError(f"train.schedule: the run to {training.end:g} has {end} steps: too few for a decay")
+    return begin
