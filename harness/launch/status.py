@@ -59,7 +59,25 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     known = states([submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted])
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
     places = [point_name(work.cell.point.coordinates()) for work in work_items]
-    return [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
+    rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
+    return _after_their_starts(work_items, rows)
+
+
+def _after_their_starts(work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
+    """The same, where a cell that is not submitted because the one that it starts from failed says so.
+
+    A cell comes after the one that it starts from.
+    """
+    known: dict[str, CellStatus] = {}
+    for work, row in zip(work_items, rows, strict=True):
+        start = known.get(work.cell.start.id) if work.cell.start is not None and "train" in work.missing else None
+        if start is not None and start.stage == "train" and start.state in ("failed", "lost", "never"):
+            reason = (
+                start.reason if start.reason.startswith("starts from") else f"starts from {start.cell}, which failed"
+            )
+            row = replace(row, state="never", reason=reason) if row.state in ("missing", "never", "failed") else row
+        known[work.cell.id] = row
+    return list(known.values())
 
 
 def _next_jobs(recipe: Recipe, work: CellWork, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from printed import read_table
 
+from harness.data.prepare import prepare
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
@@ -22,6 +23,7 @@ from harness.launch.slurm.heartbeat import heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState
 from harness.launch.slurm.submissions import Submitted
 from harness.launch.status import CellStatus
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.storage.atomic import write_json
 
@@ -143,3 +145,17 @@ def test_the_time_left_counts_validations(tiny_recipe: Recipe, cell: Cell, statu
     log = {"kind": "train", "step": 50, "progress": 0.25, "crops_per_second": 20.0, "seconds_left": 90.0}
     (folder / TRAIN_LOG).write_text(json.dumps(log) + "\n")
     assert status_of(JobState("RUNNING")).eta_seconds == 90.0
+
+
+def test_what_starts_from_a_failed_segment_says_so(tiny_recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}"
+    recipe = load(tiny_recipe_file, "laptop", [ends, "grid.models=[vit_s16]", "grid.datasets=[two]"])
+    prepare(recipe)
+    first, second, *branches = [cell for cell in cells(recipe) if cell.training is not None]
+    latest = {(first.id, "train"): Submitted(JOB, 1, Path())}
+    monkeypatch.setattr(status.Submissions, "latest", lambda submissions: latest)
+    monkeypatch.setattr(status, "states", lambda jobs: dict.fromkeys(jobs, JobState("OUT_OF_MEMORY")))
+    rows = {row.cell: row for row in status.statuses(recipe)}
+    assert (rows[first.id].state, rows[first.id].reason) == ("failed", "out of memory; resume --force tries again")
+    for cell in (second, *branches):
+        assert (rows[cell.id].state, rows[cell.id].reason) == ("never", f"starts from {first.id}, which failed")
