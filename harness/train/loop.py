@@ -133,15 +133,13 @@ def _train_model(
     values |= _results(run) | at_end
     if stage.start is not None:
         values["start"] = stage.start.cell
-        if stage.cell.begins_run:  # its steps count from 0
-            values["crops"] += stage.start.values["crops"]
     return run
 
 
 def _results(run: Run) -> dict[str, Any]:
     progress, spec = run.progress, run.spec
     return {
-        "crops": progress.step * spec.training.batch,
+        "crops": run.crops,
         "steps": progress.step,
         "planned_steps": spec.steps,
         "annealed": spec.training.until is None and spec.schedule.is_annealed(progress.step),

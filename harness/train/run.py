@@ -47,12 +47,18 @@ class Run:
     control: RunControl
     max_crops: int | None  # in one forward pass
     logged: int  # the step of the last row of the log, or of the start
+    crops_before: int = 0  # of the run that this one continues
     _started: bool = False  # whether the first batch has arrived
 
     @property
     def training(self) -> Training:
         """How the cell trains."""
         return self.spec.training
+
+    @property
+    def crops(self) -> int:
+        """Crops seen so far, those of a run that this one continues too."""
+        return self.crops_before + self.progress.step * self.training.batch
 
     def ends_interval(self, steps: int) -> bool:
         """Whether the step just done ends an interval of so many steps, or the run."""
@@ -158,8 +164,7 @@ class Run:
         progress.best_loss = loss if best is None else min(best, loss)
         progress.validated, progress.validation = progress.step, losses
         if self.metrics:
-            crops = progress.step * self.training.batch
-            self.metrics.write({"kind": "validation", "step": progress.step, "crops": crops, **losses})
+            self.metrics.write({"kind": "validation", "step": progress.step, "crops": self.crops, **losses})
         return True
 
     @property
@@ -202,9 +207,11 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
         continue_log(start.cell / TRAIN_LOG, stage.folder / TRAIN_LOG, progress.log_bytes)
     metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
     max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
+    before = int(stage.start.values["crops"]) if stage.start is not None and cell.begins_run else 0
     return Run(
-        cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, logged=progress.step
-    )
+        cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, logged=progress.step,
+        crops_before=before,
+    )  # fmt: skip
 
 
 def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor) -> Start | None:

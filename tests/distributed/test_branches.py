@@ -127,7 +127,8 @@ def test_a_run_continues_another_with_its_weights_and_moments_and_a_schedule_of_
     assert after.values["start"] == one.id
     assert after.values["crops"] == before.values["crops"] + after.values["steps"] * 8
     validations = rows(cell_folder(recipe, two), "validation")
-    assert validations[0]["step"] <= 16  # its own steps
+    assert validations[0]["step"] == 16  # its own steps
+    assert validations[0]["crops"] == before.values["crops"] + 16 * 8
     weights = [load_file(cell_folder(recipe, cell) / "model.safetensors") for cell in grid]
     assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
     fresh, (from_random,) = study(write_tiny_recipe, tmp_path / "fresh", "train.optimiser.name=adamw")
