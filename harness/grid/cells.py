@@ -21,7 +21,8 @@ from harness.recipe.axes import VARIANT, Point, at_point, points
 from harness.recipe.data import Assay, Build, Stream
 from harness.recipe.fields import per_name
 from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
-from harness.recipe.schema import EarlyStopping, Optimiser, Recipe, Train
+from harness.recipe.optimiser import Optimiser
+from harness.recipe.schema import EarlyStopping, Recipe, Train
 
 ID_VERSION = 1
 PIXEL_STATISTICS = "pixel_statistics"
