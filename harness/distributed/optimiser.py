@@ -76,8 +76,8 @@ def build_optimiser(
     if not matrices:
         raise ValueError("muon needs hidden matrices, and this model has none: use adamw, lion or sgd")
     inner = {name for name, _ in matrices}
-    groups = [group for group in parameter_groups(matrices, weight_decay, scaling) if group["params"]]
-    others = parameter_groups([(name, p) for name, p in named if name not in inner], weight_decay, scaling)
+    parts = matrices, [(name, p) for name, p in named if name not in inner]
+    groups, others = (_not_empty(parameter_groups(part, weight_decay, scaling)) for part in parts)
     if rest == "lion":
         for group in others:
             group["rate"], group["weight_decay"] = group["rate"] * LION_SHARE, group["weight_decay"] / LION_SHARE
@@ -86,15 +86,21 @@ def build_optimiser(
     return MuonAndRest(groups, _optimiser(rest, others, peak, betas, momentum), peak=peak, momentum=momentum)
 
 
+def _not_empty(groups: list[Group]) -> list[Group]:
+    """Leave out groups without parameters: a state is loaded by these, so an empty group would lose its settings."""
+    return [group for group in groups if group["params"]]
+
+
 def _optimiser(
     name: OptimiserName, groups: list[Group], peak: float, betas: tuple[float, float], momentum: float
 ) -> "Optimizer":
+    groups = _not_empty(groups)
     for group in groups:
         group["lr"] = peak * group["rate"]
     if name == "lion":
         from lion_pytorch.foreach import Lion  # a few kernels for all tensors, not eight per tensor
 
-        lion: Optimizer = Lion([group for group in groups if group["params"]], lr=peak, betas=betas)
+        lion: Optimizer = Lion(groups, lr=peak, betas=betas)
         return lion
     if name == "adamw":
         from torch.optim import AdamW
