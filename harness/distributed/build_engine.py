@@ -15,6 +15,7 @@ from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
 from harness.distributed.recompute import set_up_blocks
 from harness.grid.cell import Cell
+from harness.models.layers.parametrisation import scaling_of
 from harness.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) ->
 
     def make_optimiser(module: nn.Module) -> Optimizer:
         return build_optimiser(
-            module, optimiser.name, peak=peak, betas=optimiser.betas, momentum=optimiser.momentum,
-            weight_decay=optimiser.weight_decay,
+            module, optimiser.name, peak=peak, betas=optimiser.betas, momentum=optimiser.momentum_used,
+            weight_decay=optimiser.weight_decay, rest=optimiser.rest,
+            scaling=scaling_of(model.config, optimiser.name),
         )  # fmt: skip
 
     precision = cell.training.settings.precision

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser, State
 from harness.distributed.optimiser import set_rates
 from harness.distributed.ranks import Ranks
+from harness.recipe.optimiser import NO_MUON_ON_DEEPSPEED
 
 if TYPE_CHECKING:
     from harness.models.interface import Network
@@ -35,10 +36,16 @@ MOMENTS = {
 
 
 class Zero(Engine):
-    """ZeRO without DeepSpeed's initialisation, optimisers and schedules, so that results equal the other engines'."""
+    """ZeRO without DeepSpeed's initialisation, optimisers and schedules, so that results equal the other engines'.
+
+    Raises:
+        ValueError: the optimiser needs whole matrices (Muon), and ZeRO keeps flat parts of them.
+    """
 
     def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
         super().__init__(model, make_optimiser, ranks, options)
+        if type(self.optimiser).__name__ not in MOMENTS:
+            raise ValueError(NO_MUON_ON_DEEPSPEED)
         self._groups = _named_groups(model, self.optimiser)
         if options.zero_stage == 3:
             _skip_empty_groups(self.optimiser)

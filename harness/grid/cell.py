@@ -17,8 +17,9 @@ from pydantic import JsonValue
 from harness.recipe.axes import END, Point
 from harness.recipe.data import Assay, Build, Stream
 from harness.recipe.models import Architecture
+from harness.recipe.optimiser import Optimiser
 from harness.recipe.schedules import STABLE
-from harness.recipe.schema import EarlyStopping, Optimiser, Recipe, Train
+from harness.recipe.schema import EarlyStopping, Recipe, Train
 
 ID_VERSION = 1
 Kind = Literal["trained", "segment", "untrained", "pretrained", "profiles", "pixel_statistics"]

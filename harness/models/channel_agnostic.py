@@ -36,6 +36,7 @@ from harness.models.layers.blocks import (
     unpatchify,
 )
 from harness.models.layers.masking import Masking, place_tokens, random_masking, take_tokens
+from harness.models.layers.parametrisation import scale_initial_values
 from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaeOutput, Reconstruction, pooled
 
@@ -244,6 +245,7 @@ class ChannelAgnosticMae(Network):
         self.decoder.get_buffer("placeholder").zero_()
         backbone.fc_norm.get_buffer("weight").fill_(1)
         backbone.fc_norm.get_buffer("bias").zero_()
+        scale_initial_values(self, config, ENCODER_SCHEME[config.initialisation], DECODER_SCHEME[config.initialisation])
 
     @property
     def _backbone(self) -> VitBackbone:

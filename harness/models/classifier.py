@@ -21,6 +21,7 @@ from harness.models.config import EncoderConfig
 from harness.models.interface import Network, Output
 from harness.models.layers.blocks import ENCODER_SCHEME, initialise_weights, patchify
 from harness.models.layers.losses import at_least_single
+from harness.models.layers.parametrisation import scale_initial_values
 from harness.models.layers.sub_batch_norm import by_sub_batches, sub_batch_norms
 from harness.models.layers.timm_import import import_timm
 from harness.models.mae import Encoder, pooled
@@ -158,7 +159,9 @@ class VitClassifier(Classifier):
         self.head = linear_head(config.embedding_width, config.classes)
         with torch.no_grad():
             self.encoder.reset_parameters()
-            initialise_weights(self.head, ENCODER_SCHEME[self.config.initialisation])
+            scheme = ENCODER_SCHEME[self.config.initialisation]
+            initialise_weights(self.head, scheme)
+            scale_initial_values(self, config, scheme, scheme)
 
     def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
         noise = depth_noise if self.training and self.config.noise_values else None

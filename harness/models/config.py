@@ -14,12 +14,14 @@ from typing import get_args, get_type_hints
 from analysis.compute.flops import Vit, VitMae
 from harness.recipe.fields import default_of
 from harness.recipe.models import (
+    BASE_HEAD_WIDTH,
     BlockBias,
     FourierMode,
     FourierNorm,
     Initialisation,
     Mae,
     MaeVitSection,
+    Parametrisation,
     Pool,
     VitSection,
     VitSize,
@@ -52,6 +54,8 @@ class EncoderConfig(Vit):
         block_bias: what the bias of a block's first projection is added to (`layers.blocks.encoder_blocks`).
         initialisation: of the weights (`layers.blocks.initialise_weights`).
         position_temperature: longest wavelength of the fixed positions, in units of 2π patches.
+        parametrisation: how initial values and rates follow width and depth (`layers.parametrisation`).
+        base_width, base_depth: under "mup", the encoder at which it equals "standard".
         pool: how tokens become one embedding: class token, mean of the patch tokens, their standard deviation, or mean
             and standard deviation concatenated. Always after the final norm.
 
@@ -65,18 +69,28 @@ class EncoderConfig(Vit):
     position_temperature: float = default_of(Mae, "position_temperature")
     block_bias: BlockBias = default_of(Mae, "block_bias")
     initialisation: Initialisation = default_of(Mae, "initialisation")
+    parametrisation: Parametrisation = default_of(Mae, "parametrisation")
+    base_width: int = default_of(Mae, "base_width")
+    base_depth: int = default_of(Mae, "base_depth")
     pool: Pool = DEFAULT_POOL
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "patch", "crop", "channels"):
+        for name in ("width", "depth", "heads", "patch", "crop", "channels", "base_width", "base_depth"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "at least 0 and below 1")
         scale, temperature = self.layer_scale, self.position_temperature
         require(temperature > 1, "position_temperature", temperature, "above 1")
         require(scale is None or scale > 0, "layer_scale", scale, "positive, or None for no LayerScale")
-        for name, known in (("pool", Pool), ("block_bias", BlockBias), ("initialisation", Initialisation)):
+        for name, known in (
+            ("pool", Pool), ("block_bias", BlockBias), ("initialisation", Initialisation),
+            ("parametrisation", Parametrisation),
+        ):  # fmt: skip
             value = getattr(self, name)
             require(value in get_args(known), name, value, f"one of {get_args(known)}")
+        if self.parametrisation == "mup":
+            require(scale is not None, "layer_scale", scale, "positive under mup, which scales residuals by it")
+            same = self.qk_norm or self.width == BASE_HEAD_WIDTH * self.heads
+            require(same, "heads", self.heads, f"width / {BASE_HEAD_WIDTH} under mup without qk_norm")
         require_width("width", self.width, "heads", self.heads)
         if self.crop % self.patch:
             raise ValueError(f"crop {self.crop} is not a multiple of patch {self.patch}")

@@ -24,7 +24,7 @@ from harness.models.config import MOST, MaeConfig, check_types
 from harness.models.layers.blocks import MLP_RATIO, PLAIN_BIAS, SHIFTED_BIAS, pad_shifted
 from harness.models.layers.self_standardise import SelfStandardise
 from harness.models.layers.timm_import import import_timm
-from harness.recipe.models import Pool
+from harness.recipe.models import PARAMETRISATION, Pool
 from harness.storage.json_files import is_number, parse_json
 from harness.storage.safetensors_header import Header, HeaderError
 from harness.storage.safetensors_header import read_header as header_of
@@ -59,11 +59,16 @@ def save_encoder(
     weights = _as_file(weights)
     _check_shapes(path, {name: tuple(value.shape) for name, value in weights.items()}, config)
     metadata = {
-        **(notes or {}), "format": FORMAT, "config": json.dumps(asdict(config)),
+        **(notes or {}), "format": FORMAT, "config": json.dumps(_stated(config)),
         "value_range": json.dumps(value_range), "timm": import_timm().__version__,
     }  # fmt: skip
     tensors = {name: value.detach().contiguous().cpu() for name, value in weights.items()}
     write_safetensors(path, tensors, metadata)
+
+
+def _stated(config: MaeConfig) -> dict[str, Any]:
+    """The configuration without what decides only how the encoder was trained: initial values and rates."""
+    return {name: value for name, value in asdict(config).items() if name not in PARAMETRISATION}
 
 
 def _as_file(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from harness.models.layers.blocks import (
     unpatchify,
 )
 from harness.models.layers.masking import Masking, place_tokens, random_masking, take_tokens
+from harness.models.layers.parametrisation import scale_initial_values
 from harness.recipe.models import Pool
 
 
@@ -223,6 +224,8 @@ class MaskedAutoencoder(Network):
         """Set every parameter and buffer to its initial value."""
         self.encoder.reset_parameters()
         self.decoder.reset_parameters()
+        scheme = self.config.initialisation
+        scale_initial_values(self, self.config, ENCODER_SCHEME[scheme], DECODER_SCHEME[scheme])
 
     def _patches(self, images: Tensor) -> Tensor:
         expected = (len(images), self.config.channels, self.config.crop, self.config.crop)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from analysis.compute.flops import VitMae, decoder_parameters, encoder_parameters
+from analysis.compute.flops import MLP_RATIO, VitMae, decoder_parameters, encoder_parameters
 from harness.distributed.engine_choice import EngineName
 
 Recompute = Literal["none", "selective", "full"]
@@ -42,7 +42,8 @@ KEPT = MappingProxyType(
         ("fp32", "full"): Kept(4.0, 4.0, 80.0),
     }
 )
-MOMENTS = MappingProxyType({"lion": 1, "adamw": 2})
+MOMENTS = MappingProxyType({"lion": 1, "sgd": 1, "adamw": 2})
+BLOCK_MATRICES = 3 + 1 + 2 * MLP_RATIO  # of a block, in units of its width squared: q, k and v, output, and the MLP's
 IMAGES_KEPT = 2.17  # crops in float32, and what the loss keeps of them
 IMAGES_AT_LOSS = 4.0  # prediction, difference and their gradients, for a moment
 
@@ -59,6 +60,7 @@ class Setting:
     recompute: Recompute
     optimiser: str
     zero_stage: int = 2
+    rest: str = "adamw"  # beside Muon
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def memory(model: VitMae, setting: Setting) -> Memory:
 def weight_bytes(model: VitMae, setting: Setting) -> float:
     """Bytes of float32 weights, gradients and moments, each over the ranks that share it, and autocast's copy."""
     parameters = encoder_parameters(model) + decoder_parameters(model)
-    weights_bytes, moments = FLOAT * parameters, MOMENTS.get(setting.optimiser, 2)
+    weights_bytes, moments = FLOAT * parameters, moments_per_parameter(model, setting)
     cast = HALF * parameters if setting.precision == "bf16" else 0
     if setting.engine in ("single", "ddp"):
         return weights_bytes * (2 + moments) + cast
@@ -100,6 +102,15 @@ def weight_bytes(model: VitMae, setting: Setting) -> float:
         weights, gradients = (setting.world if setting.zero_stage >= stage else 1 for stage in (3, 2))
         return weights_bytes * (1 / weights + 1 / gradients + moments / setting.world) + cast
     return weights_bytes * (2 + moments) / (setting.world if setting.engine == "fsdp" else setting.shard)
+
+
+def moments_per_parameter(model: VitMae, setting: Setting) -> float:
+    """Numbers that the optimiser keeps for a parameter, on average: Muon one for each of a hidden matrix."""
+    if setting.optimiser != "muon":
+        return MOMENTS[setting.optimiser]
+    matrices = BLOCK_MATRICES * (model.depth * model.width**2 + model.decoder_depth * model.decoder_width**2)
+    share = (matrices + model.width * model.decoder_width) / model.parameters()
+    return share + (1 - share) * MOMENTS[setting.rest]
 
 
 def alternatives(setting: Setting, part: int) -> Iterator[tuple[str, Setting]]:

@@ -71,7 +71,7 @@ def estimate_step(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
     training = cell.training
     setting = Setting(
         engine, world, shard, micro_batch(part, max_crops), training.settings.precision, launch.recompute,
-        training.optimiser.name, launch.zero_stage,
+        training.optimiser.name, launch.zero_stage, training.optimiser.rest,
     )  # fmt: skip
     available = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
     needed, instead = None, None

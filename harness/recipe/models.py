@@ -34,6 +34,9 @@ FourierNorm = Literal["backward", "ortho"]
 VitSize = Literal["S", "B", "L"]
 BlockBias = Literal["mlp", "timm-0.8.13"]
 Initialisation = Literal["mae", "released"]
+Parametrisation = Literal["standard", "mup"]
+BASE = frozenset({"base_width", "base_depth"})  # fields of `Mae` that only mup uses
+BASE_HEAD_WIDTH = 64  # of a head whose attention mup scales as usual; that of every published ViT
 DEFAULT_KIND = "mae_vit"
 ARM = "kind-"  # prefix of unions' tags in pydantic's error paths; no field begins with it
 
@@ -46,7 +49,7 @@ class Mae(Section):
     """
 
     newer: ClassVar[frozenset[str]] = frozenset(
-        {"block_bias", "channel_names", "initialisation"}
+        {"base_depth", "base_width", "block_bias", "channel_names", "initialisation", "parametrisation"}
     )  # as in `NetworkSection`
 
     crop: PositiveInt = VitMae.crop
@@ -78,6 +81,13 @@ class Mae(Section):
         description="initial weights: Xavier uniform, as He et al.; or as the released configuration leaves them: "
         "timm's in the encoder, torch's own in the decoder",
     )
+    parametrisation: Parametrisation = Field(
+        "standard",
+        description="how initial values and learning rates follow an encoder's width and depth: not at all; or by muP "
+        "and CompleteP, so that one learning rate is near the best for every size (docs/parametrisation.md)",
+    )
+    base_width: PositiveInt = Field(384, description="under mup, the width at which it changes nothing: ViT-S's")
+    base_depth: PositiveInt = Field(12, description="under mup, the depth at which it changes nothing: ViT-S's")
     fourier_mode: FourierMode = "patch"
     fourier_norm: FourierNorm = Field(
         "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
@@ -85,7 +95,8 @@ class Mae(Section):
 
 
 CROPS = frozenset({"crop", "channels", "channel_names", "value_range"})
-ENCODER = frozenset({"layer_scale", "qk_norm", "position_temperature", "block_bias", "initialisation"})
+PARAMETRISATION = frozenset({"parametrisation"}) | BASE
+ENCODER = PARAMETRISATION | {"layer_scale", "qk_norm", "position_temperature", "block_bias", "initialisation"}
 
 
 class NetworkSection(Section):
@@ -124,6 +135,13 @@ class VitSection(NetworkSection):
     patch: PositiveInt
     drop_path: Probability = Field(0.0, description="stochastic depth of the last block; rises linearly to it")
 
+    def unscalable(self, shared: Mae) -> list[Misfit]:
+        """Heads whose attention mup cannot scale: without QK-norm it has no parameter to do that with."""
+        if shared.parametrisation == "standard" or shared.qk_norm or self.width == BASE_HEAD_WIDTH * self.heads:
+            return []
+        rule = f"must be width / {BASE_HEAD_WIDTH} where mae.parametrisation is mup and mae.qk_norm is false"
+        return [("heads", f"{self.heads} {rule}")]
+
 
 class MaeVitSection(VitSection):
     """One MAE-ViT encoder (supplement A.2.3)."""
@@ -145,7 +163,7 @@ class MaeVitSection(VitSection):
 
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""
-        return _indivisible("patch", self.patch, shared.crop)
+        return _indivisible("patch", self.patch, shared.crop) + self.unscalable(shared)
 
 
 class MuNetSection(NetworkSection):
@@ -166,7 +184,7 @@ class MuNetSection(NetworkSection):
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""
         smallest = 2 ** (len(self.widths) - 1)
-        misfits = _indivisible("mask_patch", self.mask_patch, shared.crop)
+        misfits = _indivisible("mask_patch", self.mask_patch, shared.crop) + _without_mup(self.kind, shared)
         if shared.crop % smallest:
             misfits.append(("widths", f"{len(self.widths)} scales need a crop of a multiple of {smallest} pixels"))
         return misfits
@@ -189,7 +207,7 @@ class ChannelAgnosticSection(VitSection):
 
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""
-        misfits = _indivisible("patch", self.patch, shared.crop)
+        misfits = _indivisible("patch", self.patch, shared.crop) + self.unscalable(shared)
         if self.width % self.heads or self.width % 4:
             misfits.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
         channels = self.learned_channels(shared)
@@ -232,7 +250,8 @@ class DenseNetSection(NetworkSection):
 
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""
-        return [("kind", f"a DenseNet halves crops five times: {shared.crop} pixels")] if shared.crop % 32 else []
+        uneven = [("kind", f"a DenseNet halves crops five times: {shared.crop} pixels")] if shared.crop % 32 else []
+        return uneven + _without_mup(self.kind, shared)
 
 
 class VitClassifierSection(VitSection):
@@ -246,7 +265,7 @@ class VitClassifierSection(VitSection):
 
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""
-        misfits = _indivisible("patch", self.patch, shared.crop)
+        misfits = _indivisible("patch", self.patch, shared.crop) + self.unscalable(shared)
         if self.width % self.heads or self.width % 4:
             misfits.append(("width", f"{self.width} must be a multiple of heads, {self.heads}, and of 4"))
         return misfits
@@ -294,6 +313,11 @@ def _indivisible(field: str, patch: int, crop: int) -> list[Misfit]:
     return [(field, f"{patch} does not divide the crop of {crop} pixels")] if crop % patch else []
 
 
+def _without_mup(kind: str, shared: Mae) -> list[Misfit]:
+    text = f"mae.parametrisation is mup, which {kind} does not have: only mae_vit, channel_agnostic and vit_classifier"
+    return [("kind", text)] if shared.parametrisation == "mup" else []
+
+
 def _arm(value: Any) -> str:  # noqa: ANN401  (any YAML value)
     kind = value.get("kind", DEFAULT_KIND) if isinstance(value, dict) else getattr(value, "kind", DEFAULT_KIND)
     return f"{ARM}{kind}"
@@ -323,5 +347,6 @@ class Architecture:
 
     def identity(self) -> dict[str, JsonValue]:
         """All that decides what the network computes, as JSON."""
-        fields = set(self.model.mae_fields) - at_default(self.mae, Mae.newer)
+        unused = BASE if self.mae.parametrisation == "standard" else frozenset[str]()
+        fields = set(self.model.mae_fields) - at_default(self.mae, Mae.newer) - unused
         return {**self.mae.model_dump(mode="json", include=fields), **self.model.own_identity()}

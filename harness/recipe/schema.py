@@ -31,7 +31,6 @@ from harness.recipe.fields import (
     Name,
     Pair,
     PositiveInt,
-    Probability,
     RatePerName,
     Section,
     Seed,
@@ -44,22 +43,10 @@ from harness.recipe.fields import (
 )
 from harness.recipe.launch import Hardware, Launch
 from harness.recipe.models import ARM, Mae, Model, Pool
+from harness.recipe.optimiser import NO_MUON_ON_DEEPSPEED, Optimiser
 from harness.recipe.schedules import MOST_ENDS, OneCycleCosine, Schedule, WarmupStableDecay, ends
 
 MOST_CELLS = 20_000
-
-
-class Optimiser(Section):
-    """Lion and AdamW take `betas`; SGD takes `momentum`."""
-
-    name: Literal["lion", "adamw", "sgd"] = "lion"
-    betas: Pair = (0.9, 0.95)
-    momentum: Probability = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
-
-    def identity(self) -> dict[str, JsonValue]:
-        """The fields that this optimiser uses, as JSON."""
-        return self.model_dump(mode="json", exclude={"betas" if self.name == "sgd" else "momentum"})
 
 
 class EarlyStopping(Section):
@@ -229,7 +216,20 @@ class Recipe(Section):
 
     def inconsistencies(self) -> list[tuple[FieldPath, str]]:
         """Fields that are valid alone and do not fit together: (field path, message)."""
-        return [*self._unknown_names(), *self._uncovered(), *self._misfits(), *self._too_many(), *self._for_slurm()]
+        unusable = [*self._too_many(), *self._for_slurm(), *self._unusable_optimisers()]
+        return [*self._unknown_names(), *self._uncovered(), *self._misfits(), *unusable]
+
+    def _unusable_optimisers(self) -> list[tuple[FieldPath, str]]:
+        train, wrong = self.train, list[tuple[FieldPath, str]]()
+        for name in self.trained_models:
+            if name in self.models:
+                optimiser = train.optimisers.get(name, train.optimiser)
+                section = ("optimisers", name) if name in train.optimisers else ("optimiser",)
+                text = optimiser.misfit(self.models[name], self.mae)
+                wrong += [(("train", *section, "name"), f"for the model {name}: {text}")] if text else []
+                if optimiser.name == "muon" and self.launch.engine == "deepspeed":
+                    wrong.append((("launch", "engine"), f"the model {name} trains with {NO_MUON_ON_DEEPSPEED}"))
+        return wrong
 
     def _too_many(self) -> list[tuple[FieldPath, str]]:
         grid = self.grid

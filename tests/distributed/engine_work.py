@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks, process_group
 from harness.models.config import MaeConfig
 from harness.models.layers.masking import masking_noise
+from harness.models.layers.parametrisation import scaling_of
 from harness.models.mae import MaskedAutoencoder
 from harness.train.divergence import DivergenceMonitor, Policy
 
@@ -36,19 +37,28 @@ class Trial:
     zero_stage: int = 2
     micro_batches: int = 1
     precision: str = "fp32"
+    parametrisation: str = "standard"
 
     @property
     def name(self) -> str:
         return "-".join(str(value) for value in asdict(self).values())
 
+    @property
+    def alone(self) -> Trial:
+        """The same steps in one process."""
+        return Trial("single", self.optimiser, parametrisation=self.parametrisation)
+
 
 def build(trial: Trial, ranks: Ranks, seed: int = 0) -> Engine:
     torch.manual_seed(seed)
-    model = MaskedAutoencoder(CONFIG)
+    config = replace(CONFIG, parametrisation=trial.parametrisation, base_width=8, base_depth=1)
+    model, scaling = MaskedAutoencoder(config), scaling_of(config, trial.optimiser)
     options = EngineOptions(trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage)
     return build_engine(
         model,
-        lambda module: build_optimiser(module, trial.optimiser, peak=RATE, betas=(0.9, 0.95), weight_decay=0.05),
+        lambda module: build_optimiser(
+            module, trial.optimiser, peak=RATE, betas=(0.9, 0.95), momentum=0.95, weight_decay=0.05, scaling=scaling
+        ),
         ranks,
         options,
     )

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import engine_work, processes
-from distributed.engine_work import RATE, STEPS, Trial
+from distributed.engine_work import CONFIG, RATE, STEPS, Trial
 
 from harness.data.prepare import prepare
+from harness.distributed.deepspeed import Zero
+from harness.distributed.engine import EngineOptions
+from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import process_group
 from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
+from harness.models.mae import MaskedAutoencoder
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.storage.train_log import read_log
@@ -31,7 +35,11 @@ pytestmark = pytest.mark.slow
 SHARED = [Trial("ddp"), Trial("fsdp"), Trial("ddp", micro_batches=2), Trial("fsdp", "adamw", micro_batches=2)]
 ON_TWO = [*SHARED, Trial("ddp", micro_batches=4), Trial("ddp", precision="bf16"), Trial("fsdp", precision="bf16")]
 ON_FOUR = [Trial("ddp", micro_batches=2), Trial("fsdp"), Trial("hsdp"), Trial("hsdp", "adamw", micro_batches=2)]
-ZERO = [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, micro_batches=2)]
+ON_TWO += [Trial("ddp", "muon"), Trial("fsdp", "muon", micro_batches=2)]
+ON_FOUR += [Trial("fsdp", "muon", parametrisation="mup"), Trial("hsdp", "muon", micro_batches=2)]
+ON_TWO += [Trial("fsdp", name, parametrisation="mup") for name in ("lion", "adamw")]
+ZERO = [Trial("deepspeed", "adamw", stage, parametrisation="mup") for stage in (2, 3)]
+ZERO += [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, micro_batches=2)]
 ZERO += [Trial("deepspeed", zero_stage=3), Trial("deepspeed", precision="bf16")]
 ON_FOUR += [Trial("deepspeed"), Trial("deepspeed", "adamw", 3, micro_batches=2)] if HAS_DEEPSPEED else []
 ALL = [(2, t) for t in ON_TWO] + [(4, t) for t in ON_FOUR]
@@ -56,17 +64,17 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
-def single() -> dict[str, dict[str, Any]]:
-    """The same steps in one process, by optimiser."""
+def single() -> dict[Trial, dict[str, Any]]:
+    """The same steps in one process, by optimiser and parametrisation."""
     with process_group("cpu") as ranks:
-        return {name: engine_work.run_trial(Trial("single", name), ranks) for name in ("lion", "adamw")}
+        return {trial: engine_work.run_trial(trial, ranks) for trial in {trial.alone for _, trial in ALL}}
 
 
 @pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
 def test_losses_equal_those_of_one_process(
-    world: int, trial: Trial, shared: Results, single: dict[str, dict[str, Any]]
+    world: int, trial: Trial, shared: Results, single: dict[Trial, dict[str, Any]]
 ) -> None:
-    expected, results = single[trial.optimiser], shared[world, trial.name]
+    expected, results = single[trial.alone], shared[world, trial.name]
     tolerance = 2e-2 if trial.precision == "bf16" else 5e-6
     assert results["losses"] == pytest.approx(expected["losses"], abs=tolerance)
     assert results["norm"] == pytest.approx(expected["norm"], rel=3e-2 if trial.precision == "bf16" else 1e-5)
@@ -77,14 +85,22 @@ def test_losses_equal_those_of_one_process(
 
 @pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
 def test_weights_equal_those_of_one_process(
-    world: int, trial: Trial, shared: Results, single: dict[str, dict[str, Any]]
+    world: int, trial: Trial, shared: Results, single: dict[Trial, dict[str, Any]]
 ) -> None:
-    expected, weights = single[trial.optimiser]["weights"], shared[world, trial.name]["weights"]
+    expected, weights = single[trial.alone]["weights"], shared[world, trial.name]["weights"]
     assert weights.keys() == expected.keys()
     for name in expected.keys() - {name for name in expected if name.endswith(NO_GRADIENT)}:
         difference = np.abs(np.asarray(weights[name]) - np.asarray(expected[name]))
         assert difference.max() <= 2 * RATE * STEPS * 1.05  # the sign of a gradient that is only noise may differ
         assert difference.mean() < (2e-3 if trial.precision == "bf16" else 2e-5)
+
+
+@needs_deepspeed
+def test_deepspeed_refuses_muon() -> None:
+    """Before anything is communicated, so one process is enough to see it."""
+    with process_group("cpu") as ranks, pytest.raises(ValueError, match="muon needs whole matrices, and DeepSpeed"):
+        Zero(MaskedAutoencoder(CONFIG), lambda module: build_optimiser(module, "muon", peak=RATE, weight_decay=0.0),
+             ranks, EngineOptions("deepspeed"))  # fmt: skip
 
 
 def test_all_ranks_see_a_flag_at_the_same_step(tmp_path: Path) -> None:

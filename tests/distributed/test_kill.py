@@ -15,15 +15,21 @@ from distributed.tiny import launched, rows, same_weights, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 6  # a kill comes after at most this many steps
+MUON = ["train.optimiser.name=muon", "mae.parametrisation=mup"]
 OPERATIONS = (40, 5)  # a save takes about ten on the first rank, one or two on another rank
 
 
-@pytest.mark.parametrize(("engine", "world", "kills"), [("single", 1, 20), ("fsdp", 2, 4)])
+@pytest.mark.parametrize(
+    ("engine", "world", "kills", "overrides"),
+    [("single", 1, 20, []), ("fsdp", 2, 4, []), ("fsdp", 2, 3, MUON)],
+    ids=["single", "fsdp", "fsdp-muon"],
+)
 def test_random_kills_change_nothing(
-    write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, engine: str, world: int, kills: int
+    write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, engine: str, world: int, kills: int, overrides: list[str]
 ) -> None:
     epochs = 36 if world == 1 else 12
-    recipe, cell = tiny(write_tiny_recipe, tmp_path, f"launch.engine={engine}", f"train.epochs={epochs}")
+    fields = [f"launch.engine={engine}", f"train.epochs={epochs}", *overrides]
+    recipe, cell = tiny(write_tiny_recipe, tmp_path, *fields)
     assert run(world, train, launched(recipe, checkpoint_minutes=60.0), cell, tmp_path / "uninterrupted") == [0] * world
     save_every_step = launched(recipe, checkpoint_minutes=1e-6)
     generator = random.Random(0)

@@ -16,10 +16,14 @@ pytestmark = pytest.mark.slow
 SEQUENCES = [
     [("single", 1), ("fsdp", 2), ("hsdp", 4), ("ddp", 2), ("single", 1)],
     [("ddp", 4), ("fsdp", 2), ("deepspeed", 2), ("single", 1), ("deepspeed", 4)],
+    [("single", 1), ("fsdp", 2), ("ddp", 2)],
 ]
 
 # What the released configuration does otherwise: every engine and every resume must do it alike.
 RELEASED = ["train.schedule.cycle_momentum=true", "mae.block_bias=timm-0.8.13", "mae.initialisation=released"]
+
+
+MUON = ["train.optimiser.name=muon", "mae.parametrisation=mup", "mae.base_width=24", "mae.base_depth=1"]
 
 
 def values(folder: Path, kind: str, name: str) -> dict[int, float]:
@@ -30,7 +34,7 @@ def values(folder: Path, kind: str, name: str) -> dict[int, float]:
 
 @pytest.mark.parametrize(
     ("sequence", "overrides"),
-    [(SEQUENCES[0], []), (SEQUENCES[1], RELEASED)],
+    [(SEQUENCES[0], []), (SEQUENCES[1], RELEASED), (SEQUENCES[2], MUON)],
     ids=["-".join(f"{name}{world}" for name, world in runs) for runs in SEQUENCES],
 )
 def test_every_change_of_ranks_and_engine_keeps_the_losses(

@@ -4,11 +4,11 @@ Shapes: B batch, L tokens (patches), D width, C channels, H height, W width of a
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from harness.models.layers.parametrisation import Scheme
 from harness.models.layers.timm_import import import_timm
 from harness.recipe.models import BlockBias, Initialisation
 
@@ -16,8 +16,6 @@ MLP_RATIO = 4
 TOKEN_STD = 0.02
 SHIFTED_BIAS, PLAIN_BIAS, MLP_BIAS = "in_proj.shifted_bias", "in_proj.bias", "mlp_bias"  # of a block's state_dict
 CLASS_TOKEN_STD = 1e-6  # timm's
-Scheme = Literal["mae", "timm", "torch"]
-"""How weight matrices begin: Xavier uniform (He et al. 2021), timm's truncated normal, or torch's own default."""
 ENCODER_SCHEME: dict[Initialisation, Scheme] = {"mae": "mae", "released": "timm"}
 DECODER_SCHEME: dict[Initialisation, Scheme] = {"mae": "mae", "released": "torch"}
 

@@ -25,7 +25,7 @@ def folders(cell: Path) -> list[str]:
     return sorted(path.name for path in (cell / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "lion"])
+@pytest.mark.parametrize("optimiser", ["adamw", "lion", "muon"])
 def test_a_resumed_run_continues_with_the_same_numbers(tmp_path: Path, optimiser: str) -> None:
     first, resumed = SmallRun(optimiser), SmallRun(optimiser)
     checkpoints = first.checkpoints(tmp_path)

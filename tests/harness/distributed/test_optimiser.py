@@ -82,7 +82,7 @@ def test_sgd_with_momentum_by_hand() -> None:
 
 
 def test_an_unknown_optimiser_is_refused(model: MaskedAutoencoder) -> None:
-    with pytest.raises(ValueError, match="unknown optimiser 'sgdw': use lion, adamw or sgd"):
+    with pytest.raises(ValueError, match="unknown optimiser 'sgdw': use lion, adamw, sgd or muon"):
         build_optimiser(model, "sgdw", peak=0.1, betas=(0.9, 0.95), weight_decay=0.0)
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from printed import read_table
 
 from analysis.compute.flops import VitMae
 from harness import sweep
-from harness.plan.memory import Recompute, Setting, alternatives, memory
+from harness.distributed.optimiser import build_optimiser
+from harness.models.config import MaeConfig
+from harness.models.layers.masking import masking_noise
+from harness.models.mae import MaskedAutoencoder
+from harness.plan.memory import Recompute, Setting, alternatives, memory, moments_per_parameter, weight_bytes
 from harness.plan.step_time import traffic_bytes, traffic_seconds
 from harness.recipe.gpus import GPUS, gpu_named
 from harness.stages.missing import CellWork
@@ -138,3 +144,32 @@ def test_the_nearest_change_is_the_first_that_fits(part: int, world: int, gigaby
 
 def test_names_of_machines_are_unique_whatever_their_case() -> None:
     assert len({gpu.name.lower() for gpu in GPUS}) == len(GPUS)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "rest"),
+    [("lion", "adamw"), ("adamw", "adamw"), ("sgd", "adamw"), ("muon", "adamw"), ("muon", "lion")],
+)
+def test_the_moments_of_an_optimiser_are_those_that_it_keeps(
+    optimiser: Literal["lion", "adamw", "sgd", "muon"], rest: Literal["adamw", "lion"]
+) -> None:
+    """Counted in the state of a real one after a step, without the step counts."""
+    config = MaeConfig(width=16, depth=3, heads=2, patch=8, crop=16, channels=3, decoder_width=24, decoder_depth=2,
+                       decoder_heads=2)  # fmt: skip
+    model = MaskedAutoencoder(config)
+    built = build_optimiser(model, optimiser, peak=1e-3, weight_decay=0.1, rest=rest)
+    model(torch.randn(2, 3, 16, 16), masking_noise(0, range(2), config.noise_values)).loss.backward()
+    built.step()
+    kept = sum(value.numel() for state in built.state.values() for name, value in state.items() if name != "step")
+    setting = replace(FSDP, optimiser=optimiser, rest=rest)
+    assert moments_per_parameter(config, setting) == pytest.approx(kept / config.parameters())
+
+
+def test_muon_needs_less_memory_than_adamw_and_a_little_more_than_lion() -> None:
+    """Of ViT-L/8, 99% are hidden matrices: 4 bytes of state for each, and 8 for the rest."""
+    lion, muon, adamw = (
+        weight_bytes(L8, replace(FSDP, engine="ddp", optimiser=name)) for name in ("lion", "muon", "adamw")
+    )
+    others = L8.parameters() - 12 * (24 * 1024**2 + 8 * 512**2) - 1024 * 512
+    assert muon - lion == pytest.approx(4 * others)
+    assert lion < muon < adamw
