@@ -123,7 +123,7 @@ def best_rates(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, An
     Raises:
         ValueError: a column or option that cannot be used.
     """
-    from analysis.design.rate_table import as_json, read_sweeps
+    from analysis.design.rate_table import as_json, rate_tables, read_sweeps
     from analysis.fitting.read_results import with_names
     from analysis.laws.metric import Metric
 
@@ -141,7 +141,8 @@ def best_rates(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, An
         from analysis.figures.best_rate import metric_against_rate
         from analysis.figures.save import save
 
-        save(metric_against_rate(sweeps, metric, rate=rate, y=y), options.plot)
+        drawn = rate_tables(sweeps, metric)
+        save(metric_against_rate(drawn.runs, drawn.lines, drawn.optima, rate=rate, y=y), options.plot)
     return {
         "best_rate": rate, "y": y, "metric": asdict(metric) | {"meaning": metric.describe},
         "confidence": options.confidence, "sizes": [as_json(sweep) for sweep in sweeps], "notes": notes,

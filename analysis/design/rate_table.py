@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.design.best_rate import BestRate, best_rates
+from analysis.design.best_rate import SAME_RATE, BestRate, best_rates, to_minimise
 from analysis.fitting import annealing
 from analysis.fitting.read_results import ResultsTableError, numbers, place, train_mask
-from analysis.laws.metric import KINDS, Metric, guess_metric
+from analysis.laws.metric import Metric, guess_metric
 from analysis.tables.names import BLANK, names_of
 from analysis.tables.series import column_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LINE_POINTS = 60  # of a drawn parabola
+BEYOND = 0.25  # of the distance to the neighbouring rate that a parabola is drawn beyond it
+CLOSE = 1e-6  # of log rates
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,66 @@ def read_sweeps(
 
 def _kind(name: str, y: Floats) -> Metric:
     """The kind of a metric by its name and range: a rate has no trend that could tell."""
-    flat = np.zeros(len(y))
-    guessed = guess_metric(name, flat, y, [0] * len(y))
-    assert guessed.kind in KINDS
-    return guessed
+    return guess_metric(name, np.zeros(len(y)), y, [0] * len(y))
+
+
+@dataclass(frozen=True)
+class RateTables:
+    """What a figure of sweeps draws, as tables with a column `size`."""
+
+    runs: pd.DataFrame  # size, rate, y: NaN where a run diverged
+    lines: pd.DataFrame  # size, rate, y, parabola: whether it is one, or joins the means where there is no optimum
+    optima: pd.DataFrame  # size, rate, y, low, high: within the sweep
+
+
+def rate_tables(found: Sequence[Sweep], metric: Metric) -> RateTables:
+    """Runs, parabolas and optima of sweeps, for `analysis.figures.best_rate`."""
+    import pandas as pd
+
+    runs = [(sweep.size, *run) for sweep in found for run in zip(sweep.rate, sweep.y, strict=True)]
+    lines, optima = [], []
+    for sweep in found:
+        finite = np.isfinite(sweep.y)
+        u, z = np.log(sweep.rate[finite]), to_minimise(sweep.y[finite], metric)
+        if not len(u):
+            continue
+        places: Floats = np.unique(np.round(u, SAME_RATE))
+        reading = sweep.reading
+        if reading is None or reading.rate is None or reading.bend is None:
+            drawn: Floats = places
+            values: Floats = np.array([float(z[np.isclose(u, at)].mean()) for at in places])
+        else:
+            drawn, values, level = _parabola(reading, places, u, z)
+            ends = max(reading.low, sweep.rate.min()), min(reading.high, sweep.rate.max())
+            optima.append((sweep.size, reading.rate, float(_metric(level, metric)[0]), *ends))
+        is_parabola = len(drawn) == LINE_POINTS
+        lines += [
+            (sweep.size, at, y, is_parabola) for at, y in zip(np.exp(drawn), _metric(values, metric), strict=True)
+        ]
+    return RateTables(
+        pd.DataFrame(runs, columns=["size", "rate", "y"]),
+        pd.DataFrame(lines, columns=["size", "rate", "y", "parabola"]),
+        pd.DataFrame(optima, columns=["size", "rate", "y", "low", "high"]),
+    )
+
+
+def _parabola(reading: BestRate, places: Floats, u: Floats, z: Floats) -> tuple[Floats, Floats, Floats]:
+    """Log rates and heights of a parabola around the best rate, and its height at the optimum (1,)."""
+    assert reading.rate is not None
+    assert reading.bend is not None
+    at = int(np.argmin(np.abs(places - np.log(reading.best_run))))
+    low, high = places[at - 1], places[at + 1]
+    near = (u >= low - CLOSE) & (u <= high + CLOSE)
+    optimum, bend = np.log(reading.rate), reading.bend
+    level = np.array([np.mean(z[near] - bend * (u[near] - optimum) ** 2)])
+    margin = BEYOND * (high - low) / 2
+    drawn = np.linspace(low - margin, high + margin, LINE_POINTS)
+    return drawn, level + bend * (drawn - optimum) ** 2, level
+
+
+def _metric(z: Floats, metric: Metric) -> Floats:
+    """Back from what is least at the best rate."""
+    return metric.from_space(-z, "linear") if metric.kind == "score" else metric.from_space(z, "log")
 
 
 def as_json(sweep: Sweep) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Metric against rate: the parabola's lowest point is at the optimum, and sizes without one are dotted."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.design.rate_table import sweeps
+from analysis.design.rate_table import rate_tables, sweeps
 from analysis.figures.best_rate import metric_against_rate
 from analysis.laws.metric import Metric
 
@@ -13,7 +14,8 @@ RATES = 1e-4 * 2.0 ** np.arange(5)
 def drawn(metric, y, sizes=("S",)):
     rates = np.tile(RATES, len(sizes))
     found = sweeps(np.repeat(sizes, len(RATES)).tolist(), rates, np.concatenate(y), metric)
-    return metric_against_rate(found, metric, rate="$rate$", y="y").axes[0]
+    drawn = rate_tables(found, metric)
+    return metric_against_rate(drawn.runs, drawn.lines, drawn.optima, rate="$rate$", y="y").axes[0]
 
 
 @pytest.mark.parametrize(("metric", "sign"), [(Metric("loss"), 1), (Metric("share"), -1), (Metric("score"), -1)],
@@ -41,4 +43,4 @@ def test_a_size_whose_best_rate_is_the_last_is_dotted_and_runs_that_diverged_are
 
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="no run with a finite metric"):
-        metric_against_rate([], Metric("loss"), rate="r", y="y")
+        metric_against_rate(pd.DataFrame({"y": [np.nan]}), pd.DataFrame(), pd.DataFrame(), rate="r", y="y")
