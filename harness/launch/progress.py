@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import Cell
-from harness.launch.local import Outcome
-from harness.plan.cost import CellPlan
+from harness.launch.local import Outcome, run_local
+from harness.plan.cost import CellPlan, plan_cells
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.train_log import last_row
@@ -69,3 +69,20 @@ def describe(recipe: Recipe, outcome: Outcome) -> str:
     if evaluated:
         facts.append(", ".join(f"{name} {row['recall']:.3f}" for name, row in evaluated.values["recall"].items()))
     return f"done   {cell.id}: {'; '.join(facts)}"
+
+
+def run_with_progress(recipe: Recipe, missing: Sequence[Cell]) -> int:
+    """Run cells on this machine, the most expensive first so that none of those starts last; count the failed ones."""
+    if not missing:
+        return 0
+    plans = plan_cells(recipe, missing)
+    cost = {plan.cell.id: plan.flops["mae_train"] for plan in plans}
+    watch = Watch(recipe, missing, plans)
+    failed = 0
+    try:
+        for outcome in run_local(recipe, sorted(missing, key=lambda cell: -cost.get(cell.id, 0.0)), watch):
+            watch.ended(outcome)
+            failed += outcome.error is not None
+    finally:
+        watch.close()
+    return failed
