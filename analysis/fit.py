@@ -3,9 +3,11 @@
     python -m analysis.fit DATA.csv --x flops --y loss [--group curve] [--train-where 'Training==1'] [--law auto|NAME]
         [--predict-at 1e21 ...] [--json]
     python -m analysis.fit DATA.csv --x flops --y loss --variant optimiser [--baseline adamw] [--seed seed]
+    python -m analysis.fit DATA.csv --best-rate learning_rate --y loss [--group model] [--seed seed] [--plot rates]
 
 Two --x columns fit a joint law of model size and data; three, a law of model size, unique data and data seen.
 --variant says how much more compute the runs of one value of a column need than those of another for the same metric.
+--best-rate reads the best learning rate of each size (--group).
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ EXAMPLES = """examples:
   python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12 --frontier-at 5.76e23
   python -m analysis.fit recall.csv --x compute --y recall --factors flops_per_crop crops
   python -m analysis.fit runs.csv --x flops --y loss --variant optimiser --cell model dataset --seed seed
+  python -m analysis.fit sweep.csv --best-rate learning_rate --y loss --group model --seed seed --plot rates
 """
 MOST_INPUTS = 3
 NEED_VARIANT = ("baseline", "cell", "seed")
+NOT_WITH_RATE = ("x", "variant", "baseline", "cell", "frontier_at", "predict_at", "factors", "x_low", "x_high", "run")
 NOT_WITH_VARIANT = ("frontier_at", "factors", "x_low", "x_high")
 LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples seen), or one of: log_linear,
 logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, data_constrained"""
@@ -51,6 +55,8 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     from analysis.laws.catalogue import named_law
     from analysis.laws.metric import Metric
 
+    if options.plot:
+        raise ValueError("--plot draws best rates; it needs --best-rate")
     if lacking := _named(options, NEED_VARIANT):
         raise ValueError(f"{lacking}: for comparing variants, which needs --variant")
     table = with_names(table)
@@ -108,6 +114,38 @@ def compare_variants(table: pd.DataFrame, options: argparse.Namespace) -> dict[s
         "x": list(columns["x"]), "y": columns["y"], "variant": roles.variant,
         "metric": asdict(metric) | {"meaning": metric.describe},
         "confidence": options.confidence, "groups": [as_json(group) for group in compared],
+    }  # fmt: skip
+
+
+def best_rates(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
+    """The best rate of each size, with the options of the command line.
+
+    Raises:
+        ValueError: a column or option that cannot be used.
+    """
+    from analysis.design.rate_table import as_json, rate_tables, read_sweeps
+    from analysis.fitting.read_results import with_names
+    from analysis.laws.metric import Metric
+
+    if unused := _named(options, NOT_WITH_RATE):
+        raise ValueError(f"--best-rate reads one optimum per --group; {unused} cannot be used with it")
+    table = with_names(table)
+    columns = _columns(table, options, "best_rate", "y", "group", "seed")
+    rate, y = columns["best_rate"], columns["y"]
+    sweeps, metric, notes = read_sweeps(
+        table, rate, y, group=columns["group"], seed=columns["seed"], where=options.train_where,
+        metric=Metric(options.metric, options.bound) if options.metric else None,
+        annealed=not options.include_unannealed, confidence=options.confidence,
+    )  # fmt: skip
+    if options.plot:
+        from analysis.figures.best_rate import metric_against_rate
+        from analysis.figures.save import save
+
+        drawn = rate_tables(sweeps, metric)
+        save(metric_against_rate(drawn.runs, drawn.lines, drawn.optima, rate=rate, y=y), options.plot)
+    return {
+        "best_rate": rate, "y": y, "metric": asdict(metric) | {"meaning": metric.describe},
+        "confidence": options.confidence, "sizes": [as_json(sweep) for sweep in sweeps], "notes": notes,
     }  # fmt: skip
 
 
@@ -214,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("data", help="a CSV, TSV or Parquet file with a row per run or checkpoint")
-    add("--x", nargs="+", action="extend", required=True, metavar="COLUMN", help="compute; two: model size, data")
+    add("--x", nargs="+", action="extend", default=[], metavar="COLUMN", help="compute; two: model size, data")
     add("--y", required=True, metavar="COLUMN", help="the metric")
     add("--group", nargs="+", action="extend", default=[], metavar="COLUMN", help="one curve per value of these")
     add("--train-where", metavar="EXPR", help="rows to fit; the others are scored. For example 'Training==1'")
@@ -238,6 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cell", nargs="+", action="extend", default=[], metavar="COLUMN",
         help="design of a run, such as model and data set: equal ones are pairs; default: its x")  # fmt: skip
     add("--seed", metavar="COLUMN", help="seed of each run")
+    add("--best-rate", metavar="COLUMN", help="read the best learning rate, or other positive setting, of each --group")
+    add("--plot", metavar="NAME", help="with --best-rate: draw the parabolas to NAME.png and NAME.svg")
     add("--confidence", type=float, default=0.9, help="confidence of every interval, 0.5 to 0.99 (default 0.9)")
     add("--json", action="store_true", help="print JSON instead of text")
     return parser
@@ -246,6 +286,8 @@ def _parser() -> argparse.ArgumentParser:
 def _text(result: dict[str, Any]) -> str:
     if "variant" in result:
         from analysis.design.comparison_text import text
+    elif "best_rate" in result:
+        from analysis.design.rate_table import text
     else:
         from analysis.fitting.text import text
     return text(result)
@@ -253,11 +295,14 @@ def _text(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, fit, print; exit status 0, or 2 if the table cannot be used."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not (options.x or options.best_rate):
+        parser.error("the following arguments are required: --x (or --best-rate)")
     from analysis.fitting.read_results import read_file
 
     try:
-        use = compare_variants if options.variant else fit_table
+        use = best_rates if options.best_rate else compare_variants if options.variant else fit_table
         result = use(read_file(options.data), options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,13 +34,15 @@ VERBS = {
     "logs": "print the first failure of a CELL, or the log of one of its ranks (--rank)",
     "resume": "submit again what is missing or failed; --force: permanent failures too",
     "cancel": "cancel the study's jobs, or those of the CELLs named",
-    "report": "draw plots and tables from the current ledger",
+    "report": "draw plots and tables from the current ledger, and print the best learning rates",
+    "tune": "sweep the learning rate of the smallest model, and print the lines to paste (--rates, --each, --dry-run)",
 }
 EXAMPLES = """examples:
   python -m harness.sweep recipes/scaling.yaml
   python -m harness.sweep plan recipes/scaling.yaml --profile slurm
   python -m harness.sweep recipes/scaling.yaml 'grid.models=[vit_s16]' train.epochs=2
   python -m harness.sweep status recipes/scaling.yaml --watch
+  python -m harness.sweep tune recipes/scaling.yaml --profile laptop --dry-run
   python -m harness.sweep logs recipes/scaling.yaml vit_l8-rxrx3-s0 --rank 3
 """
 WATCH_SECONDS = 5
@@ -95,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     help_force = "resume: also what failed for a permanent reason; run: also what does not fit a GPU by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
     parser.add_argument("--rank", type=int, help="logs: the log of this rank")
+    parser.add_argument("--rates", type=int, default=5, help="tune: learning rates of the first sweep (default 5)")
+    parser.add_argument("--octaves", type=float, default=4.0, help="tune: from its lowest to its highest (default 4)")
+    parser.add_argument("--each", action="store_true", help="tune: every size of the grid, not the smallest alone")
+    parser.add_argument("--dry-run", action="store_true", help="tune: print what the sweep would cost, and run nothing")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
     return parser
 
@@ -192,6 +198,7 @@ def _counts(work_items: Sequence[CellWork]) -> str:
 
 def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     from harness.data.prepare import prepare
+    from harness.launch.progress import run_with_progress
 
     if recipe.launch.executor == "slurm":
         prepare(recipe)
@@ -203,37 +210,11 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
             _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
         )
         missing = [work.cell for work in work_items if work.missing]
-        failed = _run_local(recipe, missing)
+        failed = run_with_progress(recipe, missing)
         status_of_report = _draw(recipe)
     if failed:
         print(f"{failed} of {len(missing)} cells failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else status_of_report
-
-
-def _run_local(recipe: Recipe, missing: Sequence[Cell]) -> int:
-    """Run cells on this machine, those that most work follows from first so that none of them starts last; count the
-    failed ones."""
-    from harness.launch.local import run_local
-    from harness.launch.progress import Watch
-
-    if not missing:
-        return 0
-    plans = plan_cells(recipe, missing)
-    cost = {plan.cell.id: plan.work for plan in plans}
-    watch = Watch(recipe, missing, plans)
-    failed = 0
-    try:
-        for outcome in run_local(recipe, sorted(missing, key=lambda cell: -_work_ahead(cell, cost)), watch):
-            watch.ended(outcome)
-            failed += outcome.error is not None
-    finally:
-        watch.close()
-    return failed
-
-
-def _work_ahead(cell: Cell, cost: Mapping[str, float]) -> float:
-    """The cost of a cell and of the longest chain of cells that start from it."""
-    return cost.get(cell.id, 0.0) + max((_work_ahead(heir, cost) for heir in cell.heirs), default=0.0)
 
 
 def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
@@ -269,11 +250,27 @@ def _report(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
 
 def _draw(recipe: Recipe) -> int:
     """Draw the report; exit status 1 if something is wrong with a file that it leaves out."""
+    from harness.report.comparisons.rates import lines, rate_sweeps
     from harness.report.write import has_faults, report
 
     for path in report(recipe):
         print(f"wrote {path}")
+    for line in lines(rate_sweeps(recipe, cells(recipe))):
+        print(line)
     return 1 if has_faults(recipe) else 0
+
+
+def _tune(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    from harness.data.prepare import prepare
+    from harness.launch import tune
+    from harness.plan.tuning import Spread
+
+    spread = Spread(options.rates, options.octaves)
+    if options.dry_run:
+        print(tune.plan(recipe, spread, options.each))
+        return 0
+    prepare(recipe)
+    return tune.tune(recipe, spread, options.each, lambda sweep: _run(sweep, options, ()))
 
 
 ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] = {
@@ -284,6 +281,7 @@ ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] 
     "resume": _run,
     "cancel": _cancel,
     "report": _report,
+    "tune": _tune,
 }
 
 

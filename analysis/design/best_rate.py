@@ -40,6 +40,7 @@ class BestRate:
     rates: int
     seeds: int
     confidence: float
+    bend: float | None = None  # of the parabola whose lowest point is the optimum, in squared log rate
 
     @property
     def text(self) -> str:
@@ -82,7 +83,7 @@ def best_rates(
         raise ValueError("sizes, rates, metric and seeds differ in length")
     if not (np.isfinite(rate).all() and (rate > 0).all()):
         raise ValueError("every rate must be positive and finite")
-    z = _to_minimise(y, metric)
+    z = to_minimise(y, metric)
     of_size: dict[Hashable, list[int]] = {}
     for index, size in enumerate(sizes):
         of_size.setdefault(size, []).append(index)
@@ -92,7 +93,7 @@ def best_rates(
     ]
 
 
-def _to_minimise(y: Floats, metric: Metric) -> Floats:
+def to_minimise(y: Floats, metric: Metric) -> Floats:
     """What is least at the best rate (n,): the log of a loss or of a share's distance from its bound; minus a score."""
     finite = np.isfinite(y)
     z = np.full(len(y), np.nan)
@@ -114,7 +115,7 @@ def _best(size: Hashable, u: Floats, z: Floats, labels: Sequence[Hashable], conf
     if len(trained) < FEWEST_RATES:
         raise ValueError(f"{size}: {len(trained)} rates at which no run diverged; a parabola needs {FEWEST_RATES}")
     at = int(trained[np.argmin(means[trained])])
-    edge, optimum, ends = _edge(at, means), None, np.array([-np.inf, np.inf])
+    edge, optimum, ends, bend = _edge(at, means), None, np.array([-np.inf, np.inf]), None
     if edge == "diverged":
         beside = np.concatenate([[-np.inf], places, [np.inf]])
         ends = beside[[at, at + 2]]
@@ -125,11 +126,12 @@ def _best(size: Hashable, u: Floats, z: Floats, labels: Sequence[Hashable], conf
             for inside in (np.isfinite(means[codes]) & (np.abs(codes - at) <= reach) for reach in (NEAR, WIDE))
         )
         optimum, ends = _lowest(near, wide, confidence)
+        bend = None if optimum is None else near.bend
         optimum, ends = None if optimum is None else optimum + places[at], ends + places[at]
     low, high = np.exp(ends).tolist()
     rate = None if optimum is None else float(np.exp(optimum))
     return BestRate(
-        size, float(np.exp(places[at])), rate, low, high, edge, len(places), len(set(labels)), confidence
+        size, float(np.exp(places[at])), rate, low, high, edge, len(places), len(set(labels)), confidence, bend
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.page.comparisons import best_rates, multipliers
 from analysis.page.html import by_convention, number, table, text
 from analysis.page.sections import SECTIONS, allocation
 from analysis.page.study import CellRow, Study
@@ -30,6 +31,8 @@ def page(study: Study) -> str:
           f'compute; the numbers are in the table of cells"></div>' for source in study.sources),
         '</div><p class="soft" id="legend"></p></section>',
         _loss(study),
+        multipliers(study),
+        best_rates(study),
         allocation(study),
         _cells(study),
         _checks(study),

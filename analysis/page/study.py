@@ -72,6 +72,39 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class MultiplierRow:
+    """One variant against the baseline by one metric; numbers are None where the runs do not tell."""
+
+    variant: str
+    metric: str
+    multiplier: float | None
+    low: float | None  # None: open on that side
+    high: float | None
+    says: str
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Compute multipliers along one axis of the grid."""
+
+    axis: str
+    baseline: str
+    why: str  # this is the baseline
+    rows: Sequence[MultiplierRow]
+    notes: Sequence[str] = ()
+    image: bytes | None = None  # a PNG: the forest plot
+
+
+@dataclass(frozen=True)
+class BestRates:
+    """What the study's sweeps of the learning rate say, each in a sentence."""
+
+    says: Sequence[str]
+    image: bytes | None = None  # a PNG: loss against rate
+
+
+@dataclass(frozen=True)
 class Study:
     """Everything that the page shows. Compute is given under every convention."""
 
@@ -95,3 +128,5 @@ class Study:
     provenance: Mapping[str, str] = field(default_factory=dict)
     reconstructions: Path | None = None  # a PNG: crops of the cell with the lowest loss
     samples: Sequence[Sample] = ()  # of every cell that reconstructs
+    multipliers: Sequence[Multipliers] = ()  # by axis
+    best_rates: BestRates | None = None  # None where no learning rate is swept

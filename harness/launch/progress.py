@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
-from harness.launch.local import Outcome
-from harness.plan.cost import CellPlan
+from harness.launch.local import Outcome, run_local
+from harness.plan.cost import CellPlan, plan_cells
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.train_log import last_row
@@ -69,3 +69,26 @@ def describe(recipe: Recipe, outcome: Outcome) -> str:
     if evaluated:
         facts.append(", ".join(f"{name} {row['recall']:.3f}" for name, row in evaluated.values["recall"].items()))
     return f"done   {cell.id}: {'; '.join(facts)}"
+
+
+def run_with_progress(recipe: Recipe, missing: Sequence[Cell]) -> int:
+    """Run cells on this machine, and count the failed ones. Those that most work follows from come first, so that none
+    of them starts last."""
+    if not missing:
+        return 0
+    plans = plan_cells(recipe, missing)
+    cost = {plan.cell.id: plan.work for plan in plans}
+    watch = Watch(recipe, missing, plans)
+    failed = 0
+    try:
+        for outcome in run_local(recipe, sorted(missing, key=lambda cell: -_work_ahead(cell, cost)), watch):
+            watch.ended(outcome)
+            failed += outcome.error is not None
+    finally:
+        watch.close()
+    return failed
+
+
+def _work_ahead(cell: Cell, cost: Mapping[str, float]) -> float:
+    """The cost of a cell and of the longest chain of cells that start from it."""
+    return cost.get(cell.id, 0.0) + max((_work_ahead(heir, cost) for heir in cell.heirs), default=0.0)

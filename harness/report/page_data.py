@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.fitting.trend import LogLinearFit
-    from analysis.page.study import CellRow, NextRun, Price, SourceFit, Study
+    from analysis.page.study import BestRates, CellRow, Multipliers, NextRun, Price, SourceFit, Study
 
 LINE_POINTS = 60
 BEYOND = 3.0  # times the largest compute that lines are drawn to
@@ -35,13 +35,18 @@ PROPOSED = 3  # runs that the page proposes
 ANNEALED = {True: "yes", False: "no", None: "unknown"}
 
 
-def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] = ()) -> Study:
+def study(
+    recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] = (), *,
+    multipliers: Sequence[Multipliers] = (), best_rates: BestRates | None = None,
+) -> Study:  # fmt: skip
     """Everything the page shows of a study as it stands, finished or not.
 
     Args:
         recipe: the study.
         crops: the figure of reconstructions, if there is one.
         missing: files that the report leaves out.
+        multipliers: of the variants along each axis.
+        best_rates: of the sweeps of the learning rate, if there are any.
     """
     from analysis.page.study import Study
     from harness.report.frontier import allocations
@@ -82,6 +87,8 @@ def study(recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] 
         provenance=_provenance(recipe, grid),
         reconstructions=crops,
         samples=samples(recipe, grid),
+        multipliers=multipliers,
+        best_rates=best_rates,
     )
 
 

@@ -140,3 +140,20 @@ def _compute(cell: Cell, crops: int, convention: str) -> float:
     if not cell.is_point or cell.architecture is None:
         return float("nan")
     return compute(convention, cost_of(cell.architecture), crops)
+
+
+def trained_runs(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:
+    """One row per trained cell that reconstructs and is finished, with its final validation loss."""
+    import pandas as pd
+
+    rows = [
+        _labels(recipe, cell)
+        | {"crops": values.crops, "compute": _compute(cell, values.crops, convention)}
+        | {"annealed": annealed(cell, values), "loss": values.validation_loss}
+        for cell in cells
+        if cell.kind == "trained" and not cell.is_classifier
+        if (values := train_values(recipe, cell)) is not None and values.validation_loss is not None
+    ]
+    same = [name for name in POINT_COLUMNS if not name.startswith(("recall", "source", "chance", "pairs", "genes"))]
+    table = pd.DataFrame(rows, columns=[*same, "loss", *axis_names(recipe.grid)])
+    return table.astype({"patch": "Int64", "annealed": "boolean", "compute": "float64"})

@@ -1,8 +1,9 @@
 """Write the report: tables and plots of what is in the ledger, drawn again only if something that it shows has changed.
 
 `<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
-recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG. It works
-on a half-finished sweep. What cannot be used is left out and named on stderr and on the page.
+recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG; of a grid
+with axes also what `comparisons/panels` writes. It works on a half-finished sweep. What cannot be used is left out and
+named on stderr and on the page.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from harness.grid.cell import Cell
 from harness.grid.cells import cells
 from harness.recipe.schema import Recipe
 from harness.report import stamp
+from harness.report.comparisons.panels import Panels, write_panels
 from harness.report.left_out import LeftOut, left_out
 from harness.report.page_data import plans
 from harness.storage.atomic import write_atomic, write_json
@@ -60,16 +62,21 @@ def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence
     if table["trained"].any():
         written += _recall_figure(recipe, folder, by_facet(table, axis_names(recipe.grid)))
     written += _exports(folder, table)
+    panels = write_panels(recipe, folder, grid, FORMATS)
     crops = _reconstructions(recipe, folder, grid)
-    return [*written, *crops, _page(recipe, folder, crops[0] if crops else None, missing)]
+    page = _page(recipe, folder, crops[0] if crops else None, missing, panels)
+    return [*written, *panels.written, *crops, page]
 
 
-def _page(recipe: Recipe, folder: Path, crops: Path | None, missing: Sequence[LeftOut]) -> Path:
+def _page(recipe: Recipe, folder: Path, crops: Path | None, missing: Sequence[LeftOut], panels: Panels) -> Path:
     """The study as one HTML file, with the figure of reconstructions in it."""
     from analysis.page.render import page
     from harness.report.page_data import study
 
-    path, text = folder / "report.html", page(study(recipe, crops, missing))
+    path, text = (
+        folder / "report.html",
+        page(study(recipe, crops, missing, multipliers=panels.multipliers, best_rates=panels.best_rates)),
+    )
     write_atomic(path, lambda file: file.write(text.encode()))
     return path
 

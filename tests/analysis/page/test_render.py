@@ -1,6 +1,6 @@
 """The report's page: one complete file, escaped values, and a test in a real browser.
 
-Covers `render`, `sections`, `html` and `study`.
+Covers `render`, `sections`, `comparisons`, `html` and `study`.
 """
 
 import json
@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from analysis.page.render import page
-from analysis.page.study import Allocation, CellRow, NextRun, Price, SourceFit, Study
+from analysis.page.study import (
+    Allocation,
+    BestRates,
+    CellRow,
+    MultiplierRow,
+    Multipliers,
+    NextRun,
+    Price,
+    SourceFit,
+    Study,
+)
 
 CONVENTIONS = [{"name": "touvron", "unit": "FLOPs", "meaning": "the paper's"},
                {"name": "mae_train", "unit": "FLOPs", "meaning": "training"}]  # fmt: skip
@@ -151,6 +161,27 @@ def test_spent_hours_and_cost_are_shown_next_to_the_plan_of_the_same_cells():
     free = outside_scripts(page(study(price=None)))
     assert "no GPU hours are planned" in free
     assert "spent cost" not in free
+
+
+def compared():
+    """An axis with a multiplier, one that is open above, and one that is missing."""
+    rows = [MultiplierRow("adamw", "loss", 2.0, 1.5, 2.5, "lion needs 2 times", ("the two fits disagree",)),
+            MultiplierRow("adamw", "recall", None, 0.8, None, "more seeds would tell"),
+            MultiplierRow("muon", "loss", None, None, None, "not enough to tell: 2 computes")]  # fmt: skip
+    return Multipliers("variant <x>", "lion", "the recipe's own", rows, ("a note",), b"image")
+
+
+def test_multipliers_and_best_rates_are_shown_and_only_with_axes():
+    text = outside_scripts(page(study(multipliers=[compared()], best_rates=BestRates(["S: best rate <1>"], b"plot"))))
+    assert "<h3>variant &lt;x&gt;</h3><p>Baseline: lion, the recipe&#x27;s own.</p>" in text
+    rows = re.findall(r"<tr><td>(adamw|muon)</td>(.*?)</tr>", text)
+    ends = [re.findall(r'<td class="number"[^>]*>([^<]*)</td>', row) for _, row in rows]
+    assert ends == [["2", "1.5 – 2.5"], ["", "0.8 – ∞"], ["", ""]]
+    assert "the two fits disagree" in rows[0][1]
+    assert "<li>S: best rate &lt;1&gt;</li>" in text
+    assert text.count("data:image/png;base64,") == 2
+    assert 'id="multipliers"' not in page(study())
+    assert 'id="rates"' not in page(study())
 
 
 def test_the_reason_for_no_proposal_is_shown():
