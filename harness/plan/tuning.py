@@ -157,7 +157,7 @@ def derived(recipe: Recipe, design: Design, rates: Sequence[float], without: Seq
     tree["output"] = folder(recipe, design)
     tree["embed"] = tree["evaluate"] = None
     tree["train"] |= {"epochs": {design.dataset: design.epochs}, "early_stopping": None}
-    tree["train"] |= {"snapshots": []} if "snapshots" in tree["train"] else {}
+    tree["train"] |= {"snapshots": [], "start_from": {}}
     tree["train"]["schedule"] |= {"ends": [1.0]} if "ends" in tree["train"]["schedule"] else {}
     tree["grid"] |= {"models": [design.model], "datasets": [design.dataset], "seeds": recipe.grid.seeds[:1]}
     tree["grid"] |= NO_AXES | {"axes": {RATE: sorted(rates)}, "untrained": False, "pixel_statistics": False}

@@ -129,6 +129,7 @@ def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     return {
         "cell": cell.id,
         **cell.labels(),
+        END: cell.training.share if cell.training else None,
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
         "trained": cell.is_point,
         "kind": cell.network_kind or cell.kind,
@@ -155,5 +156,5 @@ def trained_runs(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.D
         if (values := train_values(recipe, cell)) is not None and values.validation_loss is not None
     ]
     same = [name for name in POINT_COLUMNS if not name.startswith(("recall", "source", "chance", "pairs", "genes"))]
-    table = pd.DataFrame(rows, columns=[*same, "loss", *axis_names(recipe.grid)])
+    table = pd.DataFrame(rows, columns=[*same, "loss", *_places(recipe, cells)])
     return table.astype({"patch": "Int64", "annealed": "boolean", "compute": "float64"})

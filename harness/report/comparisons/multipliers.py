@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.grid.cell import Cell
-from harness.recipe.axes import VARIANT, axis_names, point_name
+from harness.recipe.axes import END, VARIANT, axis_names, point_name
 from harness.recipe.schema import Recipe
 from harness.report.points import for_laws, points, trained_runs
 
@@ -74,7 +74,8 @@ def _runs(recipe: Recipe, grid: Sequence[Cell]) -> pd.DataFrame:
     patches = [f"{LOSS}, patch {patch}" if several else LOSS for patch in losses["patch"]]
     parts = [losses.assign(metric=patches, y=losses["loss"])]
     parts.append(recalls.assign(metric=[f"recall, {source}" for source in recalls["source"]], y=recalls["recall"]))
-    kept = ["cell", "model", "dataset", "seed", "compute", "metric", "y", *axis_names(recipe.grid)]
+    ends = [END] if END in losses else []  # branches of one run differ in their end
+    kept = ["cell", "model", "dataset", "seed", "compute", "metric", "y", *axis_names(recipe.grid), *ends]
     return pd.concat([part[kept] for part in parts if len(part)] or [parts[0][kept]], ignore_index=True)
 
 
@@ -167,7 +168,7 @@ def _compared(name: str, metric: str, part: pd.DataFrame, sides: tuple[str, str]
 def _variant(name: str, rows: pd.DataFrame) -> Variant:
     from analysis.design.pairs import Variant
 
-    cells = tuple(zip(rows["model"], rows["dataset"], strict=True))
+    cells = tuple(rows[["model", "dataset", *([END] if END in rows else [])]].itertuples(index=False, name=None))
     return Variant(name, rows["compute"].to_numpy(float), rows["y"].to_numpy(float), cells, tuple(rows["seed"]))
 
 

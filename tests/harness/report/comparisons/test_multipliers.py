@@ -57,6 +57,24 @@ def test_the_variant_that_changes_nothing_is_the_baseline_and_a_known_multiplier
     assert numbers.loc[numbers["compute"].isna(), "multiplier"].to_numpy() == pytest.approx(2.0, rel=0.01)
 
 
+def test_branches_of_one_run_are_designs_of_their_own(tmp_path: Path) -> None:
+    """Three models, two ends: six pairs. A cosine run is paired with the branch to the end of the run alone."""
+    stable = "train.schedule={name: warmup_stable_decay, ends: [0.25, 1.0]}"
+    whole = ["grid.datasets=[rxrx3]", "train.early_stopping=null"]
+    branched = study(tmp_path / "branched", VARIANTS, stable, *whole)
+    schedules = "grid.variants={cosine: {}, stable: {train.schedule: {name: warmup_stable_decay, ends: [0.25, 1.0]}}}"
+    mixed = study(tmp_path / "mixed", schedules, *whole)
+    for recipe, pairs in ((branched, 6), (mixed, 3)):
+        for cell in cells(recipe):
+            if cell.kind == "trained":
+                assert cell.training is not None
+                finish(recipe, cell, cell.training.share)
+        (along,) = multipliers(recipe, cells(recipe))
+        loss = along.compared[0]
+        assert loss.comparison is not None
+        assert loss.comparison.pairs == pairs
+
+
 @pytest.mark.parametrize(
     ("axis", "baseline", "why"),
     [
