@@ -69,6 +69,19 @@ def test_the_loaded_encoder_is_timms_with_the_same_outputs(tmp_path: Path, pixel
 
 
 @torch.no_grad()
+def test_an_encoder_trained_under_mup_is_a_plain_one(tmp_path: Path, pixels: Tensor) -> None:
+    """Its multipliers are in the weights: heads of another width than 64, another depth, and nothing to state."""
+    mup = replace(TINY, parametrisation="mup", base_width=64, base_depth=8)
+    ours, path = build(mup), tmp_path / "encoder.safetensors"
+    save_encoder(path, ours.encoder.state_dict(), mup, value_range=4095.0)
+    assert load_config(path) == TINY
+    images = load_transform(path)(pixels)
+    torch.testing.assert_close(
+        load_encoder(path).forward_features(images), ours.encoder(ours._patches(images)), atol=1e-5, rtol=0
+    )
+
+
+@torch.no_grad()
 def test_an_encoder_of_the_published_formula_is_exact_in_timm(tmp_path: Path) -> None:
     """A shifted bias becomes the bias of a block with QKV bias, which every version of timm computes alike."""
     ours, path = build(replace(TINY, block_bias="timm-0.8.13")).double(), tmp_path / "encoder.safetensors"
