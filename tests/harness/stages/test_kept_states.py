@@ -15,9 +15,11 @@ from harness.grid.cells import cells
 from harness.plan.cost import plan_cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
+from harness.stages import run as run_module
 from harness.stages.missing import StageError, missing_stages
 from harness.stages.run import run_cell, run_stage
 from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
 
 TRAINING = ["embed=null", "evaluate=null", "grid.untrained=false", "grid.models=[vit_s16]", "train.epochs=2"]
 ENDS = "train.schedule={name: warmup_stable_decay, decay: 0.5, ends: [0.5, 1.0]}"
@@ -147,3 +149,16 @@ def test_branches_of_a_continued_run_count_the_crops_of_the_run_before_it(tiny_r
     }
     planned = {plan.cell.id: plan.crops + plan.crops_before for plan in plan_cells(recipe, grid)}
     assert list(planned.values()) == [values[0] for values in crops.values()]
+
+
+def test_a_state_is_not_deleted_while_it_is_trained(tiny_recipe_file: Path) -> None:
+    """A snapshot is added to a finished run, whose evaluation runs again while the snapshot trains."""
+    recipe, (snapshot, whole) = study(tiny_recipe_file, "train.snapshots=[0.5]")
+    ledger.record(recipe.output, LedgerRow(whole.id, "train", "x", {"steps": 8}))
+    saved = cell_folder(recipe, snapshot) / "checkpoints" / "step-000000002"
+    saved.mkdir(parents=True)
+    run_module._release_state(recipe, snapshot)
+    assert saved.exists()
+    ledger.record(recipe.output, LedgerRow(snapshot.id, "train", "x", {"steps": 4}))
+    run_module._release_state(recipe, snapshot)
+    assert not saved.exists()
