@@ -258,7 +258,7 @@ def discard(folder: Path) -> None:
     best = _read_pointer(checkpoints / BEST)
     for entry in checkpoints.glob("*") if best else []:
         if entry.name not in (BEST, best):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
     if not best:
         shutil.rmtree(checkpoints, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.grid.cell import Cell, Training, TrainingData
-from harness.grid.states import trajectory, with_heirs
+from harness.grid.states import starts_first, trajectory, with_heirs
 from harness.recipe.axes import END, VARIANT, Point, at_point, points
 from harness.recipe.fields import per_name
 from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
@@ -47,7 +47,7 @@ def _cells(study: Recipe, point: Point) -> list[Cell]:
     for dataset in sorted(grid.datasets, key=lambda name: _starts_before(recipe, name)):
         for seed, model in itertools.product(grid.seeds, models):
             trained += _run(study, point, recipe, _trained(recipe, model, dataset, seed), trained)
-    trained.sort(key=lambda cell: grid.seeds.index(cell.seed))
+    trained = starts_first(sorted(trained, key=lambda cell: grid.seeds.index(cell.seed)))
     if not point.coordinates():
         return baselines + trained
     return [replace(cell, point=point, overlay=recipe) for cell in baselines + trained]
@@ -73,6 +73,11 @@ def _start(run: Cell, name: str, others: Sequence[Cell]) -> Cell:
     finals = [cell for cell in others if cell.kind == "trained"]
     same = [cell for cell in finals if (cell.dataset, cell.model, cell.seed) == (name, run.model, run.seed)]
     matching = same[-1:] or [cell for cell in finals if cell.id.startswith(name)]  # the last: of the largest end
+    if len(matching) == 1 and matching[0].model != run.model:
+        raise ValueError(
+            f"train.start_from.{run.dataset}: {matching[0].id} is of the model {matching[0].model}, and {run.model} "
+            f"cannot start from it; give the name of a dataset, {run.dataset}'s cells then start from their own model's"
+        )
     if len(matching) != 1:
         count, known = "more than one" if matching else "no", ", ".join(cell.id for cell in finals[:5])
         raise ValueError(

@@ -61,6 +61,17 @@ def _part(
     return replace(run, kind=kind, training=training, start=start, is_snapshot=is_snapshot)
 
 
+def starts_first(grid: Sequence[Cell]) -> list[Cell]:
+    """The same cells in their order, but for those that would come before the one that they start from."""
+    by_id, ordered = {cell.id: cell for cell in grid}, dict[str, Cell]()
+    for cell in grid:
+        chain = [cell]
+        while (start := chain[-1].start) is not None and start.id not in ordered:
+            chain.append(by_id[start.id])
+        ordered |= {each.id: each for each in reversed(chain)}
+    return list(ordered.values())
+
+
 def with_heirs(grid: Sequence[Cell]) -> list[Cell]:
     """The same cells, each with those that start from it, and those in turn with theirs."""
     if all(cell.start is None for cell in grid):

@@ -16,8 +16,8 @@ from typing import Any
 from harness.grid.cell import Cell
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
+from harness.stages.missing import lacks_training
 from harness.stages.run import read_outcome, run_cells
-from harness.storage import ledger
 
 POLL_SECONDS = 0.2
 LOCAL_TIMEOUT_MINUTES = 60 * 24 * 365
@@ -102,7 +102,7 @@ def next_batch(waiting: list[Cell], running: Sequence[Cell], size: int) -> list[
 
 def _without_start(recipe: Recipe, outcome: Outcome, waiting: list[Cell]) -> Iterator[Outcome]:
     """If a cell was not trained, remove from `waiting` those that start from it, and those that start from them."""
-    if outcome.error is None or ledger.read(recipe.output, outcome.cell.id, "train") is not None:
+    if outcome.error is None or not lacks_training(recipe, outcome.cell):
         return
     for heir in [cell for cell in waiting if cell.start is not None and cell.start.id == outcome.cell.id]:
         waiting.remove(heir)

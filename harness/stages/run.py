@@ -17,7 +17,7 @@ from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import find_cell
 from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
-from harness.stages.missing import CellWork, is_state_needed, missing_stages
+from harness.stages.missing import CellWork, is_state_needed, lacks_training, missing_stages
 from harness.storage import ledger
 from harness.storage.atomic import write_json
 from harness.storage.json_files import read_json
@@ -156,11 +156,13 @@ _RUN: dict[Stage, Callable[[StageRun, RunControl | None], dict[str, Any]]] = {
 def _release_state(recipe: Recipe, cell: Cell) -> None:
     """Delete the checkpoints of a trained cell, but its final state as long as others are to start from that.
 
-    An interrupted run resumes from these files until its row is in the ledger.
+    An interrupted run resumes from these files until its row is in the ledger, as does one that is trained again.
     """
     from harness.checkpoint.checkpoints import discard
     from harness.checkpoint.final_state import keep_final_state
 
+    if lacks_training(recipe, cell):
+        return  # perhaps another process trains it now: a snapshot that was added, or a segment that is needed again
     folder = cell_folder(recipe, cell)
     if recipe.launch.keep_states or is_state_needed(recipe, cell):
         keep_final_state(folder)

@@ -207,11 +207,18 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
         continue_log(start.cell / TRAIN_LOG, stage.folder / TRAIN_LOG, progress.log_bytes)
     metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
     max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
-    before = int(stage.start.values["crops"]) if stage.start is not None and cell.begins_run else 0
     return Run(
         cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, logged=progress.step,
-        crops_before=before,
+        crops_before=_crops_before(stage, spec.training.batch),
     )  # fmt: skip
+
+
+def _crops_before(stage: StageRun, batch: int) -> int:
+    """Crops of the run that a cell's own run continues: of all that its start has seen, those before its own step 0."""
+    if stage.start is None:
+        return 0
+    seen, steps = (int(stage.start.values[name]) for name in ("crops", "steps"))
+    return seen if stage.cell.begins_run else seen - steps * batch
 
 
 def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor) -> Start | None:

@@ -116,6 +116,16 @@ def test_a_continued_run_starts_from_the_same_model_and_seed_and_its_id_says_so(
     assert {cell.start.id for cell in named if cell.start is not None} == {by_id}
 
 
+def test_a_cell_comes_after_its_start_of_another_seed_and_models_are_not_mixed(tiny_recipe_file: Path) -> None:
+    both = ["grid.datasets=[two, one]", "grid.seeds=[0, 1]"]
+    start = next(cell.id for cell in grid_of(tiny_recipe_file, *both) if (cell.dataset, cell.seed) == ("one", 1))
+    grid = grid_of(tiny_recipe_file, *both, f"train.start_from={{two: {start}}}")
+    assert [(cell.dataset, cell.seed) for cell in grid] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert {cell.start and cell.start.id for cell in grid[2:]} == {start}
+    with pytest.raises(ValueError, match=f"{start} is of the model vit_s16, and vit_b8 cannot start from it"):
+        grid_of(tiny_recipe_file, *both, "grid.models=[vit_s16, vit_b8]", f"train.start_from={{two: {start}}}")
+
+
 def test_branches_of_a_continued_run_start_from_its_own_trunk(tiny_recipe_file: Path) -> None:
     ends = "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}"
     grid = grid_of(tiny_recipe_file, "grid.datasets=[one, two]", "train.start_from={two: one}", ends)

@@ -56,6 +56,22 @@ def test_a_cell_waits_for_the_one_that_it_starts_from_unless_that_is_before_it_i
     assert next_batch([*branches], [second], 4) == [branches[0]]
 
 
+def test_what_starts_from_a_segment_that_fails_fails_with_it_also_when_it_was_trained_before(
+    tiny_recipe_file: Path,
+) -> None:
+    """Its row is there, and its state is not: it was to be trained again."""
+    schedule = "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}"
+    recipe = load(tiny_recipe_file, "laptop", [schedule])
+    segment, *branches = [cell for cell in cells(recipe) if cell.training is not None][:3]
+    ledger.record(recipe.output, LedgerRow(segment.id, "train", "x", {"steps": 9}))
+    waiting = list(branches)
+    failed = list(local._without_start(recipe, Outcome(segment, "ValueError: no images", Path("log")), waiting))
+    assert [(outcome.cell.id, outcome.error) for outcome in failed] == [
+        (cell.id, f"{segment.id}, from which it starts, failed") for cell in branches
+    ]
+    assert waiting == []
+
+
 def test_jobs_get_their_number_of_threads_and_the_environment_is_restored(
     tiny_recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

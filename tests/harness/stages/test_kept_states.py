@@ -12,11 +12,14 @@ from harness.data.prepare import prepare
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
+from harness.plan.cost import plan_cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
+from harness.stages import run as run_module
 from harness.stages.missing import StageError, missing_stages
 from harness.stages.run import run_cell, run_stage
 from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
 
 TRAINING = ["embed=null", "evaluate=null", "grid.untrained=false", "grid.models=[vit_s16]", "train.epochs=2"]
 ENDS = "train.schedule={name: warmup_stable_decay, decay: 0.5, ends: [0.5, 1.0]}"
@@ -125,3 +128,37 @@ def test_a_damaged_state_is_refused_with_what_to_do(tiny_recipe_file: Path) -> N
         train(recipe, half)
     shutil.rmtree(cell_folder(recipe, trunk))
     assert missing(recipe)[0]
+
+
+@pytest.mark.slow
+def test_branches_of_a_continued_run_count_the_crops_of_the_run_before_it(tiny_recipe_file: Path) -> None:
+    """32 wells in 4 batches an epoch of 8; `one` has half of them, so 2 epochs are 4 steps, and 8 of `two`."""
+    both = ["grid.datasets=[one, two]", "train.start_from={two: one}"]
+    recipe, grid = study(tiny_recipe_file, ENDS, *both)
+    for cell in grid:
+        train(recipe, cell)
+    crops = {}
+    for cell in grid:
+        row = ledger.read(recipe.output, cell.id, "train")
+        assert row is not None
+        assert cell.training is not None
+        crops[cell.dataset, cell.kind, cell.training.share] = (row.values["crops"], row.values["steps"])
+    whole = crops["one", "trained", 1.0][0]
+    assert {place: values[0] - 8 * values[1] for place, values in crops.items()} == {
+        place: whole if place[0] == "two" else 0 for place in crops
+    }
+    planned = {plan.cell.id: plan.crops + plan.crops_before for plan in plan_cells(recipe, grid)}
+    assert list(planned.values()) == [values[0] for values in crops.values()]
+
+
+def test_a_state_is_not_deleted_while_it_is_trained(tiny_recipe_file: Path) -> None:
+    """A snapshot is added to a finished run, whose evaluation runs again while the snapshot trains."""
+    recipe, (snapshot, whole) = study(tiny_recipe_file, "train.snapshots=[0.5]")
+    ledger.record(recipe.output, LedgerRow(whole.id, "train", "x", {"steps": 8}))
+    saved = cell_folder(recipe, snapshot) / "checkpoints" / "step-000000002"
+    saved.mkdir(parents=True)
+    run_module._release_state(recipe, snapshot)
+    assert saved.exists()
+    ledger.record(recipe.output, LedgerRow(snapshot.id, "train", "x", {"steps": 4}))
+    run_module._release_state(recipe, snapshot)
+    assert not saved.exists()
