@@ -71,5 +71,5 @@ def test_a_spread_that_is_no_sweep_is_refused(values: tuple[int, float], message
 
 
 def test_a_rate_that_no_recipe_can_have_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="train.learning_rate"):
+    with pytest.raises(ValueError, match=r"train\.learning_rate"):
         derived(study(), designs(study())[0], [1e-4, 1e9])
