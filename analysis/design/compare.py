@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.design.gain import GainFit, fit_gain
+from analysis.design.gene_noise import gene_noise
 from analysis.design.pairs import FEWEST_PAIRS, SAME_COMPUTE, Rows, Variant, rows_of
 from analysis.fitting.estimate import SPACES
 from analysis.laws.catalogue import Law, named_law
@@ -79,7 +80,8 @@ def compare(
     """How much more compute the baseline needs than the variant for the same metric, with intervals.
 
     Runs of both variants with the same cell and seed are pairs. The intervals cover what varies between seeds and
-    between cells. Where recall is of a sample of genes, they do not cover that sample, which both variants share.
+    between cells. Where recall is of a sample of genes, they cover the choice of that sample, which both variants
+    share, if both have sketches of it.
 
     Args:
         baseline: finished runs, at 3 different computes or more.
@@ -105,11 +107,11 @@ def compare(
     constant, changing = (fit_gain(form, rows, changes=changes) for changes in (False, True))
     if not improves(form, constant.theta[: constant.gain_column]):
         raise ValueError(f"{baseline.name}, {variant.name}: the metric does not improve with compute; none can make up")
-    shared = replace(_ratio(constant, constant.gain_column, confidence), extrapolated=_apart(rows))
+    shared = replace(_ratio(constant, rows, constant.gain_column, confidence), extrapolated=_apart(rows))
     covered = _covered(changing, rows)
     places = np.log(np.asarray(at, dtype=np.float64)).tolist() if len(at) else _places(covered, rows)
-    separate = tuple(_at(changing, place, covered, confidence) for place in places)
-    exponents = _ratio(changing, changing.gain_column + 1, confidence)
+    separate = tuple(_at(changing, rows, place, covered, confidence) for place in places)
+    exponents = _ratio(changing, rows, changing.gain_column + 1, confidence)
     return Comparison(
         baseline.name, variant.name, form.name, confidence, shared, separate, exponents, rows.pairs, len(rows.z),
         rows.runs, (*_disagreement(separate, exponents), *_doubts(baseline, variant, shared)),
@@ -129,6 +131,8 @@ def _check(runs: Variant, metric: Metric, law: Law) -> None:
     n = len(runs)
     if {len(runs.compute), len(runs.cells or runs.y), len(runs.seeds or runs.y)} != {n}:
         raise ValueError(f"variant {runs.name}: compute, y, cells and seeds differ in length")
+    if runs.genes is not None and len(runs.genes) != n:
+        raise ValueError(f"variant {runs.name}: {len(runs.genes)} sketches over genes of {n} runs")
     if not (np.isfinite(runs.compute).all() and (runs.compute > 0).all()):
         raise ValueError(f"variant {runs.name}: every compute must be positive and finite")
     with np.errstate(all="ignore"):
@@ -151,19 +155,22 @@ def _check_cells(runs: Variant) -> None:
                 "a cell is one design at one length: name more columns, or the run of each checkpoint")  # fmt: skip
 
 
-def _ratio(fit: GainFit, column: int, confidence: float) -> Multiplier:
+def _ratio(fit: GainFit, rows: Rows, column: int, confidence: float) -> Multiplier:
     """The exponential of a column of theta, with its interval."""
     low, high = fit.interval(column, confidence)
+    noise = gene_noise(fit, rows, column)
+    if noise is not None:
+        low, high = noise.widened(float(fit.theta[column]), (low, high), confidence)
     value, low, high = np.exp(np.clip([fit.theta[column], low, high], -LARGEST, LARGEST)).tolist()
     least, most = np.exp([-LARGEST, LARGEST]).tolist()
     return Multiplier(value, low if low > least else 0.0, high if high < most else np.inf)
 
 
-def _at(fit: GainFit, place: float, covered: Range, confidence: float) -> Multiplier:
+def _at(fit: GainFit, rows: Rows, place: float, covered: Range, confidence: float) -> Multiplier:
     """The multiplier at one log compute of the baseline."""
     outside = not covered[0] - SAME_PLACE <= place <= covered[1] + SAME_PLACE
     there = fit.at(place)
-    ratio = _ratio(there, there.gain_column, confidence)
+    ratio = _ratio(there, rows, there.gain_column, confidence)
     return replace(ratio, compute=float(np.exp(place)), extrapolated=outside)
 
 
@@ -225,6 +232,8 @@ def _notes(rows: Rows, runs: int, metric: Metric) -> list[str]:
         notes = [f"fewer than {FEWEST_PAIRS} cells are in both variants: compared without pairs"]
     if rows.runs < runs:
         notes.append(f"{runs - rows.runs} runs left out: their cell has no run of the same seed in the other variant")
-    if metric.kind == "share":
+    if rows.genes is not None:
+        notes.append("intervals cover seeds, cells and the choice of genes, which both variants share")
+    elif metric.kind == "share":
         notes.append("intervals cover seeds and cells, not the choice of the genes or examples that a share is of")
     return notes

@@ -39,6 +39,7 @@ class GainFit:
     freedom: float  # degrees of freedom of the intervals
     changes: bool  # whether the gain changes with compute
     problem: Problem = field(repr=False, compare=False)
+    unit: float = 1.0  # by which the metric was multiplied
 
     @property
     def gain_column(self) -> int:
@@ -73,6 +74,7 @@ def fit_gain(law: Law, rows: Rows, *, changes: bool) -> GainFit:
     """
     reference = float(rows.log_compute.mean())
     u, z = rows.log_compute - reference, _without_unit(law, rows.z)
+    unit = 1.0 if law.space == "log" else 1 / (float(rows.z.std()) or 1.0)
     form, extra = (changing_gain(law), 2) if changes else (constant_gain(law), 1)
     targets = (rows.rotation @ z)[None]
     inputs = np.stack([u, rows.is_variant], axis=1)[None]
@@ -84,7 +86,7 @@ def fit_gain(law: Law, rows: Rows, *, changes: bool) -> GainFit:
         with np.errstate(over="ignore"):  # of noise alone, a fit may end anywhere
             problem, freedom = _reweighted(problem, theta, rows.kinds)
         theta = solve(problem, theta[None]).theta[0]
-    return GainFit(law, theta, reference, freedom, changes, problem)
+    return GainFit(law, theta, reference, freedom, changes, problem, unit)
 
 
 def _without_unit(law: Law, z: Floats) -> Floats:

@@ -23,6 +23,7 @@ from analysis.laws.metric import Metric
 FEWEST_PAIRS = 3  # fewer do not tell the variance of a sum from that of a difference
 SAME_COMPUTE = 6  # decimals of log compute up to which runs without a named cell are of one cell
 DIFFERENCE, SUM, ALONE = 0, 1, 2
+STEP = 1e-6  # of a finite difference of the metric
 Kinds = npt.NDArray[np.int64]
 Indices = list[int]
 
@@ -36,6 +37,7 @@ class Variant:
     y: Floats  # (runs,) the metric
     cells: tuple[Hashable, ...] = ()  # the design of each run, such as its model and data; default: its compute
     seeds: tuple[Hashable, ...] = ()  # of each run; default: runs of one cell are not matched
+    genes: Floats | None = None  # (runs, 2, K) sketches of y over genes (`analysis.recall.gene_sketch`)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -59,6 +61,7 @@ class Rows:
     rotation: Floats  # (n, n), orthogonal
     kinds: Kinds  # (n,) of the rotated rows: DIFFERENCE, SUM or ALONE
     runs: int  # that the means are of
+    genes: Floats | None = None  # (n, 2, K) sketches of z over genes
 
     @property
     def pairs(self) -> int:
@@ -79,7 +82,7 @@ def rows_of(baseline: Variant, variant: Variant, metric: Metric, space: str) -> 
     first, second = baseline.by_cell(), variant.by_cell()
     rows: list[tuple[float, float, float]] = []  # log compute, metric, whether of the variant
     pairs: list[int] = []  # the first row of each
-    runs = 0
+    runs, sketches = 0, list[Floats]()
     for key in {**first, **second}:
         members = _same_seeds(baseline, variant, first.get(key, []), second.get(key, []))
         if all(members):
@@ -89,9 +92,20 @@ def rows_of(baseline: Variant, variant: Variant, metric: Metric, space: str) -> 
                 z = metric.to_space(of.y[indices], space)
                 rows.append((float(np.log(of.compute[indices]).mean()), float(z.mean()), float(side)))
                 runs += len(indices)
+                sketches += [] if of.genes is None else [_sketch(of, indices, metric, space)]
     log_compute, z, is_variant = np.array(rows).T
     rotation, kinds = _rotation(len(rows), pairs if len(pairs) >= FEWEST_PAIRS else [])
-    return Rows(log_compute, z, is_variant, rotation, kinds, runs)
+    return Rows(log_compute, z, is_variant, rotation, kinds, runs,
+                np.stack(sketches) if len(sketches) == len(rows) else None)  # fmt: skip
+
+
+def _sketch(of: Variant, indices: Indices, metric: Metric, space: str) -> Floats:
+    """Mean sketch (2, K) over the runs of a cell, in a law's space."""
+    assert of.genes is not None
+    y = of.y[indices]
+    slope = (metric.to_space(y + STEP, space) - metric.to_space(y - STEP, space)) / (2 * STEP)
+    result: Floats = np.mean(slope[:, None, None] * of.genes[indices], axis=0)
+    return result
 
 
 def _same_seeds(baseline: Variant, variant: Variant, first: Indices, second: Indices) -> tuple[Indices, Indices]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from analysis.arrays import Floats, Mask
 from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, Indices, Null, compare, order_statistics
+from analysis.recall.gene_sketch import gene_sketch
 from analysis.recall.pairs import Pairs
 
 RecallProtocol = Literal["current", "legacy"]
@@ -101,6 +102,26 @@ def relationship_recall(
         ValueError: if genes repeat or number fewer than 3, an embedding is zero or not finite, thresholds are out of
             order, there is no source, or the map holds no known pair of a source.
     """
+    measured = sketched_recall(
+        genes, embeddings, sources, protocol=protocol, thresholds=thresholds, replicates=replicates,
+        confidence=confidence, seed=seed, sketches=False,
+    )  # fmt: skip
+    return [result for result, _ in measured]
+
+
+def sketched_recall(
+    genes: Sequence[str],
+    embeddings: npt.ArrayLike,
+    sources: Sequence[Pairs],
+    *,
+    protocol: RecallProtocol = "current",
+    thresholds: Sequence[Thresholds] = (BOTH_TAILS,),
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    sketches: bool = True,
+) -> list[tuple[RecallResult, Floats | None]]:
+    """As `relationship_recall`, each result with its sketch (2, K) over genes (`gene_sketch`)."""
     for low, high in thresholds:
         if not 0 <= low <= high <= 1:
             raise ValueError(f"thresholds must satisfy 0 <= low <= high <= 1, not low {low}, high {high}")
@@ -109,16 +130,20 @@ def relationship_recall(
     directions = _directions(genes, embeddings)
     known = [_known(genes, pairs, np.random.default_rng([seed, index])) for index, pairs in enumerate(sources)]
     limits = [_limits(directions, null, thresholds) for null in _nulls(protocol, genes)]  # S lists
-    results: list[RecallResult] = []
+    measured: list[tuple[RecallResult, Floats | None]] = []
     for source in known:
-        results += _of_source(directions, source, thresholds, limits, protocol, (replicates, confidence, seed))
-    return results
+        results, either = _of_source(directions, source, thresholds, limits, protocol, (replicates, confidence, seed))
+        for result, recalled in zip(results, either, strict=True):
+            sketch = gene_sketch(genes, source.first, source.second, recalled) if sketches else None
+            measured.append((result, sketch))
+    return measured
 
 
 def _of_source(
     directions: Directions, known: _Known, thresholds: Sequence[Thresholds], limits: Sequence[Sequence[Thresholds]],
     protocol: RecallProtocol, bootstrap: tuple[int, float, int],
-) -> list[RecallResult]:  # fmt: skip
+) -> tuple[list[RecallResult], Floats]:  # fmt: skip
+    """The results of a source, and which of its pairs they recall (thresholds, P)."""
     genes = len(directions.norms)
     single = directions.single_cosines(known.first, known.second)
     random_single = directions.single_cosines(known.random_first, known.random_second)
@@ -151,7 +176,7 @@ def _of_source(
                 protocol=VERSIONS[protocol],
             )
         )
-    return results
+    return results, either
 
 
 def _directions(genes: Sequence[str], embeddings: npt.ArrayLike) -> Directions:

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from analysis.embeddings.aggregate import aggregate
 from analysis.embeddings.consistency import replicate_consistency
 from analysis.embeddings.corrections import apply_named
+from analysis.recall import gene_sketch
 from analysis.recall.pairs import Pairs, read_pairs
-from analysis.recall.relationship_recall import VERSIONS, RecallResult, relationship_recall
+from analysis.recall.relationship_recall import VERSIONS, RecallResult, sketched_recall
 from analysis.tables.names import name_of, names_of
 from analysis.tables.series import column_of
-from harness.grid.cell_folder import EMBEDDINGS
+from harness.grid.cell_folder import EMBEDDINGS, GENE_SKETCHES
 from harness.recipe.schema import Evaluate, Recipe
 from harness.storage.embeddings import read_embeddings
+from harness.storage.gene_sketches import write_sketches
 
 PROTOCOL = "relationship_recall/2"  # version 1 of the row called the ends of the interval low and high
 CONSISTENCY = "replicate_consistency/1"
@@ -46,6 +48,8 @@ class _Wells:
 def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Recall of every relationship source by a cell's embeddings, their replicate consistency, and random baselines.
 
+    How the recalls depend on the choice of genes is written to the cell's folder, for comparisons with other cells.
+
     Raises:
         ValueError: a column or the controls are missing, or a relationship list cannot be used.
     """
@@ -54,7 +58,11 @@ def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
     wells, features = _read(settings, folder / EMBEDDINGS)
     lists = [read_pairs(path, name) for name, path in settings.relationships.items()]
     corrected = apply_named(settings.correction, features, wells.control, wells.batch)
-    genes, results = _recall(settings, wells, corrected, lists, settings.bootstrap)
+    genes, measured = _recall(settings, wells, corrected, lists, settings.bootstrap)
+    results = [result for result, _ in measured]
+    sketches = {result.source: sketch for result, sketch in measured if sketch is not None}
+    recalls = {result.source: result.recall for result in results}
+    write_sketches(folder / GENE_SKETCHES, gene_sketch.VERSION, recalls, sketches)
     return {
         "protocol": f"{PROTOCOL}/{VERSIONS[settings.protocol]}",
         "correction": settings.correction,
@@ -85,11 +93,12 @@ def _names(table: pd.DataFrame, column: str) -> NDArray[Any]:
 
 def _recall(
     settings: Evaluate, wells: _Wells, corrected: Floats, lists: list[Pairs], replicates: int
-) -> tuple[int, list[RecallResult]]:
+) -> tuple[int, list[tuple[RecallResult, Floats | None]]]:
     genes = aggregate(corrected, wells.gene, wells.guide)
-    results = relationship_recall(
+    results = sketched_recall(
         genes.genes, genes.embeddings, lists,
         protocol=settings.protocol, thresholds=[settings.tails], replicates=replicates,
+        sketches=replicates > 0,
     )  # fmt: skip
     return len(genes.genes), results
 
@@ -123,4 +132,4 @@ def _baselines(settings: Evaluate, wells: _Wells, lists: list[Pairs]) -> dict[st
     random = np.random.default_rng(0).normal(size=(len(wells.gene), RANDOM_WIDTH))
     corrected = apply_named(settings.correction, random, wells.control, wells.batch)
     results = _recall(settings, wells, corrected, lists, 0)[1]
-    return {"random_features": {result.source: result.recall for result in results}}
+    return {"random_features": {result.source: result.recall for result, _ in results}}

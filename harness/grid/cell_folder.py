@@ -11,6 +11,7 @@ WEIGHTS = "model.safetensors"  # of a trained cell
 TRAIN_LOG = "train.jsonl"
 EMBEDDINGS = "embeddings.parquet"
 RECONSTRUCTIONS = "reconstructions.npz"
+GENE_SKETCHES = "recall_genes.npz"  # of an evaluated cell
 
 
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:

@@ -273,10 +273,18 @@ def _next_runs(recipe: Recipe) -> tuple[list[NextRun], str]:
         return [], f"Nothing can be proposed yet: {error}."
     where = f"mean recall at {proposal.target:.2g} ({proposal.convention})"
     runs = [
-        NextRun(run.candidate.name, run.candidate.hours, f"{where}: ± {run.before:.4f} → {run.after:.4f}")
+        NextRun(
+            run.candidate.name,
+            run.candidate.hours,
+            f"{_at(where, proposal.places.get(run.candidate.name))}: ± {run.before:.4f} → {run.after:.4f}",
+        )
         for run in proposal.buy
     ]
     return runs, "" if runs else f"No open cell would narrow {where}: the study is complete, or the rest adds nothing."
+
+
+def _at(where: str, place: str | None) -> str:
+    return f"{where}, {place}" if place else where
 
 
 def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.recall.gene_sketch import VERSION
 from harness.grid.cell import Cell
+from harness.grid.cell_folder import GENE_SKETCHES
 from harness.recipe.axes import END, VARIANT, axis_names, point_name
 from harness.recipe.schema import Recipe
 from harness.report.points import for_laws, points, trained_runs
+from harness.storage.gene_sketches import read_sketches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,11 +75,27 @@ def _runs(recipe: Recipe, grid: Sequence[Cell]) -> pd.DataFrame:
     recalls = recalls[recalls["trained"].astype(bool)]
     several = losses["patch"].nunique() > 1
     patches = [f"{LOSS}, patch {patch}" if several else LOSS for patch in losses["patch"]]
-    parts = [losses.assign(metric=patches, y=losses["loss"])]
-    parts.append(recalls.assign(metric=[f"recall, {source}" for source in recalls["source"]], y=recalls["recall"]))
-    ends = [END] if END in losses else []  # branches of one run differ in their end
-    kept = ["cell", "model", "dataset", "seed", "compute", "metric", "y", *axis_names(recipe.grid), *ends]
+    losses = losses.assign(metric=patches, y=losses["loss"])
+    recalls = recalls.assign(metric=[f"recall, {source}" for source in recalls["source"]], y=recalls["recall"])
+    parts = [losses.assign(sketch=None), recalls.assign(sketch=_sketches(recipe, recalls))]
+    places = [*axis_names(recipe.grid), *([END] if END in losses else [])]  # branches of one run differ in their end
+    kept = ["cell", "model", "dataset", "seed", "compute", "metric", "y", "sketch", *places]
     return pd.concat([part[kept] for part in parts if len(part)] or [parts[0][kept]], ignore_index=True)
+
+
+def _sketches(recipe: Recipe, recalls: pd.DataFrame) -> pd.Series:
+    """The sketch over genes of each recall, None if its cell has none."""
+    import pandas as pd
+
+    by_cell = {
+        str(cell): read_sketches(
+            recipe.output / "cells" / str(cell) / GENE_SKETCHES, VERSION,
+            dict(zip(rows["source"], rows["recall"], strict=True)),
+        )
+        for cell, rows in recalls.groupby("cell", sort=False)
+    }  # fmt: skip
+    rows = zip(recalls["cell"], recalls["source"], strict=True)
+    return pd.Series([by_cell[str(cell)].get(source) for cell, source in rows], index=recalls.index, dtype=object)
 
 
 def _axes(recipe: Recipe) -> dict[str, list[str]]:
@@ -166,10 +185,16 @@ def _compared(name: str, metric: str, part: pd.DataFrame, sides: tuple[str, str]
 
 
 def _variant(name: str, rows: pd.DataFrame) -> Variant:
+    import numpy as np
+
     from analysis.design.pairs import Variant
 
     cells = tuple(rows[["model", "dataset", *([END] if END in rows else [])]].itertuples(index=False, name=None))
-    return Variant(name, rows["compute"].to_numpy(float), rows["y"].to_numpy(float), cells, tuple(rows["seed"]))
+    sketches = rows["sketch"].tolist()
+    genes = None if any(sketch is None for sketch in sketches) else np.stack(sketches)
+    return Variant(
+        name, rows["compute"].to_numpy(float), rows["y"].to_numpy(float), cells, tuple(rows["seed"]), genes
+    )  # fmt: skip
 
 
 def table(comparisons: Sequence[AxisComparisons]) -> pd.DataFrame:

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.recall.gene_sketch import SIGNS, VERSION
 from harness.evaluate.cell import evaluate_cell
-from harness.grid.cell_folder import EMBEDDINGS
+from harness.grid.cell_folder import EMBEDDINGS, GENE_SKETCHES
 from harness.recipe.load import load
 from harness.recipe.schema import Control, Recipe
 from harness.storage.embeddings import write_embeddings
+from harness.storage.gene_sketches import read_sketches
 
 GROUPS = 12  # of two genes with similar embeddings
 GENES = [f"{letter}{group}" for group in range(GROUPS) for letter in "AB"]
@@ -54,6 +56,15 @@ def test_similar_genes_are_recalled_and_random_features_recall_chance(recipe: Re
     assert pairs["chance"] == pytest.approx(0.1)
     assert values["baselines"]["random_features"]["pairs"] < 0.5
     assert values["consistency"]["protocol"] == "replicate_consistency/1"
+
+
+def test_how_the_recall_depends_on_genes_is_kept_beside_the_embeddings(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    values = evaluate_cell(recipe, tmp_path)
+    recalls = {name: row["recall"] for name, row in values["recall"].items()}
+    found = read_sketches(tmp_path / GENE_SKETCHES, VERSION, recalls)
+    assert found["pairs"].shape == (2, SIGNS)
+    assert set(values) == {"protocol", "correction", "genes", "recall", "consistency", "baselines"}
 
 
 def test_without_replicates_there_is_no_consistency(recipe: Recipe, tmp_path: Path) -> None:
