@@ -40,11 +40,14 @@ EXAMPLES_SEEN = re.compile(
     r"(data|train).*(size|points)",
     re.I,
 )
+# for bending laws alone: wider than any published law, at most as strong as the noise of points
+BENDING, MODEST = ("m4", "bnsl", "soft_start"), Belief(plateau=(-1.5, 1.5), exponent=(-1.5, 1.0), strength=1e-2)
 STRENGTHS = (5e-4, 2e-3)  # largest residual variances that the belief is weighed against
 # law, weight of the side that is extrapolated, share of the average
 MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
 SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
 FEWEST = 3  # distinct x that any law needs; with fewer no residuals are left to judge it by
+LEAST_DECADES = 0.2  # of every input; over less, no exponent is seen
 FEW = 6  # with fewer points, forms with many parameters are left out
 WIDE = 10.0  # a positive score that grows by more than this factor is fitted as a power law
 LEAST_STRENGTH = 1e-7
@@ -88,19 +91,39 @@ class MemberSpec:
     share: float
 
 
+def form_for(points: Points, metric: Metric, name: str) -> str:
+    """The form that an average's name stands for: itself, or a law for several inputs or for a score that grows widely.
+
+    All points of a curve decide it once. What is fitted to a part of them takes the answer as its name.
+    """
+    inputs = points.x.shape[1]
+    if name not in EXPERIENCE or inputs > 1:
+        return name if name not in EXPERIENCE else "joint" if inputs == 2 else "data_constrained"
+    wide = metric.kind == "score" and len(points) > 0 and points.y.min() > 0
+    return "power_law" if wide and np.ptp(np.log(points.y)) > np.log(WIDE) else name
+
+
+def _alone(law: Law, points: Points, metric: Metric) -> Belief:
+    """The belief of a law that is fitted by itself: very weak, and as strong as the noise for a law that can bend.
+
+    Such a law has five or six parameters, and through a few noisy points it falls at the last of them without limit.
+    """
+    if law.name not in BENDING:
+        return WEAK
+    strength = np.clip(noise_variance(points, metric), WEAK.strength, MODEST.strength)
+    return replace(MODEST, strength=float(strength))
+
+
 def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSpec]:
     """The laws that a name stands for.
 
     A named law is fitted by itself, with even weights and a very weak belief; joint laws with Huber's loss.
     """
-    inputs = points.x.shape[1]
-    if name in EXPERIENCE and inputs > 1:
-        name = "joint" if inputs == 2 else "data_constrained"
-    if name in EXPERIENCE and metric.kind == "score" and points.y.min() > 0 and np.ptp(np.log(points.y)) > np.log(WIDE):
-        name = "power_law"
+    name = form_for(points, metric, name)
     if name not in EXPERIENCE:
         law = named_law(name)
-        return [MemberSpec(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), (WEAK,), 1.0)]
+        settings = Settings(huber=JOINT_HUBER if law.inputs > 1 else None)
+        return [MemberSpec(law, settings, (_alone(law, points, metric),), 1.0)]
     experience = EXPERIENCE[name]
     if metric.kind == "score":
         linear = (replace(experience.belief, strength=1e-3),)
@@ -111,21 +134,34 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSp
     return [MemberSpec(named_law(law), Settings(tail=tail), beliefs, share) for law, tail, share in forms]
 
 
+def _check_ranges(points: Points) -> None:
+    decades = np.ptp(np.log10(points.x), axis=0)
+    short = int(np.argmin(decades))
+    which = ("first", "second", "third")[short]
+    if decades[short] == 0 and len(decades) > 1:
+        raise ValueError(f"the {which} input has one value at all {len(points)} points: fit the others without it")
+    if decades[short] < LEAST_DECADES:
+        where = f"the {which} input" if len(decades) > 1 else "x"
+        raise ValueError(
+            f"not enough to tell: {where} spans {decades[short]:.2g} decades at {len(points)} points; "
+            f"{LEAST_DECADES:g} decades (a factor of {10**LEAST_DECADES:.2g}) would be"
+        )
+
+
 def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = False) -> Average:
     """Fit a law by name, or one of the averages; `rough` for fits that only measure the error of such fits.
 
     Raises:
-        ValueError: fewer than 3 distinct x, an unknown law, or a law with another number of inputs.
+        ValueError: not enough to tell (fewer than 3 distinct x, or less than 0.2 decades of them), an unknown law, or a
+            law with another number of inputs.
     """
     places = len(np.unique(points.x, axis=0)) if len(points) else 0
     specs = members(metric, points, law) if places >= FEWEST else []
     needed = len(specs[0].law.parameters) if specs and points.x.shape[1] > 1 else FEWEST
     if places < needed:
-        raise ValueError(f"{len(points)} points at {places} distinct x; this needs at least {needed}")
-    constant = np.flatnonzero(np.ptp(points.x, axis=0) == 0)
-    if constant.size:
-        which = ("first", "second", "third")[constant[0]]
-        raise ValueError(f"the {which} input has one value at all {len(points)} points: fit the others without it")
+        few = f"{len(points)} points at {places} distinct x; this needs at least {needed}"
+        raise ValueError(f"{few} over {LEAST_DECADES:g} decades: not enough to tell")
+    _check_ranges(points)
     fits = [fit_beliefs(spec.law, points, metric, spec.settings, spec.beliefs, rough=rough) for spec in specs]
     shares = [spec.share for spec in specs for _ in spec.beliefs]
     return average([fitted for of_law in fits for fitted in of_law], shares)

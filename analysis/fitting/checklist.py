@@ -39,9 +39,13 @@ class Influence:
     """The point whose absence moves the prediction most."""
 
     row: int  # index in the points as given
-    x: float
+    place: tuple[float, ...]  # its inputs
     shift: float  # of the law at the target, in its space
     share: float  # of the interval's half width
+
+    @property
+    def x(self) -> float:
+        return self.place[0]
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def influence(law: Average, points: Points, target: Floats, half_width: float) -
     worst = int(np.argmax(np.abs(shift)))
     row = int(ordered[suspects[worst]])
     ratio = abs(shift[worst]) / half_width if half_width > 0 else 0.0
-    return Influence(row, float(points.x[row, 0]), float(shift[worst]), float(ratio))
+    return Influence(row, tuple(map(float, points.x[row])), float(shift[worst]), float(ratio))
 
 
 def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors | None:
@@ -130,6 +134,8 @@ def checklist(
     factors: TwoFactors | None,
     target: Floats,
     notes: Sequence[str] = (),
+    metric_note: str | None = None,
+    cannot_tell: Sequence[str] = (),
 ) -> list[Check]:
     """Every item, in the order in which it is read."""
     metric = law.metric
@@ -138,7 +144,8 @@ def checklist(
         Check(
             "convention",
             "info",
-            f"a {metric.kind}, fitted in {law.space} space; compute is counted as in the column",
+            f"a {metric.kind}, fitted as {metric.describe_space(law.space)} ({law.space} space); "
+            "compute is counted as in the column",
         ),
         _converged(law),
         _rolling(rolling, scale, law.space),
@@ -147,15 +154,18 @@ def checklist(
         *_identified(parameters),
         _reach(points, target),
         *_residuals(law, points, metric),
+        *(Check("interval", "warn", sentence) for sentence in cannot_tell),
+        *([Check("metric", "warn", metric_note)] if metric_note else []),
         *(Check("rows left out", "warn", note) for note in notes),
     ]
 
 
 def _count(points: Points) -> Check:
-    n, places = len(points), len(np.unique(points.x[:, 0]))
-    decades = np.log10(points.x[:, 0].max() / points.x[:, 0].min())
-    detail = f"{n} points at {places} distinct x over {decades:.2f} decades"
-    few = n < 6 or decades < 0.5
+    n, places = len(points), len(np.unique(points.x, axis=0))
+    decades = np.ptp(np.log10(points.x), axis=0)
+    each = " and ".join(f"{span:.2f}" for span in decades)
+    detail = f"{n} points at {places} distinct x over {each} decades"
+    few = n < 6 or decades.min() < 0.5
     return Check("n", "warn" if few else "ok", detail + ("; few points or a short range" if few else ""))
 
 
@@ -180,7 +190,8 @@ def _rolling(rolling: Rolling, scale: Scale, space: str) -> Check:
 
 def _influence(influential: Influence) -> Check:
     moved = f"{influential.shift:+.3g} ({influential.share:.0%} of ±)"
-    detail = f"without the point at x = {influential.x:.4g} the target moves by {moved}"
+    place = ", ".join(f"{x:.4g}" for x in influential.place)
+    detail = f"without the point at x = {place} the target moves by {moved}"
     return Check("leave-one-out influence", "warn" if influential.share > 0.5 else "ok", detail)
 
 

@@ -23,7 +23,15 @@ FLATNESS = 1e-5  # relative gain that a Newton step may still promise in a conve
 SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
 SHARED = {"data_constrained": (1, 2)}  # inputs that count the same quantity
 THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # largest number of steps, and the gain below which a fit ends
+HIGHEST = 10.0  # times the largest value: a plateau before learning, where the metric's range does not bound it
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
+
+
+def log_compute(x: Floats) -> Floats:
+    """What orders places x (m, d): the log of x, or of size times data, the first input and the last (m,)."""
+    logs = np.log(x)
+    # rounded, because equal products of different factors differ in their last digit
+    return np.asarray(logs[:, 0] if x.shape[1] == 1 else np.round(logs[:, 0] + logs[:, -1], 9))
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,14 @@ class Points:
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
-        """Indices from the smallest first input to the largest."""
-        return np.argsort(self.x[:, 0], kind="stable")
+        """Indices from the least compute to the most; which column comes first does not matter."""
+        return np.argsort(log_compute(self.x), kind="stable")
+
+    def beyond(self, x: Floats) -> Floats:
+        """How far places x (m, d) are beyond the points, as logs (m,): in compute, or in the input farthest out."""
+        inputs = (np.log(x) - np.log(self.x.max(axis=0))).max(axis=1)
+        compute = log_compute(x) - log_compute(self.x).max()
+        return np.asarray(np.maximum(np.maximum(inputs, compute), 0.0))
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class Fitted:
         rows = self.theta[None] if theta is None else theta
         inputs = coordinates.inputs(x)
         with np.errstate(all="ignore"):  # a resample may be anywhere; values that are not finite are left out later
-            z = self.law.form(rows, inputs[None])[0]
+            z = self.problem.model(rows, inputs[None])[0]
         if self.law.bends:
             beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
             z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)
@@ -211,7 +225,14 @@ def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Set
     prior = law.prior(settings.belief)
     # Beliefs are about logarithms; a linear space is standardised, so its residuals are a share of the spread.
     targets = coordinates.values(points.y)
-    return Problem(law.form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+    form = law.capped(_highest(coordinates, targets)) if law.capped else law.form
+    return Problem(form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+
+
+def _highest(coordinates: Coordinates, targets: Floats) -> float:
+    """The highest plateau before learning, in the law's units: the end of the metric's range, or well above all."""
+    range_ = coordinates.metric.farthest / np.exp(coordinates.z_ref)
+    return float(min(range_, HIGHEST * np.exp(targets.max())))
 
 
 def _better(first: Solution, second: Solution) -> Solution:

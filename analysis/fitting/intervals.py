@@ -22,6 +22,9 @@ from analysis.laws.metric import Metric
 
 RESAMPLES = 200
 CORRELATED = 0.3  # lag-1 correlation of residuals from which checkpoints are drawn in blocks
+WIDEST = 10.0  # times what the points span: an interval that is wider says nothing
+EXACT = 1e-3  # of what the points span: what a law through every point may still be off
+THINNEST, TINY = 1e-6, 1e-300  # width of an interval relative to its ends, and of one at 0
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, in order of x, from which the rest is predicted
 
 
@@ -58,7 +61,7 @@ def bootstrap(fitted: Fitted, points: Points, count: int = RESAMPLES, seed: int 
     rng = np.random.default_rng(seed)
     points = points.subset(points.order)
     problem = fitted.problem
-    residual = problem.targets[0] - fitted.law.form(fitted.theta[None], problem.inputs)[0][0]
+    residual = problem.targets[0] - problem.model(fitted.theta[None], problem.inputs)[0][0]
     weights = resample_weights(points, residual, count, rng) * problem.weights
     inputs = problem.inputs
     if points.x_low is not None and points.x_high is not None:
@@ -80,7 +83,11 @@ def spread(law: Average, points: Points, x: Floats, count: int = RESAMPLES, seed
 
 
 def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[float, ...] = ORIGINS) -> Rolling:
-    """Fit the first points in order of x, predict the rest, and measure the error."""
+    """Fit the first points in order of compute, predict the rest, and measure the error.
+
+    The form is the one that all points decide: subsets that chose their own would give errors of other spaces.
+    """
+    name = averages.form_for(points, metric, name)
     ordered = points.subset(points.order)
     errors, reaches = [], []
     for share in origins:
@@ -93,7 +100,7 @@ def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[flo
         except ValueError:
             continue
         errors.append(metric.to_space(rest.y, law.space) - law.log_or_linear(rest.x))
-        reaches.append(np.log(rest.x[:, 0] / first.x[-1, 0]))
+        reaches.append(first.beyond(rest.x))
     if not errors:
         return Rolling(float("nan"), float("nan"), 0)
     mean_square = np.mean([np.mean(np.square(error)) for error in errors])
@@ -153,14 +160,29 @@ def scale_at(
     if not rolling.origins and law.space == "log" and points.x.shape[1] == 1:
         bare = fit_law(named_law("power_law"), points, law.metric)
         error = np.hypot(error, UNTRIED_FORM * (bare.log_or_linear(x) - law.log_or_linear(x)))
-    distance = np.maximum(np.log(x[:, 0] / points.x[:, 0].max()), 0.0)
-    grown = error * np.sqrt(np.maximum(1.0, distance / max(reach, 0.05)))
-    return Scale(noise, draws.std(axis=0), grown, factor(confidence))
+    grown = error * np.sqrt(np.maximum(1.0, points.beyond(x) / max(reach, 0.05)))
+    span = float(np.ptp(law.metric.to_space(points.y, law.space)))
+    return Scale(max(noise, EXACT * span, EXACT * THINNEST), draws.std(axis=0), grown, factor(confidence))
 
 
 def interval(law: Average, x: Floats, scale: Scale) -> tuple[Floats, Floats]:
-    """Ends (m,) of the metric's interval at places x (m, d), low first."""
+    """Ends (m,) of the metric's interval at places x (m, d), low first; never of no width."""
     centre = law.log_or_linear(x)
     metric = law.metric
     ends = [metric.within(metric.from_space(centre + sign * scale.half_width, law.space)) for sign in (-1, 1)]
-    return np.minimum(*ends), np.maximum(*ends)
+    low, high = np.minimum(*ends), np.maximum(*ends)
+    least = THINNEST * np.maximum(np.abs(low), np.abs(high)) + TINY  # at a bound, both ends are rounded to it
+    thin = high - low < least
+    return np.where(thin, metric.within(low - least), low), np.where(thin, metric.within(high + least), high)
+
+
+def spans(law: Average, points: Points, x: Floats, scale: Scale) -> Floats:
+    """How many times what the points span the intervals at places x (m, d) do (m,), in the metric or the law's space.
+
+    Infinite where the points do not vary.
+    """
+    low, high = interval(law, x, scale)
+    varied = float(np.ptp(points.y)), float(np.ptp(law.metric.to_space(points.y, law.space)))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios = np.divide(high - low, varied[0]), np.divide(2 * scale.half_width, varied[1])
+    return np.asarray(np.nan_to_num(np.maximum(*ratios), nan=np.inf))

@@ -59,7 +59,8 @@ def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
             c, alpha, span = np.exp(t[3]), np.exp(t[4]), np.exp(t[1] + level)
             low = np.exp(t[0] + level)
             coefficient = np.exp((1 - alpha) * (t[1] + level) + t[2] + c * log_x[0])
-            return {"E": low, "E0": low + span, "B": coefficient, "c": c, "alpha": alpha}
+            high = np.minimum(low + span, at.metric.farthest)
+            return {"E": low, "E0": high, "B": coefficient, "c": c, "alpha": alpha}
         if name == "soft_start":
             return {"E": np.exp(t[0] + level), "B": np.exp(t[1] + level), "c": np.exp(t[2]),
                     "d": np.exp(t[3] + log_x[0]), "f": np.exp(t[4])}  # fmt: skip

@@ -23,6 +23,7 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
         return [f"== {group['group']} ({group['n_train']} points): {group['error']}"]
     members = ", ".join(dict.fromkeys(member["law"] for member in group["members"]))
     lines = [f"== {group['group']} ({group['n_train']} points), law {group['law']}: {members}"]
+    lines.append(f"   {group['metric']['meaning']}; fitted as {group['fitted_as']}")
     lines.append(f"   parameters of {group['parameters_of']}, {confidence:.0%} intervals")
     for name, parameter in group["parameters"].items():
         state = "" if parameter["identified"] else "  not identified: a range, no estimate"
@@ -30,7 +31,8 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
         lines.append(f"     {name:<6}{value:>12}  {_interval(parameter)} {parameter['method']}{state}")
     for prediction in group["predictions"]:
         place = ", ".join(number(x) for x in _sequence(prediction["x"]))
-        lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}")
+        doubt = "  cannot tell" if prediction["cannot_tell"] else ""
+        lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}{doubt}")
     lines += _frontier(group["frontier"]) if "frontier" in group else []
     score = group["held_out"]
     if score:
