@@ -172,6 +172,7 @@ def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any
         "size_exponent": asdict(best.size_exponent), "data_exponent": asdict(best.data_exponent),
         "iso_flop_size_exponent": asdict(allocation.iso_flop) if allocation.iso_flop else None,
         "unidentified": list(allocation.unidentified), "flops_per_unit": options.flops_per_unit,
+        "asked": budgets is not None, "warnings": list(allocation.warnings),
         "data_never_repeated": result.law.members[0].law.name == "data_constrained",
         "at": [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)],
     }  # fmt: skip

@@ -19,6 +19,7 @@ from analysis.fitting.parameters import Parameter
 from analysis.laws.metric import Metric
 
 Verdict = Literal["ok", "warn", "info"]
+DIFFERENT = 0.05  # p below which two slopes are said to differ
 CONFOUNDED = 0.9  # correlation of log factors above which they cannot be separated
 OUTLIER = 4.0  # robust deviations
 SUSPECTS = 12  # points for which a complete leave-one-out refit is run
@@ -58,12 +59,25 @@ class TwoFactors:
     correlation: float  # of the logs
     r2_one: float  # of the product of both, which is compute
     r2_two: float
+    p_equal: float  # of slopes that differ as much by chance: Student's t of their difference
 
     @property
     def one_sided(self) -> str | None:
-        """The factor that carries the trend alone, if the other's interval holds 0 and its own does not."""
+        """The factor that carries the trend alone, if the slopes differ, its own interval excludes 0, the other's not.
+
+        That one slope is significant and the other is not does not make them different (Gelman and Stern 2006).
+        """
         moved = [abs(slope) > half for slope, half in zip(self.slopes, self.half_widths, strict=True)]
-        return self.names[moved.index(True)] if sum(moved) == 1 else None
+        return self.names[moved.index(True)] if sum(moved) == 1 and self.p_equal < DIFFERENT else None
+
+    @property
+    def verdict(self) -> str:
+        """Which factor carries the trend, in words."""
+        if self.one_sided:
+            return f"the trend is carried by {self.one_sided} alone (the slopes differ, p = {self.p_equal:.2g})"
+        if self.p_equal < DIFFERENT:
+            return f"the slopes of both factors differ (p = {self.p_equal:.2g})"
+        return f"which factor carries the trend cannot be told: the slopes may be equal (p = {self.p_equal:.2g})"
 
 
 def influence(law: Average, points: Points, target: Floats, half_width: float) -> Influence:
@@ -108,6 +122,9 @@ def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors 
     total = float(np.sum((z - z.mean()) ** 2)) or 1.0
     covariance = np.linalg.pinv(design.T @ design) * left_two / (n - 3)
     half = t.ppf(0.975, n - 3) * np.sqrt(np.diag(covariance))
+    gap = coefficients[1] - coefficients[2]
+    error = np.sqrt(max(covariance[1, 1] + covariance[2, 2] - 2 * covariance[1, 2], 0.0))
+    p_equal = float(2 * t.sf(abs(gap) / error, n - 3)) if error > 0 else float(gap == 0)
     return TwoFactors(
         (names[0], names[1]),
         (float(coefficients[1]), float(coefficients[2])),
@@ -115,6 +132,7 @@ def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors 
         float(np.corrcoef(logs.T)[0, 1]),
         1 - left_one / total,
         1 - left_two / total,
+        p_equal,
     )
 
 
@@ -206,9 +224,7 @@ def _factors(factors: TwoFactors | None) -> Check:
     if abs(factors.correlation) > CONFOUNDED:
         detail += f"; logs correlate {factors.correlation:.2f}: they cannot be separated"
         return Check("two factors", "warn", detail)
-    if factors.one_sided:
-        return Check("two factors", "warn", f"{detail}; the trend is carried by {factors.one_sided} alone")
-    return Check("two factors", "ok", detail)
+    return Check("two factors", "warn" if factors.one_sided else "ok", f"{detail}; {factors.verdict}")
 
 
 def _identified(parameters: Sequence[Parameter]) -> list[Check]:
