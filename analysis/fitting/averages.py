@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_beliefs
+from analysis.fitting.estimate import JOINT_HUBER, Average, Fitted, Points, Settings, average, fit_beliefs
 from analysis.laws.beliefs import WEAK, Belief
 from analysis.laws.catalogue import Law, named_law
 from analysis.laws.metric import Metric
@@ -45,6 +45,15 @@ BENDING, MODEST = ("m4", "bnsl", "soft_start"), Belief(plateau=(-1.5, 1.5), expo
 STRENGTHS = (5e-4, 2e-3)  # largest residual variances that the belief is weighed against
 # law, weight of the side that is extrapolated, share of the average
 MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
+# the average for shares: the same, and its belief; None: as strong as the noise (`MODEST`)
+SHARE_MEMBERS: tuple[tuple[str, float, float, Belief | None], ...] = (
+    ("power_law", 0.25, 1.0, WEAK),
+    ("logit_linear", 0.25, 0.3, WEAK),
+    ("power_offset", 0.0, 1.0, None),
+    ("m4", 0.25, 1.0, Belief(plateau=(-0.7, 0.7), exponent=(-1.9, 0.8), strength=2e-3)),
+)
+LINE, SPARE = 2, 2  # parameters of a line; degrees of freedom that any other law must leave
+FLOOR = 1e-7  # variance below which residuals say nothing about which law is right
 SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
 FEWEST = 3  # distinct x that any law needs; with fewer no residuals are left to judge it by
 LEAST_DECADES = 0.2  # of every input; over less, no exponent is seen
@@ -103,15 +112,38 @@ def form_for(points: Points, metric: Metric, name: str) -> str:
     return "power_law" if wide and np.ptp(np.log(points.y)) > np.log(WIDE) else name
 
 
+def _share_members(metric: Metric, points: Points) -> list[MemberSpec]:
+    """Straight lines, and laws with a ceiling where there are points to spare; no logit of a share of 0."""
+    specs = []
+    for name, tail, share, belief in SHARE_MEMBERS:
+        law = named_law(name)
+        lacks = len(law.parameters) > LINE and len(points) < len(law.parameters) + SPARE
+        if lacks or (law.space == "logit" and points.y.min() <= 0):
+            continue
+        specs.append(MemberSpec(law, Settings(tail=tail), (belief or _modest(points, metric),), share))
+    return specs
+
+
+def _modest(points: Points, metric: Metric) -> Belief:
+    strength = np.clip(noise_variance(points, metric), WEAK.strength, MODEST.strength)
+    return replace(MODEST, strength=float(strength))
+
+
+def evidence(fitted: Fitted) -> float:
+    """How much the points speak for a law: its likelihood less Schwarz's penalty for its parameters, as a logarithm.
+
+    So a ceiling counts as far as the points identify it (weights as in Burnham and Anderson 2002, section 6.4).
+    """
+    n = fitted.problem.targets.shape[1]
+    return float(-0.5 * (n * np.log(fitted.residual**2 + FLOOR) + len(fitted.theta) * np.log(n)))
+
+
 def _alone(law: Law, points: Points, metric: Metric) -> Belief:
     """The belief of a law that is fitted by itself: very weak, and as strong as the noise for a law that can bend.
 
     Such a law has five or six parameters, and through a few noisy points it falls at the last of them without limit.
     """
-    if law.name not in BENDING:
-        return WEAK
-    strength = np.clip(noise_variance(points, metric), WEAK.strength, MODEST.strength)
-    return replace(MODEST, strength=float(strength))
+    return _modest(points, metric) if law.name in BENDING else WEAK
 
 
 def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSpec]:
@@ -128,6 +160,8 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSp
     if metric.kind == "score":
         linear = (replace(experience.belief, strength=1e-3),)
         return [MemberSpec(named_law(law), Settings(tail=tail), linear, share) for law, tail, share in SCORE_MEMBERS]
+    if metric.kind == "share" and name == "auto":
+        return _share_members(metric, points)
     forms = MEMBERS if len(points) >= FEW else MEMBERS[:1]
     most = max(experience.noises * noise_variance(points, metric), LEAST_STRENGTH)
     beliefs = tuple(replace(experience.belief, strength=min(strength, most)) for strength in STRENGTHS)
@@ -163,5 +197,9 @@ def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = Fals
         raise ValueError(f"{few} over {LEAST_DECADES:g} decades: not enough to tell")
     _check_ranges(points)
     fits = [fit_beliefs(spec.law, points, metric, spec.settings, spec.beliefs, rough=rough) for spec in specs]
-    shares = [spec.share for spec in specs for _ in spec.beliefs]
-    return average([fitted for of_law in fits for fitted in of_law], shares)
+    shares = np.array([spec.share for spec in specs for _ in spec.beliefs])
+    together = average([fitted for of_law in fits for fitted in of_law], shares)
+    if metric.kind != "share" or len(specs) == 1 or form_for(points, metric, law) != "auto":
+        return together
+    odds = np.array([evidence(member) for member in together.members])
+    return average(together.members, shares * np.exp(odds - odds.max()))

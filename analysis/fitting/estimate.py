@@ -15,7 +15,7 @@ import numpy.typing as npt
 from analysis.arrays import Floats
 from analysis.fitting.least_squares import Problem, Solution, polish, solve
 from analysis.laws.beliefs import WEAK, Belief, Prior
-from analysis.laws.catalogue import Law
+from analysis.laws.catalogue import Law, Space
 from analysis.laws.metric import Coordinates, Metric
 
 AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
@@ -106,9 +106,21 @@ class Fitted:
     theta: Floats  # (p,)
     problem: Problem = field(repr=False, compare=False)
     certificate: Certificate
+    space: Space  # in which it predicts: the law's own, or that of the average that it is a member of
+
+    @property
+    def residual(self) -> float:
+        """Weighted root mean square residual in that space, of a metric in its own units."""
+        if self.space == self.law.space:
+            return self.coordinates.z_scale * self.certificate.residual
+        at, metric = self.coordinates, self.coordinates.metric
+        fitted = self.problem.model(self.theta[None], self.problem.inputs)[0][0]
+        ends = [at.z_ref + at.z_scale * z for z in (self.problem.targets[0], fitted)]
+        measured, found = (metric.convert(end, self.law.space, self.space) for end in ends)
+        return float(np.sqrt(np.mean(self.problem.weights[0] * (measured - found) ** 2)))
 
     def log_or_linear(self, x: Floats, theta: Floats | None = None) -> Floats:
-        """The law's space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
+        """In its space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
         coordinates = self.coordinates
         rows = self.theta[None] if theta is None else theta
         inputs = coordinates.inputs(x)
@@ -117,13 +129,14 @@ class Fitted:
         if self.law.bends:
             beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
             z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)
-        result: Floats = coordinates.z_ref + coordinates.z_scale * z
+        own: Floats = coordinates.z_ref + coordinates.z_scale * z
+        result = coordinates.metric.convert(own, self.law.space, self.space)
         return result[0] if theta is None else result
 
     def predict(self, x: Floats) -> Floats:
         """The metric at places x (m, d)."""
         metric = self.coordinates.metric
-        return metric.within(metric.from_space(self.log_or_linear(x), self.law.space))
+        return metric.within(metric.from_space(self.log_or_linear(x), self.space))
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ class Average:
 
     @property
     def space(self) -> str:
-        return self.members[0].law.space
+        return self.members[0].space
 
     @property
     def metric(self) -> Metric:
@@ -193,7 +206,7 @@ def fit_beliefs(
             solution = _better(solution, polish(problem, solution.theta))
         theta = solution.theta[solution.best]
         own = replace(settings, belief=belief)
-        fits.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem)))
+        fits.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem), law.space))
     return fits
 
 
@@ -259,10 +272,12 @@ def _certify(solution: Solution, problem: Problem) -> Certificate:
     )
 
 
-def average(members: Sequence[Fitted], shares: Sequence[float] | None = None) -> Average:
-    """An average of fitted laws of one space; equal shares when none are given."""
+def average(members: Sequence[Fitted], shares: npt.ArrayLike | None = None) -> Average:
+    """An average of fitted laws; equal shares when none are given. Of laws in `log` and `logit`, it is one in `log`."""
     spaces = {member.law.space for member in members}
-    if len(spaces) != 1:
+    if len(spaces) > 1 and "linear" in spaces:
         raise ValueError(f"laws of {len(spaces)} spaces cannot be averaged: {', '.join(sorted(spaces))}")
+    if len(spaces) > 1:
+        members = [replace(member, space="log") for member in members]
     weights = np.ones(len(members)) if shares is None else np.asarray(shares, dtype=np.float64)
     return Average(tuple(members), weights / weights.sum())

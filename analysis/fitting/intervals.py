@@ -151,8 +151,7 @@ def scale_at(
     law: Average, points: Points, x: Floats, rolling: Rolling, *, confidence: float = 0.9, count: int = RESAMPLES
 ) -> Scale:
     """How far the metric may be from the law at places x (m, d)."""
-    noise = float(np.sqrt(np.sum(law.shares * [member.certificate.residual**2 for member in law.members])))
-    noise *= float(np.mean([member.coordinates.z_scale for member in law.members]))
+    noise = float(np.sqrt(np.sum(law.shares * [member.residual**2 for member in law.members])))
     draws = spread(law, points, x, count)
     draws = draws[np.isfinite(draws).all(axis=1)]
     error = np.full(len(x), rolling.error if rolling.origins else UNTRIED * noise)

@@ -72,6 +72,14 @@ class Metric:
             return self.bound / (1 + np.exp(-np.clip(z, -700, 700)))
         return -z if self._upside_down else z
 
+    def convert(self, z: Floats, source: str, target: str) -> Floats:
+        """Values of one space in another; a logit's distance from the bound without loss of digits."""
+        if source == target:
+            return z
+        if (source, target) == ("logit", "log"):
+            return np.asarray(math.log(self.bound) - np.logaddexp(0.0, z))
+        return self.to_space(self.from_space(z, source), target)
+
     def within(self, y: Floats) -> Floats:
         """Values clipped to the metric's range."""
         if self.kind == "score":
