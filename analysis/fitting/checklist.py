@@ -19,6 +19,10 @@ from analysis.fitting.parameters import Parameter
 from analysis.laws.metric import Metric
 
 Verdict = Literal["ok", "warn", "info"]
+DECAYS = (
+    "these are checkpoints under a learning rate that decays, as the table says or as the curve falls ever faster at "
+    "its end: the gain of the decay ends with it. Intervals are wider; finished runs of several lengths would tell"
+)
 DIFFERENT = 0.05  # p below which two slopes are said to differ
 CONFOUNDED = 0.9  # correlation of log factors above which they cannot be separated
 OUTLIER = 4.0  # robust deviations
@@ -167,6 +171,7 @@ def checklist(
         ),
         _converged(law),
         _rolling(rolling, scale, law.space),
+        *([Check("schedule", "warn", DECAYS)] if rolling.kind == "decaying" else []),
         _influence(influential),
         _factors(factors),
         *_identified(parameters),
@@ -202,8 +207,8 @@ def _converged(law: Average) -> Check:
 def _rolling(rolling: Rolling, scale: Scale, space: str) -> Check:
     if not rolling.origins:
         return Check("rolling origin", "warn", "too few points to hold the last ones out")
-    detail = f"rms error {rolling.error:.3g} ({space}) over {rolling.origins} origins; noise {scale.noise:.3g}"
-    return Check("rolling origin", "warn" if rolling.error > 5 * scale.noise else "ok", detail)
+    detail = f"rms error {rolling.error:.3g} ({space}) over {rolling.origins} origins; noise {scale.residual:.3g}"
+    return Check("rolling origin", "warn" if rolling.error > 5 * scale.residual else "ok", detail)
 
 
 def _influence(influential: Influence) -> Check:

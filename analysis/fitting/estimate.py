@@ -43,6 +43,7 @@ class Points:
     runs: tuple[object, ...] = ()  # the run of each point, where checkpoints of one run correlate
     x_low: Floats | None = None  # (n, d)
     x_high: Floats | None = None
+    decaying: bool = False  # whether they are checkpoints under a learning rate that decays, as the table tells
 
     def __len__(self) -> int:
         return len(self.y)
@@ -52,7 +53,7 @@ class Points:
         index = np.arange(len(self))[np.asarray(keep)]
         low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
         runs = tuple(self.runs[i] for i in index) if self.runs else ()
-        return Points(self.x[index], self.y[index], runs, low, high)
+        return Points(self.x[index], self.y[index], runs, low, high, self.decaying)
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
