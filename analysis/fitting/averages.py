@@ -48,9 +48,9 @@ MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 
 # the average for shares: the same, and its belief; None: as strong as the noise (`MODEST`)
 SHARE_MEMBERS: tuple[tuple[str, float, float, Belief | None], ...] = (
     ("power_law", 0.25, 1.0, WEAK),
-    ("logit_linear", 0.25, 0.3, WEAK),
-    ("power_offset", 0.0, 1.0, None),
-    ("m4", 0.25, 1.0, Belief(plateau=(-0.7, 0.7), exponent=(-1.9, 0.8), strength=2e-3)),
+    ("logit_linear", 0.25, 0.5, WEAK),
+    ("power_offset", 0.0, 0.3, None),
+    ("m4", 0.25, 0.3, Belief(plateau=(-0.7, 0.7), exponent=(-1.9, 0.8), strength=2e-3)),
 )
 LINE, SPARE = 2, 2  # parameters of a line; degrees of freedom that any other law must leave
 FLOOR = 1e-7  # variance below which residuals say nothing about which law is right
