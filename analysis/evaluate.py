@@ -262,6 +262,7 @@ def _retrieval_row(kind: str, row: dict[str, Any]) -> dict[str, str]:
         "retrieved": str(row["retrieved"]),
         "tested": str(row["tested"]),
         "queries": str(row["queries"]),
+        "fraction by valid p": f"{row['fraction_retrieved_valid_p']:.4f}",
     }
 
 

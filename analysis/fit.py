@@ -67,7 +67,7 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     if options.frontier_at and len(names) == 1:
         raise ValueError("--frontier-at splits compute between the columns of a joint law: name two or three --x")
     metric = Metric(options.metric, options.bound) if options.metric else None
-    curve_list, metric = curves(
+    curve_list, _ = curves(
         table, Columns(**columns, annealed=not options.include_unannealed), options.train_where, metric,
     )  # fmt: skip
     if options.law == "auto":
@@ -75,11 +75,11 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     elif options.law not in EXPERIENCE:
         named_law(options.law)
     targets = _targets(options.predict_at, len(names))
-    results = [_fit_group(curve, metric, targets, options) for curve in curve_list]
+    results = [_fit_group(curve, targets, options) for curve in curve_list]
     if all("error" in result for result in results):
         raise ValueError(f"no group could be fitted; {results[0]['group']}: {results[0]['error']}")
     return {
-        "x": list(names), "y": y, "metric": asdict(metric) | {"meaning": metric.describe},
+        "x": list(names), "y": y, "metric": _common([curve.metric for curve in curve_list]),
         "confidence": options.confidence, "groups": results, "summary": _summary(results),
     }  # fmt: skip
 
@@ -167,15 +167,25 @@ def _named(options: argparse.Namespace, names: Sequence[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options, name))
 
 
-def _fit_group(curve: Curve, metric: Metric, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
+def _common(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The metric of all groups, or that they have several kinds; each group's result has its own."""
+    first, *others = metrics
+    if all(other == first for other in others):
+        return asdict(first) | {"meaning": first.describe}
+    kinds = "; ".join(dict.fromkeys(metric.describe for metric in metrics))
+    return {"kind": "several", "bound": None, "top": None, "falling": None, "meaning": f"by group: {kinds}"}
+
+
+def _fit_group(curve: Curve, targets: Floats | None, options: argparse.Namespace) -> dict[str, Any]:
     """One group's result, or the reason why it cannot be fitted; the other groups continue."""
     from analysis.fitting.as_json import as_json
     from analysis.fitting.fit_curve import fit_points
 
     try:
         result = fit_points(
-            curve.train, metric, options.law, targets=targets, held_out=curve.held_out,
+            curve.train, curve.metric, options.law, targets=targets, held_out=curve.held_out,
             factors=curve.factors, confidence=options.confidence, notes=curve.notes,
+            metric_note=curve.guess.note,
         )  # fmt: skip
     except ValueError as error:
         message = "; ".join([str(error), *curve.notes])
@@ -200,6 +210,7 @@ def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any
         "size_exponent": asdict(best.size_exponent), "data_exponent": asdict(best.data_exponent),
         "iso_flop_size_exponent": asdict(allocation.iso_flop) if allocation.iso_flop else None,
         "unidentified": list(allocation.unidentified), "flops_per_unit": options.flops_per_unit,
+        "asked": budgets is not None, "warnings": list(allocation.warnings),
         "data_never_repeated": result.law.members[0].law.name == "data_constrained",
         "at": [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)],
     }  # fmt: skip

@@ -66,13 +66,11 @@ class Trend:
         carried = (
             f"{cost:+.3f} ± {cost_half:.3f} per decade of cost per crop, {images:+.3f} ± {images_half:.3f} of images"
         )
-        factor = self.factors.one_sided
-        verdict = f"the trend is carried by {factor} alone" if factor else "the two factors cannot be separated"
         return (
             f"{self.source}: recall {rises}: {self.slope:+.4f} ± {self.half_width:.4f} per decade with RPI-52M at 50 "
             f"epochs, [{low:+.4f}, {high:+.4f}] with its compute drawn between one epoch and 50. In two factors: "
-            f"{carried}; {verdict}. The largest run was predicted at {self.predicted:.3f} and is {self.measured:.3f}. "
-            f"A ceiling is {self._ceiling}."
+            f"{carried}; {self.factors.verdict}. The largest run was predicted at {self.predicted:.3f} and is "
+            f"{self.measured:.3f}. A ceiling is {self._ceiling}."
         )
 
     @property

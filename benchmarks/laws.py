@@ -28,7 +28,7 @@ from analysis import fit
 from analysis.arrays import Floats
 from analysis.fitting import averages
 from analysis.fitting.estimate import Fitted, Points, Settings, fit_law, problem_of
-from analysis.fitting.intervals import CALIBRATION, bootstrap, rolling_origin, scale_at, spread
+from analysis.fitting.intervals import CONFIDENCES, bootstrap, rolling_origin, scale_at, spread
 from analysis.fitting.least_squares import polish, solve
 from analysis.laws.beliefs import Belief
 from analysis.laws.catalogue import named_law
@@ -86,7 +86,7 @@ def predict(task: CurveTask) -> CurveScore:
     draws = single.log_or_linear(task.rest.x, bootstrap(single, task.train, DRAWS))
     return CurveScore(
         float(np.sqrt(np.mean(error**2))),
-        np.abs(error) / (scale.half_width / CALIBRATION[0.9]),
+        np.abs(error) / (scale.half_width / scale.calibrated),
         share_inside(draws, np.log(task.rest.y)),
         share_inside(spread(law, task.train, task.rest.x, DRAWS), np.log(task.rest.y)),
     )
@@ -208,7 +208,7 @@ def extrapolation(folder: Path) -> list[dict[str, Any]]:
     on_vision = float(np.mean([covered[t.dataset] for t, _ in vision]))
     everywhere = float(np.mean([covered[t.dataset] for t, _ in scored]))
     outcomes = [o for _, o in scored]
-    print({c: round(quantile(outcomes, c), 3) for c in CALIBRATION}, "calibrated on all", file=sys.stderr)
+    print({c: round(quantile(outcomes, c), 3) for c in CONFIDENCES}, "calibrated on all", file=sys.stderr)
     resampled, spread_ = (float(np.mean([getattr(o, name) for o in outcomes])) for name in ("resampled", "spread"))
     print({"resampled and differing laws": round(spread_, 3)}, file=sys.stderr)
     bootstrap_only = float(np.mean([o.resampled for _, o in vision]))

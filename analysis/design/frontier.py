@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
@@ -22,6 +23,12 @@ from analysis.laws.forms import Model, sigmoid
 from analysis.laws.metric import Metric
 
 FEWEST_PER_BUDGET = 3  # runs that a parabola needs
+SAME_BUDGET = 0.005  # decades: gaps within a budget, whatever the others are
+EXACT = 1e-3  # half width where the minima lie on a line: parabolas are not better than that
+BORDERS = (0.1, 0.05, 0.03, 0.02, 0.01)
+DISTINCT = 1.5  # ratio of neighbouring widths from which gaps are of two kinds
+WIDEST_BUDGET = 0.25  # decades
+OFF_CENTRE = 0.3  # in halves of a budget's range of log N
 EXPONENTS = ("alpha", "beta")
 WIDEST = 5.0  # largest factor by which a resampled interval is widened
 ALPHA, BETA = 3, 4  # their columns in theta
@@ -69,21 +76,21 @@ def compute_optimal(
     name = fitted.law.name
     if name not in JOINT:
         raise ValueError(f"a frontier needs the law {' or '.join(JOINT)}, not {name}")
-    budgets = np.asarray(compute, dtype=np.float64)
-    share, size = _allocation(natural(name, fitted.theta[None], fitted.coordinates), budgets / per_unit)
+    product = np.asarray(compute, dtype=np.float64) / per_unit
+    share, size = _allocation(natural(name, fitted.theta[None], fitted.coordinates), product)
     draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
-    shares, sizes = _allocation(draws, budgets / per_unit)
+    shares, sizes = _allocation(draws, product)
     tail = (1 - confidence) / 2
     low, high = _share_interval(fitted, confidence)
     # resampled sizes vary too little, by the same factor as resampled exponents
     resampled = np.nanquantile(shares, [tail, 1 - tail])
     wider = np.clip((high - low) / max(float(np.ptp(resampled)), 1e-12), 1.0, WIDEST)
     size_low, size_high = size[0] * (np.nanquantile(sizes, [tail, 1 - tail], axis=0) / size[0]) ** wider
-    data = budgets / per_unit / size[0]
+    data = product / size[0]
     return Frontier(
         Exponent(float(share[0]), float(low), float(high)),
         Exponent(float(1 - share[0]), float(1 - high), float(1 - low)),
-        budgets, size[0], size_low, size_high, data,
+        per_unit * product, size[0], size_low, size_high, data,
         fitted.predict(np.column_stack([size[0], *[data] * (fitted.law.inputs - 1)])),
     )  # fmt: skip
 
@@ -125,6 +132,7 @@ class Split:
     frontier: Frontier
     unidentified: tuple[str, ...]  # of alpha and beta: those that the runs bound on one side or not at all
     iso_flop: Exponent | None  # of the best size; None where too few budgets enclose their minimum
+    warnings: tuple[str, ...] = ()  # where the parabolas are biased, or disagree with the law
 
 
 def split(
@@ -140,18 +148,36 @@ def split(
         confidence: of every interval.
     """
     spent = per_unit * points.x[:, 0] * points.x[:, -1]
-    budgets = compute if len(compute) else (float(spent.max()), 10 * float(spent.max()))
+    asked = compute if len(compute) else (float(spent.max()), 10 * float(spent.max()))
     unidentified = tuple(
         parameter.name
         for parameter in parameters(fitted, points, confidence)
         if parameter.name in EXPONENTS and not parameter.identified
     )
-    frontier = compute_optimal(fitted, points, budgets, per_unit=per_unit, confidence=confidence)
+    frontier = compute_optimal(fitted, points, asked, per_unit=per_unit, confidence=confidence)
+    readings = iso_flop(points, spent, metric=fitted.coordinates.metric)
     try:
-        exponent = iso_flop_exponent(iso_flop(points, spent, metric=fitted.coordinates.metric), confidence=confidence)
+        exponent = iso_flop_exponent(readings, confidence=confidence)
     except ValueError:
-        exponent = None
-    return Split(frontier, unidentified, exponent)
+        return Split(frontier, unidentified, None)
+    return Split(frontier, unidentified, exponent, tuple(_doubts(frontier.size_exponent, exponent, readings)))
+
+
+def _doubts(law: Exponent, parabolas: Exponent, readings: Sequence[IsoFlop]) -> list[str]:
+    """Why iso-FLOP parabolas should not be trusted beside a joint law."""
+    doubts = []
+    lopsided = [reading for reading in readings if reading.enclosed and abs(reading.off_centre) > OFF_CENTRE]
+    if lopsided:
+        doubts.append(
+            f"the minima of {len(lopsided)} budgets are far from the middle of their sizes: a parabola is biased there "
+            "(noise-free by up to a third of the best size), and the law is not"
+        )
+    if law.high < parabolas.low or parabolas.high < law.low:
+        doubts.append(
+            f"the parabolas' exponent {parabolas.value:.3f} [{parabolas.low:.3f}, {parabolas.high:.3f}] disagrees with "
+            f"the law's {law.value:.3f} [{law.low:.3f}, {law.high:.3f}]"
+        )
+    return doubts
 
 
 @dataclass(frozen=True)
@@ -163,23 +189,54 @@ class IsoFlop:
     loss: float  # for a share, its distance from the bound
     runs: int
     enclosed: bool
+    off_centre: float = 0.0  # of the minimum, in halves of the range of log N: 0 in its middle, 1 at its end
 
 
-def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2, metric: Metric | None = None) -> list[IsoFlop]:
+def budgets(compute: Floats) -> npt.NDArray[np.intp]:
+    """The budget that each run (n,) belongs to, by gaps in the log of compute: those between budgets are the wide ones.
+
+    The border is where the ordered widths of the gaps grow most. If runs between the budgets hide it, it is the one of
+    `BORDERS` that leaves the most runs in budgets. Runs within 1% always share a budget.
+    """
+    order = np.argsort(compute)
+    logs = np.log10(compute[order])
+    gaps = np.diff(logs)
+    widths = np.sort(np.maximum(gaps, SAME_BUDGET))
+    ratios = widths[1:] / widths[:-1]
+    at = int(np.argmax(ratios)) if ratios.size else 0
+    clear = ratios.size > 0 and ratios[at] > DISTINCT
+    borders = ([float(np.sqrt(widths[at] * widths[at + 1]))] if clear else []) + list(BORDERS)
+    splits = [np.concatenate([[0], np.cumsum(gaps > border)]) for border in borders]
+    best = max(splits, key=lambda split: _in_budgets(split, logs))  # the first of equals
+    labels = np.empty(len(compute), dtype=np.intp)
+    labels[order] = best
+    return labels
+
+
+def _in_budgets(labels: npt.NDArray[np.intp], logs: Floats) -> int:
+    """How many runs are in groups that may be budgets: of enough runs, within little compute."""
+    return sum(
+        int(inside.sum())
+        for inside in (labels == label for label in np.unique(labels))
+        if inside.sum() >= FEWEST_PER_BUDGET and np.ptp(logs[inside]) <= WIDEST_BUDGET
+    )
+
+
+def iso_flop(points: Points, compute: Floats, *, metric: Metric | None = None) -> list[IsoFlop]:
     """Read the best size at each budget off parabolas of the metric in log N (Hoffmann et al., approach 2).
 
     Args:
         points: x (n, 2) of size and data.
-        compute: (n,) of each run; runs within 1 / per_decade of a decade share a budget.
+        compute: (n,) of each run; `budgets` says which share one. A budget wider than a quarter of a decade is none.
         metric: what kind of number y is; default: a loss.
     """
-    budgets = np.round(np.log10(compute) * per_decade) / per_decade
+    labels = budgets(compute)
     distance = (metric or Metric("loss")).distance(points.y)
     minima = []
-    for budget in np.unique(budgets):
-        inside = budgets == budget
-        log_size, loss = np.log(points.x[inside, 0]), distance[inside]
-        if len(np.unique(log_size)) < FEWEST_PER_BUDGET:
+    for label in np.unique(labels):
+        inside = labels == label
+        log_size, loss, spent = np.log(points.x[inside, 0]), distance[inside], np.log10(compute[inside])
+        if len(np.unique(log_size)) < FEWEST_PER_BUDGET or np.ptp(spent) > WIDEST_BUDGET:
             continue
         bend, slope, level = np.polyfit(log_size, loss, 2)
         if bend <= 0:
@@ -187,7 +244,10 @@ def iso_flop(points: Points, compute: Floats, *, per_decade: int = 2, metric: Me
         best = -slope / (2 * bend)
         enclosed = bool(log_size.min() <= best <= log_size.max())
         least = float(level - slope**2 / (4 * bend))
-        minima.append(IsoFlop(float(10**budget), float(np.exp(best)), least, int(inside.sum()), enclosed))
+        half = np.ptp(log_size) / 2
+        aside = float((best - (log_size.min() + half)) / half)
+        budget = float(10 ** spent.mean())
+        minima.append(IsoFlop(budget, float(np.exp(best)), least, int(inside.sum()), enclosed, aside))
     return minima
 
 
@@ -205,5 +265,5 @@ def iso_flop_exponent(readings: Sequence[IsoFlop], *, confidence: float = 0.9) -
     regression = stats.linregress(
         np.log([reading.compute for reading in enclosed]), np.log([reading.size for reading in enclosed])
     )
-    half = float(stats.t.ppf((1 + confidence) / 2, len(enclosed) - 2) * regression.stderr)
+    half = max(float(stats.t.ppf((1 + confidence) / 2, len(enclosed) - 2) * regression.stderr), EXACT)
     return Exponent(float(regression.slope), float(regression.slope) - half, float(regression.slope) + half)

@@ -49,7 +49,7 @@ def compare_table(
     table: pd.DataFrame, columns: Columns, roles: Roles, *, where: str | None = None, metric: Metric | None = None,
     law: str = "auto", at: Sequence[float] = (), confidence: float = 0.9,
 ) -> tuple[list[Group], Metric]:  # fmt: skip
-    """Every variant against the baseline, in each group of a table.
+    """Every variant against the baseline, in each group of a table; and the metric of the first group.
 
     Args:
         table: a row per run, or per checkpoint if `roles` names the run.
@@ -62,8 +62,8 @@ def compare_table(
         ValueError: a column that cannot be used, fewer than two variants, or a baseline that is not there.
     """
     table = table.assign(**{ROW: np.arange(len(table)).astype(str)})
-    grouped = replace(columns, group=(*columns.group, roles.variant), run=ROW)
-    curve_list, metric = curves(table, grouped, where, metric)
+    grouped = replace(columns, group=(*columns.group, roles.variant), run=ROW, kinds=columns.group)
+    curve_list, first = curves(table, grouped, where, metric)
     names, group_names = _names(table, [roles.variant]), _names(table, columns.group)
     by_group: dict[str, dict[str, Curve]] = {}
     for curve in curve_list:
@@ -76,8 +76,11 @@ def compare_table(
     for group, members in by_group.items():
         variants = {name: _variant(name, curve, labels) for name, curve in members.items()}
         notes = tuple(f"{name}: {note}" for name, curve in members.items() for note in curve.notes)
-        groups.append(_compared(group, variants, baseline, notes, metric, law, at, confidence))
-    return groups, metric
+        guess = next(iter(members.values())).guess
+        notes += (guess.note,) if guess.note else ()
+        notes += (guess.metric.describe,) if guess.metric != first else ()
+        groups.append(_compared(group, variants, baseline, notes, guess.metric, law, at, confidence))
+    return groups, first
 
 
 def _compared(

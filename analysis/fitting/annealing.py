@@ -6,9 +6,11 @@ does not belong to a law of finished runs. Tables say so in a column `annealed`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.arrays import Mask
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMN = "annealed"
+RATE = re.compile(r"learning.?rate|lr", re.I)
+DECAYED = 0.9  # of its peak: a learning rate below it has begun to decay
 NO = {"false", "no", "0", "0.0"}
 BLANK = {"", "nan", "none", "<na>"}
 
@@ -28,6 +32,22 @@ def unannealed(table: pd.DataFrame) -> Mask:
 def unknown(table: pd.DataFrame) -> Mask:
     """Rows (n,) that leave open whether their run had reached its end, in a table that says so of others."""
     return _among(table, BLANK)
+
+
+def decaying(table: pd.DataFrame, runs: npt.NDArray[Any] | None, rates: npt.NDArray[np.float64] | None) -> bool:
+    """Whether rows of one curve are checkpoints under a learning rate that decays, as a column tells.
+
+    Args:
+        table: the rows that are fitted, in order of x.
+        runs: the run of each row (n,), if known: only within a run do rates tell; between runs they may be tuned.
+        rates: the learning rate of each row (n,), if known.
+    """
+    if unannealed(table).any():
+        return True
+    if runs is None or rates is None:
+        return False
+    own = [rates[(runs == run) & np.isfinite(rates)] for run in np.unique(runs)]
+    return any(len(rate) > 1 and rate[-1] < DECAYED * rate.max() for rate in own)
 
 
 def _among(table: pd.DataFrame, words: set[str]) -> Mask:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.fitting.estimate import JOINT_HUBER, Average, Points, Settings, average, fit_beliefs
+from analysis.fitting.estimate import JOINT_HUBER, Average, Fitted, Points, Settings, average, fit_beliefs
 from analysis.laws.beliefs import WEAK, Belief
 from analysis.laws.catalogue import Law, named_law
 from analysis.laws.metric import Metric
@@ -40,11 +40,23 @@ EXAMPLES_SEEN = re.compile(
     r"(data|train).*(size|points)",
     re.I,
 )
+# for bending laws alone: wider than any published law, at most as strong as the noise of points
+BENDING, MODEST = ("m4", "bnsl", "soft_start"), Belief(plateau=(-1.5, 1.5), exponent=(-1.5, 1.0), strength=1e-2)
 STRENGTHS = (5e-4, 2e-3)  # largest residual variances that the belief is weighed against
 # law, weight of the side that is extrapolated, share of the average
 MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
+# the average for shares: the same, and its belief; None: as strong as the noise (`MODEST`)
+SHARE_MEMBERS: tuple[tuple[str, float, float, Belief | None], ...] = (
+    ("power_law", 0.25, 1.0, WEAK),
+    ("logit_linear", 0.25, 0.5, WEAK),
+    ("power_offset", 0.0, 0.3, None),
+    ("m4", 0.25, 0.3, Belief(plateau=(-0.7, 0.7), exponent=(-1.9, 0.8), strength=2e-3)),
+)
+LINE, SPARE = 2, 2  # parameters of a line; degrees of freedom that any other law must leave
+FLOOR = 1e-7  # variance below which residuals say nothing about which law is right
 SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
 FEWEST = 3  # distinct x that any law needs; with fewer no residuals are left to judge it by
+LEAST_DECADES = 0.2  # of every input; over less, no exponent is seen
 FEW = 6  # with fewer points, forms with many parameters are left out
 WIDE = 10.0  # a positive score that grows by more than this factor is fitted as a power law
 LEAST_STRENGTH = 1e-7
@@ -88,44 +100,106 @@ class MemberSpec:
     share: float
 
 
+def form_for(points: Points, metric: Metric, name: str) -> str:
+    """The form that an average's name stands for: itself, or a law for several inputs or for a score that grows widely.
+
+    All points of a curve decide it once. What is fitted to a part of them takes the answer as its name.
+    """
+    inputs = points.x.shape[1]
+    if name not in EXPERIENCE or inputs > 1:
+        return name if name not in EXPERIENCE else "joint" if inputs == 2 else "data_constrained"
+    wide = metric.kind == "score" and len(points) > 0 and points.y.min() > 0
+    return "power_law" if wide and np.ptp(np.log(points.y)) > np.log(WIDE) else name
+
+
+def _share_members(metric: Metric, points: Points) -> list[MemberSpec]:
+    """Straight lines, and laws with a ceiling where there are points to spare; no logit of a share of 0."""
+    specs = []
+    for name, tail, share, belief in SHARE_MEMBERS:
+        law = named_law(name)
+        lacks = len(law.parameters) > LINE and len(points) < len(law.parameters) + SPARE
+        if lacks or (law.space == "logit" and points.y.min() <= 0):
+            continue
+        specs.append(MemberSpec(law, Settings(tail=tail), (belief or _modest(points, metric),), share))
+    return specs
+
+
+def _modest(points: Points, metric: Metric) -> Belief:
+    strength = np.clip(noise_variance(points, metric), WEAK.strength, MODEST.strength)
+    return replace(MODEST, strength=float(strength))
+
+
+def evidence(fitted: Fitted) -> float:
+    """How much the points speak for a law: its likelihood less Schwarz's penalty for its parameters, as a logarithm.
+
+    So a ceiling counts as far as the points identify it (weights as in Burnham and Anderson 2002, section 6.4).
+    """
+    n = fitted.problem.targets.shape[1]
+    return float(-0.5 * (n * np.log(fitted.residual**2 + FLOOR) + len(fitted.theta) * np.log(n)))
+
+
+def _alone(law: Law, points: Points, metric: Metric) -> Belief:
+    """The belief of a law that is fitted by itself: very weak, and as strong as the noise for a law that can bend.
+
+    Such a law has five or six parameters, and through a few noisy points it falls at the last of them without limit.
+    """
+    return _modest(points, metric) if law.name in BENDING else WEAK
+
+
 def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSpec]:
     """The laws that a name stands for.
 
     A named law is fitted by itself, with even weights and a very weak belief; joint laws with Huber's loss.
     """
-    inputs = points.x.shape[1]
-    if name in EXPERIENCE and inputs > 1:
-        name = "joint" if inputs == 2 else "data_constrained"
-    if name in EXPERIENCE and metric.kind == "score" and points.y.min() > 0 and np.ptp(np.log(points.y)) > np.log(WIDE):
-        name = "power_law"
+    name = form_for(points, metric, name)
     if name not in EXPERIENCE:
         law = named_law(name)
-        return [MemberSpec(law, Settings(huber=JOINT_HUBER if law.inputs > 1 else None), (WEAK,), 1.0)]
+        settings = Settings(huber=JOINT_HUBER if law.inputs > 1 else None)
+        return [MemberSpec(law, settings, (_alone(law, points, metric),), 1.0)]
     experience = EXPERIENCE[name]
     if metric.kind == "score":
         linear = (replace(experience.belief, strength=1e-3),)
         return [MemberSpec(named_law(law), Settings(tail=tail), linear, share) for law, tail, share in SCORE_MEMBERS]
+    if metric.kind == "share" and name == "auto":
+        return _share_members(metric, points)
     forms = MEMBERS if len(points) >= FEW else MEMBERS[:1]
     most = max(experience.noises * noise_variance(points, metric), LEAST_STRENGTH)
     beliefs = tuple(replace(experience.belief, strength=min(strength, most)) for strength in STRENGTHS)
     return [MemberSpec(named_law(law), Settings(tail=tail), beliefs, share) for law, tail, share in forms]
 
 
+def _check_ranges(points: Points) -> None:
+    decades = np.ptp(np.log10(points.x), axis=0)
+    short = int(np.argmin(decades))
+    which = ("first", "second", "third")[short]
+    if decades[short] == 0 and len(decades) > 1:
+        raise ValueError(f"the {which} input has one value at all {len(points)} points: fit the others without it")
+    if decades[short] < LEAST_DECADES:
+        where = f"the {which} input" if len(decades) > 1 else "x"
+        raise ValueError(
+            f"not enough to tell: {where} spans {decades[short]:.2g} decades at {len(points)} points; "
+            f"{LEAST_DECADES:g} decades (a factor of {10**LEAST_DECADES:.2g}) would be"
+        )
+
+
 def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = False) -> Average:
     """Fit a law by name, or one of the averages; `rough` for fits that only measure the error of such fits.
 
     Raises:
-        ValueError: fewer than 3 distinct x, an unknown law, or a law with another number of inputs.
+        ValueError: not enough to tell (fewer than 3 distinct x, or less than 0.2 decades of them), an unknown law, or a
+            law with another number of inputs.
     """
     places = len(np.unique(points.x, axis=0)) if len(points) else 0
     specs = members(metric, points, law) if places >= FEWEST else []
     needed = len(specs[0].law.parameters) if specs and points.x.shape[1] > 1 else FEWEST
     if places < needed:
-        raise ValueError(f"{len(points)} points at {places} distinct x; this needs at least {needed}")
-    constant = np.flatnonzero(np.ptp(points.x, axis=0) == 0)
-    if constant.size:
-        which = ("first", "second", "third")[constant[0]]
-        raise ValueError(f"the {which} input has one value at all {len(points)} points: fit the others without it")
+        few = f"{len(points)} points at {places} distinct x; this needs at least {needed}"
+        raise ValueError(f"{few} over {LEAST_DECADES:g} decades: not enough to tell")
+    _check_ranges(points)
     fits = [fit_beliefs(spec.law, points, metric, spec.settings, spec.beliefs, rough=rough) for spec in specs]
-    shares = [spec.share for spec in specs for _ in spec.beliefs]
-    return average([fitted for of_law in fits for fitted in of_law], shares)
+    shares = np.array([spec.share for spec in specs for _ in spec.beliefs])
+    together = average([fitted for of_law in fits for fitted in of_law], shares)
+    if metric.kind != "share" or len(specs) == 1 or form_for(points, metric, law) != "auto":
+        return together
+    odds = np.array([evidence(member) for member in together.members])
+    return average(together.members, shares * np.exp(odds - odds.max()))

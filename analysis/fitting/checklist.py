@@ -19,6 +19,11 @@ from analysis.fitting.parameters import Parameter
 from analysis.laws.metric import Metric
 
 Verdict = Literal["ok", "warn", "info"]
+DECAYS = (
+    "these are checkpoints under a learning rate that decays, as the table says or as the curve falls ever faster at "
+    "its end: the gain of the decay ends with it. Intervals are wider; finished runs of several lengths would tell"
+)
+DIFFERENT = 0.05  # p below which two slopes are said to differ
 CONFOUNDED = 0.9  # correlation of log factors above which they cannot be separated
 OUTLIER = 4.0  # robust deviations
 SUSPECTS = 12  # points for which a complete leave-one-out refit is run
@@ -39,9 +44,13 @@ class Influence:
     """The point whose absence moves the prediction most."""
 
     row: int  # index in the points as given
-    x: float
+    place: tuple[float, ...]  # its inputs
     shift: float  # of the law at the target, in its space
     share: float  # of the interval's half width
+
+    @property
+    def x(self) -> float:
+        return self.place[0]
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,25 @@ class TwoFactors:
     correlation: float  # of the logs
     r2_one: float  # of the product of both, which is compute
     r2_two: float
+    p_equal: float  # of slopes that differ as much by chance: Student's t of their difference
 
     @property
     def one_sided(self) -> str | None:
-        """The factor that carries the trend alone, if the other's interval holds 0 and its own does not."""
+        """The factor that carries the trend alone, if the slopes differ, its own interval excludes 0, the other's not.
+
+        That one slope is significant and the other is not does not make them different (Gelman and Stern 2006).
+        """
         moved = [abs(slope) > half for slope, half in zip(self.slopes, self.half_widths, strict=True)]
-        return self.names[moved.index(True)] if sum(moved) == 1 else None
+        return self.names[moved.index(True)] if sum(moved) == 1 and self.p_equal < DIFFERENT else None
+
+    @property
+    def verdict(self) -> str:
+        """Which factor carries the trend, in words."""
+        if self.one_sided:
+            return f"the trend is carried by {self.one_sided} alone (the slopes differ, p = {self.p_equal:.2g})"
+        if self.p_equal < DIFFERENT:
+            return f"the slopes of both factors differ (p = {self.p_equal:.2g})"
+        return f"which factor carries the trend cannot be told: the slopes may be equal (p = {self.p_equal:.2g})"
 
 
 def influence(law: Average, points: Points, target: Floats, half_width: float) -> Influence:
@@ -83,7 +105,7 @@ def influence(law: Average, points: Points, target: Floats, half_width: float) -
     worst = int(np.argmax(np.abs(shift)))
     row = int(ordered[suspects[worst]])
     ratio = abs(shift[worst]) / half_width if half_width > 0 else 0.0
-    return Influence(row, float(points.x[row, 0]), float(shift[worst]), float(ratio))
+    return Influence(row, tuple(map(float, points.x[row])), float(shift[worst]), float(ratio))
 
 
 def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors | None:
@@ -104,6 +126,9 @@ def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors 
     total = float(np.sum((z - z.mean()) ** 2)) or 1.0
     covariance = np.linalg.pinv(design.T @ design) * left_two / (n - 3)
     half = t.ppf(0.975, n - 3) * np.sqrt(np.diag(covariance))
+    gap = coefficients[1] - coefficients[2]
+    error = np.sqrt(max(covariance[1, 1] + covariance[2, 2] - 2 * covariance[1, 2], 0.0))
+    p_equal = float(2 * t.sf(abs(gap) / error, n - 3)) if error > 0 else float(gap == 0)
     return TwoFactors(
         (names[0], names[1]),
         (float(coefficients[1]), float(coefficients[2])),
@@ -111,6 +136,7 @@ def two_factors(names: Sequence[str], factors: Floats, z: Floats) -> TwoFactors 
         float(np.corrcoef(logs.T)[0, 1]),
         1 - left_one / total,
         1 - left_two / total,
+        p_equal,
     )
 
 
@@ -130,6 +156,8 @@ def checklist(
     factors: TwoFactors | None,
     target: Floats,
     notes: Sequence[str] = (),
+    metric_note: str | None = None,
+    cannot_tell: Sequence[str] = (),
 ) -> list[Check]:
     """Every item, in the order in which it is read."""
     metric = law.metric
@@ -138,24 +166,29 @@ def checklist(
         Check(
             "convention",
             "info",
-            f"a {metric.kind}, fitted in {law.space} space; compute is counted as in the column",
+            f"a {metric.kind}, fitted as {metric.describe_space(law.space)} ({law.space} space); "
+            "compute is counted as in the column",
         ),
         _converged(law),
         _rolling(rolling, scale, law.space),
+        *([Check("schedule", "warn", DECAYS)] if rolling.kind == "decaying" else []),
         _influence(influential),
         _factors(factors),
         *_identified(parameters),
         _reach(points, target),
         *_residuals(law, points, metric),
+        *(Check("interval", "warn", sentence) for sentence in cannot_tell),
+        *([Check("metric", "warn", metric_note)] if metric_note else []),
         *(Check("rows left out", "warn", note) for note in notes),
     ]
 
 
 def _count(points: Points) -> Check:
-    n, places = len(points), len(np.unique(points.x[:, 0]))
-    decades = np.log10(points.x[:, 0].max() / points.x[:, 0].min())
-    detail = f"{n} points at {places} distinct x over {decades:.2f} decades"
-    few = n < 6 or decades < 0.5
+    n, places = len(points), len(np.unique(points.x, axis=0))
+    decades = np.ptp(np.log10(points.x), axis=0)
+    each = " and ".join(f"{span:.2f}" for span in decades)
+    detail = f"{n} points at {places} distinct x over {each} decades"
+    few = n < 6 or decades.min() < 0.5
     return Check("n", "warn" if few else "ok", detail + ("; few points or a short range" if few else ""))
 
 
@@ -174,13 +207,14 @@ def _converged(law: Average) -> Check:
 def _rolling(rolling: Rolling, scale: Scale, space: str) -> Check:
     if not rolling.origins:
         return Check("rolling origin", "warn", "too few points to hold the last ones out")
-    detail = f"rms error {rolling.error:.3g} ({space}) over {rolling.origins} origins; noise {scale.noise:.3g}"
-    return Check("rolling origin", "warn" if rolling.error > 5 * scale.noise else "ok", detail)
+    detail = f"rms error {rolling.error:.3g} ({space}) over {rolling.origins} origins; noise {scale.residual:.3g}"
+    return Check("rolling origin", "warn" if rolling.error > 5 * scale.residual else "ok", detail)
 
 
 def _influence(influential: Influence) -> Check:
     moved = f"{influential.shift:+.3g} ({influential.share:.0%} of ±)"
-    detail = f"without the point at x = {influential.x:.4g} the target moves by {moved}"
+    place = ", ".join(f"{x:.4g}" for x in influential.place)
+    detail = f"without the point at x = {place} the target moves by {moved}"
     return Check("leave-one-out influence", "warn" if influential.share > 0.5 else "ok", detail)
 
 
@@ -195,9 +229,7 @@ def _factors(factors: TwoFactors | None) -> Check:
     if abs(factors.correlation) > CONFOUNDED:
         detail += f"; logs correlate {factors.correlation:.2f}: they cannot be separated"
         return Check("two factors", "warn", detail)
-    if factors.one_sided:
-        return Check("two factors", "warn", f"{detail}; the trend is carried by {factors.one_sided} alone")
-    return Check("two factors", "ok", detail)
+    return Check("two factors", "warn" if factors.one_sided else "ok", f"{detail}; {factors.verdict}")
 
 
 def _identified(parameters: Sequence[Parameter]) -> list[Check]:

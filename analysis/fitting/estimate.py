@@ -15,7 +15,7 @@ import numpy.typing as npt
 from analysis.arrays import Floats
 from analysis.fitting.least_squares import Problem, Solution, polish, solve
 from analysis.laws.beliefs import WEAK, Belief, Prior
-from analysis.laws.catalogue import Law
+from analysis.laws.catalogue import Law, Space
 from analysis.laws.metric import Coordinates, Metric
 
 AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
@@ -23,7 +23,15 @@ FLATNESS = 1e-5  # relative gain that a Newton step may still promise in a conve
 SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
 SHARED = {"data_constrained": (1, 2)}  # inputs that count the same quantity
 THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # largest number of steps, and the gain below which a fit ends
+HIGHEST = 10.0  # times the largest value: a plateau before learning, where the metric's range does not bound it
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
+
+
+def log_compute(x: Floats) -> Floats:
+    """What orders places x (m, d): the log of x, or of size times data, the first input and the last (m,)."""
+    logs = np.log(x)
+    # rounded, because equal products of different factors differ in their last digit
+    return np.asarray(logs[:, 0] if x.shape[1] == 1 else np.round(logs[:, 0] + logs[:, -1], 9))
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Points:
     runs: tuple[object, ...] = ()  # the run of each point, where checkpoints of one run correlate
     x_low: Floats | None = None  # (n, d)
     x_high: Floats | None = None
+    decaying: bool = False  # whether they are checkpoints under a learning rate that decays, as the table tells
 
     def __len__(self) -> int:
         return len(self.y)
@@ -44,12 +53,18 @@ class Points:
         index = np.arange(len(self))[np.asarray(keep)]
         low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
         runs = tuple(self.runs[i] for i in index) if self.runs else ()
-        return Points(self.x[index], self.y[index], runs, low, high)
+        return Points(self.x[index], self.y[index], runs, low, high, self.decaying)
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
-        """Indices from the smallest first input to the largest."""
-        return np.argsort(self.x[:, 0], kind="stable")
+        """Indices from the least compute to the most; which column comes first does not matter."""
+        return np.argsort(log_compute(self.x), kind="stable")
+
+    def beyond(self, x: Floats) -> Floats:
+        """How far places x (m, d) are beyond the points, as logs (m,): in compute, or in the input farthest out."""
+        inputs = (np.log(x) - np.log(self.x.max(axis=0))).max(axis=1)
+        compute = log_compute(x) - log_compute(self.x).max()
+        return np.asarray(np.maximum(np.maximum(inputs, compute), 0.0))
 
 
 @dataclass(frozen=True)
@@ -92,24 +107,37 @@ class Fitted:
     theta: Floats  # (p,)
     problem: Problem = field(repr=False, compare=False)
     certificate: Certificate
+    space: Space  # in which it predicts: the law's own, or that of the average that it is a member of
+
+    @property
+    def residual(self) -> float:
+        """Weighted root mean square residual in that space, of a metric in its own units."""
+        if self.space == self.law.space:
+            return self.coordinates.z_scale * self.certificate.residual
+        at, metric = self.coordinates, self.coordinates.metric
+        fitted = self.problem.model(self.theta[None], self.problem.inputs)[0][0]
+        ends = [at.z_ref + at.z_scale * z for z in (self.problem.targets[0], fitted)]
+        measured, found = (metric.convert(end, self.law.space, self.space) for end in ends)
+        return float(np.sqrt(np.mean(self.problem.weights[0] * (measured - found) ** 2)))
 
     def log_or_linear(self, x: Floats, theta: Floats | None = None) -> Floats:
-        """The law's space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
+        """In its space at places x (m, d): (m,), or (K, m) for other parameters (K, p)."""
         coordinates = self.coordinates
         rows = self.theta[None] if theta is None else theta
         inputs = coordinates.inputs(x)
         with np.errstate(all="ignore"):  # a resample may be anywhere; values that are not finite are left out later
-            z = self.law.form(rows, inputs[None])[0]
+            z = self.problem.model(rows, inputs[None])[0]
         if self.law.bends:
             beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
             z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)
-        result: Floats = coordinates.z_ref + coordinates.z_scale * z
+        own: Floats = coordinates.z_ref + coordinates.z_scale * z
+        result = coordinates.metric.convert(own, self.law.space, self.space)
         return result[0] if theta is None else result
 
     def predict(self, x: Floats) -> Floats:
         """The metric at places x (m, d)."""
         metric = self.coordinates.metric
-        return metric.within(metric.from_space(self.log_or_linear(x), self.law.space))
+        return metric.within(metric.from_space(self.log_or_linear(x), self.space))
 
 
 @dataclass(frozen=True)
@@ -121,7 +149,7 @@ class Average:
 
     @property
     def space(self) -> str:
-        return self.members[0].law.space
+        return self.members[0].space
 
     @property
     def metric(self) -> Metric:
@@ -179,7 +207,7 @@ def fit_beliefs(
             solution = _better(solution, polish(problem, solution.theta))
         theta = solution.theta[solution.best]
         own = replace(settings, belief=belief)
-        fits.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem)))
+        fits.append(Fitted(law, coordinates, own, theta, problem, _certify(solution, problem), law.space))
     return fits
 
 
@@ -211,7 +239,14 @@ def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Set
     prior = law.prior(settings.belief)
     # Beliefs are about logarithms; a linear space is standardised, so its residuals are a share of the spread.
     targets = coordinates.values(points.y)
-    return Problem(law.form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+    form = law.capped(_highest(coordinates, targets)) if law.capped else law.form
+    return Problem(form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+
+
+def _highest(coordinates: Coordinates, targets: Floats) -> float:
+    """The highest plateau before learning, in the law's units: the end of the metric's range, or well above all."""
+    range_ = coordinates.metric.farthest / np.exp(coordinates.z_ref)
+    return float(min(range_, HIGHEST * np.exp(targets.max())))
 
 
 def _better(first: Solution, second: Solution) -> Solution:
@@ -238,10 +273,12 @@ def _certify(solution: Solution, problem: Problem) -> Certificate:
     )
 
 
-def average(members: Sequence[Fitted], shares: Sequence[float] | None = None) -> Average:
-    """An average of fitted laws of one space; equal shares when none are given."""
+def average(members: Sequence[Fitted], shares: npt.ArrayLike | None = None) -> Average:
+    """An average of fitted laws; equal shares when none are given. Of laws in `log` and `logit`, it is one in `log`."""
     spaces = {member.law.space for member in members}
-    if len(spaces) != 1:
+    if len(spaces) > 1 and "linear" in spaces:
         raise ValueError(f"laws of {len(spaces)} spaces cannot be averaged: {', '.join(sorted(spaces))}")
+    if len(spaces) > 1:
+        members = [replace(member, space="log") for member in members]
     weights = np.ones(len(members)) if shares is None else np.asarray(shares, dtype=np.float64)
     return Average(tuple(members), weights / weights.sum())

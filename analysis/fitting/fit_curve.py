@@ -12,10 +12,12 @@ import numpy as np
 
 from analysis.arrays import Floats
 from analysis.fitting import averages, checklist, intervals
-from analysis.fitting.estimate import Average, Factors, Fitted, Points, fit_law
+from analysis.fitting.estimate import Average, Factors, Fitted, Points, fit_law, log_compute
 from analysis.fitting.intervals import Scale
 from analysis.fitting.parameters import Parameter, parameters
 from analysis.laws.metric import Metric
+
+MOST_SAID = 1e4  # a larger number says no more
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Prediction:
     y: float
     low: float
     high: float
+    cannot_tell: str | None = None  # why the interval says nothing, where it spans far more than the points do
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def fit_points(
     factors: Factors | None = None,
     confidence: float = 0.9,
     notes: Sequence[str] = (),
+    metric_note: str | None = None,
 ) -> FittedCurve:
     """Fit one curve, with intervals and checks.
 
@@ -83,6 +87,7 @@ def fit_points(
         factors: the two factors behind x, for the two-factor check.
         confidence: of every interval.
         notes: what was left out of the points, for the checklist.
+        metric_note: what is doubtful of the metric's kind.
 
     Raises:
         ValueError: too few points, an unknown law, a law with another number of inputs, or a confidence that is not
@@ -98,7 +103,8 @@ def fit_points(
     at_places, at_unseen = scale.split(len(places))
     lead = _lead(fitted, points, metric, law)
     numbers = parameters(lead, points, confidence)
-    last = int(np.argmax(places[:, 0]))
+    last = int(np.argmax(log_compute(places)))
+    predictions = _predictions(fitted, points, requested, at_places) if len(requested) else ()
     checks = checklist.checklist(
         fitted,
         points,
@@ -109,12 +115,14 @@ def fit_points(
         factors=_two_factors(points, metric, fitted.space, factors),
         target=places[last],
         notes=notes,
+        metric_note=metric_note,
+        cannot_tell=[prediction.cannot_tell for prediction in predictions if prediction.cannot_tell],
     )
     return FittedCurve(
         law=fitted,
         name=law,
         points=points,
-        predictions=_predictions(fitted, requested, at_places) if len(requested) else (),
+        predictions=predictions,
         parameters=tuple(numbers),
         parameters_of=f"{lead.law.name}: {lead.law.equation}",
         held_out=None if unseen is None else _score(fitted, unseen, at_unseen),
@@ -130,10 +138,21 @@ def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
     return fit_law(first.law, points, metric) if law in averages.EXPERIENCE and first.law.inputs == 1 else first
 
 
-def _predictions(law: Average, places: Floats, scale: Scale) -> tuple[Prediction, ...]:
+def _predictions(law: Average, points: Points, places: Floats, scale: Scale) -> tuple[Prediction, ...]:
     low, high = intervals.interval(law, places, scale)
-    rows = zip(places, law.predict(places), low, high, strict=True)
-    return tuple(Prediction(tuple(map(float, x)), float(y), float(a), float(b)) for x, y, a, b in rows)
+    spans = intervals.spans(law, points, places, scale)
+    found = []
+    for x, y, ends, span in zip(places, law.predict(places), zip(low, high, strict=True), spans, strict=True):
+        place = tuple(map(float, x))
+        doubt = _cannot_tell(place, float(span)) if span > intervals.WIDEST else None
+        found.append(Prediction(place, float(y), float(ends[0]), float(ends[1]), doubt))
+    return tuple(found)
+
+
+def _cannot_tell(place: tuple[float, ...], span: float) -> str:
+    where = ", ".join(f"{x:.4g}" for x in place)
+    times = f"{span:.0f} times" if span < MOST_SAID else f"more than {MOST_SAID:g} times"
+    return f"cannot tell: at {where} the interval spans {times} what the points do; points nearer to it would tell"
 
 
 def _two_factors(points: Points, metric: Metric, space: str, factors: Factors | None) -> checklist.TwoFactors | None:

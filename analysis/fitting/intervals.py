@@ -15,13 +15,17 @@ import numpy as np
 
 from analysis.arrays import Floats
 from analysis.fitting import averages
-from analysis.fitting.estimate import Average, Fitted, Points, fit_law
+from analysis.fitting.estimate import Average, Fitted, Points, fit_law, log_compute
 from analysis.fitting.least_squares import Problem, solve
 from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
 
 RESAMPLES = 200
 CORRELATED = 0.3  # lag-1 correlation of residuals from which checkpoints are drawn in blocks
+WIDEST = 10.0  # times what the points span: an interval that is wider says nothing
+EXACT = 1e-3  # of what the points span: what a law through every point may still be off
+THINNEST, TINY = 1e-6, 1e-300  # width of an interval relative to its ends, and of one at 0
+OCTAVES, BEND_POINTS, BENT = 2, 8, 3.0  # of x where a bend is sought, at least so many points, in standard errors
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, in order of x, from which the rest is predicted
 
 
@@ -32,6 +36,29 @@ class Rolling:
     error: float  # root mean square, in the law's space; NaN where there were too few points
     reach: float  # mean log distance that was predicted
     origins: int
+    kind: str = "loss"  # of fit, for its calibration
+
+
+def bends_down(points: Points, metric: Metric) -> bool:
+    """Whether a curve of checkpoints falls ever faster at its end, as under a learning rate that decays.
+
+    The bend is the curvature of the log metric over log x, in the last two octaves. It is told from noise at three
+    standard errors. A law of learning bends up there, unless the curve is at its flat beginning.
+    """
+    ordered = points.subset(points.order)
+    u, z = np.log(ordered.x[:, 0]), metric.to_space(ordered.y, "log")
+    last = u >= u[-1] - OCTAVES * np.log(2)
+    n = max(int(last.sum()), BEND_POINTS)
+    if len(u) < n or np.ptp(u[-n:]) == 0 or not np.isfinite(z).all():
+        return False
+    place = u[-n:] - u[-n:].mean()
+    design = np.column_stack([np.ones(n), place, place**2])
+    coefficients, _, rank, _ = np.linalg.lstsq(design, z[-n:], rcond=None)
+    residual = z[-n:] - design @ coefficients
+    if rank < design.shape[1]:
+        return False
+    error = np.sqrt(residual @ residual / (n - 3) * np.linalg.inv(design.T @ design)[2, 2])
+    return bool(coefficients[2] < -BENT * error)
 
 
 def resample_weights(points: Points, residual: Floats, count: int, rng: np.random.Generator) -> Floats:
@@ -58,7 +85,7 @@ def bootstrap(fitted: Fitted, points: Points, count: int = RESAMPLES, seed: int 
     rng = np.random.default_rng(seed)
     points = points.subset(points.order)
     problem = fitted.problem
-    residual = problem.targets[0] - fitted.law.form(fitted.theta[None], problem.inputs)[0][0]
+    residual = problem.targets[0] - problem.model(fitted.theta[None], problem.inputs)[0][0]
     weights = resample_weights(points, residual, count, rng) * problem.weights
     inputs = problem.inputs
     if points.x_low is not None and points.x_high is not None:
@@ -80,7 +107,12 @@ def spread(law: Average, points: Points, x: Floats, count: int = RESAMPLES, seed
 
 
 def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[float, ...] = ORIGINS) -> Rolling:
-    """Fit the first points in order of x, predict the rest, and measure the error."""
+    """Fit the first points in order of compute, predict the rest, and measure the error.
+
+    The form is the one that all points decide: subsets that chose their own would give errors of other spaces.
+    """
+    name = averages.form_for(points, metric, name)
+    kind = kind_of(points, metric, name)
     ordered = points.subset(points.order)
     errors, reaches = [], []
     for share in origins:
@@ -93,25 +125,62 @@ def rolling_origin(points: Points, metric: Metric, name: str, origins: tuple[flo
         except ValueError:
             continue
         errors.append(metric.to_space(rest.y, law.space) - law.log_or_linear(rest.x))
-        reaches.append(np.log(rest.x[:, 0] / first.x[-1, 0]))
+        reaches.append(first.beyond(rest.x))
     if not errors:
-        return Rolling(float("nan"), float("nan"), 0)
+        return Rolling(float("nan"), float("nan"), 0, kind)
     mean_square = np.mean([np.mean(np.square(error)) for error in errors])
-    return Rolling(float(np.sqrt(mean_square)), float(np.mean([np.mean(r) for r in reaches])), len(errors))
+    return Rolling(float(np.sqrt(mean_square)), float(np.mean([np.mean(r) for r in reaches])), len(errors), kind)
 
 
-# Quantiles of |error| over scale for new points, with equal weight for each of the 92 curves of Alabdulmohsin et al.
-# (2022). With one data set left out of this calibration, 90% intervals cover 87% of it (vision curves).
-CALIBRATION = {0.5: 0.494, 0.68: 0.815, 0.8: 1.117, 0.9: 1.592, 0.95: 1.977, 0.99: 2.977}
+CONFIDENCES = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a kind of fit's scale is made of its parts, and the quantiles of |error| over scale for new points.
+
+    Chosen for the least interval score (Gneiting and Raftery 2007) on the data of docs/laws.md, every curve counting
+    as one. Residuals are smaller than noise: `freedom` parameters are allowed for.
+    """
+
+    noise: float
+    spread: float
+    rolling: float
+    freedom: float
+    factors: tuple[float, ...]  # one for each of CONFIDENCES
+
+
+CALIBRATIONS = {
+    "loss": Calibration(2.0, 1.0, 0.2, 2.5, (0.458, 0.761, 1.060, 1.480, 2.018, 3.092)),
+    "share": Calibration(2.0, 1.0, 0.2, 2.5, (0.314, 0.467, 0.590, 0.945, 1.299, 2.000)),
+    "learning_curve": Calibration(2.0, 0.5, 0.5, 2.5, (0.639, 0.996, 1.311, 1.763, 2.193, 3.184)),
+    # a learning curve whose learning rate decays before its end: what decay still gains is not in the points
+    "decaying": Calibration(2.0, 0.5, 0.5, 2.5, (0.7, 1.2, 1.7, 2.3, 3.0, 4.3)),
+    "joint": Calibration(2.0, 1.0, 1.0, 5.0, (0.448, 0.679, 0.893, 1.153, 1.428, 2.079)),
+}
+STRETCH = 0.5  # growth of the noise's variance as a new point is farther, as a share of the points' own range, in logs
+SHORTEST = 0.7  # natural logs: a range below it counts as this
+SCARCE, SCARCER = 6, 1.5  # with fewer points, the scale itself is uncertain: intervals are wider by this factor
 # For curves too short for a rolling error: multiples of the noise, and of the gap to a law without a plateau.
 UNTRIED, UNTRIED_FORM = 2.0, 0.7
 
 
+def kind_of(points: Points, metric: Metric, name: str) -> str:
+    """Which calibration holds: that of joint laws, learning curves (under a decaying rate), shares, or losses."""
+    if points.x.shape[1] > 1:
+        return "joint"
+    if points.decaying or (name == "learning_curve" and bends_down(points, metric)):
+        return "decaying"
+    return name if name in CALIBRATIONS else "share" if metric.kind == "share" else "loss"
+
+
 @dataclass(frozen=True)
 class Scale:
-    """The parts of a law's uncertainty at places, in its space."""
+    """The parts of a law's uncertainty at places, in its space, each as it enters the interval."""
 
-    noise: float  # of a point about the law
+    residual: float  # root mean square of the points about the law
+    noise: float  # of a new point about it
+    far: Floats  # (m,) its growth with the distance
     spread: Floats  # (m,) of resampled and differing laws
     rolling: Floats  # (m,) rolling error, grown with the distance
     calibrated: float  # factor of the confidence
@@ -119,48 +188,68 @@ class Scale:
     @property
     def half_width(self) -> Floats:
         """Of the interval of a new point at each place (m,)."""
-        total: Floats = self.calibrated * np.sqrt(self.noise**2 + self.spread**2 + self.rolling**2)
+        total: Floats = self.calibrated * np.sqrt((self.noise * self.far) ** 2 + self.spread**2 + self.rolling**2)
         return total
 
     def split(self, count: int) -> tuple[Scale, Scale]:
         """The scale at the first places, and at the others."""
-        return tuple(replace(self, spread=self.spread[part], rolling=self.rolling[part])
+        return tuple(replace(self, far=self.far[part], spread=self.spread[part], rolling=self.rolling[part])
                      for part in (slice(count), slice(count, None)))  # type: ignore[return-value]  # fmt: skip
 
 
-def factor(confidence: float) -> float:
-    """The calibrated factor of a confidence between 0.5 and 0.99.
+def factor(confidence: float, kind: str = "loss") -> float:
+    """The calibrated factor of a confidence between 0.5 and 0.99, for a kind of fit.
 
     Raises:
         ValueError: the confidence is outside this range.
     """
-    known = sorted(CALIBRATION)
-    if not known[0] <= confidence <= known[-1]:
-        raise ValueError(f"confidence {confidence:g} is not calibrated; between {known[0]} and {known[-1]} is")
-    return float(np.interp(confidence, known, [CALIBRATION[level] for level in known]))
+    if not CONFIDENCES[0] <= confidence <= CONFIDENCES[-1]:
+        raise ValueError(
+            f"confidence {confidence:g} is not calibrated; between {CONFIDENCES[0]} and {CONFIDENCES[-1]} is"
+        )
+    return float(np.interp(confidence, CONFIDENCES, CALIBRATIONS[kind].factors))
 
 
 def scale_at(
     law: Average, points: Points, x: Floats, rolling: Rolling, *, confidence: float = 0.9, count: int = RESAMPLES
 ) -> Scale:
     """How far the metric may be from the law at places x (m, d)."""
-    noise = float(np.sqrt(np.sum(law.shares * [member.certificate.residual**2 for member in law.members])))
-    noise *= float(np.mean([member.coordinates.z_scale for member in law.members]))
+    use, n = CALIBRATIONS[rolling.kind], len(points)
+    residual = float(np.sqrt(np.sum(law.shares * [member.residual**2 for member in law.members])))
     draws = spread(law, points, x, count)
     draws = draws[np.isfinite(draws).all(axis=1)]
-    error = np.full(len(x), rolling.error if rolling.origins else UNTRIED * noise)
+    error = np.full(len(x), use.rolling * rolling.error if rolling.origins else UNTRIED * residual)
     reach = rolling.reach if rolling.origins else np.inf
     if not rolling.origins and law.space == "log" and points.x.shape[1] == 1:
         bare = fit_law(named_law("power_law"), points, law.metric)
         error = np.hypot(error, UNTRIED_FORM * (bare.log_or_linear(x) - law.log_or_linear(x)))
-    distance = np.maximum(np.log(x[:, 0] / points.x[:, 0].max()), 0.0)
-    grown = error * np.sqrt(np.maximum(1.0, distance / max(reach, 0.05)))
-    return Scale(noise, draws.std(axis=0), grown, factor(confidence))
+    beyond = points.beyond(x)
+    grown = error * np.sqrt(np.maximum(1.0, beyond / max(reach, 0.05)))
+    noise = residual * use.noise * float(np.sqrt(n / max(n - use.freedom, 1.0)))
+    exact = EXACT * max(float(np.ptp(law.metric.to_space(points.y, law.space))), THINNEST)
+    far = np.sqrt(1 + STRETCH * beyond / max(float(np.ptp(log_compute(points.x))), SHORTEST))
+    calibrated = factor(confidence, rolling.kind) * (SCARCER if n < SCARCE else 1.0)
+    return Scale(residual, max(noise, exact), far, use.spread * draws.std(axis=0), grown, calibrated)
 
 
 def interval(law: Average, x: Floats, scale: Scale) -> tuple[Floats, Floats]:
-    """Ends (m,) of the metric's interval at places x (m, d), low first."""
+    """Ends (m,) of the metric's interval at places x (m, d), low first; never of no width."""
     centre = law.log_or_linear(x)
     metric = law.metric
     ends = [metric.within(metric.from_space(centre + sign * scale.half_width, law.space)) for sign in (-1, 1)]
-    return np.minimum(*ends), np.maximum(*ends)
+    low, high = np.minimum(*ends), np.maximum(*ends)
+    least = THINNEST * np.maximum(np.abs(low), np.abs(high)) + TINY  # at a bound, both ends are rounded to it
+    thin = high - low < least
+    return np.where(thin, metric.within(low - least), low), np.where(thin, metric.within(high + least), high)
+
+
+def spans(law: Average, points: Points, x: Floats, scale: Scale) -> Floats:
+    """How many times what the points span the intervals at places x (m, d) do (m,), in the metric or the law's space.
+
+    Infinite where the points do not vary.
+    """
+    low, high = interval(law, x, scale)
+    varied = float(np.ptp(points.y)), float(np.ptp(law.metric.to_space(points.y, law.space)))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios = np.divide(high - low, varied[0]), np.divide(2 * scale.half_width, varied[1])
+    return np.asarray(np.nan_to_num(np.maximum(*ratios), nan=np.inf))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
@@ -20,6 +21,8 @@ from analysis.laws.metric import Coordinates
 DECADE = float(np.log(10))
 NEAR, REACH = 1e-6, 12.0  # nearest and farthest offset of a profile, in units of theta (logarithms)
 STEPS = 48
+CORRELATIONS = np.append(0.0, 1 - np.geomspace(0.9, 0.01, 12))  # of neighbouring residuals
+FEWEST_CORRELATED = 6  # degrees of freedom from which a correlation is estimated
 BEYOND = 300.0  # of theta: as good as infinity, without overflow
 
 
@@ -59,7 +62,8 @@ def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
             c, alpha, span = np.exp(t[3]), np.exp(t[4]), np.exp(t[1] + level)
             low = np.exp(t[0] + level)
             coefficient = np.exp((1 - alpha) * (t[1] + level) + t[2] + c * log_x[0])
-            return {"E": low, "E0": low + span, "B": coefficient, "c": c, "alpha": alpha}
+            high = np.minimum(low + span, at.metric.farthest)
+            return {"E": low, "E0": high, "B": coefficient, "c": c, "alpha": alpha}
         if name == "soft_start":
             return {"E": np.exp(t[0] + level), "B": np.exp(t[1] + level), "c": np.exp(t[2]),
                     "d": np.exp(t[3] + log_x[0]), "f": np.exp(t[4])}  # fmt: skip
@@ -106,13 +110,82 @@ def parameters(fitted: Fitted, points: Points, confidence: float = 0.9, count: i
                 Parameter(parameter, float(value[0]), float(low), float(high), "bootstrap", len(points) > len(values))
             )
         else:
-            result.append(_profiled(fitted, column, parameter, confidence))
+            wider = inflation(fitted, points, column, confidence)
+            result.append(_profiled(fitted, column, parameter, confidence, wider))
     return result
 
 
-def _profiled(fitted: Fitted, column: int, name: str, confidence: float) -> Parameter:
+def inflation(fitted: Fitted, points: Points, column: int, confidence: float = 0.9) -> float:
+    """How many times larger the variance of a column of theta is than if the residuals were independent.
+
+    Residuals of neighbours, of one run where runs are named, may follow each other: AR(1), whose correlation is
+    averaged over its restricted likelihood, with even odds that there is none. The interval is then a quantile of a
+    mixture of Student's t. Curves of one input only; without enough points it is 1.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import t as student
+
+    problem = fitted.problem
+    n, p = problem.targets.shape[1], len(fitted.theta)
+    if fitted.law.inputs > 1 or n - p < FEWEST_CORRELATED:
+        return 1.0
+    values, jacobian = problem.model(fitted.theta[None], problem.inputs)
+    root = np.sqrt(problem.weights[0])
+    residual, design = root * (problem.targets - values)[0], root[:, None] * jacobian[0]
+    if not np.isfinite(design).all() or np.linalg.matrix_rank(design) < p or not residual.any():
+        return 1.0
+    runs = np.array([str(points.runs[i]) for i in points.order]) if points.runs else np.zeros(n, dtype=str)
+    odds, ratios = _correlated(residual, design, runs, column)
+    plain = float(student.ppf((1 + confidence) / 2, n - p))
+
+    def excess(factor: float) -> float:
+        return float(odds @ student.sf(plain * factor / np.sqrt(ratios), n - p)) - (1 - confidence) / 2
+
+    return float(brentq(excess, 1e-3, np.sqrt(ratios.max()) + 1.0)) ** 2
+
+
+def _correlated(
+    residual: Floats, design: Floats, runs: npt.NDArray[np.str_], column: int
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Odds (k,) of each correlation of neighbours, and the ratios (k,) of a column's variance to that of independence.
+
+    Linearised at the fit: residual (n,), design (n, p), the run of each row (n,).
+    """
+    together = np.argsort(runs, kind="stable")
+    data = np.column_stack([residual, np.linalg.pinv(design)[column], design])[together]
+    parts = np.split(data, np.flatnonzero(runs[together][1:] != runs[together][:-1]) + 1)
+    (n, p), likelihoods, ratios = design.shape, [], []
+    nominal = float(residual @ residual) / (n - p) * float(data[:, 1] @ data[:, 1])
+    for rho in CORRELATIONS:
+        white = np.concatenate([_whitened(part, rho) for part in parts])
+        target, basis = white[:, 0], white[:, 2:]
+        left = target - basis @ np.linalg.lstsq(basis, target, rcond=None)[0]
+        squares = float(left @ left)
+        determinants = (n - len(parts)) * np.log1p(-(rho**2)) + np.linalg.slogdet(basis.T @ basis)[1]
+        likelihoods.append(-0.5 * (determinants + (n - p) * np.log(squares)))
+        ratios.append(squares / (n - p) * sum(_quadratic(part[:, 1], rho) for part in parts) / nominal)
+    odds = np.exp(np.array(likelihoods) - max(likelihoods))
+    odds[1:] /= len(CORRELATIONS) - 1
+    return odds / odds.sum(), np.maximum(ratios, 1e-6)
+
+
+def _whitened(rows: Floats, rho: float) -> Floats:
+    """Rows (n, c) of one run whose neighbours correlate by rho, made independent, of variance 1."""
+    result = rows.copy()
+    result[1:] = (rows[1:] - rho * rows[:-1]) / np.sqrt(1 - rho**2)
+    return result
+
+
+def _quadratic(a: Floats, rho: float) -> float:
+    """a R a for weights a (n,) of one run, where R is rho to the power of the distance."""
+    from scipy.signal import lfilter
+
+    return float(a @ (2 * lfilter([1.0], [1.0, -rho], a) - a))
+
+
+def _profiled(fitted: Fitted, column: int, name: str, confidence: float, wider: float) -> Parameter:
     """A parameter with its profile's ends in the data's units."""
-    ends = np.asarray(profile(fitted, column, confidence))
+    ends = np.asarray(profile(fitted, column, confidence, wider))
     bounded = np.isfinite(ends)
     rows = np.repeat(fitted.theta[None], 3, axis=0)
     rows[:2, column] = np.where(bounded, ends, fitted.theta[column] + np.array([-BEYOND, BEYOND]))
@@ -128,14 +201,15 @@ def _open_low(low: float) -> float:
     return 0.0 if low >= 0 else -np.inf
 
 
-def profile(fitted: Fitted, column: int, confidence: float = 0.9) -> tuple[float, float]:
+def profile(fitted: Fitted, column: int, confidence: float = 0.9, wider: float = 1.0) -> tuple[float, float]:
     """Profile interval of a column of a fit's theta; see `profile_of`."""
-    return profile_of(fitted.problem, fitted.theta, column, confidence)
+    return profile_of(fitted.problem, fitted.theta, column, confidence, wider=wider)
 
 
 def profile_of(
-    problem: Problem, theta: Floats, column: int, confidence: float, freedom: float | None = None
-) -> tuple[float, float]:
+    problem: Problem, theta: Floats, column: int, confidence: float, freedom: float | None = None, *,
+    wider: float = 1.0,
+) -> tuple[float, float]:  # fmt: skip
     """Profile interval of a column of theta (p,): how far it can move while the others adapt.
 
     The column is fixed on a grid, the others are fitted again, and an end is where the objective has risen by the
@@ -144,6 +218,7 @@ def profile_of(
 
     Args:
         freedom: degrees of freedom of that quantile; default: points less parameters.
+        wider: by how much the variance is larger than with independent residuals (`inflation`).
     """
     from scipy.stats import f as f_distribution
 
@@ -156,7 +231,7 @@ def profile_of(
     objective = _held_objective(without_prior, theta, column, offsets)
     best = max(float(np.nanmin(objective)), 1e-12 * n)
     quantile = float(f_distribution.ppf(confidence, 1, n - p if freedom is None else freedom))
-    limit = best * (1 + quantile / (n - p))
+    limit = best * (1 + wider * quantile / (n - p))
     middle = len(steps)
     root, limit = np.sqrt(np.maximum(objective - best, 0.0)), float(np.sqrt(limit - best))
     low = _crossing(offsets[: middle + 1][::-1], root[: middle + 1][::-1], limit)

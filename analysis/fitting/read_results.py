@@ -5,20 +5,20 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from analysis.arrays import Floats
 from analysis.fitting import annealing
 from analysis.fitting.estimate import Factors, Points
-from analysis.laws.metric import Metric, guess_metric
+from analysis.laws.kinds import Guess, Values, guess_by_label
+from analysis.laws.metric import Metric
 from analysis.tables.dialect import check_unique, join_levels
 from analysis.tables.errors import TableError
+from analysis.tables.expressions import typed
 from analysis.tables.names import BLANK, names_of
 from analysis.tables.parse_numbers import Hint, Numbers, checked, number, parse_numbers
 from analysis.tables.read_table import read_table
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 KEEP = "--include-unannealed"
 HINT = "commas"
 """Under which a table's attributes say what its commas are."""
-BOOLEANS = {"true": True, "false": False}
 
 
 class ResultsTableError(TableError):
@@ -49,6 +48,7 @@ class Columns:
     x_low: str | None = None
     x_high: str | None = None
     annealed: bool = True  # leave out the rows that the column `annealed` denies
+    kinds: tuple[str, ...] | None = None  # rows of equal values here hold one kind of metric; default: those of `group`
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class Curve:
     held_out: Points
     factors: Factors | None
     notes: tuple[str, ...]
+    guess: Guess  # what its metric is
+
+    @property
+    def metric(self) -> Metric:
+        return self.guess.metric
 
 
 def read_file(path: str | Path) -> pd.DataFrame:
@@ -141,32 +146,6 @@ def _parsed(table: pd.DataFrame, name: str) -> Numbers:
     return parse_numbers(column_of(table[name]), table.attrs.get(HINT, Hint()))
 
 
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table for an expression: columns of numbers as numbers, of true and false as booleans, others as text.
-
-    A blank is a missing value, as in pandas.
-    """
-    import pandas as pd
-
-    return pd.DataFrame({name: _typed_column(table, name) for name in table.columns})
-
-
-def _typed_column(table: pd.DataFrame, name: str) -> npt.NDArray[Any] | pd.Series:
-    import pandas as pd
-
-    column = column_of(table[name])
-    parsed = parse_numbers(column, table.attrs.get(HINT, Hint()))
-    if not (parsed.words or parsed.faults) and not pa.types.is_boolean(column.type):
-        return parsed.values
-    texts = [str(text) or None for text in names_of(column, name)]
-    words = {None if text is None else text.lower() for text in texts}
-    if words <= BOOLEANS.keys():
-        return np.array([BOOLEANS[str(text).lower()] for text in texts])
-    if words <= {*BOOLEANS, None}:
-        return np.array([None if text is None else BOOLEANS[text.lower()] for text in texts], dtype=object)
-    return pd.Series(texts, dtype=pd.StringDtype(na_value=np.nan))
-
-
 def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
     """Rows to fit (n,) bool. Columns with spaces may be written in backticks or plainly.
 
@@ -180,7 +159,7 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
         for name in sorted((str(n) for n in table.columns if not str(n).isidentifier()), key=len, reverse=True):
             text = re.sub(rf"(?<![\w`]){re.escape(name)}(?![\w`])", f"`{name}`", text)
     try:
-        mask = np.asarray(_typed(table).eval(text, engine="python"), dtype=bool)
+        mask = np.asarray(typed(table, table.attrs.get(HINT, Hint())).eval(text, engine="python"), dtype=bool)
     except Exception as error:  # pandas' parser raises errors of many types
         columns = ", ".join(map(str, table.columns))
         raise ResultsTableError(f"--train-where {expression!r}: {error} (columns: {columns})") from error
@@ -194,7 +173,7 @@ def train_mask(table: pd.DataFrame, expression: str | None) -> np.ndarray:
 def curves(
     table: pd.DataFrame, columns: Columns, where: str | None = None, metric: Metric | None = None
 ) -> tuple[list[Curve], Metric]:
-    """The groups of a table, and the metric's kind (guessed where it is not given).
+    """The groups of a table, each with its metric, and the first group's metric (guessed where it is not given).
 
     Raises:
         ResultsTableError: a column is missing, or no row has usable numbers.
@@ -212,30 +191,41 @@ def curves(
         raise ResultsTableError(f"every row stopped before its learning rate had decayed; {KEEP} fits such rows too")
     unsaid = annealing.unknown(table) & usable
     missing, usable = ~usable, usable & ~stopped
-    labels = [names_of(column_of(table[name]), name) for name in columns.group]
-    names = np.array(
-        [" / ".join(text or BLANK for text in row) for row in zip(*labels, strict=True)] or ["all"] * len(table)
-    )
-    order = list(dict.fromkeys(names.tolist()))
-    if metric is None:
-        fitted = usable & training
-        places = {name: code for code, name in enumerate(order)}
-        codes = [places[name] for name in names[fitted]]
-        metric = guess_metric(columns.y, np.log(x[fitted]).sum(axis=1), y[fitted], codes, y[usable])
-    inside = _inside(y, metric)
+    names = _labels(table, columns.group)
+    kinds = names if columns.kinds is None else _labels(table, columns.kinds)
+    seen = Values(kinds, np.where(usable[:, None], x, 1.0).prod(axis=1), y, usable & training, usable)
+    guesses = guess_by_label(columns.y, seen) if metric is None else dict.fromkeys(kinds.tolist(), Guess(metric))
     runs = names_of(column_of(table[columns.run]), columns.run) if columns.run else None
+    rate = next((str(name) for name in table.columns if annealing.RATE.fullmatch(str(name))), None)
+    rates = numbers(table, rate) if rate and columns.run else None
     commas = _comma_notes(table, columns)
     curve_list = []
-    for name in order:
+    for name in dict.fromkeys(names.tolist()):
         in_group = names == name
+        guess = guesses[kinds[np.flatnonzero(in_group)[0]]]
+        inside = _inside(y, guess.metric)
         rows = [np.flatnonzero(in_group & usable & part) for part in (inside & training, ~training)]
         parts = [_points(table, part, x, y, runs, ends) for part in rows]
+        ordered = rows[0][parts[0].order]
+        decaying = annealing.decaying(
+            table.iloc[ordered], None if runs is None else runs[ordered], None if rates is None else rates[ordered]
+        )
         outside = usable & training & ~inside
-        notes = commas + _notes(table, in_group & missing, in_group & outside, columns, metric)
+        notes = commas + _notes(table, in_group & missing, in_group & outside, columns, guess.metric)
         stopped_here, unsaid_here = (int((in_group & rows).sum()) for rows in (stopped & ~missing, unsaid))
         notes += annealing.notes(stopped_here, unsaid_here, "rows", KEEP)
-        curve_list.append(Curve(name, parts[0], parts[1], _factors(table, columns, rows[0]), tuple(notes)))
-    return curve_list, metric
+        factors = _factors(table, columns, rows[0])
+        train = replace(parts[0], decaying=decaying)
+        curve_list.append(Curve(name, train, parts[1], factors, tuple(notes), guess))
+    return curve_list, curve_list[0].guess.metric
+
+
+def _labels(table: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """The values of each row in some columns, joined (rows,); `all` without columns."""
+    labels = [names_of(column_of(table[name]), name) for name in names]
+    return np.array(
+        [" / ".join(text or BLANK for text in row) for row in zip(*labels, strict=True)] or ["all"] * len(table)
+    )
 
 
 def _pinned(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray | None]]:
@@ -274,7 +264,7 @@ def _points(table: pd.DataFrame, rows: np.ndarray, x: np.ndarray, y: np.ndarray,
 
 
 def _comma_notes(table: pd.DataFrame, columns: Columns) -> list[str]:
-    """What was assumed of commas that could be either."""
+    """What was assumed of commas."""
     texts = {name: _parsed(table, name).assumed for name in (*columns.x, columns.y)}
     return [f"{name}: commas separate thousands, so {text} is {number(text):g}" for name, text in texts.items() if text]
 

@@ -23,6 +23,7 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
         return [f"== {group['group']} ({group['n_train']} points): {group['error']}"]
     members = ", ".join(dict.fromkeys(member["law"] for member in group["members"]))
     lines = [f"== {group['group']} ({group['n_train']} points), law {group['law']}: {members}"]
+    lines.append(f"   {group['metric']['meaning']}; fitted as {group['fitted_as']}")
     lines.append(f"   parameters of {group['parameters_of']}, {confidence:.0%} intervals")
     for name, parameter in group["parameters"].items():
         state = "" if parameter["identified"] else "  not identified: a range, no estimate"
@@ -30,7 +31,8 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
         lines.append(f"     {name:<6}{value:>12}  {_interval(parameter)} {parameter['method']}{state}")
     for prediction in group["predictions"]:
         place = ", ".join(number(x) for x in _sequence(prediction["x"]))
-        lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}")
+        doubt = "  cannot tell" if prediction["cannot_tell"] else ""
+        lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}{doubt}")
     lines += _frontier(group["frontier"]) if "frontier" in group else []
     score = group["held_out"]
     if score:
@@ -51,12 +53,15 @@ def _frontier(frontier: Mapping[str, Any]) -> list[str]:
         return f"C^{exponent['value']:.3f} [{exponent['low']:.3f}, {exponent['high']:.3f}]"
 
     repeats = ", if no data were repeated" if frontier["data_never_repeated"] else ""
+    if not frontier["asked"]:  # that compute is a multiple of N D is the reader's to say
+        return [f"   --frontier-at C says how to split a compute of {frontier['flops_per_unit']:g} N D{repeats}"]
     size, data = power(frontier["size_exponent"]), power(frontier["data_exponent"])
     lines = [f"   best split of C = {frontier['flops_per_unit']:g} N D{repeats}: N as {size}, D as {data}"]
     if frontier["unidentified"]:
         lines.append(f"     not reliable: {' and '.join(frontier['unidentified'])} not identified by these points")
     if frontier["iso_flop_size_exponent"]:
         lines.append(f"     iso-FLOP parabolas, without a law: N as {power(frontier['iso_flop_size_exponent'])}")
+    lines += [f"     [WARN] {warning}" for warning in frontier["warnings"]]
     for at in frontier["at"]:
         size = f"N {number(at['size'])} [{number(at['size_low'])}, {number(at['size_high'])}]"
         lines.append(f"     at C {number(at['compute'])}: {size}, D {number(at['data'])}, predicted {number(at['y'])}")

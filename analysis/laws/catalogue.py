@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -39,6 +40,8 @@ class Law:
     believed: Callable[[Belief], tuple[list[float], list[float]]]  # means and deviations
     inputs: int = 1
     bends: bool = False  # whether it may rise again; beyond the points it is then capped at the highest of them
+
+    capped: Callable[[float], Model] | None = None  # its form where values are at most this, if it has an upper plateau
 
     def prior(self, belief: Belief) -> Prior:
         mean, deviation = self.believed(belief)
@@ -155,11 +158,13 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 "m3", "y = B (1/x + g)^c", forms.saturating_data, "B c g", _saturating_starts,
                 lambda b: ([0.0, b.exponent[0], -1.0], [FLAT, b.exponent[1], 3.0]),
             ),
-            _single(
-                "m4", "(y - E) / (E0 - y)^alpha = B x^-c", forms.two_plateaus, "E span B c alpha", _plateau_starts,
-                lambda b: (
-                    [b.plateau[0], 0.5, 0.0, b.exponent[0], 0.0], [b.plateau[1], 1.5, FLAT, b.exponent[1], 0.7]
-                ),
+            replace(
+                _single(
+                    "m4", "(y - E) / (E0 - y)^alpha = B x^-c", forms.two_plateaus, "E span B c alpha", _plateau_starts,
+                    lambda b: (
+                        [b.plateau[0], 0.5, 0.0, b.exponent[0], 0.0], [b.plateau[1], 1.5, FLAT, b.exponent[1], 0.7]
+                    ),
+                ), capped=lambda highest: partial(forms.two_plateaus, highest=highest),
             ),
             _single(
                 "soft_start", "y = E + B (1 + (x/d)^(1/f))^(-c f)", forms.soft_start, "E B c d f", _soft_starts,

@@ -78,8 +78,8 @@ def saturating_data(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     return value, np.stack([np.ones_like(value), c * total, c * np.exp(g - total)], axis=2)
 
 
-def two_plateaus(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
-    """(y - E) / (E0 - y)^alpha = B x^-c (M4): from E0 before learning down to E.
+def two_plateaus(theta: Floats, inputs: Floats, highest: float = np.inf) -> ValuesAndJacobian:
+    """(y - E) / (E0 - y)^alpha = B x^-c (M4): from E0 before learning down to E; E0 is at most `highest`.
 
     theta: log E, log(E0 - E), log B, log c, log alpha, where B is of the normalised equation
     s / (1 - s)^alpha = B x^-c with s = (y - E) / (E0 - E).
@@ -87,6 +87,8 @@ def two_plateaus(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     u = inputs[..., 0]
     a, span, b, c, alpha = _columns(theta)
     a, span, c, alpha = np.exp(a), np.exp(span), np.exp(c), np.exp(alpha)
+    capped = a + span > highest
+    span = np.where(capped, np.maximum(highest - a, 0.0), span)
     right = b - c * u
     t = np.where(right < 0, right, right / alpha)  # logit of s
     for _ in range(8):  # log s - alpha log(1 - s) = right by Newton; the left side is smooth and rising
@@ -101,8 +103,8 @@ def two_plateaus(theta: Floats, inputs: Floats) -> ValuesAndJacobian:
     y = a + span * share
     by_t = span * share * rest / y
     jacobian = [
-        a / y,
-        span * share / y,
+        np.where(capped, rest, 1.0) * a / y,
+        np.where(capped, 0.0, span * share / y),
         by_t / slope,
         -by_t * c * u / slope,
         -by_t * alpha * above / slope,

@@ -28,7 +28,8 @@ SHARES = re.compile(
 ERROR_RATES = re.compile(r"^(?!.*(squar|absol|mse|mae)).*err", re.I)
 PER_CENT = re.compile(r"%|per.?cent|(?<![a-z])pct(?![a-z])", re.I)
 CLEARLY_FALLING = -0.5  # rank correlation below which a share's name is not trusted: 1 - accuracy
-OVER = 1.02  # a share may exceed 1 by this factor through rounding; beyond, it is in per cent
+OVER = 1.02  # a share may exceed its bound by this factor through rounding
+PER_CENT_BOUND = 100.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Metric:
     def distance(self, y: Floats) -> Floats:
         """A number that shrinks as the metric improves: the loss, or a share's distance from its bound."""
         return self.bound - y if self.kind == "share" else y
+
+    @property
+    def farthest(self) -> float:
+        """The largest distance that the metric's range allows: infinite for a loss without a top."""
+        return self.bound if self.kind == "share" else self.top
 
     def to_space(self, y: Floats, space: str) -> Floats:
         """The metric in the space that a law is fitted in."""
@@ -66,6 +72,14 @@ class Metric:
             return self.bound / (1 + np.exp(-np.clip(z, -700, 700)))
         return -z if self._upside_down else z
 
+    def convert(self, z: Floats, source: str, target: str) -> Floats:
+        """Values of one space in another; a logit's distance from the bound without loss of digits."""
+        if source == target:
+            return z
+        if (source, target) == ("logit", "log"):
+            return np.asarray(math.log(self.bound) - np.logaddexp(0.0, z))
+        return self.to_space(self.from_space(z, source), target)
+
     def within(self, y: Floats) -> Floats:
         """Values clipped to the metric's range."""
         if self.kind == "score":
@@ -81,50 +95,16 @@ class Metric:
     @property
     def describe(self) -> str:
         if self.kind == "loss":
-            range_ = f", at most {self.top:g}" if math.isfinite(self.top) else ""
-            return f"loss: falls, positive{range_}; fitted as its logarithm"
+            return "loss: falls, positive" + (f", at most {self.top:g}" if math.isfinite(self.top) else "")
         if self.kind == "share":
-            return f"share: rises, bounded by {self.bound:g}; fitted as the logarithm of its distance from the bound"
-        return f"score: {'falls' if self.falling else 'rises'}, unbounded; fitted as it is"
+            return f"share: rises, bounded by {self.bound:g}" + (" (per cent)" if self.bound == PER_CENT_BOUND else "")
+        return f"score: {'falls' if self.falling else 'rises'}, unbounded"
 
-
-def guess_metric(name: str, x: Floats, y: Floats, groups: list[int], everywhere: Floats | None = None) -> Metric:
-    """The kind of a column, from its name, its range, and its trend within groups of rows.
-
-    Where the name could be either (`top1_error`), or gives no hint, the trend decides.
-
-    Args:
-        name: the column's.
-        x: (n,) compute, or the product of the inputs; y: (n,) metric, both finite.
-        groups: the group of each row.
-        everywhere: the metric on more rows than those that are fitted, only for its range.
-    """
-    trend = _trend(x, y, np.asarray(groups))
-    named_share, named_loss = bool(SHARES.search(name)), bool(LOSSES.search(name))
-    if (named_share and named_loss) or (named_share and trend < CLEARLY_FALLING):
-        named_share, named_loss = trend > 0, trend <= 0
-    values = y if everywhere is None else everywhere
-    lowest, highest = float(values.min()), float(values.max())
-    bound = 100.0 if highest > OVER or PER_CENT.search(name) else 1.0
-    if named_loss and not named_share and lowest >= 0:
-        is_rate = SHARES.search(name) or (ERROR_RATES.search(name) and (highest <= 1 or PER_CENT.search(name)))
-        return Metric("loss", top=bound if is_rate and highest <= bound else math.inf)
-    if lowest >= 0 and ((named_share and highest <= 100) or (trend > 0 and highest <= 1)):
-        return Metric("share", bound=bound)
-    if lowest > 0 and trend <= 0:
-        return Metric("loss")
-    return Metric("score", falling=trend <= 0)
-
-
-def _trend(x: Floats, y: Floats, groups: np.ndarray) -> float:
-    """Mean rank correlation of y with x over groups."""
-    correlations = []
-    for group in np.unique(groups):
-        inside = groups == group
-        ranks = [np.argsort(np.argsort(values[inside])) for values in (x, y)]
-        if inside.sum() > 2 and all(np.ptp(values[inside]) > 0 for values in (x, y)):
-            correlations.append(float(np.corrcoef(ranks[0], ranks[1])[0, 1]))
-    return float(np.mean(correlations)) if correlations else 0.0
+    def describe_space(self, space: str) -> str:
+        """What the numbers of a law's space are."""
+        if space == "log":
+            return "the logarithm of its distance from the bound" if self.kind == "share" else "its logarithm"
+        return "its logit" if space == "logit" else "it is"
 
 
 @dataclass(frozen=True)

@@ -105,12 +105,14 @@ def padded(groups: Sequence[Indices]) -> Indices:
     return result
 
 
-def p_values(precision: Floats, positives: Indices, candidates: Indices, seed: int = 0) -> Floats:
+def p_values(
+    precision: Floats, positives: Indices, candidates: Indices, seed: int = 0, *, count_ties: bool = False
+) -> Floats:
     """p (Q,) = (1 + n q) / (1 + n) with n = 100,000 and q the share of the null that is higher.
 
     A tie does not count as higher: if it did, two compounds that each rank the other first among 200 could not have a p
-    below 0.005, and the fractions of Table 9 would not be reproduced. Where the null is enumerated, q is exact and
-    p is the average over draws.
+    below 0.005, and the fractions of Table 9 would not be reproduced. So p may be too small; with `count_ties` it is
+    valid. Where the null is enumerated, q is exact and p is the average over draws.
 
     Raises:
         ValueError: a query without positives, or with more positives than candidates.
@@ -119,7 +121,8 @@ def p_values(precision: Floats, positives: Indices, candidates: Indices, seed: i
     for number, total in np.unique(np.stack([positives, candidates], axis=1), axis=0):
         same_null = (positives == number) & (candidates == total)
         null = null_precisions(int(number), int(total), seed)
-        share = 1 - np.searchsorted(null, precision[same_null] + TIE) / len(null)
+        least = precision[same_null] + (-TIE if count_ties else TIE)
+        share = 1 - np.searchsorted(null, least) / len(null)
         result[same_null] = (1 + NULL_SIZE * share) / (1 + NULL_SIZE)
     return result
 

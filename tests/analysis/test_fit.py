@@ -257,7 +257,9 @@ def test_three_columns_fit_a_law_with_repeated_data(tmp_path, capsys):
     assert group["parameters"]["R"]["low"] < 8 < group["parameters"]["R"]["high"]
     assert group["frontier"]["data_never_repeated"]
     assert main(arguments) == 0
-    assert "if no data were repeated" in capsys.readouterr().out
+    assert "best split" not in capsys.readouterr().out
+    assert main([*arguments, "--frontier-at", "1e21"]) == 0
+    assert "best split of C = 6 N D, if no data were repeated" in capsys.readouterr().out
 
 
 def test_pinned_runs_need_no_bounds_and_bounded_runs_no_x(tmp_path, capsys):

@@ -29,6 +29,16 @@ def test_the_trend_is_carried_by_model_cost_and_not_by_data():
     factors = paper.trend("StringDB", "touvron").factors
     assert [round(value, 3) for value in (*factors.slopes, *factors.half_widths)] == [0.030, 0.000, 0.013, 0.017]
     assert factors.one_sided == "cost per crop"
+    assert factors.p_equal == pytest.approx(0.0315, abs=1e-3)
+
+
+@pytest.mark.parametrize(("source", "p"), [("hu.MAP", 0.12), ("Reactome", 0.18)])
+def test_no_factor_carries_the_trend_where_the_slopes_may_be_equal(source, p):
+    """One slope is significant and the other is not, but they do not differ significantly from each other."""
+    found = paper.trend(source, "touvron")
+    assert found.factors.one_sided is None
+    assert round(found.factors.p_equal, 2) == p
+    assert f"which factor carries the trend cannot be told: the slopes may be equal (p = {p})" in found.supported
 
 
 def test_no_ceiling_is_claimed_from_nine_points():
@@ -62,7 +72,7 @@ def test_one_command_draws_every_convention_and_states_what_is_supported(tmp_pat
     for convention in ("touvron", "dense_forward", "mae_train"):
         assert {f"figures_5_and_8_{convention}.{suffix}" for suffix in ("png", "svg", "pdf")} <= names
     told = (tmp_path / "what_table6_supports.md").read_text()
-    assert told.count("the trend is carried by cost per crop alone") == 12
+    assert told.count("the trend is carried by cost per crop alone") == 8
     assert "+0.0247 ± 0.0163 per decade" in told
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.design.frontier import compute_optimal, iso_flop, iso_flop_exponent
+from analysis.design.frontier import budgets, compute_optimal, iso_flop, iso_flop_exponent, split
 from analysis.fitting.estimate import Points, Settings, fit_law
 from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
@@ -73,3 +73,55 @@ def test_too_few_enclosed_minima_give_no_exponent():
     few = compute < 2e18
     with pytest.raises(ValueError, match="1 budgets whose runs enclose their minimum; an exponent needs 3"):
         iso_flop_exponent(iso_flop(points.subset(few), compute[few]))
+
+
+def symmetric(compute, centre=1.0, exponent=0.3):
+    """Seven sizes at each budget of a law whose best size is sqrt(C / 6), exactly."""
+    spent = np.repeat(compute, 7)
+    size = centre * np.sqrt(spent / 6) * np.tile(np.geomspace(0.3, 3, 7), len(compute))
+    data = spent / 6 / size
+    return Points(np.column_stack([size, data]), 1.7 + 400 * size**-exponent + 400 * data**-exponent), spent
+
+
+@pytest.mark.parametrize("step", [1.2, 1.5, 2.0, 10.0])
+def test_budgets_closer_than_half_a_decade_are_not_merged(step):
+    points, spent = symmetric(1e18 * step ** np.arange(8))
+    readings = iso_flop(points, spent)
+    assert [one.runs for one in readings] == [7] * 8
+    found = iso_flop_exponent(readings)
+    assert found.value == pytest.approx(0.5, abs=1e-6)
+    assert found.low < 0.5 < found.high
+
+
+def test_budgets_that_are_not_exact_are_found_by_the_gaps_between_them():
+    compute = np.repeat(1e18 * 2.0 ** np.arange(6), 5) * np.exp(0.03 * np.random.default_rng(0).normal(size=30))
+    assert np.bincount(budgets(compute)).tolist() == [5] * 6
+
+
+def test_chinchilla_s_nine_budgets_are_found_between_other_runs(real_data):
+    """Hoffmann et al. list 6e18 to 3e21 and read N as C^0.49; the digitised compute is some per cent lower."""
+    table = pd.read_csv(real_data / "scaling_laws" / "chinchilla_epoch.csv").sort_values("loss").iloc[:-5]
+    size, flop = table["Model Size"].to_numpy(), table["Training FLOP"].to_numpy()
+    readings = iso_flop(Points(np.column_stack([size, flop / (6 * size)]), table["loss"].to_numpy()), flop)
+    for budget in (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21):
+        assert any(0.88 < one.compute / budget < 1.02 and one.runs >= 9 for one in readings)
+    assert iso_flop_exponent(readings).value == pytest.approx(0.49, abs=0.03)
+
+
+def test_a_lopsided_grid_is_named_where_parabolas_are_read():
+    for centre, said in ((1.0, False), (1.8, True)):
+        points, _ = symmetric(np.geomspace(1e18, 1e21, 7), centre)
+        found = split(fit_law(named_law("joint"), points, Metric("loss"), Settings(huber=1e-3)), points)
+        assert any("far from the middle of their sizes" in warning for warning in found.warnings) == said
+
+
+def test_parabolas_that_disagree_with_the_law_are_named():
+    """Grids that drift off the optimum: the parabolas' exponent is biased, the law's is exact."""
+    compute = np.geomspace(1e18, 1e22, 7)
+    parts = [
+        symmetric(np.array([one]), centre)[0] for one, centre in zip(compute, np.geomspace(0.4, 2.5, 7), strict=True)
+    ]
+    points = Points(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+    found = split(fit_law(named_law("joint"), points, Metric("loss"), Settings(huber=1e-3)), points)
+    assert found.frontier.size_exponent.value == pytest.approx(0.5, abs=1e-3)
+    assert any("disagrees with the law's 0.500" in warning for warning in found.warnings)

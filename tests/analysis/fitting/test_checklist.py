@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.fitting import averages
 from analysis.fitting.checklist import influence, two_factors
@@ -32,3 +33,17 @@ def test_a_trend_carried_by_one_factor_names_it() -> None:
     assert factors.slopes[0] == pytest.approx(0.05, abs=0.002)
     assert factors.r2_two > factors.r2_one
     assert two_factors(("cost", "crops"), np.column_stack([cost, np.ones(25)]), z) is None
+
+
+def test_the_difference_of_two_slopes_is_tested_as_in_the_textbook() -> None:
+    """Regressed on the product and one factor, that factor's slope is the difference: its p as SciPy has it."""
+    rng = np.random.default_rng(3)
+    logs = rng.normal(size=(12, 2))
+    z = logs @ [0.05, 0.03] + 0.03 * rng.normal(size=12)
+    factors = two_factors(("cost", "crops"), 10**logs, z)
+    design = np.column_stack([np.ones(12), logs.sum(axis=1)])
+    left_z, left_cost = (v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (z, logs[:, 0]))
+    slope = (left_cost @ left_z) / (left_cost @ left_cost)
+    error = np.sqrt(np.sum((left_z - slope * left_cost) ** 2) / 9 / (left_cost @ left_cost))
+    assert factors is not None
+    assert factors.p_equal == pytest.approx(2 * stats.t.sf(abs(slope) / error, 9), rel=1e-6)

@@ -1,11 +1,23 @@
 """Intervals: resampling, rolling origins, and the calibrated confidences."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.fitting import averages
 from analysis.fitting.estimate import Points, fit_law
-from analysis.fitting.intervals import bootstrap, factor, interval, resample_weights, rolling_origin, scale_at
+from analysis.fitting.intervals import (
+    bends_down,
+    bootstrap,
+    factor,
+    interval,
+    kind_of,
+    resample_weights,
+    rolling_origin,
+    scale_at,
+)
 from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
 
@@ -70,3 +82,80 @@ def test_only_a_calibrated_confidence_is_accepted():
     assert factor(0.8) < factor(0.85) < factor(0.9)
     with pytest.raises(ValueError, match=r"confidence 0\.3 is not calibrated; between 0\.5 and 0\.99 is"):
         factor(0.3)
+
+
+def under(schedule: np.ndarray, seed: int = 0) -> Points:
+    """Checkpoints of one run by the law of Tissue et al. (2024): L0 + A S1^-0.3 - C S2.
+
+    S1 sums the learning rate; S2 sums its decay so far with a memory of 1000 steps.
+    """
+    steps = np.arange(1, len(schedule) + 1)
+    rate = 2e-4 * schedule * np.minimum(1, steps / 400)
+    decay, area, momentum = np.maximum(-np.diff(rate, prepend=rate[0]), 0), np.zeros(len(rate)), 0.0
+    for place, drop in enumerate(decay):
+        momentum = 0.999 * momentum + drop
+        area[place] = momentum
+    loss = 2.3 + 0.4 * np.cumsum(rate) ** -0.3 - 0.8 * np.cumsum(area)
+    kept = np.linspace(1000, len(rate), 60).astype(int)
+    noise = np.exp(2e-4 * np.random.default_rng(seed).normal(size=60))
+    return Points(kept[:, None].astype(float), loss[kept - 1] * noise)
+
+
+STEPS = np.linspace(0, 1, 20_000)
+CONSTANT, COSINE = np.ones(20_000), 0.5 * (1 + np.cos(np.pi * STEPS))
+
+
+def test_a_curve_under_a_decaying_rate_is_recognised_and_one_under_a_constant_rate_is_not() -> None:
+    for seed in range(10):
+        assert bends_down(under(COSINE, seed).subset(np.arange(42)), LOSS)
+        assert not bends_down(under(CONSTANT, seed), LOSS)
+        assert not bends_down(curve(60, seed=seed), LOSS)
+
+
+@pytest.mark.slow
+def test_real_learning_curves_that_were_annealed_are_not_taken_for_decaying_ones(real_data) -> None:
+    table = pd.read_csv(real_data / "scaling_laws" / "benchmark.vision.csv")
+    table = table[table["Training"] == 1]
+    for _, rows in table.groupby(["Task", "Model"]):
+        assert not bends_down(Points(rows[["Seen Examples"]].to_numpy(), rows["Loss"].to_numpy()), LOSS)
+
+
+def test_intervals_of_a_recognised_or_told_curve_are_wider() -> None:
+    points, place = under(COSINE).subset(np.arange(42)), np.array([[2e4]])
+    steady = under(CONSTANT).subset(np.arange(50))
+    law = averages.fit(steady, LOSS, "learning_curve", rough=True)
+    rolling = rolling_origin(steady, LOSS, "learning_curve")
+    told = rolling_origin(replace(steady, decaying=True), LOSS, "learning_curve")
+    assert rolling_origin(points, LOSS, "learning_curve").kind == told.kind == "decaying"
+    assert rolling.kind == "learning_curve"
+    narrow, wide = (scale_at(law, steady, place, one, count=50).half_width[0] for one in (rolling, told))
+    assert wide > 1.2 * narrow
+
+
+@pytest.mark.parametrize(
+    ("x", "metric", "name", "kind"),
+    [
+        (np.ones((4, 2)), LOSS, "joint", "joint"),
+        (np.ones((4, 1)), Metric("share"), "auto", "share"),
+        (np.ones((4, 1)), Metric("score"), "auto", "loss"),
+        (np.ones((4, 1)), LOSS, "m4", "loss"),
+    ],
+    ids=["joint", "share", "score", "loss"],
+)
+def test_each_kind_of_fit_has_its_calibration(x, metric, name, kind) -> None:
+    assert kind_of(Points(x, np.ones(4)), metric, name) == kind
+    assert factor(0.9, kind) > factor(0.8, kind)
+
+
+def test_few_points_and_far_places_widen_intervals() -> None:
+    """With equal noise, five points are less certain than thirty, and a place two decades away than one."""
+    widths = []
+    for n in (5, 30):
+        found = []
+        for seed in range(12):
+            points = curve(n, noise=0.02, seed=seed)
+            law, rolling = averages.fit(points, LOSS, "power_law"), rolling_origin(points, LOSS, "power_law")
+            found.append(scale_at(law, points, np.array([[1e18], [1e20]]), rolling).half_width)
+        widths.append(np.mean(found, axis=0))
+    assert (widths[0] > 1.3 * widths[1]).all()
+    assert (np.diff(widths, axis=1) > 0).all()

@@ -1,4 +1,4 @@
-"""Tables of results: separators, comments, column names, numbers and row selections."""
+"""Tables of results: separators, comments, column names, numbers, row selections; what of them `annealing` tells."""
 
 from pathlib import Path
 
@@ -82,3 +82,22 @@ def test_rows_without_usable_numbers_are_left_out_of_their_group_and_noted() -> 
     assert [(curve.name, curve.train.y.tolist()) for curve in groups] == [("A", [4.0]), ("B", [3.0])]
     assert groups[0].notes == ("1 rows without usable numbers in c, loss left out, first on line 4",)
     assert groups[1].notes == ("1 rows with loss at or below 0 left out, first on line 5",)
+
+
+@pytest.mark.parametrize(
+    ("extra", "run", "decaying"),
+    [
+        ({}, None, False),
+        ({"lr": [4e-4, 4e-4, 2e-4, 1e-4, 4e-4, 4e-4, 2e-4, 1e-4]}, "run", True),
+        ({"Learning Rate": [4e-4] * 4 + [1e-4] * 4}, "run", False),  # tuned per run, constant within each
+        ({"lr": [4e-4, 4e-4, 2e-4, 1e-4] * 2}, None, False),  # of runs that are not named
+        ({"annealed": ["False"] * 3 + ["True"] + ["False"] * 3 + ["True"]}, None, True),
+    ],
+    ids=["unsaid", "rate", "tuned", "unnamed", "annealed"],
+)
+def test_a_column_tells_whether_checkpoints_are_under_a_decaying_rate(extra, run, decaying) -> None:
+    table = pd.DataFrame(
+        {"run": ["a"] * 4 + ["b"] * 4, "steps": [1.0, 2, 3, 4] * 2, "loss": 3 - 0.1 * np.arange(8)} | extra
+    )
+    (found,), _ = curves(table, Columns(("steps",), "loss", run=run, annealed=False))
+    assert found.train.decaying == decaying

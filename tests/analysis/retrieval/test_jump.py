@@ -12,7 +12,14 @@ from analysis.embeddings.feature_tables import FeatureTableError, read_wells
 from analysis.retrieval.average_precision import (
     unit_rows,
 )
-from analysis.retrieval.jump import jump_retrieval, read_targets, replicate_queries, sibling_queries, significance
+from analysis.retrieval.jump import (
+    Queries,
+    jump_retrieval,
+    read_targets,
+    replicate_queries,
+    sibling_queries,
+    significance,
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +209,29 @@ def test_the_command_prints_fractions_and_mean_average_precision(tmp_path, capsy
     assert found["protocol"] == "copairs/1"
     assert found["perturbations"]["fraction_retrieved"] == 1
     assert found["siblings"]["tested"] == 2
+
+
+def test_two_that_rank_each_other_first_have_the_p_of_chance_beside_the_protocol_s():
+    """Among 200, that is one case of 200; the protocol, in which ties do not count, says 1e-5."""
+    queries = Queries(np.array(["t", "t"], dtype=object), np.ones(2), np.ones(2, np.int64), np.full(2, 200))
+    found = significance(queries, 0)
+    assert found.p[0] == pytest.approx(1e-5, rel=0.01)
+    assert found.p_valid[0] == pytest.approx(np.e / 200, rel=0.01)
+    assert found.summary()["retrieved"] == found.summary()["retrieved_valid_p"] == 1
+    alone = Queries(queries.group[:1], queries.precision[:1], queries.positives[:1], queries.candidates[:1])
+    assert significance(alone, 0).p_valid[0] == pytest.approx(1 / 200, rel=0.01)
+
+
+@pytest.mark.slow
+def test_valid_p_values_of_mutual_ranks_are_rarely_small_by_chance():
+    """Pairs of random profiles that share a target: at most 5% of valid p are below 0.05, and 0.5% below 0.005."""
+    valid, protocol = [], []
+    for seed in range(40):
+        consensus = np.random.default_rng(seed).normal(size=(60, 5))
+        queries, without = sibling_queries(consensus, [{f"t{place // 2}"} for place in range(60)])
+        found = significance(queries, without)
+        valid.append(found.p_valid)
+        protocol.append(found.p)
+    assert np.mean(np.concatenate(valid) < 0.05) <= 0.05
+    assert np.mean(np.concatenate(valid) < 0.005) <= 0.005
+    assert np.mean(np.concatenate(protocol) < 0.005) > 0.01
