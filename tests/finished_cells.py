@@ -21,7 +21,7 @@ def finished(
     **training: Any,
 ) -> None:  # fmt: skip
     """Write the rows of a cell; `training` is added to the values of its training."""
-    if cell.kind == "trained":
+    if cell.training is not None:
         log = cell_folder(recipe, cell) / "train.jsonl"
         log.parent.mkdir(parents=True)
         entries = [

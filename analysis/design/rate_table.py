@@ -12,7 +12,8 @@ from analysis.arrays import Floats
 from analysis.design.best_rate import SAME_RATE, BestRate, best_rates, to_minimise
 from analysis.fitting import annealing
 from analysis.fitting.read_results import ResultsTableError, numbers, place, train_mask
-from analysis.laws.metric import Metric, guess_metric
+from analysis.laws.kinds import GroupValues, guess_metrics
+from analysis.laws.metric import Metric
 from analysis.tables.names import BLANK, names_of
 from analysis.tables.series import column_of
 
@@ -108,7 +109,8 @@ def read_sweeps(
 
 def _kind(name: str, y: Floats) -> Metric:
     """The kind of a metric by its name and range: a rate has no trend that could tell."""
-    return guess_metric(name, np.zeros(len(y)), y, [0] * len(y))
+    (guess,) = guess_metrics(name, [GroupValues("", np.zeros(len(y)), y, y)])
+    return guess.metric
 
 
 @dataclass(frozen=True)
