@@ -16,9 +16,11 @@ from harness.plan.cost import plan_cells
 from harness.plan.table import table
 from harness.plan.tuning import MUP, Design, Spread, derived, designs, folder, moved, parametrisation
 from harness.recipe.fields import per_name
+from harness.recipe.load import to_yaml
 from harness.recipe.schema import Recipe
 from harness.report.comparisons.rates import diverged, lines, rate_sweeps
 from harness.report.rows import train_values
+from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from analysis.design.rate_table import Sweep
@@ -110,9 +112,18 @@ def _measured(recipe: Recipe, design: Design, rates: Sequence[float], run: Run) 
     if reading.open:
         sweep = derived(recipe, design, rates)
         lost = [_rate(cell) for cell in cells(sweep) if diverged(sweep, cell) and train_values(sweep, cell) is None]
+        _write_recipe(sweep)
         run(derived(recipe, design, rates, lost))
         reading = _read(recipe, design, rates)
     return reading
+
+
+def _write_recipe(sweep: Recipe) -> None:
+    """The sweep's own recipe, by which `status`, `logs` and `cancel` find its cells."""
+    text = f"{to_yaml(sweep)}profiles: {{laptop: {{}}, slurm: {{}}}}\n"
+    path = sweep.output / "recipe.yaml"
+    write_atomic(path, lambda file: file.write(text.encode()))
+    print(f"the sweep is a study of its own: status, logs and cancel take {path}", flush=True)
 
 
 def _read(recipe: Recipe, design: Design, rates: Sequence[float]) -> Reading:

@@ -52,9 +52,13 @@ def test_the_best_rate_is_found_and_said_again_without_another_run(
     assert runs == [[2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4]]
     assert "learning rates of vit_s16 on rxrx1, 66 epochs of 2,022 steps in all" in first
     assert "vit_s16: best rate 0.00015" in first
+    written = load(tmp_path / "tune" / "vit_s16" / "recipe.yaml", "slurm")
+    assert [cell.training.learning_rate for cell in cells(written) if cell.training] == runs[0]
+    assert written.output == tmp_path / "tune" / "vit_s16"
     assert "does not transfer to other sizes: this is the rate of vit_s16 alone" in first
     assert tune(recipe, Spread(), False, trained(1.5e-4, runs)) == 0
-    assert capsys.readouterr().out == first
+    again = capsys.readouterr().out
+    assert again.splitlines() == [line for line in first.splitlines() if not line.startswith("the sweep is a study")]
     assert len(runs) == 1
     assert (tmp_path / "tune" / "vit_s16" / "ledger").exists()
 
