@@ -97,7 +97,7 @@ def test_each_sweeps_every_size_from_the_rate_of_the_one_before(tmp_path: Path) 
 def test_noise_that_hides_the_optimum_is_met_with_another_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Losses that fall slowly and rise steeply are no parabola through five rates; repeats show that it is not noise."""
+    """Losses that fall slowly and rise steeply are no parabola through five rates; repeats show it is no noise."""
     runs: list[int] = []
     losses = dict(zip((2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4), (0.9933, 0.9878, 0.9824, 0.9740, 1.0006), strict=True))
 
