@@ -17,9 +17,11 @@ from harness.plan.cost import plan_cells
 from harness.plan.table import table
 from harness.plan.tuning import MUP, Design, Spread, derived, designs, folder, moved, parametrisation
 from harness.recipe.fields import per_name
+from harness.recipe.load import to_yaml
 from harness.recipe.schema import Recipe
 from harness.report.comparisons.rates import diverged, lines, rate_sweeps
 from harness.report.rows import train_values
+from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from analysis.design.rate_table import Sweep
@@ -94,30 +96,41 @@ def _about(design: Design) -> list[str]:
 
 def _swept(recipe: Recipe, design: Design, spread: Spread, centre: float, run: Run) -> Reading:
     """Run the sweep, and extend it while its best rate lies at an edge, at most so many times."""
-    rates = spread.around(centre)
+    rates, seeds = spread.around(centre), 1
     for _ in range(MOST_EXTENSIONS):
-        reading = _measured(recipe, design, rates, run)
-        more = [] if reading.open else further(reading.sweep, spread.step)
-        if not more:
+        reading = _measured(recipe, design, rates, seeds, run)
+        if reading.open or reading.best is not None:
             return reading
-        print(f"{reading.sweep.text}\nextended by {', '.join(f'{rate:g}' for rate in more)}", flush=True)
+        more = further(reading.sweep, spread.step)
+        seeds += not more
+        added = f"rates {', '.join(f'{rate:g}' for rate in more)}" if more else "another seed"
+        print(f"{reading.sweep.text}\nextended by {added}", flush=True)
         rates = sorted({*rates, *more})
-    return _measured(recipe, design, rates, run)
+    return _measured(recipe, design, rates, seeds, run)
 
 
-def _measured(recipe: Recipe, design: Design, rates: Sequence[float], run: Run) -> Reading:
+def _measured(recipe: Recipe, design: Design, rates: Sequence[float], seeds: int, run: Run) -> Reading:
     """What the sweep says, once what is missing has run; a rate that diverged is not run again."""
-    reading = _read(recipe, design, rates)
+    reading = _read(recipe, design, rates, seeds)
     if reading.open:
-        sweep = derived(recipe, design, rates)
+        sweep = derived(recipe, design, rates, seeds=seeds)
         lost = [_rate(cell) for cell in cells(sweep) if diverged(sweep, cell) and train_values(sweep, cell) is None]
-        run(derived(recipe, design, rates, lost))
-        reading = _read(recipe, design, rates)
+        _write_recipe(sweep)
+        run(derived(recipe, design, rates, lost, seeds))
+        reading = _read(recipe, design, rates, seeds)
     return reading
 
 
-def _read(recipe: Recipe, design: Design, rates: Sequence[float]) -> Reading:
-    sweep = derived(recipe, design, rates)
+def _write_recipe(sweep: Recipe) -> None:
+    """The sweep's own recipe, by which `status`, `logs` and `cancel` find its cells."""
+    text = f"{to_yaml(sweep)}profiles: {{laptop: {{}}, slurm: {{}}}}\n"
+    path = sweep.output / "recipe.yaml"
+    write_atomic(path, lambda file: file.write(text.encode()))
+    print(f"the sweep is a study of its own: status, logs and cancel take {path}", flush=True)
+
+
+def _read(recipe: Recipe, design: Design, rates: Sequence[float], seeds: int) -> Reading:
+    sweep = derived(recipe, design, rates, seeds=seeds)
     grid = cells(sweep)
     still_open = sum(train_values(sweep, cell) is None and not diverged(sweep, cell) for cell in grid)
     return Reading(design, tuple(rates), rate_sweeps(sweep, grid)[0], still_open)
@@ -129,7 +142,9 @@ def _rate(cell: Cell) -> float:
 
 
 def further(sweep: Sweep, step: float) -> list[float]:
-    """The rates that a finished sweep lacks: beyond an edge, or nearer to a best rate that shows no lowest point.
+    """The rates that a finished sweep lacks: beyond an edge, or between the best and one that diverged.
+
+    None if it has an optimum, or if only noise hides it: then another seed tells, and closer rates would not.
 
     Args:
         sweep: what was measured.
@@ -143,6 +158,8 @@ def further(sweep: Sweep, step: float) -> list[float]:
     if reading.edge in ("lowest", "highest"):
         side = -step if reading.edge == "lowest" else step
         return [moved(reading.best_run, side * place) for place in (1, BEYOND)]
+    if reading.edge is None:
+        return []
     apart = [float(rate) for rate in sweep.rate if not isclose(rate, reading.best_run, rel_tol=SAME)]
     beside = [max((rate for rate in apart if rate < reading.best_run), default=None),
               min((rate for rate in apart if rate > reading.best_run), default=None)]  # fmt: skip

@@ -141,7 +141,9 @@ def _design(recipe: Recipe, cell: Cell, transfers: bool) -> Design:
     return Design(cell.model, dataset, epochs, epochs * images // batch, own, tuple(notes))
 
 
-def derived(recipe: Recipe, design: Design, rates: Sequence[float], without: Sequence[float] = ()) -> Recipe:
+def derived(
+    recipe: Recipe, design: Design, rates: Sequence[float], without: Sequence[float] = (), seeds: int = 1
+) -> Recipe:
     """The sweep as a recipe: one model and data set, without embedding and evaluation, at each of the rates.
 
     Args:
@@ -149,6 +151,7 @@ def derived(recipe: Recipe, design: Design, rates: Sequence[float], without: Seq
         design: the size.
         rates: of the sweep.
         without: those of them that are not run, as they are known to diverge.
+        seeds: how many, from the recipe's first on.
 
     Raises:
         ValueError: a rate that no recipe can have; the message names the field.
@@ -159,7 +162,11 @@ def derived(recipe: Recipe, design: Design, rates: Sequence[float], without: Seq
     tree["train"] |= {"epochs": {design.dataset: design.epochs}, "early_stopping": None}
     tree["train"] |= {"snapshots": [], "start_from": {}}
     tree["train"]["schedule"] |= {"ends": [1.0]} if "ends" in tree["train"]["schedule"] else {}
-    tree["grid"] |= {"models": [design.model], "datasets": [design.dataset], "seeds": recipe.grid.seeds[:1]}
+    tree["grid"] |= {
+        "models": [design.model],
+        "datasets": [design.dataset],
+        "seeds": [recipe.grid.seeds[0] + n for n in range(seeds)],
+    }
     tree["grid"] |= NO_AXES | {"axes": {RATE: sorted(rates)}, "untrained": False, "pixel_statistics": False}
     tree["grid"]["exclude"] = [{RATE: rate} for rate in without]
     try:

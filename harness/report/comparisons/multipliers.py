@@ -6,9 +6,12 @@ the other axes, and losses within one patch size: those of two are of two tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
 
 from analysis.recall.gene_sketch import VERSION
 from harness.grid.cell import Cell
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from analysis.design.compare import Comparison, Multiplier
     from analysis.design.pairs import Variant
 
+Names = dict[Hashable, str]  # of the values on an axis; 1 and 1.0 are one value
 LOSS = "validation loss"
 TASK_FIELDS = (
     "mae.crop", "mae.channels", "mae.channel_names", "mae.value_range", "mae.mask_ratio", "mae.fourier_", "datasets.",
@@ -98,40 +102,44 @@ def _sketches(recipe: Recipe, recalls: pd.DataFrame) -> pd.Series:
     return pd.Series([by_cell[str(cell)].get(source) for cell, source in rows], index=recalls.index, dtype=object)
 
 
-def _axes(recipe: Recipe) -> dict[str, list[str]]:
-    """The names of the values on each axis that has two or more."""
+def _axes(recipe: Recipe) -> dict[str, Names]:
+    """The values on each axis that has two or more."""
     axes = {VARIANT: list(recipe.grid.variants)} | {name: list(values) for name, values in recipe.grid.axes.items()}
-    return {name: [str(value) for value in values] for name, values in axes.items() if len(values) > 1}
+    return {axis: {_scalar(value): str(_scalar(value)) for value in values} for axis, values in axes.items()
+            if len(values) > 1}  # fmt: skip
 
 
-def _baseline(recipe: Recipe, axis: str, values: Sequence[str]) -> tuple[str, str]:
+def _scalar(value: JsonValue) -> Hashable:
+    """The value as a cell's labels have it."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _baseline(recipe: Recipe, axis: str, names: Names) -> tuple[str, str]:
     """The baseline on an axis, and why it is that."""
+    first = next(iter(names.values()))
     if axis == VARIANT:
         own = next((name for name, fields in recipe.grid.variants.items() if not fields), None)
-        return (own, "it changes no field of the recipe") if own else (values[0], "the first variant")
+        return (own, "it changes no field of the recipe") if own else (first, "the first variant")
     value: Any = recipe.model_dump(mode="json")
     for key in axis.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    if value is not None and str(value) in values:
-        return str(value), "the recipe's own value"
-    return values[0], "the first on the axis"
+    own = names.get(_scalar(value))
+    return (own, "the recipe's own value") if own else (first, "the first on the axis")
 
 
-def _along(
-    recipe: Recipe, grid: Sequence[Cell], axis: str, values: Sequence[str], runs: pd.DataFrame
-) -> AxisComparisons:
-    baseline, why = _baseline(recipe, axis, values)
+def _along(recipe: Recipe, grid: Sequence[Cell], axis: str, names: Names, runs: pd.DataFrame) -> AxisComparisons:
+    baseline, why = _baseline(recipe, axis, names)
     others = [name for name in axis_names(recipe.grid) if name != axis]
     notes = []
     if _changes_task(recipe, axis):
         notes.append(f"values of {axis} change what a validation loss is of, so losses are not compared")
         runs = runs[~runs["metric"].str.startswith(LOSS)]
-    runs = runs[runs[axis].notna()].assign(side=lambda rows: rows[axis].astype(str))
-    todo = _open(grid, axis, set(runs["cell"]))
+    runs = runs[runs[axis].notna()].assign(side=lambda rows: [names.get(value, "") for value in rows[axis]])
+    todo = _open(grid, axis, names, set(runs["cell"]))
     compared = [
         _compared(f"{value}, {where}" if where else value, metric, part, (baseline, value), todo)
         for metric, where, part in _parts(runs, others)
-        for value in values
+        for value in names.values()
         if value != baseline
     ]
     if not compared:
@@ -145,13 +153,13 @@ def _changes_task(recipe: Recipe, axis: str) -> bool:
     return any(part in path for path in fields for part in TASK_FIELDS)
 
 
-def _open(grid: Sequence[Cell], axis: str, done: set[str]) -> dict[str, int]:
+def _open(grid: Sequence[Cell], axis: str, names: Names, done: set[str]) -> dict[str, int]:
     """Trained cells that are not finished yet, by their value on an axis."""
     counts: dict[str, int] = {}
     for cell in grid:
-        value = cell.labels().get(axis)
-        if cell.kind == "trained" and value is not None:
-            counts[str(value)] = counts.get(str(value), 0) + (cell.id not in done)
+        name = names.get(_scalar(cell.labels().get(axis)))
+        if cell.kind == "trained" and name is not None:
+            counts[name] = counts.get(name, 0) + (cell.id not in done)
     return counts
 
 

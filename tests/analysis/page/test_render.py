@@ -6,6 +6,7 @@ Covers `render`, `sections`, `comparisons`, `html` and `study`.
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -220,7 +221,8 @@ def browser():
 def opened(browser, tmp_path):
     """The page, offline, and all messages of its console."""
     path = tmp_path / "report.html"
-    path.write_text(page(study()), encoding="utf-8")
+    shown = study(multipliers=[replace(compared(), image=None)], best_rates=BestRates(["S: best rate 0.1"]))
+    path.write_text(page(shown), encoding="utf-8")
     context = browser.new_context(offline=True)
     tab, said = context.new_page(), []
     tab.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)

@@ -80,8 +80,10 @@ def test_branches_of_one_run_are_designs_of_their_own(tmp_path: Path) -> None:
     [
         ("train.learning_rate: [5e-5, 1e-4]", "5e-05", "the first on the axis"),  # the recipe's is by model
         ("train.optimiser.weight_decay: [0.1, 0.05]", "0.05", "the recipe's own value"),
+        ("train.optimiser.weight_decay: [0, 0.05]", "0.05", "the recipe's own value"),
+        ("train.optimiser.betas: [[0.9, 0.99], [0.9, 0.95]]", "[0.9, 0.95]", "the recipe's own value"),
     ],
-    ids=["first", "own"],
+    ids=["first", "own", "integer", "list"],
 )
 def test_the_recipe_s_own_value_is_the_baseline_else_the_first(
     tmp_path: Path, axis: str, baseline: str, why: str
@@ -117,6 +119,16 @@ def test_values_are_compared_at_each_point_of_the_other_axes_and_losses_only_of_
     assert {one.variant for one in decays.compared} == {"0.1, mask_ratio=0.5", "0.1, mask_ratio=0.75"}
     found = [one.comparison.shared.value for one in decays.compared if one.comparison]
     np.testing.assert_allclose(found, 3.0, rtol=0.02)
+
+
+def test_values_that_are_lists_or_numbers_of_another_type_are_found(tmp_path: Path) -> None:
+    """Cells that differ along one axis are compared whatever its values are; here each side lacks two computes."""
+    recipe = study(tmp_path, "grid.axes={train.optimiser.betas: [[0.9, 0.95], [0.9, 0.99]]}")
+    for cell in [cell for cell in cells(recipe) if cell.dataset == "rxrx3" and cell.model == "vit_s16"]:
+        finish(recipe, cell)
+    (along,) = multipliers(recipe, cells(recipe))
+    assert "[0.9, 0.95] has runs at 1 distinct computes" in along.compared[0].failed
+    assert "finish its 5 open cells" in along.compared[0].failed
 
 
 def test_a_recipe_without_axes_has_no_panel(tmp_path: Path) -> None:
