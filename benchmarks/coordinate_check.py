@@ -35,7 +35,7 @@ from harness.recipe.models import Parametrisation
 OptimiserName = Literal["lion", "adamw", "muon"]
 WIDTHS, DEPTHS = (32, 64, 128, 256, 512, 1024), (2, 4, 8, 16, 24)
 HEAD_WIDTH, CROPS = 16, 16
-RATE = 1e-3  # at the base shape
+RATES = {"lion": 2e-4, "adamw": 1e-3, "muon": 1e-3}  # at the base shape
 BASE = MaeConfig(
     width=128, depth=4, heads=128 // HEAD_WIDTH, patch=8, crop=32, channels=3, mask_ratio=0.5, decoder_width=64,
     decoder_depth=1, decoder_heads=4, base_width=128, base_depth=4,
@@ -50,7 +50,7 @@ class Check:
     optimiser: OptimiserName
     steps: int = 10
     seeds: int = 2
-    rate: float = RATE
+    rate: float | None = None  # None: of `RATES`
     layer_scale: float = BASE.layer_scale or 1.0
 
 
@@ -85,7 +85,7 @@ def sizes(config: MaeConfig, check: Check, axis: str) -> Sizes:
 def _run(config: MaeConfig, check: Check, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     model = _model(config, seed)
     optimiser = build_optimiser(
-        model, check.optimiser, peak=check.rate, momentum=0.95, weight_decay=0.05,
+        model, check.optimiser, peak=check.rate or RATES[check.optimiser], momentum=0.95, weight_decay=0.05,
         scaling=scaling_of(config, check.optimiser),
     )  # fmt: skip
     crops, noise = _batch(seed), masking_noise(seed, range(CROPS), config.noise_values)

@@ -38,7 +38,7 @@ def transfer_figure(runs: Sequence[Run], best: Sequence[Best], path: Path) -> No
                 _losses(axes, line, [b for b in marks if getattr(b, other) == base[other]], axis)
                 axes.set_title(f"{NAMES[kind]}, {axis}s" if optimiser == optimisers[0] else "")
             lowest = min(run.loss for run in runs if run.optimiser == optimiser)
-            row[0].set_ylim(lowest - 0.01, lowest + 0.14)
+            row[0].set_ylim(lowest - 0.02, lowest + 0.2)
             row[0].set_ylabel({"lion": "Lion", "adamw": "AdamW", "muon": "Muon"}[optimiser] + ": loss on unseen crops")
         figure.supxlabel("Learning rate")
         figure.savefig(path)
@@ -55,7 +55,8 @@ def _base(runs: Sequence[Run]) -> dict[str, int]:
 def _losses(axes: Axes, line: Sequence[Run], marks: Sequence[Best], axis: str) -> None:
     sizes = sorted({getattr(run, axis) for run in line})
     for size, colour in zip(sizes, SHADES[-len(sizes) :], strict=True):
-        own = [run for run in line if getattr(run, axis) == size and math.isfinite(run.loss)]
+        known = [run for run in line if getattr(run, axis) == size and math.isfinite(run.loss)]
+        own = sorted(known, key=lambda run: run.rate)
         axes.plot([run.rate for run in own], [run.loss for run in own], color=colour, label=str(size), linewidth=1)
         for mark in (mark for mark in marks if getattr(mark, axis) == size):
             axes.plot(2**mark.octave, mark.loss, "o", color="white" if mark.at_edge else colour, markeredgecolor=colour,

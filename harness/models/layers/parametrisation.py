@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from harness.models.config import EncoderConfig
@@ -62,8 +63,7 @@ def scaling_of(config: object, optimiser: str) -> Scaling:
     """Return the scaling of a network's parameters under an optimiser: lion, adamw or muon."""
     if not isinstance(config, EncoderConfig) or config.parametrisation == "standard":
         return standard
-    of_encoder = config
-    return lambda name, shape: scale(name, shape, of_encoder, muon=optimiser == "muon")
+    return partial(scale, config=config, muon=optimiser == "muon")
 
 
 def is_hidden_matrix(name: str, shape: Shape) -> bool:
