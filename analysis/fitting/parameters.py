@@ -75,7 +75,7 @@ def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
             c = np.exp(t[2])
             top = at.metric.from_space(level + at.z_scale * t[0], "linear")
             return {"C": top, "B": at.z_scale * np.exp(t[1] + c * log_x[0]), "c": c}
-        alpha, beta = np.exp(t[3]), np.exp(t[4])
+        alpha, beta = np.exp(t[3]), np.exp(t[3 if name == "joint_tied" else 4])
         values = {
             "E": np.exp(t[0] + level),
             "A": np.exp(t[1] + level + alpha * log_x[0]),
@@ -91,7 +91,8 @@ PROFILED = {
     "log_linear": {"b": 1}, "logit_linear": {"b": 1}, "power_law": {"c": 1}, "power_offset": {"E": 0, "c": 2},
     "m3": {"c": 1, "g": 2}, "m4": {"E": 0, "c": 3, "alpha": 4}, "soft_start": {"E": 0, "c": 2, "d": 3, "f": 4},
     "bnsl": {"E": 0, "c0": 2, "d": 3, "f": 4, "c1": 5}, "saturating": {"C": 0, "c": 2},
-    "joint": {"E": 0, "alpha": 3, "beta": 4}, "data_constrained": {"E": 0, "alpha": 3, "beta": 4, "R": 5},
+    "joint": {"E": 0, "alpha": 3, "beta": 4}, "joint_tied": {"E": 0, "alpha": 3, "beta": 3},
+    "data_constrained": {"E": 0, "alpha": 3, "beta": 4, "R": 5},
 }  # fmt: skip
 
 
