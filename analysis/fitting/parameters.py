@@ -5,7 +5,7 @@ Legend: K rows, p parameters, n points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
-from analysis.fitting.intervals import bootstrap
+from analysis.fitting.intervals import THINNEST, TINY, bootstrap
 from analysis.fitting.least_squares import Problem, solve
 from analysis.laws.forms import Model
 from analysis.laws.metric import Coordinates
@@ -113,7 +113,14 @@ def parameters(fitted: Fitted, points: Points, confidence: float = 0.9, count: i
         else:
             wider = inflation(fitted, points, column, confidence)
             result.append(_profiled(fitted, column, parameter, confidence, wider))
-    return result
+    return [_with_width(parameter) for parameter in result]
+
+
+def _with_width(parameter: Parameter) -> Parameter:
+    """The parameter with an interval of some width: points on a law do not say that it is exact."""
+    least = THINNEST * abs(parameter.value) + TINY
+    low, high = min(parameter.low, parameter.value - least), max(parameter.high, parameter.value + least)
+    return replace(parameter, low=low, high=high) if parameter.high - parameter.low < least else parameter
 
 
 def inflation(fitted: Fitted, points: Points, column: int, confidence: float = 0.9) -> float:
