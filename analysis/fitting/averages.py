@@ -42,6 +42,8 @@ EXAMPLES_SEEN = re.compile(
 )
 # for bending laws alone: wider than any published law, at most as strong as the noise of points
 BENDING, MODEST = ("m4", "bnsl", "soft_start"), Belief(plateau=(-1.5, 1.5), exponent=(-1.5, 1.0), strength=1e-2)
+# for joint laws of two inputs by squares: exponents about a third, and its largest strength in variances of the points
+JOINT_INPUTS, JOINT_NOISES, JOINT_BELIEF = 2, 30.0, Belief(plateau=(-0.7, 0.7), strength=1e-3)
 STRENGTHS = (5e-4, 2e-3)  # largest residual variances that the belief is weighed against
 # law, weight of the side that is extrapolated, share of the average
 MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
@@ -107,7 +109,7 @@ def form_for(points: Points, metric: Metric, name: str) -> str:
     """
     inputs = points.x.shape[1]
     if name not in EXPERIENCE or inputs > 1:
-        return name if name not in EXPERIENCE else "joint" if inputs == 2 else "data_constrained"
+        return "data_constrained" if name in EXPERIENCE and inputs > JOINT_INPUTS else name
     wide = metric.kind == "score" and len(points) > 0 and points.y.min() > 0
     return "power_law" if wide and np.ptp(np.log(points.y)) > np.log(WIDE) else name
 
@@ -127,6 +129,22 @@ def _share_members(metric: Metric, points: Points) -> list[MemberSpec]:
 def _modest(points: Points, metric: Metric) -> Belief:
     strength = np.clip(noise_variance(points, metric), WEAK.strength, MODEST.strength)
     return replace(MODEST, strength=float(strength))
+
+
+def _joint(huber: Fitted, points: Points, metric: Metric, *, rough: bool) -> Average:
+    """The average for size and data: Huber's fit, one by squares with a belief, and one with a single exponent.
+
+    The belief is at most as strong as a multiple of the variance about Huber's fit, so that exact points are followed.
+    The single exponent counts no more than the points speak for it against two.
+    """
+    strength = float(np.clip(JOINT_NOISES * huber.residual**2, LEAST_STRENGTH, JOINT_BELIEF.strength))
+    belief = (replace(JOINT_BELIEF, strength=strength),)
+    squares, tied = (
+        fit_beliefs(named_law(name), points, metric, Settings(), belief, rough=rough)[0]
+        for name in ("joint", "joint_tied")
+    )
+    odds = min(1.0, float(np.exp(min(evidence(tied) - evidence(squares), 0.0))))
+    return average([huber, squares, tied], [1.0, 1.0, odds])
 
 
 def evidence(fitted: Fitted) -> float:
@@ -156,6 +174,8 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSp
         law = named_law(name)
         settings = Settings(huber=JOINT_HUBER if law.inputs > 1 else None)
         return [MemberSpec(law, settings, (_alone(law, points, metric),), 1.0)]
+    if points.x.shape[1] == JOINT_INPUTS:
+        return [MemberSpec(named_law("joint"), Settings(huber=JOINT_HUBER), (WEAK,), 1.0)]
     experience = EXPERIENCE[name]
     if metric.kind == "score":
         linear = (replace(experience.belief, strength=1e-3),)
@@ -197,6 +217,8 @@ def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = Fals
         raise ValueError(f"{few} over {LEAST_DECADES:g} decades: not enough to tell")
     _check_ranges(points)
     fits = [fit_beliefs(spec.law, points, metric, spec.settings, spec.beliefs, rough=rough) for spec in specs]
+    if points.x.shape[1] == JOINT_INPUTS and law in EXPERIENCE:
+        return _joint(fits[0][0], points, metric, rough=rough)
     shares = np.array([spec.share for spec in specs for _ in spec.beliefs])
     together = average([fitted for of_law in fits for fitted in of_law], shares)
     if metric.kind != "share" or len(specs) == 1 or form_for(points, metric, law) != "auto":

@@ -5,7 +5,7 @@ Legend: K rows, p parameters, n points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
-from analysis.fitting.intervals import bootstrap
+from analysis.fitting.intervals import THINNEST, TINY, bootstrap
 from analysis.fitting.least_squares import Problem, solve
 from analysis.laws.forms import Model
 from analysis.laws.metric import Coordinates
@@ -75,7 +75,7 @@ def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
             c = np.exp(t[2])
             top = at.metric.from_space(level + at.z_scale * t[0], "linear")
             return {"C": top, "B": at.z_scale * np.exp(t[1] + c * log_x[0]), "c": c}
-        alpha, beta = np.exp(t[3]), np.exp(t[4])
+        alpha, beta = np.exp(t[3]), np.exp(t[3 if name == "joint_tied" else 4])
         values = {
             "E": np.exp(t[0] + level),
             "A": np.exp(t[1] + level + alpha * log_x[0]),
@@ -91,7 +91,8 @@ PROFILED = {
     "log_linear": {"b": 1}, "logit_linear": {"b": 1}, "power_law": {"c": 1}, "power_offset": {"E": 0, "c": 2},
     "m3": {"c": 1, "g": 2}, "m4": {"E": 0, "c": 3, "alpha": 4}, "soft_start": {"E": 0, "c": 2, "d": 3, "f": 4},
     "bnsl": {"E": 0, "c0": 2, "d": 3, "f": 4, "c1": 5}, "saturating": {"C": 0, "c": 2},
-    "joint": {"E": 0, "alpha": 3, "beta": 4}, "data_constrained": {"E": 0, "alpha": 3, "beta": 4, "R": 5},
+    "joint": {"E": 0, "alpha": 3, "beta": 4}, "joint_tied": {"E": 0, "alpha": 3, "beta": 3},
+    "data_constrained": {"E": 0, "alpha": 3, "beta": 4, "R": 5},
 }  # fmt: skip
 
 
@@ -112,7 +113,14 @@ def parameters(fitted: Fitted, points: Points, confidence: float = 0.9, count: i
         else:
             wider = inflation(fitted, points, column, confidence)
             result.append(_profiled(fitted, column, parameter, confidence, wider))
-    return result
+    return [_with_width(parameter) for parameter in result]
+
+
+def _with_width(parameter: Parameter) -> Parameter:
+    """The parameter with an interval of some width: points on a law do not say that it is exact."""
+    least = THINNEST * abs(parameter.value) + TINY
+    low, high = min(parameter.low, parameter.value - least), max(parameter.high, parameter.value + least)
+    return replace(parameter, low=low, high=high) if parameter.high - parameter.low < least else parameter
 
 
 def inflation(fitted: Fitted, points: Points, column: int, confidence: float = 0.9) -> float:

@@ -187,6 +187,10 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 joint_forms.starts, joint_forms.believed, inputs=2,
             ),
             Law(
+                "joint_tied", "y = E + A N^-alpha + B D^-alpha", "log", joint_forms.tied, joint_forms.PARAMETERS[:4],
+                joint_forms.tied_starts, joint_forms.tied_believed, inputs=2,
+            ),
+            Law(
                 "data_constrained", "y = E + A N^-alpha + B D'^-beta, D' = U + U R (1 - exp(-(D/U - 1)/R))", "log",
                 joint_forms.repeated, (*joint_forms.PARAMETERS, "R"),
                 joint_forms.repeated_starts, joint_forms.repeated_believed, inputs=3,

@@ -27,6 +27,12 @@ def additive(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
     return _additive(theta, inputs[..., 0], inputs[..., 1])[:2]
 
 
+def tied(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
+    """The additive law with one exponent for model size and data. theta: log E, log A, log B, log alpha."""
+    value, jacobian = additive(theta[:, [0, 1, 2, 3, 3]], inputs)
+    return value, np.concatenate([jacobian[..., :3], jacobian[..., 3:].sum(axis=2, keepdims=True)], axis=2)
+
+
 def _additive(theta: Floats, size: Floats, data: Floats) -> tuple[Floats, Floats, Floats]:
     """Values, Jacobian, and the derivative by log D (K, n)."""
     log_e, log_a, log_b, log_alpha, log_beta = (theta[:, index : index + 1] for index in range(5))
@@ -71,6 +77,17 @@ def starts(u: Floats, z: Floats) -> Floats:
                 log_e = low + np.log(floor)
                 rows.append([log_e, np.log(share * rest), np.log((1 - share) * rest), np.log(alpha), np.log(beta)])
     return np.array(rows)
+
+
+def tied_starts(u: Floats, z: Floats) -> Floats:
+    """Those of the additive law's starts whose exponents are equal."""
+    plain = starts(u, z)
+    return plain[plain[:, 3] == plain[:, 4], :4]
+
+
+def tied_believed(belief: Belief) -> tuple[list[float], list[float]]:
+    mean, deviation = believed(belief)
+    return mean[:4], deviation[:4]
 
 
 def believed(belief: Belief) -> tuple[list[float], list[float]]:

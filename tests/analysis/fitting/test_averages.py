@@ -106,3 +106,37 @@ def test_a_logit_and_a_distance_are_averaged_as_distances() -> None:
 def test_shares_of_zero_have_no_logit_and_are_fitted_without_it() -> None:
     points = Points(np.geomspace(1, 1e4, 6)[:, None], np.array([0.0, 0.02, 0.05, 0.1, 0.16, 0.2]))
     assert "logit_linear" not in {member.law.name for member in averages.fit(points, SHARE).members}
+
+
+def studies(alpha: float, beta: float, noise: float, seed: int = 0) -> tuple[Points, Points]:
+    """A grid of sizes and data, and its dearest quarter without noise."""
+    size, data = (one.ravel() for one in np.meshgrid(np.geomspace(1, 1e3, 6), np.geomspace(1, 1e3, 6)))
+    loss = 1.5 + size**-alpha + 1.3 * data**-beta
+    cheap, x = size * data < 3e4, np.column_stack([size, data])
+    noisy = loss * np.exp(noise * np.random.default_rng(seed).normal(size=36))
+    return Points(x[cheap], noisy[cheap]), Points(x[~cheap], loss[~cheap])
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.3), (0.34, 0.28), (0.5, 0.2)])
+def test_a_joint_average_follows_exact_points(alpha: float, beta: float) -> None:
+    train, rest = studies(alpha, beta, 0.0)
+    law = averages.fit(train, LOSS)
+    assert [member.law.name for member in law.members] == ["joint", "joint", "joint_tied"]
+    np.testing.assert_allclose(law.predict(rest.x), rest.y, rtol=2e-3)
+
+
+def test_one_exponent_counts_as_far_as_the_points_do_not_deny_it() -> None:
+    same, different = (averages.fit(studies(*exponents, 0.003)[0], LOSS) for exponents in ((0.3, 0.3), (0.6, 0.15)))
+    assert same.shares[2] == pytest.approx(1 / 3, abs=0.01)
+    assert different.shares[2] < 0.01
+
+
+def test_a_joint_average_predicts_better_than_huber_s_fit_alone() -> None:
+    """Noisy grids with a known law: mean over 12 of the error in log loss."""
+    errors = []
+    for seed in range(12):
+        train, rest = studies(0.3, 0.3, 0.02, seed)
+        found = [np.log(averages.fit(train, LOSS, law).predict(rest.x) / rest.y) for law in ("auto", "joint")]
+        errors.append([np.sqrt(np.mean(error**2)) for error in found])
+    ours, huber = np.mean(errors, axis=0)
+    assert ours < huber

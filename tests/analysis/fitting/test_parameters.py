@@ -65,3 +65,12 @@ def test_checkpoints_of_one_run_are_fewer_than_they_seem_and_those_of_many_runs_
     assert inflation(fit_law(law, named, Metric("loss")), named, 1) > 3
     alone = line(40, 0.0, 3)
     assert inflation(fit_law(law, alone, Metric("loss")), alone, 1) < 1.5
+
+
+@pytest.mark.parametrize("law", ["power_law", "power_offset", "log_linear"])
+def test_parameters_of_points_on_a_law_have_intervals_of_some_width(law: str) -> None:
+    x = np.geomspace(1, 1e6, 12)
+    y = 0.2 + 0.03 * np.log10(x) if law == "log_linear" else (law == "power_offset") * 0.4 + 3 * x**-0.12
+    points, metric = Points(x[:, None], y), Metric("share" if law == "log_linear" else "loss")
+    for one in parameters(fit_law(named_law(law), points, metric), points):
+        assert one.low < one.value < one.high
