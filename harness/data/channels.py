@@ -64,9 +64,8 @@ def training_channels(recipe: Recipe, cell: Cell, stored: Sequence[str]) -> Chan
 
 def _continued_channels(recipe: Recipe, cell: Cell) -> tuple[str, ...] | None:
     """The channels of the network that a cell's run continues to train; None where it begins with a new one."""
-    while cell.start is not None and not cell.begins_run:
-        cell = cell.start
-    return learned_channels(recipe, cell.start, cell_folder(recipe, cell.start)) if cell.start is not None else None
+    before = cell.continued
+    return None if before is None else learned_channels(recipe, before, cell_folder(recipe, before))
 
 
 def embedding_channels(recipe: Recipe, cell: Cell, folder: Path | None, stored: Sequence[str]) -> ChannelOrder:

@@ -7,16 +7,17 @@ their planned cost.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.grid.cell import Cell
 from harness.grid.cells import cells
 from harness.plan.cost import CellPlan, plan_cells
 from harness.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from analysis.design.next_runs import Candidate, RankedRun
+    from analysis.design.next_runs import RankedRun
 
 LAW = "log_linear"
 
@@ -44,6 +45,7 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
         ValueError: fewer runs are evaluated than a law needs.
     """
     from analysis.design import next_runs
+    from analysis.design.next_runs import Candidate
     from analysis.fitting import averages
     from analysis.fitting.estimate import Points
     from analysis.laws.metric import Metric
@@ -53,7 +55,8 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     if recipe.grid.axes or recipe.grid.variants:
         raise ValueError("runs are proposed along one law, and a grid with axes has one at each point")
     grid, convention = cells(recipe), recipe.fit.convention
-    plans = [plan for plan in plan_cells(recipe, grid) if plan.cell.kind == "trained" and plan.gpu_hours > 0]
+    planned = {plan.cell.id: plan for plan in plan_cells(recipe, grid)}
+    plans = [plan for plan in planned.values() if plan.cell.kind == "trained" and plan.gpu_hours > 0]
     table = annealed_only(points(recipe, grid, convention), recipe.fit)
     runs = table[table["trained"].astype(bool)].groupby("cell")[["compute", "recall"]].mean()
     if runs["compute"].nunique() < averages.FEWEST:
@@ -64,17 +67,24 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     evaluated = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
     law = averages.fit(evaluated, Metric("share"), LAW)
     compute = target or max(plan.flops[convention] for plan in plans)
-    options = [_candidate(plan, convention) for plan in plans if evaluate_values(recipe, plan.cell) is None]
+    options = [
+        Candidate(plan.cell.id, plan.flops[convention], _hours(recipe, plan.cell, planned))
+        for plan in plans
+        if evaluate_values(recipe, plan.cell) is None
+    ]
     if not options:
         return Proposal(compute, convention, (), ())
     buy = next_runs.next_runs(law, evaluated, options, compute, budget=budget, count=count)
     return Proposal(compute, convention, tuple(buy), tuple(next_runs.droppable(law, evaluated, options, compute)))
 
 
-def _candidate(plan: CellPlan, convention: str) -> Candidate:
-    from analysis.design.next_runs import Candidate
+def _hours(recipe: Recipe, cell: Cell, planned: Mapping[str, CellPlan]) -> float:
+    """GPU hours to train a cell, and what it starts from as far as that is not trained yet."""
+    from harness.report.rows import train_values
 
-    return Candidate(plan.cell.id, plan.flops[convention], plan.gpu_hours)
+    before = cell.start
+    lacks = before is not None and train_values(recipe, before) is None
+    return planned[cell.id].gpu_hours + (_hours(recipe, before, planned) if before is not None and lacks else 0.0)
 
 
 def text(proposal: Proposal) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.grid.cell import Cell
+from harness.grid.cell import Cell, axis_value
 from harness.recipe.axes import END, VARIANT, axis_names, point_name
 from harness.recipe.schema import Recipe
 from harness.report.points import for_laws, points, trained_runs
@@ -82,7 +82,12 @@ def _runs(recipe: Recipe, grid: Sequence[Cell]) -> pd.DataFrame:
 def _axes(recipe: Recipe) -> dict[str, list[str]]:
     """The names of the values on each axis that has two or more."""
     axes = {VARIANT: list(recipe.grid.variants)} | {name: list(values) for name, values in recipe.grid.axes.items()}
-    return {name: [str(value) for value in values] for name, values in axes.items() if len(values) > 1}
+    return {name: [_name(value) for value in values] for name, values in axes.items() if len(values) > 1}
+
+
+def _name(value: Any) -> str:  # noqa: ANN401  (a value on an axis, or in a table, where 10 may have become 10.0)
+    value = axis_value(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _baseline(recipe: Recipe, axis: str, values: Sequence[str]) -> tuple[str, str]:
@@ -93,8 +98,8 @@ def _baseline(recipe: Recipe, axis: str, values: Sequence[str]) -> tuple[str, st
     value: Any = recipe.model_dump(mode="json")
     for key in axis.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    if value is not None and str(value) in values:
-        return str(value), "the recipe's own value"
+    if value is not None and _name(value) in values:
+        return _name(value), "the recipe's own value"
     return values[0], "the first on the axis"
 
 
@@ -107,7 +112,7 @@ def _along(
     if _changes_task(recipe, axis):
         notes.append(f"values of {axis} change what a validation loss is of, so losses are not compared")
         runs = runs[~runs["metric"].str.startswith(LOSS)]
-    runs = runs[runs[axis].notna()].assign(side=lambda rows: rows[axis].astype(str))
+    runs = runs[runs[axis].notna()].assign(side=lambda rows: [_name(value) for value in rows[axis]])
     todo = _open(grid, axis, set(runs["cell"]))
     compared = [
         _compared(f"{value}, {where}" if where else value, metric, part, (baseline, value), todo)
@@ -132,7 +137,7 @@ def _open(grid: Sequence[Cell], axis: str, done: set[str]) -> dict[str, int]:
     for cell in grid:
         value = cell.labels().get(axis)
         if cell.kind == "trained" and value is not None:
-            counts[str(value)] = counts.get(str(value), 0) + (cell.id not in done)
+            counts[_name(value)] = counts.get(_name(value), 0) + (cell.id not in done)
     return counts
 
 
