@@ -1,8 +1,9 @@
 """Which channel of a shard set goes into which input of a model: they are matched by name. No torch.
 
 A model's channels are those of the set that it was trained on, in that set's order, or `mae.channel_names` if the
-recipe gives them. A set that stores the same names in another order is reordered. Any other set is refused, unless the
-recipe says which of its channels are the model's (`channels: {ours: theirs}` of the dataset or of `embed`).
+recipe gives them; a run that continues another takes those of that. A set that stores the same names in another order
+is reordered. Any other set is refused, unless the recipe says which of its channels are the model's
+(`channels: {ours: theirs}` of the dataset or of `embed`).
 
 Shapes: C channels.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cell import Cell
-from harness.grid.cell_folder import WEIGHTS
+from harness.grid.cell_folder import WEIGHTS, cell_folder
 from harness.recipe.data import Dataset
 from harness.recipe.schema import Embed, Recipe
 from harness.storage.weights import read_metadata
@@ -52,12 +53,19 @@ def training_channels(recipe: Recipe, cell: Cell, stored: Sequence[str]) -> Chan
     assert cell.dataset is not None
     dataset = recipe.datasets[cell.dataset]
     field = f"datasets.{cell.dataset}.channels"
-    if recipe.mae.channel_names is not None:
-        return match(recipe.mae.channel_names, stored, dataset.channels, dataset.shards, field)
+    given = recipe.mae.channel_names or _continued_channels(recipe, cell)
+    if given is not None:
+        return match(given, stored, dataset.channels, dataset.shards, field)
     names = renamed(stored, dataset.channels, dataset.shards, field)
     if len(names) != recipe.mae.channels:
         raise ChannelError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {', '.join(names)}")
     return ChannelOrder(names)
+
+
+def _continued_channels(recipe: Recipe, cell: Cell) -> tuple[str, ...] | None:
+    """The channels of the network that a cell's run continues to train; None where it begins with a new one."""
+    before = cell.continued
+    return None if before is None else learned_channels(recipe, before, cell_folder(recipe, before))
 
 
 def embedding_channels(recipe: Recipe, cell: Cell, folder: Path | None, stored: Sequence[str]) -> ChannelOrder:

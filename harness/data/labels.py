@@ -52,12 +52,17 @@ def labels_of(cell: Cell, shards: ShardSet, wells: Wells) -> Labels | None:
 
 def class_count(recipe: Recipe, cell: Cell) -> int:
     """Classes of a cell's head: 0 for an untrained cell, and for a model that is no classifier."""
+    return len(class_names(recipe, cell))
+
+
+def class_names(recipe: Recipe, cell: Cell) -> tuple[str, ...]:
+    """The names of a cell's classes, in the order of its head's outputs."""
     if cell.dataset is None or not cell.is_classifier:
-        return 0
+        return ()
     dataset = recipe.datasets[cell.dataset]
     shards = open_shards(recipe, dataset.shards)
     labels = labels_of(cell, shards, training_wells(shards, dataset.fraction)[1])
-    return len(labels.names) if labels else 0
+    return labels.names if labels else ()
 
 
 def labelled_order(cell: Cell, shards: ShardSet, wells: Wells, labels: Labels) -> Order:

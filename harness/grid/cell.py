@@ -157,6 +157,13 @@ class Cell:
         return self.start is None or self.start.id == self.continues
 
     @property
+    def continued(self) -> Cell | None:
+        """The cell whose training the cell's own run continues, if it does."""
+        if self.start is None or self.begins_run:
+            return self.start
+        return self.start.continued
+
+    @property
     def has_end(self) -> bool:
         """Whether the cell is one of several that a run can end in."""
         training = self.training
@@ -177,7 +184,7 @@ class Cell:
             "dataset": self.dataset,
             "seed": self.seed,
             **({END: self.training.share} if self.training is not None and self.has_end else {}),
-            **{name: _scalar(value) for name, value in self.point.coordinates().items()},
+            **{name: axis_value(value) for name, value in self.point.coordinates().items()},
         }
 
     def recipe(self, study: Recipe) -> Recipe:
@@ -195,7 +202,7 @@ class Cell:
         return self.architecture is not None and self.architecture.model.is_classifier
 
 
-def _scalar(value: JsonValue) -> JsonValue:
+def axis_value(value: JsonValue) -> JsonValue:
     """A value that a cell of a table can hold."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 

@@ -113,11 +113,9 @@ def _training(cell: Cell | None) -> Training:
 
 def _crops_continued(recipe: Recipe, cell: Cell) -> int:
     """Crops of the run that the cell's own run continues."""
-    while cell.start is not None and not cell.begins_run:
-        cell = cell.start
-    if cell.start is None:
+    before = cell.continued
+    if before is None:
         return 0
-    before = cell.start
     assert before.dataset is not None
     last = first_and_last_step(before, training_images(recipe, before.dataset))[1]
     return last * _training(before).batch + _crops_continued(recipe, before)

@@ -77,6 +77,8 @@ def _count(recipe: Recipe) -> list[str]:
     trained = sum(cell.kind == "trained" for cell in cells(recipe))
     product = " × ".join(f"{count} {name}" for count, name in factors)
     less = math.prod(count for count, _ in factors) - trained
+    if less < 0:  # the schedules at some points of the axes have more ends than the recipe's own
+        return [f"{trained} trained cells"]
     left_out = f", of which {less} are excluded or the same" if less else ""
     return [f"{trained} trained cells: {product}{left_out}"]
 

@@ -91,7 +91,12 @@ class WarmupStableDecay(Section):
 
 
 def _arm(value: object) -> str:
-    name = value.get("name", COSINE) if isinstance(value, dict) else getattr(value, "name", COSINE)
+    """Whose fields those are: without a name a cosine's, or of the other where that alone has one of them."""
+    if isinstance(value, dict):
+        of_stable = value.keys() & (WarmupStableDecay.model_fields.keys() - OneCycleCosine.model_fields.keys())
+        name = value.get("name", STABLE if of_stable else COSINE)
+    else:
+        name = getattr(value, "name", COSINE)
     return f"{ARM}{name}"
 
 

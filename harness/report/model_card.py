@@ -63,6 +63,8 @@ def _training(cell: Cell, trained: dict[str, Any]) -> str:
         ("optimiser", f"{optimiser.name}, batch {cell.training.batch}, peak {cell.training.learning_rate:g}"),
         ("crops seen", f"{trained.get('crops', 0):,} in {trained.get('steps', 0):,} steps{_stopped(trained)}"),
     ]  # fmt: skip
+    if cell.continued is not None:
+        rows.append(("begins with", f"the final state of `{cell.continued.id}`, whose crops are counted too"))
     for name in ("validation_loss", "best_validation_loss", "mean_predictor_loss"):
         if name in trained:
             rows.append((name.replace("_", " "), f"{trained[name]:.4f}"))
@@ -72,6 +74,8 @@ def _training(cell: Cell, trained: dict[str, Any]) -> str:
 def _stopped(trained: dict[str, Any]) -> str:
     if trained.get("annealed") is not False:
         return ""
+    if trained.get("steps") == trained.get("planned_steps"):
+        return ": a state of a longer run, whose learning rate had not decayed"
     return f" of {trained.get('planned_steps', '?')} planned: stopped before the learning rate had decayed"
 
 

@@ -19,7 +19,7 @@ from harness.recipe.schema import Fit, Recipe
 from harness.report import points
 from harness.report.facets import by_facet
 from harness.report.left_out import LeftOut
-from harness.report.rows import TrainValues, Values, annealed, log_path, stage_values, train_values
+from harness.report.rows import TrainValues, Values, annealed, is_open, log_path, stage_values, train_values
 from harness.report.stamp import code, packages
 from harness.storage import ledger
 
@@ -227,7 +227,7 @@ def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None)
         model=cell.model,
         dataset=cell.dataset or "",
         seed=cell.seed,
-        state=_state(cell, finished=bool(finished), evaluated=bool(len(recalls))),
+        state=_state(recipe, cell, finished=bool(finished), evaluated=rows["evaluate"] is not None),
         loss=train.validation_loss if train else None,
         recalls={str(source): float(value) for source, value in zip(recalls["source"], recalls["recall"], strict=True)},
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
@@ -237,9 +237,9 @@ def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None)
     )
 
 
-def _state(cell: Cell, *, finished: bool, evaluated: bool) -> str:
-    """How far a cell is; `finished`: any stage. A segment that is not evaluated is done once it is trained."""
-    if evaluated or (finished and cell.kind == "segment" and not cell.is_snapshot):
+def _state(recipe: Recipe, cell: Cell, *, finished: bool, evaluated: bool) -> str:
+    """How far a cell is; `finished`: any stage. A segment that is not evaluated is done once it need not be trained."""
+    if evaluated or (cell.kind == "segment" and not cell.is_snapshot and not is_open(recipe, cell)):
         return "done"
     return "part" if finished else "missing"
 

@@ -35,6 +35,8 @@ def points(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
         if done is None:
             continue
         trained = train_values(recipe, cell)
+        if cell.is_snapshot and trained is not None and trained.steps != trained.planned_steps:
+            continue  # its run stopped before, so that this is the run's own end once more
         crops = trained.crops if trained else 0
         same = _labels(recipe, cell) | {
             "crops": crops,

@@ -163,6 +163,13 @@ def _is_readable(protocol: str) -> bool:
     return parts[0] == PROTOCOL.partition("/")[0] and not later
 
 
+def is_open(recipe: Recipe, cell: Cell) -> bool:
+    """Whether a cell is still to be trained; a segment that is not evaluated, only where one that starts from it is."""
+    if train_values(recipe, cell) is not None:
+        return False
+    return cell.is_point or any(is_open(recipe, heir) for heir in cell.heirs)
+
+
 def annealed(cell: Cell, values: TrainValues) -> bool | None:
     """Whether a trained cell's learning rate had reached its end; None for an old row that does not say."""
     if values.annealed is not None or cell.training is None:

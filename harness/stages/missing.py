@@ -76,6 +76,8 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
         if lacks_training(recipe, cell) if stage == "train" else not is_current:
             missing.append(stage)
     _check_channels(recipe, cell, missing)
+    if "train" in missing:
+        _check_classes(recipe, cell)
     if "train" in missing and cell.start is not None and cell.start.kind == "trained":
         _check_start(recipe, cell.start, cell)
     return CellWork(cell, fingerprints, tuple(missing))
@@ -140,6 +142,22 @@ def _check_channels(recipe: Recipe, cell: Cell, missing: Sequence[Stage]) -> Non
     if "embed" in missing and ("train" in missing or cell.kind == "pretrained"):
         assert recipe.embed is not None
         embedding_channels(recipe, cell, None, set_channels(recipe, recipe.embed))
+
+
+def _check_classes(recipe: Recipe, cell: Cell) -> None:
+    """Refuse a classifier that continues one of other classes, before that trains: its head's outputs are those."""
+    before = cell.continued
+    if before is None or not cell.is_classifier:
+        return
+    from harness.data.labels import class_names
+
+    ours, theirs = class_names(recipe, cell), class_names(recipe, before)
+    if ours != theirs:
+        other = next(iter({*ours} ^ {*theirs}))
+        raise StageError(
+            f"train.start_from.{cell.dataset}: {cell.model} has {len(ours)} classes there and {len(theirs)} on "
+            f"{before.dataset} ({other!r} is one of only one of them): a classifier continues one of the same classes"
+        )
 
 
 def _changed_data(recipe: Recipe, cell: Cell) -> str:

@@ -51,10 +51,9 @@ def _run(recipe: Recipe, work: CellWork, stage: Stage, control: RunControl | Non
     values |= {"stage_seconds": round(time.perf_counter() - start, 3)}
     if is_first_rank():
         record(run, stage, values, control)
-        if stage == "train":
-            _release_state(recipe, work.cell)
-        elif stage == "embed":
+        if stage == "embed":
             _discard_parts(run.folder)
+        _release_state(recipe, work.cell)  # after each stage: a process may have been killed before it did
         if work.cell.start is not None:
             _release_state(recipe, find_cell(recipe, work.cell.start.id))
 
@@ -158,12 +157,16 @@ def _release_state(recipe: Recipe, cell: Cell) -> None:
 
     An interrupted run resumes from these files until its row is in the ledger, as does one that is trained again.
     """
-    from harness.checkpoint.checkpoints import discard
-    from harness.checkpoint.final_state import keep_final_state
+    from harness.checkpoint.lost import FOLDER
 
     if lacks_training(recipe, cell):
         return  # perhaps another process trains it now: a snapshot that was added, or a segment that is needed again
     folder = cell_folder(recipe, cell)
+    if not (folder / FOLDER).exists():
+        return
+    from harness.checkpoint.checkpoints import discard
+    from harness.checkpoint.final_state import keep_final_state
+
     if recipe.launch.keep_states or is_state_needed(recipe, cell):
         keep_final_state(folder)
     else:

@@ -62,10 +62,11 @@ def _designs(grid: Sequence[Cell]) -> list[_Design]:
 
 
 def _without_rate(cell: Cell) -> str:
-    """A digest of a cell's identity without learning rate and seed."""
+    """A digest of a cell's identity without learning rate and seed, also of what its run continues."""
     identity: dict[str, Any] = cell.identity()
     training = {name: value for name, value in identity["training"].items() if name != "learning_rate"}
-    return fingerprint(identity | {"training": training, "seed": None})
+    before = _without_rate(cell.continued) if cell.continued is not None else None
+    return fingerprint(identity | {"training": training, "seed": None, "continues": before})
 
 
 def _rate(cell: Cell) -> float:
@@ -108,7 +109,10 @@ def _loss(recipe: Recipe, cell: Cell) -> float | None:
 
 
 def diverged(recipe: Recipe, cell: Cell) -> bool:
-    """Whether a cell that has no row of training ended at a step that its recipe does not allow, by its log."""
+    """Whether a cell that has no row of training, or its trunk, ended at a step that its recipe does not allow, by its
+    log."""
+    if cell.start is not None and not cell.begins_run and train_values(recipe, cell.start) is None:
+        return diverged(recipe, cell.start)
     try:
         rows = [row for row in read_log(log_path(recipe, cell)) if row.get("kind") in ("train", "bad_step", "resume")]
     except OSError:

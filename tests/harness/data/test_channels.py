@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from harness.data.channels import ChannelError, ChannelOrder, match, renamed
+from harness.data.channels import ChannelError, ChannelOrder, match, renamed, set_channels, training_channels
 from harness.data.prepare import prepare
 from harness.data.to_device import to_model_input
 from harness.distributed.ranks import Ranks
@@ -206,6 +206,30 @@ def test_a_study_may_fix_the_order_for_all_of_its_datasets(study: Study) -> None
     wrong = study(SHUFFLED, SHUFFLED, "mae.channel_names=[DNA, ER, RNA, Golgi, Mito, Brightfield]")
     with pytest.raises(ChannelError, match=r"datasets\.two\.channels: \{DNA: DNA, ER: ER, RNA: RNA, Golgi: \.\.\."):
         missing_stages(wrong, trained_cell(wrong))
+
+
+@pytest.mark.slow
+def test_a_continued_run_takes_the_channels_of_the_run_before_it(study: Study, tmp_path: Path) -> None:
+    """Its own set has them in another order, or others."""
+    continued = [
+        "grid.datasets=[one, two]",
+        "train.start_from={two: one}",
+        f"datasets.two.shards={tmp_path}/embedded/shards",
+    ]
+    branches = "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}"
+    recipe = study(STAINS, SHUFFLED, *continued, branches)
+    runs = [cell for cell in cells(recipe) if cell.dataset == "two"]
+    assert [cell.kind for cell in runs] == ["segment", "trained", "trained"]
+    stored = set_channels(recipe, recipe.datasets["two"])
+    assert stored == SHUFFLED
+    for cell in runs:
+        order = training_channels(recipe, cell, stored)
+        assert (order.names, order.positions) == (STAINS, (1, 4, 5, 3, 0, 2))
+    others = study(STAINS, SHUFFLED, *continued, "datasets.two.channels={Nucleus: DNA}")
+    with pytest.raises(
+        ChannelError, match=r"the model DNA, ER, RNA, AGP, Mito, Brightfield.*datasets\.two\.channels: "
+    ):
+        missing_stages(others, next(cell for cell in cells(others) if cell.dataset == "two"))
 
 
 def test_channel_names_must_be_as_many_as_the_channels(tiny_recipe_file: Path) -> None:

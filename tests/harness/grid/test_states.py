@@ -158,6 +158,7 @@ def test_a_start_that_is_no_cell_is_named(tiny_recipe_file: Path, overrides: lis
         (["train.schedule={name: warmup_stable_decay, ends: [0.5, 0.25]}"], r"ends \[0\.5, 0\.25\] must rise"),
         (["train.schedule={name: warmup_stable_decay, ends: [0.02]}"], "before its warm-up ends at 0.02"),
         (["train.schedule={name: warmup_stable_decay, decay: 1.0}"], "train.schedule.decay"),
+        (["train.schedule={ends: [0.5, 1.0]}"], r"train\.schedule\.name: is required and missing"),
         (["train.schedule={name: stable}"], "unknown name 'stable'; known: 'one_cycle_cosine', 'warmup_stable_decay'"),
         ([ENDS, "train.early_stopping={patience: 2}"], "a run that stops early never decays"),
         ([ENDS, "train.snapshots=[0.9]"], "0.9 lies in the decay, which begins at 0.8 of the run"),

@@ -72,3 +72,10 @@ def test_a_continued_run_counts_the_crops_before_it() -> None:
     (fresh,) = [plan for plan in plan_cells(alone, cells(alone)) if plan.crops]
     assert second.gpu_hours == fresh.gpu_hours
     assert second.flops["touvron"] == pytest.approx(fresh.flops["touvron"] * (1 + first.crops / fresh.crops))
+
+
+def test_ends_at_some_points_of_the_axes_are_no_negative_exclusions() -> None:
+    """One cosine run, and one with two ends."""
+    schedules = "grid.axes={train.schedule: [{name: one_cycle_cosine}, {name: warmup_stable_decay, ends: [0.5, 1.0]}]}"
+    recipe = load(SCALING, "slurm", [*ONE_RUN, schedules])
+    assert "\n3 trained cells\n" in table(recipe, plan_cells(recipe, cells(recipe)))

@@ -1,7 +1,10 @@
 """Covers `model_card`; tests/harness/test_export.py covers the cards of exported cells."""
 
+from pathlib import Path
+
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
+from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.report.model_card import model_card
 
@@ -44,3 +47,15 @@ def test_the_card_of_an_untrained_cell_says_so(tiny_recipe: Recipe) -> None:
     assert "None: these are initial weights, a baseline." in card
     assert "depth 1, cut from 2" in card
     assert "those of the shards it was trained on" in card
+
+
+def test_the_card_of_a_state_of_a_longer_run_and_of_a_continued_one_say_so(tiny_recipe_file: Path) -> None:
+    continued = ["grid.datasets=[one, two]", "train.start_from={two: one}", "train.snapshots=[0.5]"]
+    recipe = load(tiny_recipe_file, "laptop", continued)
+    values = {"crops": 80, "steps": 10, "planned_steps": 10, "annealed": False}
+    card = model_card(recipe, cell_of(recipe, "segment"), values, None, [], blocks=2)
+    assert "| crops seen | 80 in 10 steps: a state of a longer run, whose learning rate had not decayed |" in card
+    assert "begins with" not in card
+    pretrained, final = [cell for cell in cells(recipe) if cell.kind == "trained" and cell.model == "vit_b8"]
+    card = model_card(recipe, final, values, None, [], blocks=2)
+    assert f"| begins with | the final state of `{pretrained.id}`, whose crops are counted too |" in card

@@ -1,12 +1,25 @@
-"""Which points one law is asked of. Covers `points`."""
+"""Which points one law is asked of. Covers `points`, `is_open` and the cost of proposed branches."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from finished_cells import finished
 
+from harness.grid.cells import cells
+from harness.plan.cost import plan_cells
+from harness.recipe.load import load
 from harness.recipe.schema import Fit
-from harness.report.points import for_laws, one_family, trends
+from harness.report.next_runs import _hours
+from harness.report.page_data import study
+from harness.report.points import for_laws, one_family, points, trends
+from harness.report.rows import is_open
+from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
+
+SCALING = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
 
 
 def test_a_law_is_asked_of_annealed_runs_unless_the_recipe_wants_all() -> None:
@@ -29,3 +42,41 @@ def test_a_law_is_asked_of_one_kind_of_model_and_keeps_its_baselines() -> None:
     kept = one_family(found)
     assert kept["kind"].tolist() == ["mae_vit"] * 4 + [""]
     assert one_family(found[~found["trained"]]).equals(found[~found["trained"]])
+
+
+def test_a_snapshot_of_a_run_that_stopped_before_it_is_no_point_of_its_own(tmp_path: Path) -> None:
+    one = ["grid.models=[vit_s16]", "grid.datasets=[rxrx3]", f"output={tmp_path}", "train.snapshots=[0.2, 0.6]"]
+    recipe = load(SCALING, "slurm", one)
+    first, second, final = [cell for cell in cells(recipe) if cell.training is not None]
+    for cell, steps, planned in ((first, 20, 20), (second, 40, 60), (final, 40, 100)):
+        values = {"steps": steps, "planned_steps": planned, "annealed": False}
+        ledger.record(recipe.output, LedgerRow(cell.id, "train", "x", values | {"crops": steps}))
+        finished(recipe, cell, 0.3, steps, sources=("CORUM",), **values)
+    assert points(recipe, cells(recipe), "touvron")["cell"].tolist() == [first.id, final.id]
+
+
+def test_a_segment_is_open_only_where_what_starts_from_it_is(tmp_path: Path) -> None:
+    """Branches that were trained straight through, before others had the trunk in common with them."""
+    stable = "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}"
+    one = ["grid.models=[vit_s16]", "grid.datasets=[rxrx3]", f"output={tmp_path}", "train.early_stopping=null", stable]
+    recipe = load(SCALING, "slurm", one)
+    grid = [cell for cell in cells(recipe) if cell.training is not None]
+    for cell in grid[2:]:
+        finished(recipe, cell, 0.3)
+    assert [is_open(recipe, cell) for cell in grid] == [False] * 5
+    ledger.row_path(recipe.output, grid[-1].id, "train").unlink()
+    assert [is_open(recipe, cell) for cell in grid] == [True, True, False, False, True]
+    unfinished = {row.cell for row in study(recipe).cells if row.state != "done"}
+    assert unfinished & {cell.id for cell in grid[:2]} == {cell.id for cell in grid[:2]}
+
+
+def test_a_proposed_branch_costs_the_trunk_that_it_still_needs(tmp_path: Path) -> None:
+    stable = "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}"
+    one = ["grid.models=[vit_s16]", "grid.datasets=[rxrx3]", f"output={tmp_path}", "train.early_stopping=null", stable]
+    recipe = load(SCALING, "slurm", one)
+    grid = [cell for cell in cells(recipe) if cell.training is not None]
+    planned = {plan.cell.id: plan for plan in plan_cells(recipe, grid)}
+    hours = [plan.gpu_hours for plan in planned.values()]
+    assert _hours(recipe, grid[-1], planned) == pytest.approx(hours[0] + hours[1] + hours[-1])
+    ledger.record(recipe.output, LedgerRow(grid[0].id, "train", "x", {"crops": 1}))
+    assert _hours(recipe, grid[-1], planned) == pytest.approx(hours[1] + hours[-1])

@@ -16,7 +16,7 @@ from harness.plan.cost import plan_cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages import run as run_module
-from harness.stages.missing import StageError, missing_stages
+from harness.stages.missing import CellWork, StageError, missing_stages
 from harness.stages.run import run_cell, run_stage
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
@@ -162,3 +162,17 @@ def test_a_state_is_not_deleted_while_it_is_trained(tiny_recipe_file: Path) -> N
     ledger.record(recipe.output, LedgerRow(snapshot.id, "train", "x", {"steps": 4}))
     run_module._release_state(recipe, snapshot)
     assert not saved.exists()
+
+
+def test_checkpoints_that_a_killed_process_left_are_deleted_after_the_next_stage(
+    tiny_recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed between the row of its training and their deletion."""
+    recipe, (cell,) = study(tiny_recipe_file)
+    ledger.record(recipe.output, LedgerRow(cell.id, "train", "x", {"steps": 8}))
+    saved = cell_folder(recipe, cell) / "checkpoints" / "step-000000008"
+    saved.mkdir(parents=True)
+    monkeypatch.setitem(run_module._RUN, "evaluate", lambda run, control: {})
+    run_module._run(recipe, CellWork(cell, {"evaluate": "y"}, ("evaluate",)), "evaluate", None)
+    assert ledger.read(recipe.output, cell.id, "evaluate") is not None
+    assert not saved.parent.exists()

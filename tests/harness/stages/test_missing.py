@@ -5,6 +5,7 @@ tests/harness/test_baselines.py covers weights and profiles, tests/harness/data/
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,18 @@ def test_missing_shards_are_named(tiny_recipe_file: Path) -> None:
     cell = next(cell for cell in cells(recipe) if cell.kind == "pixel_statistics")
     with pytest.raises(StageError, match=r"/nowhere: no shards here \(no manifest\.json\)"):
         missing_stages(recipe, cell)
+
+
+def test_a_classifier_that_continues_one_of_other_classes_is_refused_before_anything_is_trained(
+    tiny_recipe_file: Path,
+) -> None:
+    """Both sets have the same genes; of its wells, which are all different, `one` has half."""
+    net = "models.net={{kind: vit_classifier, width: 16, depth: 1, heads: 2, patch: 8, label: {}}}"
+    continued = ["grid.models=[net]", "grid.datasets=[one, two]", "train.start_from={two: one}"]
+    for label, text in (("gene", ""), ("key", "net has 32 classes there and 16 on one")):
+        recipe = load(tiny_recipe_file, "laptop", [net.format(label), *continued])
+        prepare(recipe)
+        *_, cell = cells(recipe)
+        assert (cell.dataset, cell.kind) == ("two", "trained")
+        with pytest.raises(StageError, match=text) if text else nullcontext():
+            assert missing_stages(recipe, cell).missing == ("train", "embed", "evaluate")

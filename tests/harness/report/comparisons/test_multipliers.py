@@ -151,3 +151,25 @@ def test_the_panel_is_on_the_page_and_beside_the_other_figures(tmp_path: Path) -
     assert len(re.findall(r"<tr><td>adamw</td>", section)) == 3
     assert 'data-value="2.0' in section or 'data-value="1.9' in section
     assert 'id="rates"' not in page
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"),
+    [
+        ("train.epochs: [50, 100]", "100"),
+        ("train.optimiser: [{name: lion}, {name: adamw}]", '{"name": "adamw"}'),
+        ("train.optimiser.betas: [[0.9, 0.95], [0.9, 0.99]]", "[0.9, 0.99]"),
+    ],
+    ids=["whole", "section", "list"],
+)
+def test_values_have_one_name_whatever_they_are(tmp_path: Path, axis: str, value: str) -> None:
+    """The column of a whole number holds 100.0 beside baselines, which have none."""
+    recipe = study(tmp_path, f"grid.axes={{{axis}}}", "grid.untrained=true", "train.early_stopping=null")
+    for cell in cells(recipe):
+        if cell.architecture is not None:
+            finish(recipe, cell)
+    (along,) = multipliers(recipe, cells(recipe))
+    assert [one.label for one in along.compared] == [
+        f"{value}: validation loss", f"{value}: recall, CORUM", f"{value}: recall, StringDB",
+    ]  # fmt: skip
+    assert all(one.comparison is not None and one.comparison.pairs == 6 for one in along.compared)

@@ -15,6 +15,8 @@ from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.report.comparisons.rates import diverged, figure, lines, rate_sweeps
+from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
 from harness.sweep import main
 
 RECIPE = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
@@ -122,3 +124,24 @@ def test_report_prints_the_readings(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<li>vit_s16: best rate 0.00025" in page
     assert (tmp_path / "report" / "best_rates.png").exists()
+
+
+def test_a_continued_run_is_of_one_sweep_with_those_of_other_rates_and_seeds(tmp_path: Path) -> None:
+    """What it continues has another rate and seed, too."""
+    both = ["grid.models=[vit_s16]", "grid.datasets=[rxrx3, rxrx1]", "grid.seeds=[0, 1]", AXES["axis"]]
+    recipe = study(tmp_path, *both, "train.start_from={rxrx1: rxrx3}")
+    for cell in cells(recipe):
+        finish(recipe, cell)
+    sweeps = rate_sweeps(recipe, cells(recipe))
+    assert [(sweep.size, len(sweep.rate)) for sweep in sweeps] == [("vit_s16 on rxrx3", 6), ("vit_s16 on rxrx1", 6)]
+
+
+def test_a_branch_whose_trunk_diverged_has_diverged(tmp_path: Path) -> None:
+    stable = "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}"
+    recipe = study(tmp_path, "grid.models=[vit_s16]", stable, "train.early_stopping=null")
+    trunk, half, full = cells(recipe)
+    assert not diverged(recipe, full)
+    log(recipe, trunk, {"kind": "train", "step": 10}, {"kind": "bad_step", "step": 11, "action": "stop"})
+    assert [diverged(recipe, cell) for cell in (trunk, half, full)] == [True, True, True]
+    ledger.record(recipe.output, LedgerRow(trunk.id, "train", "x", {"crops": 1, "steps": 1}))
+    assert not diverged(recipe, half)
