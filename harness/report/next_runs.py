@@ -73,14 +73,14 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
 
 
 def _with_their_segments(recipe: Recipe, plans: Sequence[CellPlan]) -> list[CellPlan]:
-    """The runs that cost GPU hours; those of a branch include the segments before it that are not trained yet."""
+    """The runs that cost GPU hours; those of a cell include what it starts from, as far as that is not trained yet."""
     from harness.report.rows import train_values
 
     by_cell = {plan.cell.id: plan for plan in plans}
     finals = []
     for plan in plans:
         start, crops = plan.cell.start, plan.crops
-        while start is not None and start.kind == "segment" and train_values(recipe, start) is None:
+        while start is not None and train_values(recipe, start) is None:
             crops, start = crops + by_cell[start.id].crops, start.start
         if plan.cell.kind == "trained" and plan.gpu_hours > 0:
             finals.append(replace(plan, crops=crops, steps=round(plan.steps * crops / plan.crops)))

@@ -9,10 +9,8 @@ import pytest
 from finished_cells import finished
 
 from harness.grid.cells import cells
-from harness.plan.cost import plan_cells
 from harness.recipe.load import load
 from harness.recipe.schema import Fit
-from harness.report.next_runs import _hours
 from harness.report.page_data import study
 from harness.report.points import for_laws, one_family, points, trends
 from harness.report.rows import is_open
@@ -68,15 +66,3 @@ def test_a_segment_is_open_only_where_what_starts_from_it_is(tmp_path: Path) -> 
     assert [is_open(recipe, cell) for cell in grid] == [True, True, False, False, True]
     unfinished = {row.cell for row in study(recipe).cells if row.state != "done"}
     assert unfinished & {cell.id for cell in grid[:2]} == {cell.id for cell in grid[:2]}
-
-
-def test_a_proposed_branch_costs_the_trunk_that_it_still_needs(tmp_path: Path) -> None:
-    stable = "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}"
-    one = ["grid.models=[vit_s16]", "grid.datasets=[rxrx3]", f"output={tmp_path}", "train.early_stopping=null", stable]
-    recipe = load(SCALING, "slurm", one)
-    grid = [cell for cell in cells(recipe) if cell.training is not None]
-    planned = {plan.cell.id: plan for plan in plan_cells(recipe, grid)}
-    hours = [plan.gpu_hours for plan in planned.values()]
-    assert _hours(recipe, grid[-1], planned) == pytest.approx(hours[0] + hours[1] + hours[-1])
-    ledger.record(recipe.output, LedgerRow(grid[0].id, "train", "x", {"crops": 1}))
-    assert _hours(recipe, grid[-1], planned) == pytest.approx(hours[1] + hours[-1])
