@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from analysis.fitting.annealing import unannealed, unknown
@@ -22,27 +23,34 @@ NOTES = {
 }
 
 
-def latex_table(points: pd.DataFrame) -> str:
-    """Recall with its interval, a row per model, data set and seed, a column per source; needs `booktabs`.
+def latex_table(points: pd.DataFrame, places: Mapping[str, str] | None = None) -> str:
+    """Recall with its interval, a row per model, data set, seed and cell, a column per source; needs `booktabs`.
 
     Args:
-        points: rows with model, dataset, seed, source, recall, recall_low, recall_high, and, if known, trained and
-            annealed: a run that was not annealed is marked, with a note below the table.
+        points: rows with model, dataset, seed, source, recall, recall_low, recall_high, and, if known, cell, trained
+            and annealed: a run that was not annealed is marked, with a note below the table.
+        places: further columns that tell runs apart, and their titles.
     """
     sources = list(dict.fromkeys(points["source"]))
-    keys = ["model", "dataset", "seed"]
-    head = " & ".join([*(key.capitalize() for key in keys), *map(tex, sources)])
-    lines = [rf"\begin{{tabular}}{{ll{'r' * (len(sources) + 1)}}}", r"\toprule", head + r" \\", r"\midrule"]
+    titles = {"model": "Model", "dataset": "Dataset", "seed": "Seed"} | dict(places or {})
+    keys = [*titles, *(["cell"] if "cell" in points else [])]
+    head = " & ".join(map(tex, [*titles.values(), *sources]))
+    lines = [
+        rf"\begin{{tabular}}{{ll{'r' * (len(sources) + len(titles) - 2)}}}",
+        r"\toprule",
+        head + r" \\",
+        r"\midrule",
+    ]
     marks = _marks(points)
     for labels, rows in points.assign(mark=marks).groupby(keys, sort=False, dropna=False):
         by_source = rows.drop_duplicates("source").set_index("source")
         cells = [_interval(by_source.loc[source]) if source in by_source.index else "--" for source in sources]
-        model, *others = map(tex, labels)
+        model, *others = map(tex, labels[: len(titles)])
         lines.append(" & ".join([model + rows["mark"].iloc[0], *others, *cells]) + r" \\")
     lines.append(r"\bottomrule")
     for mark, note in NOTES.items():
         if mark in marks:
-            lines.append(rf"\multicolumn{{{len(keys) + len(sources)}}}{{l}}{{{mark} {note}}} \\")
+            lines.append(rf"\multicolumn{{{len(titles) + len(sources)}}}{{l}}{{{mark} {note}}} \\")
     return "\n".join([*lines, r"\end{tabular}", ""])
 
 

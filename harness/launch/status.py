@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from analysis.figures.text_table import text_table
@@ -22,6 +21,7 @@ from harness.recipe.axes import point_name
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
+from harness.storage import ledger
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "missing"]
@@ -115,7 +115,7 @@ def _task_status(
         job = JobState("RUNNING")
     if job.phase == "running":
         reason = "" if job.state in NAMES else f"squeue lists it as {job.state!r}"
-        return replace(_running(cell, task, submitted.job, folder, restarts), reason=reason)
+        return replace(_running(recipe, cell, task, submitted.job, restarts), reason=reason)
     if job.is_live:
         return CellStatus(cell.id, task, "queued", submitted.job, restarts=restarts, reason=job.reason)
     failure = cause(job, first_failure(folder, task, submitted.attempt))
@@ -126,15 +126,22 @@ def _task_status(
     return CellStatus(cell.id, task, state, submitted.job, restarts=restarts, reason=failure.text + retried)
 
 
-def _running(cell: Cell, task: str, job: str, folder: Path, restarts: int) -> CellStatus:
-    row = last_row(folder / TRAIN_LOG, "train") if task == "train" else None
-    if row is None or not row.get("progress"):
+def _running(recipe: Recipe, cell: Cell, task: str, job: str, restarts: int) -> CellStatus:
+    row = last_row(cell_folder(recipe, cell) / TRAIN_LOG, "train") if task == "train" else None
+    if row is None or not row.get("progress") or row["step"] <= _first_step(recipe, cell):
         return CellStatus(cell.id, task, "running", job, restarts=restarts)
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
     rate = row.get("crops_per_second")
     eta = row.get("seconds_left", (steps - row["step"]) * batch / rate if rate else None)
     return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts)
+
+
+def _first_step(recipe: Recipe, cell: Cell) -> int:
+    """The step at which a cell begins; rows of its log up to that are the trunk's, with the progress of that."""
+    start = None if cell.start is None or cell.begins_run else ledger.read(recipe.output, cell.start.id, "train")
+    steps = start.values.get("steps") if start is not None else None
+    return steps if isinstance(steps, int) else 0
 
 
 def _is_alive(beat: Beat) -> bool:

@@ -1,7 +1,8 @@
 """Facets: the parts of a study at one point of the grid's axes each. A law describes one facet.
 
 Figures and page show a panel for each source and facet. Baselines stand in every facet that they fit: an untrained
-network has a mask ratio, if that is an axis, and no learning rate.
+network has a mask ratio, if that is an axis, and no learning rate. So do states whose rate had not decayed, such as
+snapshots of a trunk that the values on an axis share.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ def facets(table: pd.DataFrame, axes: Sequence[str]) -> dict[str, dict[str, Json
     import pandas as pd
 
     trained = table[table["trained"].astype(bool)] if "trained" in table else table
+    own = trained[~_shared(trained, axes)]
+    trained = own if len(own) else trained
     places = trained[list(axes)].drop_duplicates().to_dict("records") if axes else [{}]
     named = [{str(name): None if pd.isna(value) else value for name, value in place.items()} for place in places]
     return {point_name(place): place for place in named}
@@ -35,10 +38,17 @@ def by_facet(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if axes and parts else table.assign(facet="")
 
 
+def _shared(table: pd.DataFrame, axes: Sequence[str]) -> pd.Series[bool]:
+    """Which rows are states that had not decayed, and lie off an axis."""
+    from analysis.fitting.annealing import unannealed
+
+    return table[list(axes)].isna().any(axis=1) & unannealed(table)
+
+
 def _part(table: pd.DataFrame, name: str, place: Mapping[str, JsonValue]) -> pd.DataFrame:
     from analysis.figures.recall import FACET
 
-    trained = table["trained"].astype(bool)
+    trained = table["trained"].astype(bool) & ~_shared(table, list(place))
     fits = trained | ~trained
     for axis, value in place.items():
         here = table[axis].isna() if value is None else table[axis] == value

@@ -66,7 +66,7 @@ def _training(cell: Cell, trained: dict[str, Any]) -> str:
     if cell.continued is not None:
         rows.append(("begins with", f"the final state of `{cell.continued.id}`, whose crops are counted too"))
     for name in ("validation_loss", "best_validation_loss", "mean_predictor_loss"):
-        if name in trained:
+        if trained.get(name) is not None:  # a segment may end before the first validation
             rows.append((name.replace("_", " "), f"{trained[name]:.4f}"))
     return "## Training\n\nThe whole recipe is `recipe.yaml`.\n\n" + _table(("", ""), rows)
 

@@ -61,7 +61,7 @@ def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence
         written += _loss_figure(recipe, folder, curves, grid)
     if table["trained"].any():
         written += _recall_figure(recipe, folder, by_facet(table, axis_names(recipe.grid)))
-    written += _exports(folder, table)
+    written += _exports(folder, table, axis_names(recipe.grid))
     panels = write_panels(recipe, folder, grid, FORMATS)
     crops = _reconstructions(recipe, folder, grid)
     page = _page(recipe, folder, crops[0] if crops else None, missing, panels)
@@ -81,13 +81,16 @@ def _page(recipe: Recipe, folder: Path, crops: Path | None, missing: Sequence[Le
     return path
 
 
-def _exports(folder: Path, table: pd.DataFrame) -> list[Path]:
+def _exports(folder: Path, table: pd.DataFrame, axes: Sequence[str]) -> list[Path]:
     """Points as Parquet, and recall per cell as a LaTeX table."""
     from analysis.figures.latex_table import latex_table
+    from harness.recipe.axes import END, short_names
 
+    places = short_names(axes) | ({END: END} if END in table else {})
+    titles = {name: title.capitalize() for name, title in places.items()}
     parquet, latex = folder / "points.parquet", folder / "recall.tex"
     write_atomic(parquet, lambda file: table.to_parquet(file, index=False))
-    write_atomic(latex, lambda file: file.write(latex_table(table).encode()))
+    write_atomic(latex, lambda file: file.write(latex_table(table, titles).encode()))
     return [parquet, latex]
 
 

@@ -75,3 +75,17 @@ def test_latex_takes_the_table(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_run_has_a_row_and_what_tells_runs_apart_a_column():
+    """Two ends of one run at one point of an axis, and one whose place has no name of its own."""
+    ends = points(model="vit", cell=["a", "b", "c", "d"], end=[0.5, 1.0, 1.0, 1.0], mask_ratio=[0.5, 0.5, None, None])
+    lines = latex_table(ends, {"mask_ratio": "Mask_ratio", "end": "End"}).splitlines()
+    assert lines[0] == r"\begin{tabular}{llrrrr}"
+    assert lines[2] == r"Model & Dataset & Seed & Mask\_ratio & End & CORUM \\"
+    assert [line.split(" & ")[3:5] for line in lines[4:8]] == [
+        ["0.5", "0.5"],
+        ["0.5", "1.0"],
+        ["--", "1.0"],
+        ["--", "1.0"],
+    ]

@@ -25,7 +25,9 @@ from harness.launch.slurm.submissions import Submitted
 from harness.launch.status import CellStatus
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
+from harness.storage import ledger
 from harness.storage.atomic import write_json
+from harness.storage.ledger import LedgerRow
 
 JOB = "7_0"
 StatusOf = Callable[[JobState], CellStatus]
@@ -159,3 +161,18 @@ def test_what_starts_from_a_failed_segment_says_so(tiny_recipe_file: Path, monke
     assert (rows[first.id].state, rows[first.id].reason) == ("failed", "out of memory; resume --force tries again")
     for cell in (second, *branches):
         assert (rows[cell.id].state, rows[cell.id].reason) == ("never", f"starts from {first.id}, which failed")
+
+
+def test_the_rows_of_the_trunk_are_not_the_progress_of_a_branch(tiny_recipe_file: Path) -> None:
+    schedule = "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}"
+    recipe = load(tiny_recipe_file, "laptop", [schedule, "grid.models=[vit_s16]", "grid.datasets=[two]"])
+    trunk, branch, _ = [cell for cell in cells(recipe) if cell.training is not None]
+    ledger.record(recipe.output, LedgerRow(trunk.id, "train", "x", {"steps": 19}))
+    log = cell_folder(recipe, branch) / "train.jsonl"
+    log.parent.mkdir(parents=True)
+    shown = []
+    for step, progress in ((19, 1.0), (20, 20 / 24)):
+        log.write_text(json.dumps({"kind": "train", "step": step, "progress": progress}) + "\n")
+        row = status._running(recipe, branch, "train", "1", 0)
+        shown.append((row.state, row.step, row.steps))
+    assert shown == [("running", None, None), ("running", 20, 24)]

@@ -35,6 +35,16 @@ def test_each_facet_has_its_runs_and_the_baselines_that_fit_it() -> None:
     assert set(by_facet(table(), AXES)["source"]) == {f"CORUM · {name}" for name in names}
 
 
+def test_a_snapshot_of_a_trunk_stands_in_every_facet_that_shares_it() -> None:
+    rows = [(0.5, 1e-4, True, True), (0.5, 2e-4, True, True), (0.75, 1e-4, True, False), (0.5, None, True, False)]
+    shared = pd.DataFrame(rows, columns=[*AXES, "trained", "annealed"]).assign(source="CORUM", cell=range(4))
+    by_name = by_facet(shared, AXES).groupby("facet", sort=False)["cell"].apply(list).tolist()
+    assert by_name == [[0, 3], [1, 3], [2]]
+    alone = shared[3:]
+    assert list(facets(alone, AXES)) == ["mask_ratio=0.5"]
+    assert by_facet(alone, AXES)["cell"].tolist() == [3]
+
+
 def test_without_axes_nothing_changes() -> None:
     plain = table().drop(columns=AXES)
     pd.testing.assert_frame_equal(by_facet(plain, []).drop(columns="facet"), plain)

@@ -52,7 +52,7 @@ def test_the_card_of_an_untrained_cell_says_so(tiny_recipe: Recipe) -> None:
 def test_the_card_of_a_state_of_a_longer_run_and_of_a_continued_one_say_so(tiny_recipe_file: Path) -> None:
     continued = ["grid.datasets=[one, two]", "train.start_from={two: one}", "train.snapshots=[0.5]"]
     recipe = load(tiny_recipe_file, "laptop", continued)
-    values = {"crops": 80, "steps": 10, "planned_steps": 10, "annealed": False}
+    values = {"crops": 80, "steps": 10, "planned_steps": 10, "annealed": False, "best_validation_loss": None}
     card = model_card(recipe, cell_of(recipe, "segment"), values, None, [], blocks=2)
     assert "| crops seen | 80 in 10 steps: a state of a longer run, whose learning rate had not decayed |" in card
     assert "begins with" not in card

@@ -13,10 +13,12 @@ from finished_cells import finished
 
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
+from harness.recipe.axes import axis_names
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.report import stamp
+from harness.report import stamp, write
 from harness.report.page_data import plans
+from harness.report.points import points
 from harness.report.write import report
 from harness.storage import ledger
 
@@ -208,3 +210,18 @@ def test_the_recipe_may_ask_for_all_runs(tmp_path: Path) -> None:
     fits = json.loads((tmp_path / "report" / "fits.json").read_text())
     assert {(fit["runs"], fit["left_out"]) for fit in fits} == {(6, 0)}
     assert "laws include them" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_the_latex_table_has_a_row_for_each_end_at_each_point(tmp_path: Path) -> None:
+    schedule = "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}"
+    shapes = "grid.axes={train.schedule.shape: [sqrt, linear]}"
+    one = ["grid.models=[vit_s16]", "grid.datasets=[rxrx3]", "train.early_stopping=null", f"output={tmp_path}"]
+    recipe = load(RECIPE, "slurm", [*one, schedule, shapes])
+    grid = [cell for cell in cells(recipe) if cell.kind == "trained"]
+    for number, cell in enumerate(grid):
+        finished(recipe, cell, 0.1 * (number + 1))
+    write._exports(tmp_path, points(recipe, grid, "touvron"), axis_names(recipe.grid))
+    rows = [line.split(" & ")[3:6] for line in (tmp_path / "recall.tex").read_text().splitlines() if "rxrx3" in line]
+    assert [[shape, end, recall[:5]] for shape, end, recall in rows] == [
+        ["sqrt", "0.5", "0.100"], ["sqrt", "1.0", "0.200"], ["linear", "0.5", "0.300"], ["linear", "1.0", "0.400"],
+    ]  # fmt: skip
