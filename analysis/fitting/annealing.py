@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMN = "annealed"
+TRUNK = "trunk"  # column: annealed branches with the same one share their beginning
 RATE = re.compile(r"learning.?rate|lr", re.I)
 DECAYED = 0.9  # of its peak: a learning rate below it has begun to decay
 NO = {"false", "no", "0", "0.0"}

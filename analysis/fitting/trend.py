@@ -1,5 +1,6 @@
 """Log-linear trends: recall as a straight line in log compute, per source, with intervals (Figures 5, 8)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import pandas as pd
 from analysis.arrays import Floats
 from analysis.compute.flops import named_convention
 from analysis.fitting import annealing
+from analysis.fitting.annealing import TRUNK
 
 REPLICATES = 2000
 MINIMUM_COMPUTES = 3  # two points leave no residual to judge a line by
+FEWEST_TRUNKS = 3  # that are drawn whole; of fewer, their branches are drawn
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,22 @@ def fit_log_linear(
     compute: npt.ArrayLike,
     recall: npt.ArrayLike,
     *,
+    trunks: Sequence[str] | None = None,
     replicates: int = REPLICATES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> LogLinearFit:
     """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
 
-    Each seed is a run of its own. Replicates in which fewer than two distinct computes were drawn define no line and
-    are drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
+    Each seed is a run of its own. Branches of one trunk share its noise, so they are drawn together. Replicates in which
+    fewer than two distinct computes were drawn define no line and are drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
 
     Args:
         source: name of the relationship source.
         convention: name of the compute convention that `compute` is in.
         compute: (n,) compute of each run, positive.
         recall: (n,) recall of each run.
+        trunks: (n,) what each run began as; None: all have beginnings of their own.
 
     Raises:
         ValueError: if the convention is unknown, values are not finite or compute not positive, or the runs have fewer
@@ -129,7 +134,7 @@ def fit_log_linear(
     intercept, slope = (values.item() for values in weighted_lines(x, y, np.ones((1, len(x)))))
     residuals = y - (intercept + slope * x)
     rng = np.random.default_rng(seed)
-    draws = _bootstrap(x, y, replicates, rng)
+    draws = _bootstrap(x, y, _together(trunks, len(x)), replicates, rng)
     tail = (1 - confidence) / 2
     ends = np.quantile(draws, [tail, 1 - tail], axis=0)
     return LogLinearFit(
@@ -159,7 +164,8 @@ def fit_sources(
     """One fit per relationship source over the trained runs of `points`, in the order the sources appear.
 
     Args:
-        points: one row per run and source, with columns source, trained, compute and recall, and, if known, annealed.
+        points: one row per run and source, with columns source, trained, compute and recall, and, if known, annealed,
+            and trunk.
         include_unannealed: fit runs too that stopped before their learning rate had decayed.
 
     Raises:
@@ -170,7 +176,10 @@ def fit_sources(
     for source, runs in trained.groupby("source", sort=False):
         left_out = np.zeros(len(runs), dtype=bool) if include_unannealed else annealing.unannealed(runs)
         kept = runs[~left_out]
-        fit = fit_log_linear(str(source), convention, kept["compute"], kept["recall"], confidence=confidence, seed=seed)
+        trunks = kept[TRUNK].astype(str).tolist() if TRUNK in kept else None
+        fit = fit_log_linear(
+            str(source), convention, kept["compute"], kept["recall"], trunks=trunks, confidence=confidence, seed=seed
+        )
         fits.append(replace(fit, left_out=int(left_out.sum()), unknown=int(annealing.unknown(kept).sum())))
     return fits
 
@@ -191,12 +200,19 @@ def _checked(source: str, compute: npt.ArrayLike, recall: npt.ArrayLike) -> tupl
     return np.log10(x), y
 
 
-def _bootstrap(x: Floats, y: Floats, replicates: int, rng: np.random.Generator) -> Floats:
-    """Intercepts and slopes (K, 2) of lines through runs drawn with replacement."""
-    fitted = np.empty((0, 2))
+def _together(trunks: Sequence[str] | None, runs: int) -> Floats:
+    """Which runs are drawn together: (groups, runs), ones and zeros."""
+    names = list(range(runs)) if trunks is None or len(set(trunks)) < FEWEST_TRUNKS else trunks
+    distinct = dict.fromkeys(names)
+    return np.array([[float(name == group) for name in names] for group in distinct])
+
+
+def _bootstrap(x: Floats, y: Floats, together: Floats, replicates: int, rng: np.random.Generator) -> Floats:
+    """Intercepts and slopes (K, 2) of lines through groups of runs drawn with replacement."""
+    fitted, groups = np.empty((0, 2)), len(together)
     while len(fitted) < replicates:
-        drawn = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=replicates).astype(np.float64)
-        lines = np.column_stack(weighted_lines(x, y, drawn))
+        drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=replicates).astype(np.float64)
+        lines = np.column_stack(weighted_lines(x, y, drawn @ together))
         fitted = np.concatenate([fitted, lines[np.isfinite(lines[:, 1])]])
     return fitted[:replicates]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.compute.flops import compute
-from analysis.fitting.annealing import unannealed
+from analysis.fitting.annealing import TRUNK, unannealed
 from harness.grid.cell import Cell
 from harness.models.architecture import cost_of
 from harness.recipe.axes import END, axis_names
@@ -123,8 +123,8 @@ def finals(recipe: Recipe, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _places(recipe: Recipe, cells: Sequence[Cell]) -> list[str]:
-    """The columns that say where a cell is on the grid's axes, and at which share of its run it ends."""
-    return [*axis_names(recipe.grid), *([END] if any(cell.has_end for cell in cells) else [])]
+    """The columns that say where a cell is on the grid's axes, at which share of its run it ends, and of which run."""
+    return [*axis_names(recipe.grid), *([END, TRUNK] if any(cell.has_end for cell in cells) else [])]
 
 
 def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
@@ -132,10 +132,20 @@ def _labels(recipe: Recipe, cell: Cell) -> dict[str, Any]:
         "cell": cell.id,
         **cell.labels(),
         END: cell.training.share if cell.training else None,
+        TRUNK: _trunk(cell),
         "dataset_rank": recipe.grid.datasets.index(cell.dataset) if cell.dataset else None,
         "trained": cell.is_point,
         "kind": cell.network_kind or cell.kind,
     }
+
+
+def _trunk(cell: Cell) -> str | None:
+    """The first cell of a trained cell's run; branches of one trunk have the same."""
+    if cell.training is None:
+        return None
+    while cell.start is not None:
+        cell = cell.start
+    return cell.id
 
 
 def _compute(cell: Cell, crops: int, convention: str) -> float:

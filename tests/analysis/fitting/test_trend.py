@@ -44,6 +44,21 @@ def test_intervals_cover_the_true_value_about_as_often_as_stated():
     assert min(slopes, laws, new_runs) >= 87  # of 95 expected
 
 
+def test_branches_of_one_trunk_count_as_one_run():
+    """Three branches with the very noise of their trunk say no more than one; apart they would seem to."""
+    compute, recall = study(0, runs=12)
+    one = fit_log_linear("a", "touvron", compute, recall)
+    branches = np.repeat(compute, 3), np.repeat(recall, 3)
+    trunks = np.repeat(np.arange(12), 3).astype(str).tolist()
+    together = fit_log_linear("a", "touvron", *branches, trunks=trunks)
+    apart = fit_log_linear("a", "touvron", *branches)
+    widths = [fit.slope.high - fit.slope.low for fit in (one, together, apart)]
+    assert widths[1] == pytest.approx(widths[0], rel=1e-9)
+    assert widths[2] == pytest.approx(widths[0] / 3**0.5, rel=0.2)
+    few = fit_log_linear("a", "touvron", *branches, trunks=["x", "y"] * 18)
+    assert few.slope == apart.slope  # two trunks are too few to be drawn
+
+
 def test_units_of_compute_change_no_prediction():
     compute, recall = study(2)
     plain = fit_log_linear("x", "touvron", compute, recall).band([1e13, 1e16])
