@@ -115,8 +115,9 @@ def fit_log_linear(
 ) -> LogLinearFit:
     """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
 
-    Each seed is a run of its own. Branches of one trunk share its noise, so they are drawn together. Replicates in which
-    fewer than two distinct computes were drawn define no line and are drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
+    Each seed is a run of its own. Branches of one trunk share its noise, so they are drawn together. Replicates in
+    which fewer than two distinct computes were drawn define no line and are drawn again. With fewer than about ten
+    runs such intervals are too narrow rather than too wide.
 
     Args:
         source: name of the relationship source.

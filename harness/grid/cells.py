@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.grid.cell import Cell, Training, TrainingData
-from harness.grid.states import starts_first, trajectory, with_heirs
+from harness.grid.states import starts_first, trajectory, with_heirs, with_shared_trunks
 from harness.recipe.axes import END, VARIANT, Point, at_point, points
 from harness.recipe.fields import per_name
 from harness.recipe.models import Architecture, DenseNetSection, ImagenetSection, ProfilesSection
@@ -32,7 +32,8 @@ def cells(recipe: Recipe) -> list[Cell]:
     at_points = [cell for point in points(recipe.grid) for cell in _cells(recipe, point)]
     _check_axes(recipe, at_points)
     grid = _merged(at_points)
-    return with_heirs([cell for cell in grid if not cell.training] + [cell for cell in grid if cell.training])
+    grid = [cell for cell in grid if not cell.training] + [cell for cell in grid if cell.training]
+    return with_heirs(with_shared_trunks(grid))
 
 
 def _cells(study: Recipe, point: Point) -> list[Cell]:

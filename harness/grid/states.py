@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
-from harness.grid.cell import Cell, Kind, Training
+from harness.grid.cell import Cell, Kind, Training, fingerprint
 from harness.recipe.schedules import Schedule, WarmupStableDecay
 
 
@@ -70,6 +70,48 @@ def starts_first(grid: Sequence[Cell]) -> list[Cell]:
             chain.append(by_id[start.id])
         ordered |= {each.id: each for each in reversed(chain)}
     return list(ordered.values())
+
+
+def with_shared_trunks(grid: Sequence[Cell]) -> list[Cell]:
+    """The same cells, each starting from the last segment of its trunk before it, at whatever point of the axes that
+    is, and after it in order. Points may differ in what does not change the trunk: its ends, length and shape of decay.
+    """
+    known = {cell.id: cell for cell in grid}
+    segments: dict[str, list[Cell]] = {}
+    for cell in grid:
+        if cell.kind == "segment":
+            segments.setdefault(_trunk(cell), []).append(cell)
+
+    @cache
+    def started(cell_id: str) -> Cell:
+        cell = root = known[cell_id]
+        if cell.training is None:
+            return cell
+        while root.start is not None and not root.begins_run:
+            root = root.start
+        limit = _fork_of(cell)
+        before = [
+            other for other in segments.get(_trunk(cell), ())
+            if _until(other) < limit or (_until(other) == limit and cell.kind == "trained")
+        ]  # fmt: skip
+        start = max(before, key=_until) if before else root.start
+        return replace(cell, start=None if start is None else started(start.id))
+
+    return starts_first([started(cell.id) for cell in grid])
+
+
+def _trunk(cell: Cell) -> str:
+    """What decides the states that a cell's run passes before its decay."""
+    assert cell.training is not None
+    whole = replace(cell, kind="segment", training=replace(cell.training, until=1.0, end=1.0))
+    return fingerprint(whole.identity())
+
+
+def _fork_of(cell: Cell) -> float:
+    """The share of its run up to which a cell is the trunk."""
+    assert cell.training is not None
+    training = cell.training
+    return training.share if training.until is not None else _fork(training.settings.schedule, training.end)
 
 
 def with_heirs(grid: Sequence[Cell]) -> list[Cell]:

@@ -73,6 +73,28 @@ def test_variants_of_the_decay_share_one_trunk(tiny_recipe_file: Path) -> None:
     assert {heir.kind for heir in grid[0].heirs} == {"segment", "trained"}
 
 
+def test_points_with_other_ends_or_lengths_of_the_decay_share_one_trunk(tiny_recipe_file: Path) -> None:
+    """Ends 1/4 and 1 at one point, 1/2 and 1 at the other: 1 is one cell, and starts from the later segment. Decays of
+    0.2 and 0.6 leave the trunk at 0.4, 0.2 and 0.1 of it; no part of it is trained twice."""
+    stable = "train.schedule={name: warmup_stable_decay}"
+    ends = grid_of(tiny_recipe_file, stable, "grid.axes={train.schedule.ends: [[0.25, 1.0], [0.5, 1.0]]}")
+    assert [described(cell) for cell in ends] == [
+        ("segment", 0.2, None), ("trained", 0.25, 0.2), ("segment", 0.4, 0.2), ("trained", 1.0, 0.4),
+        ("trained", 0.5, 0.4),
+    ]  # fmt: skip
+    halves = "train.schedule={name: warmup_stable_decay, ends: [0.25, 0.5, 1.0]}"
+    decays = grid_of(tiny_recipe_file, halves, "grid.axes={train.schedule.decay: [0.2, 0.6]}")
+    segments = {described(cell)[1:] for cell in decays if cell.kind == "segment"}
+    assert segments == {(0.1, None), (0.2, 0.1), (0.4, 0.2)}
+    starts = {cell.labels()["train.schedule.decay"]: described(cell)[2] for cell in decays if "end1" in cell.id}
+    assert starts == {0.2: 0.4, 0.6: 0.4}
+    for grid in (ends, decays):
+        before: set[str] = set()
+        for cell in grid:
+            assert cell.start is None or cell.start.id in before
+            before.add(cell.id)
+
+
 def test_an_excluded_end_takes_the_segments_that_only_it_needs(tiny_recipe_file: Path) -> None:
     exclude = "grid.exclude=[{end: 0.5}, {model: vit_s16, end: 1.0}]"
     shares = [described(cell) for cell in grid_of(tiny_recipe_file, ENDS, exclude)]
