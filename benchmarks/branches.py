@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ def trained(recipe_file: Path, output: Path, seeds: int, *overrides: str) -> Gri
         RuntimeError: a cell failed.
     """
     words = [*COMMON, f"grid.seeds={list(range(seeds))}", f"output={output}", *overrides]
-    if sweep.main(["run", str(recipe_file), "--profile", "laptop", *words]):
+    with redirect_stdout(sys.stderr):
+        failed = sweep.main(["run", str(recipe_file), "--profile", "laptop", *words])
+    if failed:
         raise RuntimeError(f"{output}: not all cells were trained")
     recipe = load(recipe_file, "laptop", words)
     grid = cells(recipe)
