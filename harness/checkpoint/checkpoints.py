@@ -38,7 +38,7 @@ from harness.checkpoint.rng import generator_states
 from harness.checkpoint.start import Start, load_start
 from harness.checkpoint.tensors import Resumable, reason, tensors_of
 from harness.distributed.ranks import Ranks
-from harness.storage.checksums import Damaged, checksum, read_checksummed, sync_folder, write_checksummed
+from harness.storage.checksums import checksum, sync_folder, write_checksummed
 from harness.storage.fencing import Fence, Unfenced
 
 __all__ = ["CheckpointError", "Checkpoints", "Progress", "discard", "say"]
@@ -100,7 +100,7 @@ class Checkpoints:
     def last(self) -> str:
         """Describe the checkpoint that the next run would resume from."""
         self.wait()
-        named = _read_pointer(self.folder / LATEST)
+        named = lost.named_checkpoint(self._cell, LATEST)
         return f"the next run can resume from {self.folder / named}" if named else "no checkpoint was saved yet"
 
     def wait(self, *, required: bool = False) -> None:
@@ -244,7 +244,7 @@ class Checkpoints:
         sync_folder(self.folder)
         lost.record_save(self._cell, facts["progress"]["step"])
         older = sorted((other.name for other in self.folder.glob("step-*") if other.name <= name), reverse=True)
-        keep = {*older[: self._keep], _read_pointer(self.folder / BEST)}
+        keep = {*older[: self._keep], lost.named_checkpoint(self._cell, BEST)}
         for other in self.folder.glob("step-*"):
             if other.name not in keep:
                 shutil.rmtree(other)
@@ -255,17 +255,9 @@ def discard(folder: Path) -> None:
     """Delete a finished cell's checkpoints, except its best if the recipe keeps that."""
     lost.forget_saves(folder)
     checkpoints = folder / FOLDER
-    best = _read_pointer(checkpoints / BEST)
+    best = lost.named_checkpoint(folder, BEST)
     for entry in checkpoints.glob("*") if best else []:
         if entry.name not in (BEST, best):
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
     if not best:
         shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _read_pointer(path: Path) -> str | None:
-    """Return the checkpoint that a pointer names; None if the pointer is missing or damaged."""
-    try:
-        return str(read_checksummed(path).get("checkpoint"))
-    except Damaged:
-        return None

@@ -6,30 +6,21 @@ import shutil
 from pathlib import Path
 
 from harness.checkpoint.facts import step_name
-from harness.checkpoint.lost import BEST, FOLDER, LATEST
-from harness.storage.checksums import Damaged, read_checksummed
+from harness.checkpoint.lost import BEST, FOLDER, LATEST, named_checkpoint
 
 
 def has_final_state(cell: Path, steps: object) -> bool:
     """Whether a cell's folder has the state after the last of its `steps`."""
     return (
         isinstance(steps, int)
-        and _named(cell, LATEST) == step_name(steps)
+        and named_checkpoint(cell, LATEST) == step_name(steps)
         and (cell / FOLDER / step_name(steps)).is_dir()
     )
 
 
 def keep_final_state(cell: Path) -> None:
     """Delete the checkpoints of a finished cell, except its last, and its best if the recipe keeps that."""
-    kept = {_named(cell, LATEST), _named(cell, BEST)}
+    kept = {named_checkpoint(cell, LATEST), named_checkpoint(cell, BEST)}
     for entry in (cell / FOLDER).glob("step-*") if kept != {None} else []:
         if entry.name not in kept:
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _named(cell: Path, pointer: str) -> str | None:
-    """The checkpoint that a pointer names; None where it is missing or damaged."""
-    try:
-        return str(read_checksummed(cell / FOLDER / pointer).get("checkpoint"))
-    except (Damaged, OSError):
-        return None

@@ -56,6 +56,14 @@ def find_saved(cell: Path) -> Saved:
     return Saved(tuple(names), tuple(notes), tuple(pointers) or (() if names else _signs_in_cell(cell)))
 
 
+def named_checkpoint(cell: Path, pointer: str) -> str | None:
+    """The checkpoint that `latest` or `best` names; None where the pointer is missing, damaged or cannot be read."""
+    try:
+        return str(read_checksummed(cell / FOLDER / pointer).get("checkpoint"))
+    except (Damaged, OSError):
+        return None
+
+
 def _latest(folder: Path, names: list[str], notes: list[str]) -> str | None:
     """The checkpoint that `latest` names; None, and a note, if the pointer cannot be used."""
     try:

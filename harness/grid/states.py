@@ -76,6 +76,8 @@ def with_shared_trunks(grid: Sequence[Cell]) -> list[Cell]:
     """The same cells, each starting from the last segment of its trunk before it, at whatever point of the axes that
     is, and after it in order. Points may differ in what does not change the trunk: its ends, length and shape of decay.
     """
+    if not any(cell.kind == "segment" for cell in grid):
+        return list(grid)
     known = {cell.id: cell for cell in grid}
     segments: dict[str, list[Cell]] = {}
     for cell in grid:

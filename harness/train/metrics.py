@@ -152,10 +152,15 @@ class MetricsLogger:
 
 
 def continue_log(before: Path, log: Path, length: int) -> None:
-    """Begin a log with the first `length` bytes of that of the run's earlier part, unless it has begun."""
-    if log.exists() and log.stat().st_size:
-        return
-    start = before.read_bytes()[:length]
+    """Begin a log with the first `length` bytes of that of the run's earlier part, in place of what it held.
+
+    Where that one is gone, the log begins empty, and a warning says so: training does not depend on it.
+    """
+    try:
+        start = before.read_bytes()[:length]
+    except OSError as error:
+        print(f"warning: {before}: {error.strerror}; {log} begins without it", file=sys.stderr, flush=True)
+        start = b""
     write_atomic(log, lambda file: file.write(start))
 
 

@@ -201,10 +201,8 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
         stage.folder, stage.fingerprint, ranks, {"guard": monitor.state, "window": monitor.window},
         keep=launch.checkpoint_keep, fence=control.fence, last_step=spec.steps, restart_lost=launch.restart_lost,
     )  # fmt: skip
-    start = _start(stage, spec, monitor)
+    start = _start(stage, spec, monitor, ranks)
     progress, notes = checkpoints.resume(engine, partial(_check_steps, engine, monitor), start)
-    if ranks.is_first and start is not None and cell.start is not None and not cell.begins_run:
-        continue_log(start.cell / TRAIN_LOG, stage.folder / TRAIN_LOG, progress.log_bytes)
     metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
     max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     return Run(
@@ -221,16 +219,22 @@ def _crops_before(stage: StageRun, batch: int) -> int:
     return seen if stage.cell.begins_run else seen - steps * batch
 
 
-def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor) -> Start | None:
-    """The state that a run begins with, if that is another cell's."""
+def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor, ranks: Ranks) -> Start | None:
+    """The state that a run begins with, if that is another cell's; its log begins with that of its run's part before.
+
+    The log of an earlier try, which saved nothing, may have begun otherwise.
+    """
     cell = stage.cell
     if cell.start is None:
         return None
+    before_this = cell_folder(stage.recipe, cell.start)
 
     def begin(before: Progress) -> Progress:
         if not cell.begins_run:
             if before.step > spec.steps:
                 raise ValueError(f"it has made {before.step} steps, and {cell.id} ends after {spec.steps}")
+            if ranks.is_first:
+                continue_log(before_this / TRAIN_LOG, stage.folder / TRAIN_LOG, before.log_bytes)
             return replace(before, seconds=0.0)
         updates = before.updates + int(monitor.applied)
         monitor.state.zero_()
@@ -238,7 +242,7 @@ def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor) -> Start 
         return Progress(updates=updates)
 
     assert stage.start is not None
-    return Start(cell_folder(stage.recipe, cell.start), stage.start.fingerprint, begin)
+    return Start(before_this, stage.start.fingerprint, begin)
 
 
 def _check_steps(engine: Engine, monitor: DivergenceMonitor, progress: Progress) -> None:

@@ -128,8 +128,5 @@ def test_activations_and_their_change_do_not_depend_on_the_shape(axis: str) -> N
 @pytest.mark.parametrize("axis", ["width", "depth"])
 def test_the_coordinate_check_is_flat_from_the_smallest_to_the_largest(axis: str, optimiser: OptimiserName) -> None:
     values = WIDTHS if axis == "width" else DEPTHS
-    values = (
-        values[:-1] if (axis, optimiser) == ("width", "muon") else values
-    )  # at 1,024, which passes, it takes minutes
     found = _flatness(Check("mup", optimiser), axis, values, LEFT_OUT[axis])
     assert max(found.values()) < FLAT, found

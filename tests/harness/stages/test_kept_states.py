@@ -117,6 +117,24 @@ def test_kept_states_let_a_later_recipe_continue_a_finished_run(tiny_recipe_file
     assert state(continued, two)
 
 
+def test_a_branch_s_log_begins_with_its_trunk_s_whatever_an_earlier_try_left(
+    tiny_recipe_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A try that was killed before its first save leaves a log, and an empty folder of checkpoints."""
+    recipe, (trunk, half, full) = study(tiny_recipe_file, ENDS, "train.validations=8")
+    train(recipe, trunk)
+    (cell_folder(recipe, half) / "checkpoints").mkdir(parents=True)
+    (cell_folder(recipe, half) / "train.jsonl").write_text('{"kind": "train", "step": 1, "loss": 9.0}\n' * 3)
+    train(recipe, half)
+    before, after = ((cell_folder(recipe, cell) / "train.jsonl").read_bytes() for cell in (trunk, half))
+    assert after.startswith(before)
+    assert len(after) > len(before) > 0
+    (cell_folder(recipe, trunk) / "train.jsonl").unlink()
+    train(recipe, full)
+    assert "train.jsonl begins without it" in capfd.readouterr().err
+    assert b'"loss"' in (cell_folder(recipe, full) / "train.jsonl").read_bytes()
+
+
 def test_a_damaged_state_is_refused_with_what_to_do(tiny_recipe_file: Path) -> None:
     recipe, (trunk, half, _) = study(tiny_recipe_file, ENDS)
     train(recipe, trunk)
