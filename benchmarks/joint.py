@@ -26,8 +26,8 @@ from analysis.fitting.estimate import Points, Settings, fit_law, log_compute
 from analysis.fitting.intervals import rolling_origin, scale_at
 from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
-from benchmarks.laws import chinchilla
-from benchmarks.shares import CONFIDENCE, LEAST, MOST, line, row
+from benchmarks.laws import chinchilla, row
+from benchmarks.shares import CONFIDENCE, LEAST, MOST, line
 
 LOSS = Metric("loss")
 KINDS = ("additive", "interacting", "mixed terms")

@@ -27,6 +27,7 @@ from analysis.fitting import averages
 from analysis.fitting.estimate import Points
 from analysis.fitting.intervals import rolling_origin, scale_at
 from analysis.laws.metric import Metric
+from benchmarks.laws import row
 
 SHARE = Metric("share")
 PEERS = ("power_law", "logit_linear", "m4")
@@ -132,14 +133,6 @@ def rows(name: str, outcomes: list[Outcome], published: dict[str, float]) -> lis
         row(f"{name}: interval score", "log(1 - r)", score, width, "mean width", 2 * width, score <= 2 * width)
     )
     return found
-
-
-def row(
-    name: str, unit: str, ours: float, peer: float | None, peer_name: str, goal: float, met: bool
-) -> dict[str, Any]:  # fmt: skip
-    ratio = ours / peer if peer else None
-    return {"name": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name, "ratio": ratio,
-            "goal": goal, "met": bool(met)}  # fmt: skip
 
 
 def line(entry: dict[str, Any]) -> str:

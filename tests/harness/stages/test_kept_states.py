@@ -46,6 +46,7 @@ def state(recipe: Recipe, cell: Cell) -> bool:
     return has_final_state(cell_folder(recipe, cell), row.values["steps"])
 
 
+@pytest.mark.slow
 def test_a_state_is_kept_until_its_last_heir_is_trained(tiny_recipe_file: Path) -> None:
     recipe, (trunk, half, full) = study(tiny_recipe_file, ENDS)
     assert missing(recipe) == [True, True, True]
@@ -59,6 +60,7 @@ def test_a_state_is_kept_until_its_last_heir_is_trained(tiny_recipe_file: Path) 
     assert missing(recipe) == [False, False, False]
 
 
+@pytest.mark.slow
 def test_a_segment_whose_state_is_gone_is_trained_again_only_for_a_new_branch(tiny_recipe_file: Path) -> None:
     recipe, grid = study(tiny_recipe_file, ENDS)
     for cell in grid:
