@@ -1,6 +1,7 @@
 """Size of activations, and of their change in training, over widths and depths of the encoder: a coordinate check.
 
     python -m benchmarks.coordinate_check [--optimiser lion adamw muon] [--widths ...] [--depths ...] [--json]
+        [--save RESULTS.json]
     python -m benchmarks.coordinate_check --draw RESULTS.json FIGURE.png
 
 Yang & Hu (2022), appendix D.1: under muP neither depends on width, so every curve is flat; so it is over depth under
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from harness.recipe.models import Parametrisation
 
 OptimiserName = Literal["lion", "adamw", "muon"]
 WIDTHS, DEPTHS = (32, 64, 128, 256, 512, 1024), (2, 4, 8, 16, 24)
+FLAT = 1.5  # largest over smallest of what should not depend on the shape
 HEAD_WIDTH, CROPS = 16, 16
 RATES = {"lion": 2e-4, "adamw": 1e-3, "muon": 1e-3}  # at the base shape
 BASE = MaeConfig(
@@ -178,6 +180,23 @@ def _ratio(values: Sequence[float]) -> str:
     return "all 0" if not any(values) else f"{max(values) / min(values):.2f}"
 
 
+def as_rows(measured: Sequence[Sizes]) -> list[dict[str, Any]]:
+    """The same ratios under mup, beside the standard parametrisation; below `FLAT` is the goal."""
+    found = {tuple(row[key] for key in ("optimiser", "parametrisation", "over", "of")): row for row in ratios(measured)}
+    rows = []
+    for (optimiser, parametrisation, axis, part), row in found.items():
+        peers = found.get((optimiser, "standard", axis, part), {})
+        for name in measured[0].start if parametrisation == "mup" else ():
+            if row[name] != "all 0":
+                ours, peer = float(row[name]), float(peers[name]) if peers.get(name, "all 0") != "all 0" else None
+                rows.append({
+                    "name": f"{optimiser}: {part} of the {name} over {axis}s", "unit": "largest over smallest",
+                    "ours": ours, "peer": peer, "peer_name": "standard", "ratio": ours / peer if peer else None,
+                    "goal": FLAT, "met": ours < FLAT,
+                })  # fmt: skip
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -187,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
     parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="print every size as JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print what is concluded as JSON instead of a table")
+    parser.add_argument("--save", type=Path, metavar="RESULTS", help="also write every size as JSON")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("RESULTS", "FIGURE"), help="draw saved JSON instead")
     options = parser.parse_args(arguments)
     if options.draw:
@@ -198,8 +218,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     torch.set_num_threads(1)
     measured = list(measure(options.optimiser, options.widths, options.depths, options.seeds))
+    if options.save:
+        options.save.write_text(json.dumps([asdict(entry) for entry in measured], indent=1))
     if options.json:
-        print(json.dumps([asdict(entry) for entry in measured], indent=1))
+        print(json.dumps(as_rows(measured), indent=1))
     else:
         print(text_table(ratios(measured), ("optimiser", "parametrisation", "over", "of")))
     return 0

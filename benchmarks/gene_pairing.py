@@ -1,6 +1,6 @@
 """Coverage of compute multipliers by recall, paired over genes: how often 90% intervals contain the truth.
 
-    python -m benchmarks.gene_pairing [--simulations 100]
+    python -m benchmarks.gene_pairing [--simulations 100] [--json]
 
 Each study has two variants, one worth twice the compute of the other, whose recalls are of one draw of genes and pairs.
 A pair is recalled if its latent score is low. The score is standard normal over genes and pairs, so that the expected
@@ -10,9 +10,11 @@ recall is exactly the law's.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -21,6 +23,7 @@ from analysis.design.compare import Comparison, compare
 from analysis.design.pairs import Variant
 from analysis.laws.metric import Metric
 from analysis.recall.gene_sketch import gene_sketch
+from benchmarks.coverage import LEAST, MOST
 
 COMPUTE = np.geomspace(1, 1000, 6)
 GENES, PAIRS = 150, 900
@@ -78,20 +81,37 @@ def width(found: Comparison) -> float:
     return float(np.log(found.shared.high / found.shared.low))
 
 
+def rows(simulations: int) -> Iterator[dict[str, Any]]:
+    """Coverage of each split, paired over genes and, as the peer, without; with the median widths in log m."""
+    for split in SPLITS:
+        found = {
+            over_genes: [simulate(STREAM + seed, split).compared(over_genes=over_genes) for seed in range(simulations)]
+            for over_genes in (True, False)
+        }
+        ours, peer = (
+            float(np.mean([one.shared.low <= TRUTH <= one.shared.high for one in found[over_genes]]))
+            for over_genes in (True, False)
+        )
+        widths = " and ".join(f"{np.median([width(one) for one in found[over_genes]]):.2f}" for over_genes in found)
+        yield {
+            "name": f"{split}, widths {widths} ({simulations} simulations)", "unit": "coverage at 90%", "ours": ours,
+            "peer": peer, "peer_name": "without the genes", "ratio": ours / peer if peer else None, "goal": LEAST,
+            "met": LEAST <= ours <= MOST,
+        }  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print coverage and median width of each split, paired over genes and without."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=100)
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    for split in SPLITS:
-        for over_genes in (True, False):
-            found = [
-                simulate(STREAM + seed, split).compared(over_genes=over_genes) for seed in range(options.simulations)
-            ]
-            held = float(np.mean([one.shared.low <= TRUTH <= one.shared.high for one in found]))
-            middle = float(np.median([width(one) for one in found]))
-            how = "paired over genes" if over_genes else "without genes"
-            print(f"{split}: {how}: {held:.0%}, {middle:.2f}", flush=True)
+    found = list(rows(options.simulations))
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for row in found:
+            print(f"{row['name']:<90}{row['ours']:>6.0%}{row['peer']:>6.0%}")
     return 0
 
 

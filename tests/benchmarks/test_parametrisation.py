@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,30 @@ def test_the_octaves_that_the_best_rate_moves() -> None:
     assert (rows["standard"]["over widths"], rows["standard"]["over depths"]) == ("2.00", "0.00")
     assert rows["standard"]["log2 rate by width"] == "-7.0 -8.0 -9.0"
     assert (rows["mup"]["over widths"], rows["mup"]["over depths"]) == ("0.00", "0.00")
+
+
+def test_what_is_concluded_names_the_standard_parametrisation_as_its_peer() -> None:
+    """Under mup the rate moves by 0 octaves, under standard by 2; with the two exchanged the goal is missed."""
+    widths, depths = parametrisation.as_rows(best_rates(_runs()))
+    assert (widths["name"], widths["ours"], widths["peer"], widths["met"]) == (
+        "lion: best rate over widths", 0.0, 2.0, True
+    )  # fmt: skip
+    assert (depths["ours"], depths["peer"], depths["ratio"]) == (0.0, 0.0, None)
+    other = {"mup": "standard", "standard": "mup"}
+    turned = [replace(run, parametrisation=other[run.parametrisation]) for run in _runs()]
+    assert [row["met"] for row in parametrisation.as_rows(best_rates(turned))] == [False, True]
+
+
+def test_a_coordinate_check_concludes_by_the_largest_over_the_smallest() -> None:
+    """Changes of 0.2 and 0.4 are twice apart; what is 0 everywhere is not compared."""
+    measured = [
+        Sizes("adamw", kind, "width", size, {"prediction": 0.0}, {"prediction": 0.2 * grows**number})
+        for kind, grows in (("standard", 4.0), ("mup", 2.0))
+        for number, size in enumerate((2, 4))
+    ]
+    (row,) = coordinate_check.as_rows(measured)
+    assert row["name"] == "adamw: change of the prediction over widths"
+    assert (row["ours"], row["peer"], row["goal"], row["met"]) == (2.0, 4.0, 1.5, False)
 
 
 def test_saved_results_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
