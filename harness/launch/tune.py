@@ -180,11 +180,16 @@ def _transfer(recipe: Recipe, found: Mapping[str, float]) -> Iterator[str]:
     names = " and ".join(found)
     others = [name for name in recipe.trained_models if name not in found]
     if parametrisation(recipe) == MUP:
-        yield "under mae.parametrisation mup one learning rate serves every size of the grid"
+        yield (
+            "under mae.parametrisation mup this learning rate is meant for every size of the grid; "
+            "docs/parametrisation.md says how far that is measured, and --each sweeps every size"
+        )
+        if any(recipe.train.optimisers.get(name, recipe.train.optimiser).name == "muon" for name in found):
+            yield "with muon the best rate moved by more than an octave in miniature: check it at another size"
     elif others:
         yield (
             f"under mae.parametrisation standard a rate does not transfer to other sizes: this is the rate of {names} "
-            f"alone. --each sweeps {', '.join(others)} too; under mup one sweep would do"
+            f"alone. --each sweeps {', '.join(others)} too"
         )
 
 

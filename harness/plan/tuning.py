@@ -23,7 +23,7 @@ from harness.recipe.fields import per_name
 from harness.recipe.models import VitSection
 from harness.recipe.schema import Recipe
 
-WIDTHS, DEPTHS = (32, 1024), (1, 24)  # over which the best rate was measured to transfer
+WIDTHS, DEPTHS = (32, 1024), (1, 24)  # at which activations were measured to keep their size, or rates compared
 ENOUGH_STEPS = 2000
 DIGITS = 3  # of a rate
 RATE = "train.learning_rate"
@@ -80,8 +80,9 @@ def designs(recipe: Recipe) -> list[Design]:
     """The sizes of a sweep, the representative one first, then by cost.
 
     Representative is the model that costs least to train of the kind that most of the grid's trained models are of,
-    and, of those, of a width and depth over which the best rate transfers. It trains on the smallest of the grid's data
-    sets whose epochs fill `ENOUGH_STEPS`, for as many epochs as that takes; where none does, on that with most steps.
+    and, of those, of a width and depth that docs/parametrisation.md has measured. It trains on the smallest of the
+    grid's data sets whose epochs fill `ENOUGH_STEPS`, for as many epochs as that takes; where none does, on that with
+    most steps.
 
     Raises:
         ValueError: the grid trains no model that reconstructs, or the size of its data sets is not known.
@@ -132,8 +133,8 @@ def _design(recipe: Recipe, cell: Cell, transfers: bool) -> Design:
     )  # fmt: skip
     epochs = min(epochs, -(-ENOUGH_STEPS * batch // images))
     notes = [] if transfers else [
-        f"no model is {WIDTHS[0]} to {WIDTHS[1]} wide and {DEPTHS[0]} to {DEPTHS[1]} blocks deep, where the rate is "
-        "known to transfer"
+        f"no model is {WIDTHS[0]} to {WIDTHS[1]} wide and {DEPTHS[0]} to {DEPTHS[1]} blocks deep, the range that "
+        "docs/parametrisation.md has measured"
     ]  # fmt: skip
     if not long_enough:
         notes.append(f"{lengths[dataset]:,} steps are fewer than {ENOUGH_STEPS:,}: no data set of the grid fills them")

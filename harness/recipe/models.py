@@ -84,7 +84,7 @@ class Mae(Section):
     parametrisation: Parametrisation = Field(
         "standard",
         description="how initial values and learning rates follow an encoder's width and depth: not at all; or by muP "
-        "and CompleteP, so that one learning rate is near the best for every size (docs/parametrisation.md)",
+        "and CompleteP, so that one learning rate is meant for every size (docs/parametrisation.md)",
     )
     base_width: PositiveInt = Field(384, description="under mup, the width at which it changes nothing: ViT-S's")
     base_depth: PositiveInt = Field(12, description="under mup, the depth at which it changes nothing: ViT-S's")

@@ -32,11 +32,11 @@ def test_where_no_data_set_is_long_enough_the_longest_is_taken_and_said() -> Non
     assert first.notes == ("537 steps are fewer than 2,000: no data set of the grid fills them",)
 
 
-def test_models_outside_the_range_of_transfer_come_last() -> None:
+def test_models_outside_the_measured_range_come_last() -> None:
     narrow = "models.vit_s16={size: S, patch: 16, width: 24, depth: 12, heads: 6}"
     assert [design.model for design in designs(study(narrow))] == ["vit_b16", "vit_l16", "vit_s8", "vit_s16"]
     assert designs(study(narrow))[-1].notes == (
-        "no model is 32 to 1024 wide and 1 to 24 blocks deep, where the rate is known to transfer",
+        "no model is 32 to 1024 wide and 1 to 24 blocks deep, the range that docs/parametrisation.md has measured",
     )
 
 
