@@ -66,4 +66,4 @@ def gene_noise(fit: GainFit, rows: Rows, column: int) -> GeneNoise | None:
 
 def _variance(design: PairDesign, deviations: Floats) -> float:
     """Of a sum over pairs of deviations (P,)."""
-    return noise(design, deviations * len(design)).spreads[0].variance
+    return noise(design, deviations * len(design)).variance

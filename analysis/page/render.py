@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.page.comparisons import best_rates, multipliers
+from analysis.page.gains import training_gain
 from analysis.page.html import by_convention, number, table, text
 from analysis.page.sections import SECTIONS, allocation
 from analysis.page.study import CellRow, Study
@@ -25,6 +26,7 @@ def page(study: Study) -> str:
 
     parts = [
         _head(study),
+        training_gain(study.gain),
         _answers(study),
         '<section><h2 id="curves">Recall against compute</h2><div class="panels">',
         *(f'<div class="plot" role="img" data-plot="{text(source)}" aria-label="Recall of {text(source)} against '

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.page.gains import TrainingGain
+
 
 @dataclass(frozen=True)
 class CellRow:
@@ -130,3 +132,4 @@ class Study:
     samples: Sequence[Sample] = ()  # of every cell that reconstructs
     multipliers: Sequence[Multipliers] = ()  # by axis
     best_rates: BestRates | None = None  # None where no learning rate is swept
+    gain: TrainingGain | None = None  # what training adds; None while no trained cell is evaluated

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.fitting.trend import LogLinearFit
+    from analysis.page.gains import TrainingGain
     from analysis.page.study import BestRates, CellRow, Multipliers, NextRun, Price, SourceFit, Study
 
 LINE_POINTS = 60
@@ -37,7 +38,7 @@ ANNEALED = {True: "yes", False: "no", None: "unknown"}
 
 def study(
     recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] = (), *,
-    multipliers: Sequence[Multipliers] = (), best_rates: BestRates | None = None,
+    multipliers: Sequence[Multipliers] = (), best_rates: BestRates | None = None, gain: TrainingGain | None = None,
 ) -> Study:  # fmt: skip
     """Everything the page shows of a study as it stands, finished or not.
 
@@ -47,6 +48,7 @@ def study(
         missing: files that the report leaves out.
         multipliers: of the variants along each axis.
         best_rates: of the sweeps of the learning rate, if there are any.
+        gain: what training adds, if trained cells are evaluated.
     """
     from analysis.page.study import Study
     from harness.report.frontier import allocations
@@ -89,6 +91,7 @@ def study(
         samples=samples(recipe, grid),
         multipliers=multipliers,
         best_rates=best_rates,
+        gain=gain,
     )
 
 
