@@ -20,6 +20,7 @@ from analysis.embeddings.consistency import replicate_consistency
 from analysis.embeddings.corrections import apply_named
 from analysis.recall.outcomes import PairOutcomes
 from analysis.recall.pairs import Pairs, read_pairs
+from analysis.recall.placebo_panel import placebo_panel
 from analysis.recall.placebos import COUNTS, number_features, position_features, random_features, shuffled
 from analysis.recall.relationship_recall import VERSIONS, RecallResult, recall_of_pairs
 from analysis.tables.names import name_of, names_of
@@ -34,7 +35,7 @@ CONSISTENCY = "replicate_consistency/1"
 WELL = "well"
 
 Floats = NDArray[np.float64]
-PlaceboValues = dict[str, dict[str, float | None]]  # by source
+PlaceboValues = dict[str, dict[str, float]]  # by source
 
 
 @dataclass(frozen=True)
@@ -143,24 +144,15 @@ def _placebos(
         "cell_count": number_features(wells.count) if wells.count is not None else None,
         "intensity": statistics[:, : statistics.shape[1] // 2] if statistics is not None else None,
     }
-    measured = {"shuffled_pairs": _recall(settings, gene_map, [shuffled(one, gene_map.genes) for one in lists])}
-    failed: dict[str, str] = {}
-    for name, values in features.items():
-        if values is None:
-            continue
-        try:  # such as positions of controls that are all alike, which no correction can be fitted to
-            corrected = apply_named(settings.correction, values, wells.control, wells.batch)
-            measured[name] = _recall(settings, aggregate(corrected, wells.gene, wells.guide), lists)
-        except ValueError as error:
-            failed[name] = str(error)
-    found = {name: {one.source: _placebo(one) for one, _ in results} for name, results in measured.items()}
-    return found, failed
 
+    def measure(values: Floats) -> list[RecallResult]:
+        corrected = apply_named(settings.correction, values, wells.control, wells.batch)
+        return [found for found, _ in _recall(settings, aggregate(corrected, wells.gene, wells.guide), lists)]
 
-def _placebo(result: RecallResult) -> dict[str, float | None]:
-    return {
-        "recall": result.recall,
-        "recall_low": result.recall_low,
-        "recall_high": result.recall_high,
-        "chance": result.chance,
-    }
+    others = [shuffled(one, gene_map.genes) for one in lists]
+    panel = placebo_panel(features, measure, [found for found, _ in _recall(settings, gene_map, others)])
+    values: dict[str, PlaceboValues] = {}
+    for one in panel.recalls:
+        ends = {"recall": one.recall, "recall_low": one.low, "recall_high": one.high, "chance": one.chance}
+        values.setdefault(one.placebo, {})[one.source] = ends
+    return values, dict(panel.not_measured)
