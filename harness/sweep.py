@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=float, default=math.inf, metavar="GPU_HOURS", help="plan --next: limit for all K together"
     )
+    parser.add_argument(
+        "--power", type=float, nargs="?", const=0.01, metavar="SLOPE",
+        help="plan: which difference in recall the study can tell, and what a slope needs (default 0.01 per decade)",
+    )  # fmt: skip
     parser.add_argument("--target", type=float, metavar="FLOPS", help="plan --next: where recall is to be predicted")
     parser.add_argument(
         "--measure-memory", action="store_true", help="plan: also by torch's memory tracker over fake ranks"
@@ -135,6 +139,12 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    if options.power is not None:
+        from harness.report.gains import power
+
+        found = power.power(recipe, cells(recipe), options.power)
+        print(power.as_json(found) if options.json else power.text(found))
+        return 0
     if options.next:
         from harness.report import next_runs
         from harness.report.left_out import left_out
