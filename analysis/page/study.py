@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.forecast.outlook import Outlook
+from analysis.forecast.scores import Scored
+
 
 @dataclass(frozen=True)
 class CellRow:
@@ -16,7 +19,7 @@ class CellRow:
     model: str
     dataset: str
     seed: int
-    state: str  # done, part, missing
+    state: str  # done, part, stopped, missing
     loss: float | None
     recalls: Mapping[str, float | None]  # by source
     planned_hours: float | None  # GPU hours of training and embedding
@@ -130,3 +133,6 @@ class Study:
     samples: Sequence[Sample] = ()  # of every cell that reconstructs
     multipliers: Sequence[Multipliers] = ()  # by axis
     best_rates: BestRates | None = None  # None where no learning rate is swept
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # of the cells that are training
+    forecasts: Sequence[Scored] = ()  # the predictions that were sealed before their cells ran
+    sealed: str = ""  # how many forecasts, and the seal of the last
