@@ -30,6 +30,7 @@ PLATEAUS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.87, 0.95])
 EXPONENTS = np.geomspace(0.03, 2.0, 14)
 FLAT = np.array([0.0, 0.1, 0.4, 1.5])  # lengths of the beginning, in multiples of what was seen
 GAINS = np.array([0.0, 0.01, 0.02, 0.035, 0.055, 0.08, 0.11, 0.15, 0.2, 0.28])
+PLATEAU_PRIOR = (2.0, 0.05)  # the density of e is (e + 0.05)^2
 EXPONENT_PRIOR = (float(np.log(0.6)), 0.8)  # mean and deviation of log c
 GAIN_SCALE = 0.07  # of the exponential prior of g
 TAIL = 3.0  # weights of readings, which count evenly in log u, grow as u**TAIL
@@ -42,7 +43,7 @@ FEWEST = 4  # readings after the warm-up
 EARLIEST = 0.05  # share of the area under the schedule that must be covered
 MOST_READINGS = 64  # more are thinned, evenly in log u
 NEGLIGIBLE = 1e-7  # weight of a place of the grid
-HALVINGS = 60
+HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,9 @@ def _shapes(rates: Rates, curve: Curve) -> tuple[Floats, Floats]:
     )
     falling = ((u + flat) / (1 + flat)) ** -exponent  # (P, n + 1)
     mean, deviation = EXPONENT_PRIOR
-    return np.log(plateau + (1 - plateau) * falling), -0.5 * ((np.log(exponent[:, 0]) - mean) / deviation) ** 2
+    prior = PLATEAU_PRIOR[0] * np.log(plateau + PLATEAU_PRIOR[1])
+    prior = prior - 0.5 * ((np.log(exponent) - mean) / deviation) ** 2
+    return np.log(plateau + (1 - plateau) * falling), prior[:, 0]
 
 
 def _annealing(rates: Rates, curve: Curve) -> tuple[Floats, Floats]:

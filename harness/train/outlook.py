@@ -35,10 +35,26 @@ SAME_COMPUTE = 1 + 1e-6
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """What a run shares with those that it is compared with.
+
+    Attributes:
+        task: with runs whose losses, as a share of what they began with, can be compared.
+        wells: with runs that are validated on the same.
+        schedule: with runs whose rates at the same share of the run are the same.
+    """
+
+    task: tuple[object, ...]
+    wells: tuple[object, ...]
+    schedule: str
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """A run that reached the end of its schedule."""
 
     cell: Cell
+    likeness: Likeness
     steps: int
     compute: float  # in the recipe's convention
     loss: float
@@ -60,6 +76,7 @@ class StudyRuns:
     recipe: Recipe
     finished: tuple[FinishedRun, ...]
     _curves: dict[str, Curve | None] = field(default_factory=dict, repr=False, compare=False)
+    _rates: dict[str, Rates] = field(default_factory=dict, repr=False, compare=False)
 
     def outlook(self, cell: Cell, steps: int | None = None) -> Outlook | None:
         """What is to be expected of a cell that is training; None before its first validation.
@@ -76,24 +93,21 @@ class StudyRuns:
             return None
         crops = readings[-1].crops + (last - readings[-1].step) * cell.training.batch
         planned = compute(self.recipe.fit.convention, cost_of(cell.architecture), crops)
-        others = [run for run in self.finished if run.cell.id != cell.id]
-        siblings, best = self._siblings(cell, planned, others), self._frontier(cell, planned, others)
-        return outlook(curve, rates_of(cell), siblings, best)
+        own, others = likeness(self.recipe, cell), [run for run in self.finished if run.cell.id != cell.id]
+        return outlook(
+            curve, self._rates_of(cell, own), self._siblings(own, planned, others), _best(own, planned, others)
+        )
 
-    def _frontier(self, cell: Cell, planned: float, others: Sequence[FinishedRun]) -> Frontier | None:
-        """The lowest loss of the finished runs of the cell's task and wells at no more compute than it will take."""
-        task = _task(self.recipe, cell), _wells(self.recipe, cell)
-        same = [run for run in others if (_task(self.recipe, run.cell), _wells(self.recipe, run.cell)) == task]
-        same = [run for run in same if run.compute <= planned * SAME_COMPUTE]
-        best = min(same, key=lambda run: run.loss, default=None)
-        return None if best is None else Frontier(best.loss, best.cell.id, len(same))
-
-    def _siblings(self, cell: Cell, planned: float, others: Sequence[FinishedRun]) -> list[Curve]:
+    def _siblings(self, own: Likeness, planned: float, others: Sequence[FinishedRun]) -> list[Curve]:
         """The complete curves of the nearest finished runs with the cell's task and schedule."""
-        alike = _task(self.recipe, cell), _schedule(cell)
-        same = [run for run in others if (_task(self.recipe, run.cell), _schedule(run.cell)) == alike]
+        same = [run for run in others if (run.likeness.task, run.likeness.schedule) == (own.task, own.schedule)]
         nearest = sorted(same, key=lambda run: abs(math.log(run.compute / planned)))[:MOST_SIBLINGS]
         return [curve for run in nearest if (curve := self._read(run)) is not None]
+
+    def _rates_of(self, cell: Cell, own: Likeness) -> Rates:
+        if own.schedule not in self._rates:
+            self._rates[own.schedule] = rates_of(cell)
+        return self._rates[own.schedule]
 
     def _read(self, run: FinishedRun) -> Curve | None:
         if run.cell.id not in self._curves:
@@ -130,7 +144,7 @@ def _finished(recipe: Recipe, cell: Cell) -> FinishedRun | None:
     assert cell.architecture is not None
     values = row.values
     spent = compute(recipe.fit.convention, cost_of(cell.architecture), values["crops"])
-    return FinishedRun(cell, values["steps"], spent, values["validation_loss"])
+    return FinishedRun(cell, likeness(recipe, cell), values["steps"], spent, values["validation_loss"])
 
 
 def _is_complete(row: LedgerRow) -> bool:
@@ -188,23 +202,23 @@ def _curve(readings: Sequence[Reading], steps: int) -> Curve | None:
     return Curve(np.array([one.step / steps for one in usable]), np.array([one.loss for one in usable], dtype=float))
 
 
-def _task(recipe: Recipe, cell: Cell) -> tuple[object, ...]:
-    """What two runs share whose losses, as a share of what they began with, can be compared."""
+def _best(own: Likeness, planned: float, others: Sequence[FinishedRun]) -> Frontier | None:
+    """The lowest loss of the finished runs of a cell's task and wells at no more compute than it will take."""
+    same = [run for run in others if (run.likeness.task, run.likeness.wells) == (own.task, own.wells)]
+    same = [run for run in same if run.compute <= planned * SAME_COMPUTE]
+    best = min(same, key=lambda run: run.loss, default=None)
+    return None if best is None else Frontier(best.loss, best.cell.id, len(same))
+
+
+def likeness(recipe: Recipe, cell: Cell) -> Likeness:
+    """What a trained cell of a study is compared by."""
     assert cell.architecture is not None
     assert cell.training is not None
-    mae, model = cell.recipe(recipe).mae, cell.architecture.model
-    channels = tuple(mae.channel_names or ()) or mae.channels
-    return model.kind, model.patch_size, mae.mask_ratio, mae.crop, channels, cell.training.settings.validation_view
-
-
-def _wells(recipe: Recipe, cell: Cell) -> tuple[object, ...]:
-    """Where the wells lie that a cell is validated on, and how many there are."""
     assert cell.dataset is not None
-    assert cell.training is not None
-    return str(recipe.datasets[cell.dataset].shards), cell.training.settings.validation_wells
-
-
-def _schedule(cell: Cell) -> str:
-    """What two runs share whose rates at the same share of the run are the same."""
-    assert cell.training is not None
-    return fingerprint([cell.training.settings.schedule.identity(), cell.training.share, cell.continues is not None])
+    settings, model, mae = cell.training.settings, cell.architecture.model, cell.architecture.mae
+    channels = tuple(mae.channel_names or ()) or mae.channels
+    return Likeness(
+        task=(model.kind, model.patch_size, mae.mask_ratio, mae.crop, channels, settings.validation_view),
+        wells=(str(recipe.datasets[cell.dataset].shards), settings.validation_wells),
+        schedule=fingerprint([settings.schedule.identity(), cell.training.share, cell.continues is not None]),
+    )

@@ -82,10 +82,13 @@ def test_the_unit_of_the_loss_does_not_matter(unit: float) -> None:
 
 
 def test_many_readings_are_thinned_without_another_answer() -> None:
-    fine = np.arange(1, 4001) / 4000
-    one = final_loss(Curve(fine, power_law(fine)).until(0.5), Rates.constant()).quantile(0.5)
-    assert (fine <= 0.5).sum() > MOST_READINGS
-    assert one == pytest.approx(1.0, rel=0.02)
+    """Sixty readings from a hundredth of the run on, and six thousand over the same range."""
+    few, many = (np.geomspace(0.01, 0.5, count) for count in (60, 6000))
+    assert len(few) < MOST_READINGS < len(many)
+    ends = [final_loss(Curve(share, power_law(share)), Rates.constant()) for share in (few, many)]
+    assert ends[1].quantile(0.5) == pytest.approx(ends[0].quantile(0.5), rel=0.02)
+    assert ends[1].interval() == pytest.approx(ends[0].interval(), rel=0.03)
+    assert all(low < 1.0 < high for low, high in (end.interval() for end in ends))
 
 
 @pytest.mark.parametrize(
