@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {name:<8}{meaning}" for name, meaning in VERBS.items())
+    verbs = "\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m harness.sweep",
         description=f"Run a scaling study from a recipe.\n\nverbs:\n{verbs}",

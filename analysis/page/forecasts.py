@@ -25,7 +25,7 @@ SEALED = [
 
 
 def running(study: Study) -> str:
-    """A row for each run that is training: its loss so far, the interval of its final loss, and the verdict."""
+    """A row for each run that has begun: its loss so far, the interval of its final loss, and the verdict."""
     if not study.outlooks:
         return ""
     about = (
@@ -33,7 +33,7 @@ def running(study: Study) -> str:
         "lowest loss of the finished runs of the same task at no more compute."
     )
     shown = table(RUNNING, [_running(cell, seen) for cell, seen in study.outlooks.items()])
-    return f'<section><h2 id="running">Runs in training</h2><p class="soft">{about}</p>{shown}</section>'
+    return f'<section><h2 id="running">Runs that have begun</h2><p class="soft">{about}</p>{shown}</section>'
 
 
 def _running(cell: str, seen: Outlook) -> str:

@@ -33,4 +33,4 @@ def stopped_sentence(table: pd.DataFrame, fit: Fit, snapshots: Set[str], ended: 
 def censored(ended: int) -> str:
     """What is said of runs that the policy ended: they were picked for their loss, so no law may count them."""
     runs = "1 run was" if ended == 1 else f"{ended} runs were"
-    return f"{runs} stopped by launch.stop_when, and left out of every law: where they would have ended is censored"
+    return f"{runs} stopped by launch.stop_when before the end: censored, and left out of every law"

@@ -29,7 +29,7 @@ from harness.storage.ledger import LedgerError, LedgerRow
 from harness.storage.train_log import scan_log
 from harness.train.schedule import run_schedule
 
-VIRTUAL_STEPS = 10_000  # of a run that stands for one of any length: rates depend on the share of the run alone
+VIRTUAL_STEPS = 1_000_000  # of a run that stands for one of any length: rates depend on the share of the run alone
 MOST_SIBLINGS = 12  # the nearest in compute
 SAME_COMPUTE = 1 + 1e-6
 

@@ -110,7 +110,7 @@ def _cell(recipe: Recipe, cell: Cell, recalls: pd.DataFrame, losses: pd.DataFram
     return CellForecast(
         cell=cell.id,
         compute=place.compute if place else None,
-        crops=round(place.crops) if place else 0,
+        crops=round(place.crops) if place else None,
         steps_seen=trained.steps or seen if trained else seen,
         steps=round(row["step"] / row["progress"]) if row and row.get("progress") else None,
         is_trained=trained is not None,

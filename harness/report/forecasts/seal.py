@@ -61,14 +61,15 @@ class CellForecast(_Strict):
     """What is expected of a cell.
 
     Attributes:
-        compute: planned, in the recipe's convention; None for a cell that is not trained.
+        compute: planned, in the recipe's convention; None where it cannot be told, as of a cell that is not trained.
+        crops: planned; None likewise.
         steps_seen: of its training, when the forecast was made.
         steps: of all its training, as its log says; None before it began.
     """
 
     cell: str
     compute: float | None
-    crops: int
+    crops: Annotated[int, Field(ge=1)] | None
     steps_seen: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)] | None
     is_trained: bool

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +70,7 @@ def test_rates_are_those_of_the_schedule_at_the_same_share_of_the_run(tmp_path: 
     cell = study(tmp_path)[1]["vit_s16", 0]
     rates = rates_of(cell)
     for share in (0.0, 0.05, 0.3, 0.7, 1.0):
-        step = round(share * 9999)
-        expected = learning_rate(step, 10_000, 1.0)
+        expected = learning_rate(round(share * 9999), 10_000, 1.0)
         assert float(np.interp(share, rates.share, rates.rate)) == pytest.approx(expected, abs=2e-3)
     stable = study(tmp_path, "train.schedule={name: warmup_stable_decay, ends: [0.5, 1.0]}")[1]["vit_s16", 0]
     assert stable.training is not None
@@ -164,6 +167,47 @@ def test_a_run_stopped_at_99_per_cent_is_missing_without_a_policy_that_asks_for_
     assert missing_stages(recipe, cell).missing == missing
 
 
+TRAIN_CELL = """
+import sys
+from pathlib import Path
+from harness.grid.cells import find_cell
+from harness.grid.stage_run import StageRun
+from harness.recipe.schema import Recipe
+from harness.train.loop import train_cell
+recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text(), strict=False)
+values = train_cell(StageRun(recipe, find_cell(recipe, sys.argv[2]), Path(sys.argv[3]), "print"))
+print(values["steps"], values["annealed"], values.get("stopped", {}).get("share"))
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_at_the_same_validation(tiny_recipe_file: Path, tmp_path: Path) -> None:
+    """Only the first rank asks. The finished run that both are compared with is made up, with a loss out of reach."""
+    fields = ["train.epochs=40", "train.validations=20", "grid.models=[vit_s16]", "grid.datasets=[two]",
+              "grid.seeds=[0, 1]", POLICY]  # fmt: skip
+    recipe = load(tiny_recipe_file, "laptop", fields)
+    prepare(recipe)
+    best, cell = (cell for cell in cells(recipe) if cell.kind == "trained")
+    values = {"crops": 1280, "steps": 160, "planned_steps": 160, "annealed": True, "validation_loss": 0.1}
+    ledger.record(recipe.output, LedgerRow(best.id, "train", "x", values))
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    folder = cell_folder(recipe, cell)
+    folder.mkdir(parents=True)
+    arguments = [sys.executable, "-c", TRAIN_CELL, str(tmp_path / "recipe.json"), cell.id, str(folder)]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [subprocess.Popen(arguments, env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+             for rank in range(2)]  # fmt: skip
+    said = [rank.communicate(timeout=200)[0].split() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    steps = int(said[0][0])
+    assert 0 < steps < 160
+    assert said == [[str(steps), "False", str(steps / 160)], [str(steps), "False", "None"]]
+    assert (folder / "checkpoints" / f"step-{steps:09d}").is_dir()
+
+
 @pytest.mark.slow
 def test_a_real_run_is_stopped_says_why_and_goes_on_without_the_policy(
     tiny_recipe_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -195,7 +239,7 @@ def test_a_real_run_is_stopped_says_why_and_goes_on_without_the_policy(
     assert "stopped by launch.stop_when: at " in capfd.readouterr().out
     assert sweep.main(["report", *arguments, policy]) == 0
     page = (recipe.output / "report" / "report.html").read_text()
-    assert "1 run was stopped by launch.stop_when, and left out of every law" in page
+    assert "1 run was stopped by launch.stop_when before the end: censored, and left out of every law" in page
     assert sweep.main(["run", *arguments]) == 0
     resumed = ledger.read(recipe.output, worst.id, "train")
     assert resumed is not None
