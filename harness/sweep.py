@@ -10,7 +10,6 @@ import fcntl
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
 from harness.launch import status
+from harness.launch.watch import watch
 from harness.plan import table as plan_table
 from harness.plan.cost import misfits, plan_cells
 from harness.recipe.errors import RecipeError
@@ -30,11 +30,12 @@ from harness.storage.ledger import LedgerError
 VERBS = {
     "run": "run what is missing of the study, then draw the report (the default verb)",
     "plan": "print the cost of every cell, and run nothing",
-    "status": "print the state of every cell (--watch, --json)",
+    "status": "print the state of every cell, and where the loss of running ones will end (--watch, --json)",
     "logs": "print the first failure of a CELL, or the log of one of its ranks (--rank)",
     "resume": "submit again what is missing or failed; --force: permanent failures too",
     "cancel": "cancel the study's jobs, or those of the CELLs named",
     "report": "draw plots and tables from the current ledger, and print the best learning rates",
+    "forecast": "predict the CELLs named, or all that are not done, and seal the prediction (--json)",
     "tune": "sweep the learning rate of the smallest model, and print the lines to paste (--rates, --each, --dry-run)",
 }
 EXAMPLES = """examples:
@@ -45,7 +46,7 @@ EXAMPLES = """examples:
   python -m harness.sweep tune recipes/scaling.yaml --profile laptop --dry-run
   python -m harness.sweep logs recipes/scaling.yaml vit_l8-rxrx3-s0 --rank 3
 """
-WATCH_SECONDS = 5
+OF_CELLS = ("logs", "cancel", "forecast")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {name:<8}{meaning}" for name, meaning in VERBS.items())
+    verbs = "\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m harness.sweep",
         description=f"Run a scaling study from a recipe.\n\nverbs:\n{verbs}",
@@ -80,12 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("verb", choices=VERBS, nargs="?", default="run", metavar="verb")
     parser.add_argument("recipe", type=Path, nargs="?", help="a YAML file such as recipes/scaling.yaml")
-    words = "fields that override the recipe and its profile; for logs and cancel: cells, by id or its beginning"
+    words = "fields that override the recipe and its profile; logs, cancel, forecast: cells, by id or its beginning"
     parser.add_argument("words", nargs="*", metavar="field=value|cell", help=words)
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument("--watch", action="store_true", help="status, run: refresh until nothing is queued or running")
-    parser.add_argument("--json", action="store_true", help="plan, status: print JSON, for scripts")
+    parser.add_argument("--json", action="store_true", help="plan, status, forecast: print JSON, for scripts")
     parser.add_argument("--next", type=int, metavar="K", help="plan: propose K runs to do next, from what is evaluated")
     parser.add_argument(
         "--budget", type=float, default=math.inf, metavar="GPU_HOURS", help="plan --next: limit for all K together"
@@ -131,8 +132,8 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
         RecipeError: the verb takes no cells, or another number of them.
         ValueError: a word names no cell, or several.
     """
-    if words and verb not in ("logs", "cancel"):
-        raise RecipeError(f"{words[0]!r} is not of the form field=value; only logs and cancel take cells")
+    if words and verb not in OF_CELLS:
+        raise RecipeError(f"{words[0]!r} is not of the form field=value; only {', '.join(OF_CELLS)} take cells")
     if verb == "logs" and len(words) != 1:
         raise RecipeError("logs takes one cell: python -m harness.sweep logs RECIPE CELL")
     return [find_cell(recipe, word) for word in words]
@@ -166,25 +167,10 @@ def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) ->
 
 def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     if options.watch:
-        return _watch(recipe)
+        return watch(recipe)
     rows = status.statuses(recipe)
     print(status.as_json(rows) if options.json else status.table(rows))
     return 0
-
-
-def _watch(recipe: Recipe) -> int:
-    """Refresh the table in place until nothing is queued or running."""
-    try:
-        while True:
-            rows = status.statuses(recipe)
-            clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
-            print(f"{clear}{time.strftime('%H:%M:%S')}\n{status.table(rows)}", flush=True)
-            if not any(row.state in ("queued", "running") for row in rows):
-                return 0
-            time.sleep(WATCH_SECONDS)
-    except KeyboardInterrupt:
-        print("\njobs keep running: status shows them, cancel ends them, --watch watches again", file=sys.stderr)
-        return 130
 
 
 def _logs(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
@@ -249,7 +235,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     if not any(work.missing for work in work_items):
         return _draw(recipe)
     if options.watch:
-        return _watch(recipe)
+        return watch(recipe)
     print("jobs run without this command: status shows them, cancel ends them, run again submits what is left")
     return 0
 
@@ -260,14 +246,24 @@ def _report(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
 
 def _draw(recipe: Recipe) -> int:
     """Draw the report; exit status 1 if something is wrong with a file that it leaves out."""
-    from harness.report.comparisons.rates import lines, rate_sweeps
+    from harness.report.comparisons import rates
+    from harness.report.forecasts import score
     from harness.report.write import has_faults, report
 
     for path in report(recipe):
         print(f"wrote {path}")
-    for line in lines(rate_sweeps(recipe, cells(recipe))):
+    grid = cells(recipe)
+    for line in [*rates.lines(rates.rate_sweeps(recipe, grid)), *score.lines(recipe, grid)]:
         print(line)
     return 1 if has_faults(recipe) else 0
+
+
+def _forecast(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    from harness.report.forecasts import command
+
+    sealed = command.seal_forecast(recipe, named)
+    print(command.as_json(sealed) if options.json else command.text(sealed))
+    return 0
 
 
 def _tune(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
@@ -291,6 +287,7 @@ ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] 
     "resume": _run,
     "cancel": _cancel,
     "report": _report,
+    "forecast": _forecast,
     "tune": _tune,
 }
 

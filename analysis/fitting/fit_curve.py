@@ -64,6 +64,29 @@ class FittedCurve:
         return self.law.predict(x), low, high
 
 
+@dataclass(frozen=True)
+class Law:
+    """A fitted law with what its intervals need, and without parameters and checks."""
+
+    average: Average
+    points: Points
+    rolling: intervals.Rolling
+
+    @classmethod
+    def of(cls, points: Points, metric: Metric, law: str = "auto") -> Law:
+        """Fit a law by name, or one of the averages.
+
+        Raises:
+            ValueError: as `averages.fit`.
+        """
+        return cls(averages.fit(points, metric, law), points, intervals.rolling_origin(points, metric, law))
+
+    def predict(self, place: Floats, confidence: float = 0.9) -> Prediction:
+        """The metric of a new run at one place (1, d)."""
+        scale = intervals.scale_at(self.average, self.points, place, self.rolling, confidence=confidence)
+        return _predictions(self.average, self.points, place, scale)[0]
+
+
 def fit_points(
     points: Points,
     metric: Metric,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.page.comparisons import best_rates, multipliers
+from analysis.page.forecasts import running, sealed
 from analysis.page.gains import training_gain
 from analysis.page.html import by_convention, number, table, text
 from analysis.page.sections import SECTIONS, allocation
@@ -36,7 +37,9 @@ def page(study: Study) -> str:
         multipliers(study),
         best_rates(study),
         allocation(study),
+        running(study),
         _cells(study),
+        sealed(study),
         _checks(study),
         *(section(study) for section in SECTIONS),
         f'<script type="application/json" id="study">{_json(study)}</script>',

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.forecast.outlook import Outlook
+from analysis.forecast.scores import Scored
 from analysis.page.gains import TrainingGain
 
 
@@ -18,7 +20,7 @@ class CellRow:
     model: str
     dataset: str
     seed: int
-    state: str  # done, part, missing
+    state: str  # done, part, stopped, missing
     loss: float | None
     recalls: Mapping[str, float | None]  # by source
     planned_hours: float | None  # GPU hours of training and embedding
@@ -133,3 +135,6 @@ class Study:
     multipliers: Sequence[Multipliers] = ()  # by axis
     best_rates: BestRates | None = None  # None where no learning rate is swept
     gain: TrainingGain | None = None  # what training adds; None while no trained cell is evaluated
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # of the cells that are training
+    forecasts: Sequence[Scored] = ()  # the predictions that were sealed before their cells ran
+    sealed: str = ""  # how many forecasts, and the seal of the last

@@ -18,6 +18,7 @@ class StageRun:
         folder: the cell's own folder, for its log, checkpoints, weights and embeddings.
         fingerprint: of the settings and data that determine the stage's result.
         start: the row of the training that a cell's own begins with.
+        study: the recipe with all points of its axes, of which `recipe` is the cell's; None: the same.
     """
 
     recipe: Recipe
@@ -25,3 +26,4 @@ class StageRun:
     folder: Path
     fingerprint: str
     start: LedgerRow | None = None
+    study: Recipe | None = None

@@ -68,6 +68,8 @@ def describe(recipe: Recipe, outcome: Outcome) -> str:
     evaluated = ledger.read(recipe.output, cell.id, "evaluate")
     if evaluated:
         facts.append(", ".join(f"{name} {row['recall']:.3f}" for name, row in evaluated.values["recall"].items()))
+    if trained and trained.stopped is not None:
+        return f"stopped {cell.id}: {trained.values['stopped'].get('evidence', '')}"
     return f"done   {cell.id}: {'; '.join(facts)}"
 
 

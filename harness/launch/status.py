@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from analysis.figures.text_table import text_table
+from analysis.forecast.outlook import Outlook
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
@@ -22,6 +23,7 @@ from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "missing"]
@@ -45,6 +47,7 @@ class CellStatus:
     restarts: int = 0
     reason: str = ""
     axes: str = ""  # where the cell is on the grid's axes
+    outlook: Outlook | None = None  # of a cell that has begun to train
 
 
 def statuses(recipe: Recipe) -> list[CellStatus]:
@@ -60,7 +63,25 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
     places = [point_name(work.cell.point.coordinates()) for work in work_items]
     rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
-    return _after_their_starts(work_items, rows)
+    return _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
+
+
+def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
+    """The same, with where the loss of each cell that has begun to train will end, and why a cell was stopped."""
+    from harness.report.forecasts.live import outlooks
+
+    seen = outlooks(recipe, [work.cell for work in work_items])
+    stopped = [ledger.read(recipe.output, row.cell, "train") if row.state == "done" else None for row in rows]
+    return [
+        replace(row, outlook=seen.get(row.cell), reason=row.reason or _why_stopped(train))
+        for row, train in zip(rows, stopped, strict=True)
+    ]
+
+
+def _why_stopped(train: LedgerRow | None) -> str:
+    if train is None or train.stopped is None:
+        return ""
+    return f"stopped by launch.stop_when: {train.values['stopped'].get('evidence', '')}"
 
 
 def _after_their_starts(work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
@@ -152,11 +173,12 @@ def _is_alive(beat: Beat) -> bool:
 def table(rows: Sequence[CellStatus]) -> str:
     """The statuses as text, and a count of each state."""
     counts, with_axes = Counter(row.state for row in rows), any(row.axes for row in rows)
+    outlooks = any(row.outlook for row in rows)
     total = f"{len(rows)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    return f"{text_table([_texts(row, with_axes) for row in rows], LEFT)}\n{total}"
+    return f"{text_table([_texts(row, axes=with_axes, outlooks=outlooks) for row in rows], LEFT)}\n{total}"
 
 
-def _texts(row: CellStatus, axes: bool) -> dict[str, str]:
+def _texts(row: CellStatus, *, axes: bool, outlooks: bool) -> dict[str, str]:
     """A cell's text by column."""
     return {
         "cell": row.cell,
@@ -166,9 +188,21 @@ def _texts(row: CellStatus, axes: bool) -> dict[str, str]:
         "step": f"{row.step:,}/{row.steps:,}" if row.step is not None else "",
         "crops/s": f"{row.crops_per_second:,.0f}" if row.crops_per_second is not None else "",
         "ETA": _duration(row.eta_seconds) if row.eta_seconds is not None else "",
+        **({"final loss": _final_loss(row.outlook)} if outlooks else {}),
         "restarts": str(row.restarts or ""),
-        "reason": row.reason,
+        "reason": "; ".join(filter(None, [row.reason, _doubt(row.outlook)])),
     }
+
+
+def _final_loss(seen: Outlook | None) -> str:
+    """The median and 90% interval of the final loss."""
+    return "" if seen is None or seen.final is None else f"{seen.final:.4g} [{seen.low:.4g}, {seen.high:.4g}]"
+
+
+def _doubt(seen: Outlook | None) -> str:
+    """The verdict with its evidence, where the run is in doubt."""
+    doubtful = seen is not None and seen.verdict in ("diverging", "cannot reach the frontier")
+    return f"{seen.verdict}: {seen.evidence}" if doubtful and seen is not None else ""
 
 
 def as_json(rows: Sequence[CellStatus]) -> str:

@@ -160,6 +160,7 @@ def derived(
     tree = recipe.model_dump()
     tree["output"] = folder(recipe, design)
     tree["embed"] = tree["evaluate"] = None
+    tree["launch"]["stop_when"] = None  # a parabola needs the ends of all runs
     tree["train"] |= {"epochs": {design.dataset: design.epochs}, "early_stopping": None}
     tree["train"] |= {"snapshots": [], "start_from": {}}
     tree["train"]["schedule"] |= {"ends": [1.0]} if "ends" in tree["train"]["schedule"] else {}

@@ -49,8 +49,20 @@ class Slurm(Section):
     setup: list[ShellText] = Field([], max_length=1_000, description="shell lines before the job's own")
 
 
+class StopWhen(Section):
+    """When a run is ended before its schedule is. Its row says so, and laws of finished runs leave it out."""
+
+    below_frontier: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        description="the probability that its final loss is above the best of the finished runs of the same task at no "
+        "more compute (docs/forecasts.md), from which a run is ended; asked at each validation"
+    )
+
+
 class Launch(Section):
-    """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity."""
+    """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity.
+
+    `stop_when` decides whether a run is finished, not what a finished run gives.
+    """
 
     executor: Literal["slurm", "local"] = "slurm"
     parallel: UpTo100k = Field(64, description="cells that run at the same time")
@@ -88,6 +100,7 @@ class Launch(Section):
     keep_states: bool = Field(
         False, description="keep the final training state of every cell, so that others can start from it later"
     )
+    stop_when: StopWhen | None = Field(None, description="end runs that will not reach the frontier; null: none")
     checkpoint_best: bool = Field(False, description="also save at each best validation, and keep that checkpoint")
     zero_stage: Literal[1, 2, 3] = Field(
         2, description="deepspeed: 1 shards the optimiser, 2 also gradients, 3 also weights"

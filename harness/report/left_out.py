@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
+from harness.report.forecasts.score import verified
 from harness.report.reconstructions import damaged
 from harness.report.rows import checked_values, log_path, train_values, validations
 from harness.storage import ledger
@@ -48,6 +49,9 @@ def _faults(recipe: Recipe, grid: Sequence[Cell]) -> Iterator[tuple[Path, str]]:
         if damage:
             yield log_path(recipe, cell), damage
     yield from damaged(recipe, grid)
+    broken = verified(recipe)[1]
+    if broken is not None:
+        yield broken.path, f"{broken.place}: {broken.reason}; no forecast is scored"
 
 
 def _outside(recipe: Recipe, grid: Sequence[Cell]) -> list[LeftOut]:

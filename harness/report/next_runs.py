@@ -120,13 +120,22 @@ def _at_place(
             f"{len(runs)} trained cells are evaluated, at {runs['compute'].nunique()} distinct computes; "
             f"at least {averages.FEWEST} are needed to propose the next runs"
         )
-    options = [_candidate(plan, convention) for plan in plans if evaluate_values(recipe, plan.cell) is None]
+    open_plans = [plan for plan in plans if evaluate_values(recipe, plan.cell) is None]
+    options = [_candidate(plan, convention) for plan in open_plans if not _is_stopped(recipe, plan.cell)]
     if not options:
         return Proposal(compute, convention, (), ())
     evaluated = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
     law = averages.fit(evaluated, Metric("share"), LAW)
     buy = next_runs.next_runs(law, evaluated, options, compute, budget=budget, count=count)
     return Proposal(compute, convention, tuple(buy), tuple(next_runs.droppable(law, evaluated, options, compute)))
+
+
+def _is_stopped(recipe: Recipe, cell: Cell) -> bool:
+    """Whether `launch.stop_when` ended a cell."""
+    from harness.report.rows import train_values
+
+    trained = train_values(recipe, cell)
+    return trained is not None and trained.stopped is not None
 
 
 def _merged(orders: Sequence[Sequence[RankedRun]], count: int, budget: float) -> tuple[RankedRun, ...]:

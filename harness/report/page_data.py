@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from harness.report.facets import by_facet
 from harness.report.left_out import LeftOut
 from harness.report.rows import TrainValues, Values, annealed, is_open, log_path, stage_values, train_values
 from harness.report.stamp import code, packages
+from harness.report.stopped import STOPPED, censored, stopped_sentence
 from harness.storage import ledger
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def study(
         gain: what training adds, if trained cells are evaluated.
     """
     from analysis.page.study import Study
+    from harness.report.forecasts.live import outlooks
+    from harness.report.forecasts.score import scores, verified
     from harness.report.frontier import allocations
     from harness.report.reconstructions import samples
 
@@ -61,7 +64,9 @@ def study(
     curves = points.curves(recipe, grid, recipe.fit.convention)
     planned = {plan.cell.id: plan for plan in plans(recipe, grid)}
     rows = [_row(recipe, cell, table, planned.get(cell.id)) for cell in grid]
-    unfinished = sum(row.state != "done" for row in rows)
+    unfinished = sum(row.state not in ("done", STOPPED) for row in rows)
+    forecasts, _ = verified(recipe)
+    ended = sum(row.state == STOPPED for row in rows)
     proposed, no_next = _next_runs(recipe)
     return Study(
         title=f"Scaling study: {recipe.name}",
@@ -75,13 +80,13 @@ def study(
         points=_points(tables, recipe.fit.convention),
         curves=_curves(curves, grid, recipe),
         frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
-        fits={name: _fits(table, name, recipe.fit) for name, table in tables.items()},
+        fits={name: _fits(table, name, recipe.fit, ended) for name, table in tables.items()},
         cells=rows,
         unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows covers the others."
         if unfinished
         else "",
         left_out=[str(file) for file in missing],
-        stopped=_stopped(table, recipe.fit, {cell.id for cell in grid if cell.is_snapshot}),
+        stopped=stopped_sentence(table, recipe.fit, {cell.id for cell in grid if cell.is_snapshot}, ended),
         allocations=allocations(recipe, grid, tables),
         price=_price(recipe),
         next_runs=proposed,
@@ -92,6 +97,11 @@ def study(
         multipliers=multipliers,
         best_rates=best_rates,
         gain=gain,
+        outlooks=outlooks(recipe, grid),
+        forecasts=scores(recipe, grid, forecasts),
+        sealed=f"{len(forecasts)} forecasts were sealed; the seal of the last is {forecasts[-1].seal}."
+        if forecasts
+        else "",
     )
 
 
@@ -153,32 +163,17 @@ def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
     return {"x": frontier["compute"].tolist(), "y": frontier["loss"].tolist()}
 
 
-def _stopped(table: pd.DataFrame, fit: Fit, snapshots: Set[str]) -> str:
-    """How many runs stopped before their learning rate had decayed, how many states are snapshots of runs, and what
-    laws make of them; empty if there is none."""
-    open_cells = set(table[unannealed(table)]["cell"])
-    runs, states = len(open_cells - snapshots), len(open_cells & snapshots)
-    counted = [f"{runs} evaluated runs stopped before their learning rate had decayed"] if runs else []
-    counted += [f"{states} points are snapshots of runs whose learning rate had not decayed"] if states else []
-    if not counted:
-        return ""
-    fitted = (
-        "laws include them" if fit.include_unannealed else "laws leave them out (fit.include_unannealed keeps them)"
-    )
-    return f"{'; '.join(counted)}; {fitted}."
-
-
-def _fits(table: pd.DataFrame, convention: str, fit: Fit) -> dict[str, SourceFit]:
+def _fits(table: pd.DataFrame, convention: str, fit: Fit, ended: int) -> dict[str, SourceFit]:
     """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
     kept = points.for_laws(table, fit)
     trained = kept[kept["trained"].astype(bool)]
     return {
-        trend.source: _source_fit(trend, trained[trained["source"] == trend.source])
+        trend.source: _source_fit(trend, trained[trained["source"] == trend.source], ended)
         for trend in points.trends(table, fit, convention)
     }
 
 
-def _source_fit(fit: LogLinearFit, runs: pd.DataFrame) -> SourceFit:
+def _source_fit(fit: LogLinearFit, runs: pd.DataFrame, ended: int) -> SourceFit:
     import numpy as np
 
     from analysis.page.study import SourceFit
@@ -193,7 +188,7 @@ def _source_fit(fit: LogLinearFit, runs: pd.DataFrame) -> SourceFit:
         f"recall {rises}: {fit.law.slope:+.3f} per decade of compute "
         f"({fit.slope.confidence:.0%} interval {fit.slope.low:+.3f} to {fit.slope.high:+.3f}, {counted})."
     )
-    checks = _checks(runs, notes)
+    checks = _checks(runs, [*notes, *([censored(ended)] if ended else [])])
     warned = [f"{check['check']}: {check['detail']}" for check in checks if check["verdict"] == "warn"]
     if any(text.startswith("two factors") for text in warned):
         answer += " But see the two-factor check: compute may not be what explains it."
@@ -230,7 +225,9 @@ def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None)
         model=cell.model,
         dataset=cell.dataset or "",
         seed=cell.seed,
-        state=_state(recipe, cell, finished=bool(finished), evaluated=rows["evaluate"] is not None),
+        state=STOPPED
+        if train and train.stopped
+        else _state(recipe, cell, finished=bool(finished), evaluated=rows["evaluate"] is not None),
         loss=train.validation_loss if train else None,
         recalls={str(source): float(value) for source, value in zip(recalls["source"], recalls["recall"], strict=True)},
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,

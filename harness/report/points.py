@@ -156,7 +156,7 @@ def _compute(cell: Cell, crops: int, convention: str) -> float:
 
 
 def trained_runs(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFrame:
-    """One row per trained cell that reconstructs and is finished, with its final validation loss."""
+    """One row per trained cell that reconstructs and is finished, not stopped, with its final validation loss."""
     import pandas as pd
 
     rows = [
@@ -166,6 +166,7 @@ def trained_runs(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.D
         for cell in cells
         if cell.kind == "trained" and not cell.is_classifier
         if (values := train_values(recipe, cell)) is not None and values.validation_loss is not None
+        if values.stopped is None
     ]
     same = [name for name in POINT_COLUMNS if not name.startswith(("recall", "source", "chance", "pairs", "genes"))]
     table = pd.DataFrame(rows, columns=[*same, "loss", *_places(recipe, cells)])

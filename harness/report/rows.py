@@ -39,6 +39,14 @@ class _Values(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="ignore")
 
 
+class Stopped(_Values):
+    """Why `launch.stop_when` ended a run: how probably it was to end above the frontier, with what was known of it."""
+
+    probability: Share
+    share: Share  # of its schedule that was done
+    evidence: str
+
+
 class TrainValues(_Values):
     """What training a cell left. A row of an early version lacks what is None."""
 
@@ -47,6 +55,7 @@ class TrainValues(_Values):
     planned_steps: PositiveInt | None = None
     annealed: bool | None = None
     validation_loss: float | None = None
+    stopped: Stopped | None = None
     stage_seconds: Seconds = 0.0
     train_seconds: Seconds = 0.0
 

@@ -20,7 +20,7 @@ from harness.report.rows import log_path
 from harness.storage import ledger
 from harness.storage.checksums import Damaged, check, checksum, read_checksummed, write_checksummed
 
-STAMP = "stamp.json"
+STAMP, FORECASTS = "stamp.json", "forecasts"
 PACKAGES = ("torch", "timm", "numpy", "pandas", "plotly", "matplotlib", "scipy")
 SOURCES = {".py", ".js", ".css", ".csv"}  # of the code that draws: modules, the page's assets, the paper's tables
 
@@ -75,6 +75,7 @@ def code() -> str:
 
 
 def _files(recipe: Recipe, grid: Sequence[Cell]) -> Iterator[Path]:
+    yield from sorted((recipe.output / FORECASTS).glob("*.json"))
     for cell in grid:
         yield from (ledger.row_path(recipe.output, cell.id, stage) for stage in ledger.STAGES)
         yield log_path(recipe, cell)

@@ -2,8 +2,8 @@
 
 `<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
 recall.tex; what training adds (`gains/panels`); loss_versus_compute and recall_versus_compute as PNG, SVG and PDF,
-reconstructions as PNG and SVG; of a grid with axes also what `comparisons/panels` writes. It works on a half-finished
-sweep. What cannot be used is left out and named on stderr and on the page.
+reconstructions as PNG and SVG; of a grid with axes also what `comparisons/panels` writes; forecasts.csv where forecasts
+were sealed. It works on a half-finished sweep. What cannot be used is left out and named on stderr and on the page.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence
     if table["trained"].any():
         written += _recall_figure(recipe, folder, by_facet(table, axis_names(recipe.grid)))
     written += _exports(folder, table, axis_names(recipe.grid))
+    written += _forecasts(recipe, folder, grid)
     panels = write_panels(recipe, folder, grid, FORMATS)
     training = write_gains(recipe, folder, grid, table, FORMATS)
     crops = _reconstructions(recipe, folder, grid)
@@ -97,6 +98,14 @@ def _exports(folder: Path, table: pd.DataFrame, axes: Sequence[str]) -> list[Pat
     write_atomic(parquet, lambda file: table.to_parquet(file, index=False))
     write_atomic(latex, lambda file: file.write(latex_table(table, titles).encode()))
     return [parquet, latex]
+
+
+def _forecasts(recipe: Recipe, folder: Path, grid: Sequence[Cell]) -> list[Path]:
+    """The scores of sealed forecasts, if there are any."""
+    from harness.report.forecasts.score import scores, table, verified
+
+    sealed, _ = verified(recipe)
+    return [_csv(folder / "forecasts.csv", table(scores(recipe, grid, sealed)))] if sealed else []
 
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:

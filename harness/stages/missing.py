@@ -46,7 +46,7 @@ class CellWork:
         """
         start = start_row(recipe, self.cell) if stage == "train" else None
         folder = cell_folder(recipe, self.cell)
-        return StageRun(self.cell.recipe(recipe), self.cell, folder, self.fingerprints[stage], start)
+        return StageRun(self.cell.recipe(recipe), self.cell, folder, self.fingerprints[stage], start, recipe)
 
 
 def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
@@ -68,7 +68,10 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
     recipe = cell.recipe(recipe)
     fingerprints = _fingerprints(recipe, cell)
     missing: list[Stage] = []
+    stopped = is_stopped(recipe, cell)
     for stage, current in fingerprints.items():
+        if stopped and stage != "train":
+            continue
         row = ledger.read(recipe.output, cell.id, stage)
         if row is not None and stage == "train" and row.fingerprint != current:
             raise StageError(_changed_data(recipe, cell))
@@ -85,12 +88,24 @@ def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
 
 def lacks_training(recipe: Recipe, cell: Cell) -> bool:
     """Whether a cell is to be trained: it has no row, or its final state is gone and a cell that starts from it needs
-    it. A segment that is not evaluated is trained only where it is needed.
+    it, or a policy that does not hold any more ended it. A segment that is not evaluated is trained only where it is
+    needed.
     """
     row = ledger.read(recipe.output, cell.id, "train")
+    if row is not None and row.stopped is not None:
+        return not is_stopped(recipe, cell)
     if row is not None:
         return cell.kind == "segment" and is_state_needed(recipe, cell) and not _has_state(recipe, cell, row)
     return cell.kind != "segment" or cell.is_snapshot or is_state_needed(recipe, cell)
+
+
+def is_stopped(recipe: Recipe, cell: Cell) -> bool:
+    """Whether a cell's training was ended by `launch.stop_when`, and still would be.
+
+    Without that policy, or with one that asks for a higher probability, the run is incomplete, and goes on.
+    """
+    row, policy = ledger.read(recipe.output, cell.id, "train"), recipe.launch.stop_when
+    return row is not None and row.stopped is not None and policy is not None and row.stopped >= policy.below_frontier
 
 
 def is_state_needed(recipe: Recipe, cell: Cell) -> bool:

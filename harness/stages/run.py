@@ -17,7 +17,7 @@ from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import find_cell
 from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
-from harness.stages.missing import CellWork, is_state_needed, lacks_training, missing_stages
+from harness.stages.missing import CellWork, is_state_needed, is_stopped, lacks_training, missing_stages
 from harness.storage import ledger
 from harness.storage.atomic import write_json
 from harness.storage.json_files import read_json
@@ -25,7 +25,7 @@ from harness.storage.ledger import LedgerRow, Stage
 
 
 def run_cell(recipe_json: str, cell_id: str) -> list[str]:
-    """Run the missing stages of one cell, and return their names.
+    """Run the missing stages of one cell, and return their names. A run that was stopped is not embedded.
 
     Two processes never work on the same cell at once: the second waits for the first, then finds it done.
     """
@@ -33,9 +33,13 @@ def run_cell(recipe_json: str, cell_id: str) -> list[str]:
     cell = find_cell(recipe, cell_id)
     with _cell_lock(cell_folder(recipe, cell)):
         work = missing_stages(recipe, cell)
+        done = []
         for stage in work.missing:
+            if stage != "train" and is_stopped(recipe, cell):
+                break
             _run(recipe, work, stage, None)
-    return list(work.missing)
+            done.append(str(stage))
+    return done
 
 
 def run_stage(recipe: Recipe, cell: Cell, stage: Stage, control: RunControl | None = None) -> None:
@@ -167,7 +171,7 @@ def _release_state(recipe: Recipe, cell: Cell) -> None:
     from harness.checkpoint.checkpoints import discard
     from harness.checkpoint.final_state import keep_final_state
 
-    if recipe.launch.keep_states or is_state_needed(recipe, cell):
+    if recipe.launch.keep_states or is_state_needed(recipe, cell) or is_stopped(recipe, cell):
         keep_final_state(folder)
     else:
         discard(folder)

@@ -51,6 +51,12 @@ class LedgerRow:
     fingerprint: str
     values: dict[str, Any]
 
+    @property
+    def stopped(self) -> float | None:
+        """Of a training that `launch.stop_when` ended: how probably it was out of reach. None for any other row."""
+        stopped = self.values.get("stopped")
+        return None if stopped is None else float(stopped["probability"])
+
 
 def row_path(output: Path, cell: str, stage: str) -> Path:
     """Return the path of a stage's row."""
@@ -102,6 +108,9 @@ def _row(value: object) -> LedgerRow:
     for name in NUMBERS & values.keys():
         if not is_number(values[name]) and not (values[name] is None and name in NO_VALUE):
             raise ValueError(f"values.{name} is {str(values[name])[:40]}, not a number")
+    stopped = values.get("stopped")
+    if stopped is not None and not (isinstance(stopped, dict) and is_number(stopped.get("probability"), 0, 1)):
+        raise ValueError("values.stopped has no probability between 0 and 1")
     _check_recalls(values.get("recall", {}))
     return LedgerRow(value["cell"], value["stage"], value["fingerprint"], _current_names(values))
 

@@ -34,6 +34,7 @@ from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
 from harness.train.garbage import collected_garbage
 from harness.train.run import Run, begin_run
+from harness.train.stop import stop_values
 from harness.train.validate import validate
 
 
@@ -75,7 +76,7 @@ def train(run: Run, launch: Launch) -> None:
                 saved = time.monotonic()
             collect(progress.step)
         agree.close()
-        if run.cell.heirs or launch.keep_states:
+        if run.cell.heirs or launch.keep_states or run.is_stopped:
             run.save(now=True)
 
 
@@ -142,11 +143,12 @@ def _results(run: Run) -> dict[str, Any]:
         "crops": run.crops,
         "steps": progress.step,
         "planned_steps": spec.steps,
-        "annealed": spec.training.until is None and spec.schedule.is_annealed(progress.step),
+        "annealed": spec.training.until is None and not run.is_stopped and spec.schedule.is_annealed(progress.step),
         "experiments": list(spec.experiments),
         "channels": list(spec.channels.names),
         "wells": len(spec.wells),
         "train_seconds": round(progress.seconds, 2),
         "best_validation_loss": progress.best_loss,
         **progress.validation,
+        **({"stopped": stop_values(run.stop)} if run.stop else {}),
     }

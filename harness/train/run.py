@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from analysis.compute.flops import flops_per_crop
+from analysis.forecast.outlook import Outlook
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
 from harness.checkpoint.start import Start
 from harness.data.to_device import StepInput, to_model_input
@@ -26,9 +27,11 @@ from harness.models.architecture import cost_of
 from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
 from harness.recipe.fields import per_name
+from harness.recipe.schema import Recipe
 from harness.train.divergence import DivergenceMonitor, Policy
 from harness.train.metrics import MetricsLogger, Throughput, continue_log
 from harness.train.run_spec import RunSpec, build_run_spec
+from harness.train.stop import is_stoppable, reason_to_stop, stop_values
 from harness.train.validate import validate
 
 
@@ -47,7 +50,10 @@ class Run:
     control: RunControl
     max_crops: int | None  # in one forward pass
     logged: int  # the step of the last row of the log, or of the start
+    study: Recipe
     crops_before: int = 0  # of the run that this one continues
+    stop: Outlook | None = None  # on the first rank: why `launch.stop_when` ended the run
+    is_stopped: bool = False  # whether it did
     _started: bool = False  # whether the first batch has arrived
 
     @property
@@ -76,10 +82,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """All steps done and validated, or no better validation for as long as early stopping's patience."""
+        """All steps done and validated, no better validation for as long as early stopping's patience, or stopped."""
         early = self.training.early_stopping
         patient = early is None or self.progress.stale_validations < early.patience
-        return (self.progress.step >= self.spec.steps or not patient) and not self.validation_due
+        over = self.progress.step >= self.spec.steps or not patient or self.is_stopped
+        return over and not self.validation_due
 
     def noise(self, step: int, wells: Tensor) -> Tensor:
         """This rank's part of a step's noise, (B, `noise_values`), by its crops' places in the order of training."""
@@ -165,7 +172,19 @@ class Run:
         progress.validated, progress.validation = progress.step, losses
         if self.metrics:
             self.metrics.write({"kind": "validation", "step": progress.step, "crops": self.crops, **losses})
+        self._stop_if_out_of_reach()
         return True
+
+    def _stop_if_out_of_reach(self) -> None:
+        """Ask `launch.stop_when` on the first rank, which reads the study's logs; all ranks act on its answer."""
+        if not is_stoppable(self.study, self.cell):
+            return
+        if self.metrics:
+            self.stop = reason_to_stop(self.study, self.cell, self.spec.steps)
+        self.is_stopped = self.ranks.any(self.stop is not None)
+        if self.metrics and self.stop:
+            say(f"{self.cell.id}: stopped at step {self.progress.step} by launch.stop_when: {self.stop.evidence}")
+            self.metrics.write({"kind": "stop", "step": self.progress.step, **stop_values(self.stop)})
 
     @property
     def is_best(self) -> bool:
@@ -206,8 +225,8 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
     metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
     max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
     return Run(
-        cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, logged=progress.step,
-        crops_before=_crops_before(stage, spec.training.batch),
+        cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, progress.step,
+        stage.study or recipe, crops_before=_crops_before(stage, spec.training.batch),
     )  # fmt: skip
 
 

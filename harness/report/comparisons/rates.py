@@ -37,7 +37,7 @@ def rate_sweeps(recipe: Recipe, grid: Sequence[Cell]) -> list[Sweep]:
     """The sweep of each design that the grid has at 3 learning rates or more, as far as its cells are trained.
 
     A cell whose training ended at a step that its recipe does not allow is a run that diverged. One that stopped before
-    its learning rate had decayed counts only where the recipe says so.
+    its learning rate had decayed counts only where the recipe says so, one that `launch.stop_when` ended not at all.
     """
     return [_sweep(recipe, design) for design in _designs(grid)]
 
@@ -103,7 +103,8 @@ def _loss(recipe: Recipe, cell: Cell) -> float | None:
     values = train_values(recipe, cell)
     if values is None:
         return float("nan") if diverged(recipe, cell) else None
-    if annealed(cell, values) is False and not recipe.fit.include_unannealed:
+    unfinished = annealed(cell, values) is False and not recipe.fit.include_unannealed
+    if unfinished or values.stopped is not None:
         return None
     return values.validation_loss
 

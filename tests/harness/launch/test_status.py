@@ -176,3 +176,39 @@ def test_the_rows_of_the_trunk_are_not_the_progress_of_a_branch(tiny_recipe_file
         row = status._running(recipe, branch, "train", "1", 0)
         shown.append((row.state, row.step, row.steps))
     assert shown == [("running", None, None), ("running", 20, 24)]
+
+
+def test_a_running_cell_shows_where_its_loss_will_end_and_what_is_in_doubt(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf
+) -> None:
+    """A log as training writes it, of half a run; a finished cell of the same task has half of its loss."""
+    trained = [other for other in cells(tiny_recipe) if other.kind == "trained" and other.model == cell.model]
+    best = next(other for other in trained if other.id != cell.id)
+    for run, last, scale in ((cell, 10, 1.0), (best, 20, 0.5)):
+        rows: list[dict[str, float | str]] = []
+        for number in range(1, last + 1):
+            loss = scale * (0.6 + 0.4 * (number / 20) ** -0.4)
+            rows.append({"kind": "train", "step": number, "progress": number / 20, "loss": loss, "learning_rate": 1e-4})
+            rows.append({"kind": "validation", "step": number, "crops": number * 8, "validation_loss": loss})
+        log = cell_folder(tiny_recipe, run) / TRAIN_LOG
+        log.parent.mkdir(parents=True)
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = status_of(JobState("RUNNING"))
+    assert row.outlook is not None
+    assert row.outlook.low is not None
+    assert row.outlook.high is not None
+    assert row.outlook.low < 1.0 < row.outlook.high
+    assert row.outlook.frontier is None
+    fingerprint = status.missing_stages(tiny_recipe, best).fingerprints["train"]
+    values = {"crops": 160, "steps": 20, "planned_steps": 20, "annealed": True, "validation_loss": 0.5}
+    ledger.record(tiny_recipe.output, LedgerRow(best.id, "train", fingerprint, values))
+    row = status_of(JobState("RUNNING"))
+    assert row.outlook is not None
+    assert row.outlook.frontier is not None
+    assert (row.outlook.frontier.cell, row.outlook.siblings) == (best.id, 1)
+    assert row.outlook.verdict == "cannot reach the frontier"
+    shown = status.table([row]).splitlines()
+    assert "final loss" in shown[0]
+    assert f"{row.outlook.final:.4g} [{row.outlook.low:.4g}, {row.outlook.high:.4g}]" in shown[1]
+    assert "cannot reach the frontier: at 50% of its schedule" in shown[1]
+    assert json.loads(status.as_json([row]))[0]["outlook"]["frontier"]["loss"] == 0.5

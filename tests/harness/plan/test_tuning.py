@@ -57,6 +57,13 @@ def test_the_sweep_is_a_recipe_of_one_model_and_no_evaluation() -> None:
     assert Recipe.model_validate_json(sweep.model_dump_json(), strict=False) == sweep
 
 
+def test_the_sweep_stops_no_run() -> None:
+    """A parabola through the ends of runs needs all of them."""
+    recipe = study("launch.stop_when={below_frontier: 0.99}")
+    design = designs(recipe)[0]
+    assert derived(recipe, design, [1e-4, 2e-4, 4e-4]).launch.stop_when is None
+
+
 def test_rates_are_even_in_octaves_around_the_recipe_s_own() -> None:
     assert Spread().around(1e-4) == [2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4]
     assert Spread(4, 3.0).around(1e-4) == [3.54e-5, 7.07e-5, 1.41e-4, 2.83e-4]

@@ -1,0 +1,26 @@
+"""Watch a study: the table of `status`, refreshed in place until nothing is queued or running."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from harness.launch import status
+from harness.recipe.schema import Recipe
+
+WATCH_SECONDS = 5
+
+
+def watch(recipe: Recipe) -> int:
+    """Refresh until the study rests; return the exit status, 130 if interrupted."""
+    try:
+        while True:
+            rows = status.statuses(recipe)
+            clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
+            print(f"{clear}{time.strftime('%H:%M:%S')}\n{status.table(rows)}", flush=True)
+            if not any(row.state in ("queued", "running") for row in rows):
+                return 0
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        print("\njobs keep running: status shows them, cancel ends them, --watch watches again", file=sys.stderr)
+        return 130
