@@ -23,7 +23,7 @@ def run(final: float, name: str = "a") -> Replayed:
     return Replayed(CurveTask("IC", "task", name, points, points), Curve(SHARES, final * SHARES**-0.3))
 
 
-def known(run: Replayed, _: object) -> QuantileEnd:
+def known(run: Replayed, *_: object) -> QuantileEnd:
     """An oracle: the final loss, within a thousandth."""
     return QuantileEnd(np.array([0.0, 1.0]), run.final * np.array([0.999, 1.001]))
 
@@ -39,16 +39,26 @@ def test_an_oracle_stops_every_run_that_is_worse_than_the_best_before_it() -> No
 def test_one_that_stops_wrongly_pays_in_regret() -> None:
     """The best run, of loss 1, is believed to end at 5: what is left is 2, twice as much."""
 
-    def wrong(one: Replayed, _: object) -> QuantileEnd:
+    def wrong(one: Replayed, *_: object) -> QuantileEnd:
         return QuantileEnd(np.array([0.0, 1.0]), np.array([4.9, 5.1]) if one.final == 1.0 else np.array([0.1, 0.2]))
 
     saved, regret = Replay([run(2.0), run(1.0)], wrong).outcome((0, 1), 0.99)
     assert (saved, regret) == pytest.approx(((1 - SEEN) / 2, 1.0))
 
 
+def test_a_run_is_ended_at_the_first_share_that_tells() -> None:
+    """The worse run shows it at half; the better one never."""
+
+    def late(one: Replayed, _: object, share: float) -> QuantileEnd:
+        return known(one) if share >= 0.5 else QuantileEnd(np.array([0.0, 1.0]), np.array([0.1, 9.0]))
+
+    replay = Replay([run(1.0), run(2.0)], late, (0.25, 0.5, 0.75))
+    assert replay.outcome((0, 1), 0.99) == pytest.approx((0.25, 0.0))
+
+
 def test_means_are_over_all_orders_and_nothing_is_stopped_at_certainty() -> None:
     """Of two runs the worse comes second in half of the orders."""
-    outcomes = stopping([[run(1.0), run(2.0)]], known)
+    (outcomes,) = stopping([[run(1.0), run(2.0)]], known)
     assert outcomes[THRESHOLDS.index(0.99)] == pytest.approx([(1 - SEEN) / 4, 0.0])
 
 
