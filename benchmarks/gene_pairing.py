@@ -22,7 +22,7 @@ from scipy.stats import norm
 from analysis.design.compare import Comparison, compare
 from analysis.design.pairs import Variant
 from analysis.laws.metric import Metric
-from analysis.recall.gene_sketch import gene_sketch
+from analysis.recall.outcomes import PairOutcomes
 from benchmarks.coverage import LEAST, MOST
 
 COMPUTE = np.geomspace(1, 1000, 6)
@@ -51,8 +51,8 @@ class Study:
     variant: Variant
 
     def compared(self, *, over_genes: bool = True) -> Comparison:
-        """The comparison, paired over genes or without their sketches."""
-        sides = [one if over_genes else replace(one, genes=None) for one in (self.baseline, self.variant)]
+        """The comparison, paired over genes and complexes, or not."""
+        sides = [one if over_genes else replace(one, outcomes=()) for one in (self.baseline, self.variant)]
         return compare(sides[0], sides[1], Metric("share"))
 
 
@@ -66,13 +66,13 @@ def simulate(seed: int, split: Split, *, other_genes: bool = False) -> Study:
     shared = np.sqrt(split.genes / 2) * (effect[first] + effect[second]) + of_pairs
     variants = []
     for name, gain in (("a", 1.0), ("b", TRUTH)):
-        names = [f"{name if other_genes else ''}g{number}" for number in range(GENES)]
+        names = tuple(f"{name if other_genes else ''}g{number}" for number in range(GENES))
         likes = rng.normal(size=GENES)
         fixed = shared + np.sqrt(split.taste / 2) * (likes[first] + likes[second])
         limits = norm.ppf(0.7 - 0.4 * (gain * COMPUTE) ** -0.25)
         recalled = [(fixed + np.sqrt(split.own) * rng.normal(size=PAIRS) < limit) * 1.0 for limit in limits]
-        sketches = np.stack([gene_sketch(names, first, second, found) for found in recalled])
-        variants.append(Variant(name, COMPUTE, np.array([found.mean() for found in recalled]), genes=sketches))
+        outcomes = tuple(PairOutcomes("list", names, first, second, found) for found in recalled)
+        variants.append(Variant(name, COMPUTE, np.array([found.mean() for found in recalled]), outcomes=outcomes))
     return Study(variants[0], variants[1])
 
 

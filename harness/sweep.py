@@ -36,6 +36,7 @@ VERBS = {
     "cancel": "cancel the study's jobs, or those of the CELLs named",
     "report": "draw plots and tables from the current ledger, and print the best learning rates",
     "forecast": "predict the CELLs named, or all that are not done, and seal the prediction (--json)",
+    "frontier": "print the best model size over a life of --screens of --wells, from the runs that are finished",
     "tune": "sweep the learning rate of the smallest model, and print the lines to paste (--rates, --each, --dry-run)",
 }
 EXAMPLES = """examples:
@@ -86,15 +87,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument("--watch", action="store_true", help="status, run: refresh until nothing is queued or running")
-    parser.add_argument("--json", action="store_true", help="plan, status, forecast: print JSON, for scripts")
+    parser.add_argument("--json", action="store_true", help="plan, status, frontier, forecast: print JSON, for scripts")
     parser.add_argument("--next", type=int, metavar="K", help="plan: propose K runs to do next, from what is evaluated")
     parser.add_argument(
-        "--budget", type=float, default=math.inf, metavar="GPU_HOURS", help="plan --next: limit for all K together"
+        "--budget",
+        type=float,
+        default=math.inf,
+        metavar="GPU_HOURS",
+        help="plan --next: limit for all K together; frontier: what is best for a life of this cost",
     )
+    parser.add_argument(
+        "--power", type=float, nargs="?", const=0.01, metavar="SLOPE",
+        help="plan: which difference in recall the study can tell, and what a slope needs (default 0.01 per decade)",
+    )  # fmt: skip
     parser.add_argument("--target", type=float, metavar="FLOPS", help="plan --next: where recall is to be predicted")
     parser.add_argument(
         "--measure-memory", action="store_true", help="plan: also by torch's memory tracker over fake ranks"
     )
+    parser.add_argument("--screens", type=int, default=10, help="frontier: screens that a model embeds (default 10)")
+    parser.add_argument(
+        "--wells", type=float, help="frontier: wells of a screen; default: those that the recipe embeds"
+    )
+    parser.add_argument("--recall", type=float, help="frontier: mean recall that is wanted; default: the best run's")
+    parser.add_argument("--loss", type=float, help="frontier: validation loss that is wanted; default: the best run's")
     help_force = "resume: also what failed for a permanent reason; run: also what does not fit a GPU by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
     parser.add_argument("--rank", type=int, help="logs: the log of this rank")
@@ -136,6 +151,12 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    if options.power is not None:
+        from harness.report.gains import power
+
+        found = power.power(recipe, cells(recipe), options.power)
+        print(power.as_json(found) if options.json else power.text(found))
+        return 0
     if options.next:
         from harness.report import next_runs
         from harness.report.left_out import left_out
@@ -147,12 +168,26 @@ def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) ->
         return 0
     plans = plan_cells(recipe, cells(recipe))
     print(plan_table.as_json(recipe, plans) if options.json else plan_table.table(recipe, plans))
+    if any(recipe.output.glob("ledger/*/evaluate.json")) and not options.json:
+        from harness.report.lifetime.text import summary
+
+        print(*summary(recipe), sep="\n")
     if options.measure_memory:
         print(plan_table.measured_memory(plans))
     refused = misfits(plans, recipe.hardware.gpu_type)
     for line in refused:
         print(f"does not fit: {line}", file=sys.stderr)
     return 1 if refused else 0
+
+
+def _frontier(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    from harness.report.lifetime.frontiers import Goal, lifetimes, lives
+    from harness.report.lifetime.text import as_json, text
+
+    goal = Goal(options.recall, options.loss, options.budget if math.isfinite(options.budget) else None)
+    found = lifetimes(recipe, lives(options.screens, options.wells, recipe), goal)
+    print(as_json(found, recipe) if options.json else text(found, recipe))
+    return 0
 
 
 def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
@@ -278,6 +313,7 @@ ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] 
     "cancel": _cancel,
     "report": _report,
     "forecast": _forecast,
+    "frontier": _frontier,
     "tune": _tune,
 }
 

@@ -81,7 +81,7 @@ def compare(
 
     Runs of both variants with the same cell and seed are pairs. The intervals cover what varies between seeds and
     between cells. Where recall is of a sample of genes, they cover the choice of that sample, which both variants
-    share, if both have sketches of it.
+    share, if both tell which pairs they recall.
 
     Args:
         baseline: finished runs, at 3 different computes or more.
@@ -131,8 +131,8 @@ def _check(runs: Variant, metric: Metric, law: Law) -> None:
     n = len(runs)
     if {len(runs.compute), len(runs.cells or runs.y), len(runs.seeds or runs.y)} != {n}:
         raise ValueError(f"variant {runs.name}: compute, y, cells and seeds differ in length")
-    if runs.genes is not None and len(runs.genes) != n:
-        raise ValueError(f"variant {runs.name}: {len(runs.genes)} sketches over genes of {n} runs")
+    if runs.outcomes and len(runs.outcomes) != n:
+        raise ValueError(f"variant {runs.name}: outcomes of the pairs of {len(runs.outcomes)} of {n} runs")
     if not (np.isfinite(runs.compute).all() and (runs.compute > 0).all()):
         raise ValueError(f"variant {runs.name}: every compute must be positive and finite")
     with np.errstate(all="ignore"):
@@ -232,8 +232,8 @@ def _notes(rows: Rows, runs: int, metric: Metric) -> list[str]:
         notes = [f"fewer than {FEWEST_PAIRS} cells are in both variants: compared without pairs"]
     if rows.runs < runs:
         notes.append(f"{runs - rows.runs} runs left out: their cell has no run of the same seed in the other variant")
-    if rows.genes is not None:
-        notes.append("intervals cover seeds, cells and the choice of genes, which both variants share")
+    if rows.pairs_noise is not None:
+        notes.append("intervals cover seeds, cells and the choice of genes and complexes, which both variants share")
     elif metric.kind == "share":
         notes.append("intervals cover seeds and cells, not the choice of the genes or examples that a share is of")
     return notes

@@ -81,15 +81,12 @@ def compute_optimal(
     draws = natural(name, bootstrap(fitted, points, count), fitted.coordinates)
     shares, sizes = _allocation(draws, product)
     tail = (1 - confidence) / 2
-    low, high = _share_interval(fitted, confidence)
-    # resampled sizes vary too little, by the same factor as resampled exponents
-    resampled = np.nanquantile(shares, [tail, 1 - tail])
-    wider = np.clip((high - low) / max(float(np.ptp(resampled)), 1e-12), 1.0, WIDEST)
+    low, high, wider = share_interval(fitted, shares, confidence)
     size_low, size_high = size[0] * (np.nanquantile(sizes, [tail, 1 - tail], axis=0) / size[0]) ** wider
     data = product / size[0]
     return Frontier(
-        Exponent(float(share[0]), float(low), float(high)),
-        Exponent(float(1 - share[0]), float(1 - high), float(1 - low)),
+        Exponent(float(share[0]), low, high),
+        Exponent(float(1 - share[0]), 1 - high, 1 - low),
         per_unit * product, size[0], size_low, size_high, data,
         fitted.predict(np.column_stack([size[0], *[data] * (fitted.law.inputs - 1)])),
     )  # fmt: skip
@@ -105,14 +102,20 @@ def _allocation(values: dict[str, Floats], product: Floats) -> tuple[Floats, Flo
     return share, size
 
 
-def _share_interval(fitted: Fitted, confidence: float) -> tuple[float, float]:
-    """Profile interval of beta / (alpha + beta), by that of log beta - log alpha in place of log beta."""
+def share_interval(fitted: Fitted, shares: Floats, confidence: float) -> tuple[float, float, float]:
+    """Profile interval of beta / (alpha + beta), and how many times wider it is than that of resampled shares (K,).
+
+    Resampled sizes vary too little, by the same factor as resampled exponents. The profile is that of log beta - log
+    alpha in place of log beta.
+    """
     theta = fitted.theta.copy()
     theta[BETA] -= theta[ALPHA]
     problem = replace(fitted.problem, model=partial(_by_difference, fitted.problem.model))
     ends = np.asarray(profile_of(problem, theta, BETA, confidence))
-    low, high = sigmoid(ends)
-    return float(low), float(high)
+    low, high = map(float, sigmoid(ends))
+    tail = (1 - confidence) / 2
+    resampled = float(np.ptp(np.nanquantile(shares, [tail, 1 - tail])))
+    return low, high, float(np.clip((high - low) / max(resampled, 1e-12), 1.0, WIDEST))
 
 
 def _by_difference(model: Model, theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:

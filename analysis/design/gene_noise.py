@@ -1,10 +1,10 @@
-"""What the choice of genes adds to a comparison of two variants by recall, from the sketches of their recalls.
+"""What the choice of genes adds to a comparison of two variants by recall, from which pairs each run recalls.
 
-Both variants are measured on the same genes, so much of that noise cancels in the multiplier; how much, the sketches
-tell, as their signs belong to genes and not to runs. Part of the noise also shows in the residuals of the fit; that
-part is taken out of their variance, so that it does not count twice.
+Both variants are measured on the same genes and complexes, so much of that noise cancels in the multiplier; how much,
+the outcomes of the pairs tell. Part of the noise also shows in the residuals of the fit; that part is taken out of
+their variance, so that it does not count twice.
 
-Legend: n rows, p parameters, K signs.
+Legend: n rows, p parameters, P known pairs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.arrays import Floats
 from analysis.design.gain import GainFit
 from analysis.design.pairs import ALONE, DIFFERENCE, Rows
-from analysis.recall.gene_sketch import sketched_variance
+from analysis.recall.noise import noise
+from analysis.recall.pair_design import PairDesign
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,16 @@ class GeneNoise:
 
 
 def gene_noise(fit: GainFit, rows: Rows, column: int) -> GeneNoise | None:
-    """The genes' noise in a column of theta, linearised at the fit; None without sketches of all runs.
+    """The genes' noise in a column of theta, linearised at the fit; None unless the outcomes of all runs are known.
 
     Args:
         fit: of these rows.
-        rows: with the sketches of their metrics.
+        rows: with the deviations of their metrics by pair.
         column: of theta.
     """
-    if rows.genes is None:
+    if rows.pairs_noise is None:
         return None
-    sketch = np.einsum("mn,nsk->msk", rows.rotation, rows.genes * fit.unit)  # (n, 2, K)
+    deviations = rows.rotation @ rows.pairs_noise.deviations * fit.unit  # (n, P)
     problem = fit.problem
     values, jacobian = problem.model(fit.theta[None], problem.inputs)
     weighted = jacobian[0] * problem.weights[0][:, None]
@@ -52,10 +54,16 @@ def gene_noise(fit: GainFit, rows: Rows, column: int) -> GeneNoise | None:
     if problem.prior is not None:
         curvature = curvature + np.diag(problem.prior.precision[0])
     influence = np.linalg.pinv(curvature) @ weighted.T  # (p, n)
-    moved = np.einsum("pn,nsk->psk", influence, sketch)
+    moved = influence @ deviations  # (p, P)
     read = rows.kinds == (DIFFERENCE if rows.pairs else ALONE)
-    left = sketch - np.einsum("np,psk->nsk", jacobian[0], moved)  # what a refit leaves
+    left = deviations - jacobian[0] @ moved  # what a refit leaves
     observed = float(np.sum((problem.targets - values)[0, read] ** 2))
-    by_genes = float(np.sum(np.mean(left[read, 0] ** 2 - left[read, 1] ** 2, axis=-1)))
+    design = rows.pairs_noise.design
+    by_genes = sum(_variance(design, row) for row in left[read])
     share = float(np.clip(by_genes / observed, 0.0, 1.0)) if observed > 0 else 0.0
-    return GeneNoise(float(sketched_variance(moved[column])), share)
+    return GeneNoise(_variance(design, moved[column]), share)
+
+
+def _variance(design: PairDesign, deviations: Floats) -> float:
+    """Of a sum over pairs of deviations (P,)."""
+    return noise(design, deviations * len(design)).variance

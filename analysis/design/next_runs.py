@@ -1,26 +1,29 @@
-"""Choice of the next runs: which would narrow the prediction at a target most per GPU hour, and which can be dropped.
+"""Choice of the next runs: which narrow the prediction at a target most within a budget, and which can be dropped.
 
-Resampled fits of several laws are an ensemble. How much a run would narrow the target follows from the covariance of
-the ensemble's predictions at both places: after a point with noise σ² is seen, the target's variance falls by
-cov(target, place)² / (var(place) + σ²), the Gaussian update of ensemble filters. Planning needs no new fit.
+What a run would tell is judged under every law that the finished runs do not exclude (`plausible`): with few or
+neighbouring runs the plateau and the exponent are open, and runs over the range come first; once they are known, runs
+that narrow. Planning needs no new fit.
 
-Legend: K members of the ensemble, m candidates.
+Legend: m candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from analysis.arrays import Floats
-from analysis.fitting import averages
+from analysis.design.plausible import Plausible, Unsettled
 from analysis.fitting.estimate import Average, Points
-from analysis.fitting.intervals import spread
 
-DRAWS = 600
 NEGLIGIBLE = 0.02  # of the target's deviation: a run that narrows it by less can be dropped
+APART = 0.5  # decades from every other run: a run that is farther away is done for the range
+SMALL = 1e-4  # step of a numerical derivative
+DEARNESS = (0.0, 0.5, 1.0)  # powers of cost that a gain is divided by, in the orders that are tried
+
+Purpose = Literal["range", "narrowing"]
 
 
 @dataclass(frozen=True)
@@ -37,53 +40,13 @@ class RankedRun:
     """A run, and the target's deviation before and after it, given the runs ranked before it."""
 
     candidate: Candidate
-    before: float  # standard deviation of the law at the target, in its space
+    before: float  # standard deviation of the prediction at the target, in the law's space
     after: float
+    purpose: Purpose = "narrowing"
 
     @property
     def per_hour(self) -> float:
         return (self.before - self.after) / self.candidate.hours
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Covariance of the predictions at the candidates and at the target, which is last."""
-
-    covariance: Floats  # (m + 1, m + 1)
-    noise: float  # variance of one run about the law
-
-    @classmethod
-    def of(cls, law: Average, points: Points, candidates: Sequence[Candidate], target: float) -> Ensemble:
-        """The ensemble of a fitted law over one input."""
-        x = np.array([*(candidate.x for candidate in candidates), target])[:, None]
-        draws = spread(law, points, x, DRAWS)
-        draws = draws[np.isfinite(draws).all(axis=1)]
-        covariance = np.cov(draws.T)
-        deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
-        correlation = covariance / np.outer(deviation, deviation)
-        # K draws correlate by 1/sqrt(K) by chance: correlations below twice that are set to 0
-        kept = np.where(np.abs(correlation) > 2 / np.sqrt(len(draws)), correlation, 0.0)
-        scales = np.array([member.coordinates.z_scale * member.certificate.residual for member in law.members])
-        noise = float(np.sum(law.shares * scales**2))
-        if law.space == "log":  # the residuals of few points are smaller than their noise
-            noise = max(noise, _finite(averages.noise_variance(points, law.metric)))
-        return cls(kept * np.outer(deviation, deviation), max(noise, 1e-12))
-
-    @property
-    def target_deviation(self) -> float:
-        return float(np.sqrt(max(self.covariance[-1, -1], 0.0)))
-
-    def gains(self) -> Floats:
-        """How much each candidate's run would reduce the target's variance (m,)."""
-        place = np.diag(self.covariance)[:-1]
-        result: Floats = self.covariance[-1, :-1] ** 2 / (place + self.noise)
-        return np.asarray(np.minimum(result, self.covariance[-1, -1]))
-
-    def after(self, index: int) -> Ensemble:
-        """The ensemble once a candidate's run has been seen."""
-        column = self.covariance[:, index]
-        update = np.outer(column, column) / (self.covariance[index, index] + self.noise)
-        return Ensemble(self.covariance - update, self.noise)
 
 
 def next_runs(
@@ -91,9 +54,9 @@ def next_runs(
 ) -> list[RankedRun]:
     """The runs to do next, each given those before it.
 
-    Two greedy orders are tried, by gain per GPU hour and by gain, and the one that leaves less uncertainty is kept: by
-    gain per hour alone, a budget can be spent on many cheap runs that narrow it less than one expensive run
-    (Leskovec et al. 2007).
+    Greedy orders by gain, by gain per GPU hour and by gain per root of it are tried, and the one that leaves least
+    uncertainty is kept: by gain per hour alone, a budget can be spent on many cheap runs that narrow it less than one
+    expensive run (Leskovec et al. 2007).
 
     Args:
         law: fitted to `points`, over one input.
@@ -107,30 +70,62 @@ def next_runs(
         ValueError: a candidate has no positive cost or compute, or the law has several inputs.
     """
     _check(law, candidates)
-    ensemble = Ensemble.of(law, points, candidates, target)
-    tried = [_greedily(ensemble, candidates, budget, count, per_hour=per_hour) for per_hour in (True, False)]
-    return min(tried, key=lambda runs: runs[-1].after if runs else np.inf)
+    laws = Plausible.of(points, law.metric, np.array([candidate.x for candidate in candidates]), target)
+    tried = [_greedily(laws, candidates, budget, count, dearness) for dearness in DEARNESS]
+    best = min(tried, key=lambda order: order[-1].after if order else np.inf)
+    return _in_space(_with_purpose(best, points), _unit(law, points, target))
+
+
+def unsettled(law: Average, points: Points, target: float) -> Unsettled:
+    """What the finished runs leave open of the law."""
+    return Plausible.of(points, law.metric, np.array([target]), target).unsettled
 
 
 def _greedily(
-    ensemble: Ensemble, candidates: Sequence[Candidate], budget: float, count: int, *, per_hour: bool
+    laws: Plausible, candidates: Sequence[Candidate], budget: float, count: int, dearness: float
 ) -> list[RankedRun]:
-    """Add the affordable run that narrows the target most, in total or per GPU hour, until none helps."""
+    """Add the affordable run of most gain over a power of its GPU hours, until none helps."""
     hours = np.array([candidate.hours for candidate in candidates])
     runs = list[RankedRun]()
     available = np.ones(len(candidates), dtype=bool)
     while len(runs) < count:
-        before = ensemble.target_deviation
-        worth = before - np.sqrt(np.maximum(before**2 - ensemble.gains(), 0.0))
-        worth = np.where(available & (hours <= budget), worth / hours if per_hour else worth, 0.0)
+        worth = np.where(available & (hours <= budget), laws.gains() / hours**dearness, 0.0)
         if not (worth > 0).any():
             break
         best = int(np.argmax(worth))
-        ensemble = ensemble.after(best)
-        runs.append(RankedRun(candidates[best], before, ensemble.target_deviation))
+        before, laws = laws.deviation, laws.after(best)
+        runs.append(RankedRun(candidates[best], before, laws.deviation))
         budget -= candidates[best].hours
         available[best] = False
     return runs
+
+
+def _with_purpose(runs: Sequence[RankedRun], points: Points) -> list[RankedRun]:
+    """The same runs; those far from every finished run and from every run before them are done for the range."""
+    seen, told = np.log10(points.x[:, 0]).tolist(), list[RankedRun]()
+    for run in runs:
+        place = float(np.log10(run.candidate.x))
+        far = min(abs(place - other) for other in seen) > APART
+        told.append(replace(run, purpose="range" if far else "narrowing"))
+        seen.append(place)
+    return told
+
+
+def _in_space(runs: Sequence[RankedRun], unit: float) -> list[RankedRun]:
+    return [replace(run, before=unit * run.before, after=unit * run.after) for run in runs]
+
+
+def _unit(law: Average, points: Points, target: float) -> float:
+    """How much the law's space changes at the target per unit of the space that plausible laws are in."""
+    metric, space = law.metric, "linear" if law.metric.kind == "score" else "log"
+    if law.space == space:
+        return 1.0
+    predicted = metric.to_space(law.predict(np.array([[target]])), space)
+    centre = (
+        predicted if np.isfinite(predicted).all() else metric.to_space(points.y[np.argmax(points.x[:, 0])][None], space)
+    )
+    ends = [metric.convert(centre + step, space, law.space) for step in (-SMALL, SMALL)]
+    return float(abs(ends[1] - ends[0])[0] / (2 * SMALL))
 
 
 def droppable(
@@ -141,28 +136,24 @@ def droppable(
     `before` is the target's deviation with all that is still planned, `after` without the run.
     """
     _check(law, planned)
-    ensemble = Ensemble.of(law, points, planned, target)
+    laws = Plausible.of(points, law.metric, np.array([candidate.x for candidate in planned]), target)
     kept = list(range(len(planned)))
-    limit = _deviation(ensemble, kept) * (1 + negligible)
+    limit = _deviation(laws, kept) * (1 + negligible)
     dropped = []
     for index in sorted(kept, key=lambda i: -planned[i].hours):
         rest = [i for i in kept if i != index]
-        without = _deviation(ensemble, rest)
+        without = _deviation(laws, rest)
         if without <= limit:
-            dropped.append(RankedRun(planned[index], _deviation(ensemble, kept), without))
+            dropped.append(RankedRun(planned[index], _deviation(laws, kept), without))
             kept = rest
-    return dropped
+    return _in_space(dropped, _unit(law, points, target))
 
 
-def _deviation(ensemble: Ensemble, seen: Sequence[int]) -> float:
+def _deviation(laws: Plausible, seen: Sequence[int]) -> float:
     """The target's deviation once these candidates' runs have been seen."""
     for index in seen:
-        ensemble = ensemble.after(index)
-    return ensemble.target_deviation
-
-
-def _finite(value: float) -> float:
-    return value if np.isfinite(value) else 0.0
+        laws = laws.after(index)
+    return laws.deviation
 
 
 def _check(law: Average, candidates: Sequence[Candidate]) -> None:

@@ -4,7 +4,7 @@ Noise that two runs of one design and one seed share (the order of data, initial
 from the law) does not blur their difference. The difference and the sum of a pair are independent, with a variance
 each; so they, and not the runs, are the rows of a fit.
 
-Legend: n cells of both variants, a row each.
+Legend: n cells of both variants, a row each; P known pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy.typing as npt
 from analysis.arrays import Floats
 from analysis.laws.forms import Model, ValuesAndJacobian
 from analysis.laws.metric import Metric
+from analysis.recall.outcomes import PairOutcomes, aligned
+from analysis.recall.pair_design import PairDesign
 
 FEWEST_PAIRS = 3  # fewer do not tell the variance of a sum from that of a difference
 SAME_COMPUTE = 6  # decimals of log compute up to which runs without a named cell are of one cell
@@ -37,7 +39,7 @@ class Variant:
     y: Floats  # (runs,) the metric
     cells: tuple[Hashable, ...] = ()  # the design of each run, such as its model and data; default: its compute
     seeds: tuple[Hashable, ...] = ()  # of each run; default: runs of one cell are not matched
-    genes: Floats | None = None  # (runs, 2, K) sketches of y over genes (`analysis.recall.gene_sketch`)
+    outcomes: tuple[PairOutcomes, ...] = ()  # of each run, where y is a recall; default: not known
 
     def __len__(self) -> int:
         return len(self.y)
@@ -52,6 +54,37 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class PairNoise:
+    """How much each known pair adds to the deviation of each row."""
+
+    design: PairDesign
+    deviations: Floats  # (n, P) of z
+
+
+@dataclass(frozen=True)
+class _Deviations:
+    """Those of the runs of both variants, for the pairs of them all."""
+
+    design: PairDesign
+    of_runs: tuple[Floats, Floats]  # (runs, P) of y, of the baseline and of the variant
+
+    @classmethod
+    def of(cls, baseline: Variant, variant: Variant) -> _Deviations | None:
+        """None unless the outcomes of all runs are known."""
+        if not (baseline.outcomes and variant.outcomes):
+            return None
+        both = aligned([*baseline.outcomes, *variant.outcomes])
+        deviations = both.deviations()
+        return cls(both.design, (deviations[: len(baseline)], deviations[len(baseline) :]))
+
+    def of_cell(self, side: int, indices: Indices, y: Floats, metric: Metric, space: str) -> Floats:
+        """The mean (P,) over the runs of a cell, in a law's space."""
+        slope = (metric.to_space(y + STEP, space) - metric.to_space(y - STEP, space)) / (2 * STEP)
+        result: Floats = np.mean(slope[:, None] * self.of_runs[side][indices], axis=0)
+        return result
+
+
+@dataclass(frozen=True)
 class Rows:
     """Cells of both variants, as means over their runs; a rotation makes differences and sums of the pairs of cells."""
 
@@ -61,7 +94,7 @@ class Rows:
     rotation: Floats  # (n, n), orthogonal
     kinds: Kinds  # (n,) of the rotated rows: DIFFERENCE, SUM or ALONE
     runs: int  # that the means are of
-    genes: Floats | None = None  # (n, 2, K) sketches of z over genes
+    pairs_noise: PairNoise | None = None  # None unless the outcomes of all runs are known
 
     @property
     def pairs(self) -> int:
@@ -82,7 +115,8 @@ def rows_of(baseline: Variant, variant: Variant, metric: Metric, space: str) -> 
     first, second = baseline.by_cell(), variant.by_cell()
     rows: list[tuple[float, float, float]] = []  # log compute, metric, whether of the variant
     pairs: list[int] = []  # the first row of each
-    runs, sketches = 0, list[Floats]()
+    runs, parts = 0, list[Floats]()
+    noise = _Deviations.of(baseline, variant)
     for key in {**first, **second}:
         members = _same_seeds(baseline, variant, first.get(key, []), second.get(key, []))
         if all(members):
@@ -92,20 +126,11 @@ def rows_of(baseline: Variant, variant: Variant, metric: Metric, space: str) -> 
                 z = metric.to_space(of.y[indices], space)
                 rows.append((float(np.log(of.compute[indices]).mean()), float(z.mean()), float(side)))
                 runs += len(indices)
-                sketches += [] if of.genes is None else [_sketch(of, indices, metric, space)]
+                parts += [] if noise is None else [noise.of_cell(side, indices, of.y[indices], metric, space)]
     log_compute, z, is_variant = np.array(rows).T
     rotation, kinds = _rotation(len(rows), pairs if len(pairs) >= FEWEST_PAIRS else [])
     return Rows(log_compute, z, is_variant, rotation, kinds, runs,
-                np.stack(sketches) if len(sketches) == len(rows) else None)  # fmt: skip
-
-
-def _sketch(of: Variant, indices: Indices, metric: Metric, space: str) -> Floats:
-    """Mean sketch (2, K) over the runs of a cell, in a law's space."""
-    assert of.genes is not None
-    y = of.y[indices]
-    slope = (metric.to_space(y + STEP, space) - metric.to_space(y - STEP, space)) / (2 * STEP)
-    result: Floats = np.mean(slope[:, None, None] * of.genes[indices], axis=0)
-    return result
+                None if noise is None else PairNoise(noise.design, np.stack(parts)))  # fmt: skip
 
 
 def _same_seeds(baseline: Variant, variant: Variant, first: Indices, second: Indices) -> tuple[Indices, Indices]:

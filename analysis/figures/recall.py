@@ -82,10 +82,10 @@ def recall_versus_compute(
             title = source.replace(FACET, "\n", 1)
             axes.set_title(title, loc="left", fontweight="bold", pad=15, parse_math=False)
             _draw_table6(axes, published[published["benchmark"] == _base(source)], encoding)
-            _draw_points(axes, points[points["source"] == source], encoding)
+            draw_points(axes, points[points["source"] == source], encoding)
             for fit in fits:
                 if fit.source == source:
-                    _draw_fit(axes, fit)
+                    draw_fit(axes, fit)
             _draw_baselines(axes, baselines[baselines["source"] == source], encoding, inks)
             chance_drawn |= _draw_chance(axes, points[points["source"] == source], is_facet=title != source)
             logarithmic_compute(axes)
@@ -105,7 +105,8 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, grid[:count]
 
 
-def _draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
+def draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
+    """The recall of trained cells with intervals, seeds side by side, and runs through their open points."""
     if points.empty:
         return
     _draw_trajectories(axes, points, encoding)
@@ -131,7 +132,8 @@ def _draw_trajectories(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> 
             axes.plot(passed["compute"], passed["recall"], color=colour, zorder=1.8, **TRAJECTORY)
 
 
-def _draw_fit(axes: Axes, fit: LogLinearFit) -> None:
+def draw_fit(axes: Axes, fit: LogLinearFit) -> None:
+    """A law with its interval, and its slope in words above the panel."""
     band = fit.band(np.geomspace(fit.compute_low, fit.compute_high, 60))
     axes.fill_between(band.compute, band.low, band.high, zorder=1, **INTERVAL)
     axes.plot(band.compute, band.centre, color=DARK, linewidth=1.3, zorder=2.5)

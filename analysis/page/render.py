@@ -12,7 +12,9 @@ from pathlib import Path
 
 from analysis.page.comparisons import best_rates, multipliers
 from analysis.page.forecasts import running, sealed
+from analysis.page.gains import training_gain
 from analysis.page.html import by_convention, number, table, text
+from analysis.page.lifetime import lives
 from analysis.page.sections import SECTIONS, allocation
 from analysis.page.study import CellRow, Study
 
@@ -26,6 +28,7 @@ def page(study: Study) -> str:
 
     parts = [
         _head(study),
+        training_gain(study.gain),
         _answers(study),
         '<section><h2 id="curves">Recall against compute</h2><div class="panels">',
         *(f'<div class="plot" role="img" data-plot="{text(source)}" aria-label="Recall of {text(source)} against '
@@ -36,6 +39,7 @@ def page(study: Study) -> str:
         best_rates(study),
         allocation(study),
         running(study),
+        lives(study),
         _cells(study),
         sealed(study),
         _checks(study),
@@ -64,6 +68,10 @@ def _json(study: Study) -> str:
             ]
             for name, by_metric in study.allocations.items()
         },
+        "lives": [
+            {"metric": life.metric, "convention": life.convention, "line": dict(life.line), "models": list(life.models)}
+            for life in study.lives
+        ],
     }  # fmt: skip
     return json.dumps(data, allow_nan=False, default=float).replace("<", "\\u003c")
 

@@ -114,7 +114,8 @@ def _next(study: Study) -> str:
         return ""
     head = ["cell", "GPU hours", *([] if rate is None else ["cost"]), "expected effect"]
     shown = table(head, rows) if rows else f"<p>{text(study.no_next)}</p>"
-    return f'<section><h2 id="next">What to run next</h2>{shown}</section>'
+    left = "".join(f'<p class="soft">{text(line)}.</p>' for line in study.unsettled)
+    return f'<section><h2 id="next">What to run next</h2>{left}{shown}</section>'
 
 
 def _provenance(study: Study) -> str:

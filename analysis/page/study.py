@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.forecast.outlook import Outlook
 from analysis.forecast.scores import Scored
+from analysis.page.gains import TrainingGain
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ class Allocation:
     line: Mapping[str, Sequence[float]]  # x of compute; y, low, high of the best cost per crop; empty where none
     places: Sequence[Mapping[str, float]]  # compute, cost, cost_low, cost_high, crops, predicted
     cells: Sequence[str]  # the runs behind it
+
+
+@dataclass(frozen=True)
+class LifePanel:
+    """The best size over a life, trained once and run on every well that it embeds: of one metric, in one unit."""
+
+    metric: str
+    answer: str  # what is wanted and which of the study's models is the cheapest; or why there is no answer
+    unit: str = ""  # of costs
+    convention: str = ""  # of sizes
+    line: Mapping[str, Sequence[float]] = field(default_factory=dict)  # x of wells; y, low, high of the best size
+    models: Sequence[tuple[str, float]] = ()  # of the study, with their sizes
+    places: Sequence[Mapping[str, float]] = ()  # wells, size, size_low, size_high, crops, train, embed, total
 
 
 @dataclass(frozen=True)
@@ -125,14 +139,17 @@ class Study:
     left_out: Sequence[str] = ()  # files that could not be used, with reasons
     stopped: str = ""  # how many runs stopped before their learning rate had decayed, in words
     allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
+    lives: Sequence[LifePanel] = ()
     price: Price | None = None  # None where there are no GPUs to pay for
     next_runs: Sequence[NextRun] = ()
     no_next: str = ""  # why nothing is proposed
+    unsettled: Sequence[str] = ()  # what the finished runs leave open, in words
     provenance: Mapping[str, str] = field(default_factory=dict)
     reconstructions: Path | None = None  # a PNG: crops of the cell with the lowest loss
     samples: Sequence[Sample] = ()  # of every cell that reconstructs
     multipliers: Sequence[Multipliers] = ()  # by axis
     best_rates: BestRates | None = None  # None where no learning rate is swept
+    gain: TrainingGain | None = None  # what training adds; None while no trained cell is evaluated
     outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # of the cells that are training
     forecasts: Sequence[Scored] = ()  # the predictions that were sealed before their cells ran
     sealed: str = ""  # how many forecasts, and the seal of the last

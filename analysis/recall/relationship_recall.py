@@ -7,7 +7,7 @@ Protocol `current` (EFAAR_benchmarking since 1.0): the null is every unordered p
 included. Protocol `legacy` (version 0.1, used when the paper was written): the null is 5,000 genes against 5,000, drawn
 with replacement, a gene with itself left out; recall is the mean over three such draws.
 
-Legend: G genes, D embedding width, P known pairs, S nulls, K bootstrap replicates.
+Legend: G genes, D embedding width, P known pairs, S nulls.
 """
 
 import math
@@ -22,7 +22,9 @@ import numpy.typing as npt
 
 from analysis.arrays import Floats, Mask
 from analysis.recall.cosine_null import AllPairs, Directions, DrawnPairs, Indices, Null, compare, order_statistics
-from analysis.recall.gene_sketch import gene_sketch
+from analysis.recall.noise import interval
+from analysis.recall.outcomes import PairOutcomes
+from analysis.recall.pair_design import PairDesign
 from analysis.recall.pairs import Pairs
 
 RecallProtocol = Literal["current", "legacy"]
@@ -32,7 +34,6 @@ BOTH_TAILS: Thresholds = (0.05, 0.95)
 
 LEGACY_GENES, LEGACY_NULLS, LEGACY_SEED = 5000, 3, 42
 RANDOM_PAIRS = 20_000  # drawn among a source's own genes, to show what they recall without being related
-REPLICATES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RecallResult:
     low: float
     high: float
     recall: float
-    recall_low: float | None  # bootstrap interval over genes; None if none was requested
+    recall_low: float | None  # interval over complexes, genes and wells; None if none was requested
     recall_high: float | None
     low_tail: float  # recalled in the low tail only; its chance is `low`
     high_tail: float  # recalled in the high tail only; its chance is 1 - `high`
@@ -81,12 +82,11 @@ def relationship_recall(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[RecallResult]:
-    """Recall of the known pairs of each source at each pair of thresholds, with an interval over genes.
+    """Recall of the known pairs of each source at each pair of thresholds, with an interval.
 
-    The interval resamples genes with replacement `replicates` times (0: no interval): a pair weighs the product of its
-    genes' multiplicities, so that pairs which share a gene vary together. The null's thresholds stay as they are. Such
-    an interval is rather too wide (Owen 2007, "The pigeonhole bootstrap"): right where genes differ in how well they
-    are recalled, up to the square root of 3 too wide where pairs vary on their own.
+    The interval is of the recall expected of complexes, genes and wells drawn like those at hand (`noise`): pairs that
+    share a gene vary together, and so do pairs of one complex. The null's thresholds stay as they are. It is (0, 1)
+    where all pairs are of one complex, since that tells nothing about others.
 
     Args:
         genes: (G,) distinct gene symbols.
@@ -94,6 +94,9 @@ def relationship_recall(
         sources: the known relationships; those with a gene outside the map are counted as unknown.
         protocol: which null distribution.
         thresholds: each (low, high): recalled up to this fraction of the null, and from this fraction on.
+        replicates: 0 for no interval. Any other number gives the same interval; it needs no resampling.
+        confidence: of the interval.
+        seed: of the random pairs.
 
     Returns:
         One result per source and pair of thresholds, sources first.
@@ -102,26 +105,24 @@ def relationship_recall(
         ValueError: if genes repeat or number fewer than 3, an embedding is zero or not finite, thresholds are out of
             order, there is no source, or the map holds no known pair of a source.
     """
-    measured = sketched_recall(
-        genes, embeddings, sources, protocol=protocol, thresholds=thresholds, replicates=replicates,
-        confidence=confidence, seed=seed, sketches=False,
-    )  # fmt: skip
+    confidences = confidence if replicates else None
+    measured = recall_of_pairs(
+        genes, embeddings, sources, protocol=protocol, thresholds=thresholds, confidence=confidences, seed=seed
+    )
     return [result for result, _ in measured]
 
 
-def sketched_recall(
+def recall_of_pairs(
     genes: Sequence[str],
     embeddings: npt.ArrayLike,
     sources: Sequence[Pairs],
     *,
     protocol: RecallProtocol = "current",
     thresholds: Sequence[Thresholds] = (BOTH_TAILS,),
-    replicates: int = 1000,
-    confidence: float = 0.95,
+    confidence: float | None = 0.95,
     seed: int = 0,
-    sketches: bool = True,
-) -> list[tuple[RecallResult, Floats | None]]:
-    """As `relationship_recall`, each result with its sketch (2, K) over genes (`gene_sketch`)."""
+) -> list[tuple[RecallResult, PairOutcomes]]:
+    """As `relationship_recall`, each result with the outcome of every pair. No confidence: no interval."""
     for low, high in thresholds:
         if not 0 <= low <= high <= 1:
             raise ValueError(f"thresholds must satisfy 0 <= low <= high <= 1, not low {low}, high {high}")
@@ -130,30 +131,30 @@ def sketched_recall(
     directions = _directions(genes, embeddings)
     known = [_known(genes, pairs, np.random.default_rng([seed, index])) for index, pairs in enumerate(sources)]
     limits = [_limits(directions, null, thresholds) for null in _nulls(protocol, genes)]  # S lists
-    measured: list[tuple[RecallResult, Floats | None]] = []
+    measured: list[tuple[RecallResult, PairOutcomes]] = []
     for source in known:
-        results, either = _of_source(directions, source, thresholds, limits, protocol, (replicates, confidence, seed))
-        for result, recalled in zip(results, either, strict=True):
-            sketch = gene_sketch(genes, source.first, source.second, recalled) if sketches else None
-            measured.append((result, sketch))
+        results, either = _of_source(directions, source, thresholds, limits, protocol, confidence)
+        measured += [
+            (result, PairOutcomes(result.source, tuple(genes), source.first, source.second, recalled))
+            for result, recalled in zip(results, either, strict=True)
+        ]
     return measured
 
 
 def _of_source(
     directions: Directions, known: _Known, thresholds: Sequence[Thresholds], limits: Sequence[Sequence[Thresholds]],
-    protocol: RecallProtocol, bootstrap: tuple[int, float, int],
+    protocol: RecallProtocol, confidence: float | None,
 ) -> tuple[list[RecallResult], Floats]:  # fmt: skip
     """The results of a source, and which of its pairs they recall (thresholds, P)."""
     genes = len(directions.norms)
+    design = PairDesign.of(genes, known.first, known.second) if confidence is not None else None
     single = directions.single_cosines(known.first, known.second)
     random_single = directions.single_cosines(known.random_first, known.random_second)
     tails = [_tails(directions, known.first, known.second, single, cuts) for cuts in zip(*limits, strict=True)]
     either = np.stack([low + high for low, high in tails])  # (thresholds, P)
-    ends = _intervals_over_genes(genes, known.first, known.second, either, *bootstrap)
     results = []
-    for (low, high), cuts, (in_low, in_high), interval in zip(
-        thresholds, zip(*limits, strict=True), tails, ends, strict=True
-    ):
+    for (low, high), cuts, (in_low, in_high) in zip(thresholds, zip(*limits, strict=True), tails, strict=True):
+        ends = (None, None) if design is None or confidence is None else interval(design, in_low + in_high, confidence)
         random_low, random_high = _tails(directions, known.random_first, known.random_second, random_single, cuts)
         results.append(
             RecallResult(
@@ -161,8 +162,8 @@ def _of_source(
                 low=low,
                 high=high,
                 recall=float((in_low + in_high).mean()),
-                recall_low=interval[0],
-                recall_high=interval[1],
+                recall_low=ends[0],
+                recall_high=ends[1],
                 low_tail=float(in_low.mean()),
                 high_tail=float(in_high.mean()),
                 chance=low + (1 - high),
@@ -270,38 +271,3 @@ def _tails(
         low += in_low
         high += in_high & ~in_low
     return low / len(cuts), high / len(cuts)
-
-
-def _intervals_over_genes(
-    genes: int, first: Indices, second: Indices, recalled: Floats, replicates: int, confidence: float, seed: int
-) -> list[tuple[float | None, float | None]]:
-    """Percentile intervals over resampled genes of each row of `recalled` (thresholds, P).
-
-    Replicates without any known pair are left out.
-    """
-    if replicates == 0:
-        return [(None, None)] * len(recalled)
-    rng = np.random.default_rng(seed)
-    rows = np.vstack([np.ones(len(first)), recalled]).astype(np.float32)
-    weights = np.concatenate(
-        [
-            rows @ _pair_weights(genes, first, second, min(REPLICATES_AT_ONCE, replicates - start), rng)
-            for start in range(0, replicates, REPLICATES_AT_ONCE)
-        ],
-        axis=1,
-    ).astype(np.float64)
-    weights = weights[:, weights[0] > 0]
-    if not weights.size:
-        return [(0.0, 1.0)] * len(recalled)
-    tail = (1 - confidence) / 2
-    ends = np.quantile(weights[1:] / weights[0], [tail, 1 - tail], axis=1)
-    return [(float(low), float(high)) for low, high in ends.T]
-
-
-def _pair_weights(
-    genes: int, first: Indices, second: Indices, replicates: int, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """How often each pair occurs in each resampling of the genes: (P, K)."""
-    drawn = rng.integers(genes, size=(replicates, genes))
-    counts = np.stack([np.bincount(row, minlength=genes) for row in drawn], axis=1).astype(np.float32)  # (G, K)
-    return counts[first] * counts[second]

@@ -1,8 +1,8 @@
 """Evaluate one grid cell: correct its well embeddings, aggregate them to genes, and measure the recall of each source.
 
 `analysis` computes the numbers; this module reads the files, selects columns and builds the ledger's row. No torch.
-Baselines are evaluated the same way: random features are part of every row; untrained networks, pretrained networks,
-measured profiles and pixel statistics are grid cells of their own.
+Placebos (`analysis.recall.placebos`) are measured the same way and are part of every row. Untrained networks,
+pretrained networks, measured profiles and pixel statistics are grid cells of their own.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.embeddings.aggregate import aggregate
+from analysis.embeddings.aggregate import GeneMap, aggregate
 from analysis.embeddings.consistency import replicate_consistency
 from analysis.embeddings.corrections import apply_named
-from analysis.recall import gene_sketch
+from analysis.recall.outcomes import PairOutcomes
 from analysis.recall.pairs import Pairs, read_pairs
-from analysis.recall.relationship_recall import VERSIONS, RecallResult, sketched_recall
+from analysis.recall.placebo_panel import placebo_panel
+from analysis.recall.placebos import COUNTS, number_features, position_features, random_features, shuffled
+from analysis.recall.relationship_recall import VERSIONS, RecallResult, recall_of_pairs
 from analysis.tables.names import name_of, names_of
 from analysis.tables.series import column_of
-from harness.grid.cell_folder import EMBEDDINGS, GENE_SKETCHES
+from harness.grid.cell_folder import EMBEDDINGS, PAIR_OUTCOMES
 from harness.recipe.schema import Evaluate, Recipe
 from harness.storage.embeddings import read_embeddings
-from harness.storage.gene_sketches import write_sketches
+from harness.storage.ledger import RECALL_PROTOCOL
+from harness.storage.pair_outcomes import write_outcomes
 
-PROTOCOL = "relationship_recall/2"  # version 1 of the row called the ends of the interval low and high
 CONSISTENCY = "replicate_consistency/1"
-RANDOM_WIDTH = 128
+WELL = "well"
 
 Floats = NDArray[np.float64]
+PlaceboValues = dict[str, dict[str, float]]  # by source
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,19 @@ class _Wells:
     guide: list[str] | None
     batch: NDArray[Any]
     control: NDArray[np.bool_]
+    position: list[str] | None
+    count: NDArray[Any] | None  # of cells
 
 
-def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Recall of every relationship source by a cell's embeddings, their replicate consistency, and random baselines.
+def evaluate_cell(recipe: Recipe, folder: Path, kind: str = "") -> dict[str, Any]:
+    """Recall of every relationship source by a cell's embeddings and by placebos, and their replicate consistency.
 
-    How the recalls depend on the choice of genes is written to the cell's folder, for comparisons with other cells.
+    Which pairs are recalled is written to the cell's folder, for comparisons with other cells pair by pair.
+
+    Args:
+        recipe: the study.
+        folder: of the cell.
+        kind: of the cell; the features of pixel statistics are placebos themselves.
 
     Raises:
         ValueError: a column or the controls are missing, or a relationship list cannot be used.
@@ -58,18 +68,19 @@ def evaluate_cell(recipe: Recipe, folder: Path) -> dict[str, Any]:
     wells, features = _read(settings, folder / EMBEDDINGS)
     lists = [read_pairs(path, name) for name, path in settings.relationships.items()]
     corrected = apply_named(settings.correction, features, wells.control, wells.batch)
-    genes, measured = _recall(settings, wells, corrected, lists, settings.bootstrap)
-    results = [result for result, _ in measured]
-    sketches = {result.source: sketch for result, sketch in measured if sketch is not None}
-    recalls = {result.source: result.recall for result in results}
-    write_sketches(folder / GENE_SKETCHES, gene_sketch.VERSION, recalls, sketches)
+    gene_map = aggregate(corrected, wells.gene, wells.guide)
+    measured = _recall(settings, gene_map, lists)
+    write_outcomes(folder / PAIR_OUTCOMES, [outcomes for _, outcomes in measured])
+    statistics = features if kind == "pixel_statistics" else None
+    placebos, failed = _placebos(settings, wells, lists, gene_map, statistics)
     return {
-        "protocol": f"{PROTOCOL}/{VERSIONS[settings.protocol]}",
+        "protocol": f"{RECALL_PROTOCOL}/{VERSIONS[settings.protocol]}",
         "correction": settings.correction,
-        "genes": genes,
-        "recall": {result.source: _row(result) for result in results},
+        "genes": len(gene_map.genes),
+        "recall": {result.source: _row(result) for result, _ in measured},
         "consistency": _consistency(wells, corrected),
-        "baselines": _baselines(settings, wells, lists),
+        "placebos": placebos,
+        "placebos_not_measured": failed,
     }
 
 
@@ -84,23 +95,19 @@ def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
         raise ValueError(f"{path}: {blank.sum()} of {len(batch)} wells have no {settings.batch_column}, {where}")
     control = _names(table, settings.control.column) == name_of(settings.control.value, settings.control.column)
     guide = _names(table, "treatment").tolist() if "treatment" in table else None
-    return _Wells(gene.tolist(), guide, batch, control), features
+    position = _names(table, WELL).tolist() if WELL in table else None
+    count = next((table[name].to_numpy() for name in table.columns if name.lower() in COUNTS), None)
+    return _Wells(gene.tolist(), guide, batch, control, position, count), features
 
 
 def _names(table: pd.DataFrame, column: str) -> NDArray[Any]:
     return names_of(column_of(table[column]), column)
 
 
-def _recall(
-    settings: Evaluate, wells: _Wells, corrected: Floats, lists: list[Pairs], replicates: int
-) -> tuple[int, list[tuple[RecallResult, Floats | None]]]:
-    genes = aggregate(corrected, wells.gene, wells.guide)
-    results = sketched_recall(
-        genes.genes, genes.embeddings, lists,
-        protocol=settings.protocol, thresholds=[settings.tails], replicates=replicates,
-        sketches=replicates > 0,
-    )  # fmt: skip
-    return len(genes.genes), results
+def _recall(settings: Evaluate, gene_map: GeneMap, lists: list[Pairs]) -> list[tuple[RecallResult, PairOutcomes]]:
+    return recall_of_pairs(
+        gene_map.genes, gene_map.embeddings, lists, protocol=settings.protocol, thresholds=[settings.tails]
+    )
 
 
 def _row(result: RecallResult) -> dict[str, Any]:
@@ -127,9 +134,25 @@ def _consistency(wells: _Wells, corrected: Floats) -> dict[str, Any] | None:
     return {"protocol": CONSISTENCY, **replicate_consistency(corrected[named], names).summary()}
 
 
-def _baselines(settings: Evaluate, wells: _Wells, lists: list[Pairs]) -> dict[str, dict[str, float]]:
-    """Recall of each source by random features."""
-    random = np.random.default_rng(0).normal(size=(len(wells.gene), RANDOM_WIDTH))
-    corrected = apply_named(settings.correction, random, wells.control, wells.batch)
-    results = _recall(settings, wells, corrected, lists, 0)[1]
-    return {"random_features": {result.source: result.recall for result, _ in results}}
+def _placebos(
+    settings: Evaluate, wells: _Wells, lists: list[Pairs], gene_map: GeneMap, statistics: Floats | None
+) -> tuple[dict[str, PlaceboValues], dict[str, str]]:
+    """Recall of each source by each placebo that the wells have, after the same correction, and why others are not."""
+    features = {
+        "random_features": random_features(len(wells.gene)),
+        "well_position": position_features(wells.position) if wells.position is not None else None,
+        "cell_count": number_features(wells.count) if wells.count is not None else None,
+        "intensity": statistics[:, : statistics.shape[1] // 2] if statistics is not None else None,
+    }
+
+    def measure(values: Floats) -> list[RecallResult]:
+        corrected = apply_named(settings.correction, values, wells.control, wells.batch)
+        return [found for found, _ in _recall(settings, aggregate(corrected, wells.gene, wells.guide), lists)]
+
+    others = [shuffled(one, gene_map.genes) for one in lists]
+    panel = placebo_panel(features, measure, [found for found, _ in _recall(settings, gene_map, others)])
+    values: dict[str, PlaceboValues] = {}
+    for one in panel.recalls:
+        ends = {"recall": one.recall, "recall_low": one.low, "recall_high": one.high, "chance": one.chance}
+        values.setdefault(one.placebo, {})[one.source] = ends
+    return values, dict(panel.not_measured)

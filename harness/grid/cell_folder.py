@@ -11,7 +11,7 @@ WEIGHTS = "model.safetensors"  # of a trained cell
 TRAIN_LOG = "train.jsonl"
 EMBEDDINGS = "embeddings.parquet"
 RECONSTRUCTIONS = "reconstructions.npz"
-GENE_SKETCHES = "recall_genes.npz"  # of an evaluated cell
+PAIR_OUTCOMES = "recall_pairs.npz"  # of an evaluated cell
 
 
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:

@@ -156,9 +156,10 @@ class VitClassifier(Classifier):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
+        with torch.no_grad():
+            self.encoder.reset_parameters()  # before the head is drawn: it does not depend on the number of classes
         self.head = linear_head(config.embedding_width, config.classes)
         with torch.no_grad():
-            self.encoder.reset_parameters()
             scheme = ENCODER_SCHEME[self.config.initialisation]
             initialise_weights(self.head, scheme)
             scale_initial_values(self, config, scheme, scheme)

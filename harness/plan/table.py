@@ -48,9 +48,9 @@ def _row(plan: CellPlan, axes: Sequence[str], *, shared: bool) -> dict[str, str]
     return {
         "cell": plan.cell.id,
         **{short: _value(plan.cell.labels().get(axis)) for axis, short in short_names(axes).items()},
-        "params": _short(plan.parameters),
-        "crops": _short(plan.crops),
-        **({"before": _short(plan.crops_before) if plan.crops_before else ""} if shared else {}),
+        "params": short(plan.parameters),
+        "crops": short(plan.crops),
+        **({"before": short(plan.crops_before) if plan.crops_before else ""} if shared else {}),
         "steps": str(plan.steps),
         **{name: f"{plan.flops[name]:.2e}" for name in CONVENTIONS},
         **(_run(plan.run, plan.gpus) if plan.run is not None and plan.gpus else dict.fromkeys(RUN_COLUMNS, "")),
@@ -98,7 +98,7 @@ def _sums(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
         return [f"{len(plans)} cells with a model: {work:.2e} FLOPs (mae_train); no GPUs, so no GPU hours are planned"]
     gpu, mfu = recipe.hardware.gpu_type, recipe.hardware.mfu
     train, embed = (sum(values) for values in zip(*((p.gpu_hours, p.embed_hours or 0.0) for p in plans), strict=True))
-    crops = _short(sum(plan.crops for plan in plans))
+    crops = short(sum(plan.crops for plan in plans))
     shares = f"{mfu:.0%}" if isinstance(mfu, float) else ", ".join(f"{name} {share:.0%}" for name, share in mfu.items())
     return [
         f"{len(plans)} cells with a model: {crops} crops; {train:,.0f} GPU hours to train, {embed:,.0f} to embed; "
@@ -121,14 +121,14 @@ def _saved(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
     saving = shared_work(plans)
     if saving is None or saving.crops == saving.crops_apart:
         return []
-    crops, shared = _short(saving.crops_apart), saving.crops
+    crops, shared = short(saving.crops_apart), saving.crops
     gpu = recipe.hardware.gpu_type
     cost, apart = saving.gpu_hours * gpu.price_per_hour, saving.gpu_hours_apart * gpu.price_per_hour
     hours = f", {saving.gpu_hours_apart:,.0f} GPU hours, cost {apart:,.0f}" if recipe.launch.gpus_per_node else ""
     less = f", {saving.gpu_hours_apart - saving.gpu_hours:,.0f} GPU hours, cost {apart - cost:,.0f}"
     return [
         f"runs share their beginnings: the same {saving.points} trained points as runs of their own would take {crops} "
-        f"crops{hours} to train; saved: {_short(saving.crops_apart - shared)} crops ({saving.share:.0%})"
+        f"crops{hours} to train; saved: {short(saving.crops_apart - shared)} crops ({saving.share:.0%})"
         + (less if recipe.launch.gpus_per_node else "")
     ]
 
@@ -162,8 +162,8 @@ def _compared_with_the_paper(recipe: Recipe, plans: Sequence[CellPlan]) -> list[
     early = hours * PAPER_CROPS / crops
     at_their_share = early * mfu * recipe.hardware.gpu_type.peak_tflops / (PAPER_MFU * 312)
     return [
-        f"the paper's {plan.cell.model} on {plan.cell.dataset}: {_short(PAPER_CROPS)} crops in more than "
-        f"{PAPER_HOURS:,} A100 hours; here {_short(crops)} in {hours:,.0f}.",
+        f"the paper's {plan.cell.model} on {plan.cell.dataset}: {short(PAPER_CROPS)} crops in more than "
+        f"{PAPER_HOURS:,} A100 hours; here {short(crops)} in {hours:,.0f}.",
         f"  The paper's ended early, after {PAPER_CROPS / plan.images:.1f} of {crops / plan.images:.0f} "
         f"epochs: {early:,.0f} hours here. It reached {PAPER_MFU:.0%} of an A100's peak, and this plan assumes "
         f"{mfu:.0%}: {at_their_share:,.0f} A100 hours at the paper's share.",
@@ -227,7 +227,8 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
     return "\n".join(lines)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A count in three digits: 2.6G, 93M, 512."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g}{unit}"

@@ -168,7 +168,7 @@ class Evaluate(Section):
     gene_column: Text = "gene"
     relationships: Annotated[dict[Label, YamlPath], Entries, Field(min_length=1, max_length=MOST_NAMES)]
     tails: Pair = (0.05, 0.95)
-    bootstrap: PositiveInt = 1000
+    bootstrap: PositiveInt = Field(1000, description="has no effect: the interval of a recall needs no resampling")
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluate:

@@ -39,19 +39,19 @@ def allocations(
         grid: its cells.
         tables: `points.points` under each convention, with a column facet where the grid has axes.
     """
-    losses = {cell.id: loss for cell in grid if (loss := _loss(recipe, cell)) is not None}
+    losses = final_losses(recipe, grid)
     by_convention = {
         name: [
             _allocation(f"{metric}, {facet}" if facet else metric, kind, runs)
-            for facet, part in _facets(for_laws(table, recipe.fit))
-            for metric, kind, runs in _metrics(_runs(part, losses))
+            for facet, part in facets(for_laws(table, recipe.fit))
+            for metric, kind, runs in metrics(runs_of(part, losses))
         ]
         for name, table in tables.items()
     }
     return {name: frontiers for name, frontiers in by_convention.items() if frontiers}
 
 
-def _facets(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def facets(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The points of each facet; all of them, without a name, in a table without facets."""
     if "facet" not in table:
         yield "", table
@@ -59,12 +59,13 @@ def _facets(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield from ((str(name), part) for name, part in table.groupby("facet", sort=False))
 
 
-def _loss(recipe: Recipe, cell: Cell) -> float | None:
-    values = train_values(recipe, cell)
-    return None if values is None else values.validation_loss
+def final_losses(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, float]:
+    """The validation loss at the end of each trained cell that has one."""
+    trained = ((cell.id, train_values(recipe, cell)) for cell in grid)
+    return {cell: values.validation_loss for cell, values in trained if values and values.validation_loss is not None}
 
 
-def _runs(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
+def runs_of(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
     """One row per trained cell of the points for laws: cost per crop, crops, patch, mean recall, loss."""
     trained = table[table["trained"].astype(bool)]
     runs = trained.groupby("cell", sort=False).agg(
@@ -74,7 +75,7 @@ def _runs(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
     return runs.assign(cost=runs["compute"] / runs["crops"], loss=final_losses)
 
 
-def _metrics(runs: pd.DataFrame) -> Iterator[tuple[str, Metric, pd.DataFrame]]:
+def metrics(runs: pd.DataFrame) -> Iterator[tuple[str, Metric, pd.DataFrame]]:
     """The metrics to optimise: name, kind, and the runs with y, where both factors vary enough."""
     from analysis.laws.metric import Metric
 

@@ -1,7 +1,8 @@
-"""What to run next: of the cells that are not done, those that narrow the prediction at a target most per GPU hour.
+"""What to run next: of the cells that are not done, those that narrow the prediction at a target most in a budget.
 
 `analysis.design` computes it from the study's runs (recall, averaged over its relationship sources), its open cells and
-their planned cost. A grid with axes has a law at each point; the best runs of all points are proposed together.
+their planned cost, and says what the finished runs leave open and why each run is proposed: for range, or to narrow.
+A grid with axes has a law at each point; the best runs of all points are proposed together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.design.next_runs import Candidate, RankedRun
+    from analysis.design.plausible import Unsettled
 
+PURPOSES = {"range": "for the range: no run is near", "narrowing": "to narrow"}
 LAW = "log_linear"
 
 
@@ -35,6 +38,7 @@ class Proposal:
     drop: tuple[RankedRun, ...]
     places: Mapping[str, str] = field(default_factory=dict)  # where a cell is on the axes, in words
     notes: tuple[str, ...] = ()  # points of the axes at which nothing can be proposed yet
+    unsettled: tuple[str, ...] = ()  # what the finished runs do not settle, in words
 
 
 def propose(recipe: Recipe, *, count: int, budget: float, target: float | None = None) -> Proposal:
@@ -69,7 +73,16 @@ def propose(recipe: Recipe, *, count: int, budget: float, target: float | None =
     places = {plan.cell.id: place for place, own in _by_place(plans).items() for plan in own if place}
     buy = _merged([part.buy for part in parts], count, budget)
     drop = tuple(run for part in parts for run in part.drop)
-    return Proposal(compute, convention, buy, drop, places, tuple(lacking))
+    return Proposal(compute, convention, buy, drop, places, tuple(lacking), _told(parts, places))
+
+
+def _told(parts: Sequence[Proposal], places: Mapping[str, str]) -> tuple[str, ...]:
+    """What is open at each point of the axes, named where there are several."""
+    told = list[str]()
+    for part in parts:
+        cell = next((run.candidate.name for run in (*part.buy, *part.drop)), "")
+        told += [f"{places[cell]}: {line}" if cell in places else line for line in part.unsettled]
+    return tuple(told)
 
 
 def _with_their_segments(recipe: Recipe, plans: Sequence[CellPlan]) -> list[CellPlan]:
@@ -127,7 +140,18 @@ def _at_place(
     evaluated = Points(runs[["compute"]].to_numpy(float), runs["recall"].to_numpy(float))
     law = averages.fit(evaluated, Metric("share"), LAW)
     buy = next_runs.next_runs(law, evaluated, options, compute, budget=budget, count=count)
-    return Proposal(compute, convention, tuple(buy), tuple(next_runs.droppable(law, evaluated, options, compute)))
+    drop = next_runs.droppable(law, evaluated, options, compute)
+    left = _unsettled(next_runs.unsettled(law, evaluated, compute))
+    return Proposal(compute, convention, tuple(buy), tuple(drop), unsettled=(left,))
+
+
+def _unsettled(left: Unsettled) -> str:
+    low, high = left.exponent
+    words = f"the finished runs fit laws with exponents from {low:.2g} to {high:.2g}"
+    if left.plateau is None:
+        return words
+    least, most = left.plateau
+    return f"{words}, and ceilings that leave {least:.0%} to {most:.0%} of what recall still lacks at the largest run"
 
 
 def _is_stopped(recipe: Recipe, cell: Cell) -> bool:
@@ -164,8 +188,11 @@ def _candidate(plan: CellPlan, convention: str) -> Candidate:
 def text(proposal: Proposal) -> str:
     """The proposal for a terminal."""
     each = ", at each point of the axes" if proposal.places else ""
-    lines = [f"for mean recall at {proposal.target:.3g} ({proposal.convention}){each}, best per GPU hour first:"]
-    lines += [f"  {_words(run, proposal)}" for run in proposal.buy] or [
+    lines = [
+        *proposal.unsettled,
+        f"for mean recall at {proposal.target:.3g} ({proposal.convention}){each}, in this order:",
+    ]
+    lines += [f"  {_words(run, proposal)}   {PURPOSES[run.purpose]}" for run in proposal.buy] or [
         "  no open cell within the budget would narrow it"
     ]
     if proposal.drop:
@@ -185,12 +212,19 @@ def _words(run: RankedRun, proposal: Proposal) -> str:
 def as_json(proposal: Proposal) -> str:
     def rows(choices: Sequence[RankedRun]) -> list[dict[str, object]]:
         return [
-            {"cell": c.candidate.name, "gpu_hours": c.candidate.hours, "before": c.before, "after": c.after}
+            {
+                "cell": c.candidate.name,
+                "gpu_hours": c.candidate.hours,
+                "before": c.before,
+                "after": c.after,
+                "purpose": c.purpose,
+            }
             | ({"axes": proposal.places[c.candidate.name]} if c.candidate.name in proposal.places else {})
             for c in choices
         ]
 
     values: dict[str, object] = {"target": proposal.target, "convention": proposal.convention}
+    values["unsettled"] = list(proposal.unsettled)
     if proposal.notes:
         values["notes"] = list(proposal.notes)
     return json.dumps(values | {"buy": rows(proposal.buy), "drop": rows(proposal.drop)}, indent=1)

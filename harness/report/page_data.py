@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.fitting.trend import LogLinearFit
+    from analysis.page.gains import TrainingGain
     from analysis.page.study import BestRates, CellRow, Multipliers, NextRun, Price, SourceFit, Study
 
 LINE_POINTS = 60
@@ -38,7 +39,7 @@ ANNEALED = {True: "yes", False: "no", None: "unknown"}
 
 def study(
     recipe: Recipe, crops: Path | None = None, missing: Sequence[LeftOut] = (), *,
-    multipliers: Sequence[Multipliers] = (), best_rates: BestRates | None = None,
+    multipliers: Sequence[Multipliers] = (), best_rates: BestRates | None = None, gain: TrainingGain | None = None,
 ) -> Study:  # fmt: skip
     """Everything the page shows of a study as it stands, finished or not.
 
@@ -48,11 +49,13 @@ def study(
         missing: files that the report leaves out.
         multipliers: of the variants along each axis.
         best_rates: of the sweeps of the learning rate, if there are any.
+        gain: what training adds, if trained cells are evaluated.
     """
     from analysis.page.study import Study
     from harness.report.forecasts.live import outlooks
     from harness.report.forecasts.score import scores, verified
     from harness.report.frontier import allocations
+    from harness.report.lifetime.panel import panels
     from harness.report.reconstructions import samples
 
     grid = cells(recipe)
@@ -65,7 +68,7 @@ def study(
     unfinished = sum(row.state not in ("done", STOPPED) for row in rows)
     forecasts, _ = verified(recipe)
     ended = sum(row.state == STOPPED for row in rows)
-    proposed, no_next = _next_runs(recipe)
+    proposed, no_next, unsettled = _next_runs(recipe)
     return Study(
         title=f"Scaling study: {recipe.name}",
         question=(
@@ -86,14 +89,17 @@ def study(
         left_out=[str(file) for file in missing],
         stopped=stopped_sentence(table, recipe.fit, {cell.id for cell in grid if cell.is_snapshot}, ended),
         allocations=allocations(recipe, grid, tables),
+        lives=panels(recipe) if tables[recipe.fit.convention]["trained"].any() else [],
         price=_price(recipe),
         next_runs=proposed,
         no_next=no_next,
+        unsettled=unsettled,
         provenance=_provenance(recipe, grid),
         reconstructions=crops,
         samples=samples(recipe, grid),
         multipliers=multipliers,
         best_rates=best_rates,
+        gain=gain,
         outlooks=outlooks(recipe, grid),
         forecasts=scores(recipe, grid, forecasts),
         sealed=f"{len(forecasts)} forecasts were sealed; the seal of the last is {forecasts[-1].seal}."
@@ -259,25 +265,27 @@ def _price(recipe: Recipe) -> Price | None:
     return Price(gpu.name, gpu.price_per_hour) if recipe.launch.gpus_per_node else None
 
 
-def _next_runs(recipe: Recipe) -> tuple[list[NextRun], str]:
-    """The open cells that narrow mean recall at the largest planned compute most per GPU hour, or why there is none."""
+def _next_runs(recipe: Recipe) -> tuple[list[NextRun], str, tuple[str, ...]]:
+    """The cells to run next for mean recall at the largest planned compute, or why there is none; what is unsettled."""
     from analysis.page.study import NextRun
-    from harness.report.next_runs import propose
+    from harness.report.next_runs import PURPOSES, propose
 
     try:
         proposal = propose(recipe, count=PROPOSED, budget=math.inf)
     except (ValueError, OSError) as error:
-        return [], f"Nothing can be proposed yet: {error}."
+        return [], f"Nothing can be proposed yet: {error}.", ()
     where = f"mean recall at {proposal.target:.2g} ({proposal.convention})"
     runs = [
         NextRun(
             run.candidate.name,
             run.candidate.hours,
-            f"{_at(where, proposal.places.get(run.candidate.name))}: ± {run.before:.4f} → {run.after:.4f}",
+            f"{_at(where, proposal.places.get(run.candidate.name))}: ± {run.before:.4f} → {run.after:.4f}, "
+            f"{PURPOSES[run.purpose]}",
         )
         for run in proposal.buy
     ]
-    return runs, "" if runs else f"No open cell would narrow {where}: the study is complete, or the rest adds nothing."
+    none = f"No open cell would narrow {where}: the study is complete, or the rest adds nothing."
+    return runs, "" if runs else none, proposal.unsettled if runs else ()
 
 
 def _at(where: str, place: str | None) -> str:

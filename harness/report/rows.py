@@ -9,12 +9,11 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from analysis.recall.relationship_recall import VERSIONS
-from harness.evaluate.cell import PROTOCOL
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
-from harness.storage.ledger import LedgerError, Stage
+from harness.storage.ledger import RECALL_PROTOCOL, LedgerError, Stage
 from harness.storage.train_log import scan_log
 from harness.train.schedule import RunSchedule
 
@@ -77,6 +76,15 @@ class Recall(_Values):
     pairs: Counted
 
 
+class Placebo(_Values):
+    """What a placebo recalls of a source."""
+
+    recall: Share
+    recall_low: Share
+    recall_high: Share
+    chance: Share
+
+
 class EvaluateValues(_Values):
     """The recall of a cell by relationship source."""
 
@@ -84,6 +92,7 @@ class EvaluateValues(_Values):
     correction: str | None = None
     genes: Counted
     recall: Annotated[dict[Source, Recall], Field(min_length=1)]
+    placebos: dict[Source, dict[Source, Placebo]] = {}
     stage_seconds: Seconds = 0.0
 
 
@@ -162,14 +171,14 @@ def _misfit(recipe: Recipe, cell: Cell, values: Values) -> str:
 
 def _is_readable(protocol: str) -> bool:
     """Whether an evaluation's row has this version's layout and recall, or earlier ones."""
-    known = dict(text.split("/") for text in (PROTOCOL, *VERSIONS.values()))
+    known = dict(text.split("/") for text in (RECALL_PROTOCOL, *VERSIONS.values()))
     parts = protocol.split("/")
     later = [
         name
         for name, number in pairwise(parts)
         if name in known and number.isdecimal() and (len(number) > DIGITS or int(number) > int(known[name]))
     ]
-    return parts[0] == PROTOCOL.partition("/")[0] and not later
+    return parts[0] == RECALL_PROTOCOL.partition("/")[0] and not later
 
 
 def is_open(recipe: Recipe, cell: Cell) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import analysis
 import harness
 from harness.grid.cell import Cell, fingerprint
-from harness.grid.cell_folder import GENE_SKETCHES, RECONSTRUCTIONS, cell_folder
+from harness.grid.cell_folder import PAIR_OUTCOMES, RECONSTRUCTIONS, cell_folder
 from harness.plan.cost import CellPlan
 from harness.recipe.schema import Recipe
 from harness.report.rows import log_path
@@ -80,7 +80,7 @@ def _files(recipe: Recipe, grid: Sequence[Cell]) -> Iterator[Path]:
         yield from (ledger.row_path(recipe.output, cell.id, stage) for stage in ledger.STAGES)
         yield log_path(recipe, cell)
         yield cell_folder(recipe, cell) / RECONSTRUCTIONS
-        yield cell_folder(recipe, cell) / GENE_SKETCHES
+        yield cell_folder(recipe, cell) / PAIR_OUTCOMES
 
 
 def _digest(path: Path) -> str | None:

@@ -1,9 +1,9 @@
 """Write the report: tables and plots of what is in the ledger, drawn again only if something that it shows has changed.
 
 `<output>/report/`: report.html, which holds all of it in one file; points.csv and .parquet, curves.csv, fits.json,
-recall.tex; loss_versus_compute and recall_versus_compute as PNG, SVG and PDF, reconstructions as PNG and SVG; of a grid
-with axes also what `comparisons/panels` writes; forecasts.csv where forecasts were sealed. It works on a half-finished
-sweep. What cannot be used is left out and named on stderr and on the page.
+recall.tex; what training adds (`gains/panels`); loss_versus_compute and recall_versus_compute as PNG, SVG and PDF,
+reconstructions as PNG and SVG; of a grid with axes also what `comparisons/panels` writes; forecasts.csv where forecasts
+were sealed. It works on a half-finished sweep. What cannot be used is left out and named on stderr and on the page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from harness.grid.cells import cells
 from harness.recipe.schema import Recipe
 from harness.report import stamp
 from harness.report.comparisons.panels import Panels, write_panels
+from harness.report.gains.panels import GainPanel, write_gains
 from harness.report.left_out import LeftOut, left_out
 from harness.report.page_data import plans
 from harness.storage.atomic import write_atomic, write_json
@@ -64,20 +65,24 @@ def _write(recipe: Recipe, folder: Path, grid: Sequence[Cell], missing: Sequence
     written += _exports(folder, table, axis_names(recipe.grid))
     written += _forecasts(recipe, folder, grid)
     panels = write_panels(recipe, folder, grid, FORMATS)
+    training = write_gains(recipe, folder, grid, table, FORMATS)
     crops = _reconstructions(recipe, folder, grid)
-    page = _page(recipe, folder, crops[0] if crops else None, missing, panels)
-    return [*written, *panels.written, *crops, page]
+    page = _page(recipe, folder, crops[0] if crops else None, missing, panels, training)
+    return [*written, *training.written, *panels.written, *crops, page]
 
 
-def _page(recipe: Recipe, folder: Path, crops: Path | None, missing: Sequence[LeftOut], panels: Panels) -> Path:
+def _page(
+    recipe: Recipe, folder: Path, crops: Path | None, missing: Sequence[LeftOut], panels: Panels, training: GainPanel
+) -> Path:
     """The study as one HTML file, with the figure of reconstructions in it."""
     from analysis.page.render import page
     from harness.report.page_data import study
 
-    path, text = (
-        folder / "report.html",
-        page(study(recipe, crops, missing, multipliers=panels.multipliers, best_rates=panels.best_rates)),
-    )
+    shown = study(
+        recipe, crops, missing,
+        multipliers=panels.multipliers, best_rates=panels.best_rates, gain=training.shown,
+    )  # fmt: skip
+    path, text = folder / "report.html", page(shown)
     write_atomic(path, lambda file: file.write(text.encode()))
     return path
 

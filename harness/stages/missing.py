@@ -23,7 +23,7 @@ from harness.grid.stage_run import StageRun
 from harness.recipe.models import ProfilesSection
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
-from harness.storage.ledger import STAGES, LedgerRow, Stage
+from harness.storage.ledger import RECALL_PROTOCOL, STAGES, LedgerRow, Stage
 
 
 class StageError(RuntimeError):
@@ -218,7 +218,7 @@ def _evaluate_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSO
     evaluate = recipe.evaluate
     assert evaluate is not None
     lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
-    identity = [evaluate.model_dump(mode="json", exclude={"relationships"}), lists]
+    identity = [RECALL_PROTOCOL, evaluate.model_dump(mode="json", exclude={"relationships", "bootstrap"}), lists]
     model = recipe.models.get(cell.model)
     if not isinstance(model, ProfilesSection):
         return identity

@@ -146,7 +146,7 @@ def _evaluate(run: StageRun, control: RunControl | None) -> dict[str, Any]:
         from harness.evaluate.measured_profiles import join_profiles
 
         joined = join_profiles(run)
-    return {**joined, **evaluate_cell(run.recipe, run.folder)}
+    return {**joined, **evaluate_cell(run.recipe, run.folder, run.cell.kind)}
 
 
 _RUN: dict[Stage, Callable[[StageRun, RunControl | None], dict[str, Any]]] = {

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.recall.placebos import COUNTS
 from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -28,12 +29,16 @@ METADATA = ("key", "experiment", "plate", "well", "site", "gene", "treatment", "
 def write_embeddings(
     path: Path, wells: pd.DataFrame, features: NDArray[np.float32], provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the metadata of `wells` and their features (W, D) as Parquet, with their provenance in its schema."""
+    """Write the metadata of `wells` and their features (W, D) as Parquet, with their provenance in its schema.
+
+    Of other columns, the number of cells is kept: it is a placebo (`analysis.recall.placebos`).
+    """
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
 
-    table = wells[[name for name in METADATA if name in wells]].reset_index(drop=True)
+    counts = [name for name in wells.columns if str(name).lower() in COUNTS]
+    table = wells[[*(name for name in METADATA if name in wells), *counts]].reset_index(drop=True)
     columns = pd.DataFrame(features, columns=[f"{FEATURE}{i}" for i in range(features.shape[1])])
     arrow = pa.Table.from_pandas(pd.concat([table, columns], axis=1), preserve_index=False)
     metadata = {PROVENANCE: json.dumps(dict(provenance or {}), sort_keys=True).encode()}

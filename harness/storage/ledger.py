@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Stage = Literal["train", "embed", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
+RECALL_PROTOCOL = "relationship_recall/3"  # of an evaluation's row; with another, the cell is evaluated again
+"""Version 1 called the ends of the interval low and high; version 2 had an interval over genes alone, no placebos."""
 FIELDS: dict[str, type] = {"cell": str, "stage": str, "fingerprint": str, "values": dict}  # of a row
 NUMBERS = {
     "crops", "steps", "planned_steps", "wells", "parameters", "train_seconds", "stage_seconds", "validation_loss",

@@ -87,6 +87,20 @@ function drawAllocation(place, convention) {
   Plotly.react(place, traces, drawing, CONFIG);
 }
 
+function drawLife(place) {
+  const life = study.lives.find((one) => one.metric === place.dataset.life);
+  const traces = band(life.line);
+  traces[2].hovertemplate = "best %{y:.3g} a crop for %{x:.3g} wells<extra></extra>";
+  const drawing = layout(life.metric, `cost per crop (${life.convention})`, life.convention);
+  const sizes = [...life.line.y, ...life.models.map((model) => model[1])];
+  const ends = [Math.min(...sizes), Math.max(...sizes)].map(Math.log10);
+  Object.assign(drawing.xaxis, { title: { text: "Wells embedded over the life" } });
+  Object.assign(drawing.yaxis, { type: "log", exponentformat: "power", dtick: 1, range: [ends[0] - 0.3, ends[1] + 0.3] });
+  drawing.shapes = life.models.map(([, size]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: size, y1: size, line: { color: "#56b4e9", width: 1, dash: "dot" } }));
+  drawing.annotations = life.models.map(([name, size]) => ({ xref: "paper", x: 1, xanchor: "right", y: Math.log10(size), yanchor: "bottom", text: literal(name), showarrow: false, font: { size: 10 } }));
+  Plotly.react(place, traces, drawing, CONFIG);
+}
+
 function legend() {
   const shape = { circle: "●", square: "■", cross: "✚", "triangle-up": "▲", diamond: "◆" };
   const place = document.getElementById("legend");
@@ -140,4 +154,5 @@ document.querySelectorAll("table.sortable").forEach((table) => table.querySelect
 filter();
 legend();
 show(document.querySelector("input[name=convention]:checked").value);
+document.querySelectorAll("[data-life]").forEach(drawLife);
 window.addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((plot) => Plotly.Plots.resize(plot)));

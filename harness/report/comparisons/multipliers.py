@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from analysis.recall.gene_sketch import VERSION
 from harness.grid.cell import Cell
-from harness.grid.cell_folder import GENE_SKETCHES
+from harness.grid.cell_folder import PAIR_OUTCOMES
 from harness.recipe.axes import END, VARIANT, axis_names, point_name
 from harness.recipe.schema import Recipe
 from harness.report.points import for_laws, points, trained_runs
-from harness.storage.gene_sketches import read_sketches
+from harness.storage.pair_outcomes import read_outcomes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,20 +80,19 @@ def _runs(recipe: Recipe, grid: Sequence[Cell]) -> pd.DataFrame:
     patches = [f"{LOSS}, patch {patch}" if several else LOSS for patch in losses["patch"]]
     losses = losses.assign(metric=patches, y=losses["loss"])
     recalls = recalls.assign(metric=[f"recall, {source}" for source in recalls["source"]], y=recalls["recall"])
-    parts = [losses.assign(sketch=None), recalls.assign(sketch=_sketches(recipe, recalls))]
+    parts = [losses.assign(outcomes=None), recalls.assign(outcomes=_outcomes(recipe, recalls))]
     places = [*axis_names(recipe.grid), *([END] if END in losses else [])]  # branches of one run differ in their end
-    kept = ["cell", "model", "dataset", "seed", "compute", "metric", "y", "sketch", *places]
+    kept = ["cell", "model", "dataset", "seed", "compute", "metric", "y", "outcomes", *places]
     return pd.concat([part[kept] for part in parts if len(part)] or [parts[0][kept]], ignore_index=True)
 
 
-def _sketches(recipe: Recipe, recalls: pd.DataFrame) -> pd.Series:
-    """The sketch over genes of each recall, None if its cell has none."""
+def _outcomes(recipe: Recipe, recalls: pd.DataFrame) -> pd.Series:
+    """Which pairs each recall is of; None if its cell does not tell."""
     import pandas as pd
 
     by_cell = {
-        str(cell): read_sketches(
-            recipe.output / "cells" / str(cell) / GENE_SKETCHES, VERSION,
-            dict(zip(rows["source"], rows["recall"], strict=True)),
+        str(cell): read_outcomes(
+            recipe.output / "cells" / str(cell) / PAIR_OUTCOMES, dict(zip(rows["source"], rows["recall"], strict=True))
         )
         for cell, rows in recalls.groupby("cell", sort=False)
     }  # fmt: skip
@@ -193,15 +191,13 @@ def _compared(name: str, metric: str, part: pd.DataFrame, sides: tuple[str, str]
 
 
 def _variant(name: str, rows: pd.DataFrame) -> Variant:
-    import numpy as np
-
     from analysis.design.pairs import Variant
 
     cells = tuple(rows[["model", "dataset", *([END] if END in rows else [])]].itertuples(index=False, name=None))
-    sketches = rows["sketch"].tolist()
-    genes = None if any(sketch is None for sketch in sketches) else np.stack(sketches)
+    outcomes = rows["outcomes"].tolist()
+    known = () if any(one is None for one in outcomes) else tuple(outcomes)
     return Variant(
-        name, rows["compute"].to_numpy(float), rows["y"].to_numpy(float), cells, tuple(rows["seed"]), genes
+        name, rows["compute"].to_numpy(float), rows["y"].to_numpy(float), cells, tuple(rows["seed"]), known
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 from analysis.design.compare import compare
 from analysis.design.pairs import Variant
 from analysis.laws.metric import Metric
+from analysis.recall.outcomes import PairOutcomes
 from benchmarks.gene_pairing import COMPUTE, TRUTH, Split, simulate, width
 
 SHARE = Metric("share")
@@ -19,7 +20,7 @@ def test_pairing_over_genes_narrows_the_interval() -> None:
         for other in (False, True)
     )
     assert joint < 0.6 * apart
-    assert "the choice of genes, which both variants share" in simulate(0, Split()).compared().notes[-1]
+    assert "the choice of genes and complexes, which both variants share" in simulate(0, Split()).compared().notes[-1]
 
 
 @pytest.mark.slow
@@ -32,11 +33,11 @@ def test_intervals_with_the_genes_noise_cover(own: float, genes: float, taste: f
     assert 0.8 <= np.mean(held) <= 0.99
 
 
-def test_without_sketches_of_every_run_nothing_changes() -> None:
+def test_without_the_outcomes_of_every_run_nothing_changes() -> None:
     y = 1 - 0.3 - 0.4 * COMPUTE**-0.25
-    noise = np.zeros((6, 2, 8))
-    plain, zero = Variant("a", COMPUTE, y), Variant("a", COMPUTE, y, genes=noise)
+    outcome = PairOutcomes("s", ("A", "B"), np.array([0]), np.array([1]), np.array([1.0]))
+    plain, told = Variant("a", COMPUTE, y), Variant("a", COMPUTE, y, outcomes=(outcome,) * 6)
     better = Variant("b", COMPUTE, 1 - 0.3 - 0.4 * (2 * COMPUTE) ** -0.25 + 0.001 * np.sin(9 * COMPUTE))
-    assert compare(zero, better, SHARE) == compare(plain, better, SHARE)
-    with pytest.raises(ValueError, match="5 sketches over genes of 6 runs"):
-        compare(Variant("a", COMPUTE, y, genes=noise[:5]), better, SHARE)
+    assert compare(told, better, SHARE) == compare(plain, better, SHARE)
+    with pytest.raises(ValueError, match="outcomes of the pairs of 5 of 6 runs"):
+        compare(Variant("a", COMPUTE, y, outcomes=(outcome,) * 5), better, SHARE)

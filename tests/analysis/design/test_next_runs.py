@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.design.next_runs import Candidate, droppable, next_runs
+from analysis.design.next_runs import Candidate, droppable, next_runs, unsettled
+from analysis.design.plausible import Plausible
 from analysis.fitting import averages
 from analysis.fitting.estimate import Points
 from analysis.laws.metric import Metric
@@ -66,6 +67,32 @@ def test_the_predicted_gain_is_about_that_of_new_fits():
         after.append(fitted(more).log_or_linear(place)[0] - truth)
     found = np.sqrt(np.mean(np.square(after)) / np.mean(np.square(before)))
     assert np.median(predicted) == pytest.approx(found, abs=0.15)
+
+
+def test_from_neighbouring_runs_the_range_comes_first_and_near_runs_narrow():
+    """Six runs within half a decade know nothing of the plateau: the first choice is decades away from them."""
+    points = study(n=6, top=3e12)
+    runs = next_runs(fitted(points), points, candidates(), TARGET, budget=3e4, count=6)
+    assert runs[0].purpose == "range"
+    assert {run.purpose for run in runs if run.candidate.x < 1e13} <= {"narrowing"}
+    assert max(run.candidate.x for run in runs) >= 1e16
+
+
+def test_what_is_unsettled_is_told_of_the_same_laws():
+    points = study()
+    laws = Plausible.of(points, LOSS, np.array([1e17]), TARGET)
+    assert unsettled(fitted(points), points, TARGET) == laws.unsettled
+
+
+@pytest.mark.parametrize("name", ["log_linear", "logit_linear"])
+def test_deviations_are_in_the_space_of_the_law(name):
+    """A share near 0.5: one unit of log(1 - r) is 0.5 of r, and 2 of its logit."""
+    x = np.geomspace(1e12, 1e14, 10)
+    share = Points(x[:, None], 0.5 + 1e-9 * np.arange(10))
+    law = averages.fit(share, Metric("share"), name)
+    in_logs = Plausible.of(share, Metric("share"), np.array([1e15]), TARGET).deviation
+    (run,) = next_runs(law, share, [Candidate("far", 1e15, 1.0)], TARGET, budget=1, count=1)
+    assert run.before == pytest.approx(in_logs * {"log_linear": 0.5, "logit_linear": 2.0}[name], rel=1e-3)
 
 
 def test_a_duplicate_of_a_planned_run_can_be_dropped_and_the_only_far_one_cannot():

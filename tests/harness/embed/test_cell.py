@@ -198,10 +198,10 @@ def test_embeddings_say_what_made_them(tiny_recipe: Recipe, tmp_path: Path) -> N
 def test_baselines_and_consistency_stand_in_the_row(tiny_recipe: Recipe, tmp_path: Path) -> None:
     planted(tmp_path)
     row = evaluate_cell(evaluating(tiny_recipe, tmp_path), tmp_path)
-    assert row["protocol"] == "relationship_recall/2/current/2"
+    assert row["protocol"] == "relationship_recall/3/current/2"
     assert row["recall"]["planted"]["recall"] == 1
-    assert row["baselines"]["random_features"]["planted"] < 1
+    assert row["placebos"]["random_features"]["planted"]["recall"] < 1
     assert row["consistency"]["protocol"] == "replicate_consistency/1"
     assert row["consistency"]["ks"] > 0.5
     legacy = evaluate_cell(evaluating(tiny_recipe, tmp_path, protocol="legacy"), tmp_path)
-    assert legacy["protocol"] == "relationship_recall/2/legacy/1"
+    assert legacy["protocol"] == "relationship_recall/3/legacy/1"

@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.recall.gene_sketch import SIGNS, VERSION
 from harness.evaluate.cell import evaluate_cell
-from harness.grid.cell_folder import EMBEDDINGS, GENE_SKETCHES
+from harness.grid.cell_folder import EMBEDDINGS, PAIR_OUTCOMES
 from harness.recipe.load import load
 from harness.recipe.schema import Control, Recipe
-from harness.storage.embeddings import write_embeddings
-from harness.storage.gene_sketches import read_sketches
+from harness.storage.embeddings import read_embeddings, write_embeddings
+from harness.storage.pair_outcomes import read_outcomes
 
 GROUPS = 12  # of two genes with similar embeddings
 GENES = [f"{letter}{group}" for group in range(GROUPS) for letter in "AB"]
+PLACEBOS = ("placebos", "placebos_not_measured")
 BATCHES = ("e1", "e2", "e3")
 
 
@@ -54,17 +54,17 @@ def test_similar_genes_are_recalled_and_random_features_recall_chance(recipe: Re
     assert pairs["recall"] == 1.0
     assert pairs["recall_low"] <= pairs["recall"] <= pairs["recall_high"]
     assert pairs["chance"] == pytest.approx(0.1)
-    assert values["baselines"]["random_features"]["pairs"] < 0.5
+    assert values["placebos"]["random_features"]["pairs"]["recall"] < 0.5
     assert values["consistency"]["protocol"] == "replicate_consistency/1"
 
 
-def test_how_the_recall_depends_on_genes_is_kept_beside_the_embeddings(recipe: Recipe, tmp_path: Path) -> None:
+def test_which_pairs_are_recalled_is_kept_beside_the_embeddings(recipe: Recipe, tmp_path: Path) -> None:
     write_wells(tmp_path, replicates=3)
     values = evaluate_cell(recipe, tmp_path)
     recalls = {name: row["recall"] for name, row in values["recall"].items()}
-    found = read_sketches(tmp_path / GENE_SKETCHES, VERSION, recalls)
-    assert found["pairs"].shape == (2, SIGNS)
-    assert set(values) == {"protocol", "correction", "genes", "recall", "consistency", "baselines"}
+    found = read_outcomes(tmp_path / PAIR_OUTCOMES, recalls)
+    assert sorted(found["pairs"].named_pairs()) == sorted((f"A{group}", f"B{group}") for group in range(GROUPS))
+    assert {*values} == {"protocol", "correction", "genes", "recall", "consistency", *PLACEBOS}
 
 
 def test_without_replicates_there_is_no_consistency(recipe: Recipe, tmp_path: Path) -> None:
@@ -105,3 +105,28 @@ def test_wells_without_a_batch_are_counted_and_refused(recipe: Recipe, tmp_path:
     rewrite(tmp_path, experiment=table["experiment"].where(table.index >= 5, None))
     with pytest.raises(ValueError, match=r"5 of 96 wells have no experiment, the first is well 1$"):
         evaluate_cell(recipe, tmp_path)
+
+
+def test_every_evaluation_has_the_placebos_that_its_wells_allow(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    path = tmp_path / EMBEDDINGS
+    table, features = read_embeddings(path)
+    wells = [f"{'ABCDEFGH'[number % 8]}{number // 8 % 12 + 1:02d}" for number in range(len(table))]
+    write_embeddings(path, table.assign(well=wells, Cell_Count=np.arange(len(table))), features.astype(np.float32))
+    values = evaluate_cell(recipe, tmp_path, "pixel_statistics")
+    assert values["placebos_not_measured"] == {}
+    assert {*values["placebos"]} == {"shuffled_pairs", "random_features", "well_position", "cell_count", "intensity"}
+    shuffled = values["placebos"]["shuffled_pairs"]["pairs"]
+    assert shuffled["recall_low"] <= shuffled["recall"] < values["recall"]["pairs"]["recall"]
+
+
+def test_a_placebo_that_cannot_be_corrected_says_so_and_stops_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    """All controls are in one well, so positions do not vary over them."""
+    write_wells(tmp_path)
+    path = tmp_path / EMBEDDINGS
+    table, features = read_embeddings(path)
+    names = [f"B{number + 1:02d}" if gene else "A01" for number, gene in enumerate(table["gene"])]
+    write_embeddings(path, table.assign(well=names), features.astype(np.float32))
+    values = evaluate_cell(recipe, tmp_path)
+    assert "well_position" not in values["placebos"]
+    assert "zero" in values["placebos_not_measured"]["well_position"]

@@ -47,8 +47,22 @@ def test_runs_are_proposed_at_the_points_that_have_a_law_and_the_others_are_name
     (note,) = proposal.notes
     assert note.startswith("mask_ratio=0.9: 1 trained cells are evaluated, at 1 distinct computes")
     assert f"nothing is proposed at {note}" in text(proposal)
-    assert "mask_ratio=0" in text(proposal).splitlines()[1]
+    bought = next(line for line in text(proposal).splitlines() if proposal.buy[0].candidate.name in line)
+    assert "mask_ratio=0" in bought
     assert json.loads(as_json(proposal))["buy"][0]["axes"].startswith("mask_ratio=")
+
+
+def test_the_text_says_why_a_run_is_proposed_and_what_the_runs_leave_open(study: Recipe) -> None:
+    proposal = propose(study, count=4, budget=math.inf)
+    lines = text(proposal).splitlines()
+    assert lines[0].startswith("mask_ratio=0.5: the finished runs fit laws with exponents from 0.0")
+    assert "ceilings that leave" in lines[0]
+    for run in proposal.buy:
+        (line,) = [line for line in lines if line.strip().startswith(run.candidate.name) and "→" in line]
+        assert line.endswith({"range": "for the range: no run is near", "narrowing": "to narrow"}[run.purpose])
+    values = json.loads(as_json(proposal))
+    assert values["unsettled"] == list(proposal.unsettled)
+    assert [run["purpose"] for run in values["buy"]] == [run.purpose for run in proposal.buy]
 
 
 def test_both_count_and_budget_are_for_all_points_together(study: Recipe) -> None:

@@ -87,7 +87,7 @@ BAD_ROWS = [
     ("evaluate", lambda row: row | {"stage": "train"}, "the row of another stage: train of"),
     ("evaluate", lambda row: row | {"version": 9}, "unknown field version: written by another version"),
     ("evaluate", lambda row: json.dumps(row)[:-1] + ', "values": {}}', "a key is given twice"),
-    ("evaluate", put("protocol", value="relationship_recall/3/current/2"), "was written by another version"),
+    ("evaluate", put("protocol", value="relationship_recall/4/current/2"), "was written by another version"),
     ("evaluate", put("protocol", value="relationship_recall/2/current/3"), "was written by another version"),
     ("evaluate", put("protocol", value="relationship_recall/" + "9" * 5000), "was written by another version"),
     ("evaluate", put("protocol", value="replicate_consistency/1"), "was written by another version"),

@@ -1,0 +1,1 @@
+"""Measures of tables of wells, as `python -m analysis.evaluate` takes them."""

@@ -1,0 +1,1 @@
+"""What training adds to recall, and what placebos recall."""
