@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,11 +11,19 @@ import pytest
 
 from analysis.fitting.estimate import Points
 from analysis.forecast.live import Curve
+from benchmarks import forecast_study
 from benchmarks.annealed_runs import SCHEDULES, rates_of, study
 from benchmarks.forecast import SEEN, THRESHOLDS, Errors, Replay, Replayed, stopping
 from benchmarks.forecast_peers import QuantileEnd, fitted_average, lcpfn, power_law
 from benchmarks.laws import CurveTask
+from harness.grid.cell_folder import cell_folder
+from harness.grid.cells import cells
+from harness.recipe.load import load
+from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
+from harness.train import outlook
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
 SHARES = np.arange(1, 41) / 40
 
 
@@ -98,6 +107,7 @@ class LCPFN:
 """
 
 
+@pytest.mark.slow
 def test_lcpfn_is_given_rising_curves_of_a_hundred_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in with the package's interface, which answers with quantiles above the last accuracy."""
     (tmp_path / "lcpfn.py").write_text(LCPFN)
@@ -125,3 +135,27 @@ def test_simulated_runs_fall_and_gain_by_their_schedule(schedule: str) -> None:
     assert one.curve.loss[-1] < one.curve.loss[0]
     assert rates_of(schedule).decays == (schedule != "constant")
     assert (study(schedule, 3, 2).curve.loss == one.curve.loss).all()
+
+
+def test_a_study_is_replayed_on_its_own_finished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three runs of one power law of the area under the schedule, in logs as training writes them."""
+    fields = [f"output={tmp_path}", "grid.models=[vit_s16]", "grid.datasets=[rxrx3]", "grid.seeds=[0, 1, 2]",
+              "grid.untrained=false", "grid.pixel_statistics=false"]  # fmt: skip
+    command = [str(RECIPE), *fields, "--profile", "slurm"]
+    assert forecast_study.main(command) == 2
+    assert "no run of" in capsys.readouterr().err
+    recipe = load(RECIPE, "slurm", fields)
+    for number, cell in enumerate(cells(recipe)):
+        area = outlook.rates_of(cell).area(np.arange(1, 21) / 20)
+        losses = (0.5 + 0.01 * number) * (0.6 + 0.4 * area**-0.4)
+        log = cell_folder(recipe, cell) / "train.jsonl"
+        log.parent.mkdir(parents=True)
+        entries = [{"kind": "validation", "step": 5 * step, "crops": 500 * step, "validation_loss": loss}
+                   for step, loss in enumerate(losses, 1)]  # fmt: skip
+        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        values = {"crops": 10_000, "steps": 100, "planned_steps": 100, "annealed": True, "validation_loss": losses[-1]}
+        ledger.record(recipe.output, LedgerRow(cell.id, "train", "x", values))
+    assert forecast_study.main([*command, "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["50% seen, 3 runs, with siblings: 90% intervals"]["ours"] == 1.0
+    assert found["75% seen, 3 runs, alone: median's error"]["ours"] < 0.05
