@@ -1,7 +1,7 @@
 """Size of activations, and of their change in training, over widths and depths of the encoder: a coordinate check.
 
-    python -m benchmarks.coordinate_check [--optimiser lion adamw muon] [--widths ...] [--depths ...] [--json]
-        [--save RESULTS.json]
+    python -m benchmarks.coordinate_check [--optimiser lion adamw muon] [--widths ...] [--depths ...]
+        [--steps 10] [--json] [--save RESULTS.json]
     python -m benchmarks.coordinate_check --draw RESULTS.json FIGURE.png
 
 Yang & Hu (2022), appendix D.1: under muP neither depends on width, so every curve is flat; so it is over depth under
@@ -155,12 +155,12 @@ def _rms(values: Tensor) -> float:
 
 
 def measure(
-    optimisers: Sequence[OptimiserName], widths: Sequence[int], depths: Sequence[int], seeds: int = 2
+    optimisers: Sequence[OptimiserName], widths: Sequence[int], depths: Sequence[int], seeds: int = 2, steps: int = 10
 ) -> Iterator[Sizes]:
     """Every shape under both parametrisations."""
     for optimiser in optimisers:
         for parametrisation in get_args(Parametrisation):
-            check = Check(parametrisation, optimiser, seeds=seeds)
+            check = Check(parametrisation, optimiser, steps, seeds)
             for axis, values in (("width", widths), ("depth", depths)):
                 yield from (sizes(at(axis, size), check, axis) for size in values)
 
@@ -206,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
     parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10, help="of training, before the change is measured")
     parser.add_argument("--json", action="store_true", help="print what is concluded as JSON instead of a table")
     parser.add_argument("--save", type=Path, metavar="RESULTS", help="also write every size as JSON")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("RESULTS", "FIGURE"), help="draw saved JSON instead")
@@ -217,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         coordinate_figure([Sizes(**entry) for entry in json.loads(results.read_text())], figure)
         return 0
     torch.set_num_threads(1)
-    measured = list(measure(options.optimiser, options.widths, options.depths, options.seeds))
+    measured = list(measure(options.optimiser, options.widths, options.depths, options.seeds, options.steps))
     if options.save:
         options.save.write_text(json.dumps([asdict(entry) for entry in measured], indent=1))
     if options.json:

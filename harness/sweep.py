@@ -18,11 +18,11 @@ from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
 from harness.launch import status
 from harness.launch.watch import watch
-from harness.plan import table as plan_table
 from harness.plan.cost import misfits, plan_cells
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import default_profile, json_schema, load, to_yaml
 from harness.recipe.schema import Recipe
+from harness.report import plan_command
 from harness.stages import missing as stages
 from harness.stages.missing import CellWork, StageError
 from harness.storage.ledger import LedgerError
@@ -151,43 +151,11 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
-    if options.power is not None:
-        from harness.report.gains import power
-
-        found = power.power(recipe, cells(recipe), options.power)
-        print(power.as_json(found) if options.json else power.text(found))
-        return 0
-    if options.next:
-        from harness.report import next_runs
-        from harness.report.left_out import left_out
-
-        for file in left_out(recipe, cells(recipe)):
-            print(f"left out of the proposal: {file}", file=sys.stderr)
-        proposal = next_runs.propose(recipe, count=options.next, budget=options.budget, target=options.target)
-        print(next_runs.as_json(proposal) if options.json else next_runs.text(proposal))
-        return 0
-    plans = plan_cells(recipe, cells(recipe))
-    print(plan_table.as_json(recipe, plans) if options.json else plan_table.table(recipe, plans))
-    if any(recipe.output.glob("ledger/*/evaluate.json")) and not options.json:
-        from harness.report.lifetime.text import summary
-
-        print(*summary(recipe), sep="\n")
-    if options.measure_memory:
-        print(plan_table.measured_memory(plans))
-    refused = misfits(plans, recipe.hardware.gpu_type)
-    for line in refused:
-        print(f"does not fit: {line}", file=sys.stderr)
-    return 1 if refused else 0
+    return plan_command.plan(recipe, options)
 
 
 def _frontier(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
-    from harness.report.lifetime.frontiers import Goal, lifetimes, lives
-    from harness.report.lifetime.text import as_json, text
-
-    goal = Goal(options.recall, options.loss, options.budget if math.isfinite(options.budget) else None)
-    found = lifetimes(recipe, lives(options.screens, options.wells, recipe), goal)
-    print(as_json(found, recipe) if options.json else text(found, recipe))
-    return 0
+    return plan_command.frontier(recipe, options)
 
 
 def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:

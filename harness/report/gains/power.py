@@ -20,9 +20,9 @@ from harness.storage.pair_outcomes import read_outcomes
 
 if TYPE_CHECKING:
     from analysis.arrays import Floats
-    from analysis.design.power import Variation
     from analysis.recall.outcomes import PairOutcomes
     from analysis.recall.pairs import Pairs
+    from analysis.recall.power import Variation
 
 MOST_MAPS = 12  # of a pilot, that are compared two by two
 
@@ -125,8 +125,8 @@ def _of_source(
 ) -> SourcePower:  # fmt: skip
     import numpy as np
 
-    from analysis.design.power import assumed_variation
     from analysis.recall.pair_design import PairDesign
+    from analysis.recall.power import assumed_variation
 
     place = {gene: number for number, gene in enumerate(sorted(assay.wells))}
     known = np.array([(place[a], place[b]) for a, b in pairs.pairs if a in place and b in place], dtype=np.int64)
@@ -152,8 +152,8 @@ def _of_source(
 
 def _measured(pilot: Sequence[tuple[Cell, PairOutcomes]]) -> Variation | None:
     """The variation of the finished cells; models are compared within a seed."""
-    from analysis.design.power import measured_variation
     from analysis.recall.outcomes import aligned
+    from analysis.recall.power import measured_variation
 
     if len(pilot) < 2:
         return None
@@ -180,8 +180,8 @@ def as_json(found: Sequence[SourcePower]) -> str:
 
 def text(found: Sequence[SourcePower]) -> str:
     """A table of every source, and what it rests on."""
-    from analysis.design.power import LEVEL, POWER, Assumptions
     from analysis.figures.text_table import text_table
+    from analysis.recall.power import LEVEL, POWER, Assumptions
 
     rows = [
         {"source": one.source, "pairs": f"{one.pairs:,}", "complexes": f"{one.complexes:.0f}",

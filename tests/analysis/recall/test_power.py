@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from analysis.design.power import Assumptions, Variation, assumed_variation, measured_variation
 from analysis.recall.gain import recall_gain
 from analysis.recall.outcomes import PairOutcomes
+from analysis.recall.power import Assumptions, Variation, assumed_variation, measured_variation
 from tests.analysis.recall.simulated_maps import equal
 
 Z = 1.959964 + 0.841621  # quantiles of the normal distribution at 0.975 and 0.8
