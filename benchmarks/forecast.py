@@ -37,6 +37,7 @@ SEEN, CONFIDENCE, LEAST = 0.25, 0.9, 0.85
 JUDGED = ("bird", "inet")  # data sets that no constant was chosen on
 STOP, REGRET = 0.99, 0.01
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+LOOKS = tuple(round(SEEN + 0.1 * number, 2) for number in range(7))  # where a run is asked again and again
 SIMULATIONS, SIBLINGS = 60, 4
 UNKNOWN = Rates.constant()
 MISSING = "peer lcpfn is missing (--lcpfn PYTHON)"
@@ -110,39 +111,50 @@ def coverage(name: str, ours: Errors, peers: dict[str, Errors]) -> list[dict[str
     return found
 
 
+Method = Callable[["Replayed", Sequence["Replayed"], float], End]  # of a run at a share of it, given finished ones
+
+
 @dataclass
 class Replay:
-    """Stopping on one task by one method: probabilities are computed once for each set of finished siblings."""
+    """Stopping on one task by one method, asked at some shares of a run."""
 
     runs: Sequence[Replayed]
-    end: Callable[[Replayed, Sequence[Replayed]], End]
-    _known: dict[tuple[int, frozenset[int]], End] = field(default_factory=dict)
+    end: Method
+    looks: tuple[float, ...] = (SEEN,)
+    _known: dict[tuple[int, frozenset[int], float], float] = field(default_factory=dict)
 
     def outcome(self, order: Sequence[int], threshold: float) -> tuple[float, float]:
         """The share of all training that is saved, and the regret, of runs in this order."""
         finished: list[int] = []
+        saved = 0.0
         for number in order:
-            best = min((self.runs[one].final for one in finished), default=None)
-            if best is None or self._above(number, finished, best) < threshold:
-                finished.append(number)
-        stopped = len(order) - len(finished)
+            stop = next((share for share in self.looks if self._above(number, finished, share) >= threshold), 1.0)
+            saved += 1 - stop
+            finished += [number] if stop == 1 else []
         kept = min(self.runs[number].final for number in finished)
-        return (1 - SEEN) * stopped / len(order), kept / min(run.final for run in self.runs) - 1
+        return saved / len(order), kept / min(run.final for run in self.runs) - 1
 
-    def _above(self, number: int, finished: Sequence[int], best: float) -> float:
-        key = number, frozenset(finished)
+    def _above(self, number: int, finished: Sequence[int], share: float) -> float:
+        """The probability that a run ends above the best finished one; each is computed once."""
+        if not finished:
+            return 0.0
+        key = number, frozenset(finished), share
         if key not in self._known:
-            self._known[key] = self.end(self.runs[number], [self.runs[one] for one in finished])
-        return self._known[key].above(best)
+            others = [self.runs[one] for one in finished]
+            best = min(one.final for one in others)
+            self._known[key] = self.end(self.runs[number], others, share).above(best)
+        return self._known[key]
 
 
-def stopping(groups: Sequence[Sequence[Replayed]], end: Callable[[Replayed, Sequence[Replayed]], End]) -> Floats:
-    """Mean saving and mean regret at each of `THRESHOLDS` over tasks and orders: (thresholds, 2)."""
-    replays = [Replay(runs, end) for runs in groups]
+def stopping(groups: Sequence[Sequence[Replayed]], end: Method, looks: tuple[float, ...] = (SEEN,)) -> Floats:
+    """Saving and regret of each task at each of `THRESHOLDS`, means over all orders: (tasks, thresholds, 2)."""
+    return np.array([_stopped(Replay(runs, end, looks)) for runs in groups])
+
+
+def _stopped(replay: Replay) -> Floats:
+    orders = list(itertools.permutations(range(len(replay.runs))))
     return np.array([
-        np.mean([replay.outcome(order, threshold) for replay in replays
-                 for order in itertools.permutations(range(len(replay.runs)))], axis=0)
-        for threshold in THRESHOLDS
+        np.mean([replay.outcome(order, threshold) for order in orders], axis=0) for threshold in THRESHOLDS
     ])  # fmt: skip
 
 
@@ -218,20 +230,33 @@ def published(folder: Path, python: str | None) -> list[dict[str, Any]]:
 
 def _stopping(vision: Sequence[Replayed], peers: dict[str, dict[str, End]]) -> list[dict[str, Any]]:
     groups = [list(group) for _, group in itertools.groupby(sorted(vision, key=_task), key=_task)]
-    known: dict[tuple[str, frozenset[str]], End] = {}
-
-    def ours(run: Replayed, finished: Sequence[Replayed]) -> End:
-        key = run.name, frozenset(one.name for one in finished)
-        if key not in known:
-            known[key] = final_loss(run.seen, UNKNOWN, [one.curve for one in finished])
-        return known[key]
-
+    judged = np.array([group[0].task.dataset in JUDGED for group in groups])
+    ours, often = stopping(groups, _ours), stopping(groups, _alone(), LOOKS)
+    theirs = {peer: stopping(groups, lambda run, *_, e=ends: e[run.name]) for peer, ends in peers.items()}  # type: ignore[misc]
     found = []
-    judged = [group for group in groups if group[0].task.dataset in JUDGED]
-    for name, part in (("12 tasks", groups), ("6 judged tasks", judged)):
-        theirs = {peer: stopping(part, lambda run, _, e=ends: e[run.name]) for peer, ends in peers.items()}  # type: ignore[misc]
-        found += saved(name, stopping(part, ours), theirs)
+    for name, part in (("12 tasks", judged | True), ("6 judged tasks", judged)):
+        found += saved(name, ours[part].mean(axis=0), {peer: one[part].mean(axis=0) for peer, one in theirs.items()})
+        share, regret = often[part, THRESHOLDS.index(STOP)].mean(axis=0)
+        name = f"{name}: saved, asked {len(LOOKS)} times"
+        found.append(row(name, "of steps", float(share), None, "", 0.0, regret <= REGRET))
+        found.append(row(f"{name}, regret", "of loss", float(regret), None, "", REGRET, regret <= REGRET))
     return found
+
+
+def _ours(run: Replayed, finished: Sequence[Replayed], share: float) -> End:
+    return final_loss(run.curve.until(share), UNKNOWN, [one.curve for one in finished])
+
+
+def _alone() -> Method:
+    """Forecasts without siblings, of which there are too many sets for as many shares."""
+    known: dict[tuple[str, float], End] = {}
+
+    def end(run: Replayed, _: Sequence[Replayed], share: float) -> End:
+        if (run.name, share) not in known:
+            known[run.name, share] = final_loss(run.curve.until(share), UNKNOWN)
+        return known[run.name, share]
+
+    return end
 
 
 def _task(run: Replayed) -> str:

@@ -26,7 +26,7 @@ from analysis.laws.metric import Metric
 STEPS = 100
 PROBABILITIES = [round(float(p), 3) for p in np.concatenate([[0.005], np.arange(1, 100) / 100, [0.995]])]
 LCPFN = """
-import json, sys, torch, lcpfn
+import json, sys, lcpfn, torch
 model, given = lcpfn.LCPFN(), json.load(sys.stdin)
 found = []
 for curve in given["curves"]:

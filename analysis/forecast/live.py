@@ -107,14 +107,7 @@ def final_loss(curve: Curve, rates: Rates, siblings: Sequence[Curve] = ()) -> Fi
     Raises:
         ValueError: not enough to tell; the message says what would be.
     """
-    own = curve.since(rates.warm * (1 - 1e-9)) if rates.warm < 1 else curve
-    covered = float(rates.area(own.share[-1:])[0]) if len(own.share) else 0.0
-    if len(own.share) < FEWEST or covered < EARLIEST:
-        raise ValueError(
-            f"not enough to tell: {len(own.share)} validations after the warm-up, {covered:.0%} of the area under the "
-            f"schedule; {FEWEST} validations and {EARLIEST:.0%} would be"
-        )
-    own = _thinned(own, rates)
+    own = _thinned(_usable(curve, rates), rates)
     shapes, shape_prior = _shapes(rates, own)  # (P, n + 1), (P,)
     annealing, annealing_prior = _annealing(rates, own)  # (Q, n + 1), (Q,)
     level, squares, n = _residuals(np.log(own.loss), _weights(rates, own), shapes, annealing)  # (P, Q) each
@@ -129,6 +122,22 @@ def final_loss(curve: Curve, rates: Rates, siblings: Sequence[Curve] = ()) -> Fi
         stray = np.minimum(stray, scale**2)
     end = level + shapes[:, -1:] + annealing[:, -1]
     return _mixture(odds, end, np.sqrt(variance * (1 + 1 / n) + stray), freedom, len(falls))
+
+
+def _usable(curve: Curve, rates: Rates) -> Curve:
+    """The readings after the warm-up.
+
+    Raises:
+        ValueError: too few, or of too short a part of the run.
+    """
+    own = curve.since(rates.warm * (1 - 1e-9)) if rates.warm < 1 else curve
+    covered = float(rates.area(own.share[-1:])[0]) if len(own.share) else 0.0
+    if len(own.share) < FEWEST or covered < EARLIEST:
+        raise ValueError(
+            f"not enough to tell: {len(own.share)} validations after the warm-up, {covered:.0%} of the area under the "
+            f"schedule; {FEWEST} validations and {EARLIEST:.0%} would be"
+        )
+    return own
 
 
 def _mixture(odds: Floats, centres: Floats, scales: Floats, freedom: float, siblings: int) -> FinalLoss:

@@ -102,14 +102,15 @@ class StudyRuns:
         """The complete curves of the nearest finished runs with the cell's task and schedule."""
         same = [run for run in others if (run.likeness.task, run.likeness.schedule) == (own.task, own.schedule)]
         nearest = sorted(same, key=lambda run: abs(math.log(run.compute / planned)))[:MOST_SIBLINGS]
-        return [curve for run in nearest if (curve := self._read(run)) is not None]
+        return [curve for run in nearest if (curve := self.curve(run)) is not None]
 
     def _rates_of(self, cell: Cell, own: Likeness) -> Rates:
         if own.schedule not in self._rates:
             self._rates[own.schedule] = rates_of(cell)
         return self._rates[own.schedule]
 
-    def _read(self, run: FinishedRun) -> Curve | None:
+    def curve(self, run: FinishedRun) -> Curve | None:
+        """The readings of a finished run; None if its log has none."""
         if run.cell.id not in self._curves:
             self._curves[run.cell.id] = _curve(_readings(_own_rows(self.recipe, run.cell)), run.steps)
         return self._curves[run.cell.id]

@@ -97,12 +97,10 @@ def _cell(recipe: Recipe, cell: Cell, recalls: pd.DataFrame, losses: pd.DataFram
     trained, log = train_values(recipe, cell), log_path(recipe, cell)
     seen, row = last_step(log), last_row(log, "train")
     place, lacking = _place(recipe, cell)
-    kinds = set(recalls["kind"]) | set(losses["kind"])
+    kinds = sorted({*recalls["kind"], *losses["kind"]})
     if place is not None and kinds and cell.network_kind not in kinds:
-        place, lacking = (
-            None,
-            f"laws are of {', '.join(sorted(kinds))}; 3 finished cells of {cell.network_kind} would be",
-        )
+        enough = f"3 finished cells of {cell.network_kind} at distinct computes would be"
+        place, lacking = None, f"laws are of {', '.join(kinds)}; {enough}"
     predicted = _recalls(recipe, recalls, place, lacking) if recipe.evaluate else []
     if trained is None and not cell.is_classifier:
         own = losses[losses["patch"] == cell.architecture.model.patch_size] if cell.architecture else losses
@@ -133,10 +131,9 @@ def _place(recipe: Recipe, cell: Cell) -> tuple[Place | None, str]:
 def _recalls(recipe: Recipe, table: pd.DataFrame, place: Place | None, lacking: str) -> list[Predicted]:
     """The recall of each source of the recipe, and the mean over sources of each run."""
     assert recipe.evaluate is not None
-    found = []
-    for source in recipe.evaluate.relationships:
-        found.append(_recall(str(source), table[table["source"] == source], place, lacking))
-    return [*found, _recall(MEAN, table.groupby("cell", as_index=False)[["compute", "recall"]].mean(), place, lacking)]
+    means = table.groupby("cell", as_index=False)[["compute", "recall"]].mean()
+    tables = {str(source): table[table["source"] == source] for source in recipe.evaluate.relationships} | {MEAN: means}
+    return [_recall(name, runs, place, lacking) for name, runs in tables.items()]
 
 
 def _recall(metric: str, runs: pd.DataFrame, place: Place | None, lacking: str) -> Predicted:
