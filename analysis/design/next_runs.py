@@ -26,7 +26,7 @@ APART = 0.5  # decades from every other run: a run that is farther away is done 
 SMALL = 1e-4  # step of a numerical derivative
 DEARNESS = (0.0, 0.5, 1.0)  # powers of cost that a gain is divided by, in the orders that are tried
 STEPS = 3.0  # runs a decade, where they are even
-STUDIES, WORST = 8, 1.0  # simulated to rehearse a choice; the largest error that counts, in logs
+STUDIES, WORST = 16, 1.0  # simulated to rehearse a choice; the largest error that counts, in logs
 
 Purpose = Literal["range", "narrowing"]
 
