@@ -1,6 +1,6 @@
 """Choice of the next runs: ours compared with random, cheapest, largest, D-optimal and V-optimal; and with all runs.
 
-    python -m benchmarks.design [--data FOLDER] [--share 0.1] [--studies 90] [--json]
+    python -m benchmarks.design [--data FOLDER] [--share 0.1] [--studies 45] [--json]
 
 A run costs its compute. Some runs of a pool are finished; each policy picks from the rest within one budget, a share of
 the cost of all runs. Then the law is fitted and the metric far beyond all runs is predicted. Pools: the vision and
@@ -154,7 +154,7 @@ def main() -> int:
     default = Path(os.environ.get("SCALING_TEST_DATA", "../shared/data")) / "scaling_laws"
     parser.add_argument("--data", type=Path, default=default)
     parser.add_argument("--share", type=float, default=0.1, help="share of the cost of all runs")
-    parser.add_argument("--studies", type=int, default=90, help="varied simulated studies of each kind")
+    parser.add_argument("--studies", type=int, default=45, help="varied simulated studies of each kind")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     pools = {"simulated": simulated_studies()}
@@ -169,7 +169,8 @@ def main() -> int:
         errors = compare(group, options.share)
         listed += rows(name, errors, None if group[0].share else options.share)
         if not options.json:
-            print(f"{name:<18}" + "  ".join(f"{policy} {values.mean():.4f}" for policy, values in errors.items()))
+            means = "  ".join(f"{policy} {values.mean():.4f}" for policy, values in errors.items())
+            print(f"{name:<18}{means}", flush=True)
     if options.json:
         print(json.dumps(listed, indent=1))
     else:

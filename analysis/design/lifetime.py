@@ -83,7 +83,7 @@ class Costs:
         if not (np.isfinite(numbers).all() and (numbers > 0).all() and (np.diff(self.size) > 0).all()):
             raise ValueError("sizes must rise, and sizes and costs must be positive and finite")
         if (np.diff(self.train) < 0).any() or (np.diff(self.embed) < 0).any():
-            raise ValueError("a crop costs less at a larger size: then no size is best")
+            raise ValueError("a crop costs less at a larger size, so no size is best")
 
     def at(self, size: Floats) -> tuple[Floats, Floats]:
         """Costs of a crop in training and embedding, of any sizes."""

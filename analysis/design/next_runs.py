@@ -2,9 +2,10 @@
 
 What a run would tell is judged under every law that the finished runs do not exclude (`plausible`): with few or
 neighbouring runs the plateau and the exponent are open, and runs over the range come first; once they are known, runs
-that narrow. Planning needs no new fit.
+that narrow. Several choices are rehearsed: studies are simulated under plausible laws and fitted as the real one is,
+and the choice with the least error at the target is kept.
 
-Legend: m candidates.
+Legend: m candidates, K simulated studies.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.design.plausible import Plausible, Unsettled
+from analysis.arrays import Floats
+from analysis.design.plausible import BREAK, Plausible, Unsettled
+from analysis.fitting import averages
 from analysis.fitting.estimate import Average, Points
 
 NEGLIGIBLE = 0.02  # of the target's deviation: a run that narrows it by less can be dropped
 APART = 0.5  # decades from every other run: a run that is farther away is done for the range
 SMALL = 1e-4  # step of a numerical derivative
 DEARNESS = (0.0, 0.5, 1.0)  # powers of cost that a gain is divided by, in the orders that are tried
+STEPS = 3.0  # runs a decade, where they are even
+STUDIES, WORST = 16, 1.0  # simulated to rehearse a choice; the largest error that counts, in logs
 
 Purpose = Literal["range", "narrowing"]
 
@@ -54,9 +59,10 @@ def next_runs(
 ) -> list[RankedRun]:
     """The runs to do next, each given those before it.
 
-    Greedy orders by gain, by gain per GPU hour and by gain per root of it are tried, and the one that leaves least
-    uncertainty is kept: by gain per hour alone, a budget can be spent on many cheap runs that narrow it less than one
-    expensive run (Leskovec et al. 2007).
+    Greedy orders by gain, by gain per GPU hour and by gain per root of it, under laws with breaks and without, the most
+    expensive runs, and runs at even steps are rehearsed. None of them is the best everywhere: by gain per hour alone, a
+    budget can be spent on many cheap runs that tell less than one expensive run (Leskovec et al. 2007); by gain alone,
+    on two expensive runs with nothing between.
 
     Args:
         law: fitted to `points`, over one input.
@@ -70,10 +76,15 @@ def next_runs(
         ValueError: a candidate has no positive cost or compute, or the law has several inputs.
     """
     _check(law, candidates)
-    laws = Plausible.of(points, law.metric, np.array([candidate.x for candidate in candidates]), target)
-    tried = [_greedily(laws, candidates, budget, count, dearness) for dearness in DEARNESS]
-    best = min(tried, key=lambda order: order[-1].after if order else np.inf)
-    return _in_space(_with_purpose(best, points), _unit(law, points, target))
+    if not candidates:
+        return []
+    x = np.array([candidate.x for candidate in candidates])
+    hours = np.array([candidate.hours for candidate in candidates])
+    smooth, laws = (Plausible.of(points, law.metric, x, target, breaks=breaks) for breaks in (0.0, BREAK))
+    orders = [_greedily(each, hours, budget, count, dearness) for each in (laws, smooth) for dearness in DEARNESS]
+    orders += [_evenly(x, hours, budget, count, steps) for steps in (STEPS, np.inf)]
+    best = _rehearsed(law, points, x, target, orders, laws)
+    return _in_space(_ranked(best, candidates, laws, points), _unit(law, points, target))
 
 
 def unsettled(law: Average, points: Points, target: float) -> Unsettled:
@@ -81,32 +92,71 @@ def unsettled(law: Average, points: Points, target: float) -> Unsettled:
     return Plausible.of(points, law.metric, np.array([target]), target).unsettled
 
 
-def _greedily(
-    laws: Plausible, candidates: Sequence[Candidate], budget: float, count: int, dearness: float
-) -> list[RankedRun]:
-    """Add the affordable run of most gain over a power of its GPU hours, until none helps."""
-    hours = np.array([candidate.hours for candidate in candidates])
-    runs = list[RankedRun]()
-    available = np.ones(len(candidates), dtype=bool)
-    while len(runs) < count:
+def _greedily(laws: Plausible, hours: Floats, budget: float, count: int, dearness: float) -> list[int]:
+    """Add the affordable run of most gain over a power of its GPU hours (m,), until none helps."""
+    order, available = list[int](), np.ones(len(hours), dtype=bool)
+    while len(order) < count:
         worth = np.where(available & (hours <= budget), laws.gains() / hours**dearness, 0.0)
         if not (worth > 0).any():
             break
         best = int(np.argmax(worth))
-        before, laws = laws.deviation, laws.after(best)
-        runs.append(RankedRun(candidates[best], before, laws.deviation))
-        budget -= candidates[best].hours
-        available[best] = False
-    return runs
+        laws, budget, available[best] = laws.after(best), budget - hours[best], False
+        order.append(best)
+    return order
 
 
-def _with_purpose(runs: Sequence[RankedRun], points: Points) -> list[RankedRun]:
-    """The same runs; those far from every finished run and from every run before them are done for the range."""
+def _evenly(x: Floats, hours: Floats, budget: float, count: int, steps: float) -> list[int]:
+    """From the largest affordable run down, at so many steps a decade of x (m,), or every run that fits."""
+    order, below = list[int](), np.inf
+    for index in np.argsort(-x, kind="stable").tolist():
+        if len(order) < count and hours[index] <= budget and np.log10(x[index]) <= below:
+            order.append(index)
+            budget, below = budget - hours[index], float(np.log10(x[index])) - 1 / steps
+    return order
+
+
+def _rehearsed(
+    law: Average, points: Points, x: Floats, target: float, orders: Sequence[Sequence[int]], laws: Plausible
+) -> list[int]:
+    """The order whose runs lead to the least error at the target, on average over simulated studies."""
+    distinct = list({frozenset(order): list(order) for order in orders if order}.values())
+    if len(distinct) < 2:
+        return distinct[0] if distinct else []
+    shown, truth = laws.studies(STUDIES)
+    values = shown if law.metric.kind == "score" else law.metric.from_space(shown, "log")
+    errors = [_error(law, points, x, values, truth, target, order) for order in distinct]
+    return distinct[int(np.argmin(errors))]
+
+
+def _error(
+    law: Average, points: Points, x: Floats, values: Floats, truth: Floats, target: float, order: Sequence[int]
+) -> float:
+    """Mean root |error| at the target of laws fitted to the points and these runs of each study (K, m).
+
+    The root keeps a law that no affordable run could show from deciding the choice.
+    """
+    name = law.members[0].law.name if len(law.members) == 1 else "auto"
+    metric, more = law.metric, np.array(order)
+    places, errors = np.concatenate([points.x, x[more, None]]), []
+    for study, true in zip(values, truth, strict=True):
+        together = Points(places, np.concatenate([points.y, metric.within(study[more])]))
+        try:
+            found = averages.fit(together, metric, name, rough=True).predict(np.array([[target]]))
+        except ValueError:  # such as a share of 0, which has no logit
+            return np.inf
+        there = found if metric.kind == "score" else metric.to_space(found, "log")
+        errors.append(float(np.sqrt(np.minimum(np.abs(there - true), WORST))[0]))
+    return float(np.mean(errors))
+
+
+def _ranked(order: Sequence[int], candidates: Sequence[Candidate], laws: Plausible, points: Points) -> list[RankedRun]:
+    """The runs in order; those far from every finished run and from every run before them are done for the range."""
     seen, told = np.log10(points.x[:, 0]).tolist(), list[RankedRun]()
-    for run in runs:
-        place = float(np.log10(run.candidate.x))
+    for index in order:
+        before, laws = laws.deviation, laws.after(index)
+        place = float(np.log10(candidates[index].x))
         far = min(abs(place - other) for other in seen) > APART
-        told.append(replace(run, purpose="range" if far else "narrowing"))
+        told.append(RankedRun(candidates[index], before, laws.deviation, "range" if far else "narrowing"))
         seen.append(place)
     return told
 

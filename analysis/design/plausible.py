@@ -7,7 +7,7 @@ exponent at every decade. The target's deviation under each law follows in close
 a choice of runs should make small, so that no law that may be true is left out (pseudo-Bayesian design: Chaloner and
 Verdinelli 1995).
 
-Legend: T laws, n points, m places, p parameters.
+Legend: T laws, K studies, n points, m places, p parameters.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PLATEAUS = (0.01, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)  # of what the law gives at the
 PLATEAU_SD, EXPONENT_SD, LEVEL_SD = 0.7, 0.8, 100.0  # of logarithms; published exponents vary so much (`averages`)
 BREAK = 0.4  # deviation of the exponent's change in a decade, as a share of the exponent
 EVERY, SOFT = np.log(10), 0.5  # distance of breaks, and how far each of them reaches, in logs
+SMOOTH = 3  # parameters before the breaks
 FREEDOM, TEMPER = 4.0, 4.0  # of the likelihood, whose noise is known from few points
 LEAST_WEIGHT = 1e-3  # of a law's even share
 UNKNOWN_NOISE, LEAST_NOISE = 1e-4, 1e-6  # variance in logs: of too few points to tell, and at least
@@ -47,6 +48,7 @@ class Unsettled:
 class Plausible:
     """Plausible laws, linearised at places and at the target, with what is known of their parameters."""
 
+    curves: Floats  # (T, m + 1) each law at the places and the target, in its space
     slopes: Floats  # (T, m, p) derivatives by the parameters at the places
     target: Floats  # (T, p)
     covariance: Floats  # (T, p, p)
@@ -55,7 +57,7 @@ class Plausible:
     unsettled: Unsettled
 
     @classmethod
-    def of(cls, points: Points, metric: Metric, places: Floats, target: float) -> Plausible:
+    def of(cls, points: Points, metric: Metric, places: Floats, target: float, *, breaks: float = BREAK) -> Plausible:
         """The laws after the finished runs.
 
         Args:
@@ -63,10 +65,12 @@ class Plausible:
             metric: its kind; a loss or a share in the log of its distance from the bound, a score as it is.
             places: (m,) x of the runs that could be done.
             target: x at which the prediction should be narrow.
+            breaks: deviation of the exponent's change in a decade, as a share of the exponent.
         """
         n, u = len(points), np.log(np.concatenate([points.x[:, 0], places, [target]]))
         trials = list(_of_score(points, u) if metric.kind == "score" else _of_logarithm(points, metric, u))
         slopes = np.stack([trial.slopes for trial in trials])
+        slopes[..., SMOOTH:] *= breaks
         misfit = np.array([trial.misfit for trial in trials])
         noise = _noise(points, metric, float(misfit.min()))
         odds = -0.5 * (FREEDOM + n) * np.log1p(misfit / (noise * FREEDOM * TEMPER))
@@ -74,9 +78,11 @@ class Plausible:
         kept = weights > LEAST_WEIGHT * weights.mean()
         slopes, weights = slopes[kept], weights[kept] / weights[kept].sum()
         precision = np.einsum("tni,tnj->tij", slopes[:, :n], slopes[:, :n]) / noise
-        precision += np.diag(1 / np.square(np.concatenate([trials[0].prior, np.ones(slopes.shape[2] - 3)])))
+        precision += np.diag(1 / np.square(np.concatenate([trials[0].prior, np.ones(slopes.shape[2] - SMOOTH)])))
         laws = [trial for trial, keep in zip(trials, kept, strict=True) if keep]
-        return cls(slopes[:, n:-1], slopes[:, -1], np.linalg.inv(precision), weights, noise, _unsettled(laws, weights))
+        curves = np.stack([law.curve[n:] for law in laws])
+        left = _unsettled(laws, weights)
+        return cls(curves, slopes[:, n:-1], slopes[:, -1], np.linalg.inv(precision), weights, noise, left)
 
     @property
     def deviation(self) -> float:
@@ -108,6 +114,17 @@ class Plausible:
         update = np.einsum("ti,tj->tij", column, column) / own[:, None, None]
         return replace(self, covariance=self.covariance - update)
 
+    def studies(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
+        """Studies simulated under laws drawn by weight: what the runs at the places show (K, m), the target (K,)."""
+        rng, shown, truth = np.random.default_rng(seed), list[Floats](), list[float]()
+        drawn = np.searchsorted(np.cumsum(self.weights), (np.arange(count) + 0.5) / count)
+        for law in np.minimum(drawn, len(self.weights) - 1):
+            away = rng.multivariate_normal(np.zeros(self.target.shape[1]), self.covariance[law], method="eigh")
+            values = self.curves[law] + np.vstack([self.slopes[law], self.target[law]]) @ away
+            shown.append(values[:-1] + np.sqrt(self.noise) * rng.normal(size=len(values) - 1))
+            truth.append(float(values[-1]))
+        return np.array(shown), np.array(truth)
+
 
 @dataclass(frozen=True)
 class _Trial:
@@ -115,6 +132,7 @@ class _Trial:
 
     exponent: float
     plateau: float | None
+    curve: Floats  # (n + m + 1,)
     slopes: Floats  # (n + m + 1, p) by level or plateau, fall, log exponent, breaks
     prior: Floats  # (3,) deviations of the first three
     misfit: float  # sum of squared residuals of the points
@@ -129,10 +147,10 @@ def _of_logarithm(points: Points, metric: Metric, u: Floats) -> Iterator[_Trial]
         fall = (1 - plateau) * np.exp(-exponent * beyond)
         y = plateau + fall
         residual = z - np.log(y[:n])
+        curve = np.log(y) + residual.mean()
         slopes = [plateau / y, fall / y, -exponent * beyond * fall / y, *_breaks(u, exponent * fall / y)]
-        yield _Trial(
-            exponent, plateau, np.stack(slopes, axis=1), prior, float(np.sum((residual - residual.mean()) ** 2))
-        )
+        misfit = float(np.sum((residual - residual.mean()) ** 2))
+        yield _Trial(exponent, plateau, curve, np.stack(slopes, axis=1), prior, misfit)
 
 
 def _of_score(points: Points, u: Floats) -> Iterator[_Trial]:
@@ -147,13 +165,14 @@ def _of_score(points: Points, u: Floats) -> Iterator[_Trial]:
         wide = LEVEL_SD * max(float(np.ptp(points.y)), 1e-12)
         slopes = [np.ones_like(u), fall, -factor * exponent * beyond * fall, *_breaks(u, factor * exponent * fall)]
         prior = np.array([wide, wide, EXPONENT_SD])
-        yield _Trial(exponent, None, np.stack(slopes, axis=1), prior, float(np.sum(residual**2)))
+        curve = coefficients[0] + factor * fall
+        yield _Trial(exponent, None, curve, np.stack(slopes, axis=1), prior, float(np.sum(residual**2)))
 
 
 def _breaks(u: Floats, slope: Floats) -> list[Floats]:
-    """Derivatives by changes of the exponent at every decade, in their deviations; the law's slope is given (m,)."""
+    """Derivatives by changes of the exponent at every decade, as shares of it; the law's slope is given (m,)."""
     knots = np.arange(u.min() + EVERY / 2, u.max(), EVERY)
-    return [-BREAK * slope * SOFT * softplus((u - knot) / SOFT) for knot in knots]
+    return [-slope * SOFT * softplus((u - knot) / SOFT) for knot in knots]
 
 
 def _noise(points: Points, metric: Metric, misfit: float) -> float:

@@ -149,7 +149,10 @@ def _in_family(
     import numpy as np
 
     crops = CROPS_PER_WELL * np.array(wells, dtype=np.float64)
-    names, costs = _costs(recipe, family)
+    try:
+        names, costs = _costs(recipe, family)
+    except ValueError as error:  # where a larger model reaches a much larger share of the peak
+        return Lifetime(name, tuple(wells), lacking=str(error))
     units, doubts = [], dict[str, None]()
     for unit, of_unit in costs.items():
         if budget is not None and unit == FLOPS:

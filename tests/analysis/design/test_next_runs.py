@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.design.next_runs import Candidate, droppable, next_runs, unsettled
+from analysis.design.next_runs import Candidate, _evenly, _rehearsed, droppable, next_runs, unsettled
 from analysis.design.plausible import Plausible
 from analysis.fitting import averages
 from analysis.fitting.estimate import Points
@@ -108,3 +108,20 @@ def test_a_run_without_cost_is_rejected():
     points = study()
     with pytest.raises(ValueError, match="candidate free: compute 1e\\+15 and hours 0 must be positive"):
         next_runs(fitted(points), points, [Candidate("free", 1e15, 0.0)], TARGET, budget=1, count=1)
+
+
+def test_runs_at_even_steps_go_down_from_the_largest_within_the_budget():
+    x = np.geomspace(1e12, 1e18, 13)  # two a decade
+    hours = x / 1e12
+    assert _evenly(x, hours, 1e9, 9, 1.0) == [12, 10, 8, 6, 4, 2, 0]
+    assert _evenly(x, hours, 2e3, 9, 1.0) == [6, 4, 2, 0]  # 1e15 is the largest that 2,000 hours allow
+    assert _evenly(x, hours, 1e9, 3, np.inf) == [12, 11, 10]
+
+
+def test_the_choice_with_the_least_rehearsed_error_is_kept():
+    """A far run and one beside the finished runs, at the same cost: refits say the same as the closed form."""
+    points, x = study(n=8, top=1e13), np.array([1e13, 1e17])
+    laws = Plausible.of(points, LOSS, x, TARGET)
+    assert _rehearsed(fitted(points), points, x, TARGET, [[0], [1]], laws) == [1]
+    assert _rehearsed(fitted(points), points, x, TARGET, [[0], [0], []], laws) == [0]
+    assert _rehearsed(fitted(points), points, x, TARGET, [[], []], laws) == []

@@ -1,5 +1,7 @@
 """Plausible laws: closed forms of their deviations, what neighbouring runs leave open, and what settles it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,17 @@ def test_a_share_is_its_distance_from_the_bound():
 def test_three_points_are_enough_for_a_deviation():
     laws = Plausible.of(runs([1e14, 1e15, 1e16]), LOSS, np.array([1e18]), TARGET)
     assert 0 < laws.after(0).deviation < laws.deviation < 10
+
+
+def test_studies_vary_as_the_laws_do():
+    """Of one law: the mean is its curve, the deviation of a run that of its parameters and the noise."""
+    laws = Plausible.of(runs(SPREAD, noise=0.01), LOSS, np.array([1e17]), TARGET)
+    one = replace(
+        laws, curves=laws.curves[:1], slopes=laws.slopes[:1], target=laws.target[:1], covariance=laws.covariance[:1],
+        weights=np.ones(1),
+    )  # fmt: skip
+    shown, truth = one.studies(4000)
+    slope = one.slopes[0, 0]
+    assert shown.mean(axis=0) == pytest.approx(one.curves[0, :1], abs=5 * shown.std() / np.sqrt(4000))
+    assert shown.std() == pytest.approx(np.sqrt(slope @ one.covariance[0] @ slope + one.noise), rel=0.05)
+    assert truth.std() == pytest.approx(one.deviation, rel=0.05)

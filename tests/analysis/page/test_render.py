@@ -1,6 +1,6 @@
 """The report's page: one complete file, escaped values, and a test in a real browser.
 
-Covers `render`, `sections`, `comparisons`, `html` and `study`.
+Covers `render`, `sections`, `comparisons`, `lifetime`, `html` and `study`.
 """
 
 import json
@@ -17,6 +17,7 @@ from analysis.page.study import (
     Allocation,
     BestRates,
     CellRow,
+    LifePanel,
     MultiplierRow,
     Multipliers,
     NextRun,
@@ -62,11 +63,17 @@ def study(**changes):
                       Allocation("loss", "6 runs do not tell", {}, (), [])]
         for one in CONVENTIONS
     }  # fmt: skip
+    owned = {"wells": 2.2e6, "size": 4e9, "size_low": 3e9, "size_high": 5e9, "crops": 1e9, "train": 700.0,
+             "embed": 300.0, "total": 1000.0}  # fmt: skip
+    wells = {"x": [1e5, 1e6, 1e7], "y": [6e9, 5e9, 3e9], "low": [5e9, 4e9, 2e9], "high": [7e9, 6e9, 4e9]}
+    lives = [LifePanel("recall, mean", "0.6; vit_l8", "GPU hours", "touvron", wells, [("vit_l8", 8e9)], [owned]),
+             LifePanel("loss", "not enough to tell")]  # fmt: skip
     given = {
         "title": "A <study>", "question": "Does recall grow?", "convention": "touvron", "conventions": CONVENTIONS,
         "sources": SOURCES, "points": points, "curves": curves, "frontier": frontier, "fits": fits, "cells": cells,
         "unfinished": "1 of 7 cells are not finished", "provenance": {"recipe": "x", "ledger": "18 rows"},
-        "allocations": allocations, "price": Price("A100-80GB", 2.0),
+        "allocations": allocations, "lives": lives, "price": Price("A100-80GB", 2.0),
+        "unsettled": ["exponents from 0.1 to 0.4"],
         "next_runs": [NextRun("vit_g8-rxrx3-s0", 1e6, "CORUM: 0.02 → 0.01")],
     }  # fmt: skip
     return Study(**(given | changes))
@@ -106,7 +113,9 @@ def test_no_name_leaves_its_place_in_elements_attributes_or_the_script_s_data(ev
         return page(study(
             title=text, question=text, sources=(text,), points=[point], cells=[cell], unfinished=text,
             fits={"touvron": {text: fit}}, allocations={"touvron": [allocation]}, left_out=[text], stopped=text,
-            next_runs=[NextRun(text, 1.0, text)], provenance={text: text}, price=Price(text, 1.0), curves=[],
+            next_runs=[NextRun(text, 1.0, text)], unsettled=[text], provenance={text: text},
+            price=Price(text, 1.0), curves=[],
+            lives=[LifePanel(text, text, text, text, line, [(text, 1e9)], study().lives[0].places)],
         ))  # fmt: skip
 
     class Elements(HTMLParser):
@@ -255,6 +264,28 @@ def test_the_convention_switches_by_keyboard_and_the_points_move(opened):
     assert (best["x"], best["y"]) == ([1e16], [1e9])
     assert not tab.get_by_text("recall rises under touvron").first.is_visible()
     assert said == []
+
+
+@pytest.mark.slow
+def test_the_best_size_over_a_life_is_drawn_with_the_study_s_models(opened):
+    tab, said = opened
+    drawn = tab.evaluate("document.querySelector('[data-life]').data.at(-1)")
+    assert (drawn["x"], drawn["y"]) == ([1e5, 1e6, 1e7], [6e9, 5e9, 3e9])
+    layout = tab.evaluate("document.querySelector('[data-life]').layout")
+    assert layout["annotations"][0]["text"] == "vit_l8"
+    assert layout["shapes"][0]["y0"] == 8e9
+    assert said == []
+
+
+def test_a_life_s_table_has_its_costs_and_money():
+    text = page(study())
+    assert "<b>loss</b>: not enough to tell" in text
+    row = text[text.index('data-value="2200000.0"') :]
+    row = row[: row.index("</tr>")]
+    assert re.findall(r'data-value="([^"]*)"', row)[1:] == [
+        "4000000000.0", "1000000000.0", "700.0", "300.0", "1000.0", "2000.0",
+    ]  # fmt: skip
+    assert "exponents from 0.1 to 0.4." in text
 
 
 @pytest.mark.slow

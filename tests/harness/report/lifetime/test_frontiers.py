@@ -125,6 +125,15 @@ def test_a_law_that_is_not_identified_says_which_runs_would_tell(tmp_path: Path)
     assert any("alpha" in one.lacking and "runs of models farther apart in cost" in one.lacking for one in found)
 
 
+def test_hours_that_fall_with_size_have_no_best_size(study: Recipe) -> None:
+    shares = "hardware.mfu={vit_s16: 0.01, vit_b16: 0.3, vit_l16: 0.3, vit_s8: 0.3, vit_b8: 0.3, vit_l8: 0.3}"
+    found = {one.name: one for one in lifetimes(unfinished(study.output, shares), [0.0])}
+    assert found["recall, mean over sources of patch 16"].lacking == (
+        "a crop costs less at a larger size, so no size is best"
+    )
+    assert found[RECALL_8].units
+
+
 def test_lives_run_from_no_screen_to_all(study: Recipe, tmp_path: Path) -> None:
     assert lives(16, 1e5, study) == [0.0, 1e5, 2e5, 4e5, 8e5, 16e5]
     assert lives(1, None, study) == [0.0, SCREEN]
