@@ -21,6 +21,8 @@ from harness.recipe.schema import Recipe
 from harness.report.gains.gains import Gains, gains, own_initialisation
 from harness.report.points import points
 from harness.report.write import report
+from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
 from harness.storage.pair_outcomes import write_outcomes
 
 RECIPE = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
@@ -106,6 +108,51 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     without = study(tmp_path, "grid.untrained=false")
     assert "grid.untrained: true adds it" in found(without).missing[0]
     assert found(without).means.empty
+
+
+def test_maps_of_other_pairs_are_compared_on_those_that_both_hold(tmp_path: Path) -> None:
+    """A list that changed between two evaluations leaves some pairs, or none; the report is of what is left."""
+    recipe = study(tmp_path, "grid.models=[vit_s16]", "grid.seeds=[0]")
+    first, second = pairs()
+    for cell in cells(recipe):
+        finish(recipe, cell)
+        if cell.kind == "trained":
+            recalled = np.zeros(len(first))
+            recalled[:60] = 1
+            finished_with(recipe, cell, PairOutcomes("CORUM", GENES, first[:150], second[:150], recalled[:150]))
+    trained = next(cell for cell in cells(recipe) if cell.kind == "trained")
+    (mean,), (cell_gain,) = found(recipe).means.to_dict("records"), found(recipe).cells["recall"]
+    assert mean["pairs"] == 150
+    assert mean["gain"] == pytest.approx(60 / 150 - 30 / 150)  # the initialisation recalls 2 of every 10 pairs
+    assert cell_gain == pytest.approx(mean["gain"])
+    other = tuple(f"other{number:03d}" for number in range(len(GENES)))
+    finished_with(recipe, trained, PairOutcomes("CORUM", other, first[:150], second[:150], recalled[:150]))
+    assert found(recipe).missing == ("1 recalls of trained cells: the maps have no known pair in common",)
+
+
+def finished_with(recipe: Recipe, cell: Cell, outcomes: PairOutcomes) -> None:
+    """Evaluate a finished cell again, with these outcomes."""
+    row = ledger.read(recipe.output, cell.id, "evaluate")
+    assert row is not None
+    recall = {outcomes.source: row.values["recall"][outcomes.source] | {"recall": outcomes.recall}}
+    ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", row.values | {"recall": recall}))
+    write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
+
+
+def test_a_source_that_the_initialisation_was_evaluated_without_is_named(tmp_path: Path) -> None:
+    recipe = study(tmp_path, "grid.models=[vit_s16]", "grid.seeds=[0]")
+    for cell in cells(recipe):
+        finish(recipe, cell)
+        if cell.kind == "untrained":
+            first, second = pairs()
+            outcomes = PairOutcomes("HuMAP", GENES, first, second, np.ones(len(first)))
+            row = ledger.read(recipe.output, cell.id, "evaluate")
+            assert row is not None
+            recall = {"HuMAP": row.values["recall"]["CORUM"] | {"recall": 1.0}}
+            ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", row.values | {"recall": recall}))
+            write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
+    (reason,) = found(recipe).missing
+    assert "evaluated without this source" in reason
 
 
 VIT = "size: S, patch: 16, width: 16, depth: 2, heads: 2"
