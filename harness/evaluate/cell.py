@@ -94,6 +94,7 @@ def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
         where = f"the first is well {np.argmax(blank) + 1}"
         raise ValueError(f"{path}: {blank.sum()} of {len(batch)} wells have no {settings.batch_column}, {where}")
     control = _names(table, settings.control.column) == name_of(settings.control.value, settings.control.column)
+    gene[control] = ""  # a control may have a name there, which is no gene
     guide = _names(table, "treatment").tolist() if "treatment" in table else None
     position = _names(table, WELL).tolist() if WELL in table else None
     count = next((table[name].to_numpy() for name in table.columns if name.lower() in COUNTS), None)

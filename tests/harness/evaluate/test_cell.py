@@ -99,6 +99,14 @@ def test_names_are_names_whatever_their_type(recipe: Recipe, tmp_path: Path) -> 
     assert evaluate_cell(blank, tmp_path)["recall"] == expected
 
 
+def test_controls_are_no_gene_whatever_their_name(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    expected = evaluate_cell(recipe, tmp_path)
+    table = pd.read_parquet(tmp_path / EMBEDDINGS)
+    rewrite(tmp_path, gene=table["gene"].where(table["gene"] != "", "control"))
+    assert evaluate_cell(recipe, tmp_path) == expected
+
+
 def test_wells_without_a_batch_are_counted_and_refused(recipe: Recipe, tmp_path: Path) -> None:
     write_wells(tmp_path, replicates=3)
     table = pd.read_parquet(tmp_path / EMBEDDINGS)
