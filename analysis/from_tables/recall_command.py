@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from analysis.recall.placebos import PlaceboRecall
     from analysis.recall.relationship_recall import RecallResult
 
+NOT_ENOUGH = "not enough to tell: the pairs count as fewer than two complexes of equal size; more complexes would be"
 CORRECTIONS = ("none", "centre_scale", "pca_centre_scale", "tvn")
 
 
@@ -203,4 +204,4 @@ def show_gain(result: dict[str, Any]) -> None:
     print(f"{result['confidence']:.0%} intervals cover complexes, genes and wells, and seeds if there are several")
     for row in result["gain"]:
         if row["groups"] < 2:
-            print(f"{row['source']}: not enough to tell: all pairs are of one complex; more complexes would be")
+            print(f"{row['source']}: {NOT_ENOUGH}")

@@ -56,6 +56,11 @@ class PairDesign:
         """Pairs of each gene (G,)."""
         return np.bincount(np.concatenate([self.first, self.second]), minlength=self.genes).astype(np.int64)
 
+    @property
+    def hubs(self) -> float:
+        """How many genes with as many pairs as the largest hub hold all pairs; a lone hub's own part cannot be told."""
+        return len(self) / float(self.degrees.max())
+
     @cached_property
     def memberships(self) -> Memberships:
         """The genes of each group."""

@@ -150,8 +150,8 @@ def sentence(source: str, rows: pd.DataFrame, law: str) -> str:
     where = f"{last['model']} on {last['dataset']}, the largest compute ({over})"
     interval = f"{CONFIDENCE:.0%} interval {last['low']:+.3f} to {last['high']:+.3f}"
     if last["groups"] < 2:
-        said = "not enough to tell what training adds: all known pairs are of one complex, and more complexes would be"
-        return f"{source}: {said}."
+        said = "not enough to tell what training adds: the known pairs count as fewer than two complexes of equal size"
+        return f"{source}: {said}, and more complexes would be."
     tells = last["low"] > 0 or last["high"] < 0
     adds = f"training adds {last['gain']:+.3f}" if tells else f"no gain can be told from zero: {last['gain']:+.3f}"
     share = f", where the same networks recall {last['initial']:.3f} before training"

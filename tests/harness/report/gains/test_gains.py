@@ -18,7 +18,7 @@ from harness.grid.cells import cells
 from harness.models.architecture import build
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.report.gains.gains import Gains, gains, own_initialisation
+from harness.report.gains.gains import Gains, gains, own_initialisation, sentence
 from harness.report.points import points
 from harness.report.write import report
 from harness.storage import ledger
@@ -153,6 +153,12 @@ def test_a_source_that_the_initialisation_was_evaluated_without_is_named(tmp_pat
             write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
     (reason,) = found(recipe).missing
     assert "evaluated without this source" in reason
+
+
+def test_pairs_of_few_uneven_complexes_are_not_said_to_be_of_one() -> None:
+    row = {"compute": 1e18, "seeds": 1, "model": "m", "dataset": "d", "low": -1.0, "high": 1.0, "groups": 1.96}
+    said = sentence("CORUM", pd.DataFrame([row]), "")
+    assert "the known pairs count as fewer than two complexes of equal size, and more complexes would be." in said
 
 
 VIT = "size: S, patch: 16, width: 16, depth: 2, heads: 2"
