@@ -92,6 +92,19 @@ def test_the_report_says_first_what_training_adds_with_its_files(tmp_path: Path)
     assert "Against compute the gain rises" in page
 
 
+@pytest.mark.slow
+def test_a_row_of_gains_says_at_which_end_of_a_run_it_is(tmp_path: Path) -> None:
+    annealed = RECIPE.with_name("scaling_annealed.yaml")
+    recipe = load(annealed, "slurm", [f"output={tmp_path}", "grid.models=[vit_s16]", "grid.datasets=[rxrx3]"])
+    for cell in cells(recipe):
+        if cell.kind in ("trained", "untrained"):
+            finish(recipe, cell)
+    report(recipe)
+    table = pd.read_csv(tmp_path / "report" / "gains.csv")
+    assert table["end"].tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert table["pairs"].tolist() == [200] * 4
+
+
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     recipe = study(tmp_path)
     grid = cells(recipe)
