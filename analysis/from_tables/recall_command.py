@@ -13,6 +13,7 @@ from analysis.from_tables.shown import show_excluded, show_features
 if TYPE_CHECKING:
     from analysis.embeddings.feature_tables import FeatureTable
     from analysis.from_tables.recall import MapOptions
+    from analysis.recall.pairs import Pairs
     from analysis.recall.placebos import PlaceboRecall
     from analysis.recall.relationship_recall import RecallResult
 
@@ -66,11 +67,10 @@ def recall(options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from analysis.from_tables.recall import map_of_tables, placebos_of_tables
-    from analysis.recall.pairs import read_pairs
     from analysis.recall.relationship_recall import relationship_recall
 
     thresholds = [_thresholds(text) for text in options.thresholds]
-    lists = [read_pairs(path) for path in options.pairs]
+    lists = _lists(options.pairs)
     found = map_of_tables(options.embeddings, _map_options(options))
     gene_map, wells = found.gene_map, found.wells
     results = relationship_recall(
@@ -103,6 +103,23 @@ def recall(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _lists(paths: Sequence[Path]) -> list[Pairs]:
+    """The lists, each by the name of its file.
+
+    Raises:
+        ValueError: two have one name, so that their numbers could not be told apart.
+    """
+    from analysis.recall.pairs import read_pairs
+
+    lists: dict[str, Pairs] = {}
+    for path in paths:
+        one = read_pairs(path)
+        if one.source in lists:
+            raise ValueError(f"--pairs: {path} is the second list named {one.source}; give it another file name")
+        lists[one.source] = one
+    return list(lists.values())
+
+
 def _map_options(options: argparse.Namespace) -> MapOptions:
     from analysis.from_tables.recall import MapOptions
 
@@ -120,9 +137,8 @@ def gain(options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from analysis.from_tables.recall import gains_of_tables
-    from analysis.recall.pairs import read_pairs
 
-    lists = [read_pairs(path) for path in options.pairs]
+    lists = _lists(options.pairs)
     found = gains_of_tables(
         options.trained, options.initial, lists, _map_options(options),
         protocol=options.protocol, tails=_thresholds(options.thresholds), confidence=options.confidence,
