@@ -49,10 +49,13 @@ def gains(recipe: Recipe, grid: Sequence[Cell], points: pd.DataFrame) -> Gains:
     """The gains of all trained cells among the points (`harness.report.points.points`) of the grid."""
     import pandas as pd
 
+    from analysis.fitting.annealing import unannealed
+
     trained, known = points[points["trained"].astype(bool)], _Outcomes(recipe, grid, points)
     by_cell, by_mean, missing = [], [], dict[str, int]()
-    same = ["model", "dataset", *axis_names(recipe.grid), *([END] if END in trained else []), "annealed"]
-    for _, network in trained.groupby(same, sort=False, dropna=False):
+    places = ["model", "dataset", *axis_names(recipe.grid), *([END] if END in trained else []), "annealed"]
+    stopped_at = trained["crops"].where(unannealed(trained))  # runs that stopped elsewhere repeat no other
+    for _, network in trained.groupby([*(trained[name] for name in places), stopped_at], sort=False, dropna=False):
         maps = {str(cell): known.read(str(cell)) for cell in network["cell"].unique()}  # of one network at a time
         for _, rows in network.groupby("source", sort=False):
             compared = _compare(rows, maps, known)
@@ -79,6 +82,8 @@ class _Compared:
 
 
 def _compare(rows: pd.DataFrame, maps: Mapping[str, Mapping[str, PairOutcomes]], known: _Outcomes) -> _Compared:
+    import numpy as np
+
     from analysis.recall.gain import recall_gain
     from analysis.recall.outcomes import aligned
 
@@ -102,7 +107,8 @@ def _compare(rows: pd.DataFrame, maps: Mapping[str, Mapping[str, PairOutcomes]],
         return _Compared([], [], missing | {str(error): len(kept)})
     none = {"recall_low": None, "recall_high": None}
     cells = [row | {"recall": float(a - b)} | none for row, (a, b) in zip(kept, recalls, strict=True)]
-    return _Compared(cells, [kept[0] | _numbers(found)], missing)
+    means = {name: float(np.mean([row[name] for row in kept])) for name in ("crops", "compute")}
+    return _Compared(cells, [kept[0] | means | {"crops": round(means["crops"])} | _numbers(found)], missing)
 
 
 class _Outcomes:

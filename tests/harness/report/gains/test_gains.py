@@ -43,13 +43,13 @@ def pairs() -> tuple[Indices, Indices]:
     return first, second
 
 
-def finish(recipe: Recipe, cell: Cell) -> None:
+def finish(recipe: Recipe, cell: Cell, crops: int = 10_000_000, *, annealed: bool = True) -> None:
     """Of every complex as many pairs are recalled; trained cells recall those of their initialisation and more."""
     first, second = pairs()
     count = INITIAL.get(cell.model, 20) + (ADDED[cell.model] if cell.kind == "trained" else 0)
     recalled = np.zeros(len(first))
     recalled[np.argsort(np.arange(len(first)) % 10, kind="stable")[:count]] = 1
-    finished(recipe, cell, count / len(first), 10_000_000, sources=("CORUM",), annealed=True)
+    finished(recipe, cell, count / len(first), crops, sources=("CORUM",), annealed=annealed)
     outcomes = PairOutcomes("CORUM", GENES, first, second, recalled)
     write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
 
@@ -90,6 +90,18 @@ def test_the_report_says_first_what_training_adds_with_its_files(tmp_path: Path)
     assert "CORUM: training adds +0.200 (90% interval" in page
     assert "where the same networks recall 0.240 before training; vit_l16 on rxrx3" in page
     assert "Against compute the gain rises" in page
+
+
+@pytest.mark.parametrize("annealed", [True, False], ids=["decayed", "stopped"])
+def test_runs_that_stopped_at_other_crops_are_no_repeats(annealed: bool, tmp_path: Path) -> None:
+    """Seeds whose rate decayed early, by early stopping, are; their point is at their mean."""
+    recipe = study(tmp_path, "grid.models=[vit_s16]")
+    for cell in cells(recipe):
+        finish(recipe, cell, (10_000_000, 2_000_000)[cell.seed], annealed=annealed)
+    means = found(recipe).means
+    assert means["crops"].tolist() == ([6_000_000] if annealed else [10_000_000, 2_000_000])
+    assert means["seeds"].tolist() == ([2] if annealed else [1, 1])
+    assert means["compute"].is_monotonic_decreasing
 
 
 @pytest.mark.slow
