@@ -82,33 +82,37 @@ class _Compared:
 
 
 def _compare(rows: pd.DataFrame, maps: Mapping[str, Mapping[str, PairOutcomes]], known: _Outcomes) -> _Compared:
-    import numpy as np
-
+    """The gains of the rows of one network and source, whose outcomes are in `maps` by cell and source."""
     from analysis.recall.gain import recall_gain
     from analysis.recall.outcomes import aligned
 
-    kept, missing = list[dict[str, Any]](), dict[str, int]()
-    trained: list[PairOutcomes] = []
-    own: list[PairOutcomes] = []
+    kept, both, missing = list[dict[str, Any]](), list[tuple["PairOutcomes", "PairOutcomes"]](), dict[str, int]()
     for row in rows.to_dict("records"):
-        reason, initial = known.own(str(row["cell"]), str(row["source"]), maps[str(row["cell"])])
-        if initial is None:
+        cell, source = str(row["cell"]), str(row["source"])
+        reason, own = known.own(cell, source, maps[cell])
+        if own is None:
             missing[reason] = missing.get(reason, 0) + 1
             continue
         kept.append({str(name): value for name, value in row.items()})
-        trained.append(maps[str(row["cell"])][str(row["source"])])
-        own.append(initial)
+        both.append((maps[cell][source], own))
     if not kept:
         return _Compared([], [], missing)
     try:  # a list that changed between evaluations can leave nothing to compare
-        recalls = [aligned(both).common().recalled.mean(axis=1) for both in zip(trained, own, strict=True)]
-        found = recall_gain(trained, own, CONFIDENCE)
+        recalls = [aligned(maps_of_seed).common().recalled.mean(axis=1) for maps_of_seed in both]
+        found = recall_gain([one for one, _ in both], [own for _, own in both], CONFIDENCE)
     except ValueError as error:
         return _Compared([], [], missing | {str(error): len(kept)})
-    none = {"recall_low": None, "recall_high": None}
-    cells = [row | {"recall": float(a - b)} | none for row, (a, b) in zip(kept, recalls, strict=True)]
-    means = {name: float(np.mean([row[name] for row in kept])) for name in ("crops", "compute")}
-    return _Compared(cells, [kept[0] | means | {"crops": round(means["crops"])} | _numbers(found)], missing)
+    cells = [
+        row | {"recall": float(one - own), "recall_low": None, "recall_high": None}
+        for row, (one, own) in zip(kept, recalls, strict=True)
+    ]
+    return _Compared(cells, [_over_seeds(kept) | _numbers(found)], missing)
+
+
+def _over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first seed's row at the mean of all crops and computes."""
+    crops, compute = (sum(row[name] for row in rows) / len(rows) for name in ("crops", "compute"))
+    return rows[0] | {"crops": round(crops), "compute": compute}
 
 
 class _Outcomes:
