@@ -5,8 +5,9 @@ Legend: W wells, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +103,11 @@ def placebos_of_tables(
         return _recalls(found.of(features), lists, protocol, tails)
 
     names = found.gene_map.genes
-    features = {
-        "random_features": random_features(len(found.genes)),
-        "well_position": position_features(found.wells.column(well).tolist()) if well else None,
-        "cell_count": number_features(_numbers(found.wells, count)) if count else None,
-    }
+    features: dict[str, Callable[[], Floats]] = {"random_features": partial(random_features, len(found.genes))}
+    if well:
+        features["well_position"] = partial(position_features, found.wells.column(well).tolist())
+    if count:
+        features["cell_count"] = partial(number_features, _numbers(found.wells, count))
     others = [shuffled(one, names) for one in lists]
     return placebo_panel(features, measure, _recalls(found.gene_map, others, protocol, tails))
 

@@ -13,9 +13,11 @@ from analysis.from_tables.shown import show_excluded, show_features
 if TYPE_CHECKING:
     from analysis.embeddings.feature_tables import FeatureTable
     from analysis.from_tables.recall import MapOptions
+    from analysis.recall.pairs import Pairs
     from analysis.recall.placebos import PlaceboRecall
     from analysis.recall.relationship_recall import RecallResult
 
+NOT_ENOUGH = "not enough to tell: the pairs count as fewer than two complexes of equal size; more complexes would be"
 CORRECTIONS = ("none", "centre_scale", "pca_centre_scale", "tvn")
 
 
@@ -65,11 +67,10 @@ def recall(options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from analysis.from_tables.recall import map_of_tables, placebos_of_tables
-    from analysis.recall.pairs import read_pairs
     from analysis.recall.relationship_recall import relationship_recall
 
     thresholds = [_thresholds(text) for text in options.thresholds]
-    lists = [read_pairs(path) for path in options.pairs]
+    lists = _lists(options.pairs)
     found = map_of_tables(options.embeddings, _map_options(options))
     gene_map, wells = found.gene_map, found.wells
     results = relationship_recall(
@@ -102,6 +103,23 @@ def recall(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _lists(paths: Sequence[Path]) -> list[Pairs]:
+    """The lists, each by the name of its file.
+
+    Raises:
+        ValueError: two have one name, so that their numbers could not be told apart.
+    """
+    from analysis.recall.pairs import read_pairs
+
+    lists: dict[str, Pairs] = {}
+    for path in paths:
+        one = read_pairs(path)
+        if one.source in lists:
+            raise ValueError(f"--pairs: {path} is the second list named {one.source}; give it another file name")
+        lists[one.source] = one
+    return list(lists.values())
+
+
 def _map_options(options: argparse.Namespace) -> MapOptions:
     from analysis.from_tables.recall import MapOptions
 
@@ -119,9 +137,8 @@ def gain(options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from analysis.from_tables.recall import gains_of_tables
-    from analysis.recall.pairs import read_pairs
 
-    lists = [read_pairs(path) for path in options.pairs]
+    lists = _lists(options.pairs)
     found = gains_of_tables(
         options.trained, options.initial, lists, _map_options(options),
         protocol=options.protocol, tails=_thresholds(options.thresholds), confidence=options.confidence,
@@ -203,4 +220,4 @@ def show_gain(result: dict[str, Any]) -> None:
     print(f"{result['confidence']:.0%} intervals cover complexes, genes and wells, and seeds if there are several")
     for row in result["gain"]:
         if row["groups"] < 2:
-            print(f"{row['source']}: not enough to tell: all pairs are of one complex; more complexes would be")
+            print(f"{row['source']}: {NOT_ENOUGH}")

@@ -13,8 +13,10 @@ from analysis.page.html import number, table, text
 HEAD = ("source", "placebo", "recall", "95% interval", "chance", "best model", "its recall", "share over chance", "")
 ABOUT = (
     "The gain is the recall of a trained network less that of its own initialisation: the same network and seed, "
-    "before its first step. Its interval covers complexes, genes and seeds together, as both are measured on the same "
-    "pairs. An untrained network of the same size has the same cost per crop, so the gain is of training alone."
+    "before its first step. Its interval covers complexes and genes, and seeds where there are several, as both are "
+    "measured on the same pairs. An untrained network of the same size has the same cost per crop, so the gain is of "
+    "training alone. Of a network that continues another cell's training, it is of both trainings, as its compute is. "
+    "Where a recipe gives initial weights, such as ImageNet's, the initialisation has them, and the gain is over them."
 )
 PLACEBOS = (
     "Placebos know no biology. What one of them recalls, a model need not have learned. A placebo is marked where it "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.recall.noise import Spread, noise
+from analysis.recall.noise import LEAST, Spread, check_confidence, noise, unseen
 from analysis.recall.outcomes import PairOutcomes, aligned
 from analysis.recall.pair_design import PairDesign
 
@@ -32,7 +32,7 @@ class RecallGain:
     recall: float
     initial: float  # recall of the other maps
     pairs: int  # that all maps hold
-    groups: float  # of pairs that vary together; below 2, the interval is (-1, 1)
+    groups: float  # of pairs that vary together, as many of equal size; below 2, the interval is (-1, 1)
     seeds: int  # with 1, the interval does not cover seeds
 
     @property
@@ -50,8 +50,10 @@ def recall_gain(maps: Sequence[PairOutcomes], others: Sequence[PairOutcomes], co
         confidence: of the interval.
 
     Raises:
-        ValueError: their numbers differ, there is none, sources differ, or they have no pair in common.
+        ValueError: their numbers differ, there is none, sources differ, they have no pair in common, or the confidence
+            is not between 0 and 1.
     """
+    check_confidence(confidence)
     if len(maps) != len(others) or not maps:
         raise ValueError(f"{len(maps)} maps and {len(others)} to compare them with; there must be one each")
     count = len(maps)
@@ -60,12 +62,14 @@ def recall_gain(maps: Sequence[PairOutcomes], others: Sequence[PairOutcomes], co
     differences: Floats = recalled[:count] - recalled[count:]  # (S, P)
     gain = float(differences.mean())
     found = noise(both.design, differences.mean(axis=0))
-    half = math.inf
+    half, reach = math.inf, 0.0
     if found.can_tell:
+        reach = unseen(both.design, confidence) if found.variance < LEAST else 0.0  # all pairs differ alike
         seeds = _over_seeds(both.design, differences)
         half = max(_with_seeds(spread, seeds).half_width(confidence) for spread in found.spreads)
     return RecallGain(
-        source=maps[0].source, gain=gain, low=max(gain - half, -1.0), high=min(gain + half, 1.0),
+        source=maps[0].source, gain=gain,
+        low=max(gain - max(half, reach * (gain + 1)), -1.0), high=min(gain + max(half, reach * (1 - gain)), 1.0),
         recall=float(recalled[:count].mean()), initial=float(recalled[count:].mean()),
         pairs=recalled.shape[1], groups=found.components.groups, seeds=count,
     )  # fmt: skip

@@ -36,7 +36,7 @@ class Components:
     complexes: float
     genes: float  # of each of its two genes
     pairs: float
-    groups: float  # how many groups of equal precision the variance of complexes is known from
+    groups: float  # how many groups of equal precision they are known from, at most as many as hubs
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Noise:
 
     @property
     def can_tell(self) -> bool:
-        """Whether there are at least two groups; of one, nothing is known of how complexes vary."""
+        """Whether there are at least two groups; of fewer, nothing is known of how complexes, or hubs, vary."""
         return self.components.groups >= 2
 
     @property
@@ -78,15 +78,16 @@ def noise(design: PairDesign, outcomes: Floats) -> Noise:
     """The noise of the mean of the outcomes (P,)."""
     found, count = components(design, outcomes), len(design)
     shares, degrees = design.sizes / count, design.degrees / count
+    freedom = _effective(degrees**2) - 1  # each gene's part of the variance is its squared number of pairs
     parts = [
         Spread(found.complexes * float(np.sum(shares**2)), found.groups - 1),
-        Spread(found.genes * float(np.sum(degrees**2)), _effective(design.degrees) - 1),
+        Spread(found.genes * float(np.sum(degrees**2)), freedom),
         Spread(found.pairs / count, count - 1),
     ]
     deviations = (outcomes - outcomes.mean()) / count
     by_genes = float(np.sum(design.gene_sums(deviations) ** 2) - np.sum(deviations**2))
     alone = float(np.sum(deviations**2))
-    return Noise(found, (_summed(parts), Spread(max(by_genes, alone), parts[1].freedom)))
+    return Noise(found, (_summed(parts), Spread(max(by_genes, alone), freedom)))
 
 
 def interval(design: PairDesign, recalled: Floats, confidence: float) -> tuple[float, float]:
@@ -94,15 +95,30 @@ def interval(design: PairDesign, recalled: Floats, confidence: float) -> tuple[f
 
     Where no pair is recalled, or all are, it reaches as far as that many groups of which none differs allow (Clopper
     and Pearson 1934). It is (0, 1) where it cannot be told.
+
+    Raises:
+        ValueError: the confidence is not between 0 and 1.
     """
+    check_confidence(confidence)
     share, found = float(recalled.mean()), noise(design, recalled)
     if not found.can_tell:
         return 0.0, 1.0
     if not 0 < share < 1:
-        reach = 1 - ((1 - confidence) / 2) ** (1 / _effective(design.sizes))
+        reach = unseen(design, confidence)
         return (0.0, reach) if share <= 0 else (1 - reach, 1.0)
     logit, half = math.log(share / (1 - share)), found.half_width(confidence) / (share * (1 - share))
     return _expit(logit - half), _expit(logit + half)
+
+
+def unseen(design: PairDesign, confidence: float) -> float:
+    """The largest share of complexes that can differ where none of those at hand does (Clopper and Pearson 1934)."""
+    return 1 - math.pow((1 - confidence) / 2, 1 / min(_effective(design.sizes), design.hubs))
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises ValueError if it is not between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence is between 0 and 1, such as 0.9, not {confidence:g}")
 
 
 def components(design: PairDesign, outcomes: Floats) -> Components:
@@ -114,7 +130,7 @@ def components(design: PairDesign, outcomes: Floats) -> Components:
     squares = np.bincount(member.group, member.degree**2, len(sizes))
     precise = np.maximum(genes * squares / sizes**2 + pairs / sizes, LEAST)  # (C,) variance of each mean within
     between = _paule_mandel(means, precise)
-    return Components(between, genes, pairs, _effective(1 / (between + precise)))
+    return Components(between, genes, pairs, min(_effective(1 / (between + precise)), design.hubs))
 
 
 def _within(design: PairDesign, deviations: Floats) -> tuple[float, float]:

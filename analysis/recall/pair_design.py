@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ Indices = npt.NDArray[np.int64]
 
 DENSITY = 1 / 5  # of known pairs in a complex, at least
 SEED = 0
+KEPT = 16  # designs
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ class PairDesign:
     second: Indices  # (P,)
     group: Indices  # (P,) the complex of each pair, or the two complexes that it is between
 
-    @classmethod
-    def of(cls, genes: int, first: Indices, second: Indices) -> PairDesign:
-        """Find the complexes of the pairs (first, second) of gene positions; no pair occurs twice."""
-        complexes = _complexes(genes, first, second)
-        low, high = (pick(complexes[first], complexes[second]) for pick in (np.minimum, np.maximum))
-        _, group = np.unique(low * genes + high, return_inverse=True)
-        return cls(genes, first, second, group.astype(np.int64))
+    @staticmethod
+    def of(genes: int, first: Indices, second: Indices) -> PairDesign:
+        """Find the complexes of the pairs (first, second) of gene positions; no pair occurs twice.
+
+        The maps of a study share their pairs, whose design is kept.
+        """
+        first_key, second_key = (np.asarray(places, dtype=np.int64).tobytes() for places in (first, second))
+        return _design(genes, first_key, second_key)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -53,6 +55,11 @@ class PairDesign:
     def degrees(self) -> Indices:
         """Pairs of each gene (G,)."""
         return np.bincount(np.concatenate([self.first, self.second]), minlength=self.genes).astype(np.int64)
+
+    @property
+    def hubs(self) -> float:
+        """How many genes with as many pairs as the largest hub hold all pairs; a lone hub's own part cannot be told."""
+        return len(self) / float(self.degrees.max())
 
     @cached_property
     def memberships(self) -> Memberships:
@@ -77,6 +84,16 @@ class Memberships:
     degree: Floats  # (M,) pairs of the gene in the group
     first: Indices  # (P,) membership of each pair's first gene
     second: Indices  # (P,)
+
+
+@lru_cache(maxsize=KEPT)
+def _design(genes: int, first_key: bytes, second_key: bytes) -> PairDesign:
+    """The design of pairs given by the bytes of their positions."""
+    first, second = (np.frombuffer(key, dtype=np.int64) for key in (first_key, second_key))
+    complexes = _complexes(genes, first, second)
+    low, high = (pick(complexes[first], complexes[second]) for pick in (np.minimum, np.maximum))
+    _, group = np.unique(low * genes + high, return_inverse=True)
+    return PairDesign(genes, first, second, group.astype(np.int64))
 
 
 def _complexes(genes: int, first: Indices, second: Indices) -> Indices:

@@ -22,21 +22,19 @@ class PlaceboPanel:
 
 
 def placebo_panel(
-    features: Mapping[str, Floats | None], measure: Measure, shuffled: Sequence[RecallResult]
+    features: Mapping[str, Callable[[], Floats]], measure: Measure, shuffled: Sequence[RecallResult]
 ) -> PlaceboPanel:
-    """Measure placebos by name; those whose features are None are not known of these wells, and left out.
+    """Measure placebos by name.
 
     Args:
-        features: (W, K) of each placebo.
+        features: gives (W, K) of each placebo; ValueError says why there are none.
         measure: corrects, aggregates and recalls.
         shuffled: the recall of the model's own map by shuffled pairs.
     """
     found, failed = {"shuffled_pairs": shuffled}, dict[str, str]()
     for name, values in features.items():
-        if values is None:
-            continue
         try:  # such as positions of controls that are all alike, which no correction can be fitted to
-            found[name] = measure(values)
+            found[name] = measure(values())
         except ValueError as error:
             failed[name] = str(error)
     recalls = [_recall(name, result) for name, results in found.items() for result in results]

@@ -62,29 +62,41 @@ def random_features(wells: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(size=(wells, RANDOM_WIDTH))
 
 
-def position_features(names: Sequence[str]) -> Floats | None:
+def position_features(names: Sequence[str]) -> Floats:
     """(W, 15) products of cosines of row and column, which follow any smooth pattern on a plate.
 
     Args:
         names: (W,) wells such as A01, AA12 or r01c01.
 
-    Returns:
-        None where a name is no well, or all wells have one position.
+    Raises:
+        ValueError: a name is no well, or all wells have one position.
     """
     places = [_place(name) for name in names]
-    if any(place is None for place in places) or len(set(places)) < 2:
-        return None
+    if unread := [name for name, place in zip(names, places, strict=True) if place is None]:
+        some = f"{len(unread)} of {len(names)} wells have no position"
+        raise ValueError(f"{some}, such as {unread[0]!r}; A01, AA12 and r01c01 are read")
+    if len(set(places)) < 2:
+        raise ValueError("all wells have one position")
     rows, columns = np.array(places, dtype=np.float64).T
     waves = [_waves(rows), _waves(columns)]
     products = np.einsum("wi,wj->wij", *waves).reshape(len(rows), -1)
     return np.asarray(products[:, 1:], dtype=np.float64)  # the first is 1 everywhere
 
 
-def number_features(values: npt.ArrayLike) -> Floats | None:
-    """(W, 16) Gaussian bumps around quantiles of one number per well; None where it is constant or not known."""
-    numbers = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(numbers).all() or np.ptp(numbers) == 0:
-        return None
+def number_features(values: npt.ArrayLike) -> Floats:
+    """(W, 16) Gaussian bumps around quantiles of one number per well.
+
+    Raises:
+        ValueError: it is not known of every well, or the same in all.
+    """
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # such as text, and pandas' missing value
+        raise ValueError(f"not a number in every well: {error}") from error
+    if missing := int((~np.isfinite(numbers)).sum()):
+        raise ValueError(f"{missing} of {len(numbers)} wells have no number")
+    if np.ptp(numbers) == 0:
+        raise ValueError(f"all wells have the number {numbers[0]:g}")
     ranks = np.argsort(np.argsort(numbers, kind="stable"), kind="stable") / len(numbers)
     centres = (np.arange(BUMPS) + 0.5) / BUMPS
     return np.asarray(np.exp(-0.5 * ((ranks[:, None] - centres) * BUMPS) ** 2))

@@ -68,8 +68,8 @@ class Variation:
 
         Each design has half of a difference's variance over pairs: what models share moves a line, not its slope.
         """
-        spread = float(np.sum((log_compute - log_compute.mean()) ** 2))
-        if len(log_compute) < 3 or spread <= 0:
+        spread = _spread(log_compute)
+        if spread <= 0:
             return math.inf
         deviation = math.sqrt((self.pairs / 2 + self.seeds / seeds) / spread)
         return _multiple(len(log_compute) - 2) * deviation
@@ -81,11 +81,16 @@ class Variation:
 
     def genes_for(self, slope: float, log_compute: Floats, seeds: int) -> float:
         """How many times as many genes and complexes tell this slope; infinite where the seeds limit it."""
-        spread = float(np.sum((log_compute - log_compute.mean()) ** 2))
-        if len(log_compute) < 3:
+        spread = _spread(log_compute)
+        if spread <= 0:
             return math.inf
         allowed = (slope / _multiple(len(log_compute) - 2)) ** 2 * spread - self.seeds / seeds
         return max(self.pairs / 2 / allowed, 1.0) if allowed > 0 else math.inf
+
+
+def _spread(log_compute: Floats) -> float:
+    """Sum of squares of log10 computes (n,) about their mean; 0 where they are too few for a slope."""
+    return float(np.sum((log_compute - log_compute.mean()) ** 2)) if len(log_compute) > 2 else 0.0
 
 
 def _multiple(freedom: float) -> float:

@@ -86,7 +86,7 @@ def relationship_recall(
 
     The interval is of the recall expected of complexes, genes and wells drawn like those at hand (`noise`): pairs that
     share a gene vary together, and so do pairs of one complex. The null's thresholds stay as they are. It is (0, 1)
-    where all pairs are of one complex, since that tells nothing about others.
+    where all pairs are of one complex or share one gene, since that tells nothing about others.
 
     Args:
         genes: (G,) distinct gene symbols.

@@ -7,7 +7,9 @@ pretrained networks, measured profiles and pixel statistics are grid cells of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,7 @@ def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
         where = f"the first is well {np.argmax(blank) + 1}"
         raise ValueError(f"{path}: {blank.sum()} of {len(batch)} wells have no {settings.batch_column}, {where}")
     control = _names(table, settings.control.column) == name_of(settings.control.value, settings.control.column)
+    gene[control] = ""  # a control may have a name there, which is no gene
     guide = _names(table, "treatment").tolist() if "treatment" in table else None
     position = _names(table, WELL).tolist() if WELL in table else None
     count = next((table[name].to_numpy() for name in table.columns if name.lower() in COUNTS), None)
@@ -138,12 +141,13 @@ def _placebos(
     settings: Evaluate, wells: _Wells, lists: list[Pairs], gene_map: GeneMap, statistics: Floats | None
 ) -> tuple[dict[str, PlaceboValues], dict[str, str]]:
     """Recall of each source by each placebo that the wells have, after the same correction, and why others are not."""
-    features = {
-        "random_features": random_features(len(wells.gene)),
-        "well_position": position_features(wells.position) if wells.position is not None else None,
-        "cell_count": number_features(wells.count) if wells.count is not None else None,
-        "intensity": statistics[:, : statistics.shape[1] // 2] if statistics is not None else None,
-    }
+    features: dict[str, Callable[[], Floats]] = {"random_features": partial(random_features, len(wells.gene))}
+    if wells.position is not None:
+        features["well_position"] = partial(position_features, wells.position)
+    if wells.count is not None:
+        features["cell_count"] = partial(number_features, wells.count)
+    if statistics is not None:
+        features["intensity"] = partial(np.copy, statistics[:, : statistics.shape[1] // 2])
 
     def measure(values: Floats) -> list[RecallResult]:
         corrected = apply_named(settings.correction, values, wells.control, wells.batch)

@@ -5,7 +5,7 @@ A cell's own initialisation is the untrained cell of the same network and seed, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,27 +49,20 @@ def gains(recipe: Recipe, grid: Sequence[Cell], points: pd.DataFrame) -> Gains:
     """The gains of all trained cells among the points (`harness.report.points.points`) of the grid."""
     import pandas as pd
 
-    trained, known = points[points["trained"].astype(bool)], _Outcomes(recipe, points)
-    cells = {cell.id: cell for cell in grid}
+    from analysis.fitting.annealing import unannealed
+
+    trained, known = points[points["trained"].astype(bool)], _Outcomes(recipe, grid, points)
     by_cell, by_mean, missing = [], [], dict[str, int]()
-    same = ["model", "dataset", *axis_names(recipe.grid), *([END] if END in trained else []), "annealed", "source"]
-    for _, rows in trained.groupby(same, sort=False, dropna=False):
-        pairs: list[tuple[PairOutcomes, PairOutcomes]] = []
-        kept: list[dict[str, Any]] = []
-        for row in rows.to_dict("records"):
-            reason, pair = known.pair(cells[row["cell"]], cells, str(row["source"]))
-            if pair is None:
-                missing[reason] = missing.get(reason, 0) + 1
-                continue
-            pairs.append(pair)
-            kept.append({str(name): value for name, value in row.items()})
-        if pairs:
-            found = _gain(pairs)
-            by_cell += [
-                row | {"recall": one.recall - own.recall, "recall_low": None, "recall_high": None}
-                for row, (one, own) in zip(kept, pairs, strict=True)
-            ]
-            by_mean.append(kept[0] | _numbers(found))
+    places = ["model", "dataset", *axis_names(recipe.grid), *([END] if END in trained else []), "annealed"]
+    stopped_at = trained["crops"].where(unannealed(trained))  # runs that stopped elsewhere repeat no other
+    for _, network in trained.groupby([*(trained[name] for name in places), stopped_at], sort=False, dropna=False):
+        maps = {str(cell): known.read(str(cell)) for cell in network["cell"].unique()}  # of one network at a time
+        for _, rows in network.groupby("source", sort=False):
+            compared = _compare(rows, maps, known)
+            by_cell += compared.cells
+            by_mean += compared.means
+            for reason, count in compared.missing.items():
+                missing[reason] = missing.get(reason, 0) + count
     columns = list(points.columns)
     why = tuple(f"{count} recalls of trained cells: {reason}" for reason, count in missing.items())
     return Gains(
@@ -79,41 +72,77 @@ def gains(recipe: Recipe, grid: Sequence[Cell], points: pd.DataFrame) -> Gains:
     )
 
 
-class _Outcomes:
-    """Which pairs the cells recall, each cell's file read once."""
+@dataclass(frozen=True)
+class _Compared:
+    """The gains of one network and source: a row per seed, one over seeds, and how many have none, by the reason."""
 
-    def __init__(self, recipe: Recipe, points: pd.DataFrame) -> None:
-        self._folder = recipe.output / "cells"
+    cells: list[dict[str, Any]]
+    means: list[dict[str, Any]]
+    missing: dict[str, int]
+
+
+def _compare(rows: pd.DataFrame, maps: Mapping[str, Mapping[str, PairOutcomes]], known: _Outcomes) -> _Compared:
+    """The gains of the rows of one network and source, whose outcomes are in `maps` by cell and source."""
+    from analysis.recall.gain import recall_gain
+    from analysis.recall.outcomes import aligned
+
+    kept, both, missing = list[dict[str, Any]](), list[tuple["PairOutcomes", "PairOutcomes"]](), dict[str, int]()
+    for row in rows.to_dict("records"):
+        cell, source = str(row["cell"]), str(row["source"])
+        reason, own = known.own(cell, source, maps[cell])
+        if own is None:
+            missing[reason] = missing.get(reason, 0) + 1
+            continue
+        kept.append({str(name): value for name, value in row.items()})
+        both.append((maps[cell][source], own))
+    if not kept:
+        return _Compared([], [], missing)
+    try:  # a list that changed between evaluations can leave nothing to compare
+        recalls = [aligned(maps_of_seed).common().recalled.mean(axis=1) for maps_of_seed in both]
+        found = recall_gain([one for one, _ in both], [own for _, own in both], CONFIDENCE)
+    except ValueError as error:
+        return _Compared([], [], missing | {str(error): len(kept)})
+    cells = [
+        row | {"recall": float(one - own), "recall_low": None, "recall_high": None}
+        for row, (one, own) in zip(kept, recalls, strict=True)
+    ]
+    return _Compared(cells, [_over_seeds(kept) | _numbers(found)], missing)
+
+
+def _over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first seed's row at the mean of all crops and computes."""
+    crops, compute = (sum(row[name] for row in rows) / len(rows) for name in ("crops", "compute"))
+    return rows[0] | {"crops": round(crops), "compute": compute}
+
+
+class _Outcomes:
+    """Which pairs the cells recall; the file of each untrained cell is read once."""
+
+    def __init__(self, recipe: Recipe, grid: Sequence[Cell], points: pd.DataFrame) -> None:
+        self._folder, self._cells = recipe.output / "cells", {cell.id: cell for cell in grid}
         self._recalls = {
             str(cell): dict(zip(rows["source"].astype(str), rows["recall"].astype(float), strict=True))
             for cell, rows in points.groupby("cell", sort=False)
         }
-        self._read = dict[str, dict[str, "PairOutcomes"]]()
+        self._own = dict[str, dict[str, "PairOutcomes"]]()
 
-    def pair(
-        self, cell: Cell, cells: dict[str, Cell], source: str
-    ) -> tuple[str, tuple[PairOutcomes, PairOutcomes] | None]:
-        """The outcomes of a cell and of its own initialisation; else None, and why."""
-        own = own_initialisation(cell)
-        if own not in cells:
+    def own(self, cell: str, source: str, trained: Mapping[str, PairOutcomes]) -> tuple[str, PairOutcomes | None]:
+        """The outcomes of a cell's own initialisation; else None, and why they cannot be compared."""
+        own = own_initialisation(self._cells[cell])
+        if own not in self._cells:
             return "their own initialisation is no cell of the grid (grid.untrained: true adds it)", None
-        found = [self._of(name).get(source) for name in (cell.id, own)]
         if own not in self._recalls:
             return "their own initialisation is not evaluated yet", None
-        if found[0] is None or found[1] is None:
+        if source not in self._recalls[own]:
+            return "their own initialisation was evaluated without this source: run again", None
+        if own not in self._own:
+            self._own[own] = self.read(own)
+        if source not in trained or source not in self._own[own]:
             return "evaluated by an earlier version, which did not keep the pairs: run again", None
-        return "", (found[0], found[1])
+        return "", self._own[own][source]
 
-    def _of(self, cell: str) -> dict[str, PairOutcomes]:
-        if cell not in self._read:
-            self._read[cell] = read_outcomes(self._folder / cell / PAIR_OUTCOMES, self._recalls.get(cell, {}))
-        return self._read[cell]
-
-
-def _gain(pairs: Sequence[tuple[PairOutcomes, PairOutcomes]]) -> RecallGain:
-    from analysis.recall.gain import recall_gain
-
-    return recall_gain([one for one, _ in pairs], [own for _, own in pairs], CONFIDENCE)
+    def read(self, cell: str) -> dict[str, PairOutcomes]:
+        return read_outcomes(self._folder / cell / PAIR_OUTCOMES, self._recalls.get(cell, {}))
 
 
 def _numbers(found: RecallGain) -> dict[str, Any]:
@@ -131,8 +160,8 @@ def sentence(source: str, rows: pd.DataFrame, law: str) -> str:
     where = f"{last['model']} on {last['dataset']}, the largest compute ({over})"
     interval = f"{CONFIDENCE:.0%} interval {last['low']:+.3f} to {last['high']:+.3f}"
     if last["groups"] < 2:
-        said = "not enough to tell what training adds: all known pairs are of one complex, and more complexes would be"
-        return f"{source}: {said}."
+        said = "not enough to tell what training adds: the known pairs count as fewer than two complexes of equal size"
+        return f"{source}: {said}, and more complexes would be."
     tells = last["low"] > 0 or last["high"] < 0
     adds = f"training adds {last['gain']:+.3f}" if tells else f"no gain can be told from zero: {last['gain']:+.3f}"
     share = f", where the same networks recall {last['initial']:.3f} before training"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.grid.cell import Cell
-from harness.recipe.axes import axis_names
+from harness.recipe.axes import END, axis_names
 from harness.recipe.schema import Recipe
 from harness.report.facets import by_facet
 from harness.report.gains.gains import GAIN_COLUMNS, gains, sentence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from analysis.fitting.trend import LogLinearFit
     from analysis.page.gains import TrainingGain
 
-FILE_COLUMNS = ("model", "size", "patch", "dataset", "source", "recall", "crops", "compute", "annealed")
+FILE_COLUMNS = ("model", "size", "patch", "dataset", "source", "recall", "crops", "compute", "annealed", "pairs")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def write_gains(
     axes = axis_names(recipe.grid)
     per_cell, means = by_facet(found.cells, axes), by_facet(found.means, axes)
     fits = trends(per_cell, recipe.fit, recipe.fit.convention) if len(per_cell) else []
+    places = [*axes, *([END] if END in found.means else [])]
     files = [
-        _csv(folder / "gains.csv", found.means[[*FILE_COLUMNS, *axes, *GAIN_COLUMNS]]),
+        _csv(folder / "gains.csv", found.means[[*FILE_COLUMNS, *places, *GAIN_COLUMNS]]),
         _csv(folder / "placebos.csv", panel),
     ]
     figure = _figure(recipe, folder, by_facet(points, axes), means, fits, formats) if len(means) else []

@@ -43,3 +43,18 @@ def test_a_column_that_is_no_number_of_cells_is_named(folder: Path, capsys: pyte
     recall = ["recall", str(folder / "trained.parquet"), *command(folder, "--count", "plate")]
     assert evaluate.main(recall) == 2
     assert "column 'plate' is not a number of cells in every row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["recall", "gain"])
+def test_two_lists_of_one_name_are_refused(verb: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their counts and placebos are by name, so that one list's would stand for both."""
+    other = folder / "other" / "pairs.csv"
+    other.parent.mkdir()
+    lists = [folder / "pairs.csv", other]
+    for path in lists:
+        path.write_text("entity1,entity2\nG1,G2\n")
+    tables = [str(folder / "trained.parquet")]
+    if verb == "gain":
+        tables = ["--trained", *tables, "--initial", str(folder / "initial.parquet")]
+    assert evaluate.main([verb, *tables, "--pairs", *map(str, lists)]) == 2
+    assert f"--pairs: {other} is the second list named pairs; give it another" in capsys.readouterr().err

@@ -27,6 +27,13 @@ def test_without_anything_to_show_there_is_no_section_image_or_table() -> None:
     assert "Placebos" not in shown
 
 
+def test_what_an_initialisation_is_of_continued_training_and_of_given_weights_is_said() -> None:
+    shown = training_gain(TrainingGain(["said"]))
+    assert "seeds where there are several" in shown
+    assert "continues another cell's training" in shown
+    assert "initial weights, such as ImageNet's, the initialisation has them" in shown
+
+
 def test_a_share_of_nothing_is_left_empty() -> None:
     shown = training_gain(TrainingGain([], placebos=[PLACEBO | {"share": math.inf, "suspect": False}]))
     assert "inf" not in shown.replace("information", "")

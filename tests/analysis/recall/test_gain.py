@@ -28,6 +28,22 @@ def test_what_both_maps_find_easy_cancels() -> None:
     assert not paired.can_tell
 
 
+@pytest.mark.parametrize(("trained", "own"), [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+def test_pairs_that_all_differ_alike_leave_what_unseen_complexes_may_do(trained: float, own: float) -> None:
+    """Of 10 complexes none differs, so that up to 1 - 0.05^(1/10) = 25.9% of others can (Clopper and Pearson 1934)."""
+    of, reach = equal(10, 4), 1 - 0.05 ** (1 / 10)
+    found = recall_gain([outcomes(of, np.full(60, 2 * trained - 1))], [outcomes(of, np.full(60, 2 * own - 1))])
+    assert found.gain == trained - own
+    assert found.high - found.low == pytest.approx(2 * reach)
+    assert -1 <= found.low <= found.gain <= found.high <= 1
+
+
+def test_a_confidence_in_per_cent_is_refused() -> None:
+    one = outcomes(equal(10, 4), np.ones(60))
+    with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.9, not 90"):
+        recall_gain([one], [one], 90)
+
+
 def test_each_seed_has_its_own_pair_of_maps() -> None:
     of = equal(3, 3)
     one = outcomes(of, np.ones(9))

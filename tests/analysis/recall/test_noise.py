@@ -49,6 +49,31 @@ def test_one_complex_tells_nothing_of_others() -> None:
     assert interval(of.design(), outcome, 0.95) == (0.0, 1.0)
 
 
+def test_one_gene_in_all_pairs_tells_nothing_of_others() -> None:
+    hub = PairDesign.of(200, np.zeros(199, dtype=np.int64), np.arange(1, 200))
+    for outcome in (np.arange(199) % 3 == 0, np.zeros(199), np.ones(199)):
+        assert interval(hub, outcome.astype(float), 0.95) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("hubs", "targets"), [(2, 50), (5, 40), (30, 20)])
+def test_95_per_cent_intervals_cover_the_recall_of_new_hubs(hubs: int, targets: int) -> None:
+    """Lists such as a regulator's targets: pairs share genes and make no complex. The truth is of many other hubs."""
+    rng = np.random.default_rng(1)
+    first, second = np.repeat(np.arange(hubs), targets), hubs + np.arange(hubs * targets)
+    design = PairDesign.of(hubs * (targets + 1), first, second)
+    drawn = rng.normal(size=(2200, hubs))[:, first] + rng.normal(size=(2200, len(first))) > 0.5
+    truth = drawn.mean()
+    ends = [interval(design, one.astype(float), 0.95) for one in drawn[:200]]
+    assert 0.9 <= np.mean([low <= truth <= high for low, high in ends]) <= 1
+    assert hubs < 5 or np.median([high - low for low, high in ends]) < 0.6
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, float("nan")])
+def test_a_confidence_in_per_cent_is_refused(confidence: float) -> None:
+    with pytest.raises(ValueError, match=r"a confidence is between 0 and 1, such as 0\.9"):
+        interval(equal(10, 4).design(), np.arange(60) % 2 * 1.0, confidence)
+
+
 def test_where_no_pair_is_recalled_the_interval_is_that_of_as_many_complexes() -> None:
     design = equal(10, 4).design()
     exact = binomtest(0, 10).proportion_ci(0.95, method="exact").high

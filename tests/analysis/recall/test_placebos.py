@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.embeddings.aggregate import aggregate
@@ -55,7 +58,6 @@ def test_a_planted_effect_of_position_is_flagged_and_a_clean_assay_is_not(togeth
         tilt = np.cos(place @ rng.normal(size=(2, 24)) / 8)
         model = measured(of_gene + 3 * tilt * together + 2 * rng.normal(size=of_gene.shape), genes)
         position = position_features(wells)
-        assert position is not None
         found = measured(position, genes)
         placebo = PlaceboRecall("well_position", "list", found.recall, found.recall_low, found.recall_high, 0.1)
         flags.append(placebo.is_suspect(model.recall))
@@ -75,21 +77,33 @@ def test_random_features_and_shuffled_pairs_recall_chance() -> None:
 def test_positions_are_read_from_the_usual_names() -> None:
     one = position_features(["A01", "B02", "AA12", "p24"])
     same = position_features(["r01c01", "R2C2", "r27c12", "R16C24"])
-    assert one is not None
-    assert same is not None
     assert one.shape == (4, 15)
     np.testing.assert_allclose(one, same)
-    assert position_features(["A01", "A01"]) is None
-    assert position_features(["A01", "site 3"]) is None
+    with pytest.raises(ValueError, match="all wells have one position"):
+        position_features(["A01", "A01"])
+    with pytest.raises(ValueError, match="2 of 3 wells have no position, such as 'A01_s1'; A01, AA12 and r01c01 are"):
+        position_features(["A01", "A01_s1", ""])
 
 
 def test_near_numbers_have_near_directions() -> None:
     bumps = number_features([10.0, 11.0, 500.0, 12.0, *range(600, 640)])
-    assert bumps is not None
     cosine = bumps @ bumps.T / np.linalg.norm(bumps, axis=1) / np.linalg.norm(bumps, axis=1)[:, None]
     assert cosine[0, 1] > cosine[0, 3] > cosine[0, 2] > cosine[0, 40]
-    assert number_features([3, 3, 3]) is None
-    assert number_features([3, np.nan, 1]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ([3, 3, 3], "all wells have the number 3"),
+        ([3, np.nan, 1], "1 of 3 wells have no number"),
+        (["3", "many", "1"], "not a number in every well"),
+        (pd.array([3, None, 1], dtype="Int64").astype(object), "not a number in every well"),
+    ],
+    ids=["constant", "missing", "text", "nullable"],
+)
+def test_a_number_that_tells_nothing_says_why(values: Sequence[object], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        number_features(values)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,14 @@ def test_names_are_names_whatever_their_type(recipe: Recipe, tmp_path: Path) -> 
     assert evaluate_cell(blank, tmp_path)["recall"] == expected
 
 
+def test_controls_are_no_gene_whatever_their_name(recipe: Recipe, tmp_path: Path) -> None:
+    write_wells(tmp_path, replicates=3)
+    expected = evaluate_cell(recipe, tmp_path)
+    table = pd.read_parquet(tmp_path / EMBEDDINGS)
+    rewrite(tmp_path, gene=table["gene"].where(table["gene"] != "", "control"))
+    assert evaluate_cell(recipe, tmp_path) == expected
+
+
 def test_wells_without_a_batch_are_counted_and_refused(recipe: Recipe, tmp_path: Path) -> None:
     write_wells(tmp_path, replicates=3)
     table = pd.read_parquet(tmp_path / EMBEDDINGS)
@@ -130,3 +138,17 @@ def test_a_placebo_that_cannot_be_corrected_says_so_and_stops_nothing(recipe: Re
     values = evaluate_cell(recipe, tmp_path)
     assert "well_position" not in values["placebos"]
     assert "zero" in values["placebos_not_measured"]["well_position"]
+
+
+@pytest.mark.parametrize("count", [None, "many"], ids=["missing", "text"])
+def test_wells_without_a_position_or_a_number_of_cells_say_so_and_stop_nothing(
+    recipe: Recipe, tmp_path: Path, count: str | None
+) -> None:
+    write_wells(tmp_path, replicates=3)
+    wells = len(read_embeddings(tmp_path / EMBEDDINGS)[0])
+    rewrite(tmp_path, well=["A01", *["A01_s2"] * (wells - 1)], cell_count=pd.Series(["3", *[count] * (wells - 1)]))
+    values = evaluate_cell(recipe, tmp_path)
+    assert {*values["placebos"]} == {"shuffled_pairs", "random_features"}
+    why = values["placebos_not_measured"]
+    assert why["well_position"].startswith("95 of 96 wells have no position, such as 'A01_s2'")
+    assert "number" in why["cell_count"]

@@ -18,9 +18,11 @@ from harness.grid.cells import cells
 from harness.models.architecture import build
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.report.gains.gains import Gains, gains, own_initialisation
+from harness.report.gains.gains import Gains, gains, own_initialisation, sentence
 from harness.report.points import points
 from harness.report.write import report
+from harness.storage import ledger
+from harness.storage.ledger import LedgerRow
 from harness.storage.pair_outcomes import write_outcomes
 
 RECIPE = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
@@ -41,13 +43,13 @@ def pairs() -> tuple[Indices, Indices]:
     return first, second
 
 
-def finish(recipe: Recipe, cell: Cell) -> None:
+def finish(recipe: Recipe, cell: Cell, crops: int = 10_000_000, *, annealed: bool = True) -> None:
     """Of every complex as many pairs are recalled; trained cells recall those of their initialisation and more."""
     first, second = pairs()
     count = INITIAL.get(cell.model, 20) + (ADDED[cell.model] if cell.kind == "trained" else 0)
     recalled = np.zeros(len(first))
     recalled[np.argsort(np.arange(len(first)) % 10, kind="stable")[:count]] = 1
-    finished(recipe, cell, count / len(first), 10_000_000, sources=("CORUM",), annealed=True)
+    finished(recipe, cell, count / len(first), crops, sources=("CORUM",), annealed=annealed)
     outcomes = PairOutcomes("CORUM", GENES, first, second, recalled)
     write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
 
@@ -90,6 +92,31 @@ def test_the_report_says_first_what_training_adds_with_its_files(tmp_path: Path)
     assert "Against compute the gain rises" in page
 
 
+@pytest.mark.parametrize("annealed", [True, False], ids=["decayed", "stopped"])
+def test_runs_that_stopped_at_other_crops_are_no_repeats(annealed: bool, tmp_path: Path) -> None:
+    """Seeds whose rate decayed early, by early stopping, are; their point is at their mean."""
+    recipe = study(tmp_path, "grid.models=[vit_s16]")
+    for cell in cells(recipe):
+        finish(recipe, cell, (10_000_000, 2_000_000)[cell.seed], annealed=annealed)
+    means = found(recipe).means
+    assert means["crops"].tolist() == ([6_000_000] if annealed else [10_000_000, 2_000_000])
+    assert means["seeds"].tolist() == ([2] if annealed else [1, 1])
+    assert means["compute"].is_monotonic_decreasing
+
+
+@pytest.mark.slow
+def test_a_row_of_gains_says_at_which_end_of_a_run_it_is(tmp_path: Path) -> None:
+    annealed = RECIPE.with_name("scaling_annealed.yaml")
+    recipe = load(annealed, "slurm", [f"output={tmp_path}", "grid.models=[vit_s16]", "grid.datasets=[rxrx3]"])
+    for cell in cells(recipe):
+        if cell.kind in ("trained", "untrained"):
+            finish(recipe, cell)
+    report(recipe)
+    table = pd.read_csv(tmp_path / "report" / "gains.csv")
+    assert table["end"].tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert table["pairs"].tolist() == [200] * 4
+
+
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     recipe = study(tmp_path)
     grid = cells(recipe)
@@ -106,6 +133,57 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     without = study(tmp_path, "grid.untrained=false")
     assert "grid.untrained: true adds it" in found(without).missing[0]
     assert found(without).means.empty
+
+
+def test_maps_of_other_pairs_are_compared_on_those_that_both_hold(tmp_path: Path) -> None:
+    """A list that changed between two evaluations leaves some pairs, or none; the report is of what is left."""
+    recipe = study(tmp_path, "grid.models=[vit_s16]", "grid.seeds=[0]")
+    first, second = pairs()
+    for cell in cells(recipe):
+        finish(recipe, cell)
+        if cell.kind == "trained":
+            recalled = np.zeros(len(first))
+            recalled[:60] = 1
+            finished_with(recipe, cell, PairOutcomes("CORUM", GENES, first[:150], second[:150], recalled[:150]))
+    trained = next(cell for cell in cells(recipe) if cell.kind == "trained")
+    (mean,), (cell_gain,) = found(recipe).means.to_dict("records"), found(recipe).cells["recall"]
+    assert mean["pairs"] == 150
+    assert mean["gain"] == pytest.approx(60 / 150 - 30 / 150)  # the initialisation recalls 2 of every 10 pairs
+    assert cell_gain == pytest.approx(mean["gain"])
+    other = tuple(f"other{number:03d}" for number in range(len(GENES)))
+    finished_with(recipe, trained, PairOutcomes("CORUM", other, first[:150], second[:150], recalled[:150]))
+    assert found(recipe).missing == ("1 recalls of trained cells: the maps have no known pair in common",)
+
+
+def finished_with(recipe: Recipe, cell: Cell, outcomes: PairOutcomes) -> None:
+    """Evaluate a finished cell again, with these outcomes."""
+    row = ledger.read(recipe.output, cell.id, "evaluate")
+    assert row is not None
+    recall = {outcomes.source: row.values["recall"][outcomes.source] | {"recall": outcomes.recall}}
+    ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", row.values | {"recall": recall}))
+    write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
+
+
+def test_a_source_that_the_initialisation_was_evaluated_without_is_named(tmp_path: Path) -> None:
+    recipe = study(tmp_path, "grid.models=[vit_s16]", "grid.seeds=[0]")
+    for cell in cells(recipe):
+        finish(recipe, cell)
+        if cell.kind == "untrained":
+            first, second = pairs()
+            outcomes = PairOutcomes("HuMAP", GENES, first, second, np.ones(len(first)))
+            row = ledger.read(recipe.output, cell.id, "evaluate")
+            assert row is not None
+            recall = {"HuMAP": row.values["recall"]["CORUM"] | {"recall": 1.0}}
+            ledger.record(recipe.output, LedgerRow(cell.id, "evaluate", "x", row.values | {"recall": recall}))
+            write_outcomes(cell_folder(recipe, cell) / PAIR_OUTCOMES, [outcomes])
+    (reason,) = found(recipe).missing
+    assert "evaluated without this source" in reason
+
+
+def test_pairs_of_few_uneven_complexes_are_not_said_to_be_of_one() -> None:
+    row = {"compute": 1e18, "seeds": 1, "model": "m", "dataset": "d", "low": -1.0, "high": 1.0, "groups": 1.96}
+    said = sentence("CORUM", pd.DataFrame([row]), "")
+    assert "the known pairs count as fewer than two complexes of equal size, and more complexes would be." in said
 
 
 VIT = "size: S, patch: 16, width: 16, depth: 2, heads: 2"
