@@ -103,11 +103,16 @@ def number_features(values: npt.ArrayLike) -> Floats:
 
 
 def shuffled(pairs: Pairs, genes: Sequence[str], seed: int = 0) -> Pairs:
-    """The list with its genes in the map exchanged, so that it has the same structure and knows nothing."""
+    """The list with its genes in the map exchanged, so that it has the same structure and knows nothing.
+
+    Pairs that are known by chance are left out, unless all are, as in a list of one complex.
+    """
     known = sorted({gene for pair in pairs.pairs for gene in pair} & set(genes))
     other = dict(zip(known, np.random.default_rng(seed).permutation(known).tolist(), strict=True))
-    moved = {tuple(sorted((other.get(a, a), other.get(b, b)))) for a, b in pairs.pairs}
-    return replace(pairs, pairs=tuple(sorted((a, b) for a, b in moved)))
+    moved = {(min(a, b), max(a, b)) for a, b in ((other.get(a, a), other.get(b, b)) for a, b in pairs.pairs)}
+    unknown = moved - set(pairs.pairs)
+    is_in_map = any(a in other and b in other for a, b in unknown)
+    return replace(pairs, pairs=tuple(sorted(unknown if is_in_map else moved)))
 
 
 def _place(name: str) -> tuple[int, int] | None:
