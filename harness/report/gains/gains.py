@@ -30,7 +30,8 @@ class Gains:
     """The gains of a study.
 
     Attributes:
-        cells: a row per trained cell and source, as `points`, whose `recall` is that cell's gain, without an interval.
+        cells: a row per trained cell and source, as `points`, whose `recall` is that cell's gain, without an interval;
+            cells with the same initialisation have one trunk, so that a law draws them together.
         means: a row per network, data set, end and source, over seeds, with GAIN_COLUMNS.
         missing: why other trained cells have none, in words.
     """
@@ -49,7 +50,7 @@ def gains(recipe: Recipe, grid: Sequence[Cell], points: pd.DataFrame) -> Gains:
     """The gains of all trained cells among the points (`harness.report.points.points`) of the grid."""
     import pandas as pd
 
-    from analysis.fitting.annealing import unannealed
+    from analysis.fitting.annealing import TRUNK, unannealed
 
     trained, known = points[points["trained"].astype(bool)], _Outcomes(recipe, grid, points)
     by_cell, by_mean, missing = [], [], dict[str, int]()
@@ -64,9 +65,11 @@ def gains(recipe: Recipe, grid: Sequence[Cell], points: pd.DataFrame) -> Gains:
             for reason, count in compared.missing.items():
                 missing[reason] = missing.get(reason, 0) + count
     columns = list(points.columns)
+    per_cell = pd.DataFrame(by_cell, columns=columns).astype(points.dtypes.to_dict())
+    own = [own_initialisation(cell) for cell in map({cell.id: cell for cell in grid}.__getitem__, per_cell["cell"])]
     why = tuple(f"{count} recalls of trained cells: {reason}" for reason, count in missing.items())
     return Gains(
-        pd.DataFrame(by_cell, columns=columns).astype(points.dtypes.to_dict()),
+        per_cell.assign(**{TRUNK: own}),  # whose noise is in the gains of all cells that are compared with it
         pd.DataFrame(by_mean, columns=[*columns, *GAIN_COLUMNS]),
         why,
     )

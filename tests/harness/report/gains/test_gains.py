@@ -72,6 +72,7 @@ def test_the_gain_is_that_over_the_same_networks_and_seeds_before_training(tmp_p
         assert row["low"] < added / 200 < row["high"]
         assert row["seeds"] == 2
     assert of_study.missing == ()
+    assert of_study.cells.groupby("trunk")["cell"].nunique().tolist() == [1] * 6  # one data set
     assert of_study.cells["recall"].tolist() == pytest.approx([added / 200 for added in ADDED.values() for _ in (0, 1)])
 
 
