@@ -49,6 +49,7 @@ def test_the_printed_recall_stands_under_its_heads(screen, capsys):
 @pytest.mark.parametrize("protocol", ["current", "legacy"])
 def test_every_correction_and_protocol_gives_a_table(screen, capsys, correction, protocol):
     more = [*CORRECT[2:], "--correct", correction, "--protocol", protocol, "--bootstrap", "0", "--guide", "treatment"]
+    more.append("--no-placebos")
     assert evaluate.main(recall(screen, *more)) == 0
     assert f"protocol {protocol}/" in capsys.readouterr().out
 

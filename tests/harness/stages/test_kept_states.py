@@ -75,6 +75,7 @@ def test_a_segment_whose_state_is_gone_is_trained_again_only_for_a_new_branch(ti
     assert not list(extended.output.glob("cells/*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_segment_that_is_killed_while_it_is_trained_again_is_not_taken_for_done(tiny_recipe_file: Path) -> None:
     recipe, (trunk, half, _) = study(tiny_recipe_file, ENDS)
     train(recipe, trunk)

@@ -90,6 +90,7 @@ def test_hours_are_those_of_the_plan_and_flops_those_of_the_conventions(study: R
     assert in_flops.total.value[0] / in_hours.total.value[0] / 3600 == pytest.approx(0.3 * 312e12, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_best_for_a_budget_costs_the_budget(study: Recipe) -> None:
     for one in lifetimes(study, [0.0, SCREEN], Goal(budget=3000)):
         (unit,) = one.units

@@ -50,6 +50,7 @@ def test_the_plan_s_lines_name_every_metric(study: Recipe, tmp_path: Path) -> No
     assert "not enough to tell" in summary(unfinished(tmp_path))[1]
 
 
+@pytest.mark.slow
 def test_the_verb_and_the_plan_print_the_frontier(study: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     same = [str(RECIPE), "--profile", "slurm", f"output={study.output}", *GRID]
     assert sweep.main(["frontier", *same, "--screens", "3", "--wells", "1e6", "--recall", "0.58"]) == 0
