@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.recall.noise import LEAST, Spread, check_confidence, noise, unseen
+from analysis.recall.noise import LEAST, Spread, check_confidence, noise, summed, unseen
 from analysis.recall.outcomes import PairOutcomes, aligned
 from analysis.recall.pair_design import PairDesign
 
@@ -66,7 +66,7 @@ def recall_gain(maps: Sequence[PairOutcomes], others: Sequence[PairOutcomes], co
     if found.can_tell:
         reach = unseen(both.design, confidence) if found.variance < LEAST else 0.0  # all pairs differ alike
         seeds = _over_seeds(both.design, differences)
-        half = max(_with_seeds(spread, seeds).half_width(confidence) for spread in found.spreads)
+        half = max(summed([spread, seeds]).half_width(confidence) for spread in found.spreads)
     return RecallGain(
         source=maps[0].source, gain=gain,
         low=max(gain - max(half, reach * (gain + 1)), -1.0), high=min(gain + max(half, reach * (1 - gain)), 1.0),
@@ -88,10 +88,3 @@ def _over_seeds(design: PairDesign, differences: Floats) -> Spread:
     by_pairs = sum(noise(design, row).spreads[0].variance for row in own) / (count - 1)
     between = float(np.var(differences.mean(axis=1), ddof=1))
     return Spread(max(between - by_pairs, 0.0) / count, count - 1)
-
-
-def _with_seeds(spread: Spread, seeds: Spread) -> Spread:
-    """The sum of both, with Satterthwaite's degrees of freedom."""
-    variance = spread.variance + seeds.variance
-    squares = spread.variance**2 / max(spread.freedom, 1.0) + seeds.variance**2 / max(seeds.freedom, 1.0)
-    return Spread(variance, variance**2 / squares if squares > 0 else 1.0)

@@ -1,11 +1,11 @@
 """How far a recall is from what new complexes, genes and wells would give: variance and interval.
 
 The estimand is the recall expected of complexes, genes and wells that are drawn like those at hand, in a list with
-these numbers of pairs. A pair's outcome is y = mean + complex + gene + gene' + pair, each random. The last three have
-components of variance: those of genes and pairs are estimated within groups of pairs (`pair_design`) by the method of
-moments (Searle, Casella and McCulloch 1992, chapter 5), that of complexes between groups (Paule and Mandel 1982), where
-every group counts by its precision and not by its pairs: the recall of one large complex varies as those of others do,
-which its own pairs cannot tell.
+these numbers of pairs. A pair's outcome is y = mean + complex + gene + gene' + pair, all but the mean random, with a
+component of variance for each kind. Those of genes and pairs are estimated within groups of pairs (`pair_design`) by
+the method of moments (Searle, Casella and McCulloch 1992, chapter 5). That of complexes is estimated between groups
+(Paule and Mandel 1982), where every group counts by its precision and not by its number of pairs: one large complex is
+taken to vary as the others do, which its own pairs cannot tell.
 
 The interval is at least that of the variance over pairs that share a gene, which assumes no model and is larger where
 few genes have most pairs (dyadic-robust: Aronow, Samii and Assenova 2015).
@@ -16,6 +16,7 @@ Legend: G genes, P known pairs, C groups, M memberships.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,7 @@ def noise(design: PairDesign, outcomes: Floats) -> Noise:
     deviations = (outcomes - outcomes.mean()) / count
     by_genes = float(np.sum(design.gene_sums(deviations) ** 2) - np.sum(deviations**2))
     alone = float(np.sum(deviations**2))
-    return Noise(found, (_summed(parts), Spread(max(by_genes, alone), freedom)))
+    return Noise(found, (summed(parts), Spread(max(by_genes, alone), freedom)))
 
 
 def interval(design: PairDesign, recalled: Floats, confidence: float) -> tuple[float, float]:
@@ -185,10 +186,10 @@ def _paule_mandel(means: Floats, within: Floats) -> float:
     return float(brentq(excess, 0.0, MOST)) if excess(MOST) < 0 else MOST
 
 
-def _summed(parts: list[Spread]) -> Spread:
+def summed(parts: Sequence[Spread]) -> Spread:
     """The sum of independent parts, with Satterthwaite's degrees of freedom."""
     variance = sum(part.variance for part in parts)
-    squares = sum(part.variance**2 / max(part.freedom, 1.0) for part in parts)
+    squares = sum(part.variance**2 / max(part.freedom, 1.0) for part in parts)  # Satterthwaite (1946)
     return Spread(variance, variance**2 / squares if squares > 0 else 1.0)
 
 

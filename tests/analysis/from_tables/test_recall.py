@@ -1,4 +1,4 @@
-"""The gain of one table of wells over another, and placebos of a table, from Python and from the command line."""
+"""The gain of one table of wells over another, from Python."""
 
 from __future__ import annotations
 
