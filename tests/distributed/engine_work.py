@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.optim import _muon
 
 from harness.distributed.agreement import Agreement
 from harness.distributed.build_engine import build_engine
@@ -84,7 +88,29 @@ def take_step(engine: Engine, monitor: DivergenceMonitor, trial: Trial, step: in
     return float(ranks.mean(loss))
 
 
+@contextmanager
+def muon_in_float32() -> Iterator[None]:
+    """torch's Muon makes matrices orthogonal in bfloat16, at any precision of training: a gradient that differs by a
+    rounding may then move a weight by 2^-9, and whether one does depends on the processor. So that engines can be
+    compared in float32, its iteration runs in that.
+    """
+    iteration = _muon._zeropower_via_newtonschulz
+
+    def in_float32(*arguments: Any) -> torch.Tensor:
+        with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.float):
+            return iteration(*arguments)
+
+    with mock.patch.object(_muon, "_zeropower_via_newtonschulz", in_float32):
+        yield
+
+
 def run_trial(trial: Trial, ranks: Ranks) -> dict[str, Any]:
+    """Return the results of a trial; in float32, all of it is."""
+    with muon_in_float32() if trial.precision == "fp32" else nullcontext():
+        return _run_trial(trial, ranks)
+
+
+def _run_trial(trial: Trial, ranks: Ranks) -> dict[str, Any]:
     """Return losses, gradient norm, embedding and weights; repeat the last two steps in a new engine from a state."""
     engine = build(trial, ranks)
     monitor = DivergenceMonitor(Policy(), ranks, engine.model, engine.gradient_squares)

@@ -77,7 +77,7 @@ def test_losses_equal_those_of_one_process(
     expected, results = single[trial.alone], shared[world, trial.name]
     tolerance = 2e-2 if trial.precision == "bf16" else 5e-6
     assert results["losses"] == pytest.approx(expected["losses"], abs=tolerance)
-    assert results["norm"] == pytest.approx(expected["norm"], rel=_of_weights(trial, 3e-2, 1e-3, 1e-5))
+    assert results["norm"] == pytest.approx(expected["norm"], rel=3e-2 if trial.precision == "bf16" else 1e-5)
     assert results["repeated"] == pytest.approx(results["losses"][-2:], abs=1e-6)  # from a state, in a new engine
     if trial.precision == "fp32":
         np.testing.assert_allclose(results["embedding"], expected["embedding"], atol=1e-3)
@@ -92,18 +92,7 @@ def test_weights_equal_those_of_one_process(
     for name in expected.keys() - {name for name in expected if name.endswith(NO_GRADIENT)}:
         difference = np.abs(np.asarray(weights[name]) - np.asarray(expected[name]))
         assert difference.max() <= 2 * RATE * STEPS * 1.05  # the sign of a gradient that is only noise may differ
-        assert difference.mean() < _of_weights(trial, 2e-3, 1e-4, 2e-5)
-
-
-def _of_weights(trial: Trial, bf16: float, muon: float, fp32: float) -> float:
-    """The tolerance of what depends on updated weights.
-
-    torch's Muon makes matrices orthogonal in bfloat16, at any precision of training. A gradient that differs by a
-    rounding may then move an entry by 2^-9, and whether one does depends on the processor.
-    """
-    if trial.precision == "bf16":
-        return bf16
-    return muon if trial.optimiser == "muon" else fp32
+        assert difference.mean() < (2e-3 if trial.precision == "bf16" else 2e-5)
 
 
 @needs_deepspeed
