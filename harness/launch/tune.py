@@ -24,7 +24,7 @@ from harness.report.rows import train_values
 from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
-    from analysis.design.rate_table import Sweep
+    from analysis.design.rates.table import Sweep
 
 MOST_EXTENSIONS = 4
 BEYOND = 2  # rates that an extension adds beyond the edge
