@@ -70,6 +70,7 @@ class StallWatch(threading.Thread):
         self._speaks = False
 
     def run(self) -> None:
+        self._beat()
         while not self._ended.wait(self._limits.beat):
             self._look()
 
@@ -177,6 +178,8 @@ def watched(
         limits: for tests.
     """
     end = None if minutes is None else 60 * minutes
+    if ranks.is_first:
+        (folder / STALL).unlink(missing_ok=True)  # of an earlier job, which could not take it back
     with _signals() as signals:
         watch = StallWatch(folder, ranks, control, limits or Limits(end=end), control.end_stalled or leave, signals)
         watch.start()
