@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -34,6 +34,8 @@ times as many bytes in a fifth of the requests, for file systems where requests 
 
 OPEN_SHARDS = 256
 """Shards open at a time. Each takes two file descriptors, of which a process often has 1,024."""
+HELD_SHARDS = 16
+"""Shards of one call of the kernel, which stay open while it reads, evicted or not: what a thread adds at most."""
 
 INDEX, READ, CHECKSUM, FRAME, FOREIGN, OUTSIDE = range(1, 7)
 FAILURES = {
@@ -107,6 +109,27 @@ class Reader:
         Raises ShardError, naming file and chunk, if anything is damaged, and ValueError for a window that leaves its
         image.
         """
+        for begin, end in self._held(windows):
+            self._read(windows.part(begin, end), out[begin:end], None if sums is None else sums[begin:end])
+
+    def _held(self, windows: Windows) -> Iterator[tuple[int, int]]:
+        """Begin and end of neighbouring windows that are read together: of at most `HELD_SHARDS` shards in files.
+
+        Shards behind a URL have no files; all of their ranges are requested at once.
+        """
+        most = min(HELD_SHARDS, self.max_open_shards)
+        if len(windows) <= most or self.open_shard(int(windows.shard[0])).descriptor is None:
+            yield 0, len(windows)
+            return
+        begin, held = 0, set[int]()
+        for place, number in enumerate(windows.shard.tolist()):
+            if number not in held and len(held) == most:
+                yield begin, place
+                begin, held = place, set[int]()
+            held.add(number)
+        yield begin, len(windows)
+
+    def _read(self, windows: Windows, out: NDArray[np.generic], sums: NDArray[np.uint64] | None) -> None:
         from shards.reader import kernel
         from shards.reader.c_functions import addresses
 

@@ -134,6 +134,37 @@ def test_open_files_are_capped(tmp_path):
     assert np.array_equal(out, np.stack(images))
 
 
+MANY_THREADS = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from shards.reader.shard_set import ShardSet
+
+shards = ShardSet.open(Path(sys.argv[1]))
+shards.reader.max_open_shards = 32
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+
+def read(seed):
+    wells = np.random.default_rng(seed).permutation(300)
+    out = np.empty((300, 1, 8, 8), np.uint8)
+    shards.reader.read(shards.windows(wells, np.zeros((300, 4), np.int64)), out)
+    return (out[:, 0, 0, 0] == wells % 251).all()
+
+with ThreadPoolExecutor(8) as pool:
+    print(all(pool.map(read, range(16))))
+"""
+
+
+@pytest.mark.slow
+def test_threads_that_read_many_shards_at_once_stay_under_the_limit_of_open_files(tmp_path):
+    """Eight threads, each with 300 crops of 300 shards: 2 x 32 descriptors in the cache, and 2 x 16 of each thread."""
+    images = [np.full((1, 8, 8), number % 251, np.uint8) for number in range(300)]
+    folder = write_set(tmp_path / "set", images, per=1)
+    done = subprocess.run([sys.executable, "-c", MANY_THREADS, folder], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def open_files(folder: Path) -> int:
     """How many files of a folder this process has open."""
     links = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
