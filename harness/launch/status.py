@@ -28,6 +28,7 @@ from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
+from harness.storage.locks import user_name
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "cancelled", "missing"]
@@ -165,6 +166,9 @@ def _task_status(
         return replace(_running(recipe, cell, task, submitted.job, restarts), reason=reason)
     if job.is_live:
         return CellStatus(cell.id, task, "queued", submitted.job, restarts=restarts, reason=job.reason)
+    if job == UNKNOWN and submitted.user not in ("", user_name()):
+        reason = f"SLURM does not show jobs of {submitted.user} to {user_name()}"
+        return CellStatus(cell.id, task, "lost", submitted.job, restarts=restarts, reason=reason)
     failure = cause(job, first_failure(folder, task, submitted.attempt))
     state: State = "lost" if job == UNKNOWN else "never" if job.reason == NEVER else "failed"
     state = "cancelled" if failure.verdict == "cancelled" else state

@@ -99,7 +99,7 @@ def states(
 ) -> dict[str, JobState]:
     """The state of each job (`123` or `123_4`), `UNKNOWN` if neither command knows it.
 
-    squeue takes precedence if it lists a job as live, then what was recorded; accounting is queried for the rest.
+    squeue takes precedence, then what was recorded; accounting is queried for the rest.
 
     Args:
         ended: how jobs ended, as recorded earlier.
@@ -112,10 +112,15 @@ def states(
         return {}
     queued, ended = _from_squeue({_array(job) for job in jobs}, users), ended or {}
     current = {job: queued.state(job) for job in jobs}
-    current |= {job: ended[job] for job, state in current.items() if job in ended and not state.is_live}
+    current |= {job: ended[job] for job, state in current.items() if job in ended and _holds(ended[job], state)}
     gone = [job for job, state in current.items() if state is UNKNOWN]
     accounted = _from_sacct(sorted({_array(job) for job in gone}))
     return current | {job: _if_ended(accounted.state(job)) for job in gone}
+
+
+def _holds(recorded: JobState, queued: JobState) -> bool:
+    """Whether what was recorded of a job still holds, by what squeue lists: nothing, or no cause of a cancellation."""
+    return queued is UNKNOWN or (recorded.reason == REPLACED and not queued.is_live)
 
 
 def find(names: Collection[str], users: Collection[str] = ()) -> dict[str, str]:

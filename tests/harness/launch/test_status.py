@@ -139,6 +139,15 @@ def test_a_live_job_of_a_cell_that_the_recipe_no_longer_has_is_shown_apart(
     assert not any(row.orphan for row in status.statuses(tiny_recipe))
 
 
+def test_jobs_of_another_user_that_slurm_does_not_show_are_not_called_lost_by_slurm(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf
+) -> None:
+    submissions = Submissions(tiny_recipe.output)
+    submissions.plan(SubmittedArray("theirs", "train", (cell.id,), (2,), "/jobs/theirs", 4, user="alice"))
+    submissions.submitted("theirs", "8")
+    assert status_of(UNKNOWN).reason.startswith("SLURM does not show jobs of alice to ")
+
+
 def test_a_damaged_line_is_named_and_costs_nothing_else(
     tiny_recipe: Recipe, status_of: StatusOf, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,3 +64,4 @@ class Submitted:
     job: str
     attempt: int
     folder: Path
+    user: str = ""

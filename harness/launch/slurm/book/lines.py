@@ -60,7 +60,10 @@ class Throttled:
 
 @dataclass(frozen=True)
 class Ended:
-    """How jobs ended, by job: SLURM's state, and its reason. SLURM forgets it, and shows it to some users only."""
+    """How jobs ended, by job: SLURM's state, and its reason. SLURM forgets it, and shows it to some users only.
+
+    Also the state of jobs that are live again, because somebody has requeued them after they ended.
+    """
 
     __pydantic_config__: ClassVar = STRICT
     jobs: dict[JobId, tuple[Text, Text]]
@@ -105,10 +108,12 @@ class Book:
         self.throttles: dict[str, int] = {}
         self.ended: dict[str, tuple[str, str]] = {}
         self.cancelled: dict[str, Cancelled] = {}
+        self._entries: list[SubmittedArray] | None = None
         for line in lines:
             self.add(line)
 
     def add(self, line: Line) -> None:
+        self._entries = None
         match line:
             case Planned(array):
                 self.planned.setdefault(array.name, array)
@@ -127,11 +132,13 @@ class Book:
 
     def entries(self) -> list[SubmittedArray]:
         """The arrays that SLURM has taken or may have taken, in order of submission."""
-        return [
-            replace(array, array=self.accepted.get(name), throttle=self.throttles.get(name, array.throttle))
-            for name, array in self.planned.items()
-            if name in self.accepted or name not in self.dropped
-        ]
+        if self._entries is None:
+            self._entries = [
+                replace(array, array=self.accepted.get(name), throttle=self.throttles.get(name, array.throttle))
+                for name, array in self.planned.items()
+                if name in self.accepted or name not in self.dropped
+            ]
+        return self._entries
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -60,14 +60,15 @@ class Submissions:
             self._book.add(line)
 
     @property
-    def entries(self) -> list[SubmittedArray]:
+    def entries(self) -> Sequence[SubmittedArray]:
         """The arrays that SLURM has taken or may have taken, in order of submission."""
         return self._book.entries()
 
     @property
     def ended(self) -> dict[str, JobState]:
         """How jobs ended, as far as that was recorded."""
-        return {job: JobState(state, reason) for job, (state, reason) in self._book.ended.items()}
+        recorded = {job: JobState(state, reason) for job, (state, reason) in self._book.ended.items()}
+        return {job: state for job, state in recorded.items() if state.phase == "ended"}
 
     @property
     def cancelled(self) -> Mapping[str, Cancelled]:
@@ -121,14 +122,16 @@ class Submissions:
             self._append(Resumed(named))
 
     def record_ended(self, known: Mapping[str, JobState]) -> None:
-        """Record how jobs ended, of those whose end is not recorded yet."""
-        ended = {
+        """Record how jobs ended, or that a job that had ended is live again, as far as that is not recorded yet."""
+        recorded = self._book.ended
+        states = {
             job: (state.state, printable(state.reason))
             for job, state in known.items()
-            if state.phase == "ended" and job not in self._book.ended
+            if state.phase == "ended" or (job in recorded and state.is_live)
         }
-        if ended:
-            self._append(Ended(ended))
+        changed = {job: state for job, state in states.items() if state != recorded.get(job)}
+        if changed:
+            self._append(Ended(changed))
 
     def latest(self) -> dict[Key, Submitted]:
         """The newest submission of each task of each cell."""
@@ -138,7 +141,9 @@ class Submissions:
                 for position, (cell, attempt) in enumerate(zip(entry.cells, entry.attempts, strict=True)):
                     earlier = newest.get((cell, entry.stage))
                     if earlier is None or earlier.attempt <= attempt:  # a line that was restored comes late
-                        newest[cell, entry.stage] = Submitted(entry.job(position), attempt, Path(entry.folder))
+                        newest[cell, entry.stage] = Submitted(
+                            entry.job(position), attempt, Path(entry.folder), entry.user
+                        )
         return newest
 
     def adopt(self) -> dict[str, str]:

@@ -65,10 +65,13 @@ def test_what_somebody_cancelled_is_told_from_what_slurm_cancelled(
     assert states(["6"])["6"].was_cancelled == by_somebody
 
 
-def test_what_was_recorded_holds_unless_squeue_lists_the_job_as_live(slurm: Stubs) -> None:
+def test_what_was_recorded_holds_for_jobs_that_squeue_does_not_list_and_for_replaced_ones(slurm: Stubs) -> None:
     ended = {"5": JobState("FAILED", "x"), "6": JobState("CANCELLED", REPLACED), "7": JobState("FAILED")}
-    slurm.answer("squeue", f"{HEADER}6|6_N/A|CANCELLED|None\n7|7_N/A|PENDING|BeginTime\n")
-    assert states(["5", "6", "7"], ended) == {**ended, "7": JobState("PENDING", "BeginTime")}
+    ended["8"] = JobState("NODE_FAIL")
+    squeue = "6|6_N/A|CANCELLED|None\n7|7_N/A|PENDING|BeginTime\n8|8_N/A|OUT_OF_MEMORY|None\n"
+    slurm.answer("squeue", HEADER + squeue)
+    newer = {"7": JobState("PENDING", "BeginTime"), "8": JobState("OUT_OF_MEMORY", "None")}
+    assert states(["5", "6", "7", "8"], ended) == ended | newer
     assert slurm.calls("sacct") == []
 
 

@@ -97,15 +97,20 @@ def test_a_job_that_slurm_took_after_it_was_given_up_is_adopted_and_an_unknown_o
 def test_how_jobs_ended_and_which_cells_are_cancelled_is_kept(tmp_path: Path) -> None:
     submissions = Submissions(tmp_path)
     submissions.record_ended({"1": JobState("CANCELLED", "by\x1b[2J hand"), "2": JobState("RUNNING")})
-    submissions.record_ended({"1": JobState("FAILED")})
+    submissions.record_ended({"1": JobState("UNKNOWN")})
     submissions.cancel(["a", "b"])
     submissions.resume(["b", "c"])
     stored = Submissions(tmp_path)
-    assert stored.ended == {"1": JobState("CANCELLED", "by?[2J hand")}, "the first record counts; no control characters"
+    assert stored.ended == {"1": JobState("CANCELLED", "by?[2J hand")}
     assert stored.cancelled.keys() == {"a"}
+    stored.record_ended({"1": JobState("PENDING"), "3": JobState("FAILED")})
+    assert stored.ended == {"3": JobState("FAILED")}, "somebody has requeued the first"
+    stored.record_ended({"1": JobState("OUT_OF_MEMORY")})
+    assert Submissions(tmp_path).ended.keys() == {"1", "3"}
     size = stored.path.stat().st_size
     stored.resume(["b"])
     stored.cancel([])
+    stored.record_ended({"1": JobState("OUT_OF_MEMORY"), "4": JobState("RUNNING")})
     assert stored.path.stat().st_size == size, "what changes nothing is not written"
 
 
