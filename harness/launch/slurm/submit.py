@@ -17,10 +17,12 @@ from typing import Any
 
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
+from harness.grid.cells import cells
 from harness.launch.owner import SWEEP_LOCK
 from harness.launch.slurm import commands
 from harness.launch.slurm.book.entries import REPORT, Key, Submitted, SubmittedArray
 from harness.launch.slurm.book.evidence import known_states, refuse_attended, refuse_others, refuse_strangers
+from harness.launch.slurm.book.folders import recipe_of_report
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.cancel import LiveJob, orphans
 from harness.launch.slurm.code_snapshot import snapshot
@@ -108,7 +110,10 @@ def submit(
         if resume:
             submissions.resume(work.cell.id for work in work_items)
         latest = submissions.latest()
-        decisions = _decided(recipe, submissions, work_items, known, force, resume)
+        of_cell: dict[str, dict[str, Submitted]] = {}
+        for (cell, task), submitted in latest.items():
+            of_cell.setdefault(cell, {})[task] = submitted
+        decisions = decide_all(recipe, work_items, of_cell, known, force, resume, submissions.cancelled)
         chains = [decision for decision in decisions if isinstance(decision, JobChain)]
         held = [decision for decision in decisions if isinstance(decision, HeldBack)]
         _check_requests(recipe, chains)
@@ -119,16 +124,6 @@ def submit(
         is_needed = bool(chains) or _lacks_report(submissions, known)
         entries = _submit_chains(recipe, submissions, chains, latest, last_job) if is_needed else []
     return SubmitResult(tuple(entries), tuple(held), orphans(submissions, known, {w.cell.id for w in work_items}))
-
-
-def _decided(
-    recipe: Recipe, submissions: Submissions, work_items: Sequence[CellWork], known: dict[str, JobState],
-    force: bool, resume: bool,
-) -> list[JobChain | HeldBack]:  # fmt: skip
-    of_cell: dict[str, dict[str, Submitted]] = {}
-    for (cell, task), submitted in submissions.latest().items():
-        of_cell.setdefault(cell, {})[task] = submitted
-    return decide_all(recipe, work_items, of_cell, known, force, resume, submissions.cancelled)
 
 
 def _replace(submissions: Submissions, jobs: Sequence[str]) -> None:
@@ -202,29 +197,29 @@ def _lacks_report(submissions: Submissions, known: dict[str, JobState]) -> bool:
 def _submit_group(
     recipe: Recipe, submissions: Submissions, group: ArrayGroup, latest: dict[Key, Submitted], code: Path
 ) -> list[SubmittedArray]:
-    chain, cells, dependency = group.chains[0], [chain.cell for chain in group.chains], group.condition
+    chain, members, dependency = group.chains[0], [chain.cell for chain in group.chains], group.condition
     entries: list[SubmittedArray] = []
     for position, tasks in enumerate(chain.tasks):
         arrays = []
         for task in tasks:
-            entry = _submit_array(recipe, submissions, task, cells, latest, code, dependency)
+            entry = _submit_array(recipe, submissions, task, members, latest, code, dependency)
             arrays.append(entry.array or "")
             entries.append(entry)
-        conditions = [depending("aftercorr" if len(cells) > 1 else "afterok", arrays)]
+        conditions = [depending("aftercorr" if len(members) > 1 else "afterok", arrays)]
         conditions += [depending("afterok", chain.concurrent)] if position == 0 else []
         dependency = ",".join(condition for condition in conditions if condition)
     return entries
 
 
 def _submit_array(
-    recipe: Recipe, submissions: Submissions, task: str, cells: Sequence[Cell], latest: dict[Key, Submitted],
+    recipe: Recipe, submissions: Submissions, task: str, group: Sequence[Cell], latest: dict[Key, Submitted],
     code: Path, dependency: str | None,
 ) -> SubmittedArray:  # fmt: skip
     """Submit one task of each of these cells, and record it in the submissions file before and after."""
-    attempts = tuple(_attempt(recipe, cell, task, latest.get((cell.id, task))) for cell in cells)
-    entry = _entry(recipe, task, tuple(cell.id for cell in cells), attempts)
+    attempts = tuple(_attempt(recipe, cell, task, latest.get((cell.id, task))) for cell in group)
+    entry = _entry(recipe, task, tuple(cell.id for cell in group), attempts)
     submissions.plan(entry)
-    options = parameters(recipe, task_resources(recipe, cells[0], task), entry.name, code, dependency)
+    options = parameters(recipe, task_resources(recipe, group[0], task), entry.name, code, dependency)
     array = _submit(recipe, entry, options)
     submissions.submitted(entry.name, array)
     return replace(entry, array=array)
@@ -236,10 +231,10 @@ def _attempt(recipe: Recipe, cell: Cell, task: str, last: Submitted | None) -> i
     return 1 + max(last.attempt if last else 0, started.attempt if started else 0)
 
 
-def _entry(recipe: Recipe, stage: str, cells: tuple[str, ...], attempts: tuple[int, ...]) -> SubmittedArray:
+def _entry(recipe: Recipe, stage: str, cell_ids: tuple[str, ...], attempts: tuple[int, ...]) -> SubmittedArray:
     name = f"{recipe.name}-{stage}-{uuid.uuid4().hex[:8]}"
     folder, parallel = str(recipe.output.resolve() / "jobs" / name), recipe.launch.parallel
-    return SubmittedArray(name, stage, cells, attempts, folder, parallel, user=user_name())
+    return SubmittedArray(name, stage, cell_ids, attempts, folder, parallel, user=user_name())
 
 
 def _submit(recipe: Recipe, entry: SubmittedArray, options: dict[str, Any]) -> str:
@@ -254,13 +249,17 @@ def _submit(recipe: Recipe, entry: SubmittedArray, options: dict[str, Any]) -> s
 
 
 def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_job: LastJob) -> SubmittedArray:
-    """Submit the report job after all live arrays of this study, replacing one that is still queued."""
+    """Submit the report job after all live arrays of this study, replacing those that are still queued.
+
+    One that also ends live cells which this recipe does not have, because it has other overrides, is left.
+    """
     from harness.launch.slurm.executor import NamedExecutor
 
     known = known_states(recipe.output, submissions)
     live = [entry for entry in submissions.entries if any(known[job].is_live for job in entry.jobs)]
-    reports = [job for entry in live if entry.stage == REPORT for job in entry.jobs]
-    _replace(submissions, [job for job in reports if known[job].phase == "queued"])
+    others = {job.cell for job in orphans(submissions, known, {cell.id for cell in cells(recipe)})}
+    reports = [entry for entry in live if entry.stage == REPORT and known[entry.jobs[0]].phase == "queued"]
+    _replace(submissions, [entry.jobs[0] for entry in reports if not (others and others & _cells_of_report(entry))])
     arrays = [entry.array for entry in live if entry.stage != REPORT and entry.array]
     entry = _entry(recipe, REPORT, (), ())
     submissions.plan(entry)
@@ -271,3 +270,12 @@ def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_jo
     array = str(executor.submit(last_job, recipe.model_dump_json()).job_id)
     submissions.submitted(entry.name, array)
     return replace(entry, array=array)
+
+
+def _cells_of_report(entry: SubmittedArray) -> set[str]:
+    """The cells of the recipe that a report job is for; none if that cannot be read."""
+    text = recipe_of_report(Path(entry.folder))
+    try:
+        return {cell.id for cell in cells(Recipe.model_validate_json(text, strict=False))} if text else set()
+    except ValueError:  # of another version
+        return set()

@@ -39,6 +39,15 @@ def unrecorded_arrays(jobs: Path, known: Collection[str]) -> Iterator[SubmittedA
                 yield array
 
 
+def recipe_of_report(folder: Path) -> str | None:
+    """The recipe, as JSON, of the report job that was submitted from a folder; None if it cannot be read."""
+    try:
+        (recipe,) = _arguments(folder / "0.pkl")
+    except ValueError:
+        return None
+    return recipe if isinstance(recipe, str) else None
+
+
 def _array(folder: Path, task: str) -> SubmittedArray | None:
     try:
         calls = [] if task == REPORT else [_call(path) for path in _pickles(folder)]
@@ -64,12 +73,21 @@ def _call(path: Path) -> tuple[str, int]:
     Raises:
         ValueError: the file is no such call.
     """
+    _, cell, _, attempt = _arguments(path)
+    return cell, attempt
+
+
+def _arguments(path: Path) -> tuple[Any, ...]:
+    """The arguments of a pickled call.
+
+    Raises:
+        ValueError: the file is no call, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            _, cell, _, attempt = _Data(file).load().content["args"]
+            return tuple(_Data(file).load().content["args"])
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"{path} is not the call of a task: {error}") from error
-    return cell, attempt
 
 
 class _Inert:

@@ -179,6 +179,18 @@ def test_a_report_whose_submission_failed_is_submitted_by_the_next_call(recipe: 
     assert run(recipe).entries == ()
 
 
+def test_a_report_that_other_overrides_wait_for_is_not_replaced(
+    tiny_recipe_file: Path, recipe: Recipe, stubs: Stubs
+) -> None:
+    """Its job submits failed cells of its recipe again; a recipe with all of these cells does so too."""
+    stubs.cluster('take "$1"; echo "$id"')
+    reports = []
+    for override in ("grid.datasets=[one]", "grid.datasets=[two]", "grid.seeds=[0, 1]"):
+        entries = run(load(tiny_recipe_file, "laptop", ["launch.executor=slurm", override])).entries
+        reports += [str(entry.array) for entry in entries if entry.stage == "report"]
+    assert stubs.calls("scancel") == [" ".join(reports[:2])]
+
+
 def test_a_cluster_without_arrays_gets_single_jobs(recipe: Recipe, stubs: Stubs) -> None:
     stubs.cluster('take "$1"; echo "$id"')
     stubs.answer("scontrol", "MaxArraySize = 0\n")

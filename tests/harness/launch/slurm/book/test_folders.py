@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_stubs import Stubs
 
-from harness.launch.slurm.book.folders import UNKNOWN_THROTTLE, unrecorded_arrays
+from harness.launch.slurm.book.folders import UNKNOWN_THROTTLE, recipe_of_report, unrecorded_arrays
 from harness.launch.slurm.executor import NamedExecutor
 from harness.launch.slurm.job import run_task
 from harness.launch.slurm.report_job import report_and_resume
@@ -74,6 +74,12 @@ ODD = [
 def test_a_folder_whose_calls_cannot_be_read_is_left_out(jobs: Path, content: bytes) -> None:
     (jobs / SHARE / "0.pkl").write_bytes(content)
     assert len(list(unrecorded_arrays(jobs, ()))) == 2
+
+
+def test_the_recipe_of_a_report_job_is_read(jobs: Path) -> None:
+    assert recipe_of_report(jobs / "study-report-0123abcd") == "{}"
+    assert recipe_of_report(jobs / SHARE) is None
+    assert recipe_of_report(jobs / "none") is None
 
 
 def test_without_jobs_there_are_no_arrays(tmp_path: Path) -> None:
