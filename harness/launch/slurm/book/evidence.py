@@ -4,6 +4,7 @@ what neither may show to this user, heartbeats and fences in the cells' folders.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from harness.grid.cell_folder import CELLS
 from harness.launch.slurm.book.entries import REPORT, Key, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.commands import SlurmError
+from harness.launch.slurm.failures import printable
 from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import UNKNOWN, JobState, states
 from harness.storage.fencing import fence_file, read_fence
 from harness.storage.locks import file_owner, user_name
 
 SHOWN = 10  # jobs that a message names
+IS_JOB = re.compile(r"\d{1,12}(_\d{1,9})?")  # it becomes an argument of SLURM's commands
 
 
 class UnaccountedError(RuntimeError):
@@ -133,12 +136,12 @@ def refuse_jobs(output: Path, tasks: Iterable[Key]) -> None:
 def _signs(output: Path, key: Key) -> Iterator[Sign]:
     folder = output / CELLS / key[0]
     beat = read_beat(heartbeat(folder, key[1]))
-    if beat.is_recent:
-        where = f" from {beat.host}" if beat.host else ""
-        yield Sign(*key, beat.job, beat.user, f"it gave a sign of life {beat.age:.0f} s ago{where}", is_recent=True)
+    if beat.is_recent and IS_JOB.fullmatch(beat.job):
+        where, user = f" from {printable(beat.host)}" if beat.host else "", printable(beat.user)
+        yield Sign(*key, beat.job, user, f"it gave a sign of life {beat.age:.0f} s ago{where}", is_recent=True)
     path = fence_file(folder, key[1])
     holder = read_fence(path)
-    if holder is not None and holder.job:
+    if holder is not None and IS_JOB.fullmatch(holder.job):
         text = f"it was the last to start it, by {path} (delete that file if the job has ended)"
         yield Sign(*key, holder.job, file_owner(path), text, is_recent=False)
 

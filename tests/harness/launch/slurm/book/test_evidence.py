@@ -127,6 +127,20 @@ def test_a_recent_heartbeat_of_a_job_that_is_not_accounted_for_is_refused_with_i
         refuse_attended(tmp_path, TASKS, ())
 
 
+@pytest.mark.parametrize("job", ["--user=root", "5;id", "", "5_1_2", "9" * 40])
+def test_what_is_no_job_is_neither_asked_about_nor_evidence(tmp_path: Path, slurm: Stubs, job: str) -> None:
+    beat(tmp_path, "a", job, user="alice")
+    Fence(tmp_path / "cells" / "a", "train", Start(1, 0, job))
+    refuse_attended(tmp_path, TASKS, ())
+    assert slurm.calls("squeue") == slurm.calls("sacct") == []
+
+
+def test_a_heartbeats_texts_cannot_control_a_terminal(tmp_path: Path, slurm: Stubs) -> None:
+    beat(tmp_path, "a", "5", user="a\x1b[2J", host="h\x07")
+    with pytest.raises(UnaccountedError, match=r"a: job 5 of a\?\[2J works .* from h\?; nothing"):
+        refuse_attended(tmp_path, TASKS, ())
+
+
 def test_a_fence_of_another_user_is_evidence_until_slurm_says_otherwise(
     tmp_path: Path, slurm: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
