@@ -91,8 +91,10 @@ def _created(path: Path, owner: Owner) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
-    finally:
-        temporary.unlink()
+    except OSError:  # a file system without links
+        temporary.replace(path)
+        return True
+    temporary.unlink()
     return True
 
 

@@ -187,10 +187,13 @@ def _submit_chains(
 
 
 def _lacks_report(submissions: Submissions, known: dict[str, JobState]) -> bool:
-    """Whether jobs are live that no live report job waits for, because its submission failed or it was cancelled."""
+    """Whether jobs are live that no live report job waits for, because its submission failed or it was cancelled.
+
+    A report job of an earlier version, whose entry has no user, cannot read the submissions file of this one.
+    """
     if not any(state.is_live for state in known.values()):
         return False
-    reports = [job for entry in submissions.entries if entry.stage == REPORT for job in entry.jobs]
+    reports = [job for entry in submissions.entries if entry.stage == REPORT and entry.user for job in entry.jobs]
     return not any(known[job].is_live for job in reports)
 
 

@@ -60,6 +60,17 @@ def test_a_recipe_in_a_folder_that_may_not_be_read_still_owns_its_output(
     assert owner._may_exist(recipe)
 
 
+def test_a_file_system_without_links_does(recipe: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refused)
+    claim(output, "study", recipe)
+    assert [path.name for path in output.iterdir()] == ["owner.json"]
+    with pytest.raises(OwnerError, match="belongs to another recipe"):
+        check(output, recipe.with_name("b.yaml"))
+
+
 ODD = [b"", b"[" * 100_000, b"{}", b'{"recipe": 1, "study": "", "user": "", "since": ""}', b"\xff", b"null"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,19 @@ def test_a_report_whose_submission_failed_is_submitted_by_the_next_call(recipe: 
         run(recipe)
     stubs.cluster('take "$1"; echo "$id"')
     assert [entry.stage for entry in run(recipe).entries] == ["report"]
+    assert run(recipe).entries == ()
+
+
+def test_a_report_job_of_an_earlier_version_is_replaced(recipe: Recipe, stubs: Stubs) -> None:
+    """It could not read the submissions file, once that is converted."""
+    stubs.cluster('take "$1"; echo "$id"')
+    entries = run(recipe).entries
+    earlier = [{name: value for name, value in asdict(entry).items() if name != "user"} for entry in entries]
+    book = Submissions(recipe.output).path
+    book.with_suffix(".json").write_text(json.dumps({"version": 1, "entries": earlier}))
+    book.unlink()
+    assert [entry.stage for entry in run(recipe).entries] == ["report"]
+    assert stubs.calls("scancel") == [str(entries[-1].array)]
     assert run(recipe).entries == ()
 
 
