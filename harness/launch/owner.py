@@ -93,8 +93,8 @@ def _created(path: Path, owner: Owner) -> bool:
         return False
     except OSError:  # a file system without links
         temporary.replace(path)
-        return True
-    temporary.unlink()
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 

@@ -99,5 +99,6 @@ def test_of_two_recipes_at_once_one_gets_the_output(recipe: Path, output: Path) 
         thread.start()
     for thread in threads:
         thread.join()
+    assert [path.name for path in output.iterdir()] == ["owner.json"]
     (winner,) = set(paths) - set(refused)
     assert json.loads((output / owner.FILE).read_text())["recipe"] == str(winner)

@@ -11,6 +11,7 @@ jobs that still run the earlier code, so that they do not submit by an old state
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,9 +202,8 @@ class Submissions:
     def _rewrite(self) -> None:
         """Write the lines that could be read, and keep a damaged file under another name."""
         if self._reading.damaged and self.path.exists():
-            os.link(
-                self.path, self.path.with_name(f"book.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl")
-            )
+            aside = self.path.with_name(f"book.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl")
+            shutil.copyfile(self.path, aside)
         content = b"".join(lines.encoded(line) for line in self._reading.lines)
         write_atomic(self.path, lambda file: file.write(content))
 
