@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
+from harness.storage.atomic import write_json
 from harness.storage.json_files import read_json
 from harness.storage.locks import user_name
 
@@ -45,16 +46,14 @@ def claim(output: Path, study: str, recipe: Path) -> None:
     Raises:
         OwnerError: it is another's, or `owner.json` is damaged.
     """
-    check(output, recipe)
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    owner = Owner(str(recipe.resolve()), study, user_name(), now)
-    earlier = _read(output / FILE)
-    if earlier is None:
-        if not _created(output / FILE, owner):  # by another command, between the check and here
-            check(output, recipe)
-    elif earlier.recipe != owner.recipe:
-        (output / FILE).unlink(missing_ok=True)
-        _created(output / FILE, owner)
+    owner, path = Owner(str(recipe.resolve()), study, user_name(), now), output / FILE
+    if _created(path, owner):
+        return
+    check(output, recipe)
+    earlier = _read(path)
+    if earlier is None or earlier.recipe != owner.recipe:
+        write_json(path, asdict(owner))
 
 
 def check(output: Path, recipe: Path) -> None:
