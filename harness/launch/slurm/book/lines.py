@@ -146,7 +146,7 @@ class Reading:
     """The lines of a file, and the numbers of those that are none with what is wrong.
 
     Attributes:
-        is_open: the last line has no end: it was torn, or is being written now.
+        is_open: the last of these has no end: it was torn, or is being written now.
     """
 
     lines: tuple[Line, ...] = ()
@@ -169,7 +169,8 @@ def read(path: Path) -> Reading:
             lines.append(_LINE.validate_json(text))
         except (ValueError, RecursionError) as error:
             damaged.append((number, first_error(error)))
-    return Reading(tuple(lines), tuple(damaged), bool(content) and not content.endswith(b"\n"))
+    is_open = bool(damaged) and damaged[-1][0] == content.count(b"\n") + 1
+    return Reading(tuple(lines), tuple(damaged), is_open)
 
 
 def content_of(path: Path) -> bytes:

@@ -143,6 +143,14 @@ def test_a_damaged_line_costs_itself_and_the_file_is_repaired(
     assert damage in kept.read_bytes()
 
 
+def test_a_last_line_without_an_end_hides_no_damage(tmp_path: Path) -> None:
+    submissions = Submissions(tmp_path)
+    submit(submissions, array("first"), "10")
+    submissions.path.write_bytes(b"x\n" + submissions.path.read_bytes().rstrip(b"\n"))
+    assert [entry.array for entry in Submissions(tmp_path).entries] == ["10"]
+    assert len(Submissions(tmp_path).damage) == 1
+
+
 ENTRY = asdict(replace(array("first"), array=None))
 ODD_ENTRIES: dict[str, tuple[object, str]] = {
     "an option for a folder": ({**ENTRY, "name": "--user=root"}, "planned.array.name"),
