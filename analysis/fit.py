@@ -38,10 +38,13 @@ EXAMPLES = """examples:
 """
 MOST_INPUTS = 3
 NEED_VARIANT = ("baseline", "cell", "seed")
-NOT_WITH_RATE = ("x", "variant", "baseline", "cell", "frontier_at", "predict_at", "factors", "x_low", "x_high", "run")
-NOT_WITH_VARIANT = ("frontier_at", "factors", "x_low", "x_high")
+NOT_WITH_RATE = (
+    "x", "variant", "baseline", "cell", "frontier_at", "unique", "predict_at", "factors", "x_low", "x_high", "run"
+)  # fmt: skip
+NOT_WITH_VARIANT = ("frontier_at", "unique", "factors", "x_low", "x_high")
 LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples seen), or one of: log_linear,
-logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, data_constrained"""
+logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, joint_tied,
+data_constrained, overfitting"""
 
 
 def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
@@ -74,6 +77,11 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
         options = argparse.Namespace(**vars(options) | {"law": average_for(names[0])})
     elif options.law not in EXPERIENCE:
         named_law(options.law)
+    if options.unique and not (options.frontier_at and len(names) == MOST_INPUTS):
+        raise ValueError(
+            "--unique says how much data --frontier-at may show without repeats: it needs that option and "
+            "three --x (model size, unique data, data seen)"
+        )
     targets = _targets(options.predict_at, len(names))
     results = [_fit_group(curve, targets, options) for curve in curve_list]
     if all("error" in result for result in results):
@@ -123,7 +131,7 @@ def best_rates(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, An
     Raises:
         ValueError: a column or option that cannot be used.
     """
-    from analysis.design.rate_table import as_json, rate_tables, read_sweeps
+    from analysis.design.rates.table import as_json, rate_tables, read_sweeps
     from analysis.fitting.read_results import with_names
     from analysis.laws.metric import Metric
 
@@ -190,8 +198,23 @@ def _fit_group(curve: Curve, targets: Floats | None, options: argparse.Namespace
     except ValueError as error:
         message = "; ".join([str(error), *curve.notes])
         return {"group": curve.name, "n_train": len(curve.train), "error": message}
-    frontier = _frontier(result, options) if len(result.points.x[0]) > 1 else None
-    return as_json(result, curve.name) | ({"frontier": frontier} if frontier else {})
+    inputs = len(result.points.x[0])
+    frontier = {"frontier": _frontier(result, options)} if inputs > 1 else {}
+    repeats = {"repeats": _repeats(result, options)} if inputs == MOST_INPUTS else {}
+    return as_json(result, curve.name) | frontier | repeats
+
+
+def _repeats(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any]:
+    """How often to show the data of the runs, and the split of compute where unique data are limited."""
+    from analysis.design.repeats import as_json
+
+    unique = _targets([options.unique] if options.unique else [], 1, "--unique")
+    budgets = None if unique is None else _targets(options.frontier_at, 1, "--frontier-at")
+    return as_json(
+        result.law, result.points, None if unique is None else float(unique[0, 0]),
+        () if budgets is None else budgets[:, 0].tolist(), per_unit=options.flops_per_unit,
+        confidence=options.confidence,
+    )  # fmt: skip
 
 
 def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +234,7 @@ def _frontier(result: FittedCurve, options: argparse.Namespace) -> dict[str, Any
         "iso_flop_size_exponent": asdict(allocation.iso_flop) if allocation.iso_flop else None,
         "unidentified": list(allocation.unidentified), "flops_per_unit": options.flops_per_unit,
         "asked": budgets is not None, "warnings": list(allocation.warnings),
-        "data_never_repeated": result.law.members[0].law.name == "data_constrained",
+        "data_never_repeated": len(result.points.x[0]) == MOST_INPUTS,
         "at": [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)],
     }  # fmt: skip
 
@@ -274,6 +297,11 @@ def _parser() -> argparse.ArgumentParser:
         help="values of x to predict at; with --variant: of the baseline, to compare at")  # fmt: skip
     add("--frontier-at", nargs="+", action="extend", default=[], metavar="C",
         help="compute budgets to split between model size and data, with a joint law")  # fmt: skip
+    add(
+        "--unique",
+        metavar="U",
+        help="unique data there are, for --frontier-at with a law of three inputs: what is seen beyond is repeated",
+    )
     add("--flops-per-unit", type=float, default=6.0, metavar="K", help="k in C = k N D (default 6, FLOPs per token)")
     add("--metric", choices=["loss", "share", "score"], help="kind of y; by default guessed from name, range and trend")
     add("--bound", type=float, default=1.0, help="bound of a share: 1, or 100 for per cent (with --metric share)")
@@ -298,7 +326,7 @@ def _text(result: dict[str, Any]) -> str:
     if "variant" in result:
         from analysis.design.comparison_text import text
     elif "best_rate" in result:
-        from analysis.design.rate_table import text
+        from analysis.design.rates.table import text
     else:
         from analysis.fitting.text import text
     return text(result)

@@ -1,9 +1,10 @@
 """Extrapolation, coverage, the joint law's optimum and the speed of refits, compared with peers.
 
-    python -m benchmarks.laws [--data FOLDER] [--json]
+    python -m benchmarks.laws [--data FOLDER] [--iso-flop FILE] [--json]
 
 Peers' errors per curve were measured once from their authors' code (baselines_92.csv); SciPy's per-start loop is timed
-in this run. The data (Alabdulmohsin et al. 2022; Besiroglu et al. 2024) are not part of the project.
+in this run. The data (Alabdulmohsin et al. 2022; Besiroglu et al. 2024) are not part of the project. --iso-flop names a
+table of published iso-FLOP runs (`benchmarks.iso_flop`), whose exponents are set beside the published ones.
 """
 
 from __future__ import annotations
@@ -272,6 +273,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("SCALING_TEST_DATA", "../shared/data")) / "scaling_laws"
     parser.add_argument("--data", type=Path, default=default, help="folder of the benchmark's tables")
+    parser.add_argument("--iso-flop", type=Path, help="table of published iso-FLOP runs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not (options.data / "benchmark.vision.csv").exists():
@@ -279,6 +281,12 @@ def main() -> int:
         return 2
     rows = [*joint(options.data), *speed(options.data, tasks(options.data)), *extrapolation(options.data)]
     rows += vision_tables(options.data)
+    if options.iso_flop:
+        from benchmarks import iso_flop
+
+        rows += iso_flop.rows(options.iso_flop)
+    else:
+        print("no published iso-FLOP runs: name their table with --iso-flop", file=sys.stderr)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

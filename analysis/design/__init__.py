@@ -1,1 +1,1 @@
-"""Which run to do next, compute-optimal sizes, and comparisons of variants of a recipe."""
+"""Which run to do next, compute-optimal sizes and epochs, and comparisons of variants of a recipe."""

@@ -32,7 +32,7 @@ OFF_CENTRE = 0.3  # in halves of a budget's range of log N
 EXPONENTS = ("alpha", "beta")
 WIDEST = 5.0  # largest factor by which a resampled interval is widened
 ALPHA, BETA = 3, 4  # their columns in theta
-JOINT = ("joint", "data_constrained")
+JOINT = ("joint", "data_constrained", "overfitting")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def compute_optimal(
     """The best model size and data at each compute: exponents with profile intervals, sizes with bootstrap intervals.
 
     Args:
-        fitted: the law `joint`; or `data_constrained`, whose frontier assumes that data are never repeated.
+        fitted: the law `joint`; or a law of repeated data, whose frontier assumes that no data are repeated.
         points: the runs it was fitted to.
         compute: budgets C.
         per_unit: k in C = k N D; 6 FLOPs per parameter and token, or the convention's cost.

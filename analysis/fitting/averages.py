@@ -43,7 +43,8 @@ EXAMPLES_SEEN = re.compile(
 # for bending laws alone: wider than any published law, at most as strong as the noise of points
 BENDING, MODEST = ("m4", "bnsl", "soft_start"), Belief(plateau=(-1.5, 1.5), exponent=(-1.5, 1.0), strength=1e-2)
 # for joint laws of two inputs by squares: exponents about a third, and its largest strength in variances of the points
-JOINT_INPUTS, JOINT_NOISES, JOINT_BELIEF = 2, 30.0, Belief(plateau=(-0.7, 0.7), strength=1e-3)
+JOINT_INPUTS, REPEAT_INPUTS, JOINT_NOISES, JOINT_BELIEF = 2, 3, 30.0, Belief(plateau=(-0.7, 0.7), strength=1e-3)
+REPEAT_MEMBERS = ("data_constrained", "overfitting")  # where unique data and data seen are told apart
 STRENGTHS = (5e-4, 2e-3)  # largest residual variances that the belief is weighed against
 # law, weight of the side that is extrapolated, share of the average
 MEMBERS = (("power_offset", 2.0, 2), ("bnsl", 0.5, 1), ("bnsl", 2.0, 1), ("m4", 1.0, 2))
@@ -107,9 +108,8 @@ def form_for(points: Points, metric: Metric, name: str) -> str:
 
     All points of a curve decide it once. What is fitted to a part of them takes the answer as its name.
     """
-    inputs = points.x.shape[1]
-    if name not in EXPERIENCE or inputs > 1:
-        return "data_constrained" if name in EXPERIENCE and inputs > JOINT_INPUTS else name
+    if name not in EXPERIENCE or points.x.shape[1] > 1:
+        return name
     wide = metric.kind == "score" and len(points) > 0 and points.y.min() > 0
     return "power_law" if wide and np.ptp(np.log(points.y)) > np.log(WIDE) else name
 
@@ -137,14 +137,35 @@ def _joint(huber: Fitted, points: Points, metric: Metric, *, rough: bool) -> Ave
     The belief is at most as strong as a multiple of the variance about Huber's fit, so that exact points are followed.
     The single exponent counts no more than the points speak for it against two.
     """
-    strength = float(np.clip(JOINT_NOISES * huber.residual**2, LEAST_STRENGTH, JOINT_BELIEF.strength))
-    belief = (replace(JOINT_BELIEF, strength=strength),)
+    belief = (_joint_belief(huber),)
     squares, tied = (
         fit_beliefs(named_law(name), points, metric, Settings(), belief, rough=rough)[0]
         for name in ("joint", "joint_tied")
     )
     odds = min(1.0, float(np.exp(min(evidence(tied) - evidence(squares), 0.0))))
     return average([huber, squares, tied], [1.0, 1.0, odds])
+
+
+def _joint_belief(first: Fitted) -> Belief:
+    """Of joint laws by squares: at most as strong as a multiple of the variance about a first fit."""
+    strength = float(np.clip(JOINT_NOISES * first.residual**2, LEAST_STRENGTH, JOINT_BELIEF.strength))
+    return replace(JOINT_BELIEF, strength=strength)
+
+
+def _repeats(points: Points, metric: Metric, *, rough: bool) -> Average:
+    """The average for size, unique data and data seen: repeats that lose value, and repeats that hurt.
+
+    Each counts as far as the points speak for it. The first is the one that counts most: its parameters are reported.
+    """
+    laws = [named_law(name) for name in REPEAT_MEMBERS]
+    able = [law for law in laws if len(points) >= len(law.parameters) + SPARE] or laws[:1]
+    fits = []
+    for law in able:
+        first = fit_beliefs(law, points, metric, Settings(), (WEAK,), rough=rough)[0]
+        fits += fit_beliefs(law, points, metric, Settings(), (_joint_belief(first),), rough=rough)
+    odds = np.array([evidence(fitted) for fitted in fits])
+    order = np.argsort(-odds, kind="stable")
+    return average([fits[i] for i in order], np.exp(odds[order] - odds.max()))
 
 
 def evidence(fitted: Fitted) -> float:
@@ -176,6 +197,8 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSp
         return [MemberSpec(law, settings, (_alone(law, points, metric),), 1.0)]
     if points.x.shape[1] == JOINT_INPUTS:
         return [MemberSpec(named_law("joint"), Settings(huber=JOINT_HUBER), (WEAK,), 1.0)]
+    if points.x.shape[1] == REPEAT_INPUTS:
+        return [MemberSpec(named_law(REPEAT_MEMBERS[0]), Settings(), (WEAK,), 1.0)]
     experience = EXPERIENCE[name]
     if metric.kind == "score":
         linear = (replace(experience.belief, strength=1e-3),)
@@ -216,6 +239,8 @@ def fit(points: Points, metric: Metric, law: str = "auto", *, rough: bool = Fals
         few = f"{len(points)} points at {places} distinct x; this needs at least {needed}"
         raise ValueError(f"{few} over {LEAST_DECADES:g} decades: not enough to tell")
     _check_ranges(points)
+    if points.x.shape[1] == REPEAT_INPUTS and law in EXPERIENCE:
+        return _repeats(points, metric, rough=rough)
     fits = [fit_beliefs(spec.law, points, metric, spec.settings, spec.beliefs, rough=rough) for spec in specs]
     if points.x.shape[1] == JOINT_INPUTS and law in EXPERIENCE:
         return _joint(fits[0][0], points, metric, rough=rough)

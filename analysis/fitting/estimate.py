@@ -21,7 +21,6 @@ from analysis.laws.metric import Coordinates, Metric
 AGREEMENT = 1e-4  # objectives within this share of the best count as the same minimum
 FLATNESS = 1e-5  # relative gain that a Newton step may still promise in a converged fit
 SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
-SHARED = {"data_constrained": (1, 2)}  # inputs that count the same quantity
 THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # largest number of steps, and the gain below which a fit ends
 HIGHEST = 10.0  # times the largest value: a plateau before learning, where the metric's range does not bound it
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
@@ -128,7 +127,8 @@ class Fitted:
         with np.errstate(all="ignore"):  # a resample may be anywhere; values that are not finite are left out later
             z = self.problem.model(rows, inputs[None])[0]
         if self.law.bends:
-            beyond = inputs[:, 0] > self.problem.inputs[..., 0].max()
+            # a corner of several inputs may be beyond the points with none of its inputs
+            beyond = (inputs[:, 0] > self.problem.inputs[..., 0].max()) | (self.law.inputs > 1)
             z = np.where(beyond, np.minimum(z, self.problem.targets.max()), z)
         own: Floats = coordinates.z_ref + coordinates.z_scale * z
         result = coordinates.metric.convert(own, self.law.space, self.space)
@@ -191,7 +191,7 @@ def fit_beliefs(
         ValueError: as `fit_law`.
     """
     points = _fit_for(law, points, metric)
-    coordinates = Coordinates.of(metric, law.space, points.x, points.y, SHARED.get(law.name, ()))
+    coordinates = Coordinates.of(metric, law.space, points.x, points.y, law.shared)
     problems = [problem_of(law, points, coordinates, replace(settings, belief=belief)) for belief in beliefs]
     starts = law.starts(problems[0].inputs[0], problems[0].targets[0])
     steps, tolerance = ROUGH if rough else THOROUGH

@@ -157,6 +157,8 @@ CALIBRATIONS = {
     # a learning curve whose learning rate decays before its end: what decay still gains is not in the points
     "decaying": Calibration(2.0, 0.5, 0.5, 2.5, (0.7, 1.2, 1.7, 2.3, 3.0, 4.3)),
     "joint": Calibration(2.0, 1.0, 1.0, 5.0, (0.448, 0.679, 0.893, 1.153, 1.428, 2.079)),
+    # unique data and data seen told apart
+    "repeats": Calibration(2.0, 1.0, 1.0, 5.0, (0.231, 0.363, 0.508, 0.696, 0.897, 1.408)),
 }
 STRETCH = 0.5  # growth of the noise's variance as a new point is farther, as a share of the points' own range, in logs
 SHORTEST = 0.7  # natural logs: a range below it counts as this
@@ -166,9 +168,9 @@ UNTRIED, UNTRIED_FORM = 2.0, 0.7
 
 
 def kind_of(points: Points, metric: Metric, name: str) -> str:
-    """Which calibration holds: that of joint laws, learning curves (under a decaying rate), shares, or losses."""
+    """Which calibration holds: joint laws, without or with repeats; learning curves, shares, or losses."""
     if points.x.shape[1] > 1:
-        return "joint"
+        return "joint" if points.x.shape[1] == averages.JOINT_INPUTS else "repeats"
     if points.decaying or (name == "learning_curve" and bends_down(points, metric)):
         return "decaying"
     return name if name in CALIBRATIONS else "share" if metric.kind == "share" else "loss"

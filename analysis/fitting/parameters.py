@@ -83,6 +83,10 @@ def natural(name: str, theta: Floats, at: Coordinates) -> dict[str, Floats]:
             "alpha": alpha,
             "beta": beta,
         }
+        if name == "overfitting":  # at one parameter per unique example
+            kappa = np.exp(t[6])
+            height = np.exp(t[5] + level - kappa * (log_x[0] - log_x[1]))
+            return values | {"P": height, "kappa": kappa, "delta": np.exp(t[7]), "H": np.exp(t[8])}
         return values | ({"R": np.exp(t[5])} if name == "data_constrained" else {})
 
 
@@ -93,6 +97,7 @@ PROFILED = {
     "bnsl": {"E": 0, "c0": 2, "d": 3, "f": 4, "c1": 5}, "saturating": {"C": 0, "c": 2},
     "joint": {"E": 0, "alpha": 3, "beta": 4}, "joint_tied": {"E": 0, "alpha": 3, "beta": 3},
     "data_constrained": {"E": 0, "alpha": 3, "beta": 4, "R": 5},
+    "overfitting": {"E": 0, "alpha": 3, "beta": 4, "kappa": 6, "delta": 7, "H": 8},
 }  # fmt: skip
 
 

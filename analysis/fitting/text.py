@@ -34,6 +34,7 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
         doubt = "  cannot tell" if prediction["cannot_tell"] else ""
         lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}{doubt}")
     lines += _frontier(group["frontier"]) if "frontier" in group else []
+    lines += _repeats(group["repeats"]) if "repeats" in group else []
     score = group["held_out"]
     if score:
         logs, coverage = number(score["rmse_log"]), number(score["coverage"])
@@ -65,6 +66,21 @@ def _frontier(frontier: Mapping[str, Any]) -> list[str]:
     for at in frontier["at"]:
         size = f"N {number(at['size'])} [{number(at['size_low'])}, {number(at['size_high'])}]"
         lines.append(f"     at C {number(at['compute'])}: {size}, D {number(at['data'])}, predicted {number(at['y'])}")
+    return lines
+
+
+def _repeats(repeats: Mapping[str, Any]) -> list[str]:
+    """How often to show the data, and splits of compute where unique data are limited."""
+    lines = [
+        f"   repeats, size {number(one['size'])} on {number(one['unique'])} unique: {one['in_words']}"
+        for one in repeats["epochs"]
+    ]
+    for at in repeats["splits"]:
+        size = f"N {number(at['size'])} [{number(at['size_low'])}, {number(at['size_high'])}]"
+        lines.append(
+            f"   at C {number(at['compute'])} with {number(at['unique'])} unique: {size}, "
+            f"{number(at['epochs'])} epochs, predicted {number(at['y'])}"
+        )
     return lines
 
 

@@ -1,7 +1,8 @@
 """Catalogue of laws: every form that a metric may follow as compute grows, by name, with its priors and starts.
 
-A law is a form (`forms`, `joint_forms`) in a space: `log` of the metric (of 1 - r where r is bounded by 1),
-`linear` or `logit`. Inputs are centred and metrics measured from their best value, so neither unit nor scale matters.
+A law is a form (`forms`, `joint_forms`, `repeat_forms`) in a space: `log` of the metric (of 1 - r where r is bounded
+by 1), `linear` or `logit`. Inputs are centred and metrics measured from their best value, so neither unit nor scale
+matters.
 
 Legend: K starts, n points, d inputs, p parameters.
 """
@@ -17,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.laws import forms, joint_forms
+from analysis.laws import forms, joint_forms, repeat_forms
 from analysis.laws.beliefs import Belief, Prior
 from analysis.laws.forms import Model
 
@@ -39,7 +40,8 @@ class Law:
     starts: Callable[[Floats, Floats], Floats]  # u (n, d), z (n,) -> (K, p)
     believed: Callable[[Belief], tuple[list[float], list[float]]]  # means and deviations
     inputs: int = 1
-    bends: bool = False  # whether it may rise again; beyond the points it is then capped at the highest of them
+    shared: tuple[int, ...] = ()  # inputs that count the same quantity, and so have one reference
+    bends: bool = False  # whether it may rise again: beyond the points it is then at most the highest of them
 
     capped: Callable[[float], Model] | None = None  # its form where values are at most this, if it has an upper plateau
 
@@ -192,8 +194,14 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             ),
             Law(
                 "data_constrained", "y = E + A N^-alpha + B D'^-beta, D' = U + U R (1 - exp(-(D/U - 1)/R))", "log",
-                joint_forms.repeated, (*joint_forms.PARAMETERS, "R"),
-                joint_forms.repeated_starts, joint_forms.repeated_believed, inputs=3,
+                repeat_forms.repeated, repeat_forms.FADING,
+                repeat_forms.repeated_starts, repeat_forms.repeated_believed, inputs=3, shared=(1, 2),
+            ),
+            Law(
+                "overfitting",
+                "y = E + A N^-alpha + B D^-beta + P (N/U)^kappa / (1 + ((D/U - 1)/H)^-delta)", "log",
+                repeat_forms.overfitting, repeat_forms.OVERFITTING,
+                repeat_forms.overfitting_starts, repeat_forms.overfitting_believed, inputs=3, shared=(1, 2), bends=True,
             ),
         )
     }

@@ -1,6 +1,6 @@
-"""Forms of joint laws: a metric as a function of model size and data, with or without repeated data.
+"""Forms of joint laws: a metric as a function of model size and data.
 
-Unit-free: inputs are logs of N, D (and U, the unique data) over references, values are log(y / y_ref).
+Unit-free: inputs are logs of N and D over references, values are log(y / y_ref).
 
 Legend: K rows, n points. theta (K, p), inputs (K or 1, n, d) -> values (K, n), Jacobian (K, n, p).
 """
@@ -24,7 +24,7 @@ def additive(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
 
     theta: log E, log A, log B, log alpha, log beta.
     """
-    return _additive(theta, inputs[..., 0], inputs[..., 1])[:2]
+    return additive_parts(theta, inputs[..., 0], inputs[..., 1])[:2]
 
 
 def tied(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
@@ -33,8 +33,8 @@ def tied(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
     return value, np.concatenate([jacobian[..., :3], jacobian[..., 3:].sum(axis=2, keepdims=True)], axis=2)
 
 
-def _additive(theta: Floats, size: Floats, data: Floats) -> tuple[Floats, Floats, Floats]:
-    """Values, Jacobian, and the derivative by log D (K, n)."""
+def additive_parts(theta: Floats, size: Floats, data: Floats) -> tuple[Floats, Floats, Floats]:
+    """The additive law at log N and log D (K or 1, n): values, Jacobian, and the derivative by log D (K, n)."""
     log_e, log_a, log_b, log_alpha, log_beta = (theta[:, index : index + 1] for index in range(5))
     alpha, beta = np.exp(log_alpha), np.exp(log_beta)
     floor, by_size, by_data = np.exp(log_e), np.exp(log_a - alpha * size), np.exp(log_b - beta * data)
@@ -46,24 +46,6 @@ def _additive(theta: Floats, size: Floats, data: Floats) -> tuple[Floats, Floats
     jacobian[..., 3] = -jacobian[..., 1] * alpha * size
     jacobian[..., 4] = -jacobian[..., 2] * beta * data
     return np.log(y), jacobian, -jacobian[..., 2] * beta
-
-
-def repeated(theta: Floats, inputs: Floats) -> tuple[Floats, Floats]:
-    """The additive law in effective data: repeats are worth less each time (Muennighoff et al. 2023, equation 5, data).
-
-    D' = U + U R (1 - exp(-(D/U - 1) / R)), where U is the unique data seen and R the repeats after which a further one
-    is worth 1/e of a new example. inputs: log N, log unique, log D, the last two over one reference. theta: the
-    additive law's, then log R.
-    """
-    size, unique, seen = inputs[..., 0], inputs[..., 1], inputs[..., 2]
-    worth = np.exp(theta[:, 5:6])
-    unique = np.minimum(unique, seen)  # a partial pass has no repeats
-    repeats = np.exp(seen - unique) - 1
-    faded = np.exp(-repeats / worth)
-    factor = 1 + worth * (1 - faded)  # D' / U
-    value, jacobian, by_data = _additive(theta[:, :5], size, unique + np.log(factor))
-    by_worth = worth * (1 - faded - repeats / worth * faded) / factor
-    return value, np.concatenate([jacobian, (by_data * by_worth)[..., None]], axis=2)
 
 
 def starts(u: Floats, z: Floats) -> Floats:
@@ -93,14 +75,3 @@ def tied_believed(belief: Belief) -> tuple[list[float], list[float]]:
 def believed(belief: Belief) -> tuple[list[float], list[float]]:
     """Weak Gaussians; exponents around a third, as published joint laws have them."""
     return [belief.plateau[0], 0.0, 0.0, -1.0, -1.0], [3.0, 9.0, 9.0, 1.5, 1.5]
-
-
-def repeated_starts(u: Floats, z: Floats) -> Floats:
-    """The additive law's starts with repeats worth little and much."""
-    plain = starts(u, z)
-    return np.concatenate([np.column_stack([plain, np.full(len(plain), np.log(worth))]) for worth in (3.0, 15.0)])
-
-
-def repeated_believed(belief: Belief) -> tuple[list[float], list[float]]:
-    mean, deviation = believed(belief)
-    return [*mean, np.log(10.0)], [*deviation, 2.0]

@@ -9,18 +9,20 @@ embedding the end of a batch (`in_lockstep`).
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
+from harness.distributed.stalls.pulse import BATCH, PULSE, Ending
 from harness.storage.fencing import Fence, Unfenced
 
 if TYPE_CHECKING:
     from harness.distributed.ranks import Ranks
 
 Item = TypeVar("Item")
+STOPS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Preempted(Exception):  # noqa: N818  (not an error: the work is saved and can resume)
@@ -45,18 +47,21 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class RunControl:
-    """What can stop this process from outside: a signal, or a newer start of the same task (fencing)."""
+    """What can stop this process from outside: a signal, or a newer start of the same task (fencing).
+
+    `end_stalled` ends a process whose work stands still (`stalls.watch`), and does not return; None: it exits.
+    """
 
     stop: StopFlag
     fence: Fence
+    end_stalled: Callable[[Ending], None] | None = None
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
     """Let SIGTERM and SIGUSR2 set a flag inside the context; restore the previous handlers after it."""
     flag = StopFlag()
-    numbers = (signal.SIGTERM, signal.SIGUSR2)
-    previous = {number: signal.signal(number, flag.set) for number in numbers}
+    previous = {number: signal.signal(number, flag.set) for number in STOPS}
     try:
         yield flag
     finally:
@@ -82,7 +87,8 @@ def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator
     Raises:
         Preempted: a rank received a signal; raised on all ranks before the same item.
     """
-    for item in _padded(items, ranks):
+    for number, item in enumerate(_padded(items, ranks)):
+        PULSE.mark(BATCH, number)
         if ranks.any(bool(stop)):
             raise Preempted(f"{stop}")
         if item is not None:

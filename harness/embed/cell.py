@@ -18,6 +18,7 @@ from harness.data.labels import class_count
 from harness.data.wells import Wells
 from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
+from harness.distributed.stalls.watch import watched
 from harness.embed.parts import WHOLE, Embedding, JobShare, join_parts
 from harness.embed.pixel_statistics import pixel_statistics
 from harness.embed.reconstructions import Inpainter, save_reconstructions
@@ -45,7 +46,11 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
         ValueError: the wells do not fit the model.
     """
     recipe, cell, parts = embedding.stage.recipe, embedding.stage.cell, embedding.parts
-    with process_group(recipe.launch.device) as ranks, controlled(control) as control:
+    with (
+        process_group(recipe.launch.device) as ranks,
+        controlled(control) as control,
+        watched(embedding.stage.folder, ranks, control, recipe.launch.stall_minutes),
+    ):
         missing = [number for number in parts.of(share) if ranks.any(not parts.path(number).exists())]
         seconds = 0.0
         if missing:

@@ -29,6 +29,7 @@ from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
 from harness.storage.locks import user_name
+from harness.storage.stall import read_stall
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "cancelled", "missing"]
@@ -162,7 +163,9 @@ def _task_status(
     beat = read_beat(heartbeat(folder, task), submitted.job)
     restarts = beat.restart
     if job.phase == "running":
-        reason = "" if job.state in NAMES else f"squeue lists it as {job.state!r}"
+        stall = read_stall(folder)
+        odd = "" if job.state in NAMES else f"squeue lists it as {job.state!r}"
+        reason = "; ".join(filter(None, [odd, stall.in_words if stall else ""]))
         return replace(_running(recipe, cell, task, submitted.job, restarts), reason=reason)
     if job.is_live:
         return CellStatus(cell.id, task, "queued", submitted.job, restarts=restarts, reason=job.reason)

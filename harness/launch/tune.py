@@ -24,7 +24,7 @@ from harness.report.rows import train_values
 from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
-    from analysis.design.rate_table import Sweep
+    from analysis.design.rates.table import Sweep
 
 RECIPE = "recipe.yaml"  # of a sweep, in its output
 MOST_EXTENSIONS = 4

@@ -89,6 +89,9 @@ class Launch(Section):
         description="wells of a part, which is embedded, then written: a stop loses less than one part",
     )
     checkpoint_minutes: PositiveFloat = 20.0
+    stall_minutes: PositiveFloat | None = Field(
+        30.0, description="a job whose work has stood still for so long ends and is requeued; null: it is only said"
+    )
     engine: Literal["auto", "single", "ddp", "hsdp", "fsdp", "deepspeed"] = Field(
         "auto", description="how ranks share a model; auto: single, ddp, and shards only where a copy does not fit"
     )

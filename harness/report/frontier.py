@@ -7,7 +7,9 @@ planned for the end, an intermediate loss is not the loss of a shorter run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.grid.cell import Cell
@@ -39,12 +41,12 @@ def allocations(
         grid: its cells.
         tables: `points.points` under each convention, with a column facet where the grid has axes.
     """
-    losses = final_losses(recipe, grid)
+    ends = run_ends(recipe, grid)
     by_convention = {
         name: [
             _allocation(f"{metric}, {facet}" if facet else metric, kind, runs)
             for facet, part in facets(for_laws(table, recipe.fit))
-            for metric, kind, runs in metrics(runs_of(part, losses))
+            for metric, kind, runs in metrics(runs_of(part, ends))
         ]
         for name, table in tables.items()
     }
@@ -59,20 +61,34 @@ def facets(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield from ((str(name), part) for name, part in table.groupby("facet", sort=False))
 
 
-def final_losses(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, float]:
-    """The validation loss at the end of each trained cell that has one."""
+@dataclass(frozen=True)
+class RunEnd:
+    """What a trained cell's ledger row adds to its points; NaN where the row lacks it."""
+
+    loss: float = math.nan  # validation loss at its end
+    images: float = math.nan  # to train on
+
+
+def run_ends(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, RunEnd]:
+    """The end of each trained cell."""
     trained = ((cell.id, train_values(recipe, cell)) for cell in grid)
-    return {cell: values.validation_loss for cell, values in trained if values and values.validation_loss is not None}
+    return {
+        cell: RunEnd(*(math.nan if value is None else value for value in (values.validation_loss, values.wells)))
+        for cell, values in trained
+        if values
+    }
 
 
-def runs_of(table: pd.DataFrame, losses: Mapping[str, float]) -> pd.DataFrame:
-    """One row per trained cell of the points for laws: cost per crop, crops, patch, mean recall, loss."""
+def runs_of(table: pd.DataFrame, ends: Mapping[str, RunEnd]) -> pd.DataFrame:
+    """One row per trained cell of the points for laws: cost per crop, crops, images, patch, mean recall, loss."""
     trained = table[table["trained"].astype(bool)]
     runs = trained.groupby("cell", sort=False).agg(
         {"compute": "first", "crops": "first", "patch": "first", "recall": "mean"}
     )
-    final_losses = [losses.get(str(cell), float("nan")) for cell in runs.index]
-    return runs.assign(cost=runs["compute"] / runs["crops"], loss=final_losses)
+    found = [ends.get(str(cell), RunEnd()) for cell in runs.index]
+    return runs.assign(
+        cost=runs["compute"] / runs["crops"], loss=[end.loss for end in found], images=[end.images for end in found]
+    )
 
 
 def metrics(runs: pd.DataFrame) -> Iterator[tuple[str, Metric, pd.DataFrame]]:
@@ -107,9 +123,8 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
         return Allocation(name, f"no joint law: {error}.", {}, (), cells)
     if allocation.unidentified:
         loose = " and ".join(allocation.unidentified)
-        return Allocation(
-            name, f"{len(runs)} runs are not enough: they do not identify {loose} of the joint law.", {}, (), cells
-        )
+        lacking = f"{len(runs)} runs are not enough: they do not identify {loose} of the joint law."
+        return Allocation(name, lacking + _repeats(runs, metric), {}, (), cells)
     best = allocation.frontier
     answer = (
         f"best cost per crop grows as compute to the {_power(best.size_exponent)}, crops as compute to the "
@@ -119,7 +134,34 @@ def _allocation(name: str, metric: Metric, runs: pd.DataFrame) -> Allocation:
     if not runs["cost"].min() <= reached <= runs["cost"].max():
         side = "below" if reached < runs["cost"].min() else "above"
         answer += f" At the largest compute the best cost is {side} that of every run: this is extrapolated."
+    answer += _repeats(runs, metric)
     return Allocation(name, answer, _line(best), [_place(best, index) for index in (-2, -1)], cells)
+
+
+def _repeats(runs: pd.DataFrame, metric: Metric) -> str:
+    """What more epochs do at the largest cost on the fewest and the most images; nothing if the runs do not tell."""
+    from analysis.design.repeats import best_epochs, in_words
+    from analysis.fitting import averages
+    from analysis.fitting.estimate import Points
+
+    known = runs.dropna(subset=["images"])
+    epochs = known["crops"] / known["images"]
+    if epochs.round(3).nunique() < FEWEST_VALUES or known["images"].nunique() < FEWEST_VALUES:
+        return ""
+    points = Points(known[["cost", "images", "crops"]].to_numpy(float), known["y"].to_numpy(float))
+    try:
+        law = averages.fit(points, metric)
+    except ValueError:
+        return ""
+    most, images = float(known["cost"].max()), known["images"]
+    told = [
+        f"on {found.unique:,.0f} images, {in_words(found)}"
+        for found in best_epochs(law, points, [(most, float(images.min())), (most, float(images.max()))])
+    ]
+    return (
+        f" The runs saw their images {epochs.min():.3g} to {epochs.max():.3g} times. At the largest cost: "
+        f"{'; '.join(told)}."
+    )
 
 
 def _power(exponent: Exponent) -> str:

@@ -54,6 +54,7 @@ class TrainValues(_Values):
     steps: PositiveInt | None = None
     planned_steps: PositiveInt | None = None
     annealed: bool | None = None
+    wells: Counted | None = None  # images to train on, each seen crops / wells times
     validation_loss: float | None = None
     stopped: Stopped | None = None
     stage_seconds: Seconds = 0.0

@@ -23,6 +23,8 @@ from harness.data.to_device import StepInput, prefetch_to_device
 from harness.distributed.agreement import Agreement
 from harness.distributed.preemption import Preempted, RunControl, controlled
 from harness.distributed.ranks import Ranks, process_group
+from harness.distributed.stalls.pulse import AGREE, DATA, PULSE, SAVE, STEP, VALIDATE
+from harness.distributed.stalls.watch import watched
 from harness.grid.cell_folder import WEIGHTS
 from harness.grid.cells import weights_path
 from harness.grid.stage_run import StageRun
@@ -53,23 +55,30 @@ def train(run: Run, launch: Launch) -> None:
     with log, closing(_inputs(run, launch)) as inputs, collected_garbage() as collect:
         while not run.finished:
             if not run.validation_due:  # else a stop came in the middle of it
-                run.step(run.next_inputs(inputs))
+                PULSE.mark(DATA, progress.step)
+                batch = run.next_inputs(inputs)
+                PULSE.mark(STEP)
+                run.step(batch)
+                PULSE.mark(AGREE, progress.step)
                 if run.ends_interval(run.spec.log_every):
                     run.report_bad_steps()
                     run.log()
             stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * launch.checkpoint_minutes)
             if run.validation_due and not stopping:
+                PULSE.mark(VALIDATE)
                 run.report_bad_steps()
                 with run.outside_steps():
                     stopping = not run.validate()
             progress.seconds = time.monotonic() - began
             best = launch.checkpoint_best and run.is_best
             if stopping and not run.finished:
+                PULSE.mark(SAVE)
                 run.report_bad_steps()
                 run.save(now=True, best=best)
                 agree.close()
                 raise Preempted(f"{run.cell.id}: {stop}; saved at step {progress.step} of {run.spec.steps}")
             if due or best:
+                PULSE.mark(SAVE)
                 run.report_bad_steps()
                 with run.outside_steps():
                     run.save(best=best)
@@ -128,7 +137,7 @@ def _train_model(
         if isinstance(model.config, MaeConfig):
             values["attention"] = f"{kernel}: {describe_choice(model.config, ranks.device, dtype)}"
         run = begin_run(stage, model, ranks, control)
-        with closing(run.checkpoints):
+        with closing(run.checkpoints), watched(stage.folder, ranks, control, launch.stall_minutes):
             train(run, launch)
         at_end = validate(run.engine, run.cell, run.spec, control.stop) if stage.cell.is_snapshot else {}
     values |= _results(run) | at_end

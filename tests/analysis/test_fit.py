@@ -260,6 +260,16 @@ def test_three_columns_fit_a_law_with_repeated_data(tmp_path, capsys):
     assert "best split" not in capsys.readouterr().out
     assert main([*arguments, "--frontier-at", "1e21"]) == 0
     assert "best split of C = 6 N D, if no data were repeated" in capsys.readouterr().out
+    assert main([*arguments, "--frontier-at", "1e21", "--unique", "1e8"]) == 0
+    out = capsys.readouterr().out
+    assert "more epochs do not hurt" in out
+    assert "at C 1e+21 with 1e+08 unique: N " in out
+
+
+def test_an_amount_of_unique_data_needs_a_law_of_repeats(tmp_path, capsys):
+    path = table(tmp_path / "t.csv", flops=[1e18, 1e19, 1e20, 1e21], loss=[4.0, 3.5, 3.1, 2.8])
+    assert main([path, "--x", "flops", "--y", "loss", "--unique", "1e8"]) == 2
+    assert "--unique says how much data --frontier-at may show" in capsys.readouterr().err
 
 
 def test_pinned_runs_need_no_bounds_and_bounded_runs_no_x(tmp_path, capsys):

@@ -19,7 +19,7 @@ from harness.storage.train_log import read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from analysis.design.rate_table import Sweep
+    from analysis.design.rates.table import Sweep
 
 FEWEST_RATES = 3
 RATE, LOSS = "learning rate", "validation loss"
@@ -84,7 +84,7 @@ def _sweep(recipe: Recipe, design: _Design) -> Sweep:
     """The runs of a design so far, and what they say."""
     import numpy as np
 
-    from analysis.design.rate_table import Sweep, sweeps
+    from analysis.design.rates.table import Sweep, sweeps
     from analysis.laws.metric import Metric
 
     runs = [(cell, loss) for cell in design.cells if (loss := _loss(recipe, cell)) is not None]
@@ -126,7 +126,7 @@ def diverged(recipe: Recipe, cell: Cell) -> bool:
 
 def figure(sweeps: Sequence[Sweep]) -> Figure | None:
     """Loss against learning rate; None if no run has ended."""
-    from analysis.design.rate_table import rate_tables
+    from analysis.design.rates.table import rate_tables
     from analysis.figures.best_rate import metric_against_rate
     from analysis.laws.metric import Metric
 

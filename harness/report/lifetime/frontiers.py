@@ -21,7 +21,7 @@ from harness.plan.cost import CROPS_PER_WELL, HOUR, embed_seconds, embedded_well
 from harness.recipe.axes import axis_names
 from harness.recipe.schema import Recipe
 from harness.report.facets import by_facet
-from harness.report.frontier import FEWEST_RUNS, FEWEST_VALUES, facets, final_losses, metrics, runs_of
+from harness.report.frontier import FEWEST_RUNS, FEWEST_VALUES, facets, metrics, run_ends, runs_of
 from harness.report.points import for_laws, points
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ def lifetimes(recipe: Recipe, wells: Sequence[float], goal: Goal | None = None) 
         raise ValueError("a budget is in GPU hours, and this recipe has no GPUs (launch.gpus_per_node)")
     grid = cells(recipe)
     table = by_facet(points(recipe, grid, recipe.fit.convention), axis_names(recipe.grid))
-    losses, found = final_losses(recipe, grid), list[Lifetime]()
+    ends, found = run_ends(recipe, grid), list[Lifetime]()
     by_id = {cell.id: cell for cell in grid}
     for facet, part in facets(for_laws(table, recipe.fit)):
-        runs = runs_of(part, losses)
+        runs = runs_of(part, ends)
         told = list(metrics(runs))
         found += [] if told else [Lifetime(facet or "any metric", tuple(wells), lacking=_too_few(runs))]
         for name, metric, rows in told:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.design.rate_table import rate_tables, sweeps
+from analysis.design.rates.table import rate_tables, sweeps
 from analysis.figures.best_rate import metric_against_rate
 from analysis.laws.metric import Metric
 

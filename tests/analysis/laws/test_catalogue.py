@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from analysis.fitting import averages
 from analysis.fitting.estimate import Points, fit_law
-from analysis.laws import forms, joint_forms
+from analysis.laws import forms
 from analysis.laws.catalogue import LAWS, named_law
 from analysis.laws.metric import Metric
 
@@ -46,15 +46,6 @@ def test_m4_solves_its_own_equation():
     low, span, b, c, alpha = np.exp(-1.0), np.exp(0.5), 0.3, np.exp(-0.5), np.exp(0.4)
     share = (np.exp(forms.two_plateaus(theta, u)[0][0]) - low) / span
     np.testing.assert_allclose(np.log(share) - alpha * np.log1p(-share), b - c * u[0, :, 0], atol=1e-8)
-
-
-def test_repeats_of_full_worth_count_as_new_data():
-    theta = np.array([[-1.0, 0.1, 0.2, -1.0, -1.2]])
-    size, unique, seen = np.zeros(5), np.zeros(5), np.linspace(0, 3, 5)
-    plain = joint_forms.additive(theta, np.stack([size, seen], axis=1)[None])[0]
-    endless = np.column_stack([theta, [[20.0]]])
-    lasting = joint_forms.repeated(endless, np.stack([size, unique, seen], axis=1)[None])[0]
-    np.testing.assert_allclose(lasting, plain, atol=1e-6)
 
 
 @settings(max_examples=8, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from finished_cells import finished
 
-from analysis.design.rate_table import sweeps
+from analysis.design.rates.table import sweeps
 from analysis.laws.metric import Metric
 from harness import sweep
 from harness.grid.cells import cells

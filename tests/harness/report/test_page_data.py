@@ -1,6 +1,6 @@
 """The report's page for a real recipe: an unfinished study is shown as far as it is, with what to run next.
 
-Covers `page_data`, `frontier`, `next_runs` and `reconstructions`. `model_card` also runs with every export in
+Covers `page_data`, `next_runs` and `reconstructions`. `model_card` also runs with every export in
 tests/harness/test_export.py.
 """
 

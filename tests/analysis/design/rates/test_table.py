@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.design.rate_table import read_sweeps, sweeps
+from analysis.design.rates.table import read_sweeps, sweeps
 from analysis.fitting.read_results import ResultsTableError
 from analysis.laws.metric import Metric
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.arrays import Floats
-from analysis.design.best_rate import SAME_RATE, BestRate, best_rates, to_minimise
+from analysis.design.rates.best_rate import SAME_RATE, BestRate, best_rates, to_minimise
 from analysis.fitting import annealing
 from analysis.fitting.read_results import ResultsTableError, numbers, place, train_mask
 from analysis.laws.kinds import GroupValues, guess_metrics

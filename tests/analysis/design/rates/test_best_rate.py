@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.design.best_rate import best_rates
+from analysis.design.rates.best_rate import best_rates
 from analysis.laws.metric import Metric
 
 LOSS = Metric("loss")

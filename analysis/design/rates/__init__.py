@@ -1,0 +1,1 @@
+"""The best learning rate of each model size, and how it moves."""

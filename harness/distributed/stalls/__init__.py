@@ -1,0 +1,1 @@
+"""Ranks that stand still: noticed, named, and ended."""

@@ -1,0 +1,83 @@
+"""One process that stands still: said, taken back, ended; and what counts as standing still."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.distributed.preemption import RunControl, StopFlag
+from harness.distributed.ranks import Ranks
+from harness.distributed.stalls import pulse
+from harness.distributed.stalls.pulse import DATA, PULSE, SAVE, STEP, Ending, Pulse
+from harness.distributed.stalls.watch import Limits, watched
+from harness.storage.fencing import Unfenced
+from harness.storage.stall import STACKS, STALL, read_stall
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+QUICK = Limits(beat=0.02, usual=0.1, stopping=0.1)
+
+
+@pytest.fixture(autouse=True)
+def usual() -> None:
+    """A process that has made steps before."""
+    for step in range(3):
+        PULSE.mark(DATA, step)
+        PULSE.mark(STEP)
+    PULSE.slowest = 0.0
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and not true():
+        time.sleep(0.01)
+    return true()
+
+
+def test_a_step_that_stands_still_is_said_and_taken_back(tmp_path: Path, capfd) -> None:
+    with watched(tmp_path, ALONE, RunControl(StopFlag(), Unfenced()), None, QUICK):
+        assert eventually(lambda: (tmp_path / STALL).exists())
+        found = read_stall(tmp_path)
+        assert found is not None
+        assert found.in_words.startswith("stalled for 0:00: phase step of step 2 has stood still for 0 s: this process")
+        assert "test_watch.py" in (tmp_path / STACKS / "rank-0.txt").read_text()
+        PULSE.mark(DATA, 3)
+        assert eventually(lambda: not (tmp_path / STALL).exists())
+    assert "step 3: goes on" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["limit", "signal"])
+def test_a_process_ends_at_the_limit_or_when_a_signal_waits(tmp_path: Path, *, stopped: bool) -> None:
+    ends, flag = list[Ending](), StopFlag()
+    flag.reason = "SIGTERM" if stopped else None
+    limits = QUICK if stopped else Limits(beat=0.02, usual=0.1, end=0.2)
+    with watched(tmp_path, ALONE, RunControl(flag, Unfenced(), ends.append), None, limits):
+        assert eventually(lambda: bool(ends))
+    assert ends[0].is_speaker
+    assert ends[0].told_to_stop == stopped
+    assert ("told to stop, but phase step of step 2" in ends[0].text) == stopped
+    assert ends[0].text.endswith("the last checkpoint stays")
+
+
+def test_what_was_never_done_before_and_what_is_long_have_longer_limits() -> None:
+    limits = Limits()
+    assert limits.tell() == limits.usual
+    PULSE.slowest = 20.0
+    assert limits.tell() == 80.0
+    PULSE.mark(SAVE)
+    assert limits.tell() == limits.long
+
+
+def test_the_first_of_each_phase_does_not_count_as_slow(monkeypatch) -> None:
+    clock = iter([0.0, 100.0, 101.0, 103.0, 110.0])
+    monkeypatch.setattr(pulse.time, "monotonic", lambda: next(clock))
+    work = Pulse()
+    work.mark(STEP, 0)  # at 0
+    assert not work.is_usual
+    work.mark(DATA)  # the first step took 100 s
+    work.mark(STEP, 1)
+    work.mark(DATA)  # the second took 2 s
+    assert work.slowest == 2.0
+    work.mark(SAVE)  # waiting for data took 7 s
+    assert work.slowest == 7.0
