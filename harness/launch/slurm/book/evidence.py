@@ -102,7 +102,10 @@ def refuse_attended(output: Path, tasks: Iterable[Key], accounted: Collection[st
     Raises:
         UnaccountedError: one does, or may; it is another user's, or SLURM no longer shows it to this one.
     """
-    signs = [sign for key in tasks for sign in _signs(output, key) if sign.job not in accounted]
+    folder = output / CELLS
+    begun = {path.name for path in folder.iterdir()} if folder.is_dir() else set()  # most of a new study's are not
+    signs = [sign for key in tasks if key[0] in begun for sign in _signs(folder / key[0], key)]
+    signs = [sign for sign in signs if sign.job not in accounted]
     known = _states_or_unknown({sign.job for sign in signs}, {sign.user for sign in signs})
     for sign in signs:
         state = known[sign.job]
@@ -133,8 +136,7 @@ def refuse_jobs(output: Path, tasks: Iterable[Key]) -> None:
     refuse_attended(output, tasks, known.keys())
 
 
-def _signs(output: Path, key: Key) -> Iterator[Sign]:
-    folder = output / CELLS / key[0]
+def _signs(folder: Path, key: Key) -> Iterator[Sign]:
     beat = read_beat(heartbeat(folder, key[1]))
     if beat.is_recent and IS_JOB.fullmatch(beat.job):
         where, user = f" from {printable(beat.host)}" if beat.host else "", printable(beat.user)
