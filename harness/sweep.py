@@ -6,17 +6,15 @@ Running it again runs what is missing and repeats nothing.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
-from harness.launch import status
+from harness.launch import owner, status
 from harness.launch.watch import watch
 from harness.plan.cost import misfits, plan_cells
 from harness.recipe.errors import RecipeError
@@ -25,15 +23,17 @@ from harness.recipe.schema import Recipe
 from harness.report import plan_command
 from harness.stages import missing as stages
 from harness.stages.missing import CellWork, StageError
+from harness.stages.tasks import missing_tasks
 from harness.storage.ledger import LedgerError
+from harness.storage.locks import locked
 
 VERBS = {
     "run": "run what is missing of the study, then draw the report (the default verb)",
     "plan": "print the cost of every cell, and run nothing",
     "status": "print the state of every cell, and where the loss of running ones will end (--watch, --json)",
     "logs": "print the first failure of a CELL, or the log of one of its ranks (--rank)",
-    "resume": "submit again what is missing or failed; --force: permanent failures too",
-    "cancel": "cancel the study's jobs, or those of the CELLs named",
+    "resume": "submit again what is missing, failed or cancelled; --force: permanent failures too",
+    "cancel": "cancel the study's jobs, or those of the CELLs named, until resume (--orphans)",
     "report": "draw plots and tables from the current ledger, and print the best learning rates",
     "forecast": "predict the CELLs named, or all that are not done, and seal the prediction (--json)",
     "frontier": "print the best model size over a life of --screens of --wells, from the runs that are finished",
@@ -48,6 +48,8 @@ EXAMPLES = """examples:
   python -m harness.sweep logs recipes/scaling.yaml vit_l8-rxrx3-s0 --rank 3
 """
 OF_CELLS = ("logs", "cancel", "forecast")
+CLAIMING = ("run", "resume")  # an output belongs to the recipe that was first run
+WRITING = ("cancel", "report", "forecast")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loss", type=float, help="frontier: validation loss that is wanted; default: the best run's")
     help_force = "resume: also what failed for a permanent reason; run: also what does not fit a GPU by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
+    help_orphans = "cancel: only live jobs of cells that the recipe no longer has, after an edit"
+    parser.add_argument("--orphans", action="store_true", help=help_orphans)
     parser.add_argument("--rank", type=int, help="logs: the log of this rank")
     parser.add_argument("--rates", type=int, default=5, help="tune: learning rates of the first sweep (default 5)")
     parser.add_argument("--octaves", type=float, default=4.0, help="tune: from its lowest to its highest (default 4)")
@@ -133,6 +137,10 @@ def _act(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"profile {profile}: {why}", flush=True)
     named = _named_cells(recipe, options.verb, [word for word in options.words if "=" not in word])
+    if options.verb in CLAIMING:
+        owner.claim(recipe.output, recipe.name, options.recipe)
+    elif options.verb in WRITING:
+        owner.check(recipe.output, options.recipe)
     return ACTIONS[options.verb](recipe, options, named)
 
 
@@ -174,9 +182,13 @@ def _logs(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) ->
 
 
 def _cancel(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
-    from harness.launch.slurm.submit import cancel
+    from harness.launch.slurm.cancel import cancel, cancel_orphans
 
-    print(f"cancelled {cancel(recipe, [cell.id for cell in named] or None)} jobs; resume submits them again")
+    grid = [cell.id for cell in cells(recipe)]
+    if options.orphans and named:
+        raise RecipeError("cancel takes cells or --orphans, not both")
+    result = cancel_orphans(recipe, grid) if options.orphans else cancel(recipe, grid, [c.id for c in named] or None)
+    print(f"cancelled {result.jobs} jobs; what is cancelled stays so until resume submits it again")
     return 0
 
 
@@ -188,13 +200,17 @@ def _counts(work_items: Sequence[CellWork]) -> str:
 def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     from harness.data.prepare import prepare
     from harness.launch.progress import run_with_progress
+    from harness.launch.slurm.book.evidence import refuse_jobs
 
     if recipe.launch.executor == "slurm":
         prepare(recipe)
         return _submit(recipe, options)
-    with _only_sweep(recipe.output):
+    with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
         prepare(recipe)
         work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+        refuse_jobs(
+            recipe.output, [(work.cell.id, task) for work in work_items for task in missing_tasks(recipe, work)]
+        )
         print(
             _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
         )
@@ -217,12 +233,8 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     refused = misfits(plan_cells(recipe, [work.cell for work in work_items if work.missing]), recipe.hardware.gpu_type)
     if refused and not options.force:
         raise RecipeError("nothing was submitted: this would not fit (--force submits it):\n" + "\n".join(refused))
-    submission = submit(recipe, work_items, report_and_resume, options.force)
-    print(_counts(work_items))
-    for entry in submission.entries:
-        print(f"submitted job {entry.array}: {entry.stage}" + (f" of {len(entry.cells)} cells" if entry.cells else ""))
-    for held in submission.held:
-        print(f"held back {held.cell.id}: {held.task}: {held.cause.text} (resume --force tries again)")
+    submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
+    print("\n".join([_counts(work_items), *submission.lines()]))
     if not submission.entries and any(work.missing for work in work_items) and not submission.held:
         print("every missing cell is already queued or running")
     if not any(work.missing for work in work_items):
@@ -264,12 +276,16 @@ def _tune(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) ->
     from harness.launch import tune
     from harness.plan.tuning import Spread
 
+    def run(sweep: Recipe) -> int:
+        owner.claim(sweep.output, sweep.name, sweep.output / tune.RECIPE)
+        return _run(sweep, options, ())
+
     spread = Spread(options.rates, options.octaves)
     if options.dry_run:
         print(tune.plan(recipe, spread, options.each))
         return 0
     prepare(recipe)
-    return tune.tune(recipe, spread, options.each, lambda sweep: _run(sweep, options, ()))
+    return tune.tune(recipe, spread, options.each, run)
 
 
 ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] = {
@@ -284,22 +300,6 @@ ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] 
     "frontier": _frontier,
     "tune": _tune,
 }
-
-
-@contextmanager
-def _only_sweep(output: Path) -> Iterator[None]:
-    """Hold the study's lock; the system releases it if the process dies.
-
-    Raises:
-        RuntimeError: another sweep of the same output runs on this machine.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / "sweep.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another sweep of {output} is running") from None
-        yield
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ from harness.launch.slurm import commands, executor
 
 QUEUE = """\
 case "$*" in
-  *%j*) echo "ARRAY_JOB_ID|NAME"; /bin/cat {folder}/names ;;
+  *%j*) echo "ARRAY_JOB_ID|NAME|COMMAND"; /bin/cat {folder}/names ;;
   *) echo "JOBID|ARRAY_JOB_ID_ARRAY_TASK_ID|STATE|REASON"; /usr/bin/sed 's/|.*/|PENDING|None/; s/^\\([0-9]*\\)/\\1|\\1/' {folder}/names ;;
 esac
 """  # noqa: E501
 TAKE = """\
 [ "$1" = --test-only ] && exit 0
 id=$((4710 + $(/usr/bin/wc -l < {folder}/calls-sbatch)))
-take() {{ echo "$id|$(/usr/bin/sed -n 's/^#SBATCH --job-name=//p' "$1")" >> {folder}/names; }}
+take() {{ echo "$id|$(/usr/bin/sed -n 's/^#SBATCH --job-name=//p' "$1")|$1" >> {folder}/names; }}
 """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.grid.cell import Cell
 from harness.recipe.schema import Recipe
 
+CELLS = "cells"  # in the output
 WEIGHTS = "model.safetensors"  # of a trained cell
 TRAIN_LOG = "train.jsonl"
 EMBEDDINGS = "embeddings.parquet"
@@ -16,4 +17,4 @@ PAIR_OUTCOMES = "recall_pairs.npz"  # of an evaluated cell
 
 def cell_folder(recipe: Recipe, cell: Cell) -> Path:
     """The folder of a cell's log, checkpoints, weights and embeddings."""
-    return recipe.output / "cells" / cell.id
+    return recipe.output / CELLS / cell.id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,22 +14,28 @@ from analysis.forecast.outlook import Outlook
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
+from harness.launch.slurm.book.entries import Key, Submitted
+from harness.launch.slurm.book.evidence import known_states
+from harness.launch.slurm.book.lines import Cancelled
+from harness.launch.slurm.book.submissions import Submissions
+from harness.launch.slurm.cancel import LiveJob, orphans
 from harness.launch.slurm.failures import cause, first_failure
-from harness.launch.slurm.heartbeat import BEAT_SECONDS, Beat, heartbeat, read_beat
-from harness.launch.slurm.job_states import NAMES, UNKNOWN, JobState, states
-from harness.launch.slurm.submissions import Key, Submissions, Submitted
+from harness.launch.slurm.heartbeat import heartbeat, read_beat
+from harness.launch.slurm.job_states import NAMES, NEVER, UNKNOWN, JobState
 from harness.recipe.axes import point_name
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
+from harness.storage.locks import user_name
 from harness.storage.stall import read_stall
 from harness.storage.train_log import last_row
 
-State = Literal["done", "queued", "running", "failed", "lost", "never", "missing"]
-WORST_FIRST: tuple[State, ...] = ("failed", "lost", "never", "missing", "running", "queued", "done")
-SILENT_SECONDS = 10 * BEAT_SECONDS
+State = Literal["done", "queued", "running", "failed", "lost", "never", "cancelled", "missing"]
+WORST_FIRST: tuple[State, ...] = ("failed", "lost", "never", "cancelled", "missing", "running", "queued", "done")
+ORPHAN = "the recipe does not have this cell: cancel --orphans ends its job"
+RESUMED = "; resume submits it again"
 LEFT = ("cell", "stage", "state", "reason")  # columns aligned to the left
 
 
@@ -49,22 +55,44 @@ class CellStatus:
     reason: str = ""
     axes: str = ""  # where the cell is on the grid's axes
     outlook: Outlook | None = None  # of a cell that has begun to train
+    orphan: bool = False  # a live job of a cell that the recipe does not have
 
 
 def statuses(recipe: Recipe) -> list[CellStatus]:
-    """The status of every cell, in the order of the grid.
+    """The status of every cell, in the order of the grid, then live jobs of cells that the recipe does not have.
 
     Raises:
         SlurmError: there are jobs, and SLURM does not answer.
     """
-    latest = Submissions(recipe.output).latest()
+    submissions = Submissions(recipe.output)
+    for text in submissions.damage:
+        print(f"note: {text}; the next run, resume or cancel repairs it", file=sys.stderr, flush=True)
+    submissions.look_up()
+    latest = submissions.latest()
     work_items = [missing_stages(recipe, cell) for cell in cells(recipe)]
     next_jobs = [_next_jobs(recipe, work, latest) for work in work_items]
-    known = states([submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted])
+    grid = {work.cell.id for work in work_items}
+    asked = {submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted}
+    asked |= {submitted.job for (cell, _), submitted in latest.items() if cell not in grid} - submissions.ended.keys()
+    known = known_states(recipe.output, submissions, sorted(asked))
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
+    rows = [_if_cancelled(row, submissions.cancelled.get(row.cell)) for row in rows]
     places = [point_name(work.cell.point.coordinates()) for work in work_items]
     rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
-    return _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
+    rows = _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
+    return [*rows, *map(_orphan, orphans(submissions, known, grid))]
+
+
+def _orphan(job: LiveJob) -> CellStatus:
+    state: State = "queued" if job.state.phase == "queued" else "running"
+    return CellStatus(job.cell, job.task, state, job.job, reason=ORPHAN, orphan=True)
+
+
+def _if_cancelled(row: CellStatus, cancelled: Cancelled | None) -> CellStatus:
+    """The same, unless the cell is recorded as cancelled and has nothing live."""
+    if cancelled is None or row.state in ("done", "running", "queued"):
+        return row
+    return replace(row, state="cancelled", reason=f"{cancelled.text}{RESUMED}")
 
 
 def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
@@ -93,9 +121,10 @@ def _after_their_starts(work_items: Sequence[CellWork], rows: Sequence[CellStatu
     known: dict[str, CellStatus] = {}
     for work, row in zip(work_items, rows, strict=True):
         start = known.get(work.cell.start.id) if work.cell.start is not None and "train" in work.missing else None
-        if start is not None and start.stage == "train" and start.state in ("failed", "lost", "never"):
+        if start is not None and start.stage == "train" and start.state in ("failed", "lost", "never", "cancelled"):
+            how = "was cancelled" if start.state == "cancelled" else "failed"
             reason = (
-                start.reason if start.reason.startswith("starts from") else f"starts from {start.cell}, which failed"
+                start.reason if start.reason.startswith("starts from") else f"starts from {start.cell}, which {how}"
             )
             row = replace(row, state="never", reason=reason) if row.state in ("missing", "never", "failed") else row
         known[work.cell.id] = row
@@ -133,8 +162,6 @@ def _task_status(
     folder, job = cell_folder(recipe, cell), known[submitted.job]
     beat = read_beat(heartbeat(folder, task), submitted.job)
     restarts = beat.restart
-    if job.phase == "unknown" and _is_alive(beat):
-        job = JobState("RUNNING")
     if job.phase == "running":
         stall = read_stall(folder)
         odd = "" if job.state in NAMES else f"squeue lists it as {job.state!r}"
@@ -142,12 +169,14 @@ def _task_status(
         return replace(_running(recipe, cell, task, submitted.job, restarts), reason=reason)
     if job.is_live:
         return CellStatus(cell.id, task, "queued", submitted.job, restarts=restarts, reason=job.reason)
+    if job == UNKNOWN and submitted.user not in ("", user_name()):
+        reason = f"SLURM does not show jobs of {submitted.user} to {user_name()}"
+        return CellStatus(cell.id, task, "lost", submitted.job, restarts=restarts, reason=reason)
     failure = cause(job, first_failure(folder, task, submitted.attempt))
-    state: State = "lost" if job == UNKNOWN else "failed"
-    if job.reason == "DependencyNeverSatisfied":
-        state = "never"
-    retried = "" if failure.verdict == "transient" else "; resume --force tries again"
-    return CellStatus(cell.id, task, state, submitted.job, restarts=restarts, reason=failure.text + retried)
+    state: State = "lost" if job == UNKNOWN else "never" if job.reason == NEVER else "failed"
+    state = "cancelled" if failure.verdict == "cancelled" else state
+    hint = {"transient": "", "permanent": "; resume --force tries again", "cancelled": RESUMED}[failure.verdict]
+    return CellStatus(cell.id, task, state, submitted.job, restarts=restarts, reason=failure.text + hint)
 
 
 def _running(recipe: Recipe, cell: Cell, task: str, job: str, restarts: int) -> CellStatus:
@@ -168,16 +197,15 @@ def _first_step(recipe: Recipe, cell: Cell) -> int:
     return steps if isinstance(steps, int) else 0
 
 
-def _is_alive(beat: Beat) -> bool:
-    """Whether the heartbeat is recent: the only sign of a live job on a cluster without accounting."""
-    return time.time() - beat.time < SILENT_SECONDS
-
-
 def table(rows: Sequence[CellStatus]) -> str:
     """The statuses as text, and a count of each state."""
-    counts, with_axes = Counter(row.state for row in rows), any(row.axes for row in rows)
+    own = [row for row in rows if not row.orphan]
+    counts, with_axes = Counter(row.state for row in own), any(row.axes for row in rows)
     outlooks = any(row.outlook for row in rows)
-    total = f"{len(rows)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    total = f"{len(own)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    total += (
+        f"; {len(rows) - len(own)} live jobs of cells that the recipe does not have" if len(rows) > len(own) else ""
+    )
     return f"{text_table([_texts(row, axes=with_axes, outlooks=outlooks) for row in rows], LEFT)}\n{total}"
 
 

@@ -26,6 +26,7 @@ from harness.storage.atomic import write_atomic
 if TYPE_CHECKING:
     from analysis.design.rates.table import Sweep
 
+RECIPE = "recipe.yaml"  # of a sweep, in its output
 MOST_EXTENSIONS = 4
 BEYOND = 2  # rates that an extension adds beyond the edge
 SAME = 1e-6  # of two rates
@@ -124,7 +125,7 @@ def _measured(recipe: Recipe, design: Design, rates: Sequence[float], seeds: int
 def _write_recipe(sweep: Recipe) -> None:
     """The sweep's own recipe, by which `status`, `logs` and `cancel` find its cells."""
     text = f"{to_yaml(sweep)}profiles: {{laptop: {{}}, slurm: {{}}}}\n"
-    path = sweep.output / "recipe.yaml"
+    path = sweep.output / RECIPE
     write_atomic(path, lambda file: file.write(text.encode()))
     print(f"the sweep is a study of its own: status, logs and cancel take {path}", flush=True)
 

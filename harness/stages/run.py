@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import traceback
@@ -22,6 +21,7 @@ from harness.storage import ledger
 from harness.storage.atomic import write_json
 from harness.storage.json_files import read_json
 from harness.storage.ledger import LedgerRow, Stage
+from harness.storage.locks import locked
 
 
 def run_cell(recipe_json: str, cell_id: str) -> list[str]:
@@ -120,8 +120,7 @@ def _cell_lock(folder: Path) -> Iterator[None]:
     if not is_first_rank():
         yield
         return
-    with (folder / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / "lock", f"another process that runs {folder.name}"):
         yield
 
 

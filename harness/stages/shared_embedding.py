@@ -8,7 +8,6 @@ other's row. No torch.
 
 from __future__ import annotations
 
-import fcntl
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from harness.stages.run import is_first_rank, record, run_stage
 from harness.stages.tasks import EMBED, pending_tasks, read_task, task_name
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow
+from harness.storage.locks import HeldError, locked
 
 
 def run_task(recipe: Recipe, cell: Cell, task: str, control: RunControl | None = None) -> None:
@@ -111,13 +111,11 @@ def _join(embedding: Embedding, control: RunControl | None) -> None:
 @contextmanager
 def _join_lock(folder: Path, wait: bool) -> Iterator[bool]:
     """Hold the lock for joining a cell's parts; yields False if another process holds it and `wait` is not set."""
-    with (folder / "finish.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    try:
+        with locked(folder / "finish.lock", f"another job that joins the parts of {folder.name}", wait):
+            yield True
+    except HeldError:
+        yield False
 
 
 def _rows(run: StageRun) -> list[LedgerRow]:

@@ -35,6 +35,11 @@ def stage_tasks(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     return tuple(task_name(stage, JobShare(number, count)) for number in range(count))
 
 
+def missing_tasks(recipe: Recipe, work: CellWork) -> list[str]:
+    """The tasks of a cell's missing stages, those that are done too."""
+    return [task for stage in work.missing for task in stage_tasks(recipe, stage)]
+
+
 def pending_tasks(recipe: Recipe, work: CellWork) -> dict[Stage, tuple[str, ...]]:
     """The tasks that are not done, for each missing stage of a cell.
 

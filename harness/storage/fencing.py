@@ -3,12 +3,13 @@
 A lost node can come back with its process alive after SLURM has requeued the job on another node, and a lock does not
 help if its holder cannot be reached. So every start of a stage on a cluster writes its fencing token to
 `fence-<task>.json`, and checks that file before it publishes a checkpoint or a ledger row. Tokens are ordered by
-attempt and restart count.
+attempt, restart count and job, so that of two jobs that were submitted as the same attempt only one may write.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.storage.atomic import write_json
@@ -19,13 +20,30 @@ class Fenced(RuntimeError):  # noqa: N818  (not an error of this process)
     """A newer start of the same cell has taken over."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Start:
-    """The fencing token of a start of a stage: the number of its submission, and SLURM's restart count of that job."""
+    """The fencing token of a start of a stage: the number of its submission, SLURM's restart count of that job, and
+    SLURM's id of it, `123` or `123_4`."""
 
     attempt: int
     restart: int
-    job: str = field(compare=False)
+    job: str
+
+    def __str__(self) -> str:
+        return f"job {self.job} (attempt {self.attempt}, restart {self.restart})"
+
+    def is_newer_than(self, other: Start) -> bool:
+        """Whether this start may take over; of equal attempts and restarts, the job that was submitted later may."""
+        return self._order > other._order
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        return self.attempt, self.restart, *(int(number) for number in re.findall(r"\d{1,12}", self.job))
+
+
+def fence_file(folder: Path, stage: str) -> Path:
+    """Where a stage's token is."""
+    return folder / f"fence-{stage}.json"
 
 
 class Fence:
@@ -37,9 +55,9 @@ class Fence:
         Raises:
             Fenced: a newer start has already taken over.
         """
-        self._path, self._start = folder / f"fence-{stage}.json", start
-        holder = _read(self._path)
-        if holder is not None and holder > start:
+        self._path, self._start = fence_file(folder, stage), start
+        holder = read_fence(self._path)
+        if holder is not None and holder.is_newer_than(start):
             raise Fenced(f"{folder.name}: {holder} has taken over stage {stage} from {start}")
         write_json(self._path, asdict(start))
 
@@ -49,12 +67,18 @@ class Fence:
         Raises:
             Fenced: a newer start has taken over.
         """
-        holder = _read(self._path)
+        holder = read_fence(self._path)
         if holder != self._start:
-            raise Fenced(f"{self._path.parent.name}: {holder} has taken over from {self._start}: nothing was written")
+            newer = holder or f"a file without a token, {self._path},"
+            raise Fenced(f"{self._path.parent.name}: {newer} has taken over from {self._start}: nothing was written")
 
 
-def _read(path: Path) -> Start | None:
+def read_fence(path: Path) -> Start | None:
+    """The newest start of a stage; None if there is none, or the file holds no token.
+
+    Raises:
+        Fenced: the file cannot be read.
+    """
     try:
         value = read_json(path)
         attempt, restart, job = value["attempt"], value["restart"], value["job"]

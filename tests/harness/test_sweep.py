@@ -21,8 +21,10 @@ import psutil
 import pytest
 
 from harness import sweep
+from harness.launch.owner import SWEEP_LOCK
 from harness.recipe.load import default_profile, load
 from harness.storage import ledger
+from harness.storage.locks import locked
 
 TIMES = {"stage_seconds", "train_seconds", "crops_per_second"}
 
@@ -202,7 +204,7 @@ def test_if_a_process_dies_only_the_cell_that_it_ran_fails(
 
 def test_two_sweeps_of_one_study_do_not_run_at_once(tiny_recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = load(tiny_recipe_file, "laptop").output
-    with sweep._only_sweep(output):
+    with locked(output / SWEEP_LOCK, "this test"):
         assert sweep.main([str(tiny_recipe_file), "--profile", "laptop"]) == 2
     assert "another sweep of" in capsys.readouterr().err
 

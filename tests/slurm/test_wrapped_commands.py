@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -11,6 +10,8 @@ from pathlib import Path
 import pytest
 from slurm.slurm_cluster import Cluster, until
 from slurm.test_sweep import FEW, sweep
+
+from harness.launch.slurm.book.submissions import Submissions
 
 ONE_CELL = ["grid.models=[vit_s16]", FEW, "grid.untrained=false", "grid.pixel_statistics=false"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -59,7 +60,7 @@ def test_a_study_finishes_although_most_answers_of_sbatch_are_lost(
     until(lambda: (output / "report" / "recall_versus_compute.png").exists(), 300, "the report")
     ended = sweep("status", slurm_recipe, *ONE_CELL)
     assert "1 cells: 1 done" in ended.stdout, ended.stdout + ended.stderr
-    recorded = [entry["array"] for entry in json.loads((output / "jobs" / "book.json").read_text())["entries"]]
+    recorded = [str(entry.array) for entry in Submissions(output).entries]
     assert sorted(recorded) == sorted(jobs(wrapped_cluster) - earlier), "none is lost, and none submitted twice"
 
 

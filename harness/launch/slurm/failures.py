@@ -1,7 +1,8 @@
 """Why a task of a grid cell failed, and whether trying again can help.
 
 A process that raises writes `failures/<task>-<attempt>-<rank>.json` into its cell's folder; for one that is killed,
-only SLURM's state is known. A transient failure is retried; a permanent one only with `resume --force`.
+only SLURM's state is known. A transient failure is retried; a permanent one only with `resume --force`, and what
+somebody cancelled with `resume`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
-from harness.launch.slurm.job_states import JobState
+from harness.launch.slurm.job_states import NEVER, JobState
 from harness.storage.atomic import write_json
 
-Verdict = Literal["transient", "permanent"]
+Verdict = Literal["transient", "permanent", "cancelled"]
+"""Whether trying again can help; what somebody cancelled is not tried again before somebody asks for it."""
 
 TRANSIENT = {
     "PREEMPTED": "preempted",
@@ -23,7 +25,7 @@ TRANSIENT = {
     "BOOT_FAIL": "a node failed to boot",
     "TIMEOUT": "the time limit",
     "DEADLINE": "the deadline",
-    "CANCELLED": "cancelled",
+    "CANCELLED": "replaced by a newer submission",
     "REVOKED": "revoked",
 }
 UNREADABLE = "Unreadable"
@@ -92,10 +94,12 @@ def cause(state: JobState, failure: Failure | None) -> Cause:
         return Cause("out of memory", "permanent")
     if failure is not None and failure.kind not in (*CONSEQUENCES, "Preempted", "Fenced"):
         return Cause(printable(f"{failure.kind}: {failure.message}".splitlines()[0]), "permanent")
+    if state.was_cancelled:
+        return Cause("cancelled", "cancelled")
+    if state.reason == NEVER:
+        return Cause("a job that it depends on failed", "transient")
     if state.state in TRANSIENT:
         return Cause(TRANSIENT[state.state], "transient")
-    if state.reason == "DependencyNeverSatisfied":
-        return Cause("a job that it depends on failed", "transient")
     if state.state == "UNKNOWN":
         return Cause("lost: SLURM no longer knows the job", "transient")
     return Cause(f"{state.state.lower()}, and no reason was recorded: killed?", "transient")

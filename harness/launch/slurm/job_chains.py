@@ -10,9 +10,10 @@ from typing import Any
 
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
+from harness.launch.slurm.book.entries import Submitted, SubmittedArray
+from harness.launch.slurm.book.lines import Cancelled
 from harness.launch.slurm.failures import Cause, cause, first_failure
 from harness.launch.slurm.job_states import JobState
-from harness.launch.slurm.submissions import Submitted, SubmittedArray
 from harness.plan.resources import Resources, stage_resources
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork
@@ -50,23 +51,34 @@ class HeldBack:
     task: str
     cause: Cause
 
+    def __str__(self) -> str:
+        verb = "resume" if self.cause.verdict == "cancelled" else "resume --force"
+        return f"{self.cell.id}: {self.task}: {self.cause.text} ({verb} tries again)"
+
 
 Decision = JobChain | HeldBack | None
 
 
 def decide_all(
     recipe: Recipe, work_items: Sequence[CellWork], jobs: dict[str, dict[str, Submitted]], known: dict[str, JobState],
-    force: bool,
+    force: bool, resume: bool = False, cancelled: Mapping[str, Cancelled] | None = None,
 ) -> list[JobChain | HeldBack]:  # fmt: skip
     """What to do for each cell that needs anything; a cell comes after the one that it starts from.
 
     Args:
         jobs: the newest submission of each task, by cell.
+        force: whether to submit again what failed for a permanent reason.
+        resume: whether to submit again what somebody cancelled.
+        cancelled: cells that are recorded as cancelled.
     """
     decisions: dict[str, Decision] = {}
     for work in work_items:
+        mark = (cancelled or {}).get(work.cell.id)
+        if mark is not None and work.missing:
+            decisions[work.cell.id] = HeldBack(work.cell, _first_task(recipe, work), Cause(mark.text, "cancelled"))
+            continue
         start = _start(work, decisions, jobs, known)
-        decisions[work.cell.id] = decide(recipe, work, jobs.get(work.cell.id, {}), known, force, start)
+        decisions[work.cell.id] = decide(recipe, work, jobs.get(work.cell.id, {}), known, force, start, resume)
     return [decision for decision in decisions.values() if decision is not None]
 
 
@@ -95,7 +107,7 @@ def _start(
     start = work.cell.start.id
     decision, job = decisions.get(start), jobs.get(start, {}).get(TRAIN)
     if isinstance(decision, HeldBack) and decision.task == TRAIN:
-        return StartJobs(start, held=Cause(f"starts from {start}: {decision.cause.text}", "permanent"))
+        return StartJobs(start, held=Cause(f"starts from {start}: {decision.cause.text}", decision.cause.verdict))
     if isinstance(decision, JobChain) and TRAIN in decision.tasks[0]:
         return StartJobs(start, submitted=True)
     return StartJobs(start, job.job) if job is not None and known[job.job].is_live else None
@@ -103,7 +115,7 @@ def _start(
 
 def decide(
     recipe: Recipe, work: CellWork, jobs: dict[str, Submitted], known: dict[str, JobState], force: bool,
-    start: StartJobs | None = None,
+    start: StartJobs | None = None, resume: bool = False,
 ) -> Decision:  # fmt: skip
     """What to do for a cell: submit from its first stage that live jobs do not cover, hold it back, or nothing."""
     live = {task: submitted.job for task, submitted in jobs.items() if known[submitted.job].is_live}
@@ -121,7 +133,7 @@ def decide(
     uncovered = tuple(task for task in stages[first] if task not in live)
     for task in uncovered:
         reason = None if task in waiting else _reason_to_hold_back(recipe, work.cell, task, jobs.get(task), known)
-        if reason is not None and not force:
+        if reason is not None and not (resume if reason.verdict == "cancelled" else force):
             return HeldBack(work.cell, task, reason)
     after = [live[task] for task in (stages[first - 1] if first else ())]
     after += [start.live] if start is not None and start.live is not None and TRAIN in uncovered else []
@@ -133,6 +145,12 @@ def decide(
     tasks = (uncovered, *stages[first + 1 :])
     of_start = start.cell if start is not None and start.submitted and TRAIN in uncovered else None
     return JobChain(work.cell, tasks, tuple(after), tuple(concurrent), tuple(replaced), of_start)
+
+
+def _first_task(recipe: Recipe, work: CellWork) -> str:
+    """The first task of a cell that is not done."""
+    stage, tasks = next(iter(pending_tasks(recipe, work).items()))
+    return (*tasks, stage)[0]
 
 
 def _joining_task(recipe: Recipe, stage: Stage, live: dict[str, str]) -> tuple[str, ...]:
@@ -148,7 +166,7 @@ def _reason_to_hold_back(
     if ended is None:
         return None
     reason = cause(known[ended.job], first_failure(cell_folder(recipe, cell), task, ended.attempt))
-    if reason.verdict == "permanent":
+    if reason.verdict != "transient":
         return reason
     if ended.attempt >= recipe.launch.slurm.attempts and known[ended.job].state != "CANCELLED":
         return Cause(f"{reason.text}; {ended.attempt} attempts", "permanent")

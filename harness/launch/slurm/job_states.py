@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from harness.launch.slurm.commands import NoAnswerError, SlurmError, ask
+from harness.storage.locks import user_name
 
 Phase = Literal["queued", "running", "ended", "unknown"]
 
@@ -36,6 +38,8 @@ CODES = {code: name for table in (QUEUED, RUNNING, ENDED) for name, code in tabl
 CHUNK = 500  # ids per query: a command line has a length limit
 SACCT_SECONDS = 30.0  # accounting only adds to what squeue says
 SACCT_DAYS = 7  # how far back accounting is searched for a name
+NEVER = "DependencyNeverSatisfied"
+REPLACED = "Replaced"  # of our own: a job that was cancelled because another does its work
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,12 @@ class JobState:
     @property
     def is_live(self) -> bool:
         """Whether the job is running or can still start."""
-        return self.phase in ("queued", "running") and self.reason != "DependencyNeverSatisfied"
+        return self.phase in ("queued", "running") and self.reason != NEVER
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether somebody cancelled the job: not SLURM because of a failed dependency, nor a newer submission."""
+        return self.state == "CANCELLED" and self.reason not in (NEVER, REPLACED)
 
 
 UNKNOWN = JobState("UNKNOWN")
@@ -85,37 +94,75 @@ class _Records:
         return covering[-1] if covering else self.single.get(array, UNKNOWN)
 
 
-def states(jobs: Sequence[str]) -> dict[str, JobState]:
+def states(
+    jobs: Sequence[str], ended: Mapping[str, JobState] | None = None, users: Collection[str] = ()
+) -> dict[str, JobState]:
     """The state of each job (`123` or `123_4`), `UNKNOWN` if neither command knows it.
 
-    squeue takes precedence; accounting is queried for jobs that have left the queue.
+    squeue takes precedence, then what was recorded; accounting is queried for the rest.
+
+    Args:
+        ended: how jobs ended, as recorded earlier.
+        users: whose jobs to ask for besides this user's. SLURM may not show them.
 
     Raises:
         SlurmError: squeue does not answer, so that a live job could be taken for a lost one.
     """
     if not jobs:
         return {}
-    queued = _from_squeue({_array(job) for job in jobs})
+    queued, ended = _from_squeue({_array(job) for job in jobs}, users), ended or {}
     current = {job: queued.state(job) for job in jobs}
+    current |= {job: ended[job] for job, state in current.items() if job in ended and _holds(ended[job], state)}
     gone = [job for job, state in current.items() if state is UNKNOWN]
     accounted = _from_sacct(sorted({_array(job) for job in gone}))
     return current | {job: _if_ended(accounted.state(job)) for job in gone}
 
 
-def find(names: Collection[str]) -> dict[str, str]:
+def _holds(recorded: JobState, queued: JobState) -> bool:
+    """Whether what was recorded of a job still holds, by what squeue lists: nothing, or no cause of a cancellation."""
+    return queued is UNKNOWN or (recorded.reason == REPLACED and not queued.is_live)
+
+
+def find(names: Collection[str], users: Collection[str] = ()) -> dict[str, str]:
     """SLURM's ids of the jobs or arrays with these unique names; those that it has not taken are absent.
+
+    Args:
+        users: whose jobs to ask for besides this user's. SLURM may not show them.
 
     Raises:
         SlurmError: squeue does not answer, so that a job that SLURM has taken could be overlooked.
     """
-    by_name = f"--name={','.join(sorted(names))}"
-    printed = ask("squeue", "--me", "--states=all", by_name, "--format=%F|%j", is_record=_is_named)
+    ordered = sorted(names)
+    chunks = [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
+    return {name: array for chunk in chunks for name, array in _find(chunk, users).items()}
+
+
+def _find(names: Sequence[str], users: Collection[str]) -> dict[str, str]:
+    by_name = f"--name={','.join(names)}"
+    printed = ask("squeue", _whose(users), "--states=all", by_name, "--format=%F|%j", is_record=_is_named)
     ids = dict(_named(printed.splitlines(), names))
     if ids.keys() >= set(names):
         return ids
     since = f"--starttime=now-{SACCT_DAYS}days"
     accounted = _accounting(by_name, since, "--format=JobID,JobName", is_record=_is_named)
     return dict(_named(accounted, names)) | ids
+
+
+def submitted_from(folder: Path) -> dict[str, str]:
+    """Names of this user's live arrays and jobs, by id, whose script is in a folder of this one.
+
+    Raises:
+        SlurmError: squeue does not answer.
+    """
+    printed = ask("squeue", "--me", "--format=%F|%j|%o", is_record=_is_named)
+    rows = (line.split("|", 2) for line in printed.splitlines() if line.count("|") >= 2)
+    jobs = ((_identifier(job.strip()), name.strip(), Path(script.strip())) for job, name, script in rows)
+    return {job[0]: name for job, name, script in jobs if job is not None and script.parent.parent == folder}
+
+
+def _whose(users: Collection[str]) -> str:
+    """The option by which squeue lists the jobs of this user, and of these."""
+    return f"--user={','.join(sorted({user_name(), *users}))}" if users else "--me"
 
 
 def _array(job: str) -> str:
@@ -127,9 +174,9 @@ def _if_ended(accounted: JobState) -> JobState:
     return accounted if accounted.phase == "ended" else UNKNOWN
 
 
-def _from_squeue(arrays: set[str]) -> _Records:
-    """States from squeue, of all of this user's jobs: squeue fails when asked for an id that has left the queue."""
-    command = ("squeue", "--me", "--array", "--states=all", "--format=%A|%F_%K|%T|%r")
+def _from_squeue(arrays: set[str], users: Collection[str]) -> _Records:
+    """States from squeue, of all jobs of these users: squeue fails when asked for an id that has left the queue."""
+    command = ("squeue", _whose(users), "--array", "--states=all", "--format=%A|%F_%K|%T|%r")
     printed = ask(*command, is_record=lambda line: _is_header(line) or _squeue_record(line))
     rows = [row for row in map(_squeue_record, printed.splitlines()) if row is not None and row[0] in arrays]
     records = _Records()
@@ -152,7 +199,7 @@ def _from_sacct(arrays: Sequence[str]) -> _Records:
 
 def _accounting(*arguments: str, is_record: Callable[[str], object]) -> list[str]:
     """The lines that sacct prints; none if it does not answer."""
-    command = ("sacct", "--allocations", "--noheader", "--parsable2", *arguments)
+    command = ("sacct", "--allocations", "--allusers", "--noheader", "--parsable2", *arguments)
     try:
         return ask(*command, is_record=is_record, patience=SACCT_SECONDS).splitlines()
     except NoAnswerError as error:
@@ -173,9 +220,10 @@ def _squeue_record(line: str) -> tuple[str, str, JobState] | None:
 
 def _sacct_record(line: str) -> tuple[str, str, JobState] | None:
     """Array, task and state of `100_4|CANCELLED by 1000` or, of tasks that never began, `100_[5-9%2]|CANCELLED`."""
-    job, _, state = line.partition("|")
-    identifier = _identifier(job.strip())
-    return (*identifier, JobState(_state(state))) if identifier and state else None
+    job, _, text = line.partition("|")
+    identifier, state = _identifier(job.strip()), _state(text)
+    nobody = state == "CANCELLED" and " by " not in f"{text.lower()} "  # SLURM itself: a dependency failed
+    return (*identifier, JobState(state, NEVER if nobody else "")) if identifier and text else None
 
 
 def _is_header(line: str) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
+from harness.launch.slurm.book.entries import SubmittedArray
+from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.failures import Failure, first_failure
-from harness.launch.slurm.submissions import Submissions, SubmittedArray
 from harness.recipe.schema import Recipe
 from harness.stages.tasks import read_task
 from harness.storage.ledger import STAGES

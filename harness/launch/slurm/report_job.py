@@ -24,6 +24,8 @@ def report_and_resume(recipe_json: str) -> None:
     try:
         submission = _resume(recipe)
         print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
+        for job in submission.orphans:
+            print(f"live, but not in this recipe: {job}", flush=True)
     finally:
         report(recipe)  # also if a damaged row stops the submission: the report leaves it out and names it
 

@@ -10,7 +10,6 @@ only, so that any changed byte is noticed. Who owns the folder can still write a
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from harness.recipe.schema import Recipe
 from harness.report.stamp import FORECASTS
 from harness.storage.atomic import write_atomic
 from harness.storage.json_files import read_json
+from harness.storage.locks import locked
 
 LAST = "last.json"
 Seal = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -216,7 +216,5 @@ def _hash(content: Any) -> str:  # noqa: ANN401  (any JSON value)
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that two forecasts do not follow the same one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / ".lock", "another forecast"):
         yield

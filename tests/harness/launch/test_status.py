@@ -18,10 +18,12 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
 from harness.launch import status
+from harness.launch.slurm.book import evidence
+from harness.launch.slurm.book.entries import Submitted, SubmittedArray
+from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.failures import Failure, record_failure
-from harness.launch.slurm.heartbeat import heartbeat
+from harness.launch.slurm.heartbeat import SILENT_SECONDS, heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState
-from harness.launch.slurm.submissions import Submitted
 from harness.launch.status import CellStatus
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
@@ -40,12 +42,14 @@ def cell(tiny_recipe: Recipe) -> Cell:
 
 @pytest.fixture
 def status_of(tiny_recipe: Recipe, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> StatusOf:
-    """The cell's status if SLURM has its training in the given state."""
+    """The cell's status if SLURM has its training, task 0 of array 7, in the given state."""
+    other = next(other for other in cells(tiny_recipe) if other.id != cell.id)
+    submissions = Submissions(tiny_recipe.output)
+    submissions.plan(SubmittedArray("seven", "train", (cell.id, other.id), (1, 1), "/jobs/seven", 4))
+    submissions.submitted("seven", "7")
 
     def status_in(state: JobState) -> CellStatus:
-        latest = {(cell.id, "train"): Submitted(JOB, 1, Path())}
-        monkeypatch.setattr(status.Submissions, "latest", lambda submissions: latest)
-        monkeypatch.setattr(status, "states", lambda jobs: dict.fromkeys(jobs, state))
+        monkeypatch.setattr(evidence, "states", lambda jobs, *_: dict.fromkeys(jobs, state))
         return next(row for row in status.statuses(tiny_recipe) if row.cell == cell.id)
 
     return status_in
@@ -85,10 +89,72 @@ def test_without_accounting_a_recent_heartbeat_means_running(
     path.parent.mkdir(parents=True)
     write_json(path, {"job": JOB, "restart": 0, "time": time.time()})
     assert status_of(UNKNOWN).state == "running"
-    write_json(path, {"job": JOB, "restart": 0, "time": time.time() - 2 * status.SILENT_SECONDS})
+    write_json(path, {"job": JOB, "restart": 0, "time": time.time() - 2 * SILENT_SECONDS})
     assert status_of(UNKNOWN).state == "lost"
     write_json(path, {"job": "6_0", "restart": 0, "time": time.time()})  # of an earlier job
     assert status_of(UNKNOWN).state == "lost"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected", "reason"),
+    [
+        (JobState("CANCELLED", "None"), "cancelled", "cancelled; resume submits it again"),
+        (JobState("CANCELLED", "DependencyNeverSatisfied"), "never", "a job that it depends on failed"),
+        (JobState("CANCELLED", "Replaced"), "failed", "replaced by a newer submission"),
+    ],
+)
+def test_what_somebody_cancelled_is_told_from_what_slurm_or_a_newer_submission_ended(
+    status_of: StatusOf, state: JobState, expected: str, reason: str
+) -> None:
+    row = status_of(state)
+    assert (row.state, row.reason) == (expected, reason)
+
+
+def test_a_cell_that_is_recorded_as_cancelled_is_so_even_if_slurm_has_forgotten_its_job(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf
+) -> None:
+    Submissions(tiny_recipe.output).cancel([cell.id])
+    row = status_of(UNKNOWN)
+    assert row.state == "cancelled"
+    assert row.reason.startswith("cancelled by ")
+    assert row.reason.endswith("; resume submits it again")
+    assert status_of(JobState("RUNNING")).state == "running", "SLURM has not ended it yet"
+
+
+def test_a_live_job_of_a_cell_that_the_recipe_no_longer_has_is_shown_apart(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf
+) -> None:
+    submissions = Submissions(tiny_recipe.output)
+    submissions.plan(SubmittedArray("old", "train", ("vit_s16-one-s0-00000000",), (1,), "/jobs/old", 4))
+    submissions.submitted("old", "3")
+    status_of(JobState("PENDING"))  # every job is
+    rows = status.statuses(tiny_recipe)
+    (orphan,) = [row for row in rows if row.orphan]
+    assert (orphan.cell, orphan.state, orphan.job) == ("vit_s16-one-s0-00000000", "queued", "3")
+    assert "cancel --orphans" in orphan.reason
+    total = status.table(rows).splitlines()[-1]
+    assert total.startswith(f"{len(rows) - 1} cells: ")
+    assert total.endswith("; 1 live jobs of cells that the recipe does not have")
+    status_of(JobState("COMPLETED"))
+    assert not any(row.orphan for row in status.statuses(tiny_recipe))
+
+
+def test_jobs_of_another_user_that_slurm_does_not_show_are_not_called_lost_by_slurm(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf
+) -> None:
+    submissions = Submissions(tiny_recipe.output)
+    submissions.plan(SubmittedArray("theirs", "train", (cell.id,), (2,), "/jobs/theirs", 4, user="alice"))
+    submissions.submitted("theirs", "8")
+    assert status_of(UNKNOWN).reason.startswith("SLURM does not show jobs of alice to ")
+
+
+def test_a_damaged_line_is_named_and_costs_nothing_else(
+    tiny_recipe: Recipe, status_of: StatusOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Submissions(tiny_recipe.output).path
+    path.write_bytes(b"[" * 100_000 + b"\n" + path.read_bytes())
+    assert status_of(JobState("RUNNING")).state == "running"
+    assert f"note: {path}:1: not a line of a submissions file (" in capsys.readouterr().err
 
 
 def test_an_exception_is_the_reason_of_a_failure(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
@@ -156,7 +222,7 @@ def test_what_starts_from_a_failed_segment_says_so(tiny_recipe_file: Path, monke
     first, second, *branches = [cell for cell in cells(recipe) if cell.training is not None]
     latest = {(first.id, "train"): Submitted(JOB, 1, Path())}
     monkeypatch.setattr(status.Submissions, "latest", lambda submissions: latest)
-    monkeypatch.setattr(status, "states", lambda jobs: dict.fromkeys(jobs, JobState("OUT_OF_MEMORY")))
+    monkeypatch.setattr(evidence, "states", lambda jobs, *_: dict.fromkeys(jobs, JobState("OUT_OF_MEMORY")))
     rows = {row.cell: row for row in status.statuses(recipe)}
     assert (rows[first.id].state, rows[first.id].reason) == ("failed", "out of memory; resume --force tries again")
     for cell in (second, *branches):

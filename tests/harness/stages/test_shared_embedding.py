@@ -22,9 +22,9 @@ from harness.grid.cell_folder import EMBEDDINGS, cell_folder
 from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
 from harness.launch import status
+from harness.launch.slurm.book.entries import Submitted
 from harness.launch.slurm.job_chains import HeldBack, JobChain, decide
 from harness.launch.slurm.job_states import JobState
-from harness.launch.slurm.submissions import Submitted
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
 from harness.stages.missing import StageError, missing_stages
@@ -249,7 +249,7 @@ def test_status_counts_finished_shares_and_shows_the_worst_one(
         fake = FakeSubmissions(**states)
         latest = {(cell.id, task): job for task, job in fake.jobs.items()}
         monkeypatch.setattr(status.Submissions, "latest", lambda submissions: latest)
-        monkeypatch.setattr(status, "states", lambda jobs: fake.known)
+        monkeypatch.setattr(status, "known_states", lambda *_: fake.known)
         row = next(row for row in status.statuses(recipe) if row.cell == cell.id)
         return row.stage, row.state, row.step, row.steps, row.reason
 

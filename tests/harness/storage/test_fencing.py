@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from harness.checkpoint.checkpoints import CheckpointError, Checkpoints, Progress
@@ -20,6 +22,10 @@ from harness.storage import ledger
 from harness.storage.fencing import Fence, Fenced, Start, Unfenced
 from harness.storage.train_log import read_log
 from harness.train.metrics import MetricsLogger
+
+starts = st.builds(
+    Start, st.integers(1, 3), st.integers(0, 2), st.builds("{}_{}".format, st.integers(8, 11), st.integers(8, 11))
+)
 
 
 def test_a_restart_takes_over_and_the_older_start_is_refused(tmp_path: Path) -> None:
@@ -35,6 +41,24 @@ def test_an_older_start_cannot_take_the_stage_back(tmp_path: Path) -> None:
     Fence(tmp_path, "train", Start(2, 0, "10_0"))
     with pytest.raises(Fenced):
         Fence(tmp_path, "train", Start(1, 5, "9_0"))
+
+
+@pytest.mark.parametrize(("earlier", "later"), [("9_0", "10_0"), ("9_9", "9_10"), ("9", "10"), ("", "9")])
+def test_of_two_jobs_of_one_attempt_only_the_later_may_write(tmp_path: Path, earlier: str, later: str) -> None:
+    """As after a loss of the submissions file: both are attempt 1 and were never restarted."""
+    first = Fence(tmp_path, "train", Start(1, 0, earlier))
+    second = Fence(tmp_path, "train", Start(1, 0, later))
+    with pytest.raises(Fenced, match=rf"job {later} \(attempt 1, restart 0\) has taken over from job {earlier} "):
+        first.check()
+    second.check()
+    with pytest.raises(Fenced, match="has taken over stage train"):
+        Fence(tmp_path, "train", Start(1, 0, earlier))
+    Fence(tmp_path, "train", Start(1, 0, later)).check()  # the same job, whose process was started again
+
+
+@given(starts, starts)
+def test_one_of_two_different_starts_is_newer(one: Start, other: Start) -> None:
+    assert one.is_newer_than(other) + other.is_newer_than(one) == (one != other)
 
 
 def test_stages_do_not_fence_one_another(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,9 @@ from submitit.core.utils import DelayedSubmission
 from harness.grid.cells import cells
 from harness.launch.slurm import executor
 from harness.launch.slurm import submit as submit_module
+from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.commands import NoAnswerError, SlurmError
 from harness.launch.slurm.executor import NamedExecutor, job_number
-from harness.launch.slurm.submissions import Submissions
 from harness.launch.slurm.submit import SubmitResult, submit
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
@@ -139,7 +141,7 @@ def test_an_array_that_slurm_takes_late_is_adopted_by_the_next_call(recipe: Reci
     with pytest.raises(NoAnswerError, match=r"Socket timed out\nsqueue does not list these jobs\nwhether SLURM took "):
         run(recipe)
     assert submissions(stubs) == 1
-    assert len(stubs.calls("squeue")) == 3
+    assert len([call for call in stubs.calls("squeue") if "--name" in call]) == 3
     pending.rename(stubs.folder / "names")
     late = names(stubs)
     stubs.cluster('take "$1"; echo "$id"')
@@ -155,7 +157,11 @@ def test_an_array_that_slurm_takes_late_is_adopted_by_the_next_call(recipe: Reci
 def test_no_answer_of_squeue_after_one_of_sbatch_loses_nothing(recipe: Recipe, stubs: Stubs) -> None:
     stubs.cluster(f'take "$1"; {LOST}')
     squeue = (stubs.folder / "squeue").read_text()
-    stubs.answer("squeue", messages="slurm_load_jobs error: Unable to contact slurm controller\n", status=1)
+    stubs.script(
+        "squeue",
+        'case "$*" in *%o*) echo "ARRAY_JOB_ID|NAME|COMMAND"; exit 0 ;; esac\n'
+        'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1',
+    )
     with pytest.raises(
         NoAnswerError, match=r"sbatch: error: Socket timed out\nslurm_load_jobs error: (.|\n)* not known"
     ):
@@ -173,6 +179,31 @@ def test_a_report_whose_submission_failed_is_submitted_by_the_next_call(recipe: 
     stubs.cluster('take "$1"; echo "$id"')
     assert [entry.stage for entry in run(recipe).entries] == ["report"]
     assert run(recipe).entries == ()
+
+
+def test_a_report_job_of_an_earlier_version_is_replaced(recipe: Recipe, stubs: Stubs) -> None:
+    """It could not read the submissions file, once that is converted."""
+    stubs.cluster('take "$1"; echo "$id"')
+    entries = run(recipe).entries
+    earlier = [{name: value for name, value in asdict(entry).items() if name != "user"} for entry in entries]
+    book = Submissions(recipe.output).path
+    book.with_suffix(".json").write_text(json.dumps({"version": 1, "entries": earlier}))
+    book.unlink()
+    assert [entry.stage for entry in run(recipe).entries] == ["report"]
+    assert stubs.calls("scancel") == [str(entries[-1].array)]
+    assert run(recipe).entries == ()
+
+
+def test_a_report_that_other_overrides_wait_for_is_not_replaced(
+    tiny_recipe_file: Path, recipe: Recipe, stubs: Stubs
+) -> None:
+    """Its job submits failed cells of its recipe again; a recipe with all of these cells does so too."""
+    stubs.cluster('take "$1"; echo "$id"')
+    reports = []
+    for override in ("grid.datasets=[one]", "grid.datasets=[two]", "grid.seeds=[0, 1]"):
+        entries = run(load(tiny_recipe_file, "laptop", ["launch.executor=slurm", override])).entries
+        reports += [str(entry.array) for entry in entries if entry.stage == "report"]
+    assert stubs.calls("scancel") == [" ".join(reports[:2])]
 
 
 def test_a_cluster_without_arrays_gets_single_jobs(recipe: Recipe, stubs: Stubs) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.launch.slurm.failures import Cause, Failure, cause, first_failure, record_failure
-from harness.launch.slurm.job_states import UNKNOWN, JobState
+from harness.launch.slurm.job_states import NEVER, REPLACED, UNKNOWN, JobState
 
 
 def failure(rank: int, kind: str, message: str = "reason") -> Failure:
@@ -38,6 +38,7 @@ def test_a_lost_connection_counts_if_no_rank_raised_anything_else(tmp_path: Path
         ("FAILED", failure(0, "ValueError", "no images\ndetails"), Cause("ValueError: no images", "permanent")),
         ("NODE_FAIL", failure(0, "DistBackendError"), Cause("a node failed", "transient")),
         ("TIMEOUT", failure(0, "Preempted"), Cause("the time limit", "transient")),
+        ("CANCELLED", failure(0, "Preempted"), Cause("cancelled", "cancelled")),
         ("FAILED", None, Cause("failed, and no reason was recorded: killed?", "transient")),
     ],
 )
@@ -49,7 +50,9 @@ def test_exceptions_and_memory_are_permanent_and_the_cluster_is_transient(
 
 def test_unknown_jobs_and_unsatisfied_dependencies_are_transient() -> None:
     assert cause(UNKNOWN, None).verdict == "transient"
-    assert cause(JobState("PENDING", "DependencyNeverSatisfied"), None).verdict == "transient"
+    assert cause(JobState("PENDING", NEVER), None).verdict == "transient"
+    assert cause(JobState("CANCELLED", NEVER), None) == Cause("a job that it depends on failed", "transient")
+    assert cause(JobState("CANCELLED", REPLACED), None) == Cause("replaced by a newer submission", "transient")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from slurm_stubs import Stubs
 
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import NoAnswerError, SlurmError
-from harness.launch.slurm.job_states import NAMES, UNKNOWN, JobState, find, states
+from harness.launch.slurm.job_states import NAMES, REPLACED, UNKNOWN, JobState, find, states
+from harness.storage.locks import user_name
 
 HEADER = "JOBID|ARRAY_JOB_ID_ARRAY_TASK_ID|STATE|REASON\n"
 RECORD = "101|100_0|RUNNING|None\n"
@@ -42,6 +43,46 @@ def test_tasks_in_brackets_are_those_that_are_listed_and_have_no_row_of_their_ow
         "7": JobState("NODE_FAIL"),
         "8": UNKNOWN,
     }
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "by_somebody"),
+    [
+        ("6|6_N/A|CANCELLED|None\n", "", True),
+        ("6|6_N/A|CANCELLED|JobHeldUser\n", "", True),
+        ("6|6_N/A|CANCELLED|Dependency\n", "", True),
+        ("6|6_N/A|CANCELLED|DependencyNeverSatisfied\n", "", False),
+        ("", "6|CANCELLED by 0\n", True),
+        ("", "6|CANCELLED\n", False),
+        ("", "6|FAILED\n", False),
+    ],
+)  # as SLURM 22.05 prints them
+def test_what_somebody_cancelled_is_told_from_what_slurm_cancelled(
+    slurm: Stubs, squeue: str, sacct: str, by_somebody: bool
+) -> None:
+    slurm.answer("squeue", HEADER + squeue)
+    slurm.answer("sacct", sacct)
+    assert states(["6"])["6"].was_cancelled == by_somebody
+
+
+def test_what_was_recorded_holds_for_jobs_that_squeue_does_not_list_and_for_replaced_ones(slurm: Stubs) -> None:
+    ended = {"5": JobState("FAILED", "x"), "6": JobState("CANCELLED", REPLACED), "7": JobState("FAILED")}
+    ended["8"] = JobState("NODE_FAIL")
+    squeue = "6|6_N/A|CANCELLED|None\n7|7_N/A|PENDING|BeginTime\n8|8_N/A|OUT_OF_MEMORY|None\n"
+    slurm.answer("squeue", HEADER + squeue)
+    newer = {"7": JobState("PENDING", "BeginTime"), "8": JobState("OUT_OF_MEMORY", "None")}
+    assert states(["5", "6", "7", "8"], ended) == ended | newer
+    assert slurm.calls("sacct") == []
+
+
+def test_squeue_is_asked_for_other_users_jobs_by_name(slurm: Stubs) -> None:
+    states(["5"], users={"bob", "alice"})
+    find(["x"], {"alice"})
+    asked = [call.split()[0] for call in slurm.calls("squeue")]
+    assert asked == [
+        f"--user={','.join(sorted({'alice', 'bob', user_name()}))}",
+        f"--user={','.join(sorted({'alice', user_name()}))}",
+    ]
 
 
 @pytest.mark.parametrize("tasks", ["[5-9,...]", "[5-9,1", "[0,2,4...]"])

@@ -15,9 +15,9 @@ import pytest
 
 from harness.grid.cells import cells
 from harness.launch.slurm import options
+from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.report_job import report_and_resume
-from harness.launch.slurm.submissions import Submissions
 from harness.launch.slurm.submit import submit
 from harness.plan.resources import Resources, stage_resources
 from harness.recipe.errors import RecipeError
@@ -46,7 +46,7 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     work_items = [CellWork(cell, {}, ("train",)) for cell in cells(recipe)]
     with pytest.raises(SlurmError, match="is not installed here"):
         submit(recipe, work_items, report_and_resume)
-    assert not (tmp_path / "out" / "jobs" / "book.json").exists()
+    assert not (tmp_path / "out" / "jobs" / "book.jsonl").exists()
 
 
 @pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint"])

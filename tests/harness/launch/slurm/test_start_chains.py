@@ -9,10 +9,10 @@ import pytest
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
+from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.failures import Failure, record_failure
 from harness.launch.slurm.job_chains import HeldBack, JobChain, array_groups, by_level, decide_all
 from harness.launch.slurm.job_states import JobState
-from harness.launch.slurm.submissions import Submitted, SubmittedArray
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, stages_of
