@@ -16,7 +16,8 @@ import pytest
 from distributed.processes import start, train
 from distributed.tiny import launched, tiny
 
-from harness.distributed.stalls.watch import ENDED, Limits
+from harness.distributed.stalls.pulse import ENDED
+from harness.distributed.stalls.watch import Limits
 from harness.storage.stall import STACKS, STALL
 
 STOPPED, STEP = 2, 3

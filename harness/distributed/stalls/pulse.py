@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 START, DATA, STEP, AGREE, VALIDATE, SAVE, BATCH = "start", "data", "step", "agree", "validate", "save", "batch"
 ORDER = (START, BATCH, DATA, STEP, AGREE, VALIDATE, SAVE)  # within a step
+ENDED = 78  # exit status of a process that ends because its work stands still
 QUICK = (BATCH, DATA, STEP, AGREE)  # phases that a study has thousands of
 
 

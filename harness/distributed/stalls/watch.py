@@ -20,12 +20,11 @@ from pathlib import Path
 from harness.distributed.preemption import STOPS, RunControl
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.board import Board, Late, Place, who_is_late
-from harness.distributed.stalls.pulse import PULSE, SAVE, VALIDATE, Ending
+from harness.distributed.stalls.pulse import ENDED, PULSE, SAVE, VALIDATE, Ending
 from harness.storage.atomic import write_json
 from harness.storage.stall import STACKS, STALL
 
 TURN_SECONDS, LONGEST_TURN = 0.1, 10.0  # that a rank waits for those before it to speak
-ENDED = 78  # exit status of a process that ends because its work stands still
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ TRANSIENT = {
     "CANCELLED": "replaced by a newer submission",
     "REVOKED": "revoked",
 }
-UNREADABLE = "Unreadable"
+UNREADABLE, STALLED = "Unreadable", "Stalled"
 CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 """What a rank raises because another rank has ended; never the first cause if any rank raised something else."""
 
@@ -69,7 +69,7 @@ def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
     """What the first failing rank of an attempt raised, not what other ranks raised because of it; None if nothing."""
     paths = sorted(folder.glob(f"failures/{stage}-{attempt}-*.json"), key=lambda path: path.stat().st_mtime_ns)
     failures = [_read(path, stage, attempt) for path in paths]
-    causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE)]
+    causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE, STALLED)]
     return next(iter([*causes, *failures]), None)
 
 
@@ -92,7 +92,9 @@ def cause(state: JobState, failure: Failure | None) -> Cause:
     """Why an attempt ended without a result."""
     if state.state == "OUT_OF_MEMORY":
         return Cause("out of memory", "permanent")
-    if failure is not None and failure.kind not in (*CONSEQUENCES, "Preempted", "Fenced"):
+    if failure is not None and failure.kind == STALLED and not state.was_cancelled:
+        return Cause(printable(f"stalled: {failure.message}"), "transient")
+    if failure is not None and failure.kind not in (STALLED, *CONSEQUENCES, "Preempted", "Fenced"):
         return Cause(printable(f"{failure.kind}: {failure.message}".splitlines()[0]), "permanent")
     if state.was_cancelled:
         return Cause("cancelled", "cancelled")

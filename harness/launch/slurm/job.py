@@ -1,20 +1,26 @@
 """Run one task of a grid cell inside a SLURM job: a stage, or one job's share of an embedding.
 
-A job that is told to stop saves and is requeued under its own id; one that fails records the reason in the cell's
-folder. Every process of a job runs this; only the first rank takes the fence, writes heartbeats and requeues the job.
+A job that is told to stop saves and is requeued under its own id, and one whose work stands still is requeued too; one
+that fails records the reason in the cell's folder. Every process of a job runs this. Only the first rank takes the
+fence, writes heartbeats and requeues a job that saved; a stalled one is requeued by the first rank that answers.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 
-from harness.distributed.preemption import Preempted, RunControl, stop_on_signals
+from harness.distributed.preemption import Preempted, RunControl, StopFlag, stop_on_signals
+from harness.distributed.stalls.pulse import ENDED, Ending
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import find_cell
 from harness.launch.slurm import commands
-from harness.launch.slurm.failures import Failure, record_failure
+from harness.launch.slurm.commands import SlurmError
+from harness.launch.slurm.failures import STALLED, Failure, record_failure
 from harness.launch.slurm.heartbeat import heartbeat, job_id, start_heartbeat
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
@@ -40,7 +46,9 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
             fence = Fence(folder, task, _start(attempt)) if rank == 0 else Unfenced()
             if rank == 0:
                 start_heartbeat(heartbeat(folder, task))
-            shared_embedding.run_task(recipe, cell, task, RunControl(stop, fence))
+            shared_embedding.run_task(
+                recipe, cell, task, RunControl(stop, fence, end_stalled(folder, task, attempt, rank, stop))
+            )
         except Preempted:
             if stop.reason == "SIGUSR2":  # from SIGTERM's preemption SLURM requeues by itself
                 _requeue(rank)
@@ -49,6 +57,35 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
             kind, trace = type(error).__name__, traceback.format_exc()
             record_failure(folder, Failure(task, attempt, rank, job_id(), kind, str(error), trace))
             raise
+
+
+def end_stalled(folder: Path, task: str, attempt: int, rank: int, stop: StopFlag) -> Callable[[Ending], None]:
+    """What ends a process of this job whose work stands still: the rank that speaks records it, and requeues the job.
+
+    After SIGTERM it is not requeued: SLURM does that by itself, or the job was cancelled.
+    """
+
+    def end(ending: Ending) -> None:
+        again = not ending.told_to_stop or stop.reason == "SIGUSR2"
+        if ending.is_speaker:
+            print(ending.text, file=sys.stderr, flush=True)
+            record_failure(folder, Failure(task, attempt, rank, job_id(), STALLED, ending.text, ""))
+            again = again and _is_requeued()
+        if again:
+            time.sleep(REQUEUE_SECONDS)
+        os._exit(ENDED)
+
+    return end
+
+
+def _is_requeued() -> bool:
+    """Requeue this job; False, and a note, if SLURM refuses: the report job then submits it again."""
+    try:
+        commands.requeue(job_id())
+    except SlurmError as error:
+        print(f"not requeued: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _start(attempt: int) -> Start:

@@ -31,6 +31,15 @@ def test_a_lost_connection_counts_if_no_rank_raised_anything_else(tmp_path: Path
     assert first_failure(tmp_path, "train", 1) == failure(3, "DistStoreError")
 
 
+def test_what_a_rank_raised_after_a_stall_counts_before_it(tmp_path: Path) -> None:
+    for rank, kind in enumerate(("Stalled", "ValueError")):
+        record_failure(tmp_path, failure(rank, kind))
+        os.utime(tmp_path / "failures" / f"train-1-{rank}.json", (rank, rank))
+    first = first_failure(tmp_path, "train", 1)
+    assert first is not None
+    assert first.kind == "ValueError"
+
+
 @pytest.mark.parametrize(
     ("state", "raised", "expected"),
     [
@@ -39,6 +48,8 @@ def test_a_lost_connection_counts_if_no_rank_raised_anything_else(tmp_path: Path
         ("NODE_FAIL", failure(0, "DistBackendError"), Cause("a node failed", "transient")),
         ("TIMEOUT", failure(0, "Preempted"), Cause("the time limit", "transient")),
         ("CANCELLED", failure(0, "Preempted"), Cause("cancelled", "cancelled")),
+        ("FAILED", failure(0, "Stalled", "rank 3"), Cause("stalled: rank 3", "transient")),
+        ("CANCELLED", failure(0, "Stalled", "rank 3"), Cause("cancelled", "cancelled")),
         ("FAILED", None, Cause("failed, and no reason was recorded: killed?", "transient")),
     ],
 )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.distributed.preemption import Preempted, RunControl
+from harness.distributed.preemption import Preempted, RunControl, StopFlag
+from harness.distributed.stalls.pulse import ENDED, Ending
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
@@ -99,3 +100,43 @@ def test_the_job_id_is_that_of_the_array_task(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert job_id() == "12_3"
+
+
+@pytest.mark.parametrize(
+    ("told", "signalled", "speaks", "expected"),
+    [
+        (False, None, True, ["12_3"]),
+        (False, None, False, []),
+        (True, "SIGUSR2", True, ["12_3"]),
+        (True, "SIGTERM", True, []),
+    ],
+    ids=["limit", "limit-other-rank", "SIGUSR2", "SIGTERM"],
+)
+def test_a_stalled_job_is_requeued_by_one_rank_unless_it_was_cancelled(
+    recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *,
+    told: bool, signalled: str | None, speaks: bool, expected: list[str],
+) -> None:  # fmt: skip
+    exits = list[int]()
+    monkeypatch.setattr(job.os, "_exit", exits.append)
+    stop = StopFlag()
+    stop.reason = signalled
+    job.end_stalled(tmp_path, "train", 1, 0, stop)(Ending("rank 3 is not answering", speaks, told))
+    assert (requeued, exits) == (expected, [ENDED])
+    failure = first_failure(tmp_path, "train", 1)
+    assert (failure is not None) == speaks
+    if failure is not None:
+        assert (failure.kind, failure.message, failure.job) == ("Stalled", "rank 3 is not answering", "12_3")
+
+
+def test_a_stalled_job_that_slurm_does_not_requeue_ends_all_the_same(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(job_: str) -> None:
+        raise commands.SlurmError("requeue is disabled")
+
+    exits = list[int]()
+    monkeypatch.setattr(commands, "requeue", refuse)
+    monkeypatch.setattr(job.os, "_exit", exits.append)
+    job.end_stalled(tmp_path, "train", 1, 0, StopFlag())(Ending("rank 3 is not answering", True, False))
+    assert exits == [ENDED]
+    assert "not requeued: requeue is disabled" in capfd.readouterr().err
