@@ -27,6 +27,7 @@ def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
             asdict(prediction) | {"x": prediction.x[0] if len(prediction.x) == 1 else list(prediction.x)}
             for prediction in result.predictions
         ],
+        "architectures": asdict(result.scatter) if result.scatter else None,
         "held_out": asdict(result.held_out) if result.held_out else None,
         "checklist": [asdict(check) for check in result.checks],
         "warnings": [f"{check.check}: {check.detail}" for check in result.checks if check.verdict == "warn"],

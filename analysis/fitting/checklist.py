@@ -6,7 +6,7 @@ Legend: n points, d inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from analysis.arrays import Floats
 from analysis.fitting.estimate import Average, Points
 from analysis.fitting.intervals import Rolling, Scale
-from analysis.fitting.least_squares import Problem, solve, without_each
+from analysis.fitting.least_squares import solve, without_each
 from analysis.fitting.parameters import Parameter
 from analysis.laws.metric import Metric
 
@@ -96,7 +96,7 @@ def influence(law: Average, points: Points, target: Floats, half_width: float) -
     for member, share in zip(law.members, law.shares, strict=True):
         problem = member.problem
         weights = problem.weights * (np.arange(n) != suspects[:, None])
-        without = Problem(problem.model, problem.inputs, problem.targets, weights, problem.prior, problem.huber)
+        without = replace(problem, weights=weights)
         theta = solve(
             without, np.repeat(member.theta[None], len(suspects), axis=0), iterations=30, tolerance=1e-5
         ).theta
@@ -157,6 +157,7 @@ def checklist(
     target: Floats,
     notes: Sequence[str] = (),
     metric_note: str | None = None,
+    architectures: str | None = None,
     cannot_tell: Sequence[str] = (),
 ) -> list[Check]:
     """Every item, in the order in which it is read."""
@@ -177,6 +178,7 @@ def checklist(
         *_identified(parameters),
         _reach(points, target),
         *_residuals(law, points, metric),
+        *([Check("architectures", "info", architectures)] if architectures else []),
         *(Check("interval", "warn", sentence) for sentence in cannot_tell),
         *([Check("metric", "warn", metric_note)] if metric_note else []),
         *(Check("rows left out", "warn", note) for note in notes),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from analysis.arrays import Floats
 from analysis.fitting.least_squares import Problem, Solution, polish, solve
+from analysis.fitting.variance_components import Levels
 from analysis.laws.beliefs import WEAK, Belief, Prior
 from analysis.laws.catalogue import Law, Space
 from analysis.laws.metric import Coordinates, Metric
@@ -43,6 +44,7 @@ class Points:
     x_low: Floats | None = None  # (n, d)
     x_high: Floats | None = None
     decaying: bool = False  # whether they are checkpoints under a learning rate that decays, as the table tells
+    levels: Levels | None = None  # architectures, where their scatter is a component of variance
 
     def __len__(self) -> int:
         return len(self.y)
@@ -52,7 +54,8 @@ class Points:
         index = np.arange(len(self))[np.asarray(keep)]
         low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
         runs = tuple(self.runs[i] for i in index) if self.runs else ()
-        return Points(self.x[index], self.y[index], runs, low, high, self.decaying)
+        levels = self.levels.subset(index) if self.levels else None
+        return Points(self.x[index], self.y[index], runs, low, high, self.decaying, levels)
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
@@ -240,7 +243,8 @@ def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Set
     # Beliefs are about logarithms; a linear space is standardised, so its residuals are a share of the spread.
     targets = coordinates.values(points.y)
     form = law.capped(_highest(coordinates, targets)) if law.capped else law.form
-    return Problem(form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+    whitener = points.levels.whitener if points.levels and points.levels.ratio else None
+    return Problem(form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber, whitener)
 
 
 def _highest(coordinates: Coordinates, targets: Floats) -> float:
