@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MARKS = {"ok": " ok ", "warn": "WARN", "info": " -- "}
+MARKS = {"ok": " ok ", "note": "note", "warn": "WARN", "info": " -- "}
 
 
 def text(result: Mapping[str, Any]) -> str:
