@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Floats
-from analysis.fitting.least_squares import Problem, Solution, polish, solve
+from analysis.fitting.least_squares import Problem, Solution, gain, polish, solve
 from analysis.fitting.variance_components import Levels
 from analysis.laws.beliefs import WEAK, Belief, Prior
 from analysis.laws.catalogue import Law, Space
@@ -23,6 +23,7 @@ AGREEMENT = 1e-4  # objectives within this share of the best count as the same m
 FLATNESS = 1e-5  # relative gain that a Newton step may still promise in a converged fit
 SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
 THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # largest number of steps, and the gain below which a fit ends
+STEP = 1e-4  # of parameters and values, for derivatives
 HIGHEST = 10.0  # times the largest value: a plateau before learning, where the metric's range does not bound it
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
 
@@ -141,6 +142,21 @@ class Fitted:
         """The metric at places x (m, d)."""
         metric = self.coordinates.metric
         return metric.within(metric.from_space(self.log_or_linear(x), self.space))
+
+    def sensitivity(self, x: Floats) -> Floats:
+        """How it moves with each parameter at places x (m, d), in its space: (m, p)."""
+        steps = STEP * np.eye(len(self.theta))
+        up, down = (self.log_or_linear(x, self.theta + sign * steps) for sign in (1, -1))  # (p, m)
+        return np.asarray((up - down).T / (2 * STEP))
+
+    def response(self, points: Points, x: Floats) -> Floats:
+        """How it moves at places x (m, d) with the value of each of the points that it was fitted to, (m, n)."""
+        at = self.coordinates
+        z = at.metric.to_space(points.y, self.space)
+        own = [at.metric.convert(z + step, self.space, self.law.space) for step in (STEP, -STEP)]
+        moved = np.empty((len(self.theta), len(points)))
+        moved[:, points.order] = gain(self.problem, self.theta) / at.z_scale
+        return np.asarray(self.sensitivity(x) @ (moved * (own[0] - own[1]) / (2 * STEP)))
 
 
 @dataclass(frozen=True)

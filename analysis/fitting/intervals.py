@@ -28,7 +28,7 @@ CORRELATED = 0.3  # lag-1 correlation of residuals from which checkpoints are dr
 WIDEST = 10.0  # times what the points span: an interval that is wider says nothing
 EXACT = 1e-3  # of what the points span: what a law through every point may still be off
 THINNEST, TINY = 1e-6, 1e-300  # width of an interval relative to its ends, and of one at 0
-STEP, NEAREST = 1e-4, 0.05  # of parameters, for derivatives; the least reach of a rolling error, in logs
+NEAREST = 0.05  # least reach of a rolling error, in logs
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, in order of x, from which the rest is predicted
 
 
@@ -242,36 +242,35 @@ def mixed_about(law: Average, points: Points) -> MixedFit:
     beliefs = {} if prior is None else {
         "precision": prior.precision[0] * member.coordinates.z_scale**2, "believed": prior.mean[0] - member.theta,
     }  # fmt: skip
-    return mixed_fit(residual, sensitivity(member, points.x), points.levels.names, **beliefs)
-
-
-def sensitivity(member: Fitted, x: Floats) -> Floats:
-    """How a law moves with each of its parameters at places x (m, d), in the space in which it predicts: (m, p)."""
-    steps = STEP * np.eye(len(member.theta))
-    up, down = (member.log_or_linear(x, member.theta + sign * steps) for sign in (1, -1))  # (p, m)
-    return np.asarray((up - down).T / (2 * STEP))
+    return mixed_fit(residual, member.sensitivity(points.x), points.levels.names, **beliefs)
 
 
 def _with_levels(
     law: Average, points: Points, x: Floats, rolling: Rolling, confidence: float, names: Sequence[str | None]
 ) -> Scale:
-    """The scale where architectures are told: their scatter, noise and coefficients by the mixed model.
+    """The scale where architectures are told: scatter and noise by the mixed model, and what they do to the law.
 
-    Other forms, and rolling errors beyond what noise and scatter explain, add to it.
+    The law is linear in the values of the points near them, whatever its members weigh. Other forms, and rolling errors
+    beyond what noise and scatter explain, add to it.
     """
     from scipy.special import ndtri
 
     factor(confidence)  # refuses what is not calibrated
     mixed, normal = mixed_about(law, points), float(ndtri((1 + confidence) / 2))
-    design = sensitivity(law.members[int(np.argmax(law.shares))], x)
-    run, new = mixed.new_run(design, names), mixed.new_run(design, [None] * len(x))
+    at_points, at_places = (
+        sum(share * member.response(points, where) for member, share in zip(law.members, law.shares, strict=True))
+        for where in (points.x, x)
+    )
+    level = mixed.level(names)  # (m, n)
+    run = mixed.errors(at_places + level - level @ at_points, names)
+    residual = law.metric.to_space(points.y, law.space) - law.log_or_linear(points.x)
     noise = max(float(mixed.odds @ (mixed.within * np.sqrt(1 + mixed.ratios[:, 0]))), _exact(law, points))
     values = np.stack([member.log_or_linear(x) for member in law.members])
     form = np.sqrt(law.shares @ (values - law.log_or_linear(x)) ** 2)
     unexplained = np.sqrt(max(rolling.error**2 - noise**2, 0.0)) if rolling.origins else 0.0
     grown = CALIBRATIONS[rolling.kind].rolling * unexplained * _growth(points.beyond(x), rolling)
     far = run.half_width(confidence) / (normal * noise)
-    return Scale(noise, noise, far, form, grown, normal, run.centre - new.centre)
+    return Scale(noise, noise, far, form, grown, normal, level @ residual)
 
 
 def _exact(law: Average, points: Points) -> float:

@@ -213,6 +213,14 @@ def _newton_curvature(problem: Problem, theta: Floats) -> Floats:
     return positive
 
 
+def gain(problem: Problem, theta: Floats) -> Floats:
+    """How the parameters move with each target at a minimum of squares theta (p,): (p, n)."""
+    weighted = problem.weights[0][:, None] * problem.residuals(theta[None])[1][0]
+    curvature = problem.at(theta[None]).curvature[0]
+    moved = np.linalg.pinv(curvature, hermitian=True) @ weighted.T
+    return np.asarray(moved if problem.whitener is None else moved @ problem.whitener)
+
+
 def without_each(problem: Problem, theta: Floats) -> Floats:
     """Where one Gauss-Newton step of every leave-one-out refit leads from a minimum theta (p,): (n, p).
 

@@ -133,11 +133,9 @@ class MixedFit:
     ratios: Floats  # (K, groupings)
     coefficients: Floats  # (K, p)
     covariance: Floats  # (K, p, p) of the coefficients, in variances within
-    inverse: Floats  # (K, n, n) of the points' covariance, in variances within
+    among: Floats  # (K, n, n) covariance of the points, in variances within
     within: Floats  # (K,) standard deviation
     freedom: float
-    design: Floats  # (n, p)
-    targets: Floats  # (n,)
     names: tuple[str, ...]  # architecture of each point
 
     @property
@@ -150,17 +148,20 @@ class MixedFit:
         variance = np.einsum("mp,kpq,mq->km", weights, self.covariance, weights)
         return self._mixture(self.coefficients @ weights.T, variance)
 
-    def new_run(self, design: Floats, names: Sequence[str | None]) -> Mixture:
-        """Runs at places with rows of the design (m, p), of known architectures by name, or of new ones (None)."""
-        known = same(names, self.names)  # no point is named None
-        shared = self.ratios[:, :1, None] * known  # (K, m, n)
-        residual = self.targets - self.coefficients @ self.design.T  # (K, n)
-        weighted = shared @ self.inverse  # (K, m, n)
-        level = np.einsum("kmn,kn->km", weighted, residual)
-        left = design - weighted @ self.design  # (K, m, p)
-        own = 1 + self.ratios.sum(axis=1)[:, None] - np.einsum("kmn,kmn->km", weighted, shared)
-        variance = own + np.einsum("kmp,kpq,kmq->km", left, self.covariance, left)
-        return self._mixture(self.coefficients @ design.T + level, variance)
+    def level(self, names: Sequence[str | None]) -> Floats:
+        """What gives an architecture's level when applied to residuals (n,): (m, n), zeros for a new one (None)."""
+        shared = self.ratio * same(names, self.names)  # no point is named None
+        return np.asarray(shared @ np.linalg.inv(np.eye(len(self.names)) + self.ratio * same(self.names)))
+
+    def errors(self, predictor: Floats, names: Sequence[str | None]) -> Mixture:
+        """Errors of runs that are predicted as `predictor` (m, n) applied to the targets.
+
+        The runs are of known architectures by name, or of new ones (None). The predictor reproduces the law.
+        """
+        within = 1 + self.ratios.sum(axis=1)[:, None]
+        shared = self.ratios[:, :1] * np.sum(predictor * same(names, self.names), axis=1)  # (K, m)
+        spread = np.einsum("mi,kij,mj->km", predictor, self.among, predictor)
+        return self._mixture(np.zeros((len(self.odds), len(predictor))), within - 2 * shared + spread)
 
     def deviation(self, confidence: float) -> Deviation:
         """Both standard deviations; an end of the interval between architectures may be 0."""
@@ -182,7 +183,7 @@ class MixedFit:
         which = rng.choice(len(self.odds), size=count, p=self.odds)
         scale = self.within[which] * np.sqrt(self.freedom / rng.chisquare(self.freedom, size=count))
         roots = np.linalg.cholesky(self.covariance)[which]  # (count, p, p)
-        normal = rng.normal(size=(count, self.design.shape[1], 1))
+        normal = rng.normal(size=(count, self.coefficients.shape[1], 1))
         coefficients = self.coefficients[which] + scale[:, None] * (roots @ normal)[..., 0]
         own = np.sqrt(1 + self.ratios.sum(axis=1))[which]
         return coefficients, scale * own * rng.normal(size=count)
@@ -227,11 +228,9 @@ def mixed_fit(
         ratios=np.stack([RATIOS[grid[row]] for row in kept]),
         coefficients=np.stack([fits[row].coefficients for row in kept]),
         covariance=np.stack([fits[row].covariance for row in kept]),
-        inverse=np.stack([fits[row].inverse for row in kept]),
+        among=np.stack([fits[row].among for row in kept]),
         within=np.array([fits[row].within for row in kept]),
         freedom=freedom,
-        design=design,
-        targets=targets,
         names=tuple(names),
     )
 
@@ -251,7 +250,7 @@ class _AtRatio:
     likelihood: float  # the logarithm of the restricted likelihood, up to a constant
     coefficients: Floats  # (p,)
     covariance: Floats  # (p, p)
-    inverse: Floats  # (n, n)
+    among: Floats  # (n, n)
     within: float
 
 
@@ -259,16 +258,18 @@ def _at_ratio(
     targets: Floats, design: Floats, ratios: Floats, shared: Sequence[Floats], penalty: Floats, mean: Floats,
     freedom: float,
 ) -> _AtRatio:  # fmt: skip
-    covariance = np.eye(len(targets)) + sum(ratio * group for ratio, group in zip(ratios, shared, strict=True))
-    inverse = np.linalg.inv(covariance)
+    among = np.eye(len(targets))
+    for ratio, group in zip(ratios, shared, strict=True):
+        among = among + ratio * group
+    inverse = np.linalg.inv(among)
     curvature = design.T @ inverse @ design + np.diag(penalty)
     unit = np.asarray(np.linalg.pinv(curvature, hermitian=True), dtype=np.float64)
     coefficients = unit @ (design.T @ inverse @ targets + penalty * mean)
     residual, distance = targets - design @ coefficients, coefficients - mean
     squares = max(float(residual @ inverse @ residual + penalty @ distance**2), np.finfo(float).tiny)
-    determinants = float(np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(curvature)[1])
+    determinants = float(np.linalg.slogdet(among)[1] + np.linalg.slogdet(curvature)[1])
     log = -0.5 * (determinants + freedom * np.log(squares))
-    return _AtRatio(float(log), coefficients, unit, inverse, float(np.sqrt(squares / freedom)))
+    return _AtRatio(float(log), coefficients, unit, among, float(np.sqrt(squares / freedom)))
 
 
 def _prior() -> Floats:

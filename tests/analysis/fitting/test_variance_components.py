@@ -46,6 +46,11 @@ def test_the_deviations_of_a_balanced_case_are_near_those_published() -> None:
     assert deviation.architectures == 6
 
 
+def line(design: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The predictor (m, n) of least squares at rows of the design (m, p)."""
+    return places @ np.linalg.pinv(design)
+
+
 def grid(seed: int, scatter: float, noise: float, groups: int = 5, each: int = 4) -> tuple[np.ndarray, ...]:
     """Places, values of a line with slope 2, and architectures."""
     rng = np.random.default_rng(seed)
@@ -83,23 +88,36 @@ def test_the_whitener_makes_levels_independent() -> None:
 def test_runs_of_an_architecture_each_have_the_textbook_intervals() -> None:
     """Scatter then counts as noise, whatever its share: Student's t of SciPy's linregress."""
     x, y = grid(0, 0.0, 0.2)
-    fit = mixed_fit(y, np.column_stack([np.ones(20), x]), [str(number) for number in range(20)])
+    design, names = np.column_stack([np.ones(20), x]), [str(number) for number in range(20)]
+    fit = mixed_fit(y, design, names)
     peer, quantile = stats.linregress(x, y), stats.t.ppf(0.95, 18)
     assert fit.contrast(np.array([[0.0, 1.0]])).half_width(0.9)[0] == pytest.approx(quantile * peer.stderr)
     residual = y - peer.intercept - peer.slope * x
     spread = np.sqrt(residual @ residual / 18)
     far = np.sqrt(1 + 1 / 20 + (4 - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2))
-    assert fit.new_run(np.array([[1.0, 4.0]]), [None]).half_width(0.9)[0] == pytest.approx(quantile * spread * far)
+    run = fit.errors(line(design, np.array([[1.0, 4.0]])), [None])
+    assert run.half_width(0.9)[0] == pytest.approx(quantile * spread * far)
 
 
 def test_a_run_of_a_known_architecture_has_its_level_and_a_narrower_interval() -> None:
     x, y = grid(1, 0.5, 0.01)
-    fit = mixed_fit(y, np.column_stack([np.ones(20), x]), letters(5, 4))
-    places = np.array([[1.0, 1.5], [1.0, 1.5], [1.0, 1.5]])
-    runs = fit.new_run(places, ["a", "e", None])
-    levels = (y - 2 * x).reshape(5, 4).mean(axis=1)
-    np.testing.assert_allclose(runs.centre[:2], 3 + levels[[0, 4]], atol=0.03)
+    design = np.column_stack([np.ones(20), x])
+    fit = mixed_fit(y, design, letters(5, 4))
+    white, level = Levels(letters(5, 4), fit.ratio).whitener, fit.level(["a", "e", None])
+    law, at_points = (line(white @ design, rows) @ white for rows in (np.array([[1.0, 1.5]] * 3), design))
+    predictor = law + level - level @ at_points
+    runs, levels = fit.errors(predictor, ["a", "e", None]), (y - 2 * x).reshape(5, 4).mean(axis=1)
+    np.testing.assert_allclose((predictor @ y)[:2], 3 + levels[[0, 4]], atol=0.03)
     assert runs.half_width(0.9)[0] < 0.2 * runs.half_width(0.9)[2]
+
+
+def test_a_level_is_the_mean_residual_shrunk_by_the_ratio() -> None:
+    """n ratio / (1 + n ratio) of the mean of n residuals (Robinson 1991); none for a new architecture."""
+    fit = mixed_fit(DYESTUFF.ravel(), np.ones((30, 1)), letters(6, 5))
+    residual = DYESTUFF.ravel() - DYESTUFF.mean()
+    shrink = 5 * fit.ratio / (1 + 5 * fit.ratio)
+    expected = [shrink * (DYESTUFF[2].mean() - DYESTUFF.mean()), 0.0]
+    np.testing.assert_allclose(fit.level(["c", None]) @ residual, expected)
 
 
 def test_draws_agree_with_the_intervals() -> None:
@@ -107,11 +125,13 @@ def test_draws_agree_with_the_intervals() -> None:
     design = np.column_stack([np.ones(20), x])
     fit = mixed_fit(y, design, letters(5, 4))
     drawn, noise = fit.draws(40_000, np.random.default_rng(0))
-    run = fit.new_run(np.array([[1.0, 3.0]]), [None])
+    white = Levels(letters(5, 4), fit.ratio).whitener
+    run = fit.errors(line(white @ design, np.array([[1.0, 3.0]])) @ white, [None])
     slope = fit.contrast(np.array([[0.0, 1.0]]))
-    for values, mixture in ((drawn[:, 1], slope), (drawn @ [1.0, 3.0] + noise, run)):
-        inside = np.abs(values - mixture.centre[0]) <= mixture.half_width(0.9)[0]
-        assert inside.mean() == pytest.approx(0.9, abs=0.006)
+    law = drawn @ [1.0, 3.0]
+    for values, centre, mixture in ((drawn[:, 1], slope.centre[0], slope), (law + noise, law.mean(), run)):
+        inside = np.abs(values - centre) <= mixture.half_width(0.9)[0]
+        assert inside.mean() == pytest.approx(0.9, abs=0.01)
 
 
 def test_branches_of_one_trunk_share_a_level_within_their_architecture() -> None:
@@ -156,11 +176,14 @@ def test_intervals_cover_with_three_architectures(scatter: float) -> None:
     slopes = runs = 0
     for seed in range(300):
         x, y = grid(seed, scatter, 0.1, groups=3, each=3)
-        fit = mixed_fit(y, np.column_stack([np.ones(9), x]), letters(3, 3))
-        slope, run = fit.contrast(np.array([[0.0, 1.0]])), fit.new_run(np.array([[1.0, 3.5]]), [None])
+        design = np.column_stack([np.ones(9), x])
+        fit = mixed_fit(y, design, letters(3, 3))
+        white = Levels(letters(3, 3), fit.ratio).whitener
+        predictor = line(white @ design, np.array([[1.0, 3.5]])) @ white
+        slope, run = fit.contrast(np.array([[0.0, 1.0]])), fit.errors(predictor, [None])
         rng = np.random.default_rng(10_000 + seed)
         truth = 7 + scatter * rng.normal() + 0.1 * rng.normal()
         slopes += abs(slope.centre[0] - 2) <= slope.half_width(0.9)[0]
-        runs += abs(run.centre[0] - truth) <= run.half_width(0.9)[0]
+        runs += abs(predictor[0] @ y - truth) <= run.half_width(0.9)[0]
     assert 0.85 <= slopes / 300 <= 0.96
     assert 0.85 <= runs / 300 <= 0.96
