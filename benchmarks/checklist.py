@@ -150,10 +150,9 @@ def by_check(found: Sequence[Judged]) -> Iterator[dict[str, Any]]:
         on = [one for one in found if check in one.fired]
         caught = sum(one.missed for one in on)
         verdict, precision = on[0].fired[check], caught / len(on)
-        label = (
-            f"{check} ({verdict}): on {caught} of {misses} misses, {len(on) - caught} of {len(found) - misses} others"
-        )
-        fair = verdict == "note" or len(on) < FEWEST or precision > base
+        others = f"{len(on) - caught} of {len(found) - misses} others"
+        label = f"{check} ({verdict}): on {caught} of {misses} misses, {others}"
+        fair = verdict == "note" or check == TOO_WIDE or len(on) < FEWEST or precision > base
         yield row(label, "precision", precision, base, "all curves", base, fair)
 
 

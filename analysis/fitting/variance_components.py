@@ -27,6 +27,7 @@ RATIOS = np.append(0.0, np.geomspace(1e-2, 1e3, 16))  # of the variance between 
 NO_SCATTER, CAUCHY = 0.5, 3.0  # odds that there is none; else the scale of the prior for between over within
 NEGLIGIBLE = 1e-6  # odds of a ratio that are left out
 BISECTIONS = 60
+MOST = 1000  # points: a covariance of all pairs is kept for each ratio
 
 
 @dataclass(frozen=True)
@@ -208,9 +209,11 @@ def mixed_fit(
         believed: (p,) means of that prior; default: 0.
 
     Raises:
-        ValueError: no residuals are left to judge by: n is not larger than p.
+        ValueError: no residuals are left to judge by (n is not larger than p), or there are more than 1,000 points.
     """
     (n, p), groupings = design.shape, [names] if nested is None else [names, nested]
+    if n > MOST:
+        raise ValueError(f"{n} points; levels of architectures are fitted to at most {MOST}: keep the last of each run")
     penalty = np.zeros(p) if precision is None else precision
     mean = np.zeros(p) if believed is None else believed
     square = design.T @ design

@@ -167,6 +167,8 @@ def test_what_cannot_be_told_is_said() -> None:
     assert Levels(tuple("aabc")).unknown is None
     with pytest.raises(ValueError, match="2 points leave no residuals to judge 2 coefficients by"):
         mixed_fit(np.ones(2), np.eye(2), ["a", "a"])
+    with pytest.raises(ValueError, match="1001 points; levels of architectures are fitted to at most 1000"):
+        mixed_fit(np.ones(1001), np.ones((1001, 1)), ["a"] * 1001)
 
 
 @pytest.mark.slow
