@@ -33,15 +33,14 @@ EXAMPLES = """examples:
   python -m analysis.fit curves.csv --x 'Seen Examples' --y Loss --group Task Model --train-where 'Training == 1'
   python -m analysis.fit grid.csv --x params tokens --y loss --predict-at 70e9,1.4e12 --frontier-at 5.76e23
   python -m analysis.fit recall.csv --x compute --y recall --factors flops_per_crop crops
+  python -m analysis.fit grid.csv --x flops --y recall --architecture model patch --predict-at 1e21
   python -m analysis.fit runs.csv --x flops --y loss --variant optimiser --cell model dataset --seed seed
   python -m analysis.fit sweep.csv --best-rate learning_rate --y loss --group model --seed seed --plot rates
 """
 MOST_INPUTS = 3
 NEED_VARIANT = ("baseline", "cell", "seed")
-NOT_WITH_RATE = (
-    "x", "variant", "baseline", "cell", "frontier_at", "unique", "predict_at", "factors", "x_low", "x_high", "run"
-)  # fmt: skip
-NOT_WITH_VARIANT = ("frontier_at", "unique", "factors", "x_low", "x_high")
+NOT_WITH_VARIANT = ("frontier_at", "unique", "factors", "x_low", "x_high", "architecture", "of_architecture")
+NOT_WITH_RATE = (*NOT_WITH_VARIANT, "x", "variant", "baseline", "cell", "predict_at", "run")
 LAWS_HELP = """auto (an average of laws; learning_curve where x counts examples seen), or one of: log_linear,
 logit_linear, power_law (M1), power_offset (M2), m3, m4, soft_start, bnsl, saturating, joint, joint_tied,
 data_constrained, overfitting"""
@@ -54,7 +53,7 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
         ValueError: a column, expression, law or target that cannot be used; or no group could be fitted.
     """
     from analysis.fitting.averages import EXPERIENCE, average_for
-    from analysis.fitting.read_results import Columns, curves, with_names
+    from analysis.fitting.read_results import Columns, check_architecture, curves, with_names
     from analysis.laws.catalogue import named_law
     from analysis.laws.metric import Metric
 
@@ -63,12 +62,17 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
     if lacking := _named(options, NEED_VARIANT):
         raise ValueError(f"{lacking}: for comparing variants, which needs --variant")
     table = with_names(table)
-    columns = _columns(table, options, "x", "y", "group", "factors", "run", "x_low", "x_high")
+    columns = _columns(table, options, "x", "y", "group", "factors", "run", "architecture", "x_low", "x_high")
     names, y = columns["x"], columns["y"]
     if len(set(names)) < len(names) or len(names) > MOST_INPUTS:
         raise ValueError(f"--x takes one to {MOST_INPUTS} different columns, not {', '.join(names)}")
     if options.frontier_at and len(names) == 1:
         raise ValueError("--frontier-at splits compute between the columns of a joint law: name two or three --x")
+    if options.architecture and len(names) > 1:
+        raise ValueError(
+            "--architecture: a joint law has a term for model size already, which a level of each architecture would "
+            "repeat; leave it out, or name one --x"
+        )
     metric = Metric(options.metric, options.bound) if options.metric else None
     curve_list, _ = curves(
         table, Columns(**columns, annealed=not options.include_unannealed), options.train_where, metric,
@@ -83,6 +87,7 @@ def fit_table(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any
             "three --x (model size, unique data, data seen)"
         )
     targets = _targets(options.predict_at, len(names))
+    check_architecture(options.of_architecture, curve_list)
     results = [_fit_group(curve, targets, options) for curve in curve_list]
     if all("error" in result for result in results):
         raise ValueError(f"no group could be fitted; {results[0]['group']}: {results[0]['error']}")
@@ -192,8 +197,8 @@ def _fit_group(curve: Curve, targets: Floats | None, options: argparse.Namespace
     try:
         result = fit_points(
             curve.train, curve.metric, options.law, targets=targets, held_out=curve.held_out,
-            factors=curve.factors, confidence=options.confidence, notes=curve.notes,
-            metric_note=curve.guess.note,
+            architecture=options.of_architecture, factors=curve.factors, confidence=options.confidence,
+            notes=curve.notes, metric_note=curve.guess.note,
         )  # fmt: skip
     except ValueError as error:
         message = "; ".join([str(error), *curve.notes])
@@ -307,6 +312,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--bound", type=float, default=1.0, help="bound of a share: 1, or 100 for per cent (with --metric share)")
     add("--run", metavar="COLUMN", help="run of each row, where checkpoints of one run correlate (with --variant: the "
         "last of each run counts)")  # fmt: skip
+    add("--architecture", nargs="+", action="extend", default=[], metavar="COLUMN",
+        help="architecture of each run: runs of one share a level, and new ones scatter as these do")  # fmt: skip
+    add("--of-architecture", metavar="NAME", help="predict runs of this architecture; default: those of a new one")
     add("--x-low", metavar="COLUMN", help="lower bound of x, where x is not known exactly")
     add("--x-high", metavar="COLUMN", help="upper bound of x")
     add("--factors", nargs=2, default=[], metavar="COLUMN", help="the two factors behind x, for the two-factor check")

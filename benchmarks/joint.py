@@ -6,6 +6,11 @@ A third of the simulated grids follows the additive law, a third has a data term
 terms (a power of their sum); half have scatter between sizes, half lack the corners far off the diagonal. The dearest
 quarter is predicted. Chinchilla's points (digitised by Besiroglu et al. 2024) are cut at four computes, complete and
 thinned. Errors are of the log loss; coverage is of 90% intervals.
+
+Published grids that no choice was made on are measured if FOLDER has them: gadre.csv (Gadre et al. 2024, github.com/
+mlfoundations/scaling), olmo_ladder.csv (Bhagia et al. 2024, github.com/allenai/OLMo-ladder) and farseer.csv (Li et al.
+2025, github.com/Farseer-Scaling-Law/Farseer), with a row per run and the columns name (of the grid), params, tokens and
+loss. The cheapest half of a grid's runs is fitted, then the cheapest three quarters, and the others are predicted.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.arrays import Floats
 from analysis.fitting import averages
@@ -33,6 +39,9 @@ LOSS = Metric("loss")
 KINDS = ("additive", "interacting", "mixed terms")
 CUTS, KEPT = (19.3, 19.6, 20.0, 20.4), (1.0, 0.4, 0.2)  # log10 of Chinchilla's compute; shares of its points
 FEWEST = 9
+PUBLISHED = {"gadre.csv": "Gadre et al.", "olmo_ladder.csv": "OLMo ladder", "farseer.csv": "Farseer"}
+COLUMNS = ("name", "params", "tokens", "loss")
+CHEAPEST = (0.5, 0.75)  # shares of a published grid's runs that are fitted
 PEERS = {"Huber": ("joint", averages.JOINT_HUBER), "squares": ("joint", None), "one exponent": ("joint_tied", None)}
 
 
@@ -85,6 +94,24 @@ def cuts(folder: Path) -> list[Task]:
     return tasks
 
 
+def published(file: Path) -> list[Task]:
+    """The grids of a table with columns `COLUMNS`, each cut at some computes.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    table = pd.read_csv(file)
+    if lacking := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"{file}: no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}")
+    tasks = []
+    for _, runs in table.groupby("name", sort=False):
+        points = Points(runs[["params", "tokens"]].to_numpy(float), runs["loss"].to_numpy(float))
+        for share in CHEAPEST:
+            first, rest = np.split(points.order, [round(share * len(points))])
+            tasks.append(Task(points.subset(first), points.subset(rest)))
+    return tasks
+
+
 def rows(name: str, tasks: list[Task]) -> list[dict[str, Any]]:
     """Errors beside each peer, and coverage."""
     errors: dict[str, list[float]] = {peer: [] for peer in ("ours", *PEERS)}
@@ -118,6 +145,12 @@ def main() -> int:
         found += rows("Chinchilla's points", cuts(options.data))
     else:
         print(f"no chinchilla_epoch.csv in {options.data}; name the folder with --data", file=sys.stderr)
+    for file, title in PUBLISHED.items():
+        if (options.data / file).exists():
+            tasks = published(options.data / file)
+            found += rows(f"{title}, {len(tasks)} cuts", tasks)
+        else:
+            print(f"no {file} in {options.data}: {title} is not measured", file=sys.stderr)
     simulated = [grid(5000 + seed) for seed in range(options.grids)]
     for number, kind in enumerate(KINDS):
         found += rows(f"grids, {kind}", simulated[number :: len(KINDS)])

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Mask
+from analysis.fitting.estimate import Points
+from analysis.laws.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +23,7 @@ COLUMN = "annealed"
 TRUNK = "trunk"  # column: annealed branches with the same one share their beginning
 RATE = re.compile(r"learning.?rate|lr", re.I)
 DECAYED = 0.9  # of its peak: a learning rate below it has begun to decay
+OCTAVES, BEND_POINTS, BENT = 2, 8, 3.0  # of x where a bend is sought, at least so many points, in standard errors
 NO = {"false", "no", "0", "0.0"}
 BLANK = {"", "nan", "none", "<na>"}
 
@@ -49,6 +52,28 @@ def decaying(table: pd.DataFrame, runs: npt.NDArray[Any] | None, rates: npt.NDAr
         return False
     own = [rates[(runs == run) & np.isfinite(rates)] for run in np.unique(runs)]
     return any(len(rate) > 1 and rate[-1] < DECAYED * rate.max() for rate in own)
+
+
+def bends_down(points: Points, metric: Metric) -> bool:
+    """Whether a curve of checkpoints falls ever faster at its end, as under a learning rate that decays.
+
+    The bend is the curvature of the log metric over log x, in the last two octaves. It is told from noise at three
+    standard errors. A law of learning bends up there, unless the curve is at its flat beginning.
+    """
+    ordered = points.subset(points.order)
+    u, z = np.log(ordered.x[:, 0]), metric.to_space(ordered.y, "log")
+    last = u >= u[-1] - OCTAVES * np.log(2)
+    n = max(int(last.sum()), BEND_POINTS)
+    if len(u) < n or np.ptp(u[-n:]) == 0 or not np.isfinite(z).all():
+        return False
+    place = u[-n:] - u[-n:].mean()
+    design = np.column_stack([np.ones(n), place, place**2])
+    coefficients, _, rank, _ = np.linalg.lstsq(design, z[-n:], rcond=None)
+    residual = z[-n:] - design @ coefficients
+    if rank < design.shape[1]:
+        return False
+    error = np.sqrt(residual @ residual / (n - 3) * np.linalg.inv(design.T @ design)[2, 2])
+    return bool(coefficients[2] < -BENT * error)
 
 
 def _among(table: pd.DataFrame, words: set[str]) -> Mask:

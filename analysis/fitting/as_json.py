@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from analysis.fitting.checklist import Verdict
 from analysis.fitting.estimate import Fitted
 from analysis.fitting.fit_curve import FittedCurve
 from analysis.fitting.parameters import Parameter, natural
@@ -27,10 +28,16 @@ def as_json(result: FittedCurve, group: str) -> dict[str, Any]:
             asdict(prediction) | {"x": prediction.x[0] if len(prediction.x) == 1 else list(prediction.x)}
             for prediction in result.predictions
         ],
+        "architectures": asdict(result.scatter) if result.scatter else None,
         "held_out": asdict(result.held_out) if result.held_out else None,
         "checklist": [asdict(check) for check in result.checks],
-        "warnings": [f"{check.check}: {check.detail}" for check in result.checks if check.verdict == "warn"],
+        "warnings": _of(result, "warn"),
+        "notes": _of(result, "note"),
     }
+
+
+def _of(result: FittedCurve, verdict: Verdict) -> list[str]:
+    return [f"{check.check}: {check.detail}" for check in result.checks if check.verdict == verdict]
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

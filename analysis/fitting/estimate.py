@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.arrays import Floats
-from analysis.fitting.least_squares import Problem, Solution, polish, solve
+from analysis.fitting.least_squares import Problem, Solution, gain, polish, solve
+from analysis.fitting.variance_components import Levels
 from analysis.laws.beliefs import WEAK, Belief, Prior
 from analysis.laws.catalogue import Law, Space
 from analysis.laws.metric import Coordinates, Metric
@@ -22,6 +23,7 @@ AGREEMENT = 1e-4  # objectives within this share of the best count as the same m
 FLATNESS = 1e-5  # relative gain that a Newton step may still promise in a converged fit
 SPACES = {"log": "logarithm", "logit": "logit", "linear": "finite value"}
 THOROUGH, ROUGH = (100, 1e-9), (20, 1e-4)  # largest number of steps, and the gain below which a fit ends
+STEP = 1e-4  # of parameters and values, for derivatives
 HIGHEST = 10.0  # times the largest value: a plateau before learning, where the metric's range does not bound it
 JOINT_HUBER = 1e-3  # Hoffmann et al. (2022) and Besiroglu et al. (2024), on the log of the loss
 
@@ -43,6 +45,7 @@ class Points:
     x_low: Floats | None = None  # (n, d)
     x_high: Floats | None = None
     decaying: bool = False  # whether they are checkpoints under a learning rate that decays, as the table tells
+    levels: Levels | None = None  # architectures, where their scatter is a component of variance
 
     def __len__(self) -> int:
         return len(self.y)
@@ -52,7 +55,8 @@ class Points:
         index = np.arange(len(self))[np.asarray(keep)]
         low, high = (None if end is None else end[index] for end in (self.x_low, self.x_high))
         runs = tuple(self.runs[i] for i in index) if self.runs else ()
-        return Points(self.x[index], self.y[index], runs, low, high, self.decaying)
+        levels = self.levels.subset(index) if self.levels else None
+        return Points(self.x[index], self.y[index], runs, low, high, self.decaying, levels)
 
     @property
     def order(self) -> npt.NDArray[np.intp]:
@@ -138,6 +142,21 @@ class Fitted:
         """The metric at places x (m, d)."""
         metric = self.coordinates.metric
         return metric.within(metric.from_space(self.log_or_linear(x), self.space))
+
+    def sensitivity(self, x: Floats) -> Floats:
+        """How it moves with each parameter at places x (m, d), in its space: (m, p)."""
+        steps = STEP * np.eye(len(self.theta))
+        up, down = (self.log_or_linear(x, self.theta + sign * steps) for sign in (1, -1))  # (p, m)
+        return np.asarray((up - down).T / (2 * STEP))
+
+    def response(self, points: Points, x: Floats) -> Floats:
+        """How it moves at places x (m, d) with the value of each of the points that it was fitted to, (m, n)."""
+        at = self.coordinates
+        z = at.metric.to_space(points.y, self.space)
+        own = [at.metric.convert(z + step, self.space, self.law.space) for step in (STEP, -STEP)]
+        moved = np.empty((len(self.theta), len(points)))
+        moved[:, points.order] = gain(self.problem, self.theta) / at.z_scale
+        return np.asarray(self.sensitivity(x) @ (moved * (own[0] - own[1]) / (2 * STEP)))
 
 
 @dataclass(frozen=True)
@@ -240,7 +259,8 @@ def problem_of(law: Law, points: Points, coordinates: Coordinates, settings: Set
     # Beliefs are about logarithms; a linear space is standardised, so its residuals are a share of the spread.
     targets = coordinates.values(points.y)
     form = law.capped(_highest(coordinates, targets)) if law.capped else law.form
-    return Problem(form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber)
+    whitener = points.levels.whitener if points.levels and points.levels.ratio else None
+    return Problem(form, inputs[None], targets[None], (weights / weights.mean())[None], prior, settings.huber, whitener)
 
 
 def _highest(coordinates: Coordinates, targets: Floats) -> float:

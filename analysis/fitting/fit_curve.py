@@ -6,7 +6,7 @@ Legend: n points, d inputs, m places.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from analysis.fitting import averages, checklist, intervals
 from analysis.fitting.estimate import Average, Factors, Fitted, Points, fit_law, log_compute
 from analysis.fitting.intervals import Scale
 from analysis.fitting.parameters import Parameter, parameters
+from analysis.fitting.variance_components import Deviation
 from analysis.laws.metric import Metric
 
 MOST_SAID = 1e4  # a larger number says no more
+ROUNDS = 2  # of fitting a law and the ratio of its variances in turn
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Prediction:
     low: float
     high: float
     cannot_tell: str | None = None  # why the interval says nothing, where it spans far more than the points do
+    run_of: str | None = None  # which architecture's run is predicted, where architectures are told
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class FittedCurve:
     checks: tuple[checklist.Check, ...]
     scale: Scale
     rolling: intervals.Rolling
+    scatter: Deviation | None = None  # between and within architectures, where it can be told
 
     def band(self, x: Floats, confidence: float = 0.9) -> tuple[Floats, Floats, Floats]:
         """Law and interval of a new point at places x (m, d): centre, low, high, all (m,)."""
@@ -93,6 +97,7 @@ def fit_points(
     law: str = "auto",
     *,
     targets: Floats | None = None,
+    architecture: str | None = None,
     held_out: Points | None = None,
     factors: Factors | None = None,
     confidence: float = 0.9,
@@ -106,6 +111,7 @@ def fit_points(
         metric: what kind of number y is.
         law: an average (`auto`, `learning_curve`) or a law's name.
         targets: (m, d) places to predict; without them the checks use twice the largest x.
+        architecture: whose runs to predict there, where points have architectures; None: those of a new one.
         held_out: rows to score the law on.
         factors: the two factors behind x, for the two-factor check.
         confidence: of every interval.
@@ -116,18 +122,21 @@ def fit_points(
         ValueError: too few points, an unknown law, a law with another number of inputs, or a confidence that is not
             calibrated.
     """
-    fitted = averages.fit(points, metric, law)
+    told = points.levels
+    points, fitted = _with_scatter(points, metric, law)
     rolling = intervals.rolling_origin(points, metric, law)
     requested = np.empty((0, points.x.shape[1])) if targets is None else targets
     places = requested if len(requested) else points.x.max(axis=0)[None] * 2
     unseen = held_out if held_out is not None and len(held_out) else None
     everywhere = places if unseen is None else np.concatenate([places, unseen.x])
-    scale = intervals.scale_at(fitted, points, everywhere, rolling, confidence=confidence)
+    names = [architecture] * len(places) + ([] if unseen is None else _architectures(unseen))
+    scale = intervals.scale_at(fitted, points, everywhere, rolling, confidence=confidence, architectures=names)
     at_places, at_unseen = scale.split(len(places))
     lead = _lead(fitted, points, metric, law)
     numbers = parameters(lead, points, confidence)
     last = int(np.argmax(log_compute(places)))
-    predictions = _predictions(fitted, points, requested, at_places) if len(requested) else ()
+    predictions = _predictions(fitted, points, requested, at_places, architecture) if len(requested) else ()
+    scatter = intervals.mixed_about(fitted, points).deviation(confidence) if points.levels else None
     checks = checklist.checklist(
         fitted,
         points,
@@ -139,6 +148,7 @@ def fit_points(
         target=places[last],
         notes=notes,
         metric_note=metric_note,
+        architectures=scatter.describe(confidence) if scatter else told.unknown if told else None,
         cannot_tell=[prediction.cannot_tell for prediction in predictions if prediction.cannot_tell],
     )
     return FittedCurve(
@@ -152,7 +162,25 @@ def fit_points(
         checks=tuple(checks),
         scale=scale,
         rolling=rolling,
+        scatter=scatter,
     )
+
+
+def _with_scatter(points: Points, metric: Metric, law: str) -> tuple[Points, Average]:
+    """A law fitted by generalised least squares where the scatter between architectures can be told; else plainly."""
+    if points.levels is None or points.levels.unknown:
+        points = replace(points, levels=None)
+        return points, averages.fit(points, metric, law)
+    fitted = averages.fit(points, metric, law)
+    for _ in range(ROUNDS):
+        ratio = intervals.mixed_about(fitted, points).ratio
+        points = replace(points, levels=replace(points.levels, ratio=ratio))
+        fitted = averages.fit(points, metric, law)
+    return points, fitted
+
+
+def _architectures(points: Points) -> list[str | None]:
+    return list(points.levels.names) if points.levels else [None] * len(points)
 
 
 def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
@@ -161,14 +189,19 @@ def _lead(fitted: Average, points: Points, metric: Metric, law: str) -> Fitted:
     return fit_law(first.law, points, metric) if law in averages.EXPERIENCE and first.law.inputs == 1 else first
 
 
-def _predictions(law: Average, points: Points, places: Floats, scale: Scale) -> tuple[Prediction, ...]:
+def _predictions(
+    law: Average, points: Points, places: Floats, scale: Scale, architecture: str | None = None
+) -> tuple[Prediction, ...]:
     low, high = intervals.interval(law, places, scale)
     spans = intervals.spans(law, points, places, scale)
+    centre = law.metric.within(law.metric.from_space(law.log_or_linear(places) + scale.level, law.space))
+    whose = "a new architecture" if architecture is None else f"architecture {architecture}"
+    run_of = whose if points.levels else None
     found = []
-    for x, y, ends, span in zip(places, law.predict(places), zip(low, high, strict=True), spans, strict=True):
+    for x, y, ends, span in zip(places, centre, zip(low, high, strict=True), spans, strict=True):
         place = tuple(map(float, x))
         doubt = _cannot_tell(place, float(span)) if span > intervals.WIDEST else None
-        found.append(Prediction(place, float(y), float(ends[0]), float(ends[1]), doubt))
+        found.append(Prediction(place, float(y), float(ends[0]), float(ends[1]), doubt, run_of))
     return tuple(found)
 
 
@@ -187,7 +220,7 @@ def _two_factors(points: Points, metric: Metric, space: str, factors: Factors | 
 
 
 def _score(law: Average, held_out: Points, scale: Scale) -> HeldOut:
-    predicted = law.predict(held_out.x)
+    predicted = law.metric.within(law.metric.from_space(law.log_or_linear(held_out.x) + scale.level, law.space))
     error = predicted - held_out.y
     low, high = intervals.interval(law, held_out.x, scale)
     with np.errstate(all="ignore"):  # a share at its bound has no logarithm

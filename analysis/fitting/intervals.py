@@ -9,14 +9,17 @@ Legend: n points, d inputs, m places, K resamples, p parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.arrays import Floats
 from analysis.fitting import averages
+from analysis.fitting.annealing import bends_down
 from analysis.fitting.estimate import Average, Fitted, Points, fit_law, log_compute
-from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.least_squares import solve
+from analysis.fitting.variance_components import MixedFit, mixed_fit
 from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
 
@@ -25,7 +28,7 @@ CORRELATED = 0.3  # lag-1 correlation of residuals from which checkpoints are dr
 WIDEST = 10.0  # times what the points span: an interval that is wider says nothing
 EXACT = 1e-3  # of what the points span: what a law through every point may still be off
 THINNEST, TINY = 1e-6, 1e-300  # width of an interval relative to its ends, and of one at 0
-OCTAVES, BEND_POINTS, BENT = 2, 8, 3.0  # of x where a bend is sought, at least so many points, in standard errors
+NEAREST = 0.05  # least reach of a rolling error, in logs
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, in order of x, from which the rest is predicted
 
 
@@ -39,33 +42,15 @@ class Rolling:
     kind: str = "loss"  # of fit, for its calibration
 
 
-def bends_down(points: Points, metric: Metric) -> bool:
-    """Whether a curve of checkpoints falls ever faster at its end, as under a learning rate that decays.
-
-    The bend is the curvature of the log metric over log x, in the last two octaves. It is told from noise at three
-    standard errors. A law of learning bends up there, unless the curve is at its flat beginning.
-    """
-    ordered = points.subset(points.order)
-    u, z = np.log(ordered.x[:, 0]), metric.to_space(ordered.y, "log")
-    last = u >= u[-1] - OCTAVES * np.log(2)
-    n = max(int(last.sum()), BEND_POINTS)
-    if len(u) < n or np.ptp(u[-n:]) == 0 or not np.isfinite(z).all():
-        return False
-    place = u[-n:] - u[-n:].mean()
-    design = np.column_stack([np.ones(n), place, place**2])
-    coefficients, _, rank, _ = np.linalg.lstsq(design, z[-n:], rcond=None)
-    residual = z[-n:] - design @ coefficients
-    if rank < design.shape[1]:
-        return False
-    error = np.sqrt(residual @ residual / (n - 3) * np.linalg.inv(design.T @ design)[2, 2])
-    return bool(coefficients[2] < -BENT * error)
-
-
 def resample_weights(points: Points, residual: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """How often each point is drawn (K, n): complete runs where runs are named, blocks where residuals correlate."""
+    """How often each point is drawn (K, n).
+
+    Architectures or runs that are named are drawn whole, checkpoints whose residuals correlate in blocks.
+    """
     n = len(points)
-    if points.runs:
-        codes = np.unique([str(run) for run in points.runs], return_inverse=True)[1]
+    together = points.levels.names if points.levels else points.runs
+    if together:
+        codes = np.unique([str(run) for run in together], return_inverse=True)[1]
         runs = int(codes.max()) + 1
         drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=count)
         return drawn[:, codes].astype(np.float64)
@@ -91,7 +76,7 @@ def bootstrap(fitted: Fitted, points: Points, count: int = RESAMPLES, seed: int 
     if points.x_low is not None and points.x_high is not None:
         low, high = (fitted.coordinates.inputs(end) for end in (points.x_low, points.x_high))
         inputs = low + rng.random((count, *low.shape)) * (high - low)
-    drawn = Problem(problem.model, inputs, problem.targets, weights, problem.prior, problem.huber)
+    drawn = replace(problem, inputs=inputs, weights=weights)
     return solve(
         drawn, np.repeat(fitted.theta[None], count, axis=0), iterations=iterations, tolerance=1e-4, certify=False
     ).theta
@@ -178,7 +163,10 @@ def kind_of(points: Points, metric: Metric, name: str) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """The parts of a law's uncertainty at places, in its space, each as it enters the interval."""
+    """The parts of a law's uncertainty at places, in its space, each as it enters the interval.
+
+    Where architectures are told, noise is between and within them, and `far` has the law's own uncertainty too.
+    """
 
     residual: float  # root mean square of the points about the law
     noise: float  # of a new point about it
@@ -186,6 +174,7 @@ class Scale:
     spread: Floats  # (m,) of resampled and differing laws
     rolling: Floats  # (m,) rolling error, grown with the distance
     calibrated: float  # factor of the confidence
+    level: Floats | float = 0.0  # (m,) of a known architecture at each place, above the law
 
     @property
     def half_width(self) -> Floats:
@@ -195,8 +184,11 @@ class Scale:
 
     def split(self, count: int) -> tuple[Scale, Scale]:
         """The scale at the first places, and at the others."""
-        return tuple(replace(self, far=self.far[part], spread=self.spread[part], rolling=self.rolling[part])
-                     for part in (slice(count), slice(count, None)))  # type: ignore[return-value]  # fmt: skip
+        level = np.broadcast_to(self.level, self.far.shape)
+        return tuple(
+            replace(self, far=self.far[part], spread=self.spread[part], rolling=self.rolling[part], level=level[part])
+            for part in (slice(count), slice(count, None))
+        )  # type: ignore[return-value]
 
 
 def factor(confidence: float, kind: str = "loss") -> float:
@@ -213,30 +205,88 @@ def factor(confidence: float, kind: str = "loss") -> float:
 
 
 def scale_at(
-    law: Average, points: Points, x: Floats, rolling: Rolling, *, confidence: float = 0.9, count: int = RESAMPLES
-) -> Scale:
-    """How far the metric may be from the law at places x (m, d)."""
+    law: Average, points: Points, x: Floats, rolling: Rolling, *, confidence: float = 0.9, count: int = RESAMPLES,
+    architectures: Sequence[str | None] | None = None,
+) -> Scale:  # fmt: skip
+    """How far the metric may be from the law at places x (m, d).
+
+    Args:
+        architectures: of the run at each place, where points have levels; None is a new one. Default: all are new.
+    """
+    if points.levels:
+        names = [None] * len(x) if architectures is None else architectures
+        return _with_levels(law, points, x, rolling, confidence, names)
     use, n = CALIBRATIONS[rolling.kind], len(points)
     residual = float(np.sqrt(np.sum(law.shares * [member.residual**2 for member in law.members])))
     draws = spread(law, points, x, count)
     draws = draws[np.isfinite(draws).all(axis=1)]
     error = np.full(len(x), use.rolling * rolling.error if rolling.origins else UNTRIED * residual)
-    reach = rolling.reach if rolling.origins else np.inf
     if not rolling.origins and law.space == "log" and points.x.shape[1] == 1:
         bare = fit_law(named_law("power_law"), points, law.metric)
         error = np.hypot(error, UNTRIED_FORM * (bare.log_or_linear(x) - law.log_or_linear(x)))
     beyond = points.beyond(x)
-    grown = error * np.sqrt(np.maximum(1.0, beyond / max(reach, 0.05)))
+    grown = error * _growth(beyond, rolling)
     noise = residual * use.noise * float(np.sqrt(n / max(n - use.freedom, 1.0)))
-    exact = EXACT * max(float(np.ptp(law.metric.to_space(points.y, law.space))), THINNEST)
     far = np.sqrt(1 + STRETCH * beyond / max(float(np.ptp(log_compute(points.x))), SHORTEST))
     calibrated = factor(confidence, rolling.kind) * (SCARCER if n < SCARCE else 1.0)
-    return Scale(residual, max(noise, exact), far, use.spread * draws.std(axis=0), grown, calibrated)
+    return Scale(residual, max(noise, _exact(law, points)), far, use.spread * draws.std(axis=0), grown, calibrated)
+
+
+def mixed_about(law: Average, points: Points) -> MixedFit:
+    """Variance components about a law: of its member with the largest share, linearised where it was fitted."""
+    if points.levels is None:
+        raise ValueError("the points have no architectures")
+    member = law.members[int(np.argmax(law.shares))]
+    residual = law.metric.to_space(points.y, law.space) - member.log_or_linear(points.x)
+    prior = member.problem.prior
+    beliefs = {} if prior is None else {
+        "precision": prior.precision[0] * member.coordinates.z_scale**2, "believed": prior.mean[0] - member.theta,
+    }  # fmt: skip
+    return mixed_fit(residual, member.sensitivity(points.x), points.levels.names, **beliefs)
+
+
+def _with_levels(
+    law: Average, points: Points, x: Floats, rolling: Rolling, confidence: float, names: Sequence[str | None]
+) -> Scale:
+    """The scale where architectures are told: scatter and noise by the mixed model, and what they do to the law.
+
+    The law is linear in the values of the points near them, whatever its members weigh. Other forms, and rolling errors
+    beyond what noise and scatter explain, add to it.
+    """
+    from scipy.special import ndtri
+
+    factor(confidence)  # refuses what is not calibrated
+    mixed, normal = mixed_about(law, points), float(ndtri((1 + confidence) / 2))
+    at_points, at_places = (
+        sum(share * member.response(points, where) for member, share in zip(law.members, law.shares, strict=True))
+        for where in (points.x, x)
+    )
+    level = mixed.level(names)  # (m, n)
+    run = mixed.errors(at_places + level - level @ at_points, names)
+    residual = law.metric.to_space(points.y, law.space) - law.log_or_linear(points.x)
+    noise = max(float(mixed.odds @ (mixed.within * np.sqrt(1 + mixed.ratios[:, 0]))), _exact(law, points))
+    values = np.stack([member.log_or_linear(x) for member in law.members])
+    form = np.sqrt(law.shares @ (values - law.log_or_linear(x)) ** 2)
+    unexplained = np.sqrt(max(rolling.error**2 - noise**2, 0.0)) if rolling.origins else 0.0
+    grown = CALIBRATIONS[rolling.kind].rolling * unexplained * _growth(points.beyond(x), rolling)
+    far = run.half_width(confidence) / (normal * noise)
+    return Scale(noise, noise, far, form, grown, normal, level @ residual)
+
+
+def _exact(law: Average, points: Points) -> float:
+    """What a law through every point may still be off, in its space."""
+    return EXACT * max(float(np.ptp(law.metric.to_space(points.y, law.space))), THINNEST)
+
+
+def _growth(beyond: Floats, rolling: Rolling) -> Floats:
+    """How much larger than at its own reach the rolling error is at a distance (m,)."""
+    reach = rolling.reach if rolling.origins else np.inf
+    return np.asarray(np.sqrt(np.maximum(1.0, beyond / max(reach, NEAREST))))
 
 
 def interval(law: Average, x: Floats, scale: Scale) -> tuple[Floats, Floats]:
     """Ends (m,) of the metric's interval at places x (m, d), low first; never of no width."""
-    centre = law.log_or_linear(x)
+    centre = law.log_or_linear(x) + scale.level
     metric = law.metric
     ends = [metric.within(metric.from_space(centre + sign * scale.half_width, law.space)) for sign in (-1, 1)]
     low, high = np.minimum(*ends), np.maximum(*ends)

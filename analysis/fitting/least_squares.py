@@ -35,6 +35,7 @@ class Problem:
     weights: Floats
     prior: Prior | None = None
     huber: float | None = None  # residuals beyond it count linearly; None: squares throughout
+    whitener: Floats | None = None  # (n, n) makes residuals independent, as in generalised least squares
 
     def rows(self, rows: BatchRows) -> Problem:
         """The problem of some rows of the batch."""
@@ -44,12 +45,19 @@ class Problem:
 
         prior = self.prior and Prior(*map(pick, (self.prior.mean, self.prior.deviation, self.prior.strength)))
         data = pick(self.inputs), pick(self.targets), pick(self.weights)
-        return Problem(self.model, *data, prior, self.huber)
+        return Problem(self.model, *data, prior, self.huber, self.whitener)
+
+    def residuals(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Independent residuals (K, n) at parameters (K, p), and the Jacobian (K, n, p) of what they are left from."""
+        values, jacobian = self.model(theta, self.inputs)
+        residual = self.targets - values
+        if self.whitener is None:
+            return residual, jacobian
+        return residual @ self.whitener.T, self.whitener @ jacobian
 
     def at(self, theta: Floats) -> Local:
         """Objective, downhill direction and Gauss-Newton curvature at parameters (K, p)."""
-        values, jacobian = self.model(theta, self.inputs)
-        residual = self.targets - values
+        residual, jacobian = self.residuals(theta)
         if self.huber is None:
             weight = np.broadcast_to(self.weights, residual.shape)
             objective = np.sum(weight * residual**2, axis=1)
@@ -205,13 +213,20 @@ def _newton_curvature(problem: Problem, theta: Floats) -> Floats:
     return positive
 
 
+def gain(problem: Problem, theta: Floats) -> Floats:
+    """How the parameters move with each target at a minimum of squares theta (p,): (p, n)."""
+    weighted = problem.weights[0][:, None] * problem.residuals(theta[None])[1][0]
+    curvature = problem.at(theta[None]).curvature[0]
+    moved = np.linalg.pinv(curvature, hermitian=True) @ weighted.T
+    return np.asarray(moved if problem.whitener is None else moved @ problem.whitener)
+
+
 def without_each(problem: Problem, theta: Floats) -> Floats:
     """Where one Gauss-Newton step of every leave-one-out refit leads from a minimum theta (p,): (n, p).
 
     To first order that is the refit, at the cost of one small system per point (Cook 1977).
     """
-    values, jacobian = problem.model(theta[None], problem.inputs)
-    residual, jacobian = (problem.targets - values)[0], jacobian[0]
+    residual, jacobian = (part[0] for part in problem.residuals(theta[None]))
     weight = np.broadcast_to(problem.weights[0], residual.shape)
     if problem.huber is not None:
         weight = weight * (problem.huber / np.maximum(np.abs(residual), problem.huber))

@@ -15,6 +15,7 @@ from analysis.arrays import Floats
 from analysis.fitting.estimate import Fitted, Points
 from analysis.fitting.intervals import THINNEST, TINY, bootstrap
 from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.variance_components import mixed_fit
 from analysis.laws.forms import Model
 from analysis.laws.metric import Coordinates
 
@@ -133,13 +134,16 @@ def inflation(fitted: Fitted, points: Points, column: int, confidence: float = 0
 
     Residuals of neighbours, of one run where runs are named, may follow each other: AR(1), whose correlation is
     averaged over its restricted likelihood, with even odds that there is none. The interval is then a quantile of a
-    mixture of Student's t. Curves of one input only; without enough points it is 1.
+    mixture of Student's t. Curves of one input only; without enough points it is 1. Where architectures are told,
+    residuals share a level by architecture instead (`variance_components`).
     """
     from scipy.optimize import brentq
     from scipy.stats import t as student
 
     problem = fitted.problem
     n, p = problem.targets.shape[1], len(fitted.theta)
+    if points.levels:
+        return _with_levels(fitted, points, column, confidence)
     if fitted.law.inputs > 1 or n - p < FEWEST_CORRELATED:
         return 1.0
     values, jacobian = problem.model(fitted.theta[None], problem.inputs)
@@ -155,6 +159,23 @@ def inflation(fitted: Fitted, points: Points, column: int, confidence: float = 0
         return float(odds @ student.sf(plain * factor / np.sqrt(ratios), n - p)) - (1 - confidence) / 2
 
     return float(brentq(excess, 1e-3, np.sqrt(ratios.max()) + 1.0)) ** 2
+
+
+def _with_levels(fitted: Fitted, points: Points, column: int, confidence: float) -> float:
+    """How many times larger the variance of a column is than by the fit at one ratio of the variances."""
+    from scipy.stats import t as student
+
+    problem, ordered = fitted.problem, points.subset(points.order)
+    n, p = problem.targets.shape[1], len(fitted.theta)
+    if n <= p or ordered.levels is None:
+        return 1.0
+    values, jacobian = problem.model(fitted.theta[None], problem.inputs)
+    mixed = mixed_fit((problem.targets - values)[0], jacobian[0], ordered.levels.names)
+    half = mixed.contrast(np.eye(p)[[column]]).half_width(confidence)[0]
+    residual, design = (part[0] for part in problem.residuals(fitted.theta[None]))
+    variance = residual @ residual / (n - p) * np.linalg.pinv(design.T @ design)[column, column]
+    plain = float(student.ppf((1 + confidence) / 2, n - p) * np.sqrt(variance))
+    return float(half / plain) ** 2 if plain > 0 else 1.0
 
 
 def _correlated(
@@ -235,7 +256,7 @@ def profile_of(
     """
     from scipy.stats import f as f_distribution
 
-    without_prior = Problem(problem.model, problem.inputs, problem.targets, problem.weights, None, problem.huber)
+    without_prior = replace(problem, prior=None)
     n, p = problem.targets.shape[1], len(theta)
     if n <= p:
         return -np.inf, np.inf  # a law through every point: no residuals are left to judge it by
@@ -277,9 +298,7 @@ def _held_objective(problem: Problem, theta: Floats, column: int, offsets: Float
         ],
         axis=2,
     )
-    reduced = Problem(
-        partial(_with_held, problem.model, column), inputs, problem.targets, problem.weights, None, problem.huber
-    )
+    reduced = replace(problem, model=partial(_with_held, problem.model, column), inputs=inputs, prior=None)
     others = np.delete(theta, column)
     return solve(reduced, np.repeat(others[None], len(held), axis=0), iterations=60, tolerance=1e-8).objective
 

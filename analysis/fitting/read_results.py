@@ -14,6 +14,7 @@ import numpy as np
 from analysis.arrays import Floats
 from analysis.fitting import annealing
 from analysis.fitting.estimate import Factors, Points
+from analysis.fitting.variance_components import Levels
 from analysis.laws.kinds import Guess, Values, guess_by_label
 from analysis.laws.metric import Metric
 from analysis.tables.dialect import check_unique, join_levels
@@ -45,6 +46,7 @@ class Columns:
     group: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()  # none or two
     run: str | None = None
+    architecture: tuple[str, ...] = ()  # columns whose equal values are of one architecture
     x_low: str | None = None
     x_high: str | None = None
     annealed: bool = True  # leave out the rows that the column `annealed` denies
@@ -196,6 +198,7 @@ def curves(
     seen = Values(kinds, np.where(usable[:, None], x, 1.0).prod(axis=1), y, usable & training, usable)
     guesses = guess_by_label(columns.y, seen) if metric is None else dict.fromkeys(kinds.tolist(), Guess(metric))
     runs = names_of(column_of(table[columns.run]), columns.run) if columns.run else None
+    levels = _architectures(table, columns.architecture, usable) if columns.architecture else None
     rate = next((str(name) for name in table.columns if annealing.RATE.fullmatch(str(name))), None)
     rates = numbers(table, rate) if rate and columns.run else None
     commas = _comma_notes(table, columns)
@@ -206,6 +209,8 @@ def curves(
         inside = _inside(y, guess.metric)
         rows = [np.flatnonzero(in_group & usable & part) for part in (inside & training, ~training)]
         parts = [_points(table, part, x, y, runs, ends) for part in rows]
+        if levels is not None:
+            parts = [replace(part, levels=Levels(tuple(levels[at]))) for part, at in zip(parts, rows, strict=True)]
         ordered = rows[0][parts[0].order]
         decaying = annealing.decaying(
             table.iloc[ordered], None if runs is None else runs[ordered], None if rates is None else rates[ordered]
@@ -226,6 +231,34 @@ def _labels(table: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     return np.array(
         [" / ".join(text or BLANK for text in row) for row in zip(*labels, strict=True)] or ["all"] * len(table)
     )
+
+
+def _architectures(table: pd.DataFrame, names: Sequence[str], usable: np.ndarray) -> np.ndarray:
+    """The architecture of each row (rows,).
+
+    Raises:
+        ResultsTableError: a row that is used has none.
+    """
+    labels = _labels(table, names)
+    lacking = np.flatnonzero(usable & np.array([BLANK in label.split(" / ") for label in labels]))
+    if lacking.size:
+        raise ResultsTableError(
+            f"{place(table, int(lacking[0]))}: no {' or '.join(names)}; --architecture needs one for every run"
+        )
+    return labels
+
+
+def check_architecture(requested: str | None, curve_list: Sequence[Curve]) -> None:
+    """Refuse an architecture that no run is of.
+
+    Raises:
+        ResultsTableError: with the nearest names.
+    """
+    known = dict.fromkeys(name for curve in curve_list if curve.train.levels for name in curve.train.levels.names)
+    if requested is not None and requested not in known:
+        near = difflib.get_close_matches(requested, known, 3, 0.3)
+        hint = f"; near are {', '.join(near)}" if near else "; name their columns with --architecture"
+        raise ResultsTableError(f"--of-architecture: no run is of {requested!r}{hint}")
 
 
 def _pinned(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray | None]]:

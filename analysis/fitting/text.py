@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MARKS = {"ok": " ok ", "warn": "WARN", "info": " -- "}
+MARKS = {"ok": " ok ", "note": "note", "warn": "WARN", "info": " -- "}
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -32,7 +32,8 @@ def _group(group: Mapping[str, Any], confidence: float) -> list[str]:
     for prediction in group["predictions"]:
         place = ", ".join(number(x) for x in _sequence(prediction["x"]))
         doubt = "  cannot tell" if prediction["cannot_tell"] else ""
-        lines.append(f"   at {place}: {number(prediction['y'])} {_interval(prediction)}{doubt}")
+        whose = f" (a run of {prediction['run_of']})" if prediction["run_of"] else ""
+        lines.append(f"   at {place}{whose}: {number(prediction['y'])} {_interval(prediction)}{doubt}")
     lines += _frontier(group["frontier"]) if "frontier" in group else []
     lines += _repeats(group["repeats"]) if "repeats" in group else []
     score = group["held_out"]

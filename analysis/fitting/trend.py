@@ -1,4 +1,8 @@
-"""Log-linear trends: recall as a straight line in log compute, per source, with intervals (Figures 5, 8)."""
+"""Log-linear trends: recall as a straight line in log compute, per source, with intervals (Figures 5, 8).
+
+Where several runs share a model, their residuals share a level: the line is then one of generalised least squares, with
+the scatter between models as a component of variance (`variance_components`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +15,11 @@ from analysis.arrays import Floats
 from analysis.compute.flops import named_convention
 from analysis.fitting import annealing
 from analysis.fitting.annealing import TRUNK
+from analysis.fitting.variance_components import Deviation, Levels, MixedFit, mixed_fit
 
 REPLICATES = 2000
 MINIMUM_COMPUTES = 3  # two points leave no residual to judge a line by
+MODEL = "model"  # column: the architecture of each run, with its patch size
 FEWEST_TRUNKS = 3  # that are drawn whole; of fewer, their branches are drawn
 
 
@@ -51,7 +57,7 @@ class Band:
 
 @dataclass(frozen=True)
 class LogLinearFit:
-    """A log-linear law fitted to one source's runs, with its bootstrap over runs."""
+    """A log-linear law fitted to one source's runs, with draws of it."""
 
     source: str
     convention: str
@@ -63,8 +69,10 @@ class LogLinearFit:
     compute_low: float
     compute_high: float
     residual_deviation: float  # standard deviation of runs about the law, n - 2 degrees of freedom
-    draws: Floats = field(repr=False, compare=False)  # (K, 2) intercepts and slopes of the replicates
-    noise: Floats = field(repr=False, compare=False)  # (K,) one run's residual per replicate
+    draws: Floats = field(repr=False, compare=False)  # (K, 2) intercepts and slopes
+    noise: Floats = field(repr=False, compare=False)  # (K,) the residual of a new run, of a new model, with each
+    scatter: Deviation | None = None  # of models about the law and of runs within them, where it can be told
+    untold: str | None = None  # why it cannot, where models are told
     left_out: int = 0  # runs that stopped before their learning rate had decayed
     unknown: int = 0  # runs that are fitted although they do not say whether it had
 
@@ -99,6 +107,19 @@ class LogLinearFit:
             "compute_low": self.compute_low,
             "compute_high": self.compute_high,
             "residual_deviation": self.residual_deviation,
+            **self._scatter(),
+        }
+
+    def _scatter(self) -> dict[str, str | float | int]:
+        """Standard deviations between models and within, as far as they are known."""
+        if self.scatter is None:
+            return {"scatter": self.untold} if self.untold else {}
+        return {
+            "models": self.scatter.architectures,
+            "between_models": self.scatter.between,
+            "between_models_low": self.scatter.low,
+            "between_models_high": self.scatter.high,
+            "within_models": self.scatter.within,
         }
 
 
@@ -109,15 +130,18 @@ def fit_log_linear(
     recall: npt.ArrayLike,
     *,
     trunks: Sequence[str] | None = None,
+    architectures: Sequence[str] | None = None,
     replicates: int = REPLICATES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> LogLinearFit:
-    """Fit recall = a + b log10(compute) by ordinary least squares, with percentile intervals from resampled runs.
+    """Fit recall = a + b log10(compute), by least squares.
 
-    Each seed is a run of its own. Branches of one trunk share its noise, so they are drawn together. Replicates in
-    which fewer than two distinct computes were drawn define no line and are drawn again. With fewer than about ten
-    runs such intervals are too narrow rather than too wide.
+    Runs of one architecture share a level, where architectures are told and some have several runs: the fit is one of
+    generalised least squares, and its intervals allow for few architectures. Branches of one trunk then share a level
+    within it. Else intervals are percentiles of resampled runs: each seed is a run of its own, and branches of one
+    trunk are drawn together. Replicates in which fewer than two distinct computes were drawn define no line and are
+    drawn again. With fewer than about ten runs such intervals are too narrow rather than too wide.
 
     Args:
         source: name of the relationship source.
@@ -125,6 +149,7 @@ def fit_log_linear(
         compute: (n,) compute of each run, positive.
         recall: (n,) recall of each run.
         trunks: (n,) what each run began as; None: all have beginnings of their own.
+        architectures: (n,) architecture of each run; None: they are not told.
 
     Raises:
         ValueError: if the convention is unknown, values are not finite or compute not positive, or the runs have fewer
@@ -132,26 +157,72 @@ def fit_log_linear(
     """
     named_convention(convention)
     x, y = _checked(source, compute, recall)
-    intercept, slope = (values.item() for values in weighted_lines(x, y, np.ones((1, len(x)))))
-    residuals = y - (intercept + slope * x)
-    rng = np.random.default_rng(seed)
-    draws = _bootstrap(x, y, _together(trunks, len(x)), replicates, rng)
-    tail = (1 - confidence) / 2
-    ends = np.quantile(draws, [tail, 1 - tail], axis=0)
+    rng, levels = np.random.default_rng(seed), Levels(tuple(architectures)) if architectures is not None else None
+    if levels is None or levels.unknown:
+        line = _resampled(x, y, _together(trunks, len(x)), replicates, confidence, rng)
+    else:
+        line = _mixed(x, y, levels, trunks, replicates, confidence, rng)
+    residuals = y - line.law.predict(10**x)
     return LogLinearFit(
         source=source,
         convention=convention,
-        law=LogLinear(intercept, slope),
-        slope=Interval(ends[0, 1].item(), ends[1, 1].item(), confidence),
-        intercept=Interval(ends[0, 0].item(), ends[1, 0].item(), confidence),
+        law=line.law,
+        slope=line.slope,
+        intercept=line.intercept,
         runs=len(x),
         computes=len(np.unique(x)),
         compute_low=float(np.min(compute)),
         compute_high=float(np.max(compute)),
         residual_deviation=float(np.sqrt(np.sum(residuals**2) / (len(x) - 2))),
-        draws=draws,
-        noise=rng.choice(residuals * np.sqrt(len(x) / (len(x) - 2)), size=replicates),
+        draws=line.draws,
+        noise=line.noise,
+        scatter=line.scatter,
+        untold=levels.unknown if levels else None,
     )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line with intervals; its fields are those of `LogLinearFit`."""
+
+    law: LogLinear
+    slope: Interval
+    intercept: Interval
+    draws: Floats  # (K, 2)
+    noise: Floats  # (K,)
+    scatter: Deviation | None = None
+
+
+def _resampled(
+    x: Floats, y: Floats, together: Floats, replicates: int, confidence: float, rng: np.random.Generator
+) -> _Line:
+    """Ordinary least squares, with groups of runs drawn with replacement."""
+    intercept, slope = (values.item() for values in weighted_lines(x, y, np.ones((1, len(x)))))
+    draws, tail = _bootstrap(x, y, together, replicates, rng), (1 - confidence) / 2
+    ends = np.quantile(draws, [tail, 1 - tail], axis=0)
+    first, second = (Interval(ends[0, column].item(), ends[1, column].item(), confidence) for column in (0, 1))
+    residuals = y - (intercept + slope * x)
+    noise = rng.choice(residuals * np.sqrt(len(x) / (len(x) - 2)), size=replicates)
+    return _Line(LogLinear(intercept, slope), second, first, draws, noise)
+
+
+def _mixed(
+    x: Floats, y: Floats, levels: Levels, trunks: Sequence[str] | None, replicates: int, confidence: float,
+    rng: np.random.Generator,
+) -> _Line:  # fmt: skip
+    """Generalised least squares, with a level for each architecture and, where branches share one, for each trunk."""
+    nested = trunks if trunks is not None and len(set(trunks)) < len(trunks) else None
+    middle = float(x.mean())
+    fit: MixedFit = mixed_fit(y, np.column_stack([np.ones_like(x), x - middle]), levels.names, nested)
+    both = fit.contrast(np.array([[1.0, -middle], [0.0, 1.0]]))
+    (intercept, slope), half = both.centre.tolist(), both.half_width(confidence)
+    first, second = (
+        Interval(float(value - width), float(value + width), confidence)
+        for value, width in zip((intercept, slope), half, strict=True)
+    )
+    drawn, noise = fit.draws(replicates, rng)
+    draws = np.column_stack([drawn[:, 0] - middle * drawn[:, 1], drawn[:, 1]])
+    return _Line(LogLinear(intercept, slope), second, first, draws, noise, fit.deviation(confidence))
 
 
 def fit_sources(
@@ -166,7 +237,7 @@ def fit_sources(
 
     Args:
         points: one row per run and source, with columns source, trained, compute and recall, and, if known, annealed,
-            and trunk.
+            trunk, and model, whose runs share a level.
         include_unannealed: fit runs too that stopped before their learning rate had decayed.
 
     Raises:
@@ -177,10 +248,11 @@ def fit_sources(
     for source, runs in trained.groupby("source", sort=False):
         left_out = np.zeros(len(runs), dtype=bool) if include_unannealed else annealing.unannealed(runs)
         kept = runs[~left_out]
-        trunks = kept[TRUNK].astype(str).tolist() if TRUNK in kept else None
+        trunks, models = (kept[name].astype(str).tolist() if name in kept else None for name in (TRUNK, MODEL))
         fit = fit_log_linear(
-            str(source), convention, kept["compute"], kept["recall"], trunks=trunks, confidence=confidence, seed=seed
-        )
+            str(source), convention, kept["compute"], kept["recall"],
+            trunks=trunks, architectures=models, confidence=confidence, seed=seed,
+        )  # fmt: skip
         fits.append(replace(fit, left_out=int(left_out.sum()), unknown=int(annealing.unknown(kept).sum())))
     return fits
 

@@ -19,7 +19,7 @@ from analysis.page.sections import SECTIONS, allocation
 from analysis.page.study import CellRow, Study
 
 ASSETS = Path(__file__).parent / "assets"
-VERDICTS = {"ok": "ok", "info": "–", "warn": "warning"}
+VERDICTS = {"ok": "ok", "info": "–", "note": "note", "warn": "warning"}
 
 
 def page(study: Study) -> str:

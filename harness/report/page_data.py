@@ -186,7 +186,7 @@ def _source_fit(fit: LogLinearFit, runs: pd.DataFrame, ended: int) -> SourceFit:
     line = {"x": grid.tolist(), "y": band.centre.tolist(), "low": band.low.tolist(), "high": band.high.tolist()}
     rises = "rises" if fit.slope.low > 0 else "falls" if fit.slope.high < 0 else "shows no clear trend"
     notes = annealing.notes(fit.left_out, fit.unknown, "runs", "fit.include_unannealed")
-    counted = "; ".join([f"{fit.runs} runs", *notes])
+    counted = "; ".join([f"{fit.runs} runs{_scatter(fit)}", *notes])
     answer = (
         f"recall {rises}: {fit.law.slope:+.3f} per decade of compute "
         f"({fit.slope.confidence:.0%} interval {fit.slope.low:+.3f} to {fit.slope.high:+.3f}, {counted})."
@@ -198,17 +198,27 @@ def _source_fit(fit: LogLinearFit, runs: pd.DataFrame, ended: int) -> SourceFit:
     return SourceFit(answer, line, checks)
 
 
+def _scatter(fit: LogLinearFit) -> str:
+    """How much models scatter about the line, in words, where it can be told."""
+    if fit.scatter is None:
+        return ""
+    between, within = f"{fit.scatter.between:.3f}", f"{fit.scatter.within:.3f}"
+    return f" of {fit.scatter.architectures} models; standard deviation {between} between models, {within} within"
+
+
 def _checks(runs: pd.DataFrame, notes: Sequence[str]) -> list[dict[str, str]]:
     """The checklist of a straight line through one source's runs; `notes` say which were left out."""
     import numpy as np
 
     from analysis.fitting.estimate import Factors, Points
     from analysis.fitting.fit_curve import fit_points
+    from analysis.fitting.variance_components import Levels
     from analysis.laws.metric import Metric
 
     compute, crops = runs["compute"].to_numpy(float), runs["crops"].to_numpy(float)
     factors = Factors(("cost per crop", "crops"), np.column_stack([compute / crops, crops]))
-    points = Points(compute[:, None], runs["recall"].to_numpy(float))
+    levels = Levels(tuple(runs["model"].astype(str)))
+    points = Points(compute[:, None], runs["recall"].to_numpy(float), levels=levels)
     try:
         fitted = fit_points(points, Metric("share"), "log_linear", factors=factors, notes=notes)
     except ValueError as error:
@@ -305,7 +315,8 @@ def _provenance(recipe: Recipe, grid: Sequence[Cell]) -> dict[str, str]:
         "cells": ", ".join(sorted({cell.kind for cell in grid})) + f": {len(grid)}",
         "ledger": f"{len(stages)} rows, {fingerprint(fingerprints)[:16]}",
         "compute": ", ".join(f"{c.name} version {c.version}" for c in CONVENTIONS.values()),
-        "fit": "recall = a + b log10(compute), least squares; intervals from runs drawn with replacement",
+        "fit": "recall = a + b log10(compute), least squares; where models have several runs, each has a level and "
+        "intervals are by restricted likelihood, else from runs drawn with replacement",
         "written by": ", ".join(f"{name} {number}" for name, number in packages().items()),
         "code": code()[:16],
     }

@@ -128,7 +128,7 @@ def test_an_unidentified_parameter_is_a_range_and_never_a_point(tmp_path, capsys
     plateau = group["parameters"]["E"]
     assert plateau["value"] is None
     assert plateau["low"] == 0
-    assert any("not identified" in warning for warning in group["warnings"])
+    assert any("not identified" in note for note in group["notes"])
 
 
 def test_compute_that_is_really_one_factor_is_reported(tmp_path, capsys):

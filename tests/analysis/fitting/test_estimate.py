@@ -1,5 +1,7 @@
 """Estimation of one law: published fits of the joint law are reproduced."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,3 +38,21 @@ def test_the_joint_law_of_chinchilla_is_that_of_besiroglu_et_al(real_data):
     found = {name: float(value[0]) for name, value in natural("joint", fitted.theta[None], fitted.coordinates).items()}
     expected = {"A": 477.83, "B": 2143.42, "E": 1.8172, "alpha": 0.34731, "beta": 0.36717}
     assert found == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("name", ["power_law", "logit_linear", "power_offset"])
+def test_the_response_of_a_fit_is_how_a_refit_moves(name) -> None:
+    """A point is moved a little and the law fitted again; in the space of an average, also for a law in logit."""
+    x, metric = np.geomspace(1, 1e3, 9)[::-1], Metric("share")
+    noise = 0.02 * np.random.default_rng(0).normal(size=9)
+    law, place, step = named_law(name), np.array([[1e4]]), 1e-4
+
+    def fit(z: np.ndarray):
+        points = Points(x[:, None], 1 - np.exp(z))
+        return replace(fit_law(law, points, metric), space="log"), points
+
+    z = np.log(0.1 + 0.7 * x**-0.3) + noise
+    fitted, points = fit(z)
+    for row in (0, 4, 8):
+        moved = fit(z + step * np.eye(9)[row])[0].log_or_linear(place) - fitted.log_or_linear(place)
+        assert fitted.response(points, place)[0, row] == pytest.approx(moved[0] / step, abs=0.03)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from analysis.fitting import averages
+from analysis.fitting.annealing import bends_down
 from analysis.fitting.estimate import Points, fit_law
 from analysis.fitting.intervals import (
-    bends_down,
     bootstrap,
     factor,
     interval,

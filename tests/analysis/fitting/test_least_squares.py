@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.optimize import least_squares
 
-from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.least_squares import Problem, gain, solve
+from analysis.fitting.variance_components import Levels, same
 from analysis.laws import forms
 
 
@@ -20,3 +21,15 @@ def test_every_row_of_a_batch_is_scipy_s_weighted_least_squares():
 
         np.testing.assert_allclose(row, least_squares(residual, start, xtol=1e-12, ftol=1e-12).x, atol=1e-4)
     assert (found.promise < 1e-6).all()
+
+
+def test_the_gain_of_a_line_is_generalised_least_squares():
+    """How a fit moves with its targets: (X' V^-1 X)^-1 X' V^-1, here with values that share levels in pairs."""
+    u, levels = np.linspace(0, 1, 6), Levels(tuple("aabbcc"), 2.0)
+    problem = Problem(forms.line, u[None, :, None], u[None] ** 2, np.ones((1, 6)), whitener=levels.whitener)
+    inverse = np.linalg.inv(np.eye(6) + 2 * same(levels.names))
+    design = np.column_stack([np.ones(6), u])
+    expected = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse)
+    theta = solve(problem, np.zeros((1, 2))).theta[0]
+    np.testing.assert_allclose(gain(problem, theta), expected, atol=1e-9)
+    np.testing.assert_allclose(theta, expected @ u**2, atol=1e-6)

@@ -59,6 +59,47 @@ def test_branches_of_one_trunk_count_as_one_run():
     assert few.slope == apart.slope  # two trunks are too few to be drawn
 
 
+def scattered(seed, scatter=0.03, noise=0.004):
+    """Six models with three amounts of data each."""
+    rng = np.random.default_rng(seed)
+    models = np.repeat(np.arange(6), 3)
+    compute = 1e12 * np.geomspace(1, 1000, 6)[models] * np.tile([1.0, 5.0, 25.0], 6)
+    recall = 0.1 + 0.02 * np.log10(compute) + scatter * rng.normal(size=6)[models] + noise * rng.normal(size=18)
+    return compute, recall, [f"vit_{model}" for model in models]
+
+
+def test_runs_of_one_model_share_a_level_and_their_amounts_of_data_tell_the_slope():
+    """Runs that were independent would have an interval more than three times as wide."""
+    hits, widths = 0, []
+    for seed in range(60):
+        compute, recall, models = scattered(seed)
+        told = fit_log_linear("x", "touvron", compute, recall, architectures=models, replicates=200)
+        untold = fit_log_linear("x", "touvron", compute, recall, replicates=200)
+        hits += told.slope.low <= 0.02 <= told.slope.high
+        widths.append((told.slope.high - told.slope.low) / (untold.slope.high - untold.slope.low))
+    assert hits >= 53  # of 57 expected
+    assert np.median(widths) < 0.4
+
+
+def test_the_scatter_of_models_is_in_the_summary_and_in_the_band_of_a_new_run():
+    compute, recall, models = scattered(1)
+    fit = fit_log_linear("x", "touvron", compute, recall, architectures=models, confidence=0.9)
+    row = fit.summary()
+    assert (row["models"], row["between_models_low"] < 0.03 < row["between_models_high"]) == (6, True)
+    assert row["within_models"] == pytest.approx(0.004, rel=0.5)
+    law, run = fit.band([1e15]), fit.band([1e15], new_run=True)
+    assert run.high[0] - run.low[0] > 3 * row["between_models"] > law.high[0] - law.low[0]
+
+
+def test_models_with_one_run_each_are_fitted_as_before_and_it_is_said_why():
+    compute, recall = study(5)
+    plain = fit_log_linear("x", "touvron", compute, recall)
+    told = fit_log_linear("x", "touvron", compute, recall, architectures=[str(run) for run in range(24)])
+    assert told.slope == plain.slope
+    assert "every architecture has one run" in told.summary()["scatter"]
+    assert "scatter" not in plain.summary()
+
+
 def test_units_of_compute_change_no_prediction():
     compute, recall = study(2)
     plain = fit_log_linear("x", "touvron", compute, recall).band([1e13, 1e16])

@@ -9,21 +9,41 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from finished_cells import finished
 
 from analysis.compute.flops import flops_per_crop
+from analysis.fitting.trend import fit_sources
 from harness.grid.cells import cells
 from harness.models.architecture import cost_of
 from harness.plan.cost import training_images
 from harness.recipe.fields import per_name
 from harness.recipe.load import load
 from harness.report.frontier import RECALL, allocations
+from harness.report.page_data import _source_fit
 from harness.report.points import points
 from harness.report.write import report
 from harness.sweep import main
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
+
+
+def test_a_law_s_sentence_says_how_much_models_scatter() -> None:
+    models = np.repeat(np.arange(5), 3)
+    compute = 1e12 * np.geomspace(1, 100, 5)[models] * np.tile([1.0, 5.0, 25.0], 5)
+    noise = np.random.default_rng(0).normal(size=20)
+    recall = 0.1 + 0.02 * np.log10(compute) + 0.03 * noise[models] + 0.002 * noise[5:]
+    names = [f"vit_{model}" for model in models]
+    runs = pd.DataFrame(
+        {"source": "CORUM", "trained": True, "compute": compute, "recall": recall, "model": names, "crops": 1e6}
+    )
+    shown = _source_fit(fit_sources(runs, "touvron")[0], runs, 0)
+    told = re.search(r"15 runs of 5 models; standard deviation (\S+) between models, (\S+) within", shown.answer)
+    assert told is not None
+    assert 0.01 < float(told[1]) < 0.08
+    assert 0.001 < float(told[2]) < 0.004
+    assert [check["check"] for check in shown.checks].count("architectures") == 1
 
 
 @pytest.fixture(scope="module")
