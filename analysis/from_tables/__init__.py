@@ -1,1 +1,1 @@
-"""Measures of tables of wells, as `python -m analysis.evaluate` takes them."""
+"""What commands take: measures of tables of wells for `analysis.evaluate`, and the options of `analysis.fit`."""
