@@ -24,6 +24,7 @@ STEPS = 120  # of epochs, and of sizes
 LONGEST, LARGEST = 2.0, 10.0  # times what was run: epochs; size and compute
 DRAWS = 200
 SLIGHT = 1e-3  # a law with a smaller share of the average is left out
+LEAST_EPOCHS = 1.1  # of a run that has repeated its data
 SHOWN = 4  # amounts of unique data
 INPUTS = 3  # of a law that tells repeats
 
@@ -204,8 +205,12 @@ def as_json(
     law: Average, points: Points, unique: float | None, compute: Sequence[float], *, per_unit: float = 6.0,
     confidence: float = 0.9,
 ) -> dict[str, Any]:  # fmt: skip
-    """Best epochs at `shown_places`, and splits of compute where so much unique data are given, as data for JSON."""
-    found = best_epochs(law, points, shown_places(points), confidence=confidence)
+    """Best epochs at `shown_places`, and splits of compute where so much unique data are given, as data for JSON.
+
+    Without a run that has repeated its data, no epochs.
+    """
+    repeated = float((points.x[:, 2] / points.x[:, 1]).max()) > LEAST_EPOCHS
+    found = best_epochs(law, points, shown_places(points), confidence=confidence) if repeated else []
     splits = () if unique is None else limited_split(
         law, points, unique, compute, per_unit=per_unit, confidence=confidence
     )  # fmt: skip

@@ -59,6 +59,7 @@ LINE, SPARE = 2, 2  # parameters of a line; degrees of freedom that any other la
 FLOOR = 1e-7  # variance below which residuals say nothing about which law is right
 SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
 FEWEST = 3  # distinct x that any law needs; with fewer no residuals are left to judge it by
+MOSTLY = 0.5  # of the points: more of them cannot be partial passes
 LEAST_DECADES = 0.2  # of every input; over less, no exponent is seen
 FEW = 6  # with fewer points, forms with many parameters are left out
 WIDE = 10.0  # a positive score that grows by more than this factor is fitted as a power law
@@ -212,6 +213,11 @@ def members(metric: Metric, points: Points, name: str = "auto") -> list[MemberSp
 
 
 def _check_ranges(points: Points) -> None:
+    if points.x.shape[1] == REPEAT_INPUTS and np.mean(points.x[:, 1] > points.x[:, 2]) > MOSTLY:
+        raise ValueError(
+            "most points have more unique data than data seen: the inputs are model size, unique data, data seen, in "
+            "this order"
+        )
     decades = np.ptp(np.log10(points.x), axis=0)
     short = int(np.argmin(decades))
     which = ("first", "second", "third")[short]

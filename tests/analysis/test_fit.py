@@ -266,6 +266,14 @@ def test_three_columns_fit_a_law_with_repeated_data(tmp_path, capsys):
     assert "at C 1e+21 with 1e+08 unique: N " in out
 
 
+def test_unique_data_and_data_seen_in_the_wrong_order_are_an_error(tmp_path, capsys):
+    grid = np.meshgrid(np.geomspace(1e7, 1e10, 3), np.geomspace(1e5, 1e8, 3), [2.0, 10.0])
+    size, unique, epochs = (one.ravel() for one in grid)
+    path = table(tmp_path / "t.csv", params=size, images=unique, crops=unique * epochs, loss=1 + size**-0.1)
+    assert main([path, "--x", "params", "crops", "images", "--y", "loss"]) == 2
+    assert "more unique data than data seen: the inputs are model size, unique data" in capsys.readouterr().err
+
+
 def test_an_amount_of_unique_data_needs_a_law_of_repeats(tmp_path, capsys):
     path = table(tmp_path / "t.csv", flops=[1e18, 1e19, 1e20, 1e21], loss=[4.0, 3.5, 3.1, 2.8])
     assert main([path, "--x", "flops", "--y", "loss", "--unique", "1e8"]) == 2

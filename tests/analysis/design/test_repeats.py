@@ -75,6 +75,12 @@ def test_epochs_are_read_no_farther_than_ten_times_the_compute_of_the_runs(overf
     assert one.longest == pytest.approx(10 * 1e8 * 1.28e8 / (1e8 * 1e7))
 
 
+def test_runs_that_repeat_nothing_say_nothing_of_epochs():
+    points = study()[1]
+    once = points.subset(points.x[:, 2] == points.x[:, 1])
+    assert as_json(averages.fit(once, LOSS, "data_constrained"), once, None, [])["epochs"] == []
+
+
 def test_a_law_without_repeats_is_refused():
     points = Points(np.geomspace(1, 1e3, 8)[:, None], 1 + np.geomspace(1, 1e3, 8) ** -0.3)
     with pytest.raises(ValueError, match=r"this one has 1 input"):
