@@ -4,8 +4,9 @@
 
 The three CPJUMP1 wells (five fluorescence channels) are cut into tiles of 64 pixels, each of which counts as an image:
 32, 128 and 512 to train on, 256 to validate. Three masked autoencoders see them 1, 2, 4, ... 128 times, as annealed
-branches of one trunk each. The law is fitted to all runs, and to those of fewer epochs to predict those of more.
-Beside it, Muennighoff et al.'s. Run it again with the same output to see the numbers without training again.
+branches of one trunk each. Runs that are no better than predicting each channel's mean have not begun to learn, and are
+no points of a law. The law is fitted to all others, and to those of fewer epochs to predict those of more. Beside it,
+Muennighoff et al.'s. Run it again with the same output to see the numbers without training again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from analysis.arrays import Floats
+from analysis.arrays import Floats, Mask
 from analysis.compute.flops import flops_per_crop
 from analysis.design.repeats import best_epochs, in_words, shown_places
 from analysis.fitting import averages
-from analysis.fitting.estimate import Average, Points
+from analysis.fitting.estimate import Average, Points, fit_law
 from analysis.fitting.intervals import rolling_origin, scale_at
+from analysis.fitting.parameters import parameters
+from analysis.laws.catalogue import named_law
 from analysis.laws.metric import Metric
 from benchmarks.laws import row
 from benchmarks.repeats_peer import both_factors
@@ -41,8 +44,10 @@ from harness.storage import ledger
 
 LOSS = Metric("loss")
 SIDE, CHANNELS, PER_EXPERIMENT, TRAINING = 64, 5, 16, 32  # pixels; of the plate; tiles; experiments to train on
-EPOCHS = 128
-SEEN = (8, 16, 32)  # epochs up to which runs are fitted, to predict those of more
+EPOCHS, FEWEST = 128, 12  # runs that a law is fitted to
+PUBLISHED = 15.4  # repeats that language models profit from (Muennighoff et al. 2023)
+BETTER = 0.95  # of the mean predictor's loss: a run that has begun to learn
+SEEN = (16, 32, 64)  # epochs up to which runs are fitted, to predict those of more
 RECIPE = """\
 name: repeats
 output: {folder}/runs
@@ -78,6 +83,12 @@ class Study:
     """Finished runs: cost per crop in FLOPs, images and crops (n, 3), and the loss on unseen tiles (n,)."""
 
     points: Points
+    learned: Mask  # (n,) whether a run is better than predicting the mean
+
+    @property
+    def of_law(self) -> Study:
+        """The runs that have begun to learn."""
+        return Study(self.points.subset(self.learned), self.learned[self.learned])
 
     @property
     def epochs(self) -> Floats:
@@ -129,9 +140,18 @@ def trained(images: Path, folder: Path) -> Study:
         done = ledger.read(recipe.output, cell.id, "train") if cell.is_point and cell.architecture else None
         if done is not None and cell.architecture is not None:
             cost = flops_per_crop("mae_train", cost_of(cell.architecture))
-            found.append((cost, done.values["wells"], done.values["crops"], done.values["validation_loss"]))
+            names = ("wells", "crops", "validation_loss", "mean_predictor_loss")
+            found.append((cost, *(done.values[name] for name in names)))
     table = np.array(found, dtype=np.float64)
-    return Study(Points(table[:, :3], table[:, 3]))
+    return Study(Points(table[:, :3], table[:, 3]), np.asarray(table[:, 3] < BETTER * table[:, 4]))
+
+
+def worth(points: Points) -> dict[str, Any]:
+    """How many repeats are worth as much as new images: the low end of R's interval in Muennighoff et al.'s law."""
+    fitted = fit_law(named_law("data_constrained"), points, LOSS)
+    found = next(one for one in parameters(fitted, points, CONFIDENCE) if one.name == "R")
+    name = "repeats after which a further one is worth 1/e of a new tile, low end"
+    return row(name, "repeats", found.low, PUBLISHED, "text, Muennighoff et al.", PUBLISHED, found.low >= PUBLISHED)
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
@@ -140,6 +160,8 @@ def rows(study: Study) -> list[dict[str, Any]]:
     for most in SEEN:
         few = study.epochs < most * 1.01
         train, rest = study.points.subset(few), study.points.subset(~few)
+        if len(train) < FEWEST or not len(rest):
+            continue
         law, z = averages.fit(train, LOSS), np.log(rest.y)
         off = np.abs(law.log_or_linear(rest.x) - z)
         scale = scale_at(law, train, rest.x, rolling_origin(train, LOSS, "auto"), confidence=CONFIDENCE)
@@ -153,28 +175,28 @@ def rows(study: Study) -> list[dict[str, Any]]:
 
 
 def draw(study: Study, law: Average, path: Path) -> None:
-    """Loss against epochs: a panel for each amount of images, a line and marks for each model."""
+    """Loss against crops seen: a panel for each model; a colour for each number of tiles; open: nothing learned yet."""
     from matplotlib.figure import Figure
 
     from analysis.figures.style import COLOURS, styled
 
     costs, images = (np.unique(study.points.x[:, column]) for column in (0, 1))
-    epochs = np.geomspace(1, EPOCHS, 100)
     with styled():
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-        for axes, unique in zip(figure.subplots(1, len(images), sharey=True), images, strict=True):
-            for cost, (size, colour) in zip(costs, COLOURS.items(), strict=True):
+        panels = figure.subplots(1, len(costs), sharey=True, sharex=True)
+        for axes, cost, size in zip(panels, costs, COLOURS, strict=True):
+            for unique, colour in zip(images, COLOURS.values(), strict=True):
                 own = (study.points.x[:, 0] == cost) & (study.points.x[:, 1] == unique)
-                axes.plot(
-                    study.epochs[own], study.points.y[own], "o", color=colour, markersize=3, label=f"model {size}"
-                )
-                places = np.column_stack([np.full(100, cost), np.full(100, unique), unique * epochs])
-                axes.plot(epochs, law.predict(places), color=colour, linewidth=1)
-            axes.set(xscale="log", yscale="log", title=f"{unique:.0f} tiles", xlabel="Epochs")
-            axes.set_xticks(2.0 ** np.arange(0, 8), [str(2**power) for power in range(8)])
+                for part, face in ((own & study.learned, colour), (own & ~study.learned, "none")):
+                    axes.plot(study.points.x[part, 2], study.points.y[part], "o", color=colour, mfc=face, markersize=4)
+                crops = np.geomspace(1e3, unique * EPOCHS, 60)
+                places = np.column_stack([np.full(60, cost), np.full(60, unique), crops])
+                axes.plot(crops, law.predict(places), color=colour, linewidth=1, label=f"{unique:.0f} tiles")
+            axes.set(xscale="log", yscale="log", title=f"model {size}", xlabel="Crops seen")
+            axes.set_yticks([0.2, 0.3, 0.4, 0.5], ["0.2", "0.3", "0.4", "0.5"])
             axes.minorticks_off()
-        figure.axes[0].set_ylabel("Loss on unseen tiles")
-        figure.axes[0].legend(frameon=False)
+        panels[0].set_ylabel("Loss on unseen tiles")
+        panels[0].legend(frameon=False)
         figure.savefig(path, dpi=150)
 
 
@@ -191,12 +213,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with tempfile.TemporaryDirectory() as temporary:
         study = trained(options.images, (options.output or Path(temporary)).resolve())
-    law = averages.fit(study.points, LOSS)
-    for found in best_epochs(law, study.points, shown_places(study.points)):
+    points = study.of_law.points
+    law = averages.fit(points, LOSS)
+    for found in best_epochs(law, points, shown_places(points)):
         print(f"{found.unique:.0f} images, {found.size:.3g} FLOPs a crop: {in_words(found)}", file=sys.stderr)
     if options.figure:
         draw(study, law, options.figure)
-    found_rows = rows(study)
+    found_rows = [worth(points), *rows(study.of_law)]
     print(json.dumps(found_rows, indent=1) if options.json else "\n".join(map(line, found_rows)))
     return 0
 
