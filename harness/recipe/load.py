@@ -28,6 +28,12 @@ from harness.recipe.yaml_text import MAX_DEPTH, parse_value, read_yaml
 
 INDEX = re.compile(r"[0-9]{1,6}")  # of a list
 MAX_ERRORS_SHOWN = 12
+PATIENCE = (10.0, 30.0)  # seconds of each try
+UNCONFIGURED = re.compile(
+    r"configuration source|unable to (?:process|read|open) configuration|slurm\.conf.*(?:not found|no such file)",
+    re.IGNORECASE,
+)
+"""What sbatch says on a machine that belongs to no cluster."""
 VERSION = re.compile(r"slurm[a-z-]{0,20} \d[\w.-]{0,40}")  # `slurm 22.05.8`, `slurm-wlm 22.05.8`
 PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -165,18 +171,33 @@ def json_schema() -> dict[str, Any]:
 
 
 def default_profile() -> tuple[str, str]:
-    """`slurm` if `sbatch` responds, else `laptop`; and the reason. A slow one is asked twice, for 40 s together."""
+    """`slurm` if `sbatch` responds, `laptop` if there is none or it has no cluster to speak to; and the reason.
+
+    A slow one is asked twice, for 40 s together.
+
+    Raises:
+        RecipeError: it is installed and does not answer. A study must not run on a login node because SLURM was slow.
+    """
     if shutil.which("sbatch") is None:
         return "laptop", "there is no sbatch here"
     why = ""
-    for seconds in (10, 30):
+    for seconds in PATIENCE:
         try:
             return "slurm", f"sbatch answers ({_slurm_version(seconds)})"
         except subprocess.TimeoutExpired:
-            why = f"sbatch does not answer within {seconds} s"
-        except (OSError, subprocess.SubprocessError) as error:
-            return "laptop", f"sbatch does not answer ({error})"
-    return "laptop", why
+            why = f"does not answer within {seconds:g} s"
+        except subprocess.CalledProcessError as error:
+            words = (error.stderr or b"").decode(errors="replace").strip()
+            if UNCONFIGURED.search(words):
+                return "laptop", "sbatch is installed here, and no cluster is configured"
+            why = f"fails: {words.splitlines()[-1] if words else f'exit status {error.returncode}'}"
+            break
+        except OSError as error:
+            why = f"cannot be run: {error.strerror}"
+            break
+    raise RecipeError(
+        f"sbatch is installed here and {why}. Choose: --profile slurm for the cluster, or --profile laptop"
+    )
 
 
 def _slurm_version(seconds: float) -> str:

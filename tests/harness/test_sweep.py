@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -218,8 +219,33 @@ def test_the_profile_follows_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert default_profile() == ("slurm", "sbatch answers (slurm 22.05.8)")
     fake.write_text("#!/bin/sh\nprintf 'Gr\\374\\337e\\r\\n\\033[1mslurm-wlm 23.11.4\\033[0m\\r\\nuse --help\\n'\n")
     assert default_profile() == ("slurm", "sbatch answers (slurm-wlm 23.11.4)")
-    fake.write_text("#!/bin/sh\nexit 1\n")
-    assert default_profile()[0] == "laptop"
+    fake.write_text("#!/bin/sh\necho sbatch: fatal: Could not establish a configuration source >&2; exit 1\n")
+    assert default_profile() == ("laptop", "sbatch is installed here, and no cluster is configured")
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exec /bin/sleep 60", r"does not answer within 0\.1 s"),
+        (
+            "echo sbatch: error: Unable to contact slurm controller >&2; exit 1",
+            r"fails: sbatch: error: Unable to contact",
+        ),
+        ("exit 3", "fails: exit status 3"),
+    ],
+    ids=["slow", "unreachable", "silent"],
+)
+def test_a_cluster_that_does_not_answer_is_no_laptop(
+    tiny_recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    script: str, why: str,
+) -> None:  # fmt: skip
+    fake = tmp_path / "sbatch"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("harness.recipe.load.PATIENCE", (0.1, 0.1))
+    assert sweep.main([str(tiny_recipe_file)]) == 2
+    assert re.search(rf"sbatch is installed here and {why}.*Choose: --profile slurm", capsys.readouterr().err)
 
 
 @pytest.mark.slow
