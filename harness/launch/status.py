@@ -19,7 +19,7 @@ from harness.launch.slurm.book.evidence import known_states
 from harness.launch.slurm.book.lines import Cancelled
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.cancel import LiveJob, orphans
-from harness.launch.slurm.failures import cause, first_failure
+from harness.launch.slurm.failures import cause_of
 from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import NAMES, NEVER, UNKNOWN, JobState
 from harness.recipe.axes import point_name
@@ -172,7 +172,7 @@ def _task_status(
     if job == UNKNOWN and submitted.user not in ("", user_name()):
         reason = f"SLURM does not show jobs of {submitted.user} to {user_name()}"
         return CellStatus(cell.id, task, "lost", submitted.job, restarts=restarts, reason=reason)
-    failure = cause(job, first_failure(folder, task, submitted.attempt))
+    failure = cause_of(folder, task, submitted, job)
     state: State = "lost" if job == UNKNOWN else "never" if job.reason == NEVER else "failed"
     state = "cancelled" if failure.verdict == "cancelled" else state
     hint = {"transient": "", "permanent": "; resume --force tries again", "cancelled": RESUMED}[failure.verdict]

@@ -7,12 +7,15 @@ somebody cancelled with `resume`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
+from harness.launch.slurm.book.entries import Submitted
+from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import NEVER, JobState
 from harness.storage.atomic import write_json
 
@@ -28,6 +31,11 @@ TRANSIENT = {
     "CANCELLED": "replaced by a newer submission",
     "REVOKED": "revoked",
 }
+TAIL_BYTES = 8192
+TELLING = re.compile(
+    r"error|fatal|killed|denied|not found|no such|no space|quota|cannot|failed|invalid|traceback|out of memory",
+    re.IGNORECASE,
+)
 UNREADABLE, STALLED = "Unreadable", "Stalled"
 CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 """What a rank raises because another rank has ended; never the first cause if any rank raised something else."""
@@ -88,8 +96,39 @@ def printable(text: str) -> str:
     return shown if len(text) <= 500 else f"{shown}..."
 
 
-def cause(state: JobState, failure: Failure | None) -> Cause:
-    """Why an attempt ended without a result."""
+def cause_of(folder: Path, task: str, submitted: Submitted, state: JobState) -> Cause:
+    """Why a cell's newest job ended without a result, from its record, its heartbeat and its log."""
+    failure = first_failure(folder, task, submitted.attempt)
+    began = bool(read_beat(heartbeat(folder, task), submitted.job).job)
+    return cause(state, failure, began=began, said=last_words(submitted.folder, submitted.job))
+
+
+def last_words(folder: Path, job: str) -> str:
+    """The line at the end of a job's error log that tells most: the last that speaks of an error, else the last one.
+
+    Empty if there is no log, or nothing in it.
+    """
+    texts = [_tail(path) for path in sorted(folder.glob(f"{job}_*_log.err"))]
+    lines = [line.strip() for text in texts for line in re.split(r"[\r\n]+", text) if line.strip()]
+    telling = [line for line in lines if TELLING.search(line)]
+    return printable((telling or lines or [""])[-1])
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read().decode(errors="replace")
+
+
+def cause(state: JobState, failure: Failure | None, *, began: bool = True, said: str = "") -> Cause:
+    """Why an attempt ended without a result.
+
+    Args:
+        state: of its job.
+        failure: what its first failing rank raised.
+        began: whether the job came as far as this program. One that did not will not the next time.
+        said: the last words of its log.
+    """
     if state.state == "OUT_OF_MEMORY":
         return Cause("out of memory", "permanent")
     if failure is not None and failure.kind == STALLED and not state.was_cancelled:
@@ -104,4 +143,7 @@ def cause(state: JobState, failure: Failure | None) -> Cause:
         return Cause(TRANSIENT[state.state], "transient")
     if state.state == "UNKNOWN":
         return Cause("lost: SLURM no longer knows the job", "transient")
-    return Cause(f"{state.state.lower()}, and no reason was recorded: killed?", "transient")
+    words = f": {said}" if said else ""
+    if not began and failure is None:
+        return Cause(f"{state.state.lower()} before it began{words or ', and its log is empty'}", "permanent")
+    return Cause(f"{state.state.lower()}, and no reason was recorded{words or ': killed?'}", "transient")

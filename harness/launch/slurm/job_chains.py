@@ -12,7 +12,7 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.book.lines import Cancelled
-from harness.launch.slurm.failures import Cause, cause, first_failure
+from harness.launch.slurm.failures import Cause, cause_of
 from harness.launch.slurm.job_states import JobState
 from harness.plan.resources import Resources, stage_resources
 from harness.recipe.schema import Recipe
@@ -165,7 +165,7 @@ def _reason_to_hold_back(
     """Why a task whose job ended without a result is not submitted again; None if it is."""
     if ended is None:
         return None
-    reason = cause(known[ended.job], first_failure(cell_folder(recipe, cell), task, ended.attempt))
+    reason = cause_of(cell_folder(recipe, cell), task, ended, known[ended.job])
     if reason.verdict != "transient":
         return reason
     if ended.attempt >= recipe.launch.slurm.attempts and known[ended.job].state != "CANCELLED":

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from harness.launch.slurm.failures import Cause, Failure, cause, first_failure, record_failure
+from harness.launch.slurm.book.entries import Submitted
+from harness.launch.slurm.failures import (
+    Cause,
+    Failure,
+    cause,
+    cause_of,
+    first_failure,
+    last_words,
+    record_failure,
+)
+from harness.launch.slurm.heartbeat import heartbeat
 from harness.launch.slurm.job_states import NEVER, REPLACED, UNKNOWN, JobState
 
 
@@ -57,6 +68,39 @@ def test_exceptions_and_memory_are_permanent_and_the_cluster_is_transient(
     state: str, raised: Failure | None, expected: Cause
 ) -> None:
     assert cause(JobState(state), raised) == expected
+
+
+def test_a_job_that_did_not_begin_says_what_its_log_says_and_is_not_tried_again() -> None:
+    found = cause(JobState("FAILED"), None, began=False, said="module: command not found")
+    assert found == Cause("failed before it began: module: command not found", "permanent")
+    assert cause(JobState("FAILED"), None, began=False).text == "failed before it began, and its log is empty"
+    assert cause(JobState("NODE_FAIL"), None, began=False).verdict == "transient"
+    assert cause(JobState("FAILED"), failure(0, "Fenced"), began=False).verdict == "transient"
+
+
+def test_the_last_words_of_a_log_are_its_last_error_not_the_progress_after_it(tmp_path: Path) -> None:
+    (tmp_path / "7_0_0_log.err").write_text(
+        "loading\nOSError: [Errno 28] No space left on device\n  10%|#   | 1/10\r  20%|##  | 2/10"
+    )
+    (tmp_path / "7_1_0_log.err").write_text("one\ntwo\n")
+    (tmp_path / "7_2_0_log.err").write_text("")
+    assert last_words(tmp_path, "7_0") == "OSError: [Errno 28] No space left on device"
+    assert last_words(tmp_path, "7_1") == "two"
+    assert last_words(tmp_path, "7_2") == last_words(tmp_path, "8_0") == ""
+
+
+def test_a_heartbeat_says_that_a_job_began(tmp_path: Path) -> None:
+    logs = tmp_path / "jobs"
+    logs.mkdir()
+    (logs / "7_0_0_log.err").write_text("srun: error: node3: task 0: Killed\n")
+    submitted = Submitted("7_0", 1, logs)
+    assert cause_of(tmp_path, "train", submitted, JobState("FAILED")) == Cause(
+        "failed before it began: srun: error: node3: task 0: Killed", "permanent"
+    )
+    heartbeat(tmp_path, "train").write_text(json.dumps({"job": "7_0", "time": 1.0, "restart": 0}))
+    assert cause_of(tmp_path, "train", submitted, JobState("FAILED")) == Cause(
+        "failed, and no reason was recorded: srun: error: node3: task 0: Killed", "transient"
+    )
 
 
 def test_unknown_jobs_and_unsatisfied_dependencies_are_transient() -> None:
