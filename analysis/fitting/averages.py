@@ -59,6 +59,7 @@ LINE, SPARE = 2, 2  # parameters of a line; degrees of freedom that any other la
 FLOOR = 1e-7  # variance below which residuals say nothing about which law is right
 SCORE_MEMBERS = (("log_linear", 1.0, 1), ("saturating", 1.0, 1))
 FEWEST = 3  # distinct x that any law needs; with fewer no residuals are left to judge it by
+MOST_TIED = 4.0  # weight of one exponent for both inputs, beside two fits with two
 MOSTLY = 0.5  # of the points: more of them cannot be partial passes
 LEAST_DECADES = 0.2  # of every input; over less, no exponent is seen
 FEW = 6  # with fewer points, forms with many parameters are left out
@@ -136,14 +137,14 @@ def _joint(huber: Fitted, points: Points, metric: Metric, *, rough: bool) -> Ave
     """The average for size and data: Huber's fit, one by squares with a belief, and one with a single exponent.
 
     The belief is at most as strong as a multiple of the variance about Huber's fit, so that exact points are followed.
-    The single exponent counts no more than the points speak for it against two.
+    The single exponent counts as far as the points speak for it against two, and at most two thirds.
     """
     belief = (_joint_belief(huber),)
     squares, tied = (
         fit_beliefs(named_law(name), points, metric, Settings(), belief, rough=rough)[0]
         for name in ("joint", "joint_tied")
     )
-    odds = min(1.0, float(np.exp(min(evidence(tied) - evidence(squares), 0.0))))
+    odds = float(np.exp(min(evidence(tied) - evidence(squares), np.log(MOST_TIED))))
     return average([huber, squares, tied], [1.0, 1.0, odds])
 
 
