@@ -125,9 +125,10 @@ def test_a_joint_average_follows_exact_points(alpha: float, beta: float) -> None
     np.testing.assert_allclose(law.predict(rest.x), rest.y, rtol=2e-3)
 
 
-def test_one_exponent_counts_as_far_as_the_points_do_not_deny_it() -> None:
+def test_one_exponent_counts_as_far_as_the_points_speak_for_it() -> None:
+    """Where it fits as well, Schwarz's penalty speaks for it by the root of the runs' number; 4 of 6 parts are most."""
     same, different = (averages.fit(studies(*exponents, 0.003)[0], LOSS) for exponents in ((0.3, 0.3), (0.6, 0.15)))
-    assert same.shares[2] == pytest.approx(1 / 3, abs=0.01)
+    assert same.shares[2] == pytest.approx(2 / 3, abs=0.01)
     assert different.shares[2] < 0.01
 
 
