@@ -100,7 +100,8 @@ def test_a_study_finishes_unattended_and_equals_the_local_one(
     output = slurm_recipe.parent / "out"
     until(lambda: (output / "report" / "recall_versus_compute.png").exists(), 600, "the report")
     assert_same(rows(output), local_rows)
-    states = set(cluster.run("sacct", "-X", "-n", "-a", "-o", "state").split())
+    jobs = ",".join(entry.array for entry in Submissions(output).entries if entry.array)  # the cluster has had others
+    states = set(cluster.run("sacct", "-X", "-n", "-j", jobs, "-o", "state").split())
     assert states <= {"COMPLETED", "RUNNING"}, "no job failed on the way"
     ended = sweep("status", slurm_recipe, *settings, "--json")
     assert {row["state"] for row in json.loads(ended.stdout)} == {"done"}
@@ -111,7 +112,7 @@ def test_a_study_finishes_unattended_and_equals_the_local_one(
     assert {Path(beat["code"]).parent for beat in beats} == {output.resolve() / "code"}, (
         "jobs run the code at submission"
     )
-    nodes = cluster.run("sacct", "-X", "-n", "-a", "-P", "-o", "jobname,nnodes").splitlines()
+    nodes = cluster.run("sacct", "-X", "-n", "-j", jobs, "-P", "-o", "jobname,nnodes").splitlines()
     assert any("train" in line and line.endswith("|2") for line in nodes)
 
 
