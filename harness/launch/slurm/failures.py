@@ -144,6 +144,6 @@ def cause(state: JobState, failure: Failure | None, *, began: bool = True, said:
     if state.state == "UNKNOWN":
         return Cause("lost: SLURM no longer knows the job", "transient")
     words = f": {said}" if said else ""
-    if not began and failure is None:
+    if not began and failure is None and state.state == "FAILED":
         return Cause(f"{state.state.lower()} before it began{words or ', and its log is empty'}", "permanent")
     return Cause(f"{state.state.lower()}, and no reason was recorded{words or ': killed?'}", "transient")

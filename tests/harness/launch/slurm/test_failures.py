@@ -75,6 +75,7 @@ def test_a_job_that_did_not_begin_says_what_its_log_says_and_is_not_tried_again(
     assert found == Cause("failed before it began: module: command not found", "permanent")
     assert cause(JobState("FAILED"), None, began=False).text == "failed before it began, and its log is empty"
     assert cause(JobState("NODE_FAIL"), None, began=False).verdict == "transient"
+    assert cause(JobState("COMPLETED"), None, began=False).verdict == "transient"
     assert cause(JobState("FAILED"), failure(0, "Fenced"), began=False).verdict == "transient"
 
 
