@@ -18,6 +18,7 @@ from harness.data.labels import class_count
 from harness.data.wells import Wells
 from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
+from harness.distributed.stalls.pulse import PULSE, SAVE
 from harness.distributed.stalls.watch import watched
 from harness.embed.parts import WHOLE, Embedding, JobShare, join_parts
 from harness.embed.pixel_statistics import pixel_statistics
@@ -59,6 +60,7 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
         embedded = embedding.count_crops(map(parts.wells_of, missing))
         own = [parts.wells_of(number) for number in parts.of(share)]
         counts: dict[str, Any] = {"wells": sum(map(len, own)), "crops": embedding.count_crops(own)}
+        PULSE.mark(SAVE)
         if share == WHOLE and ranks.is_first:
             counts = join_parts(embedding) or counts
         ranks.wait()
@@ -72,6 +74,7 @@ def _embed_parts(embedding: Embedding, numbers: Iterable[int], encode: Encode, r
     for number in numbers:
         wells = embedding.parts.wells_of(number)
         features = encode(wells)
+        PULSE.mark(SAVE)
         if ranks.is_first:
             write_embeddings(embedding.parts.path(number), embedding.shards.wells.loc[wells], features, provenance)
     return time.perf_counter() - start

@@ -86,6 +86,7 @@ def train(run: Run, launch: Launch) -> None:
             collect(progress.step)
         agree.close()
         if run.cell.heirs or launch.keep_states or run.is_stopped:
+            PULSE.mark(SAVE)
             run.save(now=True)
 
 

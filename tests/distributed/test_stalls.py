@@ -21,7 +21,7 @@ from harness.distributed.stalls.watch import Limits
 from harness.storage.stall import STACKS, STALL
 
 STOPPED, STEP = 2, 3
-QUICK = Limits(beat=0.3, usual=2.0, stopping=2.0, end=None)
+QUICK = Limits(beat=0.3, usual=2.0, end=None)
 
 
 @dataclass(frozen=True)

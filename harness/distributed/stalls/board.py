@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its list of names
 
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.pulse import ORDER
@@ -51,7 +51,7 @@ class Place:
 class Board:
     """The places of all ranks."""
 
-    def __init__(self, store: Store, rank: int, world: int) -> None:
+    def __init__(self, store: TCPStore, rank: int, world: int) -> None:
         self._store, self.rank, self._world = store, rank, world
 
     @classmethod

@@ -34,6 +34,11 @@ class Pulse:
         self.phase, self.since = phase, now
         self.step = self.step if step is None else step
 
+    def begin(self) -> None:
+        """Begin a piece of work; when the last one ended, and how long its phases took, says nothing of this one."""
+        self.phase, self.step, self.since = START, 0, time.monotonic()
+        self.slowest, self._done = 0.0, set()
+
     @property
     def is_usual(self) -> bool:
         """Whether this phase is a quick one that has been done before."""

@@ -1,7 +1,8 @@
 """A thread of each rank that notices when its work stands still, says which rank is missing, and ends the job.
 
 A rank that hangs without dying keeps all others in a collective. Each rank's stacks are written beside the message. A
-stop signal that a stalled step cannot act on ends the process after a while, too: the last checkpoint stays.
+stop signal that a stalled step cannot act on ends the process, too: the last checkpoint stays. It never ends a save,
+which is what such a signal asks for.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ class Limits:
     times: float = 4.0
     first: float = 600.0  # of a phase that was not done before: it may compile or open a data set
     long: float = 300.0  # of a validation or a save
-    stopping: float = 30.0  # of a step that keeps a stop signal waiting
     end: float | None = 1800.0
 
     def tell(self) -> float:
@@ -74,18 +74,19 @@ class StallWatch(threading.Thread):
             self._look()
 
     def close(self) -> None:
-        """Stop looking, and take back what was said."""
+        """Stop looking, and take back what was said, once the thread says no more."""
         self._ended.set()
+        self.join()
         self._take_back()
 
     def _look(self) -> None:
         self._beat()
         self._hear()
         age, stopping = PULSE.age, bool(self._control.stop)
-        if age > self._limits.tell() or (stopping and age > self._limits.stopping):
+        if age > self._limits.tell():
             if not self._told:
                 self._tell(age)
-            if stopping and age > self._limits.stopping + 2 * self._limits.beat:
+            if stopping and PULSE.is_usual:
                 self._finish(age, told_to_stop=True)
             if self._limits.end is not None and age > self._limits.end:
                 self._finish(age, told_to_stop=False)
@@ -177,6 +178,7 @@ def watched(
         limits: for tests.
     """
     end = None if minutes is None else 60 * minutes
+    PULSE.begin()
     if ranks.is_first:
         (folder / STALL).unlink(missing_ok=True)  # of an earlier job, which could not take it back
     with _signals() as signals:
@@ -186,7 +188,6 @@ def watched(
             yield
         finally:
             watch.close()
-            watch.join()
 
 
 @contextmanager

@@ -16,12 +16,11 @@ from harness.storage.fencing import Unfenced
 from harness.storage.stall import STACKS, STALL, read_stall
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-QUICK = Limits(beat=0.02, usual=0.1, stopping=0.1)
+QUICK = Limits(beat=0.02, usual=0.1)
 
 
-@pytest.fixture(autouse=True)
-def usual() -> None:
-    """A process that has made steps before."""
+def work() -> None:
+    """Some steps, as of a process that has made them before."""
     for step in range(3):
         PULSE.mark(DATA, step)
         PULSE.mark(STEP)
@@ -37,6 +36,7 @@ def eventually(true: Callable[[], bool]) -> bool:
 
 def test_a_step_that_stands_still_is_said_and_taken_back(tmp_path: Path, capfd) -> None:
     with watched(tmp_path, ALONE, RunControl(StopFlag(), Unfenced()), None, QUICK):
+        work()
         assert eventually(lambda: (tmp_path / STALL).exists())
         found = read_stall(tmp_path)
         assert found is not None
@@ -53,6 +53,7 @@ def test_a_process_ends_at_the_limit_or_when_a_signal_waits(tmp_path: Path, *, s
     flag.reason = "SIGTERM" if stopped else None
     limits = QUICK if stopped else Limits(beat=0.02, usual=0.1, end=0.2)
     with watched(tmp_path, ALONE, RunControl(flag, Unfenced(), ends.append), None, limits):
+        work()
         assert eventually(lambda: bool(ends))
     assert ends[0].is_speaker
     assert ends[0].told_to_stop == stopped
@@ -60,8 +61,35 @@ def test_a_process_ends_at_the_limit_or_when_a_signal_waits(tmp_path: Path, *, s
     assert ends[0].text.endswith("the last checkpoint stays")
 
 
+def test_the_next_piece_of_work_of_a_process_begins_anew(tmp_path: Path) -> None:
+    """A local sweep runs cell after cell in one process, and between two trainings lie embedding and evaluation."""
+    work()
+    PULSE.since -= 3600
+    ends = list[Ending]()
+    with watched(tmp_path, ALONE, RunControl(StopFlag(), Unfenced(), ends.append), None, Limits(beat=0.02, end=60.0)):
+        time.sleep(0.2)
+    assert ends == []
+    assert not (tmp_path / STACKS).exists()
+
+
+def test_a_save_is_not_ended_for_the_signal_that_asked_for_it(tmp_path: Path) -> None:
+    """Also one that takes so long that it is said."""
+    ends, flag = list[Ending](), StopFlag()
+    flag.reason = "SIGUSR2"
+    limits = Limits(beat=0.02, usual=0.1, long=0.2)
+    with watched(tmp_path, ALONE, RunControl(flag, Unfenced(), ends.append), None, limits):
+        work()
+        PULSE.mark(SAVE)
+        assert eventually(lambda: (tmp_path / STALL).exists())
+        time.sleep(0.2)
+    assert ends == []
+
+
 def test_what_was_never_done_before_and_what_is_long_have_longer_limits() -> None:
     limits = Limits()
+    PULSE.begin()
+    assert limits.tell() == limits.first
+    work()
     assert limits.tell() == limits.usual
     PULSE.slowest = 20.0
     assert limits.tell() == 80.0
