@@ -108,8 +108,11 @@ def last_words(folder: Path, job: str) -> str:
 
     Empty if there is no log, or nothing in it.
     """
-    texts = [_tail(path) for path in sorted(folder.glob(f"{job}_*_log.err"))]
-    lines = [line.strip() for text in texts for line in re.split(r"[\r\n]+", text) if line.strip()]
+    try:
+        text = _tail(folder / f"{job}_0_log.err")  # of the first rank, of srun, and of the script before it
+    except OSError:
+        return ""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     telling = [line for line in lines if TELLING.search(line)]
     return printable((telling or lines or [""])[-1])
 

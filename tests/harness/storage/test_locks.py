@@ -87,8 +87,11 @@ def enter(path: Path) -> None:
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with holder(tmp_path / "lock", 60) as pid:
+        with pytest.raises(HeldError):
+            enter(tmp_path / "lock")
         os.kill(pid, signal.SIGKILL)
     enter(tmp_path / "lock")
+    assert (tmp_path / "lock").read_bytes() == b"", "its name is gone, and nobody holds it"
 
 
 def test_a_job_of_slurm_is_ended_by_scancel(tmp_path: Path) -> None:
