@@ -60,3 +60,4 @@ class Ending:
     text: str
     is_speaker: bool
     told_to_stop: bool  # by a signal that the stalled step could not act on
+    step: int = 0  # at which the work stands still

@@ -161,7 +161,7 @@ class StallWatch(threading.Thread):
     def _finish(self, age: float, *, told_to_stop: bool) -> None:
         why = "told to stop, but " if told_to_stop else ""
         text = f"{why}{self._what(age)}: {self._late.text}; the last checkpoint stays"
-        self._end(Ending(text, self._speaks, told_to_stop))
+        self._end(Ending(text, self._speaks, told_to_stop, PULSE.step))
 
 
 @contextmanager

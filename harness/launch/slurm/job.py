@@ -25,6 +25,7 @@ from harness.launch.slurm.heartbeat import heartbeat, job_id, start_heartbeat
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
 from harness.storage.fencing import Fence, Start, Unfenced
+from harness.storage.stall import may_requeue
 
 REQUEUE_SECONDS = 120  # SLURM ends a requeued job within this time
 
@@ -62,7 +63,8 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
 def end_stalled(folder: Path, task: str, attempt: int, rank: int, stop: StopFlag) -> Callable[[Ending], None]:
     """What ends a process of this job whose work stands still: the rank that speaks records it, and requeues the job.
 
-    After SIGTERM it is not requeued: SLURM does that by itself, or the job was cancelled.
+    After SIGTERM it is not requeued: SLURM does that by itself, or the job was cancelled. Nor is it for ever where it
+    hangs each time at the same step: then the job fails, and the report job submits it again as often as any other.
     """
 
     def end(ending: Ending) -> None:
@@ -70,7 +72,7 @@ def end_stalled(folder: Path, task: str, attempt: int, rank: int, stop: StopFlag
         if ending.is_speaker:
             print(ending.text, file=sys.stderr, flush=True)
             record_failure(folder, Failure(task, attempt, rank, job_id(), STALLED, ending.text, ""))
-            again = again and _is_requeued()
+            again = again and may_requeue(folder, job_id(), ending.step) and _is_requeued()
         if again:
             time.sleep(REQUEUE_SECONDS)
         os._exit(ENDED)

@@ -9,8 +9,7 @@ import torch
 
 from harness.distributed.preemption import RunControl, StopFlag
 from harness.distributed.ranks import Ranks
-from harness.distributed.stalls import pulse
-from harness.distributed.stalls.pulse import DATA, PULSE, SAVE, STEP, Ending, Pulse
+from harness.distributed.stalls.pulse import DATA, PULSE, SAVE, STEP, Ending
 from harness.distributed.stalls.watch import Limits, watched
 from harness.storage.fencing import Unfenced
 from harness.storage.stall import STACKS, STALL, read_stall
@@ -95,17 +94,3 @@ def test_what_was_never_done_before_and_what_is_long_have_longer_limits() -> Non
     assert limits.tell() == 80.0
     PULSE.mark(SAVE)
     assert limits.tell() == limits.long
-
-
-def test_the_first_of_each_phase_does_not_count_as_slow(monkeypatch) -> None:
-    clock = iter([0.0, 100.0, 101.0, 103.0, 110.0])
-    monkeypatch.setattr(pulse.time, "monotonic", lambda: next(clock))
-    work = Pulse()
-    work.mark(STEP, 0)  # at 0
-    assert not work.is_usual
-    work.mark(DATA)  # the first step took 100 s
-    work.mark(STEP, 1)
-    work.mark(DATA)  # the second took 2 s
-    assert work.slowest == 2.0
-    work.mark(SAVE)  # waiting for data took 7 s
-    assert work.slowest == 7.0

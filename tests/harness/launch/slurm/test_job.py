@@ -128,6 +128,17 @@ def test_a_stalled_job_is_requeued_by_one_rank_unless_it_was_cancelled(
         assert (failure.kind, failure.message, failure.job) == ("Stalled", "rank 3 is not answering", "12_3")
 
 
+def test_a_job_that_hangs_each_time_at_the_same_step_is_requeued_twice(
+    recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Progress between two stalls gives it two more."""
+    monkeypatch.setattr(job.os, "_exit", lambda status: None)
+    end = job.end_stalled(tmp_path, "train", 1, 0, StopFlag())
+    for step, count in ((7, 1), (7, 2), (7, 2), (9, 3), (8, 4), (9, 4)):
+        end(Ending("rank 3 is not answering", True, False, step))
+        assert len(requeued) == count
+
+
 def test_a_stalled_job_that_slurm_does_not_requeue_ends_all_the_same(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
