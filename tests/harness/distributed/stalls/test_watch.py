@@ -75,7 +75,7 @@ def test_a_save_is_not_ended_for_the_signal_that_asked_for_it(tmp_path: Path) ->
     """Also one that takes so long that it is said."""
     ends, flag = list[Ending](), StopFlag()
     flag.reason = "SIGUSR2"
-    limits = Limits(beat=0.02, usual=0.1, long=0.2)
+    limits = Limits(beat=0.02, long=0.2)
     with watched(tmp_path, ALONE, RunControl(flag, Unfenced(), ends.append), None, limits):
         work()
         PULSE.mark(SAVE)
