@@ -21,6 +21,7 @@ class Stall:
 
     text: str
     since: float  # seconds since the epoch
+    is_ended: bool = False  # a rank has ended the job for it
 
     @property
     def in_words(self) -> str:
@@ -36,7 +37,12 @@ def read_stall(folder: Path) -> Stall | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("text"), str) or not is_number(value.get("since")):
         return None
-    return Stall(value["text"], float(value["since"]))
+    return Stall(value["text"], float(value["since"]), value.get("ended") is True)
+
+
+def write_stall(folder: Path, stall: Stall, step: int) -> None:
+    """Say in a cell's folder that a step stands still."""
+    write_json(folder / STALL, {"text": stall.text, "since": stall.since, "step": step, "ended": stall.is_ended})
 
 
 def may_requeue(folder: Path, job: str, step: int) -> bool:

@@ -46,7 +46,7 @@ def test_a_stopped_rank_is_named_and_its_job_goes_on_after_a_requeue(cluster: Cl
     assert (
         any(json.loads(line)["kind"] == "resume" for line in log.read_text().splitlines()) or not stopped.is_running()
     )
-    (failure,) = output.glob("cells/*/failures/train-1-*.json")
+    (failure,) = output.glob("cells/*/failures/train-1-*.json")  # not one of the stopped rank, which wakes to be ended
     assert f"pid {stopped.pid}) is not answering" in json.loads(failure.read_text())["message"]
     assert statuses(slurm_recipe, *HANGS)[0]["state"] == "done"
 

@@ -22,8 +22,7 @@ from harness.distributed.preemption import STOPS, RunControl
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.board import Board, Late, Place, who_is_late
 from harness.distributed.stalls.pulse import ENDED, PULSE, SAVE, VALIDATE, Ending
-from harness.storage.atomic import write_json
-from harness.storage.stall import STACKS, STALL
+from harness.storage.stall import STACKS, STALL, Stall, read_stall, write_stall
 
 TURN_SECONDS, LONGEST_TURN = 0.1, 10.0  # that a rank waits for those before it to speak
 
@@ -126,7 +125,7 @@ class StallWatch(threading.Thread):
             text = f"{self._what(age)}: {self._late.text}"
             print(f"{text}; stacks are in {stacks.parent}", file=sys.stderr, flush=True)
             with suppress(OSError):
-                write_json(self._folder / STALL, {"text": text, "since": time.time() - age, "step": PULSE.step})
+                write_stall(self._folder, Stall(text, time.time() - age), PULSE.step)
 
     def _find(self) -> Late:
         if self._board is None:
@@ -143,10 +142,17 @@ class StallWatch(threading.Thread):
 
     def _is_speaker(self) -> bool:
         """Whether this rank speaks; where none is known to, the first that comes, in the order of ranks."""
+        if self._is_ended():
+            return False
         if self._late.speaker is not None:
             return self._late.speaker == self._rank
         self._ended.wait(min(TURN_SECONDS * self._rank, LONGEST_TURN))
         return not (self._folder / STALL).exists()
+
+    def _is_ended(self) -> bool:
+        """Whether another rank has ended the job: this one was stopped, and wakes because its job is being ended."""
+        stall = read_stall(self._folder)
+        return stall is not None and stall.is_ended
 
     def _what(self, age: float) -> str:
         return f"phase {PULSE.phase} of step {PULSE.step} has stood still for {age:.0f} s"
@@ -161,7 +167,11 @@ class StallWatch(threading.Thread):
     def _finish(self, age: float, *, told_to_stop: bool) -> None:
         why = "told to stop, but " if told_to_stop else ""
         text = f"{why}{self._what(age)}: {self._late.text}; the last checkpoint stays"
-        self._end(Ending(text, self._speaks, told_to_stop, PULSE.step))
+        speaks = self._speaks and not self._is_ended()
+        if speaks:
+            with suppress(OSError):
+                write_stall(self._folder, Stall(text, time.time() - age, is_ended=True), PULSE.step)
+        self._end(Ending(text, speaks, told_to_stop, PULSE.step))
 
 
 @contextmanager

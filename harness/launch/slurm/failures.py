@@ -54,6 +54,7 @@ class Failure:
     kind: str
     message: str
     trace: str
+    restart: int = 0  # how often SLURM had restarted the job
 
 
 _FAILURE = TypeAdapter(Failure)
@@ -74,9 +75,14 @@ def record_failure(folder: Path, failure: Failure) -> None:
 
 
 def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
-    """What the first failing rank of an attempt raised, not what other ranks raised because of it; None if nothing."""
+    """What the first failing rank of an attempt raised, not what other ranks raised because of it; None if nothing.
+
+    Of the restarts of a job that SLURM requeued, the last one counts in which a rank raised.
+    """
     paths = sorted(folder.glob(f"failures/{stage}-{attempt}-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    failures = [_read(path, stage, attempt) for path in paths]
+    records = [_read(path, stage, attempt) for path in paths]
+    last = max((failure.restart for failure in records), default=0)
+    failures = [failure for failure in records if failure.restart == last]
     causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE, STALLED)]
     return next(iter([*causes, *failures]), None)
 
@@ -98,9 +104,10 @@ def printable(text: str) -> str:
 
 def cause_of(folder: Path, task: str, submitted: Submitted, state: JobState) -> Cause:
     """Why a cell's newest job ended without a result, from its record, its heartbeat and its log."""
-    failure = first_failure(folder, task, submitted.attempt)
-    began = bool(read_beat(heartbeat(folder, task), submitted.job).job)
-    return cause(state, failure, began=began, said=last_words(submitted.folder, submitted.job))
+    failure, beat = first_failure(folder, task, submitted.attempt), read_beat(heartbeat(folder, task), submitted.job)
+    if failure is not None and failure.restart < beat.restart:
+        failure = None  # the job was requeued, and began again: it did not end for that
+    return cause(state, failure, began=bool(beat.job), said=last_words(submitted.folder, submitted.job))
 
 
 def last_words(folder: Path, job: str) -> str:

@@ -25,6 +25,11 @@ def job_id() -> str:
     return f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
+def restarts() -> int:
+    """How often SLURM has restarted this process's job."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
 def heartbeat(folder: Path, task: str) -> Path:
     """The heartbeat file of a task's job."""
     return folder / f"heartbeat-{task}.json"
@@ -67,9 +72,9 @@ def read_beat(path: Path, job: str | None = None) -> Beat:
 
 def start_heartbeat(path: Path) -> None:
     """Write a heartbeat every `BEAT_SECONDS` from a daemon thread, for as long as this process lives."""
-    restart, code = int(os.environ.get("SLURM_RESTART_COUNT", "0")), str(Path(__file__).parents[3])
+    code = str(Path(__file__).parents[3])
     who = {"job": job_id(), "user": user_name(), "host": socket.gethostname()}
-    beat: dict[str, Any] = {**who, "restart": restart, "code": code}
+    beat: dict[str, Any] = {**who, "restart": restarts(), "code": code}
 
     def beat_forever() -> None:
         while True:

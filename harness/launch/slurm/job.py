@@ -21,7 +21,7 @@ from harness.grid.cells import find_cell
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import SlurmError
 from harness.launch.slurm.failures import STALLED, Failure, record_failure
-from harness.launch.slurm.heartbeat import heartbeat, job_id, start_heartbeat
+from harness.launch.slurm.heartbeat import heartbeat, job_id, restarts, start_heartbeat
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
 from harness.storage.fencing import Fence, Start, Unfenced
@@ -56,7 +56,7 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
             raise
         except Exception as error:
             kind, trace = type(error).__name__, traceback.format_exc()
-            record_failure(folder, Failure(task, attempt, rank, job_id(), kind, str(error), trace))
+            record_failure(folder, Failure(task, attempt, rank, job_id(), kind, str(error), trace, restarts()))
             raise
 
 
@@ -71,7 +71,7 @@ def end_stalled(folder: Path, task: str, attempt: int, rank: int, stop: StopFlag
         again = not ending.told_to_stop or stop.reason == "SIGUSR2"
         if ending.is_speaker:
             print(ending.text, file=sys.stderr, flush=True)
-            record_failure(folder, Failure(task, attempt, rank, job_id(), STALLED, ending.text, ""))
+            record_failure(folder, Failure(task, attempt, rank, job_id(), STALLED, ending.text, "", restarts()))
             again = again and may_requeue(folder, job_id(), ending.step) and _is_requeued()
         if again:
             time.sleep(REQUEUE_SECONDS)
@@ -91,7 +91,7 @@ def _is_requeued() -> bool:
 
 
 def _start(attempt: int) -> Start:
-    return Start(attempt, int(os.environ.get("SLURM_RESTART_COUNT", "0")), job_id())
+    return Start(attempt, restarts(), job_id())
 
 
 def _requeue(rank: int) -> None:

@@ -12,7 +12,7 @@ from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.pulse import DATA, PULSE, SAVE, STEP, Ending
 from harness.distributed.stalls.watch import Limits, watched
 from harness.storage.fencing import Unfenced
-from harness.storage.stall import STACKS, STALL, read_stall
+from harness.storage.stall import STACKS, STALL, Stall, read_stall, write_stall
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 QUICK = Limits(beat=0.02, usual=0.1)
@@ -58,6 +58,19 @@ def test_a_process_ends_at_the_limit_or_when_a_signal_waits(tmp_path: Path, *, s
     assert ends[0].told_to_stop == stopped
     assert ("told to stop, but phase step of step 2" in ends[0].text) == stopped
     assert ends[0].text.endswith("the last checkpoint stays")
+
+
+def test_a_rank_that_wakes_when_its_job_is_ended_says_nothing(tmp_path: Path, capfd) -> None:
+    """Rank 0 named this one and waits to be requeued: to this one, it is rank 0 that does not answer."""
+    ends = list[Ending]()
+    limits = Limits(beat=0.02, usual=0.1, end=0.2)
+    with watched(tmp_path, ALONE, RunControl(StopFlag(), Unfenced(), ends.append), None, limits):
+        write_stall(tmp_path, Stall("rank 1 is not answering", 0.0, is_ended=True), 2)
+        work()
+        assert eventually(lambda: bool(ends))
+    assert not ends[0].is_speaker
+    assert capfd.readouterr().err == ""
+    assert read_stall(tmp_path) == Stall("rank 1 is not answering", 0.0, is_ended=True)
 
 
 def test_the_next_piece_of_work_of_a_process_begins_anew(tmp_path: Path) -> None:

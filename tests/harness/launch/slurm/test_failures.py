@@ -22,8 +22,8 @@ from harness.launch.slurm.heartbeat import heartbeat
 from harness.launch.slurm.job_states import NEVER, REPLACED, UNKNOWN, JobState
 
 
-def failure(rank: int, kind: str, message: str = "reason") -> Failure:
-    return Failure("train", 1, rank, "7_0", kind, message, "Traceback ...")
+def failure(rank: int, kind: str, message: str = "reason", restart: int = 0) -> Failure:
+    return Failure("train", 1, rank, "7_0", kind, message, "Traceback ...", restart)
 
 
 def test_the_first_cause_is_not_what_other_ranks_raised_because_of_it(tmp_path: Path) -> None:
@@ -49,6 +49,17 @@ def test_what_a_rank_raised_after_a_stall_counts_before_it(tmp_path: Path) -> No
     first = first_failure(tmp_path, "train", 1)
     assert first is not None
     assert first.kind == "ValueError"
+
+
+def test_what_ended_an_earlier_restart_is_not_why_the_last_one_ended(tmp_path: Path) -> None:
+    """A rank that raised because a node was lost must not make the job's later time-out a permanent failure."""
+    record_failure(tmp_path, failure(0, "RuntimeError", "connection closed by peer"))
+    submitted = Submitted("7_0", 1, tmp_path)
+    assert cause_of(tmp_path, "train", submitted, JobState("TIMEOUT")).verdict == "permanent"
+    heartbeat(tmp_path, "train").write_text(json.dumps({"job": "7_0", "time": 1.0, "restart": 1}))
+    assert cause_of(tmp_path, "train", submitted, JobState("TIMEOUT")) == Cause("the time limit", "transient")
+    record_failure(tmp_path, failure(1, "OSError", restart=1))
+    assert first_failure(tmp_path, "train", 1) == failure(1, "OSError", restart=1)
 
 
 @pytest.mark.parametrize(
