@@ -102,7 +102,7 @@ def write_study(folder: Path, size: StudySize) -> Path:
     done = round(size.done * len(grid))
     for number, cell in enumerate(grid[:done]):
         _finish(recipe, cell, number)
-    running = grid[done : done + PARALLEL]
+    running = grid[done:-1][:PARALLEL]  # the last has failed before it began
     _write_book(recipe, grid, done, size.entries)
     for number, cell in enumerate(running):
         _begin(recipe, cell, number)

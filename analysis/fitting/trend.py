@@ -19,6 +19,7 @@ from analysis.fitting.variance_components import Deviation, Levels, MixedFit, mi
 
 REPLICATES = 2000
 MINIMUM_COMPUTES = 3  # two points leave no residual to judge a line by
+MOST_RUNS = 300  # of a source that a law is fitted to
 MODEL = "model"  # column: the architecture of each run, with its patch size
 FEWEST_TRUNKS = 3  # that are drawn whole; of fewer, their branches are drawn
 
@@ -75,6 +76,7 @@ class LogLinearFit:
     untold: str | None = None  # why it cannot, where models are told
     left_out: int = 0  # runs that stopped before their learning rate had decayed
     unknown: int = 0  # runs that are fitted although they do not say whether it had
+    drawn_from: int = 0  # runs of which the fitted ones were drawn at random; 0 if all are fitted
 
     def band(self, compute: npt.ArrayLike, *, new_run: bool = False) -> Band:
         """The law over a grid with its interval: of the law itself, or of one new run."""
@@ -108,6 +110,7 @@ class LogLinearFit:
             "compute_high": self.compute_high,
             "residual_deviation": self.residual_deviation,
             **self._scatter(),
+            **({"drawn_from": self.drawn_from} if self.drawn_from else {}),
         }
 
     def _scatter(self) -> dict[str, str | float | int]:
@@ -247,14 +250,25 @@ def fit_sources(
     fits = []
     for source, runs in trained.groupby("source", sort=False):
         left_out = np.zeros(len(runs), dtype=bool) if include_unannealed else annealing.unannealed(runs)
-        kept = runs[~left_out]
+        known = runs[~left_out]
+        kept = drawn(known, seed)
         trunks, models = (kept[name].astype(str).tolist() if name in kept else None for name in (TRUNK, MODEL))
         fit = fit_log_linear(
             str(source), convention, kept["compute"], kept["recall"],
             trunks=trunks, architectures=models, confidence=confidence, seed=seed,
         )  # fmt: skip
-        fits.append(replace(fit, left_out=int(left_out.sum()), unknown=int(annealing.unknown(kept).sum())))
+        drawn_from = len(known) if len(known) > len(kept) else 0
+        unknown = int(annealing.unknown(kept).sum())
+        fits.append(replace(fit, left_out=int(left_out.sum()), unknown=unknown, drawn_from=drawn_from))
     return fits
+
+
+def drawn(runs: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The runs; of more than `MOST_RUNS`, so many drawn at random, in their order: levels need all pairs of runs."""
+    if len(runs) <= MOST_RUNS:
+        return runs
+    places = np.random.default_rng(seed).choice(len(runs), MOST_RUNS, replace=False)
+    return runs.iloc[np.sort(places)]
 
 
 def _checked(source: str, compute: npt.ArrayLike, recall: npt.ArrayLike) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ from harness.grid.cell import fingerprint
 from harness.recipe.data import Remote
 from harness.recipe.schema import Recipe
 from harness.storage.json_files import parse_json
-from harness.storage.remembered import Remembered
+from harness.storage.kept.remembered import Remembered
 from shards.format.source import MAX_MANIFEST_BYTES, LocalFolder
 
 if TYPE_CHECKING:

@@ -161,9 +161,17 @@ def _curves(curves: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[
         rows = every.iloc[spread(len(every))] if many else every
         first = _plain(rows.iloc[0].to_dict())
         compute = {name: table.loc[rows.index, "compute"].tolist() for name, table in by_name.items()}
+        losses = rows["loss"].tolist()
+        if many:
+            compute, losses = {name: _short(values) for name, values in compute.items()}, _short(losses)
         same = {"cell": cell, "size": first["size"], "patch": first["patch"], "annealed": cell not in stopped}
-        drawn.append(same | {"loss": rows["loss"].tolist(), "compute": compute})
+        drawn.append(same | {"loss": losses, "compute": compute})
     return drawn
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    """The numbers to as many digits as a figure can show."""
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
@@ -175,10 +183,12 @@ def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
 
 def _fits(table: pd.DataFrame, convention: str, fit: Fit, ended: int) -> dict[str, SourceFit]:
     """A line per source, and the checks of `analysis.fitting` with model cost and crops as the two factors."""
+    from analysis.fitting.trend import drawn
+
     kept = points.for_laws(table, fit)
     trained = kept[kept["trained"].astype(bool)]
     return {
-        trend.source: _source_fit(trend, trained[trained["source"] == trend.source], ended)
+        trend.source: _source_fit(trend, drawn(trained[trained["source"] == trend.source]), ended)
         for trend in points.trends(table, fit, convention)
     }
 
@@ -193,7 +203,7 @@ def _source_fit(fit: LogLinearFit, runs: pd.DataFrame, ended: int) -> SourceFit:
     line = {"x": grid.tolist(), "y": band.centre.tolist(), "low": band.low.tolist(), "high": band.high.tolist()}
     rises = "rises" if fit.slope.low > 0 else "falls" if fit.slope.high < 0 else "shows no clear trend"
     notes = annealing.notes(fit.left_out, fit.unknown, "runs", "fit.include_unannealed")
-    counted = "; ".join([f"{fit.runs} runs{_scatter(fit)}", *notes])
+    counted = "; ".join([f"{fit.runs} runs{_drawn(fit)}{_scatter(fit)}", *notes])
     answer = (
         f"recall {rises}: {fit.law.slope:+.3f} per decade of compute "
         f"({fit.slope.confidence:.0%} interval {fit.slope.low:+.3f} to {fit.slope.high:+.3f}, {counted})."
@@ -203,6 +213,11 @@ def _source_fit(fit: LogLinearFit, runs: pd.DataFrame, ended: int) -> SourceFit:
     if any(text.startswith("two factors") for text in warned):
         answer += " But see the two-factor check: compute may not be what explains it."
     return SourceFit(answer, line, checks)
+
+
+def _drawn(fit: LogLinearFit) -> str:
+    """From how many the runs of a fit were drawn, if there were too many."""
+    return f" drawn from {fit.drawn_from:,}" if fit.drawn_from else ""
 
 
 def _scatter(fit: LogLinearFit) -> str:

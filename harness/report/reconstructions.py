@@ -12,7 +12,7 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
 from harness.recipe.schema import Recipe
 from harness.report.rows import train_values
-from harness.storage.remembered import Remembered
+from harness.storage.kept.remembered import Remembered
 
 if TYPE_CHECKING:
     from analysis.figures.reconstructions import ReconstructionRow

@@ -13,8 +13,8 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import CELLS, TRAIN_LOG, cell_folder
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
+from harness.storage.kept.remembered import Remembered
 from harness.storage.ledger import RECALL_PROTOCOL, LedgerError, LedgerRow, Stage
-from harness.storage.remembered import Remembered
 from harness.storage.train_log import scan_log
 from harness.train.schedule import RunSchedule
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.storage.atomic import write_json
 from harness.storage.json_files import is_number, read_json
-from harness.storage.remembered import Remembered
+from harness.storage.kept.remembered import Remembered
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,7 @@
 """A copy of the ledger's rows in one file, so that commands read only the rows that have changed.
 
 `<output>/ledger-cache.json` is no record of anything. It may be deleted at any time, and one that is damaged, or of
-another version, is not used. A row in it counts only while its own file is the same (`remembered.py`). Who may not
+another version, is not used. A row in it counts only while its own file is the same (`kept/remembered.py`). Who may not
 write the output does without a new one.
 """
 
@@ -19,8 +19,8 @@ from typing import IO
 from harness.storage import ledger
 from harness.storage.atomic import write_atomic
 from harness.storage.json_files import MOST_BYTES
+from harness.storage.kept.remembered import Identity, Remembered
 from harness.storage.ledger import LedgerRow
-from harness.storage.remembered import Identity, Remembered
 
 FILE = "ledger-cache.json"
 VERSION = 1

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.fitting.trend import fit_log_linear, fit_sources
+from analysis.fitting.trend import MOST_RUNS, fit_log_linear, fit_sources
 from analysis.reference.tables import table6
 
 
@@ -190,3 +190,16 @@ def test_other_families_have_no_compute():
     assert others["compute_touvron_high"].isna().all()
     assert not others["pinned"].any()
     assert len(table) == 4 * 19  # sources x models with their training sets
+
+
+def test_of_more_runs_than_levels_can_be_fitted_to_some_are_drawn_and_it_is_said() -> None:
+    rng, count = np.random.default_rng(1), MOST_RUNS + 900  # not the seed of the draw
+    compute = 10 ** rng.uniform(16, 20, count)
+    recall = 0.1 + 0.02 * np.log10(compute) + rng.normal(0, 0.01, count)
+    columns = {"source": "CORUM", "trained": True, "compute": compute, "recall": recall}
+    points = pd.DataFrame(columns | {"model": [f"m{n % 4}" for n in range(count)]})
+    (fit,) = fit_sources(points, "touvron")
+    assert (fit.runs, fit.drawn_from, fit.summary()["drawn_from"]) == (MOST_RUNS, count, count)
+    assert fit.law.slope == pytest.approx(0.02, abs=4 * 0.01 / (MOST_RUNS**0.5 * np.log10(compute).std()))  # 4 errors
+    (whole,) = fit_sources(points.head(MOST_RUNS), "touvron")
+    assert (whole.runs, whole.drawn_from) == (MOST_RUNS, 0)

@@ -5,17 +5,19 @@ tests/harness/test_baselines.py covers weights and profiles, tests/harness/data/
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from harness.data import shard_sets
 from harness.data.prepare import prepare
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
-from harness.stages.missing import StageError, missing_stages, stages_of
+from harness.stages.missing import StageError, missing_of_all, missing_stages, stages_of
 from harness.storage import ledger
 from harness.storage.ledger import LedgerRow, Stage
 
@@ -98,3 +100,28 @@ def test_a_classifier_that_continues_one_of_other_classes_is_refused_before_anyt
         assert (cell.dataset, cell.kind) == ("two", "trained")
         with pytest.raises(StageError, match=text) if text else nullcontext():
             assert missing_stages(recipe, cell).missing == ("train", "embed", "evaluate")
+
+
+def test_a_manifest_is_parsed_once_for_all_cells_and_stages_and_again_when_it_changes(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = Path(str(tiny_recipe.datasets["one"].shards)) / "manifest.json"
+    before, parsed = manifest.stat(), list[int]()
+    os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns - 3600 * 10**9))
+    facts = shard_sets._facts
+
+    def counted(text: bytes) -> shard_sets.ManifestFacts:
+        parsed.append(len(text))
+        return facts(text)
+
+    monkeypatch.setattr(shard_sets, "_facts", counted)
+    works = missing_of_all(tiny_recipe, cells(tiny_recipe))
+    missing_of_all(tiny_recipe, cells(tiny_recipe))
+    assert len(parsed) <= 1  # another test of this process may have read the set before
+    assert [work.fingerprints for work in works] == [
+        missing_stages(tiny_recipe, cell).fingerprints for cell in cells(tiny_recipe)
+    ]
+    os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns - 7200 * 10**9))
+    parsed.clear()
+    missing_of_all(tiny_recipe, cells(tiny_recipe))
+    assert len(parsed) == 1

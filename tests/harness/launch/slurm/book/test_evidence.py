@@ -165,3 +165,25 @@ def test_cells_do_not_run_on_this_machine_beside_jobs(tmp_path: Path, stubs: Stu
     stubs.answer("squeue", f"{HEADER}9|5_0|PENDING|Priority\n9|5_1|COMPLETED|None\n")
     with pytest.raises(UnaccountedError, match=r"live for .*: 5_0; nothing was started. `cancel` ends them"):
         refuse_jobs(tmp_path, TASKS)
+
+
+def test_accounting_is_asked_for_the_newest_job_of_a_task_alone_unless_an_earlier_one_beats(
+    tmp_path: Path, slurm: Stubs
+) -> None:
+    for number in ("5", "6", "7"):
+        submissions = submitted(tmp_path, number, "a")
+    assert set(known_states(tmp_path, submissions)) == {"5", "6", "7"}
+    assert [call.split()[-1] for call in slurm.calls("sacct")] == ["7"]
+    beat(tmp_path, "a", "6")
+    assert known_states(tmp_path, submissions) == {"5": UNKNOWN, "6": JobState("RUNNING"), "7": UNKNOWN}
+    assert [call.split()[-1] for call in slurm.calls("sacct")][1:] == ["7", "6"]
+
+
+def test_thousands_of_jobs_take_a_call_of_squeue_and_one_of_sacct(tmp_path: Path, slurm: Stubs) -> None:
+    submissions = submitted(tmp_path, "5", *(f"c{n}" for n in range(3000)))
+    for cell in range(2000):
+        name = f"single-{cell}"
+        submissions.plan(SubmittedArray(name, "embed", (f"c{cell}",), (1,), f"/jobs/{name}", 4))
+        submissions.submitted(name, str(10 + cell))
+    assert len(known_states(tmp_path, Submissions(tmp_path))) == 5000
+    assert (len(slurm.calls("squeue")), len(slurm.calls("sacct"))) == (1, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_stubs import Stubs
 
+from harness.launch.slurm.book import lines
 from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.commands import SlurmError
@@ -231,3 +232,22 @@ def test_a_damaged_file_of_an_earlier_version_is_put_aside(tmp_path: Path, conte
     assert (path.parent / "book.damaged.json").read_bytes() == content
     assert [entry.array for entry in Submissions(tmp_path).entries] == ["12"]
     assert Submissions(tmp_path).damage == []
+
+
+def test_what_was_read_before_is_not_parsed_again(tmp_path: Path) -> None:
+    submissions, path = Submissions(tmp_path), tmp_path / "jobs" / "book.jsonl"
+    submit(submissions, array("first"), "10")
+    before = lines.read(path)
+    submit(submissions, array("second"), "11")
+    again = lines.read(path, before)
+    assert again == lines.read(path)
+    assert all(one is other for one, other in zip(again.lines, before.lines, strict=False))
+    path.write_bytes(path.read_bytes().replace(b"first", b"other"))
+    assert lines.read(path, before) == lines.read(path)
+
+
+def test_two_lines_in_one_are_damage(tmp_path: Path) -> None:
+    submissions, path = Submissions(tmp_path), tmp_path / "jobs" / "book.jsonl"
+    submit(submissions, array("first"), "10")
+    path.write_bytes(path.read_bytes()[:-1].replace(b"\n", b",") + b"\n")  # an array of both would be valid
+    assert [number for number, _ in lines.read(path).damaged] == [1]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.storage.remembered import SETTLED_NS, Identity, Remembered, identity
+from harness.storage.kept.remembered import SETTLED_NS, Identity, Remembered, identity
 
 HOUR_NS = 3600 * 10**9
 

@@ -1,0 +1,1 @@
+"""What was read of files, kept while they are the same."""
