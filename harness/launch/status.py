@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,9 +28,10 @@ from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
+from harness.storage.health.sessions import Spent, read_sessions, read_spent, spent
+from harness.storage.health.stall import read_stall
 from harness.storage.ledger import LedgerRow
 from harness.storage.locks import user_name
-from harness.storage.stall import read_stall
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "cancelled", "missing"]
@@ -55,6 +57,7 @@ class CellStatus:
     reason: str = ""
     axes: str = ""  # where the cell is on the grid's axes
     outlook: Outlook | None = None  # of a cell that has begun to train
+    spent: Spent | None = None  # the hours of its training so far
     orphan: bool = False  # a live job of a cell that the recipe does not have
 
 
@@ -102,7 +105,12 @@ def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequenc
     seen = outlooks(recipe, [work.cell for work in work_items])
     stopped = [ledger.read(recipe.output, row.cell, "train") if row.state == "done" else None for row in rows]
     return [
-        replace(row, outlook=seen.get(row.cell), reason=row.reason or _why_stopped(train))
+        replace(
+            row,
+            outlook=seen.get(row.cell),
+            reason=row.reason or _why_stopped(train),
+            spent=read_spent(train.values) if train is not None else row.spent,
+        )
         for row, train in zip(rows, stopped, strict=True)
     ]
 
@@ -180,14 +188,16 @@ def _task_status(
 
 
 def _running(recipe: Recipe, cell: Cell, task: str, job: str, restarts: int) -> CellStatus:
-    row = last_row(cell_folder(recipe, cell) / TRAIN_LOG, "train") if task == "train" else None
+    folder = cell_folder(recipe, cell)
+    row = last_row(folder / TRAIN_LOG, "train") if task == "train" else None
     if row is None or not row.get("progress") or row["step"] <= _first_step(recipe, cell):
         return CellStatus(cell.id, task, "running", job, restarts=restarts)
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
     rate = row.get("crops_per_second")
     eta = row.get("seconds_left", (steps - row["step"]) * batch / rate if rate else None)
-    return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts)
+    hours = spent(read_sessions(folder, now=time.time()), is_running=True)
+    return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts, spent=hours)
 
 
 def _first_step(recipe: Recipe, cell: Cell) -> int:
@@ -206,10 +216,23 @@ def table(rows: Sequence[CellStatus]) -> str:
     total += (
         f"; {len(rows) - len(own)} live jobs of cells that the recipe does not have" if len(rows) > len(own) else ""
     )
-    return f"{text_table([_texts(row, axes=with_axes, outlooks=outlooks) for row in rows], LEFT)}\n{total}"
+    hours = sum((row.spent for row in rows if row.spent), Spent())
+    shown = [_texts(row, axes=with_axes, outlooks=outlooks, goodput=hours.goodput is not None) for row in rows]
+    return "\n".join(filter(None, [text_table(shown, LEFT), total, _hours(hours)]))
 
 
-def _texts(row: CellStatus, *, axes: bool, outlooks: bool) -> dict[str, str]:
+def _hours(spent: Spent) -> str:
+    """What the hours of training were spent on, in one line."""
+    if spent.goodput is None:
+        return ""
+    parts = {"start-up": spent.starting, "saves": spent.saving, "lost": spent.lost}
+    rest = ", ".join(f"{name} {hours / spent.hours:.1%}" for name, hours in parts.items())
+    return (
+        f"{spent.hours:,.2f} hours of ranks in training: {spent.goodput:.1%} useful, {rest}; {spent.failures} failures"
+    )
+
+
+def _texts(row: CellStatus, *, axes: bool, outlooks: bool, goodput: bool) -> dict[str, str]:
     """A cell's text by column."""
     return {
         "cell": row.cell,
@@ -220,9 +243,14 @@ def _texts(row: CellStatus, *, axes: bool, outlooks: bool) -> dict[str, str]:
         "crops/s": f"{row.crops_per_second:,.0f}" if row.crops_per_second is not None else "",
         "ETA": _duration(row.eta_seconds) if row.eta_seconds is not None else "",
         **({"final loss": _final_loss(row.outlook)} if outlooks else {}),
+        **({"goodput": _share(row.spent)} if goodput else {}),
         "restarts": str(row.restarts or ""),
         "reason": "; ".join(filter(None, [row.reason, _doubt(row.outlook)])),
     }
+
+
+def _share(spent: Spent | None) -> str:
+    return "" if spent is None or spent.goodput is None else f"{spent.goodput:.0%}"
 
 
 def _final_loss(seen: Outlook | None) -> str:

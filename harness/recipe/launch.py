@@ -88,7 +88,9 @@ class Launch(Section):
         512,
         description="wells of a part, which is embedded, then written: a stop loses less than one part",
     )
-    checkpoint_minutes: PositiveFloat = 20.0
+    checkpoint_minutes: PositiveFloat | Literal["auto"] = Field(
+        "auto", description="between saves; auto: from how long saves take and how often nodes fail, 2 to 60 minutes"
+    )
     stall_minutes: PositiveFloat | None = Field(
         30.0, description="a job whose work has stood still for so long ends and is requeued; null: it is only said"
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["harness.train.loop", "harness.embed.cell", "harness.distributed.fsdp", "torch.utils.tensorboard", "tqdm"]
+    ["harness.train.loop", "harness.embed.cell", "harness.distributed.fsdp", "harness.train.event_file", "tqdm"]
 )
 PREEMPTED, DIVERGED = 75, 76  # exit codes
 

@@ -25,7 +25,7 @@ from harness.launch.slurm.heartbeat import heartbeat, job_id, restarts, start_he
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
 from harness.storage.fencing import Fence, Start, Unfenced
-from harness.storage.stall import may_requeue
+from harness.storage.health.stall import may_requeue
 
 REQUEUE_SECONDS = 120  # SLURM ends a requeued job within this time
 
