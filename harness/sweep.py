@@ -16,7 +16,7 @@ from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
 from harness.launch import owner, status
 from harness.launch.watch import watch
-from harness.plan.cost import misfits, plan_cells
+from harness.plan.fit import check_fit
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import default_profile, json_schema, load, to_yaml
 from harness.recipe.schema import Recipe
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recall", type=float, help="frontier: mean recall that is wanted; default: the best run's")
     parser.add_argument("--loss", type=float, help="frontier: validation loss that is wanted; default: the best run's")
-    help_force = "resume: also what failed for a permanent reason; run: also what does not fit a GPU by the plan"
+    help_force = "resume: also what failed for a permanent reason; run: also what does not fit by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
     help_orphans = "cancel: only live jobs of cells that the recipe no longer has, after an edit"
     parser.add_argument("--orphans", action="store_true", help=help_orphans)
@@ -170,7 +170,8 @@ def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
     if options.watch:
         return watch(recipe)
     rows = status.statuses(recipe)
-    print(status.as_json(rows) if options.json else status.table(rows))
+    lines = [status.as_json(rows)] if options.json else [status.table(rows), *status.slow_nodes(recipe)]
+    print(*lines, sep="\n")
     return 0
 
 
@@ -215,6 +216,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
             _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
         )
         missing = [work.cell for work in work_items if work.missing]
+        check_fit(recipe, missing, force=options.force)
         failed = run_with_progress(recipe, missing)
         status_of_report = _draw(recipe)
     if failed:
@@ -230,9 +232,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
     work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
-    refused = misfits(plan_cells(recipe, [work.cell for work in work_items if work.missing]), recipe.hardware.gpu_type)
-    if refused and not options.force:
-        raise RecipeError("nothing was submitted: this would not fit (--force submits it):\n" + "\n".join(refused))
+    check_fit(recipe, [work.cell for work in work_items if work.missing], force=options.force)
     submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
     print("\n".join([_counts(work_items), *submission.lines()]))
     if not submission.entries and any(work.missing for work in work_items) and not submission.held:

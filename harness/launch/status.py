@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 from analysis.figures.text_table import text_table
@@ -29,6 +30,7 @@ from harness.stages.missing import CellWork, missing_stages
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
 from harness.storage.health.sessions import Spent, read_sessions, read_spent, spent
+from harness.storage.health.slow_nodes import read_slow_nodes
 from harness.storage.health.stall import read_stall
 from harness.storage.ledger import LedgerRow
 from harness.storage.locks import user_name
@@ -262,6 +264,16 @@ def _doubt(seen: Outlook | None) -> str:
     """The verdict with its evidence, where the run is in doubt."""
     doubtful = seen is not None and seen.verdict in ("diverging", "cannot reach the frontier")
     return f"{seen.verdict}: {seen.evidence}" if doubtful and seen is not None else ""
+
+
+def slow_nodes(recipe: Recipe) -> list[str]:
+    """A line for each node that a run found slow, and what to do about it."""
+    excluded = recipe.launch.slurm.exclude_slow
+    cure = "later submissions leave it out" if excluded else "launch.slurm.exclude_slow=true leaves it out from now on"
+    return [
+        f"{slow.text} ({slow.cell}, {datetime.fromtimestamp(slow.time):%Y-%m-%d %H:%M}); {cure}"
+        for slow in read_slow_nodes(recipe.output)
+    ]
 
 
 def as_json(rows: Sequence[CellStatus]) -> str:

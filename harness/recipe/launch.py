@@ -43,6 +43,9 @@ class Slurm(Section):
     attempts: Annotated[int, Field(gt=0, le=1_000)] = Field(
         5, description="submissions of a stage with transient failures, until it is held back"
     )
+    exclude_slow: bool = Field(
+        False, description="leave out nodes that a run of this study found slow in the last week (<output>/slow_nodes)"
+    )
     container: Container | None = Field(None, description="srun --container-image, on clusters that have it")
     modules: list[SlurmWord] = Field([], max_length=100, description="module load, before anything else")
     environment: dict[Variable, ShellText] = Field({}, max_length=100, description="variables of the job")

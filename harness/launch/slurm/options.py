@@ -1,4 +1,4 @@
-"""Convert a resource request to submitit's parameters and to sbatch's options. Pure functions."""
+"""Convert a resource request to submitit's parameters and to sbatch's options."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from harness.plan.resources import Resources
 from harness.recipe.launch import Slurm
 from harness.recipe.schema import Recipe
+from harness.storage.health.slow_nodes import read_slow_nodes
 
 FIELDS = {
     "partition": "launch.slurm.partition",
@@ -19,6 +20,7 @@ FIELDS = {
     "time limit": "launch.slurm.hours",
     "memory": "launch.slurm.memory_gb",
     "gres": "launch.gpus_per_node",
+    "node list": "launch.slurm.exclude_slow",
     "node count": "launch.nodes",
     "cpu": "launch.cpus_per_task",
     "node configuration": "launch.nodes, launch.gpus_per_node, launch.cpus_per_task or launch.slurm.memory_gb",
@@ -37,8 +39,15 @@ def options(recipe: Recipe, resources: Resources) -> dict[str, Any]:
         "time": max(1, round(60 * slurm.hours)),
         "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
         **slurm.model_dump(include={"partition", "account", "qos", "constraint"}),
+        "exclude": _excluded(recipe),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _excluded(recipe: Recipe) -> str | None:
+    """The nodes to leave out, as sbatch lists them."""
+    slow = read_slow_nodes(recipe.output) if recipe.launch.slurm.exclude_slow else []
+    return ",".join(node.node for node in slow) or None
 
 
 def arguments(recipe: Recipe, resources: Resources) -> list[str]:

@@ -29,6 +29,8 @@ from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.atomic import write_json
+from harness.storage.health.sessions import Spent
+from harness.storage.health.slow_nodes import SlowNode, record_slow_node
 from harness.storage.ledger import LedgerRow
 
 JOB = "7_0"
@@ -179,6 +181,29 @@ def test_the_table_has_a_row_per_cell_and_counts_states() -> None:
     assert list(row.values()) == values
     assert lines[-1] == "4 cells: 2 done, 1 running, 1 missing"
     assert [row["state"] for row in json.loads(status.as_json(rows))] == ["running", "done", "missing", "done"]
+
+
+def test_goodput_is_shown_for_cells_and_for_all_of_them() -> None:
+    rows = [
+        CellStatus("a", "train", "running", spent=Spent(2.0, 1.5, 0.1, 0.1, 0.3, 1)),
+        CellStatus("b", "", "done", spent=Spent(6.0, 5.7, 0.2, 0.1, 0.0, 0)),
+        CellStatus("c", "", "missing"),
+    ]
+    text = status.table(rows)
+    assert [line.split()[3:] for line in text.splitlines()[1:4]] == [["75%"], [], []]
+    assert text.splitlines()[2].split() == ["b", "done", "95%"]
+    assert text.splitlines()[-1] == (
+        "8.00 hours of ranks in training: 90.0% useful, start-up 3.8%, saves 2.5%, lost 3.8%; 1 failures"
+    )
+    assert json.loads(status.as_json(rows))[0]["spent"]["lost"] == 0.3
+
+
+def test_a_slow_node_is_shown_with_what_leaves_it_out(tiny_recipe: Recipe) -> None:
+    assert status.slow_nodes(tiny_recipe) == []
+    record_slow_node(tiny_recipe.output, SlowNode("gpu-07", "vit", 1.6, "node gpu-07 is slow: rank 3", time.time()))
+    (line,) = status.slow_nodes(tiny_recipe)
+    assert line.startswith("node gpu-07 is slow: rank 3 (vit, 20")
+    assert line.endswith("; launch.slurm.exclude_slow=true leaves it out from now on")
 
 
 ODD_BEATS = [

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork
+from harness.storage.health.slow_nodes import SlowNode, record_slow_node
 
 SCALING = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 
@@ -38,6 +40,16 @@ def test_requests_follow_the_recipe() -> None:
     }  # fmt: skip
     assert stage_resources(recipe.launch, largest, "embed").nodes == 1
     assert stage_resources(recipe.launch, largest, "evaluate") == Resources(1, 1, 0, 12)
+
+
+def test_nodes_that_were_slow_are_left_out_where_the_recipe_says_so(tmp_path: Path) -> None:
+    for node in ("gpu-07", "gpu-11"):
+        record_slow_node(tmp_path, SlowNode(node, "cell", 1.6, f"node {node} is slow", time.time()))
+    study = load(SCALING, "slurm", [f"output={tmp_path}"])
+    request = stage_resources(study.launch, cells(study)[0], "train")
+    assert not any(argument.startswith("--exclude") for argument in options.arguments(study, request))
+    study = load(SCALING, "slurm", [f"output={tmp_path}", "launch.slurm.exclude_slow=true"])
+    assert "--exclude=gpu-07,gpu-11" in options.arguments(study, request)
 
 
 def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
