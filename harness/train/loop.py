@@ -118,8 +118,10 @@ def train_cell(stage: StageRun, control: RunControl | None = None) -> dict[str, 
         initialise(model, weights_path(recipe, cell))
         values: dict[str, Any] = {"kind": cell.kind, **cell.labels(), "crops": 0}
         values["parameters"] = sum(p.numel() for p in model.parameters())
-        weights, channels = model.state_dict(), recipe.mae.channel_names
-        if cell.training is not None:
+        channels = recipe.mae.channel_names
+        if cell.training is None:
+            weights = model.state_dict()  # held by nothing in training: shards would not free the whole model
+        else:
             run = _train_model(stage, model, ranks, control, values)
             weights, channels = run.engine.weights(), list(run.spec.channels.names)
         if ranks.is_first:
