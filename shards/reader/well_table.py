@@ -66,6 +66,11 @@ class WellTable:
         ends = tuple(accumulate(shard.wells for shard in manifest.shards))
         return cls(source, manifest, tuple(known), np.concatenate(codes), _joined(shapes), ends, footer, pieces)
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return [str(name) for name in self._footer.schema.to_arrow_schema().names]
+
     def frame(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """All rows of the named columns, or of all, as a pandas table."""
         with _decoded(self.source, self.manifest, _load(self.source, self.manifest)) as file:

@@ -151,6 +151,8 @@ def test_rows_that_are_asked_for_are_those_of_the_table(many, wells):
     rows = many.rows(np.array(wells, np.int64))
     pd.testing.assert_frame_equal(rows, many.wells.loc[wells], check_dtype=len(wells) == 10, check_index_type=False)
     assert many.rows(np.array(wells, np.int64), ["plate"]).columns.tolist() == ["plate"]
+    assert many.table.columns == many.wells.columns.tolist()
+    pd.testing.assert_frame_equal(many.table.frame(["plate"]), many.wells[["plate"]])
 
 
 @pytest.mark.parametrize(("wells", "groups"), [([4, 3], [1]), ([0, 9], [0, 3]), ([], [0])], ids=["one", "two", "none"])
