@@ -86,7 +86,7 @@ class RunSpec:
         """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
         wells = self.wells[self.order.wells(first, count)]
         drawn = placed(seed, first, wells, self.shards.shapes[wells], crop)
-        keys = self.shards.wells.loc[wells, "key"]
+        keys = self.shards.rows(wells, ["key"])["key"]
         return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
 
 
