@@ -36,7 +36,8 @@ TELLING = re.compile(
     r"error|fatal|killed|denied|not found|no such|no space|quota|cannot|failed|invalid|traceback|out of memory",
     re.IGNORECASE,
 )
-UNREADABLE, STALLED = "Unreadable", "Stalled"
+TOLD_TO_STOP = "User defined signal 2"  # what srun says of a process that does not listen to it yet
+UNREADABLE, STALLED, STOPPED = "Unreadable", "Stalled", "Preempted"
 CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 """What a rank raises because another rank has ended; never the first cause if any rank raised something else."""
 
@@ -74,6 +75,19 @@ def record_failure(folder: Path, failure: Failure) -> None:
     write_json(folder / "failures" / name, asdict(failure))
 
 
+def forget_stop(folder: Path, task: str, attempt: int) -> None:
+    """Remove the record that an attempt was stopped, because SLURM has started it again."""
+    path = folder / "failures" / f"{task}-{attempt}-0.json"
+    if path.exists() and _read(path, task, attempt).kind == STOPPED:
+        path.unlink()
+
+
+def stops(folder: Path, task: str) -> int:
+    """How many attempts at a task ended because they were told to stop, after a save: they did not fail."""
+    records = [_read(path, task, 0) for path in folder.glob(f"failures/{task}-*-0.json")]
+    return sum(record.kind == STOPPED for record in records)
+
+
 def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
     """What the first failing rank of an attempt raised, not what other ranks raised because of it; None if nothing.
 
@@ -83,7 +97,7 @@ def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
     records = [_read(path, stage, attempt) for path in paths]
     last = max((failure.restart for failure in records), default=0)
     failures = [failure for failure in records if failure.restart == last]
-    causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE, STALLED)]
+    causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE, STALLED, STOPPED)]
     return next(iter([*causes, *failures]), None)
 
 
@@ -143,7 +157,7 @@ def cause(state: JobState, failure: Failure | None, *, began: bool = True, said:
         return Cause("out of memory", "permanent")
     if failure is not None and failure.kind == STALLED and not state.was_cancelled:
         return Cause(printable(f"stalled: {failure.message}"), "transient")
-    if failure is not None and failure.kind not in (STALLED, *CONSEQUENCES, "Preempted", "Fenced"):
+    if failure is not None and failure.kind not in (STALLED, STOPPED, *CONSEQUENCES, "Fenced"):
         return Cause(printable(f"{failure.kind}: {failure.message}".splitlines()[0]), "permanent")
     if state.was_cancelled:
         return Cause("cancelled", "cancelled")
@@ -151,6 +165,10 @@ def cause(state: JobState, failure: Failure | None, *, began: bool = True, said:
         return Cause("a job that it depends on failed", "transient")
     if state.state in TRANSIENT:
         return Cause(TRANSIENT[state.state], "transient")
+    if failure is not None and failure.kind == STOPPED:
+        return Cause(printable(f"told to stop: {failure.message}"), "transient")
+    if not began and TOLD_TO_STOP in said:
+        return Cause("told to stop while it was starting", "transient")
     if state.state == "UNKNOWN":
         return Cause("lost: SLURM no longer knows the job", "transient")
     words = f": {said}" if said else ""
