@@ -55,7 +55,8 @@ WRITING = ("cancel", "report", "forecast")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, act, and return the exit status.
 
-    0 done, 1 cells failed or a damaged file left out of the report, 2 invalid request, 130 interrupted.
+    0 done, 1 cells failed, a damaged file is left out of the report, or SLURM does not answer `status`, 2 invalid
+    request, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
@@ -172,7 +173,7 @@ def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
     rows = status.statuses(recipe)
     lines = [status.as_json(rows)] if options.json else [status.table(rows), *status.slow_nodes(recipe)]
     print(*lines, sep="\n")
-    return 0
+    return 1 if any(row.as_of for row in rows) else 0
 
 
 def _logs(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:

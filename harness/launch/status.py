@@ -17,10 +17,11 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
 from harness.launch.slurm.book.entries import Key, Submitted
-from harness.launch.slurm.book.evidence import known_states
+from harness.launch.slurm.book.evidence import known_states, last_known_states
 from harness.launch.slurm.book.lines import Cancelled
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.cancel import LiveJob, orphans
+from harness.launch.slurm.commands import BRIEF, SlurmError
 from harness.launch.slurm.failures import cause_of
 from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import NAMES, NEVER, UNKNOWN, JobState
@@ -61,31 +62,54 @@ class CellStatus:
     outlook: Outlook | None = None  # of a cell that has begun to train
     spent: Spent | None = None  # the hours of its training so far
     orphan: bool = False  # a live job of a cell that the recipe does not have
+    as_of: str | None = None  # when SLURM last answered, in ISO 8601; None: now
 
 
 def statuses(recipe: Recipe) -> list[CellStatus]:
     """The status of every cell, in the order of the grid, then live jobs of cells that the recipe does not have.
 
-    Raises:
-        SlurmError: there are jobs, and SLURM does not answer.
+    If SLURM does not answer, states of jobs are those of its last answer, and `as_of` says when that was.
     """
     submissions = Submissions(recipe.output)
     for text in submissions.damage:
         print(f"note: {text}; the next run, resume or cancel repairs it", file=sys.stderr, flush=True)
-    submissions.look_up()
+    is_answering = _look_up(submissions)
     latest = submissions.latest()
     work_items = [missing_stages(recipe, cell) for cell in cells(recipe)]
     next_jobs = [_next_jobs(recipe, work, latest) for work in work_items]
     grid = {work.cell.id for work in work_items}
     asked = {submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted}
     asked |= {submitted.job for (cell, _), submitted in latest.items() if cell not in grid} - submissions.ended.keys()
-    known = known_states(recipe.output, submissions, sorted(asked))
+    known, as_of = _known(recipe, submissions, sorted(asked), is_answering)
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
     rows = [_if_cancelled(row, submissions.cancelled.get(row.cell)) for row in rows]
     places = [point_name(work.cell.point.coordinates()) for work in work_items]
     rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
     rows = _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
-    return [*rows, *map(_orphan, orphans(submissions, known, grid))]
+    return [replace(row, as_of=as_of) for row in (*rows, *map(_orphan, orphans(submissions, known, grid)))]
+
+
+def _look_up(submissions: Submissions) -> bool:
+    """Find the jobs that SLURM took unasked; False if it does not answer."""
+    try:
+        submissions.look_up(BRIEF)
+    except SlurmError as error:
+        print(f"note: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _known(
+    recipe: Recipe, submissions: Submissions, jobs: Sequence[str], is_answering: bool
+) -> tuple[dict[str, JobState], str | None]:
+    """The states of jobs; where SLURM does not answer, the last known ones, and as of when."""
+    if is_answering:
+        try:
+            return known_states(recipe.output, submissions, jobs, BRIEF), None
+        except SlurmError as error:
+            print(f"note: {error}", file=sys.stderr, flush=True)
+    known, as_of = last_known_states(recipe.output, submissions, jobs)
+    return known, as_of.isoformat(sep=" ", timespec="seconds")
 
 
 def _orphan(job: LiveJob) -> CellStatus:
@@ -220,7 +244,14 @@ def table(rows: Sequence[CellStatus]) -> str:
     )
     hours = sum((row.spent for row in rows if row.spent), Spent())
     shown = [_texts(row, axes=with_axes, outlooks=outlooks, goodput=hours.goodput is not None) for row in rows]
-    return "\n".join(filter(None, [text_table(shown, LEFT), total, _hours(hours)]))
+    silence = [f"SLURM does not answer; as of {_clock(row.as_of)}" for row in rows[:1] if row.as_of]
+    return "\n".join(filter(None, [*silence, text_table(shown, LEFT), total, _hours(hours)]))
+
+
+def _clock(as_of: str) -> str:
+    """A time of today as `12:31`, of another day with its date."""
+    at = datetime.fromisoformat(as_of)
+    return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d %H:%M}"
 
 
 def _hours(spent: Spent) -> str:

@@ -37,9 +37,10 @@ TELLING = re.compile(
     r"error|fatal|killed|denied|not found|no such|no space|quota|cannot|failed|invalid|traceback|out of memory",
     re.IGNORECASE,
 )
-UNREADABLE, STALLED = "Unreadable", "Stalled"
-LAST = (UNREADABLE, STALLED)  # kinds that count only if no rank raised anything else
-SAVED = ("Preempted", "Fenced", STALLED)  # kinds of a rank that did what it was told to
+TOLD_TO_STOP = "User defined signal 2"  # what srun says of a process that does not listen to it yet
+UNREADABLE, STALLED, STOPPED = "Unreadable", "Stalled", "Preempted"
+LAST = (UNREADABLE, STALLED, STOPPED)  # kinds that count only if no rank raised anything else
+SAVED = ("Fenced", STALLED, STOPPED)  # kinds of a rank that did what it was told to
 LOST_CONNECTION = re.compile(r"gloo/transport|connection (closed|reset) by peer", re.IGNORECASE)
 
 
@@ -83,6 +84,19 @@ def record_failure(folder: Path, failure: Failure) -> None:
         write_json(path, asdict(failure))
     except OSError as error:
         print(f"{path}: {error.strerror}; error: {failure.kind}: {failure.message}", file=sys.stderr, flush=True)
+
+
+def forget_stop(folder: Path, task: str, attempt: int) -> None:
+    """Remove the record that an attempt was stopped, because SLURM has started it again."""
+    path = folder / "failures" / f"{task}-{attempt}-0.json"
+    if path.exists() and _read(path, task, attempt).kind == STOPPED:
+        path.unlink()
+
+
+def stops(folder: Path, task: str) -> int:
+    """How many attempts at a task ended because they were told to stop, after a save: they did not fail."""
+    records = [_read(path, task, 0) for path in folder.glob(f"failures/{task}-*-0.json")]
+    return sum(record.kind == STOPPED for record in records)
 
 
 def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
@@ -162,6 +176,10 @@ def cause(state: JobState, failure: Failure | None, *, began: bool = True, said:
         return Cause("a job that it depends on failed", "transient")
     if state.state in TRANSIENT:
         return Cause(TRANSIENT[state.state], "transient")
+    if failure is not None and failure.kind == STOPPED:
+        return Cause(printable(f"told to stop: {failure.message}"), "transient")
+    if not began and TOLD_TO_STOP in said:
+        return Cause("told to stop while it was starting", "transient")
     if state.state == "UNKNOWN":
         return Cause("lost: SLURM no longer knows the job", "transient")
     words = f": {said}" if said else ""

@@ -152,7 +152,7 @@ def _check_requests(recipe: Recipe, chains: Sequence[JobChain]) -> None:
         if refusal is not None:
             raise SlurmError(
                 f"SLURM refuses jobs of {request}:\n  {refusal}\n"
-                f"set {field_of(refusal)} in the recipe; nothing was submitted"
+                f"set {field_of(refusal, slurm.options)} in the recipe; nothing was submitted"
             )
 
 
@@ -266,8 +266,8 @@ def _submit_report(recipe: Recipe, submissions: Submissions, code: Path, last_jo
     arrays = [entry.array for entry in live if entry.stage != REPORT and entry.array]
     entry = _entry(recipe, REPORT, (), ())
     submissions.plan(entry)
-    options = parameters(recipe, Resources(1, 1, 0, recipe.launch.cpus_per_task), entry.name, code, None)
-    options["additional_parameters"] = {"requeue": True, "dependency": f"afterany:{':'.join(arrays)}"}
+    resources = Resources(1, 1, 0, recipe.launch.cpus_per_task)
+    options = parameters(recipe, resources, entry.name, code, depending("afterany", arrays))
     executor = NamedExecutor(folder=entry.folder)
     executor.update_parameters(**options, use_srun=False)  # a job step cannot submit jobs
     array = str(executor.submit(last_job, recipe.model_dump_json()).job_id)

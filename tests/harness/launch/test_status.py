@@ -6,8 +6,11 @@ tests/harness/stages/test_shared_embedding.py covers stages that several jobs sh
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from harness.launch import status
 from harness.launch.slurm.book import evidence
 from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
+from harness.launch.slurm.commands import NoAnswerError
 from harness.launch.slurm.failures import Failure, record_failure
 from harness.launch.slurm.heartbeat import SILENT_SECONDS, heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState
@@ -157,6 +161,26 @@ def test_a_damaged_line_is_named_and_costs_nothing_else(
     path.write_bytes(b"[" * 100_000 + b"\n" + path.read_bytes())
     assert status_of(JobState("RUNNING")).state == "running"
     assert f"note: {path}:1: not a line of a submissions file (" in capsys.readouterr().err
+
+
+def test_without_an_answer_the_last_one_is_shown_and_as_of_when(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def silent(*_: object) -> dict[str, JobState]:
+        raise NoAnswerError("Socket timed out")
+
+    assert status_of(JobState("PENDING", "Resources")).as_of is None
+    monkeypatch.setattr(evidence, "states", silent)
+    rows = status.statuses(tiny_recipe)
+    row = next(row for row in rows if row.cell == cell.id)
+    assert (row.state, row.reason) == ("queued", "Resources")
+    assert datetime.now().astimezone() - datetime.fromisoformat(str(row.as_of)) < timedelta(seconds=60)
+    assert re.match(r"SLURM does not answer; as of (\d{4}-\d\d-\d\d )?\d\d:\d\d\n", status.table(rows))
+    assert json.loads(status.as_json(rows))[0]["as_of"] == row.as_of
+    assert capsys.readouterr().err == "note: Socket timed out\n"
+    earlier = [replace(row, as_of="2026-01-31 12:31:05+00:00")]
+    assert status.table(earlier).startswith("SLURM does not answer; as of 2026-01-31 12:31\n")
 
 
 def test_an_exception_is_the_reason_of_a_failure(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:

@@ -74,6 +74,8 @@ def test_what_ended_an_earlier_restart_is_not_why_the_last_one_ended(tmp_path: P
         ("FAILED", failure(0, "RuntimeError", "size mismatch"), Cause("RuntimeError: size mismatch", "permanent")),
         ("TIMEOUT", failure(0, "Preempted"), Cause("the time limit", "transient")),
         ("CANCELLED", failure(0, "Preempted"), Cause("cancelled", "cancelled")),
+        ("PREEMPTED", failure(0, "Preempted"), Cause("preempted", "transient")),
+        ("FAILED", failure(0, "Preempted", "SIGUSR2; saved"), Cause("told to stop: SIGUSR2; saved", "transient")),
         ("FAILED", failure(0, "Stalled", "rank 3"), Cause("stalled: rank 3", "transient")),
         ("CANCELLED", failure(0, "Stalled", "rank 3"), Cause("cancelled", "cancelled")),
         ("FAILED", None, Cause("failed, and no reason was recorded: killed?", "transient")),
@@ -145,3 +147,11 @@ def test_a_reason_is_one_line_without_control_characters() -> None:
     reason = cause(JobState("FAILED"), failure(0, "ValueError", "\x1b[2Jcleared" + "x" * 9999 + "\nmore"))
     assert reason.text.startswith("ValueError: ?[2Jcleared")
     assert len(reason.text) < 600
+
+
+def test_a_job_that_is_told_to_stop_before_it_listens_may_be_tried_again() -> None:
+    """srun's own words, from SLURM 22.05; anything else before the beginning would repeat."""
+    said = "srun: error: node1: tasks 0-1: User defined signal 2"
+    expected = Cause("told to stop while it was starting", "transient")
+    assert cause(JobState("FAILED"), None, began=False, said=said) == expected
+    assert cause(JobState("FAILED"), None, began=False, said="python: not found").verdict == "permanent"
