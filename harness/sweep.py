@@ -236,7 +236,8 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     check_fit(recipe, [work.cell for work in work_items if work.missing], force=options.force)
     submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
     print("\n".join([_counts(work_items), *submission.lines()]))
-    if not submission.entries and any(work.missing for work in work_items) and not submission.held:
+    is_waiting = bool(submission.entries or submission.held or submission.limit)
+    if not is_waiting and any(work.missing for work in work_items):
         print("every missing cell is already queued or running")
     if not any(work.missing for work in work_items):
         return _draw(recipe)

@@ -118,9 +118,11 @@ def _orphan(job: LiveJob) -> CellStatus:
 
 
 def _if_cancelled(row: CellStatus, cancelled: Cancelled | None) -> CellStatus:
-    """The same, unless the cell is recorded as cancelled and has nothing live."""
-    if cancelled is None or row.state in ("done", "running", "queued"):
+    """The same, unless the cell is recorded as cancelled. A job that runs is given time for a save (`KillWait`)."""
+    if cancelled is None or row.state == "done":
         return row
+    if row.state in ("running", "queued"):
+        return replace(row, reason=f"{cancelled.text}; SLURM is ending its job")
     return replace(row, state="cancelled", reason=f"{cancelled.text}{RESUMED}")
 
 

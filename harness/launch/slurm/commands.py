@@ -43,6 +43,9 @@ ENDED = re.compile(
 )
 """What SLURM says of a job that has ended, or is back in the queue, by the time a command about it arrives."""
 
+LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Submit\w*Limit\b")
+"""SLURM's names of limits on the number of jobs that are queued or run: `AssocMaxSubmitJobLimit`."""
+
 TERMINAL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]"
 )
@@ -50,6 +53,15 @@ TERMINAL = re.compile(
 
 class SlurmError(RuntimeError):
     """A SLURM command failed or did not answer; the text is SLURM's."""
+
+
+class LimitError(SlurmError):
+    """A limit on the number of a user's jobs leaves no place for these now; `limit` is SLURM's name of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        named = LIMIT.search(text)
+        self.limit = named[0] if named else "a limit on submitted jobs"
 
 
 class NoAnswerError(SlurmError):
@@ -145,6 +157,8 @@ def _run(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
 def refusal(options: Sequence[str]) -> str | None:
     """Why `sbatch` would refuse a job with these options, in its own words; None if it would accept it.
 
+    That there is no place for another job now is no refusal of its options.
+
     Raises:
         NoAnswerError: SLURM does not answer, which is no refusal.
     """
@@ -153,7 +167,7 @@ def refusal(options: Sequence[str]) -> str | None:
     except NoAnswerError:
         raise
     except SlurmError as error:
-        return str(error)
+        return None if LIMIT.search(str(error)) else str(error)
     return None
 
 

@@ -47,7 +47,7 @@ def options(recipe: Recipe, resources: Resources) -> dict[str, Any]:
 def further(recipe: Recipe, resources: Resources) -> dict[str, str | int | bool]:
     """`launch.slurm.options` by name, without flags that are false; `requeue` too, which is on by default.
 
-    A stage without GPUs does not ask for those of `gres`. Nodes that were slow are excluded, too, if the recipe says so.
+    A stage without GPUs does not ask for those of `gres`. Nodes that were slow are excluded if the recipe says so.
     """
     slurm = recipe.launch.slurm
     slow = [node.node for node in read_slow_nodes(recipe.output)] if slurm.exclude_slow else []

@@ -106,6 +106,10 @@ class Submissions:
         """Record the id that SLURM assigned."""
         self._append(Accepted(name, array))
 
+    def drop(self, name: str) -> None:
+        """Record that SLURM has not taken an array."""
+        self._append(Dropped(name))
+
     def set_throttle(self, name: str, throttle: int) -> None:
         """Record an array's changed throttle."""
         self._append(Throttled(name, throttle))
@@ -218,4 +222,4 @@ class Submissions:
             if entry.name in arrays:
                 self.submitted(entry.name, arrays[entry.name])
             elif entry.user in ("", user_name()):
-                self._append(Dropped(entry.name))
+                self.drop(entry.name)
