@@ -6,6 +6,7 @@ Running it again runs what is missing and repeats nothing.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -25,6 +26,7 @@ from harness.stages import missing as stages
 from harness.stages.missing import CellWork, StageError
 from harness.stages.tasks import missing_tasks
 from harness.storage.ledger import LedgerError
+from harness.storage.ledger_cache import kept_rows
 from harness.storage.locks import locked
 
 VERBS = {
@@ -49,6 +51,8 @@ EXAMPLES = """examples:
 """
 OF_CELLS = ("logs", "cancel", "forecast")
 CLAIMING = ("run", "resume")  # an output belongs to the recipe that was first run
+BRIEF = ("plan", "status")
+GARBAGE = 200_000  # objects that are kept before Python looks for garbage: the cells of a large study are none
 WRITING = ("cancel", "report", "forecast")
 
 
@@ -62,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
         words.insert(0, "run")
     options = _parser().parse_intermixed_args(words)
+    if options.verb in BRIEF:
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
     if options.json_schema:
         print(json.dumps(json_schema(), indent=1))
         return 0
@@ -142,7 +149,8 @@ def _act(options: argparse.Namespace) -> int:
         owner.claim(recipe.output, recipe.name, options.recipe)
     elif options.verb in WRITING:
         owner.check(recipe.output, options.recipe)
-    return ACTIONS[options.verb](recipe, options, named)
+    with kept_rows(recipe.output):
+        return ACTIONS[options.verb](recipe, options, named)
 
 
 def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
@@ -209,7 +217,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
         return _submit(recipe, options)
     with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
         prepare(recipe)
-        work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+        work_items = stages.missing_of_all(recipe, cells(recipe))
         refuse_jobs(
             recipe.output, [(work.cell.id, task) for work in work_items for task in missing_tasks(recipe, work)]
         )
@@ -232,7 +240,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
 
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
-    work_items = [stages.missing_stages(recipe, cell) for cell in cells(recipe)]
+    work_items = stages.missing_of_all(recipe, cells(recipe))
     check_fit(recipe, [work.cell for work in work_items if work.missing], force=options.force)
     submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
     print("\n".join([_counts(work_items), *submission.lines()]))

@@ -15,6 +15,7 @@ from analysis.figures.recall import FACET, INTERVAL, draw_fit, draw_points
 from analysis.figures.style import (
     DARK,
     GREY,
+    MANY,
     Encoding,
     choose_encoding,
     compute_label,
@@ -47,13 +48,13 @@ def gain_versus_compute(
     sources = list(dict.fromkeys(gains["source"]))
     if not sources:
         raise ValueError("no gains to draw")
-    encoding = choose_encoding(points)
+    encoding, many = choose_encoding(points), len(points) > MANY
     with styled():
         figure = Figure(figsize=(7.4, 0.5 + 2.3 * len(sources)), layout="constrained")
         for (left, right), source in zip(figure.subplots(len(sources), 2, squeeze=False), sources, strict=True):
             of_source = gains[gains["source"] == source]
             left.set_title(source.replace(FACET, "\n", 1), loc="left", fontweight="bold", parse_math=False)
-            draw_points(left, points[points["source"] == source], encoding)
+            draw_points(left, points[points["source"] == source], encoding, many=many)
             left.scatter(of_source["compute"], of_source["initial"], s=60, zorder=3, **OWN)
             left.set_ylabel("Recall")
             _draw_gains(right, of_source, encoding)

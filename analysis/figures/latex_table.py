@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.fitting.annealing import unannealed, unknown
 
@@ -43,8 +43,8 @@ def latex_table(points: pd.DataFrame, places: Mapping[str, str] | None = None) -
     ]
     marks = _marks(points)
     for labels, rows in points.assign(mark=marks).groupby(keys, sort=False, dropna=False):
-        by_source = rows.drop_duplicates("source").set_index("source")
-        cells = [_interval(by_source.loc[source]) if source in by_source.index else "--" for source in sources]
+        by_source = {row["source"]: row for row in reversed(rows.to_dict("records"))}  # of two the first
+        cells = [_interval(by_source[source]) if source in by_source else "--" for source in sources]
         model, *others = map(tex, labels[: len(titles)])
         lines.append(" & ".join([model + rows["mark"].iloc[0], *others, *cells]) + r" \\")
     lines.append(r"\bottomrule")
@@ -68,7 +68,7 @@ def _marks(points: pd.DataFrame) -> list[str]:
     return [STOPPED if stopped else UNSAID if unsaid and is_trained else "" for is_trained, stopped, unsaid in rows]
 
 
-def _interval(row: pd.Series) -> str:
+def _interval(row: Mapping[Any, Any]) -> str:
     ends = [row["recall_low"], row["recall_high"]]
     interval = "" if any(end != end or end is None for end in ends) else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
     return f"{row['recall']:.3f}{interval}"

@@ -15,12 +15,14 @@ from analysis.figures.style import (
     AREAS,
     DARK,
     GREY,
+    MANY,
     Encoding,
     LegendSection,
+    Mark,
     choose_encoding,
     compute_label,
     logarithmic_compute,
-    mark_model,
+    mark_models,
     open_section,
     outside_legend,
     patch_label,
@@ -82,7 +84,7 @@ def recall_versus_compute(
             title = source.replace(FACET, "\n", 1)
             axes.set_title(title, loc="left", fontweight="bold", pad=15, parse_math=False)
             _draw_table6(axes, published[published["benchmark"] == _base(source)], encoding)
-            draw_points(axes, points[points["source"] == source], encoding)
+            draw_points(axes, points[points["source"] == source], encoding, many=len(points) > MANY)
             for fit in fits:
                 if fit.source == source:
                     draw_fit(axes, fit)
@@ -105,25 +107,37 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, grid[:count]
 
 
-def draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
-    """The recall of trained cells with intervals, seeds side by side, and runs through their open points."""
+def draw_points(axes: Axes, points: pd.DataFrame, encoding: Encoding, *, many: bool = False) -> None:
+    """The recall of trained cells with intervals, seeds side by side, and runs through their open points.
+
+    Args:
+        axes: of the panel.
+        points: of its source.
+        encoding: how runs look.
+        many: whether the figure has so many that they are drawn together.
+    """
     if points.empty:
         return
     _draw_trajectories(axes, points, encoding)
     span = np.log10(points["compute"].max() / points["compute"].min()) or 1.0
-    seeds = sorted(points["seed"].unique())
+    places = {seed: place for place, seed in enumerate(sorted(points["seed"].unique()))}
+    marks = []
     for row, is_open in zip(points.to_dict("records"), unannealed(points), strict=True):
-        dodge = 10 ** (SEED_DODGE * span * (seeds.index(row["seed"]) - (len(seeds) - 1) / 2))
-        x = row["compute"] * dodge
-        axes.vlines(
-            x, row["recall_low"], row["recall_high"], color=encoding.colours[row["size"]], linewidth=0.8, alpha=0.55
-        )
-        mark_model(axes, x, row["recall"], row, encoding, is_open=is_open)
+        dodge = 10 ** (SEED_DODGE * span * (places[row["seed"]] - (len(places) - 1) / 2))
+        marks.append(Mark(row["compute"] * dodge, row["recall"], row, is_open))
+    for group in [marks] if many else [[mark] for mark in marks]:
+        colours = [encoding.colours[mark.row["size"]] for mark in group]
+        low, high = ([mark.row[end] for mark in group] for end in ("recall_low", "recall_high"))
+        x = [mark.x for mark in group]
+        axes.vlines(x, low, high, color=colours, linewidth=0.8, alpha=0.55)
+    mark_models(axes, marks, encoding, many=many)
 
 
 def _draw_trajectories(axes: Axes, points: pd.DataFrame, encoding: Encoding) -> None:
     """A line through the open points of each run, which it passed on its way, to its last one."""
     open_points = unannealed(points)
+    if not open_points.any():
+        return
     for _, run in points.assign(open=open_points).groupby(["model", "dataset", "seed"], sort=False, dropna=False):
         ordered = run.sort_values("compute")
         passed = ordered[ordered["open"] | (ordered["compute"] == ordered["compute"].max())]

@@ -79,7 +79,10 @@ def bends_down(points: Points, metric: Metric) -> bool:
 def _among(table: pd.DataFrame, words: set[str]) -> Mask:
     if COLUMN not in table:
         return np.zeros(len(table), dtype=bool)
-    return np.array([str(value).strip().lower() in words for value in table[COLUMN]], dtype=bool)
+    import pandas as pd
+
+    codes, values = pd.factorize(table[COLUMN], use_na_sentinel=False)
+    return np.array([str(value).strip().lower() in words for value in values], dtype=bool)[codes]
 
 
 def notes(left_out: int, unsaid: int, unit: str, keep: str) -> list[str]:

@@ -17,8 +17,10 @@ Legend: n readings of the loss, P places of the grid of shapes, Q places of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +45,9 @@ FEWEST = 4  # readings after the warm-up
 EARLIEST = 0.05  # share of the area under the schedule that must be covered
 MOST_READINGS = 64  # more are thinned, evenly in log u
 NEGLIGIBLE = 1e-7  # weight of a place of the grid
-HALVINGS = 40
+HALVINGS = 60
+CLOSE = 1e-10  # of a quantile to the last guess, in spreads of the distribution
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,23 @@ class FinalLoss:
         return 1.0 - self._below(float(np.log(loss)))
 
     def quantile(self, probability: float) -> float:
-        """The loss that the run ends below with this probability."""
+        """The loss that the run ends below with this probability.
+
+        Found by Newton's method, which halves the bracket wherever a step would leave it.
+        """
         low, high = self.centres.min() - 60 * self.scales.max(), self.centres.max() + 60 * self.scales.max()
+        mean = float(self.weights @ self.centres)
+        spread = float(self.weights @ ((self.centres - mean) ** 2 + self.scales**2)) ** 0.5
+        guess = mean + spread * NormalDist().inv_cdf(probability)
         for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._below(middle) < probability else (low, middle)
-        return float(np.exp((low + high) / 2))
+            miss = self._below(guess) - probability
+            low, high = (guess, high) if miss < 0 else (low, guess)
+            step = guess - miss / max(self._density(guess), TINY)
+            after = step if low < step < high else (low + high) / 2
+            if abs(after - guess) <= CLOSE * spread:
+                break
+            guess = after
+        return float(np.exp(guess))
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
         """The ends of the middle of the distribution."""
@@ -94,6 +109,12 @@ class FinalLoss:
         from scipy.special import stdtr
 
         return float(self.weights @ stdtr(self.freedom, (log_loss - self.centres) / self.scales))
+
+    def _density(self, log_loss: float) -> float:
+        half = (self.freedom + 1) / 2
+        factor = math.exp(math.lgamma(half) - math.lgamma(self.freedom / 2)) / math.sqrt(self.freedom * math.pi)
+        z = (log_loss - self.centres) / self.scales
+        return factor * float((self.weights / self.scales) @ (1 + z * z / self.freedom) ** -half)
 
 
 def final_loss(curve: Curve, rates: Rates, siblings: Sequence[Curve] = ()) -> FinalLoss:

@@ -133,7 +133,7 @@ def set_channels(recipe: Recipe, place: Dataset | Embed) -> tuple[str, ...]:
     """
     location: ShardLocation = place.shards
     try:
-        names = manifest_of(recipe, location)["channels"]
+        names = manifest_of(recipe, location).fields["channels"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ChannelError(f"{location}: the names of its channels cannot be read ({error})") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.grid.cell import fingerprint
 from harness.recipe.data import Remote
 from harness.recipe.schema import Recipe
 from harness.storage.json_files import parse_json
+from harness.storage.remembered import Remembered
 from shards.format.source import MAX_MANIFEST_BYTES, LocalFolder
 
 if TYPE_CHECKING:
@@ -43,25 +46,50 @@ def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "
     return shards
 
 
-def manifest_of(recipe: Recipe, place: ShardLocation) -> dict[str, Any]:
-    """The manifest of the set at `place`, not validated. At a URL it is read once per process.
+@dataclass(frozen=True)
+class ManifestFacts:
+    """What planning takes from a manifest, not validated; the list of its shards may be long, and is not kept.
+
+    Attributes:
+        fields: all but the shards.
+        digest: of the shards' checksums; None if it has none.
+    """
+
+    fields: dict[str, Any]
+    digest: str | None
+
+
+_FACTS: Remembered[ManifestFacts] = Remembered()
+
+
+def manifest_of(recipe: Recipe, place: ShardLocation) -> ManifestFacts:
+    """The manifest of the set at `place`. It is parsed once per process; again if a local file has changed.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: the store cannot be read.
-        ValueError: it is not JSON, not a regular file, or too large.
+        ValueError: it is not JSON, not an object, not a regular file, or too large.
     """
     if isinstance(place, Path):
-        text = LocalFolder(place).load(MANIFEST, MAX_MANIFEST_BYTES)
-    else:
-        text = _asked(place, recipe.remote.model_dump_json())
-    manifest: dict[str, Any] = parse_json(text)
-    return manifest
+        return _FACTS.read(f"{place}/{MANIFEST}", lambda: _facts(LocalFolder(place).load(MANIFEST, MAX_MANIFEST_BYTES)))
+    return _asked(place, recipe.remote.model_dump_json())
 
 
 @cache
-def _asked(url: str, remote: str) -> bytes:
-    return _store(url, Remote.model_validate_json(remote)).load(MANIFEST, MAX_MANIFEST_BYTES)
+def _asked(url: str, remote: str) -> ManifestFacts:
+    return _facts(_store(url, Remote.model_validate_json(remote)).load(MANIFEST, MAX_MANIFEST_BYTES))
+
+
+def _facts(text: bytes) -> ManifestFacts:
+    manifest = parse_json(text)
+    if not isinstance(manifest, dict):
+        raise ValueError(f"a manifest is a JSON object, this is {type(manifest).__name__}")
+    shards = manifest.pop("shards", None)
+    try:
+        digest = fingerprint(sorted(shard["sha256"] for shard in shards or ()))
+    except (KeyError, TypeError):
+        digest = None
+    return ManifestFacts(manifest, digest if shards else None)
 
 
 def _store(url: str, remote: Remote) -> Store:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import JsonValue
 
 from harness.recipe.axes import END, Point
 from harness.recipe.data import Assay, Build, Stream
+from harness.recipe.fields import canonical_json
 from harness.recipe.models import Architecture
 from harness.recipe.optimiser import Optimiser
 from harness.recipe.schedules import STABLE
@@ -27,6 +30,7 @@ Kind = Literal["trained", "segment", "untrained", "pretrained", "profiles", "pix
 # Recipe fields that change no result, and so no id: where and how something is done.
 BUILD_NOT_IDENTITY = {"root", "output", "workers", "on_error", "codec", "chunk"}
 ASSAY_NOT_IDENTITY = {"output"}
+NOT_IDENTITY = {"start", "heirs", "is_snapshot", "point", "overlay"}  # of a cell
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,16 @@ class Training:
             return identity | {"until": self.until}
         return identity | ({"end": self.end} if train.schedule.name == STABLE else {})
 
+    @cached_property
+    def identity_json(self) -> str:
+        """The identity as canonical JSON, made once for all cells that share it."""
+        return canonical_json(self.identity())
+
+    @cached_property
+    def schedule_json(self) -> str:
+        """What decides the learning rate at each share of the run, relative to its peak, as canonical JSON."""
+        return canonical_json([self.settings.schedule.identity(), self.share])
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -95,6 +109,11 @@ class TrainingData:
         if self.assay is not None:
             identity["assay"] = self.assay.model_dump(mode="json", exclude=ASSAY_NOT_IDENTITY)
         return identity
+
+    @cached_property
+    def identity_json(self) -> str:
+        """The identity as canonical JSON, made once for all cells that share it."""
+        return canonical_json(self.identity())
 
 
 @dataclass(frozen=True)
@@ -124,12 +143,25 @@ class Cell:
     is_snapshot: bool = field(default=False, compare=False)
     point: Point = field(default=Point(), compare=False)
     overlay: Recipe | None = field(default=None, compare=False, repr=False)
-    id: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        parts = [self.model, self.dataset or self.kind, f"s{self.seed}", self._part()]
-        parts.append(fingerprint(self.identity())[:8])
-        object.__setattr__(self, "id", "-".join(part for part in dict.fromkeys(parts) if part))
+    @cached_property
+    def id(self) -> str:
+        """What names the cell's files and jobs: its place on the grid in words, and the hash of its identity."""
+        parts = [
+            self.model,
+            self.dataset or self.kind,
+            f"s{self.seed}",
+            self._part(),
+            fingerprint_of(self.identity_json)[:8],
+        ]
+        return "-".join(part for part in dict.fromkeys(parts) if part)
+
+    def linked(self, **others: Any) -> Cell:  # noqa: ANN401  (fields of any type)
+        """The same cell with other values of what is no part of its identity: its start, heirs and place."""
+        assert others.keys() <= NOT_IDENTITY
+        cell = copy(self)  # with the id, which stays
+        cell.__dict__.update(others)
+        return cell
 
     def _part(self) -> str:
         """Which part of a run the cell is, for its id; empty for the whole of one."""
@@ -140,16 +172,30 @@ class Cell:
     def identity(self) -> dict[str, JsonValue]:
         """All that changes the cell's result, as the JSON that its id hashes."""
         return {
+            **self._own_identity(),
+            "architecture": self.architecture.identity() if self.architecture else None,
+            "data": self.data.identity() if self.data else None,
+            "training": self.training.identity() if self.training else None,
+        }
+
+    def _own_identity(self) -> dict[str, JsonValue]:
+        """The part of the identity that other cells do not share."""
+        return {
             "version": ID_VERSION,
             "kind": self.kind,
             "model": self.model,
-            "architecture": self.architecture.identity() if self.architecture else None,
             "dataset": self.dataset,
-            "data": self.data.identity() if self.data else None,
-            "training": self.training.identity() if self.training else None,
             "seed": self.seed,
             **({"continues": self.continues} if self.continues else {}),
         }
+
+    @property
+    def identity_json(self) -> str:
+        """The identity as canonical JSON, of the texts of what the cell shares with others."""
+        texts = {name: canonical_json(value) for name, value in self._own_identity().items()}
+        shared = {"architecture": self.architecture, "data": self.data, "training": self.training}
+        texts |= {name: "null" if part is None else part.identity_json for name, part in shared.items()}
+        return "{" + ",".join([f'"{name}":{texts[name]}' for name in sorted(texts)]) + "}"
 
     @property
     def begins_run(self) -> bool:
@@ -209,4 +255,9 @@ def axis_value(value: JsonValue) -> JsonValue:
 
 def fingerprint(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     """SHA-256 of the canonical JSON of `value`: equal for equal values, whatever the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return fingerprint_of(canonical_json(value))
+
+
+def fingerprint_of(text: str) -> str:
+    """The same of canonical JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()

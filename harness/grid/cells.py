@@ -46,12 +46,13 @@ def _cells(study: Recipe, point: Point) -> list[Cell]:
         baselines += [_untrained(recipe, model, seed) for seed, model in itertools.product(grid.seeds, models)]
     trained: list[Cell] = []
     for dataset in sorted(grid.datasets, key=lambda name: _starts_before(recipe, name)):
-        for seed, model in itertools.product(grid.seeds, models):
-            trained += _run(study, point, recipe, _trained(recipe, model, dataset, seed), trained)
+        of_models = [_trained(recipe, model, dataset) for model in models]  # seeds share what they have in common
+        for seed, first in itertools.product(grid.seeds, of_models):
+            trained += _run(study, point, recipe, replace(first, seed=seed), trained)
     trained = starts_first(sorted(trained, key=lambda cell: grid.seeds.index(cell.seed)))
     if not point.coordinates():
         return baselines + trained
-    return [replace(cell, point=point, overlay=recipe) for cell in baselines + trained]
+    return [cell.linked(point=point, overlay=recipe) for cell in baselines + trained]
 
 
 def _run(study: Recipe, point: Point, recipe: Recipe, run: Cell, others: Sequence[Cell]) -> list[Cell]:
@@ -105,6 +106,8 @@ def _starts_before(recipe: Recipe, dataset: str) -> int:
 
 
 def _is_excluded(study: Recipe, point: Point, run: Cell, end: float) -> bool:
+    if not study.grid.exclude:
+        return False
     at: dict[str, JsonValue] = {"model": run.model, "dataset": run.dataset, "seed": run.seed, END: end}
     at |= point.coordinates()
     return any(all(at[name] == value for name, value in excluded.items()) for excluded in study.grid.exclude)
@@ -132,11 +135,13 @@ def _merged(at_points: Sequence[Cell]) -> list[Cell]:
 
 
 def _merge(group: Sequence[Cell]) -> Cell:
+    if len(group) == 1:
+        return group[0]
     first, places = group[0], [cell.point.coordinates() for cell in group]
     kept = {name: value for name, value in places[0].items() if all(place[name] == value for place in places)}
     values = tuple((name, kept.get(name)) for name, _ in first.point.values)
     variant = first.point.variant if VARIANT in kept else None
-    return replace(first, point=Point(variant, values), is_snapshot=any(cell.is_snapshot for cell in group))
+    return first.linked(point=Point(variant, values), is_snapshot=any(cell.is_snapshot for cell in group))
 
 
 def _pixel_statistics() -> Cell:
@@ -152,7 +157,8 @@ def _untrained(recipe: Recipe, model: str, seed: int) -> Cell:
     return Cell("untrained", model, _architecture(recipe, model), None, None, None, seed)
 
 
-def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
+def _trained(recipe: Recipe, model: str, dataset: str) -> Cell:
+    """The run of a model on a dataset, with the seed 0."""
     train = recipe.train
     training = Training(
         epochs=per_name(train.epochs, dataset),
@@ -162,7 +168,7 @@ def _trained(recipe: Recipe, model: str, dataset: str, seed: int) -> Cell:
         early_stopping=recipe.early_stopping_of(dataset),
         settings=train,
     )
-    return Cell("trained", model, _architecture(recipe, model), dataset, _data(recipe, dataset), training, seed)
+    return Cell("trained", model, _architecture(recipe, model), dataset, _data(recipe, dataset), training, 0)
 
 
 def _architecture(recipe: Recipe, name: str) -> Architecture | None:

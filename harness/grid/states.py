@@ -56,6 +56,8 @@ def _part(
     run: Cell, start: Cell | None, *, until: float | None = None, end: float = 1.0, is_snapshot: bool = False
 ) -> Cell:
     assert run.training is not None
+    if until is None and end == run.training.end and start is run.start:
+        return run
     training = replace(run.training, until=until, end=end)
     kind: Kind = "trained" if until is None else "segment"
     return replace(run, kind=kind, training=training, start=start, is_snapshot=is_snapshot)
@@ -63,6 +65,8 @@ def _part(
 
 def starts_first(grid: Sequence[Cell]) -> list[Cell]:
     """The same cells in their order, but for those that would come before the one that they start from."""
+    if all(cell.start is None for cell in grid):
+        return list(grid)
     by_id, ordered = {cell.id: cell for cell in grid}, dict[str, Cell]()
     for cell in grid:
         chain = [cell]
@@ -97,7 +101,7 @@ def with_shared_trunks(grid: Sequence[Cell]) -> list[Cell]:
             if _until(other) < limit or (_until(other) == limit and cell.kind == "trained")
         ]  # fmt: skip
         start = max(before, key=_until) if before else root.start
-        return replace(cell, start=None if start is None else started(start.id))
+        return cell.linked(start=None if start is None else started(start.id))
 
     return starts_first([started(cell.id) for cell in grid])
 
@@ -127,9 +131,9 @@ def with_heirs(grid: Sequence[Cell]) -> list[Cell]:
 
     @cache
     def complete(cell_id: str) -> tuple[Cell, ...]:
-        return tuple(replace(heir, heirs=complete(heir.id)) for heir in by_start.get(cell_id, ()))
+        return tuple(heir.linked(heirs=complete(heir.id)) for heir in by_start.get(cell_id, ()))
 
-    return [replace(cell, heirs=complete(cell.id)) for cell in grid]
+    return [cell.linked(heirs=complete(cell.id)) for cell in grid]
 
 
 def steps_at(share: float, planned: int) -> int:

@@ -27,7 +27,7 @@ from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import NAMES, NEVER, UNKNOWN, JobState
 from harness.recipe.axes import point_name
 from harness.recipe.schema import Recipe
-from harness.stages.missing import CellWork, missing_stages
+from harness.stages.missing import CellWork, missing_of_all
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
 from harness.storage.health.sessions import Spent, read_sessions, read_spent, spent
@@ -75,7 +75,7 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
         print(f"note: {text}; the next run, resume or cancel repairs it", file=sys.stderr, flush=True)
     is_answering = _look_up(submissions)
     latest = submissions.latest()
-    work_items = [missing_stages(recipe, cell) for cell in cells(recipe)]
+    work_items = missing_of_all(recipe, cells(recipe))
     next_jobs = [_next_jobs(recipe, work, latest) for work in work_items]
     grid = {work.cell.id for work in work_items}
     asked = {submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted}

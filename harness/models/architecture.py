@@ -77,11 +77,15 @@ KINDS = {
     "vit_classifier": Kind(systems.VitClassifierCost, _vit_classifier),
     "imagenet": Kind(systems.PlainVit, _imagenet),
 }
+_COSTS: dict[str, System] = {}  # a study has thousands of cells, and few architectures
 
 
 def cost_of(architecture: Architecture) -> System:
     """Return the cost model of an architecture, which counts its parameters and compute. Does not import torch."""
-    return configure(KINDS[architecture.model.kind].cost, architecture)
+    key = architecture.fields_json
+    if key not in _COSTS:
+        _COSTS[key] = configure(KINDS[architecture.model.kind].cost, architecture)
+    return _COSTS[key]
 
 
 def build(architecture: Architecture, pool: Pool = DEFAULT_POOL, classes: int = 0) -> Network:

@@ -161,7 +161,7 @@ def training_images(recipe: Recipe, name: str) -> int:
 
 def _manifest_wells(recipe: Recipe, place: ShardLocation) -> dict[str, int] | None:
     try:
-        counts: dict[str, int] = manifest_of(recipe, place)["wells"]
+        counts: dict[str, int] = manifest_of(recipe, place).fields["wells"]
     except FileNotFoundError:
         return None
     return counts

@@ -6,6 +6,7 @@ line, and not a plan of nonsense or an exhausted memory.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -123,6 +124,14 @@ def default_of(section: type[BaseModel], field: str) -> Any:  # noqa: ANN401  (t
 def at_default(section: Section, names: Iterable[str]) -> set[str]:
     """The fields of these names that have their default value."""
     return {name for name in names if getattr(section, name) == default_of(type(section), name)}
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+def canonical_json(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """The JSON of a value: the same text for equal values, whatever the order of keys."""
+    return _CANONICAL.encode(value)
 
 
 def per_name(values: Number | dict[str, Number], name: str) -> Number:

@@ -8,6 +8,7 @@ so are the fields of `mae` that the kind uses. `harness/models/architecture.py` 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
@@ -24,6 +25,7 @@ from harness.recipe.fields import (
     Text,
     YamlPath,
     at_default,
+    canonical_json,
 )
 
 Misfit = tuple[str, str]  # field of the model, and what is wrong with it
@@ -350,3 +352,13 @@ class Architecture:
         unused = BASE if self.mae.parametrisation == "standard" else frozenset[str]()
         fields = set(self.model.mae_fields) - at_default(self.mae, Mae.newer) - unused
         return {**self.mae.model_dump(mode="json", include=fields), **self.model.own_identity()}
+
+    @cached_property
+    def identity_json(self) -> str:
+        """The identity as canonical JSON, made once for all cells of the architecture."""
+        return canonical_json(self.identity())
+
+    @cached_property
+    def fields_json(self) -> str:
+        """Every field, also of no part in the identity: equal for architectures that are the same in all."""
+        return f"{self.model.model_dump_json()} {self.mae.model_dump_json()}"

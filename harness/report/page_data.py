@@ -64,7 +64,8 @@ def study(
     tables = {name: by_facet(points.points(recipe, grid, name), axes) for name in CONVENTIONS}
     curves = points.curves(recipe, grid, recipe.fit.convention)
     planned = {plan.cell.id: plan for plan in plans(recipe, grid)}
-    rows = [_row(recipe, cell, table, planned.get(cell.id)) for cell in grid]
+    recalls = _recalls(table)
+    rows = [_row(recipe, cell, recalls.get(cell.id, {}), planned.get(cell.id)) for cell in grid]
     unfinished = sum(row.state not in ("done", STOPPED) for row in rows)
     forecasts, _ = verified(recipe)
     ended = sum(row.state == STOPPED for row in rows)
@@ -147,11 +148,17 @@ def _points(tables: Mapping[str, pd.DataFrame], convention: str) -> list[dict[st
 
 
 def _curves(curves: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[dict[str, Any]]:
+    """The validations of each trained cell; of many cells, some of each, which the page's figure needs no more of."""
+    from analysis.figures.loss import spread
+    from analysis.figures.style import MANY
+
     ends = points.finals(recipe, grid)
     stopped = set(ends.loc[unannealed(ends), "cell"])
     by_name = {name: points.curves(recipe, grid, name) for name in CONVENTIONS}
-    drawn = []
-    for cell, rows in curves[curves["crops"] > 0].groupby("cell", sort=False):
+    drawn, seen = [], curves[curves["crops"] > 0]
+    many = seen["cell"].nunique() > MANY
+    for cell, every in seen.groupby("cell", sort=False):
+        rows = every.iloc[spread(len(every))] if many else every
         first = _plain(rows.iloc[0].to_dict())
         compute = {name: table.loc[rows.index, "compute"].tolist() for name, table in by_name.items()}
         same = {"cell": cell, "size": first["size"], "patch": first["patch"], "annealed": cell not in stopped}
@@ -226,10 +233,17 @@ def _checks(runs: pd.DataFrame, notes: Sequence[str]) -> list[dict[str, str]]:
     return [{"check": check.check, "verdict": check.verdict, "detail": check.detail} for check in fitted.checks]
 
 
-def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None) -> CellRow:
+def _recalls(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """The recall of each cell by source."""
+    recalls: dict[str, dict[str, float | None]] = {}
+    for cell, source, recall in zip(table["cell"], table["source"], table["recall"], strict=True):
+        recalls.setdefault(str(cell), {})[str(source)] = float(recall)
+    return recalls
+
+
+def _row(recipe: Recipe, cell: Cell, recalls: Mapping[str, float | None], plan: CellPlan | None) -> CellRow:
     from analysis.page.study import CellRow
 
-    recalls = table[table["cell"] == cell.id]
     rows = {stage: stage_values(recipe, cell, stage) for stage in ledger.STAGES}
     finished = [(stage, values) for stage, values in rows.items() if values is not None]
     train, log = train_values(recipe, cell), log_path(recipe, cell)
@@ -242,7 +256,7 @@ def _row(recipe: Recipe, cell: Cell, table: pd.DataFrame, plan: CellPlan | None)
         if train and train.stopped
         else _state(recipe, cell, finished=bool(finished), evaluated=rows["evaluate"] is not None),
         loss=train.validation_loss if train else None,
-        recalls={str(source): float(value) for source, value in zip(recalls["source"], recalls["recall"], strict=True)},
+        recalls=recalls,
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
         spent_hours=sum(_spent(recipe, cell, stage, values) for stage, values in finished) if finished else None,
         annealed=ANNEALED[annealed(cell, train)] if train and cell.is_point else "",

@@ -12,6 +12,7 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import RECONSTRUCTIONS, cell_folder
 from harness.recipe.schema import Recipe
 from harness.report.rows import train_values
+from harness.storage.remembered import Remembered
 
 if TYPE_CHECKING:
     from analysis.figures.reconstructions import ReconstructionRow
@@ -49,10 +50,20 @@ def _saved(recipe: Recipe, grid: Sequence[Cell]) -> list[tuple[float, Cell, Path
 def _damage(path: Path) -> str | None:
     """Why the crops of a file cannot be drawn; None if they can."""
     try:
+        return _CHECKED.read(str(path), lambda: _fault(path))
+    except OSError:
+        return _fault(path)
+
+
+def _fault(path: Path) -> str | None:
+    try:
         read(path)
     except DAMAGE as error:
         return f"not crops that can be drawn ({error})"
     return None
+
+
+_CHECKED: Remembered[str | None] = Remembered()
 
 
 def read(path: Path) -> tuple[list[ReconstructionRow], list[str]]:

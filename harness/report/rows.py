@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from analysis.recall.relationship_recall import VERSIONS
 from harness.grid.cell import Cell
-from harness.grid.cell_folder import TRAIN_LOG, cell_folder
+from harness.grid.cell_folder import CELLS, TRAIN_LOG, cell_folder
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
-from harness.storage.ledger import RECALL_PROTOCOL, LedgerError, Stage
+from harness.storage.ledger import RECALL_PROTOCOL, LedgerError, LedgerRow, Stage
+from harness.storage.remembered import Remembered
 from harness.storage.train_log import scan_log
 from harness.train.schedule import RunSchedule
 
@@ -134,17 +135,35 @@ def checked_values(recipe: Recipe, cell: Cell, stage: Stage) -> Values | None:
         LedgerError: the row is damaged, of a later version, holds other than the stage's values, or, of a trained
             cell's evaluation, has no training to place it by.
     """
-    path, row = ledger.row_path(recipe.output, cell.id, stage), ledger.read(recipe.output, cell.id, stage)
+    row = ledger.read(recipe.output, cell.id, stage)
     if row is None:
         return None
+    values = _values(recipe.output, row, stage)
+    reason = _misfit(recipe, cell, values)
+    if reason:
+        raise LedgerError(ledger.row_path(recipe.output, cell.id, stage), reason)
+    return values
+
+
+def _values(output: Path, row: LedgerRow, stage: Stage) -> Values:
+    """The values of a row, validated once for each row that was read.
+
+    Raises:
+        LedgerError: they are not the stage's.
+    """
+    key = str(output), row.cell, stage
+    before = _VALIDATED.get(key)
+    if before is not None and before[0] is row:
+        return before[1]
     try:
         values = KINDS[stage].model_validate(row.values)
     except ValidationError as error:
-        raise LedgerError(path, _reason(error)) from error
-    reason = _misfit(recipe, cell, values)
-    if reason:
-        raise LedgerError(path, reason)
+        raise LedgerError(ledger.row_path(output, row.cell, stage), _reason(error)) from error
+    _VALIDATED[key] = row, values
     return values
+
+
+_VALIDATED: dict[tuple[str, str, Stage], tuple[LedgerRow, Values]] = {}
 
 
 def _reason(error: ValidationError) -> str:
@@ -201,10 +220,16 @@ def annealed(cell: Cell, values: TrainValues) -> bool | None:
 
 def validations(recipe: Recipe, cell: Cell) -> tuple[list[Validation], str]:
     """The validations in a cell's log that can be drawn, and what is wrong with the rest of it; empty if nothing is."""
+    path = f"{recipe.output}/{CELLS}/{cell.id}/{TRAIN_LOG}"
     try:
-        rows, problems = scan_log(log_path(recipe, cell))
+        return _LOGS.read(path, lambda: _validations(*scan_log(Path(path))))
+    except FileNotFoundError:
+        return [], ""
     except OSError as error:
         return [], f"cannot be read ({error.strerror})"
+
+
+def _validations(rows: list[dict[str, Any]], problems: list[str]) -> tuple[list[Validation], str]:
     entries, torn = [row for row in rows if row.get("kind") == "validation"], len(problems)
     usable = []
     for entry in entries:
@@ -216,6 +241,9 @@ def validations(recipe: Recipe, cell: Cell) -> tuple[list[Validation], str]:
     reasons = [f"{torn} damaged lines"] if torn else []
     reasons += [f"{unusable} validations without a finite loss and a number of crops"] if unusable else []
     return usable, ", ".join(reasons)
+
+
+_LOGS: Remembered[tuple[list[Validation], str]] = Remembered()
 
 
 def log_path(recipe: Recipe, cell: Cell) -> Path:

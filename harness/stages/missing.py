@@ -16,10 +16,11 @@ from typing import Any
 from harness.checkpoint.final_state import has_final_state
 from harness.data.channels import embedding_channels, set_channels, training_channels
 from harness.data.shard_sets import ShardLocation, manifest_of
-from harness.grid.cell import Cell, fingerprint
+from harness.grid.cell import Cell, fingerprint_of
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import weights_path
 from harness.grid.stage_run import StageRun
+from harness.recipe.fields import canonical_json
 from harness.recipe.models import ProfilesSection
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
@@ -58,27 +59,50 @@ def stages_of(recipe: Recipe, cell: Cell) -> tuple[Stage, ...]:
     return tuple(stage for stage in STAGES if applies[stage])
 
 
-def missing_stages(recipe: Recipe, cell: Cell) -> CellWork:
+Shared = dict[tuple[object, ...], str | None]
+"""What cells of a study have in common, by what it depends on; recipes are told apart by `id`: the cells hold them."""
+
+
+def missing_of_all(recipe: Recipe, grid: Sequence[Cell]) -> list[CellWork]:
+    """Find the missing stages of every cell; what cells have in common is found once.
+
+    Raises:
+        StageError, ChannelError: see `missing_stages`.
+    """
+    shared: Shared = {}
+    return [missing_stages(recipe, cell, shared) for cell in grid]
+
+
+def missing_stages(recipe: Recipe, cell: Cell, shared: Shared | None = None) -> CellWork:
     """Find the missing stages of a cell.
+
+    Args:
+        recipe: the study.
+        cell: one of its cells.
+        shared: filled with, and used for, what the cell has in common with others.
 
     Raises:
         StageError: shards or a relationship list are missing, or the shards are not those the cell trained on.
         ChannelError: the channels to train on or to embed are not those of the cell's network.
     """
     recipe = cell.recipe(recipe)
-    fingerprints = _fingerprints(recipe, cell)
+    shared = {} if shared is None else shared
+    fingerprints = _fingerprints(recipe, cell, shared)
     missing: list[Stage] = []
-    stopped = is_stopped(recipe, cell)
+    trained = _train_row(recipe, cell)
+    stopped = _is_stopped(recipe, trained)
     for stage, current in fingerprints.items():
-        if stopped and stage != "train":
-            continue
-        row = ledger.read(recipe.output, cell.id, stage)
-        if row is not None and stage == "train" and row.fingerprint != current:
-            raise StageError(_changed_data(recipe, cell))
-        is_current = row is not None and row.fingerprint == current
-        if lacks_training(recipe, cell) if stage == "train" else not is_current:
-            missing.append(stage)
-    _check_channels(recipe, cell, missing)
+        if stage == "train":
+            if trained is not None and trained.fingerprint != current:
+                raise StageError(_changed_data(recipe, cell))
+            missing += ["train"] if _lacks_training(recipe, cell, trained) else []
+        elif not stopped:
+            row = ledger.read(recipe.output, cell.id, stage)
+            missing += [stage] if row is None or row.fingerprint != current else []
+    alike = (id(recipe), cell.model, cell.dataset, cell.kind, *missing)
+    if cell.start is not None or alike not in shared:
+        _check_channels(recipe, cell, missing)
+        shared[alike] = None
     if "train" in missing:
         _check_classes(recipe, cell)
     if "train" in missing and cell.start is not None and cell.start.kind == "trained":
@@ -91,9 +115,16 @@ def lacks_training(recipe: Recipe, cell: Cell) -> bool:
     it, or a policy that does not hold any more ended it. A segment that is not evaluated is trained only where it is
     needed.
     """
-    row = ledger.read(recipe.output, cell.id, "train")
+    return _lacks_training(recipe, cell, _train_row(recipe, cell))
+
+
+def _train_row(recipe: Recipe, cell: Cell) -> LedgerRow | None:
+    return ledger.read(recipe.output, cell.id, "train")
+
+
+def _lacks_training(recipe: Recipe, cell: Cell, row: LedgerRow | None) -> bool:
     if row is not None and row.stopped is not None:
-        return not is_stopped(recipe, cell)
+        return not _is_stopped(recipe, row)
     if row is not None:
         return cell.kind == "segment" and is_state_needed(recipe, cell) and not _has_state(recipe, cell, row)
     return cell.kind != "segment" or cell.is_snapshot or is_state_needed(recipe, cell)
@@ -104,7 +135,11 @@ def is_stopped(recipe: Recipe, cell: Cell) -> bool:
 
     Without that policy, or with one that asks for a higher probability, the run is incomplete, and goes on.
     """
-    row, policy = ledger.read(recipe.output, cell.id, "train"), recipe.launch.stop_when
+    return _is_stopped(recipe, _train_row(recipe, cell))
+
+
+def _is_stopped(recipe: Recipe, row: LedgerRow | None) -> bool:
+    policy = recipe.launch.stop_when
     return row is not None and row.stopped is not None and policy is not None and row.stopped >= policy.below_frontier
 
 
@@ -183,26 +218,26 @@ def _changed_data(recipe: Recipe, cell: Cell) -> str:
     )
 
 
-def _fingerprints(recipe: Recipe, cell: Cell) -> dict[Stage, str]:
+def _fingerprints(recipe: Recipe, cell: Cell, shared: Shared) -> dict[Stage, str]:
+    """The fingerprint of each stage: of its name, that of the stage before (first: the cell's id), and its identity."""
     fingerprints: dict[Stage, str] = {}
-    identity: dict[Stage, Callable[[], Any]] = {
-        "train": lambda: _train_identity(recipe, cell),
-        "embed": lambda: _embed_identity(recipe, cell),
-        "evaluate": lambda: _evaluate_identity(recipe, cell),
-    }
     chained = cell.id
     for stage in stages_of(recipe, cell):
-        chained = fingerprints[stage] = fingerprint([stage, chained, identity[stage]()])
+        alike = (id(recipe), stage, cell.model, cell.dataset, cell.kind)
+        if alike not in shared:
+            shared[alike] = _IDENTITY[stage](recipe, cell)
+        chained = fingerprints[stage] = fingerprint_of(f'["{stage}","{chained}",{shared[alike]}]')
     return fingerprints
 
 
-def _train_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+def _train_identity(recipe: Recipe, cell: Cell) -> str:
+    """What the stage depends on besides the cell, as canonical JSON; so are the next two."""
     shards = shards_digest(recipe, recipe.datasets[cell.dataset].shards) if cell.dataset else None
     weights = weights_path(recipe, cell)
-    return shards if weights is None else [shards, _file_digest(weights)]
+    return canonical_json(shards if weights is None else [shards, _file_digest(weights)])
 
 
-def _embed_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+def _embed_identity(recipe: Recipe, cell: Cell) -> str:
     assert recipe.embed is not None
     options = recipe.embed
     identity: list[Any] = [options.experiments, options.pool, recipe.mae.crop, shards_digest(recipe, options.shards)]
@@ -210,21 +245,28 @@ def _embed_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
         identity.append(options.block)
     if options.channels:
         identity.append({"channels": options.channels})
-    weights = weights_path(recipe, cell)
-    return [*identity, {"weights": _file_digest(weights)}] if cell.kind == "pretrained" and weights else identity
+    weights = weights_path(recipe, cell) if cell.kind == "pretrained" else None
+    return canonical_json([*identity, {"weights": _file_digest(weights)}] if weights else identity)
 
 
-def _evaluate_identity(recipe: Recipe, cell: Cell) -> Any:  # noqa: ANN401  (JSON)
+def _evaluate_identity(recipe: Recipe, cell: Cell) -> str:
     evaluate = recipe.evaluate
     assert evaluate is not None
     lists = {name: _file_digest(path) for name, path in evaluate.relationships.items()}
     identity = [RECALL_PROTOCOL, evaluate.model_dump(mode="json", exclude={"relationships", "bootstrap"}), lists]
     model = recipe.models.get(cell.model)
     if not isinstance(model, ProfilesSection):
-        return identity
+        return canonical_json(identity)
     assert recipe.embed is not None  # which wells; for other kinds, the fingerprint of `embed` covers them
     tables = [_file_digest(path) for path in model.tables]
-    return [*identity, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)]
+    return canonical_json([*identity, tables, recipe.embed.experiments, shards_digest(recipe, recipe.embed.shards)])
+
+
+_IDENTITY: dict[Stage, Callable[[Recipe, Cell], str]] = {
+    "train": _train_identity,
+    "embed": _embed_identity,
+    "evaluate": _evaluate_identity,
+}
 
 
 def shards_digest(recipe: Recipe, location: ShardLocation) -> str:
@@ -234,15 +276,18 @@ def shards_digest(recipe: Recipe, location: ShardLocation) -> str:
         StageError: there is no manifest.
     """
     try:
-        return fingerprint(sorted(shard["sha256"] for shard in manifest_of(recipe, location)["shards"]))
+        digest = manifest_of(recipe, location).digest
     except FileNotFoundError:
         raise StageError(
             f"{location}: no shards here (no manifest.json); build them with python -m shards.build"
         ) from None
     except OSError as error:
         raise StageError(f"{location}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise StageError(f"{location}/manifest.json: not a shard manifest ({error})") from error
+    if digest is None:
+        raise StageError(f"{location}/manifest.json: not a shard manifest (its shards have no checksums)")
+    return digest
 
 
 @cache

@@ -9,12 +9,15 @@ sweep runs. Needs no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.storage.atomic import write_json
 from harness.storage.json_files import is_number, read_json
+from harness.storage.remembered import Remembered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +26,7 @@ Stage = Literal["train", "embed", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "embed", "evaluate")
 RECALL_PROTOCOL = "relationship_recall/3"  # of an evaluation's row; with another, the cell is evaluated again
 """Version 1 called the ends of the interval low and high; version 2 had an interval over genes alone, no placebos."""
+_KEPT: ContextVar[Remembered[LedgerRow] | None] = ContextVar("rows that are kept", default=None)
 FIELDS: dict[str, type] = {"cell": str, "stage": str, "fingerprint": str, "values": dict}  # of a row
 NUMBERS = {
     "crops", "steps", "planned_steps", "wells", "parameters", "train_seconds", "stage_seconds", "validation_loss",
@@ -76,11 +80,21 @@ def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
         LedgerError: the file exists but is not a row, not the row of this stage of this cell, or has fields of a later
             version.
     """
-    path = row_path(output, cell, stage)
+    kept = _KEPT.get()
     try:
-        row = _row(read_json(path))
+        if kept is None:
+            return _read(output, cell, stage)
+        return kept.read(f"{output}/ledger/{cell}/{stage}.json", lambda: _read(output, cell, stage))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise LedgerError(row_path(output, cell, stage), f"cannot be read: {error.strerror}") from error
+
+
+def _read(output: Path, cell: str, stage: str) -> LedgerRow:
+    path = row_path(output, cell, stage)
+    try:
+        row = row_of(read_json(path))
     except ValueError as error:
         raise LedgerError(path, f"not a ledger row ({error})") from error
     if (row.cell, row.stage) != (cell, stage):
@@ -88,7 +102,17 @@ def read(output: Path, cell: str, stage: str) -> LedgerRow | None:
     return row
 
 
-def _row(value: object) -> LedgerRow:
+@contextmanager
+def kept(rows: Remembered[LedgerRow]) -> Iterator[None]:
+    """Until the end of this context, read no file again that is the same as when it was read before."""
+    token = _KEPT.set(rows)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def row_of(value: object) -> LedgerRow:
     """Check the content of a row's file.
 
     Raises:

@@ -1,10 +1,11 @@
-"""Read a training log (`train.jsonl`): all of it, only the last row of a kind, or the last step.
+"""Read a training log (`train.jsonl`): all of it, its validations, only the last row of a kind, or the last step.
 
 A line that is not a row of a log (torn by a crash, or with values that no run writes) is left out; `scan_log` names it.
 """
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,23 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return scan_log(path)[0]
 
 
+def validations_and_last(path: Path) -> list[dict[str, Any]]:
+    """Return the validations of a log and its last row of training with its progress; other lines are not parsed.
+
+    Raises:
+        OSError: the file exists but cannot be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    wanted = [line for line in lines if b'"validation"' in line]
+    rows = [row for line in wanted if (row := _row_or_none(line)) is not None]
+    training = (_row_or_none(line) for line in reversed(lines) if b'"train"' in line)
+    of_training = (row for row in training if row is not None and row.get("kind") == "train" and row.get("progress"))
+    return [*rows, *itertools.islice(of_training, 1)]
+
+
 def last_row(path: Path, kind: str) -> dict[str, Any] | None:
     """Return the last complete row of a kind in the last `TAIL_BYTES` of a log; None if there is none."""
     try:
@@ -58,19 +76,20 @@ def last_row(path: Path, kind: str) -> dict[str, Any] | None:
             lines = file.read().splitlines()
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
-        try:
-            row = _row(line)
-        except ValueError:
-            continue
-        if row.get("kind") == kind:
-            return row
-    return None
+    rows = (_row_or_none(line) for line in reversed(lines))
+    return next((row for row in rows if row is not None and row.get("kind") == kind), None)
 
 
 def last_step(path: Path) -> int:
     """Return the highest training step of a log; 0 if it has none."""
     return max((row["step"] for row in read_log(path) if row.get("kind") == "train"), default=0)
+
+
+def _row_or_none(line: bytes) -> dict[str, Any] | None:
+    try:
+        return _row(line)
+    except ValueError:
+        return None
 
 
 def _row(line: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ ratio of its final to its current loss counts, but it has the same schedule.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,13 @@ from analysis.compute.flops import compute
 from analysis.forecast.live import Curve
 from analysis.forecast.outlook import Frontier, Outlook, outlook
 from analysis.forecast.rates import PLACES, Rates
-from harness.grid.cell import Cell, fingerprint
+from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.models.architecture import cost_of
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
 from harness.storage.ledger import LedgerError, LedgerRow
-from harness.storage.train_log import scan_log
+from harness.storage.train_log import validations_and_last
 from harness.train.schedule import run_schedule
 
 VIRTUAL_STEPS = 1_000_000  # of a run that stands for one of any length: rates depend on the share of the run alone
@@ -75,6 +76,7 @@ class StudyRuns:
 
     recipe: Recipe
     finished: tuple[FinishedRun, ...]
+    _alike: dict[tuple[object, ...], list[FinishedRun]] = field(default_factory=dict, repr=False, compare=False)
     _curves: dict[str, Curve | None] = field(default_factory=dict, repr=False, compare=False)
     _rates: dict[str, Rates] = field(default_factory=dict, repr=False, compare=False)
 
@@ -93,15 +95,23 @@ class StudyRuns:
             return None
         crops = readings[-1].crops + (last - readings[-1].step) * cell.training.batch
         planned = compute(self.recipe.fit.convention, cost_of(cell.architecture), crops)
-        own, others = likeness(self.recipe, cell), [run for run in self.finished if run.cell.id != cell.id]
-        return outlook(
-            curve, self._rates_of(cell, own), self._siblings(own, planned, others), _best(own, planned, others)
-        )
+        own = likeness(self.recipe, cell)
+        rivals = [run for run in self._of("wells", own.task, own.wells) if run.cell.id != cell.id]
+        siblings = [run for run in self._of("schedule", own.task, own.schedule) if run.cell.id != cell.id]
+        return outlook(curve, self._rates_of(cell, own), self._nearest(siblings, planned), _best(rivals, planned))
 
-    def _siblings(self, own: Likeness, planned: float, others: Sequence[FinishedRun]) -> list[Curve]:
-        """The complete curves of the nearest finished runs with the cell's task and schedule."""
-        same = [run for run in others if (run.likeness.task, run.likeness.schedule) == (own.task, own.schedule)]
-        nearest = sorted(same, key=lambda run: abs(math.log(run.compute / planned)))[:MOST_SIBLINGS]
+    def _of(self, *key: object) -> list[FinishedRun]:
+        """The finished runs of a task with these wells, or with this schedule."""
+        if not self._alike:
+            for run in self.finished:
+                same = run.likeness
+                self._alike.setdefault(("wells", same.task, same.wells), []).append(run)
+                self._alike.setdefault(("schedule", same.task, same.schedule), []).append(run)
+        return self._alike.get(key, [])
+
+    def _nearest(self, runs: Sequence[FinishedRun], planned: float) -> list[Curve]:
+        """The complete curves of the runs that are nearest in compute."""
+        nearest = heapq.nsmallest(MOST_SIBLINGS, runs, key=lambda run: abs(math.log(run.compute / planned)))
         return [curve for run in nearest if (curve := self.curve(run)) is not None]
 
     def _rates_of(self, cell: Cell, own: Likeness) -> Rates:
@@ -161,9 +171,9 @@ def _is_complete(row: LedgerRow) -> bool:
 
 
 def _own_rows(recipe: Recipe, cell: Cell) -> list[dict[str, Any]]:
-    """The rows of a cell's log; lines that are no rows are left out."""
+    """The validations of a cell's log and its last row of training; lines that are no rows are left out."""
     try:
-        return scan_log(cell_folder(recipe, cell) / TRAIN_LOG)[0]
+        return validations_and_last(cell_folder(recipe, cell) / TRAIN_LOG)
     except OSError:
         return []
 
@@ -203,10 +213,9 @@ def _curve(readings: Sequence[Reading], steps: int) -> Curve | None:
     return Curve(np.array([one.step / steps for one in usable]), np.array([one.loss for one in usable], dtype=float))
 
 
-def _best(own: Likeness, planned: float, others: Sequence[FinishedRun]) -> Frontier | None:
+def _best(rivals: Sequence[FinishedRun], planned: float) -> Frontier | None:
     """The lowest loss of the finished runs of a cell's task and wells at no more compute than it will take."""
-    same = [run for run in others if (run.likeness.task, run.likeness.wells) == (own.task, own.wells)]
-    same = [run for run in same if run.compute <= planned * SAME_COMPUTE]
+    same = [run for run in rivals if run.compute <= planned * SAME_COMPUTE]
     best = min(same, key=lambda run: run.loss, default=None)
     return None if best is None else Frontier(best.loss, best.cell.id, len(same))
 
@@ -221,5 +230,5 @@ def likeness(recipe: Recipe, cell: Cell) -> Likeness:
     return Likeness(
         task=(model.kind, model.patch_size, mae.mask_ratio, mae.crop, channels, settings.validation_view),
         wells=(str(recipe.datasets[cell.dataset].shards), settings.validation_wells),
-        schedule=fingerprint([settings.schedule.identity(), cell.training.share, cell.continues is not None]),
+        schedule=f"{cell.training.schedule_json} {cell.continues is not None}",
     )

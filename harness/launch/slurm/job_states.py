@@ -35,7 +35,8 @@ ENDED = {
 NAMES = {name for table in (QUEUED, RUNNING, ENDED) for name in table}
 CODES = {code: name for table in (QUEUED, RUNNING, ENDED) for name, code in table.items()}
 
-CHUNK = 500  # ids per query: a command line has a length limit
+CHUNK = 500  # names per query: an argument has at most 128 KiB
+IDS = 5000  # ids per query, likewise
 SACCT_SECONDS = 30.0  # accounting only adds to what squeue says
 SACCT_DAYS = 7  # how far back accounting is searched for a name
 NEVER = "DependencyNeverSatisfied"
@@ -95,9 +96,12 @@ class _Records:
 
 
 def states(
-    jobs: Sequence[str], ended: Mapping[str, JobState] | None = None, users: Collection[str] = (),
+    jobs: Sequence[str],
+    ended: Mapping[str, JobState] | None = None,
+    users: Collection[str] = (),
+    accounted: Collection[str] | None = None,
     patience: Patience = PATIENT,
-) -> dict[str, JobState]:  # fmt: skip
+) -> dict[str, JobState]:
     """The state of each job (`123` or `123_4`), `UNKNOWN` if neither command knows it.
 
     squeue takes precedence, then what was recorded; accounting is queried for the rest.
@@ -105,6 +109,7 @@ def states(
     Args:
         ended: how jobs ended, as recorded earlier.
         users: whose jobs to ask for besides this user's. SLURM may not show them.
+        accounted: the jobs for which accounting is queried if squeue does not list them; None: all.
 
     Raises:
         SlurmError: squeue does not answer, so that a live job could be taken for a lost one.
@@ -114,9 +119,9 @@ def states(
     queued, ended = _from_squeue({_array(job) for job in jobs}, users, patience), ended or {}
     current = {job: queued.state(job) for job in jobs}
     current |= {job: ended[job] for job, state in current.items() if job in ended and _holds(ended[job], state)}
-    gone = [job for job, state in current.items() if state is UNKNOWN]
-    accounted = _from_sacct(sorted({_array(job) for job in gone}), patience)
-    return current | {job: _if_ended(accounted.state(job)) for job in gone}
+    gone = [job for job, state in current.items() if state is UNKNOWN and (accounted is None or job in accounted)]
+    records = _from_sacct(sorted({_array(job) for job in gone}), patience)
+    return current | {job: _if_ended(records.state(job)) for job in gone}
 
 
 def _holds(recorded: JobState, queued: JobState) -> bool:
@@ -190,8 +195,8 @@ def _from_squeue(arrays: set[str], users: Collection[str], patience: Patience) -
 def _from_sacct(arrays: Sequence[str], patience: Patience) -> _Records:
     """States from accounting; none where the cluster has no accounting, which is not an error."""
     records = _Records()
-    for start in range(0, len(arrays), CHUNK):
-        ids = ",".join(arrays[start : start + CHUNK])
+    for start in range(0, len(arrays), IDS):
+        ids = ",".join(arrays[start : start + IDS])
         for line in _accounting("--format=JobID,State", "--jobs", ids, is_record=_sacct_record, patience=patience):
             row = _sacct_record(line)
             if row is not None:  # the newest record of a job comes last

@@ -31,6 +31,7 @@ from harness.launch.slurm.job_states import UNKNOWN, JobState
 from harness.launch.status import CellStatus
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
+from harness.stages.missing import missing_stages
 from harness.storage import ledger
 from harness.storage.atomic import write_json
 from harness.storage.health.sessions import Spent
@@ -314,7 +315,7 @@ def test_a_running_cell_shows_where_its_loss_will_end_and_what_is_in_doubt(
     assert row.outlook.high is not None
     assert row.outlook.low < 1.0 < row.outlook.high
     assert row.outlook.frontier is None
-    fingerprint = status.missing_stages(tiny_recipe, best).fingerprints["train"]
+    fingerprint = missing_stages(tiny_recipe, best).fingerprints["train"]
     values = {"crops": 160, "steps": 20, "planned_steps": 20, "annealed": True, "validation_loss": 0.5}
     ledger.record(tiny_recipe.output, LedgerRow(best.id, "train", fingerprint, values))
     row = status_of(JobState("RUNNING"))

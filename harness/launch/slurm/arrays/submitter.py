@@ -168,7 +168,7 @@ class Submitter:
         job, key = max(enumerate(jobs), key=lambda pair: (known[pair[1][0]].phase == "queued", pair[0]))[1]
         replace_jobs(self._submissions, [job])
         self._left.add(key)
-        self.entries = [entry for entry in self.entries if entry.jobs != [job]]
+        self.entries = [entry for entry in self.entries if entry.jobs != (job,)]
         return True
 
     def _submit_report(self) -> SubmittedArray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -46,15 +47,21 @@ class SubmittedArray:
         if len(self.cells) != len(self.attempts):
             raise ValueError(f"{self.name} has {len(self.cells)} cells and {len(self.attempts)} attempts")
 
+    def taken(self, array: str | None, throttle: int) -> SubmittedArray:
+        """The same with SLURM's id of it, and its throttle now."""
+        return SubmittedArray(
+            self.name, self.stage, self.cells, self.attempts, self.folder, throttle, array, self.user
+        )  # fmt: skip
+
     def job(self, position: int) -> str:
         """SLURM's id of one array task; an array of one is a plain job."""
         assert self.array is not None
         return f"{self.array}_{position}" if len(self.cells) > 1 else self.array
 
-    @property
-    def jobs(self) -> list[str]:
+    @cached_property
+    def jobs(self) -> tuple[str, ...]:
         """SLURM's ids of all array tasks; none if it is not known that SLURM took them."""
-        return [self.job(position) for position in range(max(1, len(self.cells)))] if self.array else []
+        return tuple(self.job(position) for position in range(max(1, len(self.cells)))) if self.array else ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from harness.launch.slurm.book.entries import REPORT, Key, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.commands import PATIENT, Patience, SlurmError
 from harness.launch.slurm.failures import printable
-from harness.launch.slurm.heartbeat import heartbeat, read_beat
+from harness.launch.slurm.heartbeat import Beat, heartbeat, read_beat
 from harness.launch.slurm.job_states import UNKNOWN, JobState, states
 from harness.storage.fencing import fence_file, read_fence
 from harness.storage.locks import file_owner, user_name
@@ -35,17 +35,25 @@ def known_states(
 ) -> dict[str, JobState]:
     """The states of these jobs, or of all in the submissions file; they are kept for `last_known_states`.
 
-    A job that SLURM does not show, but whose heartbeat is recent, is running.
+    A job that SLURM does not show, but whose heartbeat is recent, is running. How others ended that squeue no longer
+    lists is asked only of the newest job of each task, and of other users' jobs: nothing depends on the rest.
 
     Raises:
         SlurmError: squeue does not answer.
     """
-    entries = submissions.entries
+    entries, own = submissions.entries, ("", user_name())
     asked = [job for entry in entries for job in entry.jobs] if jobs is None else list(jobs)
-    known = states(asked, submissions.ended, {entry.user for entry in entries if _is_of_another(entry)}, patience)
+    foreign = [entry for entry in entries if entry.user not in own]
+    users, ended = {entry.user for entry in foreign}, submissions.ended
+    accounted = {newest.job for newest in submissions.latest().values()}
+    accounted |= {job for entry in foreign for job in entry.jobs}
+    known = states(asked, ended, users, accounted, patience)
+    beating = _beating(output, entries, {job for job, state in known.items() if state is UNKNOWN})
+    earlier = [job for job in beating if job not in accounted]  # perhaps it ended a moment ago
+    known |= states(earlier, ended, users, patience=patience) if earlier else {}
     if known:
         last_answer.write(submissions.path.parent, known)
-    return known | _beating(output, submissions, {job for job, state in known.items() if state == UNKNOWN})
+    return known | {job: JobState("RUNNING") for job in beating if known[job] == UNKNOWN}
 
 
 def last_known_states(
@@ -59,13 +67,8 @@ def last_known_states(
     found = {job: known.get(job, AS_SUBMITTED) for job in jobs}
     silent = {job for job, state in found.items() if state.phase in ("queued", "unknown")}
     seconds = answer.time if answer else submissions.path.stat().st_mtime
-    return found | _beating(output, submissions, silent), datetime.fromtimestamp(seconds).astimezone()
-
-
-def _beating(output: Path, submissions: Submissions, jobs: Collection[str]) -> dict[str, JobState]:
-    """Those of these jobs whose heartbeat is recent: they are running."""
-    keys = _keys(submissions.entries)
-    return {job: JobState("RUNNING") for job, key in keys if job in jobs and _beats(output, key, job)}
+    running = dict.fromkeys(_beating(output, submissions.entries, silent), JobState("RUNNING"))
+    return found | running, datetime.fromtimestamp(seconds).astimezone()
 
 
 def refuse_others(submissions: Submissions, known: Mapping[str, JobState], outcome: str) -> None:
@@ -78,7 +81,10 @@ def refuse_others(submissions: Submissions, known: Mapping[str, JobState], outco
         UnaccountedError: one is.
     """
     others: dict[str, list[str]] = {}
-    for entry in filter(_is_of_another, submissions.entries):
+    own = ("", user_name())
+    for entry in submissions.entries:
+        if entry.user in own:
+            continue
         others.setdefault(entry.user, []).extend(_not_ended(entry, known))
     for user, jobs in others.items():
         if jobs:
@@ -128,8 +134,7 @@ def refuse_attended(output: Path, tasks: Iterable[Key], accounted: Collection[st
     Raises:
         UnaccountedError: one does, or may; it is another user's, or SLURM no longer shows it to this one.
     """
-    folder = output / CELLS
-    begun = {path.name for path in folder.iterdir()} if folder.is_dir() else set()  # most of a new study's are not
+    folder, begun = output / CELLS, _begun(output)
     signs = [sign for key in tasks if key[0] in begun for sign in _signs(folder / key[0], key)]
     signs = [sign for sign in signs if sign.job not in accounted]
     known = _states_or_unknown({sign.job for sign in signs}, {sign.user for sign in signs})
@@ -182,10 +187,6 @@ def _states_or_unknown(jobs: Collection[str], users: Collection[str]) -> dict[st
         return dict.fromkeys(jobs, UNKNOWN)
 
 
-def _is_of_another(entry: SubmittedArray) -> bool:
-    return entry.user not in ("", user_name())
-
-
 def _not_ended(entry: SubmittedArray, known: Mapping[str, JobState]) -> list[str]:
     """Jobs of an array that are live or not known, or its name if its id is not.
 
@@ -198,14 +199,28 @@ def _not_ended(entry: SubmittedArray, known: Mapping[str, JobState]) -> list[str
     return [job for job in entry.jobs if known[job].is_live or known[job] == UNKNOWN]
 
 
-def _keys(entries: Iterable[SubmittedArray]) -> Iterator[tuple[str, Key]]:
+def _beating(output: Path, entries: Iterable[SubmittedArray], lost: Collection[str]) -> list[str]:
+    """Those of the lost jobs that gave a sign of life of late. The heartbeat of a task tells of one job at most."""
+    if not lost:
+        return []
+    begun, beats = _begun(output), dict[Key, Beat]()
+    found = []
     for entry in entries:
-        if entry.array is not None:
-            yield from ((entry.job(position), (cell, entry.stage)) for position, cell in enumerate(entry.cells))
+        for cell, job in zip(entry.cells, entry.jobs, strict=False):  # no jobs if SLURM's id is not known
+            if cell in begun and job in lost:
+                key = cell, entry.stage
+                if key not in beats:
+                    beats[key] = read_beat(heartbeat(output / CELLS / cell, entry.stage))
+                found += [job] if beats[key].job == job and beats[key].is_recent else []
+    return found
 
 
-def _beats(output: Path, key: Key, job: str) -> bool:
-    return read_beat(heartbeat(output / CELLS / key[0], key[1]), job).is_recent
+def _begun(output: Path) -> set[str]:
+    """The cells that have a folder: most of a new study's have not."""
+    try:
+        return {path.name for path in (output / CELLS).iterdir()}
+    except FileNotFoundError:
+        return set()
 
 
 def _listed(jobs: Iterable[str]) -> str:

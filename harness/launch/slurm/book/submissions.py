@@ -53,9 +53,9 @@ class Submissions:
         self.path = output / "jobs" / "book.jsonl"
         self._load()
 
-    def _load(self) -> None:
+    def _load(self, before: lines.Reading | None = None) -> None:
         self._earlier = self.path.with_suffix(".json")
-        self._reading = lines.read(self.path) if self.path.exists() else read_earlier(self._earlier)
+        self._reading = lines.read(self.path, before) if self.path.exists() else read_earlier(self._earlier)
         self._book = Book(self._reading.lines)
         self._unrecorded = [Planned(array) for array in unrecorded_arrays(self.path.parent, self._book.planned)]
         for line in self._unrecorded:
@@ -94,7 +94,7 @@ class Submissions:
             SlurmError: a submission was interrupted, and squeue does not say whether SLURM took it.
         """
         with locked(self.path.parent / "book.lock", "another command for the jobs of this study"):
-            self._load()
+            self._load(self._reading)
             self._repair()
             yield
 
@@ -141,16 +141,17 @@ class Submissions:
 
     def latest(self) -> dict[Key, Submitted]:
         """The newest submission of each task of each cell."""
-        newest: dict[Key, Submitted] = {}
+        newest: dict[Key, tuple[int, SubmittedArray, int]] = {}
         for entry in self.entries:
             if entry.array is not None:
                 for position, (cell, attempt) in enumerate(zip(entry.cells, entry.attempts, strict=True)):
                     earlier = newest.get((cell, entry.stage))
-                    if earlier is None or earlier.attempt <= attempt:  # a line that was restored comes late
-                        newest[cell, entry.stage] = Submitted(
-                            entry.job(position), attempt, Path(entry.folder), entry.user
-                        )
-        return newest
+                    if earlier is None or earlier[0] <= attempt:  # a line that was restored comes late
+                        newest[cell, entry.stage] = attempt, entry, position
+        return {
+            key: Submitted(entry.job(position), attempt, Path(entry.folder), entry.user)
+            for key, (attempt, entry, position) in newest.items()
+        }
 
     def adopt(self) -> dict[str, str]:
         """Record live jobs that SLURM took after it had been asked in vain for their names.
