@@ -48,6 +48,7 @@ OWN_OPTIONS = {
     "array": "use launch.parallel", "job-name": "use name", "output": _OUTPUT, "error": _OUTPUT,
     "no-requeue": "use requeue: false", "export": _ENVIRONMENT, "export-file": _ENVIRONMENT, "dependency": _OURS,
     "kill-on-invalid-dep": _OURS, "open-mode": _OURS, "chdir": "jobs start in the folder of the command",
+    "clusters": "jobs are looked for on this cluster only: submit from one of its login nodes",
     "uid": "jobs run as you", "gid": "jobs run as you",
     **dict.fromkeys(("wrap", "wait", "parsable", "test-only", "help", "usage", "version", "quiet", "verbose"), _SBATCH),
 }  # fmt: skip

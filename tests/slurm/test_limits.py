@@ -53,6 +53,12 @@ def allow(cluster: Cluster, jobs: int) -> None:
     until(lambda: takes(jobs) and not takes(jobs + 1), 30, "the limit is known")
 
 
+def completed(cluster: Cluster) -> int:
+    """How many jobs of cells have completed, by accounting."""
+    lines = cluster.run("sacct", "-X", "-n", "-P", "-o", "jobname,state").splitlines()
+    return sum(line.endswith("|COMPLETED") and "-report-" not in line for line in lines)
+
+
 def queued(cluster: Cluster) -> int:
     return sum(state in ("PENDING", "RUNNING", "COMPLETING") for _, state in cluster.queue())
 
@@ -69,9 +75,9 @@ def test_a_study_larger_than_the_limit_finishes_unattended(strict_cluster: Clust
     until(lambda: {row["state"] for row in statuses(slurm_recipe, *CELLS)} == {"done"}, 600, "all cells are done")
     tasks = Counter((cell, entry.stage) for entry in submissions(slurm_recipe).entries for cell in entry.cells)
     assert len(tasks) == 15
-    lines = strict_cluster.run("sacct", "-X", "-n", "-P", "-o", "jobname,state").splitlines()
-    completed = [line for line in lines if line.endswith("|COMPLETED") and "-report-" not in line]
-    assert len(completed) == 15, "none runs twice"
+    until(lambda: queued(strict_cluster) == 0, 120, "the last report is drawn")
+    until(lambda: completed(strict_cluster) >= 15, 30, "all are accounted for")
+    assert completed(strict_cluster) == 15, "none runs twice"
 
 
 def test_without_a_place_the_limit_is_named(strict_cluster: Cluster, slurm_recipe: Path) -> None:

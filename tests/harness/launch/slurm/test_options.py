@@ -226,6 +226,7 @@ REFUSED = {
     "{part: gpu}": "options.part: --partition cannot be set here; use launch.slurm.partition",
     "{gpus_per_node: 4}": "options.gpus_per_node: --gpus-per-node cannot be set here; use launch.gpus_per_node",
     "{no-requeue: true}": "options.no-requeue: --no-requeue cannot be set here; use requeue: false",
+    "{clusters: other}": "options.clusters: --clusters cannot be set here; jobs are looked for on this cluster only",
     "{wrap: 'rm -r .'}": "options.wrap: --wrap cannot be set here",
     '{comment: "a\\n#SBATCH --uid=0"}': "options.comment: must not hold the control character",
     '{comment: "a\\0b"}': "options.comment: must not hold the control character",
