@@ -44,9 +44,10 @@ class _Job:
 def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
     """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
 
-    On a machine with GPUs (`launch.gpus_per_node`), each process has one of its own, and no more run at a time than there
-    are GPUs. `watch` is called between polls with the running cells. Leaving early (Ctrl-C) stops the running jobs; their
-    checkpoints are kept. If a process dies, only the cell that it was running fails; the rest go to another process.
+    On a machine with GPUs (`launch.gpus_per_node`), each process has one of its own, and no more run at a time than
+    there are GPUs. `watch` is called between polls with the running cells. Leaving early (Ctrl-C) stops the running
+    jobs; their checkpoints are kept. If a process dies, only the cell that it was running fails; the rest go to another
+    process.
     """
     import submitit
 
