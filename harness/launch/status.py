@@ -247,24 +247,13 @@ def table(rows: Sequence[CellStatus]) -> str:
     hours = sum((row.spent for row in rows if row.spent), Spent())
     shown = [_texts(row, axes=with_axes, outlooks=outlooks, goodput=hours.goodput is not None) for row in rows]
     silence = [f"SLURM does not answer; as of {_clock(row.as_of)}" for row in rows[:1] if row.as_of]
-    return "\n".join(filter(None, [*silence, text_table(shown, LEFT), total, _hours(hours)]))
+    return "\n".join(filter(None, [*silence, text_table(shown, LEFT), total, hours.in_words]))
 
 
 def _clock(as_of: str) -> str:
     """A time of today as `12:31`, of another day with its date."""
     at = datetime.fromisoformat(as_of)
     return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d %H:%M}"
-
-
-def _hours(spent: Spent) -> str:
-    """What the hours of training were spent on, in one line."""
-    if spent.goodput is None:
-        return ""
-    parts = {"start-up": spent.starting, "saves": spent.saving, "lost": spent.lost}
-    rest = ", ".join(f"{name} {hours / spent.hours:.1%}" for name, hours in parts.items())
-    return (
-        f"{spent.hours:,.2f} hours of ranks in training: {spent.goodput:.1%} useful, {rest}; {spent.failures} failures"
-    )
 
 
 def _texts(row: CellStatus, *, axes: bool, outlooks: bool, goodput: bool) -> dict[str, str]:

@@ -75,6 +75,17 @@ class Spent:
         """The useful share; None before anything was spent."""
         return self.useful / self.hours if self.hours > 0 else None
 
+    @property
+    def in_words(self) -> str:
+        """What the hours were spent on, in one line; empty before anything was."""
+        if self.goodput is None:
+            return ""
+        parts = {"start-up": self.starting, "saves": self.saving, "lost": self.lost}
+        rest = ", ".join(f"{name} {hours / self.hours:.1%}" for name, hours in parts.items())
+        return (
+            f"{self.hours:,.2f} hours of ranks in training: {self.goodput:.1%} useful, {rest}; {self.failures} failures"
+        )
+
     def __add__(self, other: Spent) -> Spent:
         return Spent(
             self.hours + other.hours, self.useful + other.useful, self.starting + other.starting,
