@@ -178,7 +178,8 @@ def test_what_the_hours_were_spent_on_is_shown_where_it_is_known():
     assert "<p>8 hours: 90% useful &lt; all.</p>" in text
     assert "90% useful" not in page(study())
     cells = [replace(study().cells[0], goodput=0.934)]
-    heads = re.findall(r'<th scope="col"><button type="button">([^<]+)', text := outside_scripts(page(study(cells=cells))))
+    text = outside_scripts(page(study(cells=cells)))
+    heads = re.findall(r'<th scope="col"><button type="button">([^<]+)', text)
     row = re.findall(r"<td[^>]*>(.*?)</td>", text[text.rindex(f"<td>{cells[0].cell}</td>") :])[: len(heads)]
     assert dict(zip(heads, row, strict=True))["goodput"] == "93%"
 
