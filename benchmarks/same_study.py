@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from harness.grid.cell_folder import EMBEDDINGS, RECONSTRUCTIONS, WEIGHTS
 
-TIMED = {"stage_seconds", "train_seconds", "crops_per_second"}
+TIMED = {"stage_seconds", "train_seconds", "crops_per_second", "spent"}
 RENAMED = {"low": "recall_low", "high": "recall_high"}
 
 

@@ -17,7 +17,7 @@ from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
 from harness.launch import owner, status
 from harness.launch.watch import watch
-from harness.plan.cost import misfits, plan_cells
+from harness.plan.fit import check_fit
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import default_profile, json_schema, load, to_yaml
 from harness.recipe.schema import Recipe
@@ -59,7 +59,8 @@ WRITING = ("cancel", "report", "forecast")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, act, and return the exit status.
 
-    0 done, 1 cells failed or a damaged file left out of the report, 2 invalid request, 130 interrupted.
+    0 done, 1 cells failed, a damaged file is left out of the report, or SLURM does not answer `status`, 2 invalid
+    request, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
@@ -119,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recall", type=float, help="frontier: mean recall that is wanted; default: the best run's")
     parser.add_argument("--loss", type=float, help="frontier: validation loss that is wanted; default: the best run's")
-    help_force = "resume: also what failed for a permanent reason; run: also what does not fit a GPU by the plan"
+    help_force = "resume: also what failed for a permanent reason; run: also what does not fit by the plan"
     parser.add_argument("--force", action="store_true", help=help_force)
     help_orphans = "cancel: only live jobs of cells that the recipe no longer has, after an edit"
     parser.add_argument("--orphans", action="store_true", help=help_orphans)
@@ -178,8 +179,9 @@ def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
     if options.watch:
         return watch(recipe)
     rows = status.statuses(recipe)
-    print(status.as_json(rows) if options.json else status.table(rows))
-    return 0
+    lines = [status.as_json(rows)] if options.json else [status.table(rows), *status.slow_nodes(recipe)]
+    print(*lines, sep="\n")
+    return 1 if any(row.as_of for row in rows) else 0
 
 
 def _logs(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
@@ -223,6 +225,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
             _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
         )
         missing = [work.cell for work in work_items if work.missing]
+        check_fit(recipe, missing, force=options.force)
         failed = run_with_progress(recipe, missing)
         status_of_report = _draw(recipe)
     if failed:
@@ -238,12 +241,11 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
     work_items = stages.missing_of_all(recipe, cells(recipe))
-    refused = misfits(plan_cells(recipe, [work.cell for work in work_items if work.missing]), recipe.hardware.gpu_type)
-    if refused and not options.force:
-        raise RecipeError("nothing was submitted: this would not fit (--force submits it):\n" + "\n".join(refused))
+    check_fit(recipe, [work.cell for work in work_items if work.missing], force=options.force)
     submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
     print("\n".join([_counts(work_items), *submission.lines()]))
-    if not submission.entries and any(work.missing for work in work_items) and not submission.held:
+    is_waiting = bool(submission.entries or submission.held or submission.limit)
+    if not is_waiting and any(work.missing for work in work_items):
         print("every missing cell is already queued or running")
     if not any(work.missing for work in work_items):
         return _draw(recipe)

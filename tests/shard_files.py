@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import pandas as pd
 from shards.builder.build_set import build
 from shards.errors import ShardError
 from shards.format.manifest import Manifest, Shard, write_manifest
+from shards.format.source import LocalFolder, Range
 from shards.format.tar import Member, members
 from shards.format.writer import ShardWriter, write_table
 from shards.reader.shard_set import ShardSet
@@ -24,6 +26,22 @@ def noisy(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     smooth = 20 + 15 * np.sin(np.arange(shape[1]) / 9)[:, None] * np.cos(np.arange(shape[2]) / 7)
     return (rng.poisson(np.broadcast_to(smooth, shape)) * (1 if dtype == "uint8" else 37)).clip(0, None).astype(dtype)
+
+
+@dataclass(frozen=True)
+class Recorded(LocalFolder):
+    """A folder that keeps which bytes of which files were read."""
+
+    read: list[Range] = field(default_factory=list)
+
+    def load(self, name: str, limit: int) -> bytes:
+        data = super().load(name, limit)
+        self.read.append((name, 0, len(data)))
+        return data
+
+    def ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        self.read.extend(ranges)
+        return super().ranges(ranges)
 
 
 def write_set(

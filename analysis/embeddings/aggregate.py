@@ -1,6 +1,6 @@
 """Aggregation of wells to guides to genes, and filters for the wells worth keeping.
 
-Legend: W wells, G genes, D embedding width.
+Legend: W wells, U guides, G genes, D embedding width.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.arrays import Floats, Mask, Names
-from analysis.embeddings.checks import checked_embeddings
+from analysis.arrays import Features, Floats, Mask, Names
+from analysis.embeddings.blocks import Corrected, blocks_of, coded, group_sums, rows_of_groups
+from analysis.embeddings.checks import checked_features
 
 Method = Literal["mean", "median"]
 
@@ -55,25 +56,65 @@ def aggregate(
     Raises:
         ValueError: if lengths differ, a value is not finite, a gene is missing (None, NaN), or no well has one.
     """
-    values = checked_embeddings(embeddings)
+    values = checked_features(embeddings)
+    if method == "mean":
+        return aggregate_blocks(Corrected(len(values), values.shape[1], blocks_of(values)), genes, guides)
+    if method != "median":
+        raise ValueError(f"no aggregation {method!r}; known: {', '.join(get_args(Method))}")
+    guides_of = _guides_of(genes, guides, len(values))
+    by_guide = _medians(values, guides_of.of_well, len(guides_of.gene))
+    return guides_of.gene_map(_medians(by_guide, guides_of.gene, len(guides_of.genes)))
+
+
+def aggregate_blocks(corrected: Corrected, genes: Sequence[str], guides: Sequence[str] | None = None) -> GeneMap:
+    """`aggregate` by the mean, of wells that come in blocks: only the sums of the genes are kept."""
+    guides_of = _guides_of(genes, guides, corrected.wells)
+    guide = guides_of.of_well
+    named = guide >= 0
+    gene, share = np.full(len(guide), -1), np.zeros(len(guide))
+    gene[named] = guides_of.gene[guide[named]]
+    share[named] = 1 / (guides_of.wells[guide[named]] * guides_of.guides[gene[named]])
+    weighted = ((rows, block * share[rows, None]) for rows, block in corrected.blocks)
+    return guides_of.gene_map(group_sums(weighted, gene, (len(guides_of.genes), corrected.width)))
+
+
+@dataclass(frozen=True)
+class _Guides:
+    """The U guides, in the order of their genes, and those in the order of their names."""
+
+    genes: list[str]  # (G,) names
+    gene: npt.NDArray[np.int64]  # (U,) number of each guide's gene, ascending
+    wells: npt.NDArray[np.int64]  # (U,) how many each has
+    of_well: npt.NDArray[np.int64]  # (W,) number of each well's guide, -1 for none
+
+    @property
+    def guides(self) -> npt.NDArray[np.int64]:
+        """How many each gene has, (G,)."""
+        return np.bincount(self.gene)
+
+    def gene_map(self, embeddings: Floats) -> GeneMap:
+        """The map with these embeddings of its genes, (G, D)."""
+        wells = np.bincount(self.gene, self.wells).astype(np.int64)
+        return GeneMap(self.genes, embeddings, wells, self.guides)
+
+
+def _guides_of(genes: Sequence[str], guides: Sequence[str] | None, wells: int) -> _Guides:
+    """Raises ValueError as `aggregate` does."""
     gene_of = np.asarray(genes, dtype=object)
-    guide_of = np.full(len(gene_of), "") if guides is None else np.asarray(guides, dtype=object)
-    if not len(values) == len(gene_of) == len(guide_of):
-        raise ValueError(f"{len(values)} embeddings, but {len(gene_of)} genes and {len(guide_of)} guides")
+    guide_of = np.full(len(gene_of), "", dtype=object) if guides is None else np.asarray(guides, dtype=object)
+    if not wells == len(gene_of) == len(guide_of):
+        raise ValueError(f"{wells} embeddings, but {len(gene_of)} genes and {len(guide_of)} guides")
     if (missing := pd.isna(gene_of)).any():
         raise ValueError(f'well {np.argmax(missing)} has a missing gene; wells without one must have ""')
-    if method not in get_args(Method):
-        raise ValueError(f"no aggregation {method!r}; known: {', '.join(get_args(Method))}")
     named = gene_of != ""
     if not named.any():
         raise ValueError("no well has a gene; nothing to aggregate")
-    keys = [(str(gene), str(guide)) for gene, guide in zip(gene_of[named], guide_of[named], strict=True)]
-    of_guides, by_guide, wells = _grouped(values[named], keys, method)
-    only_gene = [(gene, "") for gene, _ in of_guides]
-    of_genes, by_gene, guide_counts = _grouped(by_guide, only_gene, method)
-    names = [gene for gene, _ in of_genes]
-    well_counts = pd.Series(wells, [gene for gene, _ in of_guides]).groupby(level=0).sum().loc[names]
-    return GeneMap(names, by_gene, well_counts.to_numpy(np.int64), guide_counts)
+    names, gene = coded(gene_of[named])
+    guide_names, guide = coded(guide_of[named])
+    pairs, number, counts = np.unique(gene * len(guide_names) + guide, return_inverse=True, return_counts=True)
+    of_well = np.full(wells, -1)
+    of_well[named] = number
+    return _Guides(names, pairs // len(guide_names), counts, of_well)
 
 
 def curate(
@@ -119,17 +160,7 @@ def _sample_controls(experiments: Names, controls: Mask, most: int, seed: int) -
     return kept
 
 
-def _grouped(
-    values: Floats, keys: Sequence[tuple[str, str]], method: Method
-) -> tuple[list[tuple[str, str]], Floats, npt.NDArray[np.int64]]:
-    """The rows of each key together, keys in ascending order, and how many rows each has."""
-    names = sorted(set(keys))
-    position = {name: index for index, name in enumerate(names)}
-    group = np.array([position[key] for key in keys])
-    order, counts = np.argsort(group, kind="stable"), np.bincount(group)
-    starts = np.cumsum(counts) - counts
-    if method == "mean":
-        means = np.add.reduceat(values[order], starts, axis=0) / counts[:, None]
-        return names, means, counts
-    parts = np.split(values[order], starts[1:])
-    return names, np.stack([np.median(part, axis=0) for part in parts]), counts
+def _medians(values: Features, group: npt.NDArray[np.int64], groups: int) -> Floats:
+    """The median of each feature over the rows of each group, (groups, D); `group` is -1 for none."""
+    rows_of = rows_of_groups(group, groups)
+    return np.stack([np.median(values[rows].astype(np.float64), axis=0) for rows in rows_of])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.arrays import Floats, Mask, Names, Rows
+from analysis.arrays import Features, Floats, Mask, Names
+from analysis.embeddings.blocks import BLOCK, coded, rows_of_groups
 
 
 def checked_embeddings(embeddings: npt.ArrayLike) -> Floats:
@@ -16,27 +17,54 @@ def checked_embeddings(embeddings: npt.ArrayLike) -> Floats:
     Raises:
         ValueError: if they are not a matrix, or rows hold NaN or infinity; the first such rows are named.
     """
-    values = np.asarray(embeddings, dtype=np.float64)
+    return checked_features(embeddings).astype(np.float64, copy=False)
+
+
+def checked_features(embeddings: npt.ArrayLike) -> Features:
+    """The embeddings as a matrix, without a copy where they are float32 or float64 already; errors as above."""
+    given = np.asarray(embeddings)
+    values: Features = given if given.dtype == np.float32 else given.astype(np.float64, copy=False)
     if values.ndim != 2:
         raise ValueError(f"embeddings must be a matrix (wells, features), not of shape {values.shape}")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    blocks = (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
+    finite = np.concatenate([np.empty(0, dtype=bool), *(np.isfinite(block).all(axis=1) for block in blocks)])
+    bad = np.flatnonzero(~finite)
     if bad.size:
         rows = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise ValueError(f"{bad.size} of {len(values)} embeddings hold NaN or infinity (rows {rows})")
     return values
 
 
-def checked_screen(
-    embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike
-) -> tuple[Floats, Mask, Names]:
+@dataclass(frozen=True)
+class Batch:
+    """The wells of a batch, and its controls among them, as ascending row numbers."""
+
+    name: str
+    wells: npt.NDArray[np.int64]
+    controls: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Embeddings of wells in batches, each with two controls or more."""
+
+    values: Features  # (W, D)
+    controls: npt.NDArray[np.int64]  # (N,) row numbers, ascending
+    batches: list[Batch]
+
+
+def checked_screen(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> Screen:
     """Embeddings, controls and batches of a screen. Raises ValueError for a batch with fewer than two controls."""
-    values = checked_embeddings(embeddings)
-    controls = checked_controls(control, len(values))
-    batches = np.asarray(batch)
-    if batches.shape != controls.shape:
-        raise ValueError(f"batch has shape {batches.shape}, but there are {len(values)} embeddings")
-    _check_controls_per_batch(controls, batches)
-    return values, controls, batches
+    values = checked_features(embeddings)
+    mask = checked_controls(control, len(values))
+    names = np.asarray(batch)
+    if names.shape != mask.shape:
+        raise ValueError(f"batch has shape {names.shape}, but there are {len(values)} embeddings")
+    batches = [Batch(name, rows, rows[mask[rows]]) for name, rows in batch_rows(names)]
+    poor = [f"{one.name} ({len(one.controls)})" for one in batches if len(one.controls) < 2]
+    if poor:
+        raise ValueError(f"each batch needs at least 2 control wells for its covariance; too few in {', '.join(poor)}")
+    return Screen(values, np.flatnonzero(mask), batches)
 
 
 def checked_controls(control: npt.ArrayLike, wells: int) -> Mask:
@@ -53,25 +81,7 @@ def checked_controls(control: npt.ArrayLike, wells: int) -> Mask:
     return mask
 
 
-def _check_controls_per_batch(controls: Mask, batches: Names) -> None:
-    names, inverse = np.unique(batches, return_inverse=True)
-    counts = np.bincount(inverse, weights=controls, minlength=len(names)).astype(int)
-    poor = [f"{name!s} ({count})" for name, count in zip(names, counts, strict=True) if count < 2]
-    if poor:
-        raise ValueError(f"each batch needs at least 2 control wells for its covariance; too few in {', '.join(poor)}")
-
-
-def rows_by_batch(batches: Names, fitted: Mapping[Hashable, object]) -> list[tuple[Hashable, Rows]]:
-    """The rows of each batch; a slice where they are contiguous, which avoids a copy.
-
-    Raises:
-        ValueError: a batch is not among those fitted.
-    """
-    by_batch: list[tuple[Hashable, Rows]] = []
-    for name in np.unique(batches):
-        if name not in fitted:
-            raise ValueError(f"batch {name} was not fitted; fitted are {', '.join(map(str, fitted))}")
-        rows = np.flatnonzero(batches == name)
-        together = rows[-1] - rows[0] + 1 == len(rows)
-        by_batch.append((name, slice(rows[0], rows[-1] + 1) if together else rows))
-    return by_batch
+def batch_rows(batches: Names) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    """The rows of each batch, batches in ascending order."""
+    names, codes = coded(batches)
+    return list(zip(names, rows_of_groups(codes, len(names)), strict=True))

@@ -5,20 +5,23 @@ statistics of Kolmogorov-Smirnov and Cramér-von Mises; and for each perturbatio
 random sets of as many unrelated wells. Magnitude: the energy distance to the controls, with a p value from random sets
 of controls. A perturbation in one well has neither; it is counted, and no NaN enters a null distribution.
 
-Legend: W wells, D embedding width, R replicates, K draws.
+Legend: W wells, w some of them, D embedding width, R replicates, G perturbations, K draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.arrays import Floats, Mask, Names
-from analysis.embeddings.checks import checked_embeddings
+from analysis.arrays import Features, Floats, Mask, Rows
+from analysis.embeddings.blocks import BLOCK, blocks_of, coded, group_sums, rows_of_groups
+from analysis.embeddings.checks import checked_embeddings, checked_features
+from analysis.embeddings.two_samples import two_samples
 
 DRAWS = 1000
 NULL_PAIRS = 100_000
+PAIRED = 1024  # wells of a perturbation that are compared with the others at a time
 
 
 @dataclass(frozen=True)
@@ -62,37 +65,30 @@ def replicate_consistency(
     """Consistency of every perturbation with at least two wells.
 
     Args:
-        embeddings: (W, D); leave controls out, or give them one name.
-        perturbation: (W,) names.
+        embeddings: (W, D), which are not copied.
+        perturbation: (W,) names; wells without one ("") are ignored, so leave out controls, or give them one name.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or there are not two perturbations, one of them replicated.
     """
-    rows, code, names = _coded(embeddings, perturbation)
+    wells, code, names = _coded(embeddings, perturbation)
     rng = np.random.default_rng(seed)
-    count = np.bincount(code)
+    count = np.bincount(code, minlength=len(names))
     replicated = np.flatnonzero(count >= 2)
     if len(names) < 2 or not len(replicated):
         raise ValueError(f"{len(names)} perturbations: two are needed, one of them with replicates")
-    mean = _mean_cosines(rows, code)[replicated]
+    mean = _mean_cosines(wells, code)[replicated]
     p = np.empty(len(replicated))
+    members = rows_of_groups(code, len(names))
     for size in np.unique(count[replicated]):
-        null = np.sort(_unrelated_means(rows, code, int(size), draws, rng))
+        null = np.sort(_unrelated_means(wells, members, int(size), draws, rng))
         same_size = count[replicated] == size
         p[same_size] = (1 + len(null) - np.searchsorted(null, mean[same_size])) / (1 + len(null))
-    alike = _replicate_cosines(rows, code)
-    ks, cvm = two_sample(alike, _unrelated_cosines(rows, code, rng))
+    alike = (_cosines_within(wells, members[which]) for which in replicated)
+    compared = two_samples(alike, _unrelated_cosines(wells, code, rng))
+    single = int((count == 1).sum())
     replicated_names = [names[index] for index in replicated]
-    return Consistency(replicated_names, mean, p, int((count == 1).sum()), ks, cvm, len(alike))
-
-
-def two_sample(first: Floats, second: Floats) -> tuple[float, float]:
-    """Kolmogorov-Smirnov and Cramér-von Mises (T) statistics of two samples (Anderson 1962)."""
-    from scipy.stats import cramervonmises_2samp, ks_2samp
-
-    asymptotic = "asymptotic"  # only the statistic is used: exact p values would be slow and are not needed
-    ks = float(ks_2samp(first, second, method="asymp").statistic)
-    return ks, float(cramervonmises_2samp(first, second, method=asymptotic).statistic)
+    return Consistency(replicated_names, mean, p, single, compared.ks, compared.cramer_von_mises, compared.first)
 
 
 def energy_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
@@ -153,53 +149,80 @@ def perturbation_magnitude(
     return Magnitude([str(labels[which]) for which in kept], distance, p, int((count < least).sum()))
 
 
-def _coded(embeddings: npt.ArrayLike, perturbation: Sequence[str]) -> tuple[Floats, npt.NDArray[np.int64], list[str]]:
-    values = checked_embeddings(embeddings)
-    names: Names = np.asarray(perturbation, dtype=object).astype(str)
-    if len(names) != len(values):
-        raise ValueError(f"{len(values)} embeddings, but {len(names)} perturbations")
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    unique, code = np.unique(names, return_inverse=True)
-    return values / np.where(norms, norms, 1), code, [str(name) for name in unique]
+@dataclass(frozen=True)
+class _Directions:
+    """Wells as unit vectors, made when they are asked for: W wells among all the rows of `values`."""
+
+    values: Features
+    rows: npt.NDArray[np.int64]  # (W,)
+    norms: Floats  # (W,) infinite where a vector is zero, which stays so
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of(self, wells: Rows) -> Floats:
+        """(w, D) of these wells."""
+        directions: Floats = self.values[self.rows[wells]].astype(np.float64)
+        directions /= self.norms[wells, None]
+        return directions
+
+    def blocks(self) -> Iterator[tuple[Rows, Floats]]:
+        """All wells."""
+        for start in range(0, len(self), BLOCK):
+            wells = slice(start, start + BLOCK)
+            yield wells, self.of(wells)
 
 
-def _mean_cosines(rows: Floats, code: npt.NDArray[np.int64]) -> Floats:
+def _coded(
+    embeddings: npt.ArrayLike, perturbation: Sequence[str]
+) -> tuple[_Directions, npt.NDArray[np.int64], list[str]]:
+    """The wells that have a name, the number of each one's name, and the names."""
+    values = checked_features(embeddings)
+    given = np.asarray(perturbation, dtype=object)
+    if len(given) != len(values):
+        raise ValueError(f"{len(values)} embeddings, but {len(given)} perturbations")
+    rows = np.flatnonzero(given != "")
+    norms = np.concatenate([np.empty(0), *(np.linalg.norm(block, axis=1) for _, block in blocks_of(values, rows))])
+    names, code = coded(given[rows])
+    return _Directions(values, rows, np.where(norms, norms, np.inf)), code, names
+
+
+def _mean_cosines(wells: _Directions, code: npt.NDArray[np.int64]) -> Floats:
     """Mean cosine between the wells of each code; |sum|² holds every pair twice and every well once. 0 for one well."""
-    count = np.bincount(code)
-    order = np.argsort(code, kind="stable")
-    sums = np.add.reduceat(rows[order], np.cumsum(count) - count, axis=0)
-    squares = np.bincount(code, (rows**2).sum(axis=1))
-    result: Floats = ((sums**2).sum(axis=1) - squares) / np.maximum(count * (count - 1), 1)
-    return result
+    count, with_itself = np.bincount(code), np.bincount(code, np.isfinite(wells.norms))
+    sums = group_sums(wells.blocks(), code, (len(count), wells.values.shape[1]))
+    twice: Floats = np.einsum("gd,gd->g", sums, sums) - with_itself
+    twice /= np.maximum(count * (count - 1), 1)
+    return twice
 
 
-def _replicate_cosines(rows: Floats, code: npt.NDArray[np.int64]) -> Floats:
-    parts = []
-    for which in np.flatnonzero(np.bincount(code) >= 2):
-        inside = rows[code == which]
-        parts.append((inside @ inside.T)[np.triu_indices(len(inside), 1)])
-    return np.concatenate(parts)
+def _cosines_within(wells: _Directions, members: npt.NDArray[np.int64]) -> Iterator[Floats]:
+    """Cosines of all pairs of a perturbation's wells, of some wells with all later ones at a time."""
+    inside = wells.of(members)
+    for start in range(0, len(inside), PAIRED):
+        products = inside[start : start + PAIRED] @ inside[start:].T
+        yield products[np.triu_indices(len(products), 1, products.shape[1])]
 
 
-def _unrelated_cosines(rows: Floats, code: npt.NDArray[np.int64], rng: np.random.Generator) -> Floats:
-    first, second = rng.integers(len(rows), size=(2, NULL_PAIRS))
+def _unrelated_cosines(wells: _Directions, code: npt.NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    first, second = rng.integers(len(wells), size=(2, NULL_PAIRS))
     apart: Mask = code[first] != code[second]
     chunks = np.array_split(np.flatnonzero(apart), 50)
-    return np.concatenate([np.einsum("pd,pd->p", rows[first[part]], rows[second[part]]) for part in chunks])
+    return np.concatenate([np.einsum("pd,pd->p", wells.of(first[part]), wells.of(second[part])) for part in chunks])
 
 
 def _unrelated_means(
-    rows: Floats, code: npt.NDArray[np.int64], size: int, draws: int, rng: np.random.Generator
+    wells: _Directions, members: Sequence[npt.NDArray[np.int64]], size: int, draws: int, rng: np.random.Generator
 ) -> Floats:
     """Mean cosine of `size` wells of different perturbations, as far as there are that many: (K,)."""
-    order = np.argsort(code, kind="stable")
-    starts, count = np.unique(code[order], return_index=True)[1], np.bincount(code)
+    order, count = np.concatenate(members), np.array([len(one) for one in members])
+    starts = np.cumsum(count) - count
     means = np.empty(draws)
     for draw in range(draws):
         which = rng.choice(len(count), size, replace=size > len(count))
-        wells = rows[order[starts[which] + rng.integers(count[which])]]
-        total = wells.sum(axis=0)
-        means[draw] = (total @ total - (wells**2).sum()) / (size * (size - 1))
+        drawn = wells.of(order[starts[which] + rng.integers(count[which])])
+        total = drawn.sum(axis=0)
+        means[draw] = (total @ total - (drawn**2).sum()) / (size * (size - 1))
     return means
 
 

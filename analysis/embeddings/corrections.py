@@ -1,29 +1,29 @@
 """Batch corrections of embeddings, fitted on control wells and applied to all wells.
 
-All arithmetic is float64: float32 moves cosines by up to 7.5e-4 through the whitening. `apply_named` picks a correction
-by its name; chromosome arms, which are corrected gene by gene, are in `chromosome_arms.py`.
+All arithmetic is float64: float32 moves cosines by up to 7.5e-4 through the whitening. It is done on blocks of wells:
+`corrected` needs no second copy of the embeddings, and `apply_named` returns an array. Chromosome arms, which are
+corrected gene by gene, are in `chromosome_arms.py`.
 
-Legend: W wells, N control wells, n control wells of one batch, D embedding width, R rank of the controls
-(at most min(N - 1, D)).
+Legend: W wells, w wells of a block, N control wells, n control wells of one batch, D embedding width, R rank of the
+controls (at most min(N - 1, D)), K width after the correction.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
-from analysis.arrays import Floats, Mask
-from analysis.embeddings.checks import checked_controls, checked_embeddings, checked_screen, rows_by_batch
+from analysis.arrays import Features, Floats, Mask, Rows
+from analysis.embeddings.blocks import Corrected, blocks_of
+from analysis.embeddings.checks import Screen, batch_rows, checked_controls, checked_features, checked_screen
+from analysis.embeddings.whitening import BatchWhitening, batch_whitening, whitening_matrix
 
 Correction = Literal["none", "centre_scale", "pca_centre_scale", "tvn"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
-
-TVN_RIDGE = 0.5  # added to each batch's covariance, as in EFAAR_benchmarking
 ROUNDING = 1e-12  # a spread below this fraction of a feature's size is rounding, not signal
-ILL_CONDITIONED = 1e-7  # below this ratio of QR's pivots the rank is determined by an SVD
+COMPONENTS = 128  # principal axes
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,16 @@ class CentreScale:
 
     def apply(self, embeddings: npt.ArrayLike) -> Floats:
         """Standardise (W, D) embeddings: subtract the controls' mean, divide by their standard deviation."""
-        return self.standardised(checked_embeddings(embeddings))
+        return self.corrected(checked_features(embeddings)).array()
+
+    def corrected(self, values: Features) -> Corrected:
+        """`apply` block by block, for values that are already checked."""
+        return Corrected(
+            len(values), values.shape[1], ((rows, self.standardised(block)) for rows, block in blocks_of(values))
+        )
 
     def standardised(self, values: Floats) -> Floats:
-        """`apply` for values that are already checked."""
+        """`apply` for a block that is already checked."""
         result: Floats = values - self.mean
         result /= self.scale
         return result
@@ -49,15 +55,17 @@ class CentreScale:
 class BatchCentreScale:
     """A centre-scale for each batch, from that batch's controls."""
 
-    batches: Mapping[Hashable, CentreScale]
+    batches: Mapping[str, CentreScale]
 
     def apply(self, embeddings: npt.ArrayLike, batch: npt.ArrayLike) -> Floats:
         """Standardise the wells of each batch. Raises ValueError for a batch that was not fitted."""
-        values = checked_embeddings(embeddings)
-        result = np.empty_like(values)
-        for name, rows in rows_by_batch(np.asarray(batch), self.batches):
-            result[rows] = self.batches[name].standardised(values[rows])
-        return result
+        values = checked_features(embeddings)
+        blocks = (
+            (rows, self.batches[name].standardised(block))
+            for name, wells in _fitted_batches(batch, self.batches)
+            for rows, block in blocks_of(values, wells)
+        )
+        return Corrected(len(values), values.shape[1], blocks).array()
 
 
 @dataclass(frozen=True)
@@ -72,30 +80,12 @@ class PcaCentreScale:
 
 
 @dataclass(frozen=True)
-class BatchWhitening:
-    """(covariance + ridge I)^(-1/2) of one batch's controls: the symmetric matrix `rest` I + left right.
-
-    `left` (R, K), `right` (K, R); K is n where a batch has fewer controls than R dimensions, else R.
-    """
-
-    left: Floats
-    right: Floats
-    rest: float
-
-    def apply(self, whitened: Floats) -> Floats:
-        """Multiply rows (W, R) by the matrix."""
-        result: Floats = (whitened @ self.left) @ self.right
-        result += self.rest * whitened
-        return result
-
-
-@dataclass(frozen=True)
 class Tvn:
     """A fitted typical variation normalisation."""
 
     standardise: CentreScale
     whiten: Floats  # (D, R) standardised controls times this have the identity as their covariance
-    whitenings: Mapping[Hashable, BatchWhitening]
+    whitenings: Mapping[str, BatchWhitening]
 
     @property
     def constant_features(self) -> int:
@@ -108,12 +98,13 @@ class Tvn:
         Raises:
             ValueError: for a batch that was not among those fitted, or embeddings that are not finite.
         """
-        values = checked_embeddings(embeddings)
-        corrected = np.empty((len(values), self.whiten.shape[1]))
-        for name, rows in rows_by_batch(np.asarray(batch), self.whitenings):
-            whitened = self.standardise.standardised(values[rows]) @ self.whiten
-            corrected[rows] = self.whitenings[name].apply(whitened)
-        return corrected
+        values = checked_features(embeddings)
+        blocks = (
+            part
+            for name, wells in _fitted_batches(batch, self.whitenings)
+            for part in _whitened(values, wells, self.standardise, self.whiten, self.whitenings[name])
+        )
+        return Corrected(len(values), self.whiten.shape[1], blocks).array()
 
 
 def fit_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike) -> CentreScale:
@@ -122,19 +113,18 @@ def fit_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike) -> Centr
     Raises:
         ValueError: if there is no control, shapes differ, or a value is not finite.
     """
-    values = checked_embeddings(embeddings)
-    return _centre_scale(values[checked_controls(control, len(values))])
+    values = checked_features(embeddings)
+    return _centre_scale(values, np.flatnonzero(checked_controls(control, len(values))))
 
 
 def fit_batch_centre_scale(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> BatchCentreScale:
     """`fit_centre_scale` batch by batch. Raises as it does, and for a batch with fewer than two controls."""
-    values, controls, batches = checked_screen(embeddings, control, batch)
-    named = {name: _centre_scale(values[controls & (batches == name)]) for name in np.unique(batches)}
-    return BatchCentreScale(named)
+    screen = checked_screen(embeddings, control, batch)
+    return BatchCentreScale({one.name: _centre_scale(screen.values, one.controls) for one in screen.batches})
 
 
 def pca_centre_scale(
-    embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike, components: int = 128
+    embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike, components: int = COMPONENTS
 ) -> PcaCentreScale:
     """EFAAR_benchmarking's PCA baseline: (W, D) → (W, min(components, D, W - 1)).
 
@@ -146,19 +136,8 @@ def pca_centre_scale(
     """
     if components < 1:
         raise ValueError(f"components must be at least 1, not {components}")
-    values, controls, batches = checked_screen(embeddings, control, batch)
-    scaled = np.empty_like(values)
-    for name in np.unique(batches):
-        in_batch = batches == name
-        scaled[in_batch] = _centre_scale(values[in_batch]).standardised(values[in_batch])
-    scaled -= scaled.mean(axis=0)
-    spread, axes = np.linalg.eigh(scaled.T @ scaled)  # ascending
-    kept = min(components, int((spread > spread[-1] * len(scaled) * np.finfo(float).eps).sum()))
-    if kept == 0:
-        raise ValueError(f"all {values.shape[1]} features are constant in every batch; there is nothing to project")
-    projected = scaled @ axes[:, : -kept - 1 : -1]
-    corrected = fit_batch_centre_scale(projected, controls, batches).apply(projected, batches)
-    return PcaCentreScale(corrected, float(spread[-kept:].sum() / spread.sum()))
+    result, explained = _pca(checked_screen(embeddings, control, batch), components)
+    return PcaCentreScale(result.array(), explained)
 
 
 def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayLike) -> Tvn:
@@ -181,76 +160,126 @@ def fit_tvn(embeddings: npt.ArrayLike, control: npt.ArrayLike, batch: npt.ArrayL
         ValueError: if there is no control, a batch has fewer than two (named), all features are constant over the
             controls, shapes differ, or a value is not finite.
     """
-    values, controls, batches = checked_screen(embeddings, control, batch)
-    control_values = values[controls]
-    standardise = _centre_scale(control_values)
-    standardised = standardise.standardised(control_values)  # (N, D)
-    whiten = _whitening_matrix(standardised)
-    whitened = standardised @ whiten  # (N, R)
-    control_batches = batches[controls]
-    whitenings = {name: _batch_whitening(whitened[control_batches == name]) for name in np.unique(batches)}
-    return Tvn(standardise, whiten, whitenings)
+    screen = checked_screen(embeddings, control, batch)
+    standardise, whiten = _whitening(screen)
+    named = {one.name: _of_batch(screen.values, one.controls, standardise, whiten) for one in screen.batches}
+    return Tvn(standardise, whiten, named)
 
 
-def apply_named(correction: Correction, embeddings: npt.ArrayLike, control: Mask, batch: npt.ArrayLike) -> Floats:
-    """Fit the correction of that name on the controls and apply it to all wells; (W, D) → (W, any width).
+def corrected(correction: Correction, embeddings: npt.ArrayLike, control: Mask, batch: npt.ArrayLike) -> Corrected:
+    """Fit the correction of that name on the controls, and correct all wells (W, D) in blocks.
+
+    A batch is fitted when its first block is read, so that the whitenings of all batches are never in memory together.
+    A block that was read is not needed again, and its rows may be overwritten.
 
     Raises:
         ValueError: as the corrections do, or for an unknown name.
     """
     if correction == "tvn":
-        return fit_tvn(embeddings, control, batch).apply(embeddings, batch)
+        return _tvn(checked_screen(embeddings, control, batch))
     if correction == "centre_scale":
-        return fit_centre_scale(embeddings, control).apply(embeddings)
+        return fit_centre_scale(embeddings, control).corrected(checked_features(embeddings))
     if correction == "pca_centre_scale":
-        return pca_centre_scale(embeddings, control, batch).corrected
+        return _pca(checked_screen(embeddings, control, batch), COMPONENTS)[0]
     if correction == "none":
-        return checked_embeddings(embeddings)
+        values = checked_features(embeddings)
+        return Corrected(len(values), values.shape[1], blocks_of(values))
     raise ValueError(f"no correction {correction!r}; known: {', '.join(CORRECTIONS)}")
 
 
-def _centre_scale(controls: Floats) -> CentreScale:
-    mean, scale = controls.mean(axis=0), controls.std(axis=0)
-    constant = scale <= ROUNDING * np.abs(controls).max(axis=0)
+def apply_named(correction: Correction, embeddings: npt.ArrayLike, control: Mask, batch: npt.ArrayLike) -> Floats:
+    """`corrected` as an array: (W, D) → (W, K). Raises as it does."""
+    return corrected(correction, embeddings, control, batch).array()
+
+
+def _centre_scale(values: Features, rows: npt.NDArray[np.int64]) -> CentreScale:
+    """Of some rows of (W, D), in two passes, as accurate as of all of them together."""
+    mean = _mean(values, rows)
+    squares, largest = np.zeros(len(mean)), np.zeros(len(mean))
+    for _, block in blocks_of(values, rows):
+        largest = np.maximum(largest, np.abs(block).max(axis=0))
+        block -= mean
+        block *= block
+        squares += block.sum(axis=0)
+    scale = np.sqrt(squares / len(rows))
+    constant = scale <= ROUNDING * largest
     return CentreScale(mean, np.where(constant, np.inf, scale), int(constant.sum()))
 
 
-def _whitening_matrix(standardised: Floats) -> Floats:
-    """(D, R) that takes the centred controls (N, D) to unit (population) covariance."""
-    count, width = standardised.shape
-    if count > width:
-        (triangle,) = linalg.qr(standardised, mode="r", check_finite=False)
-        triangle = triangle[:width]
-        pivots = np.abs(np.diag(triangle))
-        if pivots.min() > ILL_CONDITIONED * pivots.max():
-            inverse: Floats = linalg.solve_triangular(triangle, np.sqrt(count) * np.eye(width), check_finite=False)
-            return inverse
-    _, singular, axes = np.linalg.svd(standardised, full_matrices=False)
-    rank = int((singular > singular[0] * max(standardised.shape) * np.finfo(np.float64).eps).sum())
-    if rank == 0:
-        raise ValueError(f"all {width} features are constant over the controls; nothing to correct by")
-    result: Floats = axes[:rank].T * (np.sqrt(count) / singular[:rank])
-    return result
+def _mean(values: Features, rows: npt.NDArray[np.int64]) -> Floats:
+    sums = np.zeros(values.shape[1])
+    for _, block in blocks_of(values, rows):
+        sums += block.sum(axis=0)
+    return sums / len(rows)
 
 
-def _batch_whitening(controls: Floats) -> BatchWhitening:
-    """From one batch's whitened controls (n, R).
-
-    With the centred controls X, f(X^T X) - f(0) I = X^T g(X X^T) X for f(s) = (s / (n - 1) + ridge)^(-1/2) and
-    g(s) = (f(s) - f(0)) / s, so the smaller of the two products is decomposed.
-    """
-    count, rank = controls.shape
-    centred = (controls - controls.mean(axis=0)) / np.sqrt(count - 1)
-    rest = TVN_RIDGE**-0.5
-    if count >= rank:
-        spread, axes = np.linalg.eigh(centred.T @ centred)
-        return BatchWhitening(axes * ((np.maximum(spread, 0) + TVN_RIDGE) ** -0.5 - rest), axes.T, rest)
-    spread, axes = np.linalg.eigh(centred @ centred.T)
-    return BatchWhitening(((centred.T @ axes) * _gain_per_spread(spread)) @ axes.T, centred, rest)
+def _tvn(screen: Screen) -> Corrected:
+    values, (standardise, whiten) = screen.values, _whitening(screen)
+    blocks = (
+        part
+        for one in screen.batches
+        for of_batch in [_of_batch(values, one.controls, standardise, whiten)]
+        for part in _whitened(values, one.wells, standardise, whiten, of_batch)
+    )
+    return Corrected(len(values), whiten.shape[1], blocks)
 
 
-def _gain_per_spread(spread: Floats) -> Floats:
-    """((s + r)^(-1/2) - r^(-1/2)) / s, written so that small s lose no digits."""
-    root, rest = np.sqrt(np.maximum(spread, 0) + TVN_RIDGE), np.sqrt(TVN_RIDGE)
-    result: Floats = -1 / (root * rest * (root + rest))
-    return result
+def _whitening(screen: Screen) -> tuple[CentreScale, Floats]:
+    """What standardises the controls, and what whitens them then, (D, R)."""
+    standardise = _centre_scale(screen.values, screen.controls)
+    controls = blocks_of(screen.values, screen.controls)
+    return standardise, whitening_matrix(standardise.standardised(block) for _, block in controls)
+
+
+def _of_batch(
+    values: Features, controls: npt.NDArray[np.int64], standardise: CentreScale, whiten: Floats
+) -> BatchWhitening:
+    mean = standardise.standardised(_mean(values, controls)) @ whiten
+    whitened = (standardise.standardised(block) @ whiten for _, block in blocks_of(values, controls))
+    return batch_whitening(whitened, mean, len(controls))
+
+
+def _whitened(
+    values: Features, wells: npt.NDArray[np.int64], standardise: CentreScale, whiten: Floats, of_batch: BatchWhitening
+) -> Iterator[tuple[Rows, Floats]]:
+    """The wells of a batch, whitened by all controls and then by its own; by one product if that costs less."""
+    both = of_batch.apply(whiten) if len(wells) > len(whiten) else None
+    for rows, block in blocks_of(values, wells):
+        standardised = standardise.standardised(block)
+        yield rows, of_batch.apply(standardised @ whiten) if both is None else standardised @ both
+
+
+def _pca(screen: Screen, components: int) -> tuple[Corrected, float]:
+    """See `pca_centre_scale`; with the fraction of the variance that is kept."""
+    values, width = screen.values, screen.values.shape[1]
+    scales = [_centre_scale(values, one.wells) for one in screen.batches]
+    products, sums = np.zeros((width, width)), np.zeros(width)
+    for one, scale in zip(screen.batches, scales, strict=True):
+        for _, block in blocks_of(values, one.wells):
+            scaled = scale.standardised(block)
+            products += scaled.T @ scaled
+            sums += scaled.sum(axis=0)  # 0 but for rounding, because every batch is centred
+    mean = sums / len(values)
+    spread, axes = np.linalg.eigh(products - len(values) * np.outer(mean, mean))  # ascending
+    kept = min(components, int((spread > spread[-1] * len(values) * np.finfo(float).eps).sum()))
+    if kept == 0:
+        raise ValueError(f"all {width} features are constant in every batch; there is nothing to project")
+    largest = axes[:, : -kept - 1 : -1]
+
+    def blocks() -> Iterator[tuple[Rows, Floats]]:
+        for one, scale in zip(screen.batches, scales, strict=True):
+            projected = np.concatenate(
+                [(scale.standardised(block) - mean) @ largest for _, block in blocks_of(values, one.wells)]
+            )
+            by_controls = _centre_scale(projected, np.searchsorted(one.wells, one.controls))
+            yield one.wells, by_controls.standardised(projected)
+
+    return Corrected(len(values), kept, blocks()), float(spread[-kept:].sum() / spread.sum())
+
+
+def _fitted_batches(batch: npt.ArrayLike, fitted: Mapping[str, object]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """The rows of each batch. Raises ValueError for a batch that is not among those fitted."""
+    for name, rows in batch_rows(np.asarray(batch)):
+        if name not in fitted:
+            raise ValueError(f"batch {name} was not fitted; fitted are {', '.join(fitted)}")
+        yield name, rows

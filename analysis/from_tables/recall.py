@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from analysis.arrays import Floats, Mask
-from analysis.embeddings.aggregate import GeneMap, Method, aggregate
-from analysis.embeddings.corrections import Correction, apply_named
+from analysis.embeddings.aggregate import GeneMap, Method, aggregate, aggregate_blocks
+from analysis.embeddings.blocks import Corrected
+from analysis.embeddings.corrections import Correction, corrected
 from analysis.embeddings.feature_tables import FeatureTable, controls, filled, parse_control, read_wells
 from analysis.recall.gain import RecallGain, recall_gain
 from analysis.recall.outcomes import PairOutcomes
@@ -49,9 +50,7 @@ class TableMap:
 
     def of(self, features: Floats) -> GeneMap:
         """The genes by other features (W, D) of the same wells."""
-        guides = self.wells.column(self.options.guide).tolist() if self.options.guide else None
-        corrected = _corrected(self.options, self.wells, features, self.control)
-        return aggregate(corrected, self.genes, guides, self.options.average)
+        return _gene_map(self.options, self.wells, features, self.control, self.genes)
 
 
 def map_of_tables(paths: Sequence[Path], options: MapOptions) -> TableMap:
@@ -62,23 +61,32 @@ def map_of_tables(paths: Sequence[Path], options: MapOptions) -> TableMap:
     """
     wells = read_wells(paths, options.prefix)
     names = wells.column(options.key).tolist()
-    guides = wells.column(options.guide).tolist() if options.guide else None
     control = np.zeros(len(wells.metadata), dtype=bool)
     if options.control:
         control = controls(wells, parse_control(options.control))
-    corrected = _corrected(options, wells, wells.features, control)
     genes = ["" if is_control else name for name, is_control in zip(names, control, strict=True)]
-    return TableMap(wells, control, genes, aggregate(corrected, genes, guides, options.average), options)
+    return TableMap(wells, control, genes, _gene_map(options, wells, wells.features, control, genes), options)
 
 
-def _corrected(options: MapOptions, wells: FeatureTable, features: Floats, control: Mask) -> Floats:
+def _gene_map(
+    options: MapOptions, wells: FeatureTable, features: Floats, control: Mask, genes: Sequence[str]
+) -> GeneMap:
+    """The genes by features (W, D) of the wells; a mean needs no copy of them."""
+    guides = wells.column(options.guide).tolist() if options.guide else None
+    stream = _corrected(options, wells, features, control)
+    if options.average == "mean":
+        return aggregate_blocks(stream, genes, guides)
+    return aggregate(stream.array(), genes, guides, options.average)
+
+
+def _corrected(options: MapOptions, wells: FeatureTable, features: Floats, control: Mask) -> Corrected:
     if options.correct == "none":
-        return features
+        return corrected("none", features, control, control)
     if not options.control or (options.correct != "centre_scale" and not options.batch):
         needs = "--control COLUMN=VALUE" + ("" if options.correct == "centre_scale" else " and --batch COLUMN")
         raise ValueError(f"--correct {options.correct} needs {needs}: it is fitted on control wells")
     batch = filled(wells, options.batch).to_numpy(str) if options.batch else np.zeros(len(control), dtype=bool)
-    return apply_named(options.correct, features, control, batch)
+    return corrected(options.correct, features, control, batch)
 
 
 def placebos_of_tables(

@@ -131,6 +131,7 @@ def _cells(study: Study) -> str:
         *study.sources,
         "planned GPU h",
         spent,
+        "goodput",
         "annealed",
         "log",
     ]
@@ -153,7 +154,7 @@ def _cell(row: CellRow, sources: Sequence[str]) -> str:
     words = "".join(f"<td>{text(word)}</td>" for word in (row.cell, row.model, row.dataset))
     seed = f'<td class="number" data-value="{row.seed}">{row.seed}</td>'
     state = f"<td>{text(row.state)}</td>{number(row.loss, '.4f')}"
-    hours = number(row.planned_hours, ".3g") + number(row.spent_hours, ".3g")
+    hours = number(row.planned_hours, ".3g") + number(row.spent_hours, ".3g") + number(row.goodput, ".0%")
     return f'<tr data-state="{text(row.state)}">{words}{seed}{state}{recalls}{hours}{annealed}{log}</tr>'
 
 

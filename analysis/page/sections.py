@@ -84,6 +84,7 @@ def _cost(study: Study) -> str:
     return (
         f'<section><h2 id="cost">Cost, planned against spent</h2><p class="soft">{about_cost}'
         "Planned and spent are of training and embedding; a cell that was resumed counts all of its training.</p>"
+        f"{f'<p>{text(study.goodput)}</p>' if study.goodput else ''}"
         f"{table(head, [*rows, _spent('all', study.cells, study)])}</section>"
     )
 

@@ -27,6 +27,7 @@ class CellRow:
     spent_hours: float | None  # GPU hours of all stages, or process hours where there are no GPUs
     log: str | None  # a link, relative to the page
     annealed: str = ""  # whether its learning rate had decayed: yes, no, unknown; empty if it was not trained
+    goodput: float | None = None  # share of the hours of its training that its weights are made of
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Study:
     stopped: str = ""  # how many runs stopped before their learning rate had decayed, in words
     allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
     lives: Sequence[LifePanel] = ()
+    goodput: str = ""  # what the hours of training were spent on, in words
     price: Price | None = None  # None where there are no GPUs to pay for
     next_runs: Sequence[NextRun] = ()
     no_next: str = ""  # why nothing is proposed

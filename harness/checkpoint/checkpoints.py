@@ -35,8 +35,9 @@ from harness.checkpoint.facts import FACTS, FORMAT, CheckpointError, Progress, U
 from harness.checkpoint.lost import BEST, FOLDER, LATEST
 from harness.checkpoint.restore import OverwrittenError, Target, restore, verify
 from harness.checkpoint.rng import generator_states
+from harness.checkpoint.room import room
 from harness.checkpoint.start import Start, load_start
-from harness.checkpoint.tensors import Resumable, reason, tensors_of
+from harness.checkpoint.tensors import Resumable, reason, size_on_rank, tensors_of
 from harness.distributed.ranks import Ranks
 from harness.storage.checksums import checksum, sync_folder, write_checksummed
 from harness.storage.fencing import Fence, Unfenced
@@ -47,6 +48,10 @@ HOW_TO_GO_ON = (
     "nothing was changed. Restore the files, or start again from step 0 with launch.restart_lost=true, which moves "
     "what is there aside and deletes nothing, or choose another output"
 )
+
+
+MOST_FAILED = 3  # saves in a row: the disk does not get emptier by itself
+RETRY_SECONDS = 60.0
 
 
 def say(text: str) -> None:
@@ -77,13 +82,21 @@ class Checkpoints:
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        self._saved = -1
+        self._saved, self._bytes = -1, 0
+        self._failures: list[str] = []  # of the saves since the last complete one
 
     def save(self, engine: Resumable, progress: Progress, *, best: bool = False) -> None:
-        """Start an asynchronous save of the run's state, after waiting for a save that is still in progress."""
+        """Start an asynchronous save of the run's state, after waiting for a save that is still in progress.
+
+        Raises:
+            CheckpointError: the last `MOST_FAILED` saves could not be written.
+        """
         self.wait()
+        if len(self._failures) >= MOST_FAILED:
+            raise CheckpointError(f"{self.folder}: {MOST_FAILED} times in a row, {self._failures[-1]}")
         state = tensors_of({**engine.state(), "extra": self._extras})
         state |= tensors_of(generator_states(self._ranks.device), f"generators.{self._ranks.rank}.")
+        self._bytes = sum(size_on_rank(tensor) for tensor in state.values())
         folder = self.folder / f".{step_name(progress.step)}.partial"
         written = async_save(
             state, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=self._collective.group,
@@ -115,14 +128,25 @@ class Checkpoints:
         try:
             pending.result()
         except (Exception, CheckpointException) as error:  # any error of the disk, the network or another rank
-            text = f"the checkpoint of step {self._saved} could not be written: {reason(error)}"
-            if self._ranks.is_first:
-                shutil.rmtree(self.folder / f".{step_name(self._saved)}.partial", ignore_errors=True)
-            self._saved = -1
-            if required:
-                raise CheckpointError(f"{self.folder}: {text}") from error
-            if self._ranks.is_first:
-                say(f"warning: {text}; the previous checkpoint is kept")
+            why = reason(error)
+        else:
+            self._failures.clear()
+            return
+        step, self._saved = self._saved, -1
+        if self._ranks.is_first:
+            shutil.rmtree(self.folder / f".{step_name(step)}.partial", ignore_errors=True)
+        takes = room(self.folder, self._bytes * self._ranks.world)
+        text = f"the checkpoint of step {step} could not be written: {why}; {takes}"
+        self._failures.append(text)
+        if required:
+            raise CheckpointError(f"{self.folder}: {text}")
+        if self._ranks.is_first:
+            say(f"warning: {text}; the next try is in {RETRY_SECONDS:.0f} s")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the save in the background is over, and was not written, on this rank."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def save_now(self, engine: Resumable, progress: Progress, *, best: bool = False) -> None:
         """Save this step and return once the checkpoint is complete on disk.

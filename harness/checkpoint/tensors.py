@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from harness.checkpoint.facts import METADATA
@@ -62,6 +63,12 @@ def tensors_of(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
         elif isinstance(value, Mapping):
             tensors |= tensors_of(value, f"{prefix}{name}.")
     return tensors
+
+
+def size_on_rank(tensor: Tensor) -> int:
+    """Bytes of this rank's part of a tensor."""
+    part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return part.numel() * part.element_size()
 
 
 def reason(error: BaseException) -> str:

@@ -31,10 +31,10 @@ def read_labels(shards: ShardSet, wells: Wells, column: str) -> Labels:
     Raises:
         ValueError: no such column, or fewer than two classes.
     """
-    if column not in shards.wells:
-        known = ", ".join(shards.wells.columns)
+    if column not in shards.table.columns:
+        known = ", ".join(shards.table.columns)
         raise ValueError(f"a classifier's label is {column!r}, but {shards.folder} has the columns {known}")
-    label = shards.wells[column].fillna("").astype(str).to_numpy()
+    label = shards.table.frame([column])[column].fillna("").astype(str).to_numpy()
     names = sorted(set(label[wells]) - {""})
     if len(names) < 2:
         raise ValueError(f"{shards.folder}: column {column!r} holds {len(names)} labels: a classifier needs two")

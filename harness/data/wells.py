@@ -52,10 +52,10 @@ def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:
     Raises:
         ValueError: an experiment is not in the shards.
     """
+    table = shards.table
     if experiments is None:
-        return shards.wells.index.to_numpy(np.int64)
-    unknown = sorted(set(experiments) - set(shards.wells["experiment"]))
-    if unknown:
-        known = ", ".join(sorted(shards.wells["experiment"].unique())[:20])
+        return np.arange(len(table.codes))
+    if unknown := sorted(set(experiments) - set(table.experiments)):
+        known = ", ".join(sorted(table.experiments)[:20])
         raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {shards.folder}; it holds {known}")
-    return shards.wells.index[shards.wells["experiment"].isin(experiments)].to_numpy(np.int64)
+    return np.flatnonzero(np.isin(np.array(table.experiments), experiments)[table.codes])

@@ -14,6 +14,7 @@ from harness.distributed.engine_choice import choose_engine
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
 from harness.distributed.recompute import set_up_blocks
+from harness.distributed.stalls.slow_ranks import time_forward
 from harness.grid.cell import Cell
 from harness.models.layers.parametrisation import scaling_of
 from harness.recipe.schema import Recipe
@@ -35,6 +36,7 @@ def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) ->
     memory = torch.cuda.get_device_properties(ranks.device).total_memory if on_gpu else None
     name = choose_engine(launch.engine, ranks.world, sum(p.numel() for p in model.parameters()), memory, shard)
     set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
+    timer = time_forward(model, ranks)
     optimiser = cell.training.optimiser
 
     def make_optimiser(module: nn.Module) -> Optimizer:
@@ -46,7 +48,9 @@ def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) ->
 
     precision = cell.training.settings.precision
     options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
-    return build_engine(model, make_optimiser, ranks, options)
+    engine = build_engine(model, make_optimiser, ranks, options)
+    engine.timer = timer
+    return engine
 
 
 def build_engine(model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> Engine:

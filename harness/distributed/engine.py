@@ -26,6 +26,7 @@ from harness.distributed.optimiser import set_rates, update
 from harness.distributed.ranks import Ranks
 
 if TYPE_CHECKING:
+    from harness.distributed.stalls.slow_ranks import Timer
     from harness.models.interface import Network
 
 State = dict[str, Any]
@@ -60,10 +61,12 @@ class Engine:
     Attributes:
         model: the network. Its parameters may be shards; their names are those of the unwrapped network.
         optimiser: the optimiser of those parameters.
+        timer: of a piece of the model that computes alone (`slow_ranks`).
     """
 
     def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
         self.model, self.ranks, self.options = model, ranks, options
+        self.timer: Timer | None = None
         self.prepare()
         self.optimiser = make_optimiser(self.model)
 

@@ -8,6 +8,7 @@ embedding the end of a batch (`in_lockstep`).
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -82,24 +83,20 @@ def controlled(control: RunControl | None) -> Iterator[RunControl]:
 def in_lockstep(items: Iterable[Item], ranks: Ranks, stop: StopFlag) -> Iterator[Item]:
     """Yield this rank's items in lockstep with the other ranks, which may have different numbers of items.
 
-    Every rank returns when all ranks have run out. Before each item the hosts check whether any rank received a signal.
+    Every rank returns when all ranks have run out. In the message by which the hosts agree on that before each item,
+    they also say whether any rank received a signal.
 
     Raises:
         Preempted: a rank received a signal; raised on all ranks before the same item.
     """
-    for number, item in enumerate(_padded(items, ranks)):
+    iterator = iter(items)
+    for number in itertools.count():
+        item = next(iterator, None)
         PULSE.mark(BATCH, number)
-        if ranks.any(bool(stop)):
+        left, stopping = ranks.any_of(item is not None, bool(stop))
+        if not left:
+            return
+        if stopping:
             raise Preempted(f"{stop}")
         if item is not None:
             yield item
-
-
-def _padded(items: Iterable[Item], ranks: Ranks) -> Iterator[Item | None]:
-    """Yield this rank's items, then None as long as another rank has items."""
-    iterator = iter(items)
-    while True:
-        item = next(iterator, None)
-        if not ranks.any(item is not None):
-            return
-        yield item

@@ -48,11 +48,15 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Return, on all ranks, whether any rank's flag is set. It blocks: use `agreement.Agreement` at every step."""
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """Return, on all ranks, for each flag whether any rank has it set, in one blocking message."""
         if self.world == 1:
-            return flag
-        votes = torch.tensor(int(flag))
-        dist.all_reduce(votes, group=self.control)
-        return bool(votes)
+            return flags
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(vote) for vote in votes.tolist())
 
     def wait(self) -> None:
         """Wait until every rank has made this call (a barrier)."""

@@ -133,7 +133,7 @@ def join_parts(embedding: Embedding) -> dict[str, Any] | None:
     parts = embedding.parts
     if parts.missing():
         return None
-    keys = embedding.shards.wells["key"].to_numpy()
+    keys = embedding.shards.table.frame(["key"])["key"].to_numpy()
     files = [(parts.path(number), keys[parts.wells_of(number)].tolist()) for number in range(len(parts))]
     width = join_embeddings(embedding.stage.folder / EMBEDDINGS, files)
     return {

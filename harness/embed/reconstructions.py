@@ -48,7 +48,7 @@ def save_reconstructions(path: Path, model: Inpainter, embedding: Embedding, ran
         "reconstruction": reconstruction.image.float().cpu().numpy(),
         "mask": reconstruction.mask.cpu().numpy(),
         "channels": np.array(channels.names),
-        "wells": shards.wells.loc[origin[picked].numpy(), "key"].to_numpy(str),
+        "wells": shards.rows(origin[picked].numpy(), ["key"])["key"].to_numpy(str),
     }
     write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 

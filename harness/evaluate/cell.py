@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.embeddings.aggregate import GeneMap, aggregate
+from analysis.arrays import Features, Floats
+from analysis.embeddings.aggregate import GeneMap, aggregate_blocks
 from analysis.embeddings.consistency import replicate_consistency
-from analysis.embeddings.corrections import apply_named
+from analysis.embeddings.corrections import corrected
 from analysis.recall.outcomes import PairOutcomes
 from analysis.recall.pairs import Pairs, read_pairs
 from analysis.recall.placebo_panel import placebo_panel
@@ -36,7 +37,6 @@ from harness.storage.pair_outcomes import write_outcomes
 CONSISTENCY = "replicate_consistency/1"
 WELL = "well"
 
-Floats = NDArray[np.float64]
 PlaceboValues = dict[str, dict[str, float]]  # by source
 
 
@@ -69,24 +69,31 @@ def evaluate_cell(recipe: Recipe, folder: Path, kind: str = "") -> dict[str, Any
     assert settings is not None
     wells, features = _read(settings, folder / EMBEDDINGS)
     lists = [read_pairs(path, name) for name, path in settings.relationships.items()]
-    corrected = apply_named(settings.correction, features, wells.control, wells.batch)
-    gene_map = aggregate(corrected, wells.gene, wells.guide)
+    means = features[:, : features.shape[1] // 2].copy() if kind == "pixel_statistics" else None
+    gene_map, consistency = _genes(settings, wells, features)
+    del features  # placebos need memory of their own
     measured = _recall(settings, gene_map, lists)
     write_outcomes(folder / PAIR_OUTCOMES, [outcomes for _, outcomes in measured])
-    statistics = features if kind == "pixel_statistics" else None
-    placebos, failed = _placebos(settings, wells, lists, gene_map, statistics)
+    placebos, failed = _placebos(settings, wells, lists, gene_map, means)
     return {
         "protocol": f"{RECALL_PROTOCOL}/{VERSIONS[settings.protocol]}",
         "correction": settings.correction,
         "genes": len(gene_map.genes),
         "recall": {result.source: _row(result) for result, _ in measured},
-        "consistency": _consistency(wells, corrected),
+        "consistency": consistency,
         "placebos": placebos,
         "placebos_not_measured": failed,
     }
 
 
-def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Floats]:
+def _genes(settings: Evaluate, wells: _Wells, features: Features) -> tuple[GeneMap, dict[str, Any] | None]:
+    """The genes and the consistency of their replicates. Features are overwritten: they are not in memory twice."""
+    stream = corrected(settings.correction, features, wells.control, wells.batch).written_to(features)
+    gene_map = aggregate_blocks(stream, wells.gene, wells.guide)
+    return gene_map, _consistency(wells, features[:, : stream.width])
+
+
+def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Features]:
     table, features = read_embeddings(path)
     for column in (settings.batch_column, settings.control.column, settings.gene_column):
         if column not in table:
@@ -128,17 +135,16 @@ def _row(result: RecallResult) -> dict[str, Any]:
     }
 
 
-def _consistency(wells: _Wells, corrected: Floats) -> dict[str, Any] | None:
+def _consistency(wells: _Wells, embeddings: Features) -> dict[str, Any] | None:
     """Replicate consistency of the genes; None if no gene has two wells."""
-    named = np.array([gene != "" for gene in wells.gene])
     names = [gene for gene in wells.gene if gene]
     if len(set(names)) < 2 or len(set(names)) == len(names):
         return None
-    return {"protocol": CONSISTENCY, **replicate_consistency(corrected[named], names).summary()}
+    return {"protocol": CONSISTENCY, **replicate_consistency(embeddings, wells.gene).summary()}
 
 
 def _placebos(
-    settings: Evaluate, wells: _Wells, lists: list[Pairs], gene_map: GeneMap, statistics: Floats | None
+    settings: Evaluate, wells: _Wells, lists: list[Pairs], gene_map: GeneMap, means: Features | None
 ) -> tuple[dict[str, PlaceboValues], dict[str, str]]:
     """Recall of each source by each placebo that the wells have, after the same correction, and why others are not."""
     features: dict[str, Callable[[], Floats]] = {"random_features": partial(random_features, len(wells.gene))}
@@ -146,12 +152,12 @@ def _placebos(
         features["well_position"] = partial(position_features, wells.position)
     if wells.count is not None:
         features["cell_count"] = partial(number_features, wells.count)
-    if statistics is not None:
-        features["intensity"] = partial(np.copy, statistics[:, : statistics.shape[1] // 2])
+    if means is not None:
+        features["intensity"] = partial(means.astype, np.float64)
 
     def measure(values: Floats) -> list[RecallResult]:
-        corrected = apply_named(settings.correction, values, wells.control, wells.batch)
-        return [found for found, _ in _recall(settings, aggregate(corrected, wells.gene, wells.guide), lists)]
+        stream = corrected(settings.correction, values, wells.control, wells.batch)
+        return [found for found, _ in _recall(settings, aggregate_blocks(stream, wells.gene, wells.guide), lists)]
 
     others = [shuffled(one, gene_map.genes) for one in lists]
     panel = placebo_panel(features, measure, [found for found, _ in _recall(settings, gene_map, others)])

@@ -34,24 +34,26 @@ class Outcome:
 
 @dataclass
 class _Job:
-    """A local process and its cells that have not ended, in the order in which it runs them."""
+    """A local process, its cells that have not ended, in the order in which it runs them, and its GPU if it has one."""
 
     handle: Any
     cells: list[Cell]
+    gpu: int | None
 
 
 def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
     """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
 
-    `watch` is called between polls with the running cells. Leaving early (Ctrl-C) stops the running jobs; their
-    checkpoints are kept. If a process dies, only the cell that it was running fails; the rest go to another process.
+    On a machine with GPUs (`launch.gpus_per_node`), each process has one of its own, and no more run at a time than
+    there are GPUs. `watch` is called between polls with the running cells. Leaving early (Ctrl-C) stops the running
+    jobs; their checkpoints are kept. If a process dies, only the cell that it was running fails; the rest go to another
+    process.
     """
     import submitit
 
     folder = _jobs_folder(recipe)
     executor = submitit.LocalExecutor(folder=folder)
-    launch = recipe.launch
-    executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, gpus_per_node=_local_gpus(launch))
+    launch, free = recipe.launch, devices(recipe.launch)
     recipe_json = recipe.model_dump_json()
     waiting, size = list(pending), batch_size(len(pending), launch)
     jobs: list[_Job] = []
@@ -59,9 +61,12 @@ def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence
         with _threads(launch):
             while waiting or jobs:
                 running = [cell for job in jobs for cell in job.cells]
-                while len(jobs) < launch.parallel and (batch := next_batch(waiting, running, size)):
+                while len(jobs) < launch.parallel and free and (batch := next_batch(waiting, running, size)):
+                    gpu = free.pop(0)
+                    shown = {"gpus_per_node": 0} if gpu is None else {"gpus_per_node": 1, "visible_gpus": (gpu,)}
+                    executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MINUTES, **shown)
                     handle = executor.submit(run_cells, recipe_json, [cell.id for cell in batch], folder)
-                    jobs.append(_Job(handle, batch))
+                    jobs.append(_Job(handle, batch, gpu))
                     running += batch
                 time.sleep(POLL_SECONDS)
                 watch([job.cells[0] for job in jobs if job.cells])
@@ -70,6 +75,7 @@ def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence
                     ended = list(_ended(job, folder))
                     if is_done:
                         jobs.remove(job)
+                        free.append(job.gpu)
                         if job.cells:
                             ended.append(Outcome(job.cells.pop(0), _error(job.handle), Path(job.handle.paths.stderr)))
                         waiting = [*job.cells, *waiting]
@@ -117,8 +123,13 @@ def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:
         yield Outcome(job.cells.pop(0), outcome["error"], Path(job.handle.paths.stderr))
 
 
-def _local_gpus(launch: Launch) -> int:
-    return 0 if launch.device == "cpu" else launch.gpus_per_node
+def devices(launch: Launch) -> list[int | None]:
+    """What the processes of this machine run on, one each: the GPUs that this one sees, or None, which is the CPU."""
+    if launch.device == "cpu" or not launch.gpus_per_node:
+        return [None] * launch.parallel
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    numbers = [int(name) for name in seen.split(",") if name.strip().isdecimal()] or range(launch.gpus_per_node)
+    return list(numbers[: launch.gpus_per_node])
 
 
 class _threads:  # noqa: N801  (a context manager, used like a function)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 from analysis.figures.text_table import text_table
@@ -15,10 +17,11 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
 from harness.launch.slurm.book.entries import Key, Submitted
-from harness.launch.slurm.book.evidence import known_states
+from harness.launch.slurm.book.evidence import known_states, last_known_states
 from harness.launch.slurm.book.lines import Cancelled
 from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.slurm.cancel import LiveJob, orphans
+from harness.launch.slurm.commands import BRIEF, SlurmError
 from harness.launch.slurm.failures import cause_of
 from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import NAMES, NEVER, UNKNOWN, JobState
@@ -27,9 +30,11 @@ from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_of_all
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
+from harness.storage.health.sessions import Spent, read_sessions, read_spent, spent
+from harness.storage.health.slow_nodes import read_slow_nodes
+from harness.storage.health.stall import read_stall
 from harness.storage.ledger import LedgerRow
 from harness.storage.locks import user_name
-from harness.storage.stall import read_stall
 from harness.storage.train_log import last_row
 
 State = Literal["done", "queued", "running", "failed", "lost", "never", "cancelled", "missing"]
@@ -55,32 +60,56 @@ class CellStatus:
     reason: str = ""
     axes: str = ""  # where the cell is on the grid's axes
     outlook: Outlook | None = None  # of a cell that has begun to train
+    spent: Spent | None = None  # the hours of its training so far
     orphan: bool = False  # a live job of a cell that the recipe does not have
+    as_of: str | None = None  # when SLURM last answered, in ISO 8601; None: now
 
 
 def statuses(recipe: Recipe) -> list[CellStatus]:
     """The status of every cell, in the order of the grid, then live jobs of cells that the recipe does not have.
 
-    Raises:
-        SlurmError: there are jobs, and SLURM does not answer.
+    If SLURM does not answer, states of jobs are those of its last answer, and `as_of` says when that was.
     """
     submissions = Submissions(recipe.output)
     for text in submissions.damage:
         print(f"note: {text}; the next run, resume or cancel repairs it", file=sys.stderr, flush=True)
-    submissions.look_up()
+    is_answering = _look_up(submissions)
     latest = submissions.latest()
     work_items = missing_of_all(recipe, cells(recipe))
     next_jobs = [_next_jobs(recipe, work, latest) for work in work_items]
     grid = {work.cell.id for work in work_items}
     asked = {submitted.job for jobs in next_jobs for submitted in jobs.values() if submitted}
     asked |= {submitted.job for (cell, _), submitted in latest.items() if cell not in grid} - submissions.ended.keys()
-    known = known_states(recipe.output, submissions, sorted(asked))
+    known, as_of = _known(recipe, submissions, sorted(asked), is_answering)
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
     rows = [_if_cancelled(row, submissions.cancelled.get(row.cell)) for row in rows]
     places = [point_name(work.cell.point.coordinates()) for work in work_items]
     rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
     rows = _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
-    return [*rows, *map(_orphan, orphans(submissions, known, grid))]
+    return [replace(row, as_of=as_of) for row in (*rows, *map(_orphan, orphans(submissions, known, grid)))]
+
+
+def _look_up(submissions: Submissions) -> bool:
+    """Find the jobs that SLURM took unasked; False if it does not answer."""
+    try:
+        submissions.look_up(BRIEF)
+    except SlurmError as error:
+        print(f"note: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _known(
+    recipe: Recipe, submissions: Submissions, jobs: Sequence[str], is_answering: bool
+) -> tuple[dict[str, JobState], str | None]:
+    """The states of jobs; where SLURM does not answer, the last known ones, and as of when."""
+    if is_answering:
+        try:
+            return known_states(recipe.output, submissions, jobs, BRIEF), None
+        except SlurmError as error:
+            print(f"note: {error}", file=sys.stderr, flush=True)
+    known, as_of = last_known_states(recipe.output, submissions, jobs)
+    return known, as_of.isoformat(sep=" ", timespec="seconds")
 
 
 def _orphan(job: LiveJob) -> CellStatus:
@@ -89,9 +118,11 @@ def _orphan(job: LiveJob) -> CellStatus:
 
 
 def _if_cancelled(row: CellStatus, cancelled: Cancelled | None) -> CellStatus:
-    """The same, unless the cell is recorded as cancelled and has nothing live."""
-    if cancelled is None or row.state in ("done", "running", "queued"):
+    """The same, unless the cell is recorded as cancelled. A job that runs is given time for a save (`KillWait`)."""
+    if cancelled is None or row.state == "done":
         return row
+    if row.state in ("running", "queued"):
+        return replace(row, reason=f"{cancelled.text}; SLURM is ending its job")
     return replace(row, state="cancelled", reason=f"{cancelled.text}{RESUMED}")
 
 
@@ -102,7 +133,12 @@ def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequenc
     seen = outlooks(recipe, [work.cell for work in work_items])
     stopped = [ledger.read(recipe.output, row.cell, "train") if row.state == "done" else None for row in rows]
     return [
-        replace(row, outlook=seen.get(row.cell), reason=row.reason or _why_stopped(train))
+        replace(
+            row,
+            outlook=seen.get(row.cell),
+            reason=row.reason or _why_stopped(train),
+            spent=read_spent(train.values) if train is not None else row.spent,
+        )
         for row, train in zip(rows, stopped, strict=True)
     ]
 
@@ -180,14 +216,16 @@ def _task_status(
 
 
 def _running(recipe: Recipe, cell: Cell, task: str, job: str, restarts: int) -> CellStatus:
-    row = last_row(cell_folder(recipe, cell) / TRAIN_LOG, "train") if task == "train" else None
+    folder = cell_folder(recipe, cell)
+    row = last_row(folder / TRAIN_LOG, "train") if task == "train" else None
     if row is None or not row.get("progress") or row["step"] <= _first_step(recipe, cell):
         return CellStatus(cell.id, task, "running", job, restarts=restarts)
     steps = round(row["step"] / row["progress"])
     batch = cell.training.batch if cell.training else 0
     rate = row.get("crops_per_second")
     eta = row.get("seconds_left", (steps - row["step"]) * batch / rate if rate else None)
-    return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts)
+    hours = spent(read_sessions(folder, now=time.time()), is_running=True)
+    return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts, spent=hours)
 
 
 def _first_step(recipe: Recipe, cell: Cell) -> int:
@@ -206,10 +244,19 @@ def table(rows: Sequence[CellStatus]) -> str:
     total += (
         f"; {len(rows) - len(own)} live jobs of cells that the recipe does not have" if len(rows) > len(own) else ""
     )
-    return f"{text_table([_texts(row, axes=with_axes, outlooks=outlooks) for row in rows], LEFT)}\n{total}"
+    hours = sum((row.spent for row in rows if row.spent), Spent())
+    shown = [_texts(row, axes=with_axes, outlooks=outlooks, goodput=hours.goodput is not None) for row in rows]
+    silence = [f"SLURM does not answer; as of {_clock(row.as_of)}" for row in rows[:1] if row.as_of]
+    return "\n".join(filter(None, [*silence, text_table(shown, LEFT), total, hours.in_words]))
 
 
-def _texts(row: CellStatus, *, axes: bool, outlooks: bool) -> dict[str, str]:
+def _clock(as_of: str) -> str:
+    """A time of today as `12:31`, of another day with its date."""
+    at = datetime.fromisoformat(as_of)
+    return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d %H:%M}"
+
+
+def _texts(row: CellStatus, *, axes: bool, outlooks: bool, goodput: bool) -> dict[str, str]:
     """A cell's text by column."""
     return {
         "cell": row.cell,
@@ -220,9 +267,14 @@ def _texts(row: CellStatus, *, axes: bool, outlooks: bool) -> dict[str, str]:
         "crops/s": f"{row.crops_per_second:,.0f}" if row.crops_per_second is not None else "",
         "ETA": _duration(row.eta_seconds) if row.eta_seconds is not None else "",
         **({"final loss": _final_loss(row.outlook)} if outlooks else {}),
+        **({"goodput": _share(row.spent)} if goodput else {}),
         "restarts": str(row.restarts or ""),
         "reason": "; ".join(filter(None, [row.reason, _doubt(row.outlook)])),
     }
+
+
+def _share(spent: Spent | None) -> str:
+    return "" if spent is None or spent.goodput is None else f"{spent.goodput:.0%}"
 
 
 def _final_loss(seen: Outlook | None) -> str:
@@ -234,6 +286,16 @@ def _doubt(seen: Outlook | None) -> str:
     """The verdict with its evidence, where the run is in doubt."""
     doubtful = seen is not None and seen.verdict in ("diverging", "cannot reach the frontier")
     return f"{seen.verdict}: {seen.evidence}" if doubtful and seen is not None else ""
+
+
+def slow_nodes(recipe: Recipe) -> list[str]:
+    """A line for each node that a run found slow, and what to do about it."""
+    excluded = recipe.launch.slurm.exclude_slow
+    cure = "later submissions leave it out" if excluded else "launch.slurm.exclude_slow=true leaves it out from now on"
+    return [
+        f"{slow.text} ({slow.cell}, {datetime.fromtimestamp(slow.time):%Y-%m-%d %H:%M}); {cure}"
+        for slow in read_slow_nodes(recipe.output)
+    ]
 
 
 def as_json(rows: Sequence[CellStatus]) -> str:

@@ -17,7 +17,8 @@ def watch(recipe: Recipe) -> int:
         while True:
             rows = status.statuses(recipe)
             clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
-            print(f"{clear}{time.strftime('%H:%M:%S')}\n{status.table(rows)}", flush=True)
+            lines = [f"{clear}{time.strftime('%H:%M:%S')}", status.table(rows), *status.slow_nodes(recipe)]
+            print(*lines, sep="\n", flush=True)
             if not any(row.state in ("queued", "running") for row in rows):
                 return 0
             time.sleep(WATCH_SECONDS)

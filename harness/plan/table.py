@@ -16,6 +16,7 @@ from harness.grid.cells import cells
 from harness.models.architecture import configure
 from harness.models.config import MaeConfig
 from harness.plan.cost import CellPlan
+from harness.plan.disk import on_disk
 from harness.plan.memory import memory
 from harness.plan.shared import shared_work
 from harness.plan.step_time import StepEstimate
@@ -39,7 +40,7 @@ def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     shared = any(plan.cell.start is not None for plan in plans)
     rows = [_row(plan, axis_names(recipe.grid), shared=shared) for plan in plans]
     lines = [text_table(rows, LEFT), *_count(recipe), *_sums(recipe, plans), *_saved(recipe, plans)]
-    lines += _on_other_gpus(recipe, plans)
+    lines += [*_on_other_gpus(recipe, plans), f"disk: {on_disk(recipe, plans)}"]
     return "\n".join([*lines, *_compared_with_the_paper(recipe, plans)])
 
 

@@ -13,6 +13,7 @@ from harness.recipe.models import ARM
 from harness.recipe.schema import Recipe
 
 BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+ARM_WORDS = (ARM, "constrained-", "function-", "lax-or-strict", "json-or-python", "tagged-union", "is-instance")
 OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
 
 
@@ -132,7 +133,7 @@ def is_other_arm(error: dict[str, Any]) -> bool:
 
 
 def _is_arm(key: str) -> bool:
-    return "[" in key or "-" in key or key in {"int", "float"}
+    return "[" in key or key.startswith(ARM_WORDS) or key in {"int", "float"}
 
 
 def _real(loc: FieldPath) -> FieldPath:

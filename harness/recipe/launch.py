@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from harness.recipe.fields import (
+    CONTROL,
     BatchPerName,
     NodesPerName,
     PositiveFloat,
@@ -16,6 +19,7 @@ from harness.recipe.fields import (
     SharePerName,
     Text,
     UpTo100k,
+    without_nulls,
 )
 from harness.recipe.gpus import GPUS, Gpu, gpu_named
 
@@ -26,6 +30,80 @@ SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+/(\[*][A-Za-z0-9_.,:@%
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 ShellText = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=10_000)]
 Container = Annotated[Text, Field(pattern=r"^[^-\s]\S*$")]
+GPU_ENTRY = re.compile(r"(?:gres[:/])?gpu(?::[^:,()]*[^:,()\d][^:,()]*)?(?::(\d{1,4}))?(?:\([^)]*\))?$")
+"""A request for GPUs in `--gres`: `gpu`, `gpu:4`, `gpu:a100`, `gpu:a100:4`."""
+
+MOST_VALUE, MOST_INTEGER = 1_024, 10**12
+_GPUS = "use launch.gpus_per_node, and launch.slurm.options.gres for their type"
+_TASKS = "use launch.nodes and launch.gpus_per_node: a node has one task per GPU"
+_CPUS, _MEMORY = "use launch.cpus_per_task", "use launch.slurm.memory_gb"
+_ENVIRONMENT, _OUTPUT = "use launch.slurm.environment", "use output"
+_OURS, _SBATCH = "the harness sets it", "it changes what sbatch does or prints"
+OWN_OPTIONS = {
+    **{name: f"use launch.slurm.{name}" for name in ("account", "partition", "qos", "constraint")},
+    "container-image": "use launch.slurm.container", "nodes": "use launch.nodes", "ntasks": _TASKS,
+    "ntasks-per-node": _TASKS, "ntasks-per-gpu": _TASKS, "cpus-per-task": _CPUS, "cpus-per-gpu": _CPUS, "gpus": _GPUS,
+    "gpus-per-node": _GPUS, "gpus-per-task": _GPUS, "gpus-per-socket": _GPUS, "mem": _MEMORY, "mem-per-cpu": _MEMORY,
+    "mem-per-gpu": _MEMORY, "time": "use launch.slurm.hours", "signal": "use launch.slurm.signal_seconds",
+    "array": "use launch.parallel", "job-name": "use name", "output": _OUTPUT, "error": _OUTPUT,
+    "no-requeue": "use requeue: false", "export": _ENVIRONMENT, "export-file": _ENVIRONMENT, "dependency": _OURS,
+    "kill-on-invalid-dep": _OURS, "open-mode": _OURS, "chdir": "jobs start in the folder of the command",
+    "clusters": "jobs are looked for on this cluster only: submit from one of its login nodes",
+    "uid": "jobs run as you", "gid": "jobs run as you",
+    **dict.fromkeys(("wrap", "wait", "parsable", "test-only", "help", "usage", "version", "quiet", "verbose"), _SBATCH),
+}  # fmt: skip
+"""sbatch's options that contradict what is set elsewhere, and why or what to use instead."""
+
+
+def _option_name(name: str) -> str:
+    """The name with hyphens. sbatch also takes the beginning of a name, such as `part`, for the whole."""
+    name = name.replace("_", "-")
+    ours = name if name in OWN_OPTIONS else next((own for own in OWN_OPTIONS if own.startswith(name)), None)
+    if ours is not None:
+        raise ValueError(f"--{ours} cannot be set here; {OWN_OPTIONS[ours]}")
+    return name
+
+
+def _option_value(value: object) -> bool | int | str:
+    if isinstance(value, int) and abs(value) <= MOST_INTEGER:  # or true or false
+        return value
+    if not isinstance(value, str) or not value or len(value) > MOST_VALUE:
+        raise ValueError(f"should be text of at most {MOST_VALUE:,} characters, a whole number, true or false")
+    found = CONTROL.search(value)
+    if found:
+        raise ValueError(f"must not hold the control character {found[0]!r}")
+    if "\\" in value:
+        raise ValueError("must not hold a backslash, which sbatch takes away")
+    return value
+
+
+def _options(entries: Any) -> Any:  # noqa: ANN401  (any YAML value)
+    """The entries without nulls, if none is given in two spellings."""
+    entries = without_nulls(entries)
+    spellings = Counter(str(name).replace("_", "-") for name in entries) if isinstance(entries, dict) else {}
+    twice = [name for name, count in spellings.items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is given with hyphens and with underscores; keep one of them")
+    return entries
+
+
+def _known_forms(options: dict[str, bool | int | str]) -> dict[str, bool | int | str]:
+    if not isinstance(options.get("requeue", True), bool):
+        raise ValueError("requeue is true or false")
+    if not isinstance(options.get("gres", ""), str):
+        raise ValueError("gres is text, such as gpu:a100:4")
+    return options
+
+
+OptionName = Annotated[
+    str, Field(pattern=r"^[a-z][a-z0-9]*([-_][a-z0-9]+)*$", max_length=64), AfterValidator(_option_name)
+]
+OptionValue = Annotated[
+    bool | int | str,
+    PlainValidator(_option_value),
+    WithJsonSchema({"type": ["boolean", "integer", "string"], "minLength": 1, "maxLength": MOST_VALUE}),
+]
+Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(_options), AfterValidator(_known_forms)]
 
 
 class Slurm(Section):
@@ -43,10 +121,26 @@ class Slurm(Section):
     attempts: Annotated[int, Field(gt=0, le=1_000)] = Field(
         5, description="submissions of a stage with transient failures, until it is held back"
     )
+    exclude_slow: bool = Field(
+        False, description="leave out nodes that a run of this study found slow in the last week (<output>/slow_nodes)"
+    )
     container: Container | None = Field(None, description="srun --container-image, on clusters that have it")
     modules: list[SlurmWord] = Field([], max_length=100, description="module load, before anything else")
     environment: dict[Variable, ShellText] = Field({}, max_length=100, description="variables of the job")
     setup: list[ShellText] = Field([], max_length=1_000, description="shell lines before the job's own")
+    options: Options = Field(
+        {}, max_length=100, description="other options of sbatch by their long names; true: without a value"
+    )
+
+    @property
+    def requeues(self) -> bool:
+        """Whether a job that is told to stop goes back into the queue under its own id."""
+        return self.options.get("requeue") is not False
+
+    def gres(self, gpus: bool) -> str | None:
+        """The entries of `options.gres` that ask for GPUs, or the others; None if there is none."""
+        entries = str(self.options.get("gres", "")).split(",")
+        return ",".join(entry for entry in entries if entry and bool(GPU_ENTRY.match(entry)) == gpus) or None
 
 
 class StopWhen(Section):
@@ -88,7 +182,9 @@ class Launch(Section):
         512,
         description="wells of a part, which is embedded, then written: a stop loses less than one part",
     )
-    checkpoint_minutes: PositiveFloat = 20.0
+    checkpoint_minutes: PositiveFloat | Literal["auto"] = Field(
+        "auto", description="between saves; auto: from how long saves take and how often nodes fail, 2 to 60 minutes"
+    )
     stall_minutes: PositiveFloat | None = Field(
         30.0, description="a job whose work has stood still for so long ends and is requeued; null: it is only said"
     )
@@ -117,6 +213,17 @@ class Launch(Section):
     )
     compile: bool | None = Field(None, description="torch.compile each block; null: where there is a GPU")
     slurm: Slurm = Slurm()
+
+    @model_validator(mode="after")
+    def _same_gpus(self) -> Launch:
+        entries = (self.slurm.gres(gpus=True) or "").split(",")
+        asked = sum(int(match[1] or 1) for entry in entries if (match := GPU_ENTRY.match(entry)))
+        if asked not in (0, self.gpus_per_node):
+            raise ValueError(
+                f"slurm.options.gres asks for {asked} GPUs of a node, and gpus_per_node is {self.gpus_per_node}; "
+                "a node has one task per GPU, so set both to the same number"
+            )
+        return self
 
 
 class Hardware(Section):

@@ -23,6 +23,7 @@ from harness.report.rows import TrainValues, Values, annealed, is_open, log_path
 from harness.report.stamp import code, packages
 from harness.report.stopped import STOPPED, censored, stopped_sentence
 from harness.storage import ledger
+from harness.storage.health.sessions import Spent, read_spent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +92,7 @@ def study(
         stopped=stopped_sentence(table, recipe.fit, {cell.id for cell in grid if cell.is_snapshot}, ended),
         allocations=allocations(recipe, grid, tables),
         lives=panels(recipe) if tables[recipe.fit.convention]["trained"].any() else [],
+        goodput=_all_spent(recipe, grid),
         price=_price(recipe),
         next_runs=proposed,
         no_next=no_next,
@@ -274,6 +276,7 @@ def _row(recipe: Recipe, cell: Cell, recalls: Mapping[str, float | None], plan: 
         recalls=recalls,
         planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
         spent_hours=sum(_spent(recipe, cell, stage, values) for stage, values in finished) if finished else None,
+        goodput=_goodput(train),
         annealed=ANNEALED[annealed(cell, train)] if train and cell.is_point else "",
         log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
     )
@@ -289,12 +292,26 @@ def _state(recipe: Recipe, cell: Cell, *, finished: bool, evaluated: bool) -> st
 def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, values: Values) -> float:
     """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation takes no GPU.
 
-    A resumed cell counts its training from the first step on, and the start-up of its last process only.
+    Of a training all of its starts count; where its row is of an early version, the start-up of the last one only.
     """
+    if isinstance(values, TrainValues) and values.spent is not None and recipe.launch.gpus_per_node:
+        return values.spent.hours
     trained = values.train_seconds if isinstance(values, TrainValues) else 0.0
     hours = max(values.stage_seconds, trained) / HOUR
     resources = stage_resources(recipe.launch, cell, stage)
     return hours * resources.nodes * resources.gpus_per_node if recipe.launch.gpus_per_node else hours
+
+
+def _goodput(train: TrainValues | None) -> float | None:
+    spent = train.spent if train is not None else None
+    return spent.useful / spent.hours if spent is not None and spent.hours else None
+
+
+def _all_spent(recipe: Recipe, grid: Sequence[Cell]) -> str:
+    """What the hours of the study's finished trainings were spent on, in a sentence."""
+    rows = [read_spent(row.values) for cell in grid if (row := ledger.read(recipe.output, cell.id, "train"))]
+    total = sum((row for row in rows if row is not None), Spent())
+    return f"{total.in_words}." if total.hours else ""
 
 
 def _price(recipe: Recipe) -> Price | None:

@@ -48,6 +48,17 @@ class Stopped(_Values):
     evidence: str
 
 
+class SpentHours(_Values):
+    """What the hours of all ranks of a training were spent on, over all of its starts."""
+
+    hours: Seconds
+    useful: Seconds
+    starting: Seconds
+    saving: Seconds
+    lost: Seconds
+    failures: Counted
+
+
 class TrainValues(_Values):
     """What training a cell left. A row of an early version lacks what is None."""
 
@@ -60,6 +71,7 @@ class TrainValues(_Values):
     stopped: Stopped | None = None
     stage_seconds: Seconds = 0.0
     train_seconds: Seconds = 0.0
+    spent: SpentHours | None = None
 
 
 class EmbedValues(_Values):

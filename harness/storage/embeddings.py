@@ -13,14 +13,17 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.arrays import Features
 from analysis.recall.placebos import COUNTS
 from harness.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
 
-GROUP_WELLS = 65_536  # minimum per row group of a file joined from parts, except the last
+GROUP_WELLS = 65_536  # per row group; the minimum in a file joined from parts, except for the last
+READ_COLUMNS = 64  # that are read together: 16 MB of such a row group
 FEATURE = "feature_"  # columns feature_0 ... feature_<D-1>
 PROVENANCE = b"provenance"  # key in the Parquet schema's metadata; its value is JSON
 METADATA = ("key", "experiment", "plate", "well", "site", "gene", "treatment", "perturbation_type")
@@ -43,7 +46,7 @@ def write_embeddings(
     arrow = pa.Table.from_pandas(pd.concat([table, columns], axis=1), preserve_index=False)
     metadata = {PROVENANCE: json.dumps(dict(provenance or {}), sort_keys=True).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
-    write_atomic(path, lambda file: parquet.write_table(arrow, file))
+    write_atomic(path, lambda file: parquet.write_table(arrow, file, row_group_size=GROUP_WELLS))
 
 
 def join_embeddings(path: Path, parts: Sequence[tuple[Path, Sequence[str]]]) -> int:
@@ -106,19 +109,40 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
-def read_embeddings(path: Path) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Read the wells' metadata and their features (W, D).
+def read_embeddings(path: Path) -> tuple[pd.DataFrame, Features]:
+    """Read the wells' metadata and their features (W, D), which stay float32 if they are stored so.
+
+    Features are read a row group and some columns at a time, so that they are in memory once.
 
     Raises:
         ValueError: the file cannot be read or has no features.
     """
-    import pandas as pd
+    from pyarrow import parquet
+
+    from shards.tables.parquet import read_frame
 
     try:
-        table = pd.read_parquet(path)
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if features := [name for name in names if name.startswith(FEATURE)]:
+                metadata = read_frame(file, [name for name in names if not name.startswith(FEATURE)])
+                return metadata, _read_features(file, features)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: embeddings cannot be read: {error}") from error
-    names = [name for name in table.columns if name.startswith(FEATURE)]
-    if not names:
-        raise ValueError(f"{path}: no columns named {FEATURE}0, {FEATURE}1, ...")
-    return table.drop(columns=names), table[names].to_numpy(np.float64)
+    raise ValueError(f"{path}: no columns named {FEATURE}0, {FEATURE}1, ...")
+
+
+def _read_features(file: ParquetFile, names: Sequence[str]) -> Features:
+    """(W, D), float32 if all columns are, else float64."""
+    import pyarrow as pa
+
+    single = all(file.schema_arrow.field(name).type == pa.float32() for name in names)
+    features = np.empty((file.metadata.num_rows, len(names)), np.float32 if single else np.float64)
+    end = 0
+    for number in range(file.num_row_groups):
+        start, end = end, end + file.metadata.row_group(number).num_rows
+        for first in range(0, len(names), READ_COLUMNS):
+            some = names[first : first + READ_COLUMNS]
+            group = file.read_row_group(number, some, use_threads=False)  # see shards.tables.parquet
+            features[start:end, first : first + len(some)] = np.stack([one.to_numpy() for one in group.columns]).T
+    return features

@@ -34,8 +34,10 @@ from harness.models.interface import Network
 from harness.models.layers.attention import attention_kernel, describe_choice
 from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
+from harness.train.begin import begin_run
 from harness.train.garbage import collected_garbage
-from harness.train.run import Run, begin_run
+from harness.train.run import Run
+from harness.train.session import spent_values
 from harness.train.stop import stop_values
 from harness.train.validate import validate
 
@@ -48,7 +50,7 @@ def train(run: Run, launch: Launch) -> None:
         Diverged: a step that the recipe does not allow; the checkpoint before it stays.
     """
     progress, stop = run.progress, run.control.stop
-    began, saved = time.monotonic() - progress.seconds, time.monotonic()
+    began = time.monotonic() - progress.seconds
     agree = Agreement(run.ranks)
     run.engine.model.train()
     log = closing(run.metrics) if run.metrics else nullcontext()
@@ -63,7 +65,7 @@ def train(run: Run, launch: Launch) -> None:
                 if run.ends_interval(run.spec.log_every):
                     run.report_bad_steps()
                     run.log()
-            stopping, due = agree(bool(stop), time.monotonic() - saved > 60 * launch.checkpoint_minutes)
+            stopping, due = agree(bool(stop), run.session.is_due(failed=run.checkpoints.has_failed))
             if run.validation_due and not stopping:
                 PULSE.mark(VALIDATE)
                 run.report_bad_steps()
@@ -75,6 +77,7 @@ def train(run: Run, launch: Launch) -> None:
                 PULSE.mark(SAVE)
                 run.report_bad_steps()
                 run.save(now=True, best=best)
+                run.session.ended("stopped")
                 agree.close()
                 raise Preempted(f"{run.cell.id}: {stop}; saved at step {progress.step} of {run.spec.steps}")
             if due or best:
@@ -82,12 +85,13 @@ def train(run: Run, launch: Launch) -> None:
                 run.report_bad_steps()
                 with run.outside_steps():
                     run.save(best=best)
-                saved = time.monotonic()
             collect(progress.step)
         agree.close()
+        run.slow.close()
         if run.cell.heirs or launch.keep_states or run.is_stopped:
             PULSE.mark(SAVE)
             run.save(now=True)
+        run.session.ended("finished")
 
 
 def _inputs(run: Run, launch: Launch) -> Generator[StepInput]:
@@ -114,8 +118,10 @@ def train_cell(stage: StageRun, control: RunControl | None = None) -> dict[str, 
         initialise(model, weights_path(recipe, cell))
         values: dict[str, Any] = {"kind": cell.kind, **cell.labels(), "crops": 0}
         values["parameters"] = sum(p.numel() for p in model.parameters())
-        weights, channels = model.state_dict(), recipe.mae.channel_names
-        if cell.training is not None:
+        channels = recipe.mae.channel_names
+        if cell.training is None:
+            weights = model.state_dict()  # held by nothing in training: shards would not free the whole model
+        else:
             run = _train_model(stage, model, ranks, control, values)
             weights, channels = run.engine.weights(), list(run.spec.channels.names)
         if ranks.is_first:
@@ -142,6 +148,7 @@ def _train_model(
             train(run, launch)
         at_end = validate(run.engine, run.cell, run.spec, control.stop) if stage.cell.is_snapshot else {}
     values |= _results(run) | at_end
+    values |= spent_values(stage.folder)
     if stage.start is not None:
         values["start"] = stage.start.cell
     return run

@@ -17,25 +17,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness.grid.cell_folder import TRAIN_LOG
 from harness.recipe.gpus import peak_flops
+from harness.storage.appended import AppendedFile
 from harness.storage.atomic import write_atomic
 from harness.storage.fencing import Fence, Unfenced
+from harness.train.event_file import EventFile
 
 if TYPE_CHECKING:
     import torch
 
 GIGA = 1e9
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} crops [{elapsed}{postfix}]"  # tqdm's own rate counts pauses
-
-
-class Writer(Protocol):
-    """The part of TensorBoard's SummaryWriter that is used."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,13 +55,11 @@ class MetricsLogger:
         self, folder: Path, title: str, total_steps: int, step: int, batch: int, throughput: Throughput | None = None,
         log_bytes: int = 0, fence: Fence | None = None,
     ) -> None:  # fmt: skip
-        from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        self._path = folder / TRAIN_LOG
-        _cut(self._path, log_bytes)
-        self._log = self._path.open("a", encoding="utf-8")
-        self._board: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        _cut(folder / TRAIN_LOG, log_bytes)
+        self._log = AppendedFile(folder / TRAIN_LOG)
+        self._events = EventFile(folder / "tensorboard", step + 1)
         self._bar = tqdm(
             total=total_steps * batch, initial=step * batch, desc=title, unit=" crops", unit_scale=True,
             mininterval=0.5 if sys.stderr.isatty() else 10, file=sys.stderr, bar_format=BAR,
@@ -129,26 +122,25 @@ class MetricsLogger:
     def write(self, row: dict[str, Any]) -> None:
         """Add a row to the log, and its numbers to TensorBoard under `<kind>/<name>`.
 
+        On a full disk the row is kept in memory, and written with the next one.
+
         Raises:
             Fenced: a newer start of this cell has taken the log over.
         """
         self._fence.check()
-        json.dump(row, self._log)
-        self._log.write("\n")
-        self._log.flush()
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        self._log.append(json.dumps(row).encode() + b"\n")
+        scalars = {f"{row['kind']}/{name}": value for name, value in row.items() if isinstance(value, float)}
+        if scalars:
+            self._events.scalars(scalars, row["step"])
 
     def position(self) -> int:
         """The log's length in bytes, flushed to disk: where a run resumed from a checkpoint of now continues it."""
-        os.fsync(self._log.fileno())
-        return os.fstat(self._log.fileno()).st_size
+        return self._log.position()
 
     def close(self) -> None:
         self._bar.close()
         self._log.close()
-        self._board.close()
+        self._events.close()
 
 
 def continue_log(before: Path, log: Path, length: int) -> None:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from analysis.compute.flops import flops_per_crop
 from analysis.forecast.outlook import Outlook
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
-from harness.checkpoint.start import Start
 from harness.data.to_device import StepInput, to_model_input
-from harness.distributed.build_engine import engine_for_cell
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import loss_weights, micro_batch
 from harness.distributed.preemption import Preempted, RunControl
 from harness.distributed.ranks import Ranks
+from harness.distributed.stalls.slow_ranks import Slow, SlowRanks
 from harness.grid.cell import Cell, Training
-from harness.grid.cell_folder import TRAIN_LOG, cell_folder
-from harness.grid.stage_run import StageRun
-from harness.models.architecture import cost_of
-from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
-from harness.recipe.fields import per_name
 from harness.recipe.schema import Recipe
-from harness.train.divergence import DivergenceMonitor, Policy
-from harness.train.metrics import MetricsLogger, Throughput, continue_log
-from harness.train.run_spec import RunSpec, build_run_spec
+from harness.storage.health.slow_nodes import SlowNode, forget_slow_node, record_slow_node
+from harness.train.divergence import DivergenceMonitor
+from harness.train.metrics import MetricsLogger
+from harness.train.run_spec import RunSpec
+from harness.train.session import RunSession
 from harness.train.stop import is_stoppable, reason_to_stop, stop_values
 from harness.train.validate import validate
 
@@ -51,6 +46,8 @@ class Run:
     max_crops: int | None  # in one forward pass
     logged: int  # the step of the last row of the log, or of the start
     study: Recipe
+    session: RunSession
+    slow: SlowRanks
     crops_before: int = 0  # of the run that this one continues
     stop: Outlook | None = None  # on the first rank: why `launch.stop_when` ended the run
     is_stopped: bool = False  # whether it did
@@ -96,18 +93,21 @@ class Run:
 
     def next_inputs(self, inputs: Iterator[StepInput]) -> StepInput:
         """Wait for what the next step takes. The wait for the first batch is the loader's start, not training."""
-        if self.metrics is None:
-            return next(inputs)
-        with self.metrics.waiting():
+        with self.slow.waiting(), self.metrics.waiting() if self.metrics else nullcontext():
             batch = next(inputs)
         if not self._started:
-            self.metrics.start_clock()
+            if self.metrics:
+                self.metrics.start_clock()
+            self.session.ready()
+            self.slow.start_clock()
             self._started = True
         return batch
 
-    def outside_steps(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def outside_steps(self) -> Iterator[None]:
         """Leave what is done inside out of the logged rates; call it when the device has finished its steps."""
-        return self.metrics.outside_steps() if self.metrics else nullcontext()
+        with self.slow.outside_steps(), self.metrics.outside_steps() if self.metrics else nullcontext():
+            yield
 
     def step(self, inputs: StepInput) -> None:
         """One update on this rank's crops, in micro-batches of at most `max_crops`."""
@@ -156,6 +156,21 @@ class Run:
             values = {"loss": window.mean_loss, "gradient_norm": window.mean_gradient_norm, "learning_rate": rate}
             self.metrics.advance(step - self.logged, {**values, "progress": step / self.spec.steps}, step)
             self.logged = step
+        for slow in self.slow.row(self.progress.step):
+            self._tell(slow)
+
+    def _tell(self, slow: Slow) -> None:
+        """Say on the first rank that a node is slow, or no longer is, and note it for later submissions."""
+        say(f"{self.cell.id}: {slow.text}")
+        if self.metrics:
+            row = {"node": slow.node, "ranks": list(slow.ranks), "ratio": slow.ratio, "over": slow.is_over}
+            self.metrics.write({"kind": "slow", "step": self.progress.step, **row, "text": slow.text})
+        with suppress(OSError):  # a full disk costs the note, not the training
+            if slow.is_over:
+                forget_slow_node(self.study.output, slow.node)
+            else:
+                found = SlowNode(slow.node, self.cell.id, slow.ratio, slow.text, time.time())
+                record_slow_node(self.study.output, found)
 
     def validate(self) -> bool:
         """Measure, log, and count validations without improvement; return whether it ended without a stop."""
@@ -196,101 +211,5 @@ class Run:
         self.progress.log_bytes = self.metrics.position() if self.metrics else 0
         self.engine.model.sync_statistics(self.ranks.mean)
         save = self.checkpoints.save_now if now else self.checkpoints.save
-        save(self.engine, self.progress, best=best)
-
-
-def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl) -> Run:
-    """A run that is ready for its next step, from the last complete checkpoint where there is one.
-
-    Raises:
-        ValueError: the batch does not divide over the ranks, or as `build_run_spec`.
-        harness.checkpoint.checkpoints.CheckpointError: the checkpoint belongs to other settings or data.
-    """
-    recipe, cell, launch = stage.recipe, stage.cell, stage.recipe.launch
-    spec = build_run_spec(recipe, cell)
-    if spec.training.batch % (model.group * ranks.world):
-        raise ValueError(
-            f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
-        )
-    engine = engine_for_cell(recipe, cell, model, ranks)
-    train = spec.training.settings
-    policy = Policy(train.nonfinite, train.spike, train.spike_factor, train.skip_limit)
-    monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)
-    checkpoints = Checkpoints(
-        stage.folder, stage.fingerprint, ranks, {"guard": monitor.state, "window": monitor.window},
-        keep=launch.checkpoint_keep, fence=control.fence, last_step=spec.steps, restart_lost=launch.restart_lost,
-    )  # fmt: skip
-    start = _start(stage, spec, monitor, ranks)
-    progress, notes = checkpoints.resume(engine, partial(_check_steps, engine, monitor), start)
-    metrics = _metrics(stage, spec, progress, notes, ranks, control) if ranks.is_first else None
-    max_crops = per_name(launch.crops_per_gpu_step, cell.model) if launch.crops_per_gpu_step else None
-    return Run(
-        cell, spec, engine, progress, monitor, checkpoints, metrics, ranks, control, max_crops, progress.step,
-        stage.study or recipe, crops_before=_crops_before(stage, spec.training.batch),
-    )  # fmt: skip
-
-
-def _crops_before(stage: StageRun, batch: int) -> int:
-    """Crops of the run that a cell's own run continues: of all that its start has seen, those before its own step 0."""
-    if stage.start is None:
-        return 0
-    seen, steps = (int(stage.start.values[name]) for name in ("crops", "steps"))
-    return seen if stage.cell.begins_run else seen - steps * batch
-
-
-def _start(stage: StageRun, spec: RunSpec, monitor: DivergenceMonitor, ranks: Ranks) -> Start | None:
-    """The state that a run begins with, if that is another cell's; its log begins with that of its run's part before.
-
-    The log of an earlier try, which saved nothing, may have begun otherwise.
-    """
-    cell = stage.cell
-    if cell.start is None:
-        return None
-    before_this = cell_folder(stage.recipe, cell.start)
-
-    def begin(before: Progress) -> Progress:
-        if not cell.begins_run:
-            if before.step > spec.steps:
-                raise ValueError(f"it has made {before.step} steps, and {cell.id} ends after {spec.steps}")
-            if ranks.is_first:
-                continue_log(before_this / TRAIN_LOG, stage.folder / TRAIN_LOG, before.log_bytes)
-            return replace(before, seconds=0.0)
-        updates = before.updates + int(monitor.applied)
-        monitor.state.zero_()
-        monitor.window.zero_()
-        return Progress(updates=updates)
-
-    assert stage.start is not None
-    return Start(before_this, stage.start.fingerprint, begin)
-
-
-def _check_steps(engine: Engine, monitor: DivergenceMonitor, progress: Progress) -> None:
-    """Check that optimiser and divergence monitor have counted the steps of a checkpoint.
-
-    Raises:
-        ValueError: they have not, so the weights are those of another step.
-    """
-    step, skipped = progress.step, monitor.skipped
-    made = step - skipped
-    counts = [("extra.guard", monitor.applied, made)]
-    states = engine.optimiser.state.values()
-    counts += [("optimiser", float(state["step"]), progress.updates + made) for state in states if "step" in state]
-    for who, count, expected in counts:
-        if count != expected or not 0 <= skipped <= step:
-            raise ValueError(f"progress.step is {step}, but {who} has counted {count:g} updates and {skipped} skipped")
-
-
-def _metrics(
-    stage: StageRun, spec: RunSpec, progress: Progress, notes: list[str], ranks: Ranks, control: RunControl
-) -> MetricsLogger:
-    """The log of a run, which begins with what was found wrong while resuming."""
-    assert stage.cell.architecture is not None
-    throughput = Throughput(ranks.device, ranks.world, flops_per_crop("mae_train", cost_of(stage.cell.architecture)))
-    metrics = MetricsLogger(
-        stage.folder, stage.cell.id, spec.steps, progress.step, spec.training.batch, throughput, progress.log_bytes,
-        control.fence,
-    )  # fmt: skip
-    for note in notes:
-        say(f"{stage.cell.id}: {note}")
-        metrics.write({"kind": "resume", "step": progress.step, "note": note})
-    return metrics
+        with self.session.saving(self.progress.step, now=now):
+            save(self.engine, self.progress, best=best)

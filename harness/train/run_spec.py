@@ -24,7 +24,7 @@ from shards.order.random_order import Order, placed
 from shards.order.stream_order import StreamOrder
 from shards.reader.shard_set import ShardSet
 
-LOG_ROWS = 200
+LOG_ROWS, LOG_STEPS = 200, 50  # at least so many rows in a run, and at most so many steps between two
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RunSpec:
         """Names of the crops at positions `first` to `first + count` of the order: «key of the well@top,left»."""
         wells = self.wells[self.order.wells(first, count)]
         drawn = placed(seed, first, wells, self.shards.shapes[wells], crop)
-        keys = self.shards.wells.loc[wells, "key"]
+        keys = self.shards.rows(wells, ["key"])["key"]
         return [f"{key}@{top},{left}" for key, top, left in zip(keys, drawn.top, drawn.left, strict=True)]
 
 
@@ -127,5 +127,5 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
     )  # fmt: skip
     return RunSpec(
         shards, channels, experiments, wells, order, validation, labels, training, schedule, schedule.last,
-        validate_every=-(-planned // validations), log_every=max(1, planned // LOG_ROWS),
+        validate_every=-(-planned // validations), log_every=min(max(1, planned // LOG_ROWS), LOG_STEPS),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from harness.train.run_spec import RunSpec
 from shards.loader.batches import validation_batches, well_tiles
 from shards.loader.read_ahead import Batch
 
-VALIDATION_BATCH = 64
+VALIDATION_BATCH = 64  # crops of a rank
 TILES_PER_WELL = 1 << 20  # more than any well has, so that keys of different wells never collide
 
 
@@ -63,8 +63,8 @@ def _batches(engine: Engine, cell: Cell, spec: RunSpec) -> Iterator[Batch]:
     assert cell.training is not None
     crop, ranks = engine.model.config.crop, engine.ranks
     tiles = cell.training.settings.validation_view == "tiles"
-    read = well_tiles if tiles else validation_batches
-    batches = read(spec.shards, spec.validation, crop=crop, batch=VALIDATION_BATCH, rank=ranks.rank, world=ranks.world)
+    read, crops = (well_tiles, VALIDATION_BATCH) if tiles else (validation_batches, VALIDATION_BATCH * ranks.world)
+    batches = read(spec.shards, spec.validation, crop=crop, batch=crops, rank=ranks.rank, world=ranks.world)
     count = 0
     for batch in batches:
         count += 1

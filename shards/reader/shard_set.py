@@ -8,7 +8,7 @@ Shapes: C channels, H height, W width, s crop size, K crops.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,8 +63,15 @@ class ShardSet:
 
     @cached_property
     def wells(self) -> pd.DataFrame:
-        """The table: one row per well image, in the order of the shards."""
+        """The table: one row per well image, in the order of the shards. It stays in memory; `rows` reads some."""
         return self.table.frame()
+
+    def rows(self, wells: NDArray[np.int64], columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows of the table by well number, which is their index; only the row groups that hold them are read.
+
+        Raises ValueError for a number that is no well's, ShardError if the table has changed since the set was opened.
+        """
+        return self.table.rows(np.asarray(wells, np.int64), columns)
 
     def indices(self, split: Split, experiments: Iterable[str] | None = None) -> NDArray[np.int64]:
         """Numbers of the wells of a split, or only of the named experiments."""

@@ -2,7 +2,7 @@
 
 Its SHA-256 is compared with the manifest's whenever it is read, and columns, types, counts and values are checked
 before they are used. It is in memory only while it is read, and never mapped: a mapped file that another process cuts
-ends this process.
+ends this process. For some rows only their row groups are read, whose CRC-32Cs are known since the set was opened.
 
 Shapes: W wells of the set.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.format.codecs import crc32c
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.payload import MAX_IMAGE_BYTES
 from shards.format.source import Source
@@ -28,7 +29,7 @@ from shards.format.writer import WELLS
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ColumnChunkMetaData, FileMetaData, ParquetFile
 
 TEXT, SIDES = ("key", "experiment", "shard", "split"), ("height", "width")
 MAX_ROW_BYTES = 1 << 16
@@ -45,12 +46,15 @@ class WellTable:
     codes: NDArray[np.int32] = field(repr=False)  # (W,): each well's number among the experiments
     shapes: NDArray[np.int64] = field(repr=False)  # (W, 2): height and width; a view of one row where all are the same
     _ends: tuple[int, ...] = field(repr=False)  # of each shard's rows
+    _footer: FileMetaData = field(repr=False)
+    _pieces: tuple[_Piece, ...] = field(repr=False)  # of the file, which hold its rows in order
 
     @classmethod
     def open(cls, source: Source, manifest: Manifest) -> WellTable:
         """Read and check the table; ShardError, with file and column, if it is not what the manifest says."""
         known, codes, shapes = dict[str, int](), list[NDArray[np.int32]](), list[NDArray[np.int64]]()
-        with _opened(source, manifest) as file:
+        data = _load(source, manifest)
+        with _decoded(source, manifest, data) as file:
             for group in _groups(file, ["experiment", *SIDES]):
                 coded = group["experiment"].chunk(0)
                 numbers = [known.setdefault(name, len(known)) for name in coded.dictionary.to_pylist()]
@@ -58,18 +62,54 @@ class WellTable:
                 shapes.append(_shapes(group, manifest))
             if (rows := sum(map(len, codes))) != sum(manifest.wells.values()):
                 raise ShardError(f"{rows} rows, but {MANIFEST} states {sum(manifest.wells.values())} wells")
+            footer, pieces = file.metadata, _pieces(file.metadata, data)
         ends = tuple(accumulate(shard.wells for shard in manifest.shards))
-        return cls(source, manifest, tuple(known), np.concatenate(codes), _joined(shapes), ends)
+        return cls(source, manifest, tuple(known), np.concatenate(codes), _joined(shapes), ends, footer, pieces)
 
-    def frame(self) -> pd.DataFrame:
-        """All columns, as a pandas table."""
-        import pyarrow as pa
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return [str(name) for name in self._footer.schema.to_arrow_schema().names]
 
-        with _opened(self.source, self.manifest) as file:
-            groups = [_plain(group) for group in _groups(file, file.schema_arrow.names)]
-            # Without threads: see shards.tables.parquet. Metadata in the file must not choose types or an index.
-            frame: pd.DataFrame = pa.concat_tables(groups).to_pandas(use_threads=False, ignore_metadata=True)
-        return frame
+    def frame(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """All rows of the named columns, or of all, as a pandas table."""
+        with _decoded(self.source, self.manifest, _load(self.source, self.manifest)) as file:
+            return _frame([_plain(group) for group in _groups(file, names or file.schema_arrow.names)])
+
+    def rows(self, wells: NDArray[np.int64], names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Some rows of the named columns, or of all, as a pandas table whose index is their numbers.
+
+        Whole numbers that are missing elsewhere in a column, and not in these rows, are integers here.
+
+        Args:
+            wells: numbers of the rows, in any order.
+            names: the columns.
+
+        Raises:
+            ValueError: a number is not one of a row.
+            ShardError: the table is not what it was when the set was opened.
+        """
+        ends = np.cumsum([len(piece.rows) for piece in self._pieces])
+        if len(wells) and not 0 <= wells.min() <= wells.max() < ends[-1]:
+            raise ValueError(f"well {wells.min()} or {wells.max()} is not one of {ends[-1]} wells")
+        numbers = np.unique(wells)
+        own = np.split(numbers, np.searchsorted(numbers, ends[:-1]))
+        held = [one for one in zip(self._pieces, own, strict=True) if len(one[1])] or [(self._pieces[0], numbers)]
+        return _frame([part for one in held for part in self._rows_of(*one, names)]).set_axis(numbers).loc[wells]
+
+    def _rows_of(self, piece: _Piece, wells: NDArray[np.int64], names: Sequence[str] | None) -> Iterator[pa.Table]:
+        """Rows of one piece of the file, by their ascending numbers in the set."""
+        data = np.zeros(self._pieces[-1].end, np.uint8)  # only the pages that are written to take memory
+        (read,) = self.source.ranges([(WELLS, piece.begin, piece.end)])
+        if crc32c(read) != piece.crc:
+            raise _another_table(self.source)
+        data[piece.begin : piece.end] = np.frombuffer(read, np.uint8)
+        first = piece.rows.start
+        with _decoded(self.source, self.manifest, data, self._footer) as file:
+            for group in _groups(file, names or file.schema_arrow.names, piece.groups):
+                own = wells[(wells >= first) & (wells < first + len(group))] - first
+                yield _plain(group.take(own))
+                first += len(group)
 
     def shapes_of(self, number: int) -> NDArray[np.int64]:
         """Heights and widths of the images of a shard, (wells, 2)."""
@@ -79,7 +119,7 @@ class WellTable:
         """Keys of the images of a shard, in order."""
         end = self._ends[number]
         begin, first, keys = end - self.manifest.shards[number].wells, 0, list[str]()
-        with _opened(self.source, self.manifest) as file:
+        with _decoded(self.source, self.manifest, _load(self.source, self.manifest)) as file:
             for group in _groups(file, ["key"]):
                 start = max(0, begin - first)
                 keys += group["key"].slice(start, max(0, end - first - start)).to_pylist()
@@ -87,9 +127,55 @@ class WellTable:
         return keys
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Row groups of the file that are read together: their bytes, as they were when the table was checked."""
+
+    rows: range
+    groups: range
+    begin: int
+    end: int
+    crc: int
+
+
+def _pieces(footer: FileMetaData, data: bytes) -> tuple[_Piece, ...]:
+    """A piece for each row group; one of the whole file where row groups do not follow one another in it."""
+    pieces, row, last = list[_Piece](), 0, 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        columns = [group.column(column) for column in range(group.num_columns)]
+        begin, end = min(map(_begin, columns)), max(_begin(one) + one.total_compressed_size for one in columns)
+        if not last <= begin <= end <= len(data):
+            whole = range(footer.num_rows), range(footer.num_row_groups)
+            return (_Piece(*whole, 0, len(data), crc32c(data)),)
+        rows = range(row, row + group.num_rows)
+        pieces.append(_Piece(rows, range(number, number + 1), begin, end, crc32c(data[begin:end])))
+        row, last = row + group.num_rows, end
+    return tuple(pieces)
+
+
+def _begin(column: ColumnChunkMetaData) -> int:
+    """First byte of a column in a row group. Some writers state 0 where there is no dictionary."""
+    return int(column.dictionary_page_offset or column.data_page_offset)
+
+
+def _load(source: Source, manifest: Manifest) -> bytes:
+    """The bytes of the table; ShardError if they are not those of the manifest."""
+    data = source.load(WELLS, MAX_ROW_BYTES * _rows(manifest)) if source.size(WELLS) is not None else b""
+    if hashlib.sha256(data).hexdigest() != manifest.wells_sha256:
+        raise _another_table(source)
+    return data
+
+
+def _another_table(source: Source) -> ShardError:
+    return ShardError(f"{source.place}/{WELLS}: not the table that {MANIFEST} describes: build the set again")
+
+
 @contextmanager
-def _opened(source: Source, manifest: Manifest) -> Iterator[ParquetFile]:
-    """The table, its checksum and structure verified; whatever fails in the block becomes a ShardError.
+def _decoded(
+    source: Source, manifest: Manifest, data: bytes | NDArray[np.uint8], footer: FileMetaData | None = None
+) -> Iterator[ParquetFile]:
+    """The table, its structure verified; whatever fails in the block becomes a ShardError.
 
     It is decoded from the bytes that were hashed. Arrow would also start a thread to read from a file.
     """
@@ -97,15 +183,12 @@ def _opened(source: Source, manifest: Manifest) -> Iterator[ParquetFile]:
     import pyarrow.parquet as parquet
 
     path = f"{source.place}/{WELLS}"
-    data = source.load(WELLS, MAX_ROW_BYTES * _rows(manifest)) if source.size(WELLS) is not None else b""
-    if hashlib.sha256(data).hexdigest() != manifest.wells_sha256:
-        raise ShardError(f"{path}: not the table that {MANIFEST} describes: build the set again")
     try:
-        first = parquet.ParquetFile(pa.BufferReader(data))
+        first = parquet.ParquetFile(pa.BufferReader(pa.py_buffer(data)), metadata=footer)
         text = [column.name for column in first.schema_arrow if _is_text(column.type)]
         _check(first, manifest)
         # As dictionaries: one long string that is named by many rows is expanded only after its size is checked.
-        yield parquet.ParquetFile(pa.BufferReader(data), metadata=first.metadata, read_dictionary=text)
+        yield parquet.ParquetFile(pa.BufferReader(pa.py_buffer(data)), metadata=first.metadata, read_dictionary=text)
     except ShardError as error:
         raise ShardError(f"{path}: {error}") from None
     except (pa.ArrowException, ValueError, TypeError, OSError, KeyError, OverflowError, MemoryError) as error:
@@ -137,9 +220,9 @@ def _check(file: ParquetFile, manifest: Manifest) -> None:
             raise ShardError(f"column {name} holds {kind}, not {wanted}")
 
 
-def _groups(file: ParquetFile, names: Sequence[str]) -> Iterator[pa.Table]:
+def _groups(file: ParquetFile, names: Sequence[str], numbers: range | None = None) -> Iterator[pa.Table]:
     """Columns of each row group, each in one chunk, text as dictionaries; one group is in memory at a time."""
-    for number in range(file.num_row_groups):
+    for number in range(file.num_row_groups) if numbers is None else numbers:
         read = file.read_row_group(number, list(names), use_threads=False)
         read.validate(full=True)  # Arrow does not compare the numbers of a dictionary's texts with their count
         group = read.unify_dictionaries().combine_chunks()
@@ -164,6 +247,14 @@ def _plain(group: pa.Table) -> pa.Table:
                 raise ShardError(f"column {name}: its text is longer than {MAX_ROW_BYTES} bytes per row")
             columns[name] = column.cast(column.type.value_type)
     return pa.table(columns)
+
+
+def _frame(groups: Sequence[pa.Table]) -> pd.DataFrame:
+    import pyarrow as pa
+
+    # Without threads: see shards.tables.parquet. Metadata in the file must not choose types or an index.
+    frame: pd.DataFrame = pa.concat_tables(groups).to_pandas(use_threads=False, ignore_metadata=True)
+    return frame
 
 
 def _shapes(group: pa.Table, manifest: Manifest) -> NDArray[np.int64]:

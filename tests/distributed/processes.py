@@ -18,7 +18,7 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["harness.train.loop", "harness.embed.cell", "harness.distributed.fsdp", "torch.utils.tensorboard", "tqdm"]
+    ["harness.train.loop", "harness.embed.cell", "harness.distributed.fsdp", "harness.train.event_file", "tqdm"]
 )
 PREEMPTED, DIVERGED = 75, 76  # exit codes
 
@@ -162,7 +162,7 @@ class SignalIn:
 
     def __call__(self) -> None:
         module = importlib.import_module(self.module)
-        module.VALIDATION_BATCH = 4  # type: ignore[attr-defined]  # so that validation has several batches
+        module.VALIDATION_BATCH = 2  # type: ignore[attr-defined]  # so that validation has several batches
         real = module.to_model_input
 
         def prepare(*arguments: Any) -> Any:

@@ -13,6 +13,8 @@ import pytest
 from distributed.processes import KillAt, run, train
 from distributed.tiny import launched, rows, same_weights, tiny
 
+from harness.storage.health.sessions import read_sessions, spent
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 6  # a kill comes after at most this many steps
 MUON = ["train.optimiser.name=muon", "mae.parametrisation=mup"]
@@ -43,4 +45,10 @@ def test_random_kills_change_nothing(
     expected = rows(tmp_path / "uninterrupted", "train", "validation")
     assert rows(tmp_path / "interrupted", "train", "validation") == expected
     assert same_weights(tmp_path / "interrupted", tmp_path / "uninterrupted")
+    sessions = read_sessions(tmp_path / "interrupted")
+    assert [session.end for session in sessions] == [None] * kills + ["finished"]
+    hours = spent(sessions)
+    assert hours.failures == kills
+    assert 0 < hours.useful < hours.hours
+    assert hours.hours == pytest.approx(hours.useful + hours.starting + hours.saving + hours.lost)
     assert rows(tmp_path / "interrupted", "resume") == []  # no damaged checkpoint was reported

@@ -18,7 +18,7 @@ from distributed.tiny import launched, tiny
 
 from harness.distributed.stalls.pulse import ENDED
 from harness.distributed.stalls.watch import Limits
-from harness.storage.stall import STACKS, STALL
+from harness.storage.health.stall import STACKS, STALL
 
 STOPPED, STEP = 2, 3
 QUICK = Limits(beat=0.3, usual=2.0, end=None)

@@ -27,7 +27,7 @@ from harness.recipe.load import default_profile, load
 from harness.storage import ledger
 from harness.storage.locks import locked
 
-TIMES = {"stage_seconds", "train_seconds", "crops_per_second"}
+TIMES = {"stage_seconds", "train_seconds", "crops_per_second", "spent"}
 
 
 def command(recipe: Path, *arguments: str) -> list[str]:

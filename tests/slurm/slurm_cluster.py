@@ -51,6 +51,7 @@ class Cluster:
     gpus: int = 8
     accounting: bool = True
     max_array: int = 1001
+    enforce: bool = False  # limits of associations and of qualities of service
     port: int = field(default_factory=lambda: 10_000 + os.getpid() % 40 * 200)
 
     @property
@@ -145,6 +146,7 @@ class Cluster:
             cpus=self.cpus, gpus=self.gpus, max_array=self.max_array, controller_port=self.port,
             accounting_port=self.port + 1, node_ports=f"{self.port + 10}-{self.port + 9 + self.nodes}",
             accounting="slurmdbd" if self.accounting else "none",
+            enforce="AccountingStorageEnforce=limits" if self.enforce else "",
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/dev/gpu[0-{self.gpus - 1}]\n")

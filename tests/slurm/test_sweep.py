@@ -49,7 +49,7 @@ def rows(output: Path, drop: tuple[str, ...] = ()) -> dict[str, object]:
         row["values"] = {
             name: value
             for name, value in row["values"].items()
-            if "second" not in name and name not in ("ranks", "elements")
+            if "second" not in name and name not in ("ranks", "elements", "spent")
         }
         kept[f"{path.parent.name}/{path.name}"] = row
     return {name: row for name, row in kept.items() if not name.startswith(drop or ("-",))}

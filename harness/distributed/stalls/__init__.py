@@ -1,1 +1,1 @@
-"""Ranks that stand still: noticed, named, and ended."""
+"""Ranks that stand still, or are slow: noticed, named, and ended."""

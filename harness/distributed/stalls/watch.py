@@ -22,7 +22,7 @@ from harness.distributed.preemption import STOPS, RunControl
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.board import Board, Late, Place, who_is_late
 from harness.distributed.stalls.pulse import ENDED, PULSE, SAVE, VALIDATE, Ending
-from harness.storage.stall import STACKS, STALL, Stall, read_stall, write_stall
+from harness.storage.health.stall import STACKS, STALL, Stall, read_stall, write_stall
 
 TURN_SECONDS, LONGEST_TURN = 0.1, 10.0  # that a rank waits for those before it to speak
 

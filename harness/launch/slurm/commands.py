@@ -1,8 +1,8 @@
 """Run SLURM's commands with a time limit, again if SLURM is slow; errors carry SLURM's own text.
 
 What is printed is read tolerantly: sites put banners around it, and wrap the commands. If SLURM cannot be reached, a
-question is asked up to four times, within `PATIENCE` seconds. Any other error is final. A submission is never repeated:
-see `executor.py`.
+question is asked again, as often as its `Patience` says. Any other error is final. A submission is never repeated: see
+`executor.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 SECONDS = 60.0  # for one try
-PATIENCE = 120.0  # for all tries of a question, pauses included
 PAUSES = (1.0, 3.0, 9.0)  # seconds between tries
 MOST_SHOWN = 2000  # characters of an error
 DEFAULT_MAX_ARRAY = 1001  # SLURM's own default
@@ -43,6 +43,9 @@ ENDED = re.compile(
 )
 """What SLURM says of a job that has ended, or is back in the queue, by the time a command about it arrives."""
 
+LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Submit\w*Limit\b")
+"""SLURM's names of limits on the number of jobs that are queued or run: `AssocMaxSubmitJobLimit`."""
+
 TERMINAL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]"
 )
@@ -52,22 +55,50 @@ class SlurmError(RuntimeError):
     """A SLURM command failed or did not answer; the text is SLURM's."""
 
 
+class LimitError(SlurmError):
+    """A limit on the number of a user's jobs leaves no place for these now; `limit` is SLURM's name of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        named = LIMIT.search(text)
+        self.limit = named[0] if named else "a limit on submitted jobs"
+
+
 class NoAnswerError(SlurmError):
     """SLURM could not be reached or was too slow. Whether it did what it was asked to do is not known."""
 
 
-def ask(*command: str, is_record: Callable[[str], object] | None = None, patience: float = PATIENCE) -> str:
+@dataclass(frozen=True)
+class Patience:
+    """How often a question is asked, and for how long.
+
+    Attributes:
+        tries: at most.
+        each: seconds for one try.
+        total: seconds for all, pauses included.
+    """
+
+    tries: int
+    each: float
+    total: float
+
+
+PATIENT = Patience(4, SECONDS, 120.0)
+BRIEF = Patience(2, 10.0, 25.0)  # of a command that shows something to a person
+
+
+def ask(*command: str, is_record: Callable[[str], object] | None = None, patience: Patience = PATIENT) -> str:
     """Run a SLURM command that may be repeated, and return what it prints; see `run_once`.
 
     Raises:
-        NoAnswerError: no answer within `patience` seconds, or in four tries.
+        NoAnswerError: no answer within `patience`.
         SlurmError: it is not installed, or fails for another reason.
     """
-    end, pauses, tries = time.monotonic() + patience, iter(PAUSES), 0
+    end, pauses, tries = time.monotonic() + patience.total, iter(PAUSES[: patience.tries - 1]), 0
     while True:
         tries += 1
         try:
-            return run_once(*command, seconds=min(SECONDS, max(1.0, end - time.monotonic())), is_record=is_record)
+            return run_once(*command, seconds=min(patience.each, max(1.0, end - time.monotonic())), is_record=is_record)
         except NoAnswerError as error:
             pause = next(pauses, math.inf)
             if time.monotonic() + pause >= end:
@@ -126,6 +157,8 @@ def _run(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
 def refusal(options: Sequence[str]) -> str | None:
     """Why `sbatch` would refuse a job with these options, in its own words; None if it would accept it.
 
+    That there is no place for another job now is no refusal of its options.
+
     Raises:
         NoAnswerError: SLURM does not answer, which is no refusal.
     """
@@ -134,7 +167,7 @@ def refusal(options: Sequence[str]) -> str | None:
     except NoAnswerError:
         raise
     except SlurmError as error:
-        return str(error)
+        return None if LIMIT.search(str(error)) else str(error)
     return None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from harness.launch.slurm.commands import NoAnswerError, SlurmError, run_once
+from harness.launch.slurm.commands import LIMIT, LimitError, NoAnswerError, SlurmError, run_once
 from harness.launch.slurm.job_states import find
 
 SBATCH_SECONDS = 180.0  # sbatch itself waits for a controller that is busy or restarts
@@ -78,6 +78,7 @@ def sbatch(script: Path, name: str) -> str:
     """Submit a script once, and return SLURM's id of it.
 
     Raises:
+        LimitError: there is no place for so many jobs now.
         SlurmError: SLURM refused it, or it is not known whether SLURM took it.
     """
     try:
@@ -103,7 +104,8 @@ def _taken(name: str, why: SlurmError) -> str:
         if array is not None:
             return array
     if is_refused:
-        raise SlurmError(f"{why}\nSLURM has not taken the jobs {name}") from why
+        kind = LimitError if LIMIT.search(str(why)) else SlurmError
+        raise kind(f"{why}\nSLURM has not taken the jobs {name}") from why
     raise NoAnswerError(f"{why}\nsqueue does not list these jobs\n{_NOT_KNOWN.format(name=name)}") from why
 
 

@@ -8,6 +8,7 @@ somebody cancelled with `resume`.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -36,9 +37,11 @@ TELLING = re.compile(
     r"error|fatal|killed|denied|not found|no such|no space|quota|cannot|failed|invalid|traceback|out of memory",
     re.IGNORECASE,
 )
-UNREADABLE, STALLED = "Unreadable", "Stalled"
-CONSEQUENCES = ("DistBackendError", "DistNetworkError", "DistStoreError")
-"""What a rank raises because another rank has ended; never the first cause if any rank raised something else."""
+TOLD_TO_STOP = "User defined signal 2"  # what srun says of a process that does not listen to it yet
+UNREADABLE, STALLED, STOPPED = "Unreadable", "Stalled", "Preempted"
+LAST = (UNREADABLE, STALLED, STOPPED)  # kinds that count only if no rank raised anything else
+SAVED = ("Fenced", STALLED, STOPPED)  # kinds of a rank that did what it was told to
+LOST_CONNECTION = re.compile(r"gloo/transport|connection (closed|reset) by peer", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Failure:
     trace: str
     restart: int = 0  # how often SLURM had restarted the job
 
+    @property
+    def is_consequence(self) -> bool:
+        """Whether a rank raises this because another one has ended: never the first cause, if any rank raised else."""
+        of_gloo = self.kind == "RuntimeError" and LOST_CONNECTION.search(self.message) is not None
+        return of_gloo or self.kind in ("DistBackendError", "DistNetworkError", "DistStoreError")
+
 
 _FAILURE = TypeAdapter(Failure)
 
@@ -69,9 +78,25 @@ class Cause:
 
 
 def record_failure(folder: Path, failure: Failure) -> None:
-    """Write what a rank raised into its cell's folder."""
-    name = f"{failure.stage}-{failure.attempt}-{failure.rank}.json"
-    write_json(folder / "failures" / name, asdict(failure))
+    """Write what a rank raised into its cell's folder; on a full disk, to stderr, whose end `last_words` reads."""
+    path = folder / "failures" / f"{failure.stage}-{failure.attempt}-{failure.rank}.json"
+    try:
+        write_json(path, asdict(failure))
+    except OSError as error:
+        print(f"{path}: {error.strerror}; error: {failure.kind}: {failure.message}", file=sys.stderr, flush=True)
+
+
+def forget_stop(folder: Path, task: str, attempt: int) -> None:
+    """Remove the record that an attempt was stopped, because SLURM has started it again."""
+    path = folder / "failures" / f"{task}-{attempt}-0.json"
+    if path.exists() and _read(path, task, attempt).kind == STOPPED:
+        path.unlink()
+
+
+def stops(folder: Path, task: str) -> int:
+    """How many attempts at a task ended because they were told to stop, after a save: they did not fail."""
+    records = [_read(path, task, 0) for path in folder.glob(f"failures/{task}-*-0.json")]
+    return sum(record.kind == STOPPED for record in records)
 
 
 def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
@@ -83,7 +108,7 @@ def first_failure(folder: Path, stage: str, attempt: int) -> Failure | None:
     records = [_read(path, stage, attempt) for path in paths]
     last = max((failure.restart for failure in records), default=0)
     failures = [failure for failure in records if failure.restart == last]
-    causes = [failure for failure in failures if failure.kind not in (*CONSEQUENCES, UNREADABLE, STALLED)]
+    causes = [failure for failure in failures if not failure.is_consequence and failure.kind not in LAST]
     return next(iter([*causes, *failures]), None)
 
 
@@ -143,7 +168,7 @@ def cause(state: JobState, failure: Failure | None, *, began: bool = True, said:
         return Cause("out of memory", "permanent")
     if failure is not None and failure.kind == STALLED and not state.was_cancelled:
         return Cause(printable(f"stalled: {failure.message}"), "transient")
-    if failure is not None and failure.kind not in (STALLED, *CONSEQUENCES, "Preempted", "Fenced"):
+    if failure is not None and not failure.is_consequence and failure.kind not in SAVED:
         return Cause(printable(f"{failure.kind}: {failure.message}".splitlines()[0]), "permanent")
     if state.was_cancelled:
         return Cause("cancelled", "cancelled")
@@ -151,6 +176,10 @@ def cause(state: JobState, failure: Failure | None, *, began: bool = True, said:
         return Cause("a job that it depends on failed", "transient")
     if state.state in TRANSIENT:
         return Cause(TRANSIENT[state.state], "transient")
+    if failure is not None and failure.kind == STOPPED:
+        return Cause(printable(f"told to stop: {failure.message}"), "transient")
+    if not began and TOLD_TO_STOP in said:
+        return Cause("told to stop while it was starting", "transient")
     if state.state == "UNKNOWN":
         return Cause("lost: SLURM no longer knows the job", "transient")
     words = f": {said}" if said else ""

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def start_heartbeat(path: Path) -> None:
 
     def beat_forever() -> None:
         while True:
-            write_json(path, {**beat, "time": time.time()})
+            with suppress(OSError):  # a full disk: the next beat may be written
+                write_json(path, {**beat, "time": time.time()})
             time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=beat_forever, daemon=True).start()

@@ -20,12 +20,12 @@ from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import find_cell
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import SlurmError
-from harness.launch.slurm.failures import STALLED, Failure, record_failure
+from harness.launch.slurm.failures import STALLED, STOPPED, Failure, forget_stop, record_failure
 from harness.launch.slurm.heartbeat import heartbeat, job_id, restarts, start_heartbeat
 from harness.recipe.schema import Recipe
 from harness.stages import shared_embedding
 from harness.storage.fencing import Fence, Start, Unfenced
-from harness.storage.stall import may_requeue
+from harness.storage.health.stall import may_requeue
 
 REQUEUE_SECONDS = 120  # SLURM ends a requeued job within this time
 
@@ -46,13 +46,15 @@ def run_task(recipe_json: str, cell_id: str, task: str, attempt: int) -> None:
         try:
             fence = Fence(folder, task, _start(attempt)) if rank == 0 else Unfenced()
             if rank == 0:
+                forget_stop(folder, task, attempt)
                 start_heartbeat(heartbeat(folder, task))
             shared_embedding.run_task(
                 recipe, cell, task, RunControl(stop, fence, end_stalled(folder, task, attempt, rank, stop))
             )
-        except Preempted:
-            if stop.reason == "SIGUSR2":  # from SIGTERM's preemption SLURM requeues by itself
-                _requeue(rank)
+        except Preempted as stopped:
+            requeues = recipe.launch.slurm.requeues and stop.reason == "SIGUSR2"  # after SIGTERM, SLURM does by itself
+            if not (requeues and _requeue(rank)) and rank == 0:
+                record_failure(folder, Failure(task, attempt, rank, job_id(), STOPPED, str(stopped), "", restarts()))
             raise
         except Exception as error:
             kind, trace = type(error).__name__, traceback.format_exc()
@@ -94,8 +96,12 @@ def _start(attempt: int) -> Start:
     return Start(attempt, restarts(), job_id())
 
 
-def _requeue(rank: int) -> None:
-    """Requeue this job and wait for SLURM to end it: if a rank exited early, srun would kill the others."""
-    if rank == 0:
-        commands.requeue(job_id())
-    time.sleep(REQUEUE_SECONDS)
+def _requeue(rank: int) -> bool:
+    """Requeue this job and wait for SLURM to end it: if a rank exited early, srun would kill the others.
+
+    False, and at once on the first rank, if SLURM refuses.
+    """
+    is_requeued = rank > 0 or _is_requeued()
+    if is_requeued:
+        time.sleep(REQUEUE_SECONDS)
+    return is_requeued

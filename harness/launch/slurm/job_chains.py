@@ -12,7 +12,7 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.book.lines import Cancelled
-from harness.launch.slurm.failures import Cause, cause_of
+from harness.launch.slurm.failures import Cause, cause_of, stops
 from harness.launch.slurm.job_states import JobState
 from harness.plan.resources import Resources, stage_resources
 from harness.recipe.schema import Recipe
@@ -168,8 +168,9 @@ def _reason_to_hold_back(
     reason = cause_of(cell_folder(recipe, cell), task, ended, known[ended.job])
     if reason.verdict != "transient":
         return reason
-    if ended.attempt >= recipe.launch.slurm.attempts and known[ended.job].state != "CANCELLED":
-        return Cause(f"{reason.text}; {ended.attempt} attempts", "permanent")
+    failed = ended.attempt - stops(cell_folder(recipe, cell), task)
+    if failed >= recipe.launch.slurm.attempts and known[ended.job].state != "CANCELLED":
+        return Cause(f"{reason.text}; {failed} attempts", "permanent")
     return None
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.launch.slurm.commands import NoAnswerError, SlurmError, ask
+from harness.launch.slurm.commands import PATIENT, NoAnswerError, Patience, SlurmError, ask
 from harness.storage.locks import user_name
 
 Phase = Literal["queued", "running", "ended", "unknown"]
@@ -100,6 +100,7 @@ def states(
     ended: Mapping[str, JobState] | None = None,
     users: Collection[str] = (),
     accounted: Collection[str] | None = None,
+    patience: Patience = PATIENT,
 ) -> dict[str, JobState]:
     """The state of each job (`123` or `123_4`), `UNKNOWN` if neither command knows it.
 
@@ -115,11 +116,11 @@ def states(
     """
     if not jobs:
         return {}
-    queued, ended = _from_squeue({_array(job) for job in jobs}, users), ended or {}
+    queued, ended = _from_squeue({_array(job) for job in jobs}, users, patience), ended or {}
     current = {job: queued.state(job) for job in jobs}
     current |= {job: ended[job] for job, state in current.items() if job in ended and _holds(ended[job], state)}
     gone = [job for job, state in current.items() if state is UNKNOWN and (accounted is None or job in accounted)]
-    records = _from_sacct(sorted({_array(job) for job in gone}))
+    records = _from_sacct(sorted({_array(job) for job in gone}), patience)
     return current | {job: _if_ended(records.state(job)) for job in gone}
 
 
@@ -128,7 +129,7 @@ def _holds(recorded: JobState, queued: JobState) -> bool:
     return queued is UNKNOWN or (recorded.reason == REPLACED and not queued.is_live)
 
 
-def find(names: Collection[str], users: Collection[str] = ()) -> dict[str, str]:
+def find(names: Collection[str], users: Collection[str] = (), patience: Patience = PATIENT) -> dict[str, str]:
     """SLURM's ids of the jobs or arrays with these unique names; those that it has not taken are absent.
 
     Args:
@@ -139,17 +140,18 @@ def find(names: Collection[str], users: Collection[str] = ()) -> dict[str, str]:
     """
     ordered = sorted(names)
     chunks = [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
-    return {name: array for chunk in chunks for name, array in _find(chunk, users).items()}
+    return {name: array for chunk in chunks for name, array in _find(chunk, users, patience).items()}
 
 
-def _find(names: Sequence[str], users: Collection[str]) -> dict[str, str]:
+def _find(names: Sequence[str], users: Collection[str], patience: Patience) -> dict[str, str]:
     by_name = f"--name={','.join(names)}"
-    printed = ask("squeue", _whose(users), "--states=all", by_name, "--format=%F|%j", is_record=_is_named)
+    command = ("squeue", _whose(users), "--states=all", by_name, "--format=%F|%j")
+    printed = ask(*command, is_record=_is_named, patience=patience)
     ids = dict(_named(printed.splitlines(), names))
     if ids.keys() >= set(names):
         return ids
     since = f"--starttime=now-{SACCT_DAYS}days"
-    accounted = _accounting(by_name, since, "--format=JobID,JobName", is_record=_is_named)
+    accounted = _accounting(by_name, since, "--format=JobID,JobName", is_record=_is_named, patience=patience)
     return dict(_named(accounted, names)) | ids
 
 
@@ -179,10 +181,10 @@ def _if_ended(accounted: JobState) -> JobState:
     return accounted if accounted.phase == "ended" else UNKNOWN
 
 
-def _from_squeue(arrays: set[str], users: Collection[str]) -> _Records:
+def _from_squeue(arrays: set[str], users: Collection[str], patience: Patience) -> _Records:
     """States from squeue, of all jobs of these users: squeue fails when asked for an id that has left the queue."""
     command = ("squeue", _whose(users), "--array", "--states=all", "--format=%A|%F_%K|%T|%r")
-    printed = ask(*command, is_record=lambda line: _is_header(line) or _squeue_record(line))
+    printed = ask(*command, is_record=lambda line: _is_header(line) or _squeue_record(line), patience=patience)
     rows = [row for row in map(_squeue_record, printed.splitlines()) if row is not None and row[0] in arrays]
     records = _Records()
     for row in sorted(rows, key=lambda row: row[2].is_live):  # of two records of a job, one that is live counts
@@ -190,23 +192,23 @@ def _from_squeue(arrays: set[str], users: Collection[str]) -> _Records:
     return records
 
 
-def _from_sacct(arrays: Sequence[str]) -> _Records:
+def _from_sacct(arrays: Sequence[str], patience: Patience) -> _Records:
     """States from accounting; none where the cluster has no accounting, which is not an error."""
     records = _Records()
     for start in range(0, len(arrays), IDS):
         ids = ",".join(arrays[start : start + IDS])
-        for line in _accounting("--format=JobID,State", "--jobs", ids, is_record=_sacct_record):
+        for line in _accounting("--format=JobID,State", "--jobs", ids, is_record=_sacct_record, patience=patience):
             row = _sacct_record(line)
             if row is not None:  # the newest record of a job comes last
                 records.add(*row)
     return records
 
 
-def _accounting(*arguments: str, is_record: Callable[[str], object]) -> list[str]:
+def _accounting(*arguments: str, is_record: Callable[[str], object], patience: Patience) -> list[str]:
     """The lines that sacct prints; none if it does not answer."""
     command = ("sacct", "--allocations", "--allusers", "--noheader", "--parsable2", *arguments)
     try:
-        return ask(*command, is_record=is_record, patience=SACCT_SECONDS).splitlines()
+        return ask(*command, is_record=is_record, patience=replace(patience, total=SACCT_SECONDS)).splitlines()
     except NoAnswerError as error:
         print(f"note: {error}; how jobs ended that squeue no longer lists is not known", file=sys.stderr, flush=True)
     except SlurmError:  # no accounting here

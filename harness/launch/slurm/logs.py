@@ -9,7 +9,7 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.launch.slurm.book.entries import SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
-from harness.launch.slurm.failures import Failure, first_failure
+from harness.launch.slurm.failures import STOPPED, Failure, first_failure
 from harness.recipe.schema import Recipe
 from harness.stages.tasks import read_task
 from harness.storage.ledger import STAGES
@@ -36,7 +36,7 @@ def _last_failure(recipe: Recipe, cell: Cell, entries: list[SubmittedArray]) -> 
     attempts = {(entry.stage, entry.attempts[entry.cells.index(cell.id)]) for entry in entries}
     newest_first = sorted(attempts, key=lambda pair: (pair[1], STAGES.index(read_task(pair[0])[0])), reverse=True)
     failures = (first_failure(cell_folder(recipe, cell), task, attempt) for task, attempt in newest_first)
-    return next((failure for failure in failures if failure is not None), None)
+    return next((failure for failure in failures if failure is not None and failure.kind != STOPPED), None)
 
 
 def _logs(cell: Cell, entries: list[SubmittedArray], rank: int) -> Iterator[str]:

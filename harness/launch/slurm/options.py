@@ -1,14 +1,16 @@
-"""Convert a resource request to submitit's parameters and to sbatch's options. Pure functions."""
+"""Convert a resource request to submitit's parameters and to sbatch's options."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from harness.plan.resources import Resources
 from harness.recipe.launch import Slurm
 from harness.recipe.schema import Recipe
+from harness.storage.health.slow_nodes import read_slow_nodes
 
 FIELDS = {
     "partition": "launch.slurm.partition",
@@ -19,6 +21,7 @@ FIELDS = {
     "time limit": "launch.slurm.hours",
     "memory": "launch.slurm.memory_gb",
     "gres": "launch.gpus_per_node",
+    "node list": "launch.slurm.exclude_slow",
     "node count": "launch.nodes",
     "cpu": "launch.cpus_per_task",
     "node configuration": "launch.nodes, launch.gpus_per_node, launch.cpus_per_task or launch.slurm.memory_gb",
@@ -32,7 +35,7 @@ def options(recipe: Recipe, resources: Resources) -> dict[str, Any]:
     values = {
         "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks_per_node,
-        "gpus_per_node": resources.gpus_per_node or None,
+        "gpus_per_node": None if slurm.gres(gpus=True) else resources.gpus_per_node or None,
         "cpus_per_task": resources.cpus_per_task,
         "time": max(1, round(60 * slurm.hours)),
         "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
@@ -41,16 +44,33 @@ def options(recipe: Recipe, resources: Resources) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def further(recipe: Recipe, resources: Resources) -> dict[str, str | int | bool]:
+    """`launch.slurm.options` by name, without flags that are false; `requeue` too, which is on by default.
+
+    A stage without GPUs does not ask for those of `gres`. Nodes that were slow are excluded if the recipe says so.
+    """
+    slurm = recipe.launch.slurm
+    slow = [node.node for node in read_slow_nodes(recipe.output)] if slurm.exclude_slow else []
+    exclude = ",".join([*filter(None, [str(slurm.options.get("exclude", ""))]), *slow])
+    gpus = slurm.gres(gpus=True) if resources.gpus_per_node else None
+    gres = ",".join(filter(None, [gpus, slurm.gres(gpus=False)]))
+    values: dict[str, str | int | bool] = {**slurm.options, "gres": gres or False, "exclude": exclude or False}
+    values |= {"requeue": slurm.requeues, "no-requeue": not slurm.requeues}
+    return {name: value for name, value in values.items() if value is not False}
+
+
 def arguments(recipe: Recipe, resources: Resources) -> list[str]:
-    """The same options as sbatch's arguments."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in options(recipe, resources).items()]
+    """The same options, and the recipe's further ones, as sbatch's arguments."""
+    values = {**options(recipe, resources), **further(recipe, resources)}
+    return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in values.items()]
 
 
 def parameters(recipe: Recipe, resources: Resources, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
     """submitit's parameters: the options, the setup lines, the stop signal and the dependency."""
     slurm = recipe.launch.slurm
     container = [f"--container-image={slurm.container}"] if slurm.container else []
-    depends = {"dependency": dependency, "kill-on-invalid-dep": "yes"} if dependency else {}
+    depends = {"dependency": dependency} if dependency else {}
+    depends |= {"kill-on-invalid-dep": "yes"} if dependency and not dependency.startswith("afterany") else {}
     return {
         "job_name": name,
         **options(recipe, resources),
@@ -58,7 +78,7 @@ def parameters(recipe: Recipe, resources: Resources, name: str, code: Path, depe
         "signal_delay_s": slurm.signal_seconds,
         "setup": setup_lines(slurm, code),
         "srun_args": ["--kill-on-bad-exit=1", *container],
-        "additional_parameters": {"requeue": True, **depends},
+        "additional_parameters": {**further(recipe, resources), **depends},
     }
 
 
@@ -74,10 +94,17 @@ def setup_lines(slurm: Slurm, code: Path) -> list[str]:
     ]
 
 
-def field_of(refusal: str) -> str:
-    """The recipe field that SLURM's refusal refers to."""
+def field_of(refusal: str, further: Collection[str] = ()) -> str:
+    """The recipe field that SLURM's refusal refers to.
+
+    Args:
+        further: names of the recipe's further options.
+    """
     lowered = refusal.lower()
-    return next((field for word, field in FIELDS.items() if word in lowered), "launch")
+    own = {name: f"launch.slurm.options.{name}" for name in further if name != "requeue"}
+    fields = own | FIELDS | {name: own[name] for name in ("gres",) if name in own}
+    field = next((field for word, field in fields.items() if word in lowered), "launch")
+    return ", ".join([field, *own.values()]) if "launch.nodes, " in field else field
 
 
 def warnings(recipe: Recipe) -> list[str]:

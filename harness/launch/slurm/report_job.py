@@ -6,7 +6,7 @@ import os
 import time
 
 from harness.grid.cells import cells
-from harness.launch.slurm.commands import NoAnswerError
+from harness.launch.slurm.commands import LimitError, NoAnswerError
 from harness.launch.slurm.submit import SubmitResult, submit
 from harness.recipe.schema import Recipe
 from harness.stages.missing import missing_stages
@@ -24,6 +24,8 @@ def report_and_resume(recipe_json: str) -> None:
     try:
         submission = _resume(recipe)
         print(f"submitted {len(submission.entries)} arrays, held back {len(submission.held)} cells", flush=True)
+        if submission.limit is not None:
+            print(f"{submission.waiting} cells wait for a place: {submission.limit}", flush=True)
         for job in submission.orphans:
             print(f"live, but not in this recipe: {job}", flush=True)
     finally:
@@ -31,12 +33,15 @@ def report_and_resume(recipe_json: str) -> None:
 
 
 def _resume(recipe: Recipe) -> SubmitResult:
-    """Submit what is missing, again after a pause while SLURM does not answer; nothing is submitted twice."""
+    """Submit what is missing; again after a pause while SLURM does not answer or has no place for a job.
+
+    Nothing is submitted twice.
+    """
     pauses = iter(PAUSES)
     while True:
         try:
             return submit(recipe, [missing_stages(recipe, cell) for cell in cells(recipe)], report_and_resume)
-        except NoAnswerError as error:
+        except (LimitError, NoAnswerError) as error:
             pause = next(pauses, None)
             if pause is None:
                 raise

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.models.layers.philox import uniform
+
 _MASKING_STREAM = 0x6D61736B  # separates these draws from other uses of the same seed and position
 
 
@@ -33,7 +35,7 @@ def masking_noise(seed: int, positions: Iterable[int], values: int) -> Tensor:
         positions: each sample's position in the training order, counted over all epochs; non-negative.
         values: numbers per row: L for the masks alone, `MaeConfig.noise_values` in training.
     """
-    return torch.stack([_row(seed, position, values) for position in positions])
+    return torch.from_numpy(uniform(seed, np.fromiter(positions, np.uint64), values, _MASKING_STREAM))
 
 
 def random_masking(noise: Tensor, visible_tokens: int) -> Masking:
@@ -59,9 +61,3 @@ def place_tokens(tokens: Tensor, index: Tensor, background: Tensor) -> Tensor:
 
 def _over_features(index: Tensor, tokens: Tensor) -> Tensor:
     return index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-
-
-def _row(seed: int, position: int, values: int) -> Tensor:
-    key = np.array([seed, position], dtype=np.uint64)
-    bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, _MASKING_STREAM], dtype=np.uint64))
-    return torch.from_numpy(np.random.Generator(bits).random(values, dtype=np.float32))

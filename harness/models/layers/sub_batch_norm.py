@@ -39,7 +39,7 @@ class SubBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
         self.gathering = False  # collecting the statistics of a plate, in eval mode
         self.plate: tuple[Tensor, Tensor] | None = None  # mean and variance, used instead of the running ones
-        self._gathered: list[tuple[Tensor, Tensor]] = []  # mean and variance of each sub-batch
+        self._gathered: list[tuple[Tensor, Tensor]] = []  # means and variances of sub-batches
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise features (B, F, H, W) and apply the activation.
@@ -50,27 +50,37 @@ class SubBatchNorm(nn.Module):
         if self.training and len(features) % self.group:
             raise ValueError(f"a batch of {len(features)} crops does not divide into sub-batches of {self.group}")
         if self.training or self.gathering:
-            normed = torch.cat([self._normalise_by_itself(part) for part in torch.split(features, self.group)])
+            normed = self._normalise_by_sub_batches(features)
         else:
             mean, variance = self.plate or (self.running_mean, self.running_var)
             normed = nn.functional.batch_norm(features, mean, variance, self.weight, self.bias, eps=self.eps)
         activated: Tensor = self.activation(normed)
         return activated
 
-    def _normalise_by_itself(self, sub_batch: Tensor) -> Tensor:
-        mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+    def _normalise_by_sub_batches(self, features: Tensor) -> Tensor:
+        """Normalise each sub-batch by its own statistics, in one call: to torch they are features of their own."""
+        groups, width = -(-len(features) // self.group), len(self.running_mean)
+        if len(features) % self.group and groups > 1:  # only in eval mode: the last one is smaller
+            whole = (groups - 1) * self.group
+            parts = (self._normalise_by_sub_batches(part) for part in (features[:whole], features[whole:]))
+            return torch.cat(tuple(parts))
+        size, area = len(features) // groups, features.shape[2:]
+        folded = features.view(groups, size, width, *area).transpose(0, 1).flatten(1, 2)  # (G, groups · F, H, W)
+        mean = self.running_mean.new_zeros(groups * width)
+        variance = torch.ones_like(mean)
+        weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
         # A momentum of 1 stores the sub-batch's own statistics; its variance is unbiased, as torch's running one.
         normed = nn.functional.batch_norm(
-            sub_batch, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+            folded, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps
         )
-        self._gathered.append((mean, variance))
-        return normed
+        self._gathered.append((mean.view(groups, width), variance.view(groups, width)))
+        return normed.view(size, groups, width, *area).transpose(0, 1).flatten(0, 1)
 
     def take_gathered(self) -> tuple[Tensor, Tensor] | None:
         """Return the average mean and variance of the sub-batches since the last call, and clear them."""
         if not self._gathered:
             return None
-        means, variances = (torch.stack(parts).mean(dim=0) for parts in zip(*self._gathered, strict=True))
+        means, variances = (torch.cat(parts).mean(dim=0) for parts in zip(*self._gathered, strict=True))
         self._gathered.clear()
         return means, variances
 

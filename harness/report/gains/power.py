@@ -104,10 +104,12 @@ def _assay(recipe: Recipe, settings: Evaluate) -> _Assay:
 
     assert recipe.embed is not None
     shards = open_shards(recipe, recipe.embed.shards)
-    wells, control = shards.wells.loc[evaluation_wells(shards, recipe.embed.experiments)], settings.control
+    table, control = shards.table, settings.control
     for field, column in (("gene_column", settings.gene_column), ("control.column", control.column)):
-        if column not in wells:
-            raise ValueError(f"evaluate.{field}: the shards have no column {column!r}; they have {list(wells.columns)}")
+        if column not in table.columns:
+            raise ValueError(f"evaluate.{field}: the shards have no column {column!r}; they have {table.columns}")
+    names = list(dict.fromkeys((settings.gene_column, control.column)))
+    wells = table.frame(names).loc[evaluation_wells(shards, recipe.embed.experiments)]
     genes, marks = (names_of(column_of(wells[name]), name) for name in (settings.gene_column, control.column))
     treated = genes[(genes != "") & (marks != name_of(control.value, control.column))]
     return _Assay(dict(Counter(treated.tolist())))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.embeddings.consistency import energy_distance, perturbation_magnitude, replicate_consistency, two_sample
+from analysis.embeddings import blocks, consistency
+from analysis.embeddings.consistency import energy_distance, perturbation_magnitude, replicate_consistency
 
 
 def screen(effect, seed=0, perturbations=30, replicates=4, width=16):
@@ -46,14 +47,48 @@ def test_nothing_replicated_is_an_error():
         replicate_consistency(np.eye(3), ["a", "b"])
 
 
-def test_two_sample_statistics_by_their_definition():
-    first, second = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.3, 0.8, 0.9])
-    steps = np.sort(np.concatenate([first, second]))
-    lower = np.searchsorted(np.sort(first), steps, "right") / 3
-    upper = np.searchsorted(np.sort(second), steps, "right") / 4
-    ks, cvm = two_sample(first, second)
-    assert ks == pytest.approx(np.abs(lower - upper).max())
-    assert cvm == pytest.approx(3 * 4 / 7**2 * ((lower - upper) ** 2).sum())
+def in_memory(embeddings, name, draws, seed=0):
+    """All wells and all pairs in memory, with the same draws: p values and SciPy's statistics."""
+    rows = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unique, code = np.unique(name, return_inverse=True)
+    rng, count = np.random.default_rng(seed), np.bincount(code)
+    order, starts = np.argsort(code, kind="stable"), np.cumsum(count) - count
+    cosines = rows @ rows.T
+    same = [cosines[np.ix_(code == k, code == k)][np.triu_indices(count[k], 1)] for k in range(len(unique))]
+    mean = np.array([one.mean() if len(one) else 0 for one in same])
+    p = {}
+    for size in np.unique(count[count >= 2]):
+        null = []
+        for _ in range(draws):
+            which = rng.choice(len(count), size, replace=size > len(count))
+            wells = order[starts[which] + rng.integers(count[which])]
+            null.append(cosines[np.ix_(wells, wells)][np.triu_indices(size, 1)].mean())
+        for k in np.flatnonzero(count == size):
+            p[unique[k]] = (1 + (np.array(null) >= mean[k]).sum()) / (1 + draws)
+    first, second = rng.integers(len(rows), size=(2, consistency.NULL_PAIRS))
+    apart = code[first] != code[second]
+    samples = np.concatenate(same), cosines[first[apart], second[apart]]
+    cvm = stats.cramervonmises_2samp(*samples, method="asymptotic").statistic
+    return p, stats.ks_2samp(*samples, method="asymp").statistic, cvm
+
+
+@pytest.mark.parametrize("block", [5, 4096])
+def test_blocks_of_wells_give_what_all_wells_together_give(block, monkeypatch):
+    for module, constant in ((blocks, "BLOCK"), (consistency, "BLOCK"), (consistency, "PAIRED")):
+        monkeypatch.setattr(module, constant, block)
+    embeddings, name = screen(0.3, perturbations=12, replicates=5)
+    embeddings, name = embeddings[:-3], name[:-3]  # sizes of 5 and 2
+    p, ks, cvm = in_memory(embeddings, name, 50)
+    with_controls = np.vstack([np.full((4, 16), 9.0), embeddings, np.zeros((2, 16))])
+    found = replicate_consistency(with_controls, ["", "", "", "", *name, "", ""], draws=50)
+    assert dict(zip(found.perturbations, found.p, strict=True)) == pytest.approx(p)
+    assert (found.ks, found.cramer_von_mises) == pytest.approx((ks, cvm), rel=1e-9)
+
+
+def test_float32_embeddings_are_compared_in_float64():
+    embeddings, name = screen(1)
+    single = embeddings.astype(np.float32)
+    assert replicate_consistency(single, name).summary() == replicate_consistency(single.astype(float), name).summary()
 
 
 def test_energy_distance_is_scipy_s_in_one_dimension():

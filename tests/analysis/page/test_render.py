@@ -173,6 +173,17 @@ def test_spent_hours_and_cost_are_shown_next_to_the_plan_of_the_same_cells():
     assert "spent cost" not in free
 
 
+def test_what_the_hours_were_spent_on_is_shown_where_it_is_known():
+    text = outside_scripts(page(replace(study(), goodput="8 hours: 90% useful < all.")))
+    assert "<p>8 hours: 90% useful &lt; all.</p>" in text
+    assert "90% useful" not in page(study())
+    cells = [replace(study().cells[0], goodput=0.934)]
+    text = outside_scripts(page(study(cells=cells)))
+    heads = re.findall(r'<th scope="col"><button type="button">([^<]+)', text)
+    row = re.findall(r"<td[^>]*>(.*?)</td>", text[text.rindex(f"<td>{cells[0].cell}</td>") :])[: len(heads)]
+    assert dict(zip(heads, row, strict=True))["goodput"] == "93%"
+
+
 def compared():
     """An axis with a multiplier, one that is open above, and one that is missing."""
     rows = [MultiplierRow("adamw", "loss", 2.0, 1.5, 2.5, "lion needs 2 times", ("the two fits disagree",)),

@@ -44,6 +44,19 @@ def test_all_items_are_yielded_without_a_signal() -> None:
     assert list(in_lockstep(range(3), RANKS, StopFlag())) == [0, 1, 2]
 
 
+def test_ranks_agree_once_for_each_item() -> None:
+    """On whether any item is left, and whether to stop; of 256 ranks each such message is a round trip."""
+    asked = list[tuple[bool, ...]]()
+
+    class Counting(Ranks):
+        def any_of(self, *flags: bool) -> tuple[bool, ...]:
+            asked.append(flags)
+            return super().any_of(*flags)
+
+    assert list(in_lockstep(range(3), Counting(0, 1, torch.device("cpu")), StopFlag())) == [0, 1, 2]
+    assert asked == [(True, False)] * 3 + [(False, False)]
+
+
 def test_the_callers_control_is_used_and_no_handler_is_installed() -> None:
     control, handler = RunControl(StopFlag(), Unfenced()), signal.getsignal(signal.SIGTERM)
     with controlled(control) as used:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.embeddings import blocks
+from analysis.recall.pairs import read_pairs
+from analysis.recall.relationship_recall import recall_of_pairs
 from harness.evaluate.cell import evaluate_cell
 from harness.grid.cell_folder import EMBEDDINGS, PAIR_OUTCOMES
 from harness.recipe.load import load
@@ -152,3 +156,91 @@ def test_wells_without_a_position_or_a_number_of_cells_say_so_and_stop_nothing(
     why = values["placebos_not_measured"]
     assert why["well_position"].startswith("95 of 96 wells have no position, such as 'A01_s2'")
     assert "number" in why["cell_count"]
+
+
+# --- large screens ---------------------------------------------------------------------------------------------------
+
+
+def write_screen(path: Path, wells: int, width: int, others: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Wells of genes with similar partners, and of others, in three batches that differ; a quarter are controls."""
+    rng = np.random.default_rng(0)
+    names = [*GENES, *(f"other{number}" for number in range(others))]
+    gene = rng.permutation(np.arange(wells) % len(names))
+    control = rng.random(wells) < 0.25
+    batch = rng.integers(3, size=wells)
+    centres = rng.normal(size=(len(names) // 2, width))
+    features = rng.normal(size=(wells, width)) + 0.3 * centres[gene // 2] * ~control[:, None]
+    features = (features * (1 + batch[:, None]) + 2 * batch[:, None]).astype(np.float32)
+    name = [names[n] if not c else "" for n, c in zip(gene, control, strict=True)]
+    guide = rng.integers(2, size=wells)
+    treatment = [f"{n}_{g}" if n else "EMPTY_control" for n, g in zip(name, guide, strict=True)]
+    table = pd.DataFrame({"experiment": [BATCHES[b] for b in batch], "gene": name, "treatment": treatment})
+    write_embeddings(path, table, features)
+    return table, features
+
+
+def definition(correction: str, features: np.ndarray, control: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """The corrections' definitions on arrays in memory; TVN up to a rotation, which changes no cosine."""
+
+    def standardised(values: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+        return (values - values[fitted].mean(axis=0)) / values[fitted].std(axis=0)
+
+    values = features.astype(np.float64)
+    if correction == "centre_scale":
+        return standardised(values, control)
+    if correction == "pca_centre_scale":
+        for name in BATCHES:
+            values[batch == name] = standardised(values[batch == name], np.ones((batch == name).sum(), bool))
+        values -= values.mean(axis=0)
+        values = values @ np.linalg.svd(values, full_matrices=False)[2].T
+        for name in BATCHES:
+            values[batch == name] = standardised(values[batch == name], control[batch == name])
+    if correction == "tvn":
+        values = standardised(values, control)
+        values = standardised(values @ np.linalg.eigh(np.cov(values[control], rowvar=False))[1], control)
+        for name in BATCHES:
+            here = batch == name
+            spread, axes = np.linalg.eigh(np.cov(values[here & control], rowvar=False))
+            values[here] = values[here] @ (axes * (spread + 0.5) ** -0.5) @ axes.T
+    return values
+
+
+@pytest.mark.parametrize("correction", ["tvn", "centre_scale", "pca_centre_scale", "none"])
+@pytest.mark.parametrize("block", [37, 4096])
+def test_wells_in_blocks_give_the_recalls_of_wells_in_memory(
+    recipe: Recipe, tmp_path: Path, correction: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", block)
+    monkeypatch.setattr("harness.storage.embeddings.GROUP_WELLS", 100)
+    monkeypatch.setattr("harness.storage.embeddings.READ_COLUMNS", 7)
+    table, features = write_screen(tmp_path / EMBEDDINGS, 400, 24)
+    assert recipe.evaluate is not None
+    settings = recipe.evaluate.model_copy(update={"correction": correction})
+    found = evaluate_cell(recipe.model_copy(update={"evaluate": settings}), tmp_path)
+    control = (table["gene"] == "").to_numpy()
+    values = pd.DataFrame(definition(correction, features, control, table["experiment"].to_numpy()))
+    guides = values[~control].groupby([table["gene"][~control], table["treatment"][~control]]).mean()
+    genes = guides.groupby(level=0).mean()
+    pairs = read_pairs(settings.relationships["pairs"], "pairs")
+    ((expected, outcomes),) = recall_of_pairs(list(genes.index), genes.to_numpy(), [pairs])
+    row = found["recall"]["pairs"]
+    assert (row["recall"], row["pairs"]) == (expected.recall, expected.pairs)
+    assert (row["recall_low"], row["recall_high"]) == pytest.approx((expected.recall_low, expected.recall_high))
+    assert 0.1 < row["recall"] < 1  # so that another map would give another number
+    same = read_outcomes(tmp_path / PAIR_OUTCOMES, {"pairs": row["recall"]})["pairs"]
+    np.testing.assert_array_equal(same.recalled, outcomes.recalled)
+
+
+@pytest.mark.slow
+def test_a_well_takes_little_more_memory_than_its_features(recipe: Recipe, tmp_path: Path) -> None:
+    """A well more costs its features as they are stored, and the names and placebos beside them."""
+    peaks, sizes, width = list[int](), (10_000, 20_000), 512
+    for wells in sizes:
+        write_screen(tmp_path / EMBEDDINGS, wells, width, others=1_976)
+        tracemalloc.start()
+        evaluate_cell(recipe, tmp_path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    slope = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
+    assert slope >= 4 * width
+    assert slope < 1.2 * 4 * width

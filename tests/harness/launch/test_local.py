@@ -6,14 +6,17 @@ tests/harness/test_sweep.py runs real processes, kills them, and interrupts them
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
+from harness.data.prepare import prepare
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
 from harness.launch import local
-from harness.launch.local import Outcome, batch_size, next_batch
+from harness.launch.local import Outcome, batch_size, devices, next_batch, run_local
 from harness.launch.progress import Watch, describe
 from harness.plan.cost import plan_cells
 from harness.recipe.load import load
@@ -54,6 +57,56 @@ def test_a_cell_waits_for_the_one_that_it_starts_from_unless_that_is_before_it_i
     assert next_batch(list(waiting), [], 3) == [first, second, branches[0]]
     assert next_batch([second, *branches], [first], 4) == []
     assert next_batch([*branches], [second], 4) == [branches[0]]
+
+
+def test_each_process_has_a_gpu_of_its_own(tiny_recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    launch = load(tiny_recipe_file, "laptop", ["launch.gpus_per_node=2", "launch.parallel=4"]).launch
+    on_gpu = launch.model_copy(update={"device": "auto"})
+    assert devices(on_gpu) == [0, 1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    assert devices(on_gpu) == [3, 5]
+    assert devices(launch.model_copy(update={"device": "cpu"})) == [None] * 4
+    assert devices(launch.model_copy(update={"device": "auto", "gpus_per_node": 0})) == [None] * 4
+
+
+@pytest.mark.slow
+def test_no_two_processes_that_run_at_a_time_see_the_same_gpu(
+    tiny_recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes in turn on two GPUs, which a machine without any names as well; the networks then use its CPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = ["launch.device=auto", "launch.gpus_per_node=2", "launch.parallel=4", "launch.cells_per_job=1"]
+    recipe = load(tiny_recipe_file, "laptop", [*words, "evaluate=null", "embed=null"])
+    prepare(recipe)
+    pending = [cell for cell in cells(recipe) if cell.training is not None][:3]
+    seen: dict[str, set[str]] = {}
+
+    def watch(running: Sequence[Cell]) -> None:
+        children = psutil.Process().children(recursive=True)
+        found = [of_child(child) for child in children if "submitit.core._submit" in command(child)]
+        shown = [gpu for gpu in found if gpu is not None]
+        assert len(set(shown)) == len(shown) <= 2, shown
+        for cell in running:
+            seen.setdefault(cell.id, set()).update(shown)
+
+    assert [outcome.error for outcome in run_local(recipe, pending, watch)] == [None] * 3
+    assert set().union(*seen.values()) == {"0", "1"}
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def of_child(process: psutil.Process) -> str | None:
+    """The GPUs that a process sees; None if it has ended."""
+    try:
+        return process.environ().get("CUDA_VISIBLE_DEVICES")
+    except psutil.Error:
+        return None
 
 
 def test_what_starts_from_a_segment_that_fails_fails_with_it_also_when_it_was_trained_before(

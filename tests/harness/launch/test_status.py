@@ -6,8 +6,11 @@ tests/harness/stages/test_shared_embedding.py covers stages that several jobs sh
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from harness.launch import status
 from harness.launch.slurm.book import evidence
 from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
+from harness.launch.slurm.commands import NoAnswerError
 from harness.launch.slurm.failures import Failure, record_failure
 from harness.launch.slurm.heartbeat import SILENT_SECONDS, heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState
@@ -30,6 +34,8 @@ from harness.recipe.schema import Recipe
 from harness.stages.missing import missing_stages
 from harness.storage import ledger
 from harness.storage.atomic import write_json
+from harness.storage.health.sessions import Spent
+from harness.storage.health.slow_nodes import SlowNode, record_slow_node
 from harness.storage.ledger import LedgerRow
 
 JOB = "7_0"
@@ -158,6 +164,26 @@ def test_a_damaged_line_is_named_and_costs_nothing_else(
     assert f"note: {path}:1: not a line of a submissions file (" in capsys.readouterr().err
 
 
+def test_without_an_answer_the_last_one_is_shown_and_as_of_when(
+    tiny_recipe: Recipe, cell: Cell, status_of: StatusOf, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def silent(*_: object) -> dict[str, JobState]:
+        raise NoAnswerError("Socket timed out")
+
+    assert status_of(JobState("PENDING", "Resources")).as_of is None
+    monkeypatch.setattr(evidence, "states", silent)
+    rows = status.statuses(tiny_recipe)
+    row = next(row for row in rows if row.cell == cell.id)
+    assert (row.state, row.reason) == ("queued", "Resources")
+    assert datetime.now().astimezone() - datetime.fromisoformat(str(row.as_of)) < timedelta(seconds=60)
+    assert re.match(r"SLURM does not answer; as of (\d{4}-\d\d-\d\d )?\d\d:\d\d\n", status.table(rows))
+    assert json.loads(status.as_json(rows))[0]["as_of"] == row.as_of
+    assert capsys.readouterr().err == "note: Socket timed out\n"
+    earlier = [replace(row, as_of="2026-01-31 12:31:05+00:00")]
+    assert status.table(earlier).startswith("SLURM does not answer; as of 2026-01-31 12:31\n")
+
+
 def test_an_exception_is_the_reason_of_a_failure(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
     failure = Failure("train", 1, 0, JOB, "ValueError", "no images\ndetails", "Traceback ...")
     record_failure(cell_folder(tiny_recipe, cell), failure)
@@ -180,6 +206,29 @@ def test_the_table_has_a_row_per_cell_and_counts_states() -> None:
     assert list(row.values()) == values
     assert lines[-1] == "4 cells: 2 done, 1 running, 1 missing"
     assert [row["state"] for row in json.loads(status.as_json(rows))] == ["running", "done", "missing", "done"]
+
+
+def test_goodput_is_shown_for_cells_and_for_all_of_them() -> None:
+    rows = [
+        CellStatus("a", "train", "running", spent=Spent(2.0, 1.5, 0.1, 0.1, 0.3, 1)),
+        CellStatus("b", "", "done", spent=Spent(6.0, 5.7, 0.2, 0.1, 0.0, 0)),
+        CellStatus("c", "", "missing"),
+    ]
+    text = status.table(rows)
+    assert [line.split()[3:] for line in text.splitlines()[1:4]] == [["75%"], [], []]
+    assert text.splitlines()[2].split() == ["b", "done", "95%"]
+    assert text.splitlines()[-1] == (
+        "8.00 hours of ranks in training: 90.0% useful, start-up 3.8%, saves 2.5%, lost 3.8%; 1 failures"
+    )
+    assert json.loads(status.as_json(rows))[0]["spent"]["lost"] == 0.3
+
+
+def test_a_slow_node_is_shown_with_what_leaves_it_out(tiny_recipe: Recipe) -> None:
+    assert status.slow_nodes(tiny_recipe) == []
+    record_slow_node(tiny_recipe.output, SlowNode("gpu-07", "vit", 1.6, "node gpu-07 is slow: rank 3", time.time()))
+    (line,) = status.slow_nodes(tiny_recipe)
+    assert line.startswith("node gpu-07 is slow: rank 3 (vit, 20")
+    assert line.endswith("; launch.slurm.exclude_slow=true leaves it out from now on")
 
 
 ODD_BEATS = [

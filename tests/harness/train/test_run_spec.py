@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
+from shard_files import Recorded, reseal_manifest
 
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
@@ -13,8 +20,9 @@ from harness.recipe.schema import Recipe
 from harness.train import run_spec as run_spec
 from harness.train.loop import train_cell
 from harness.train.run_spec import build_run_spec
-from shards.order.random_order import RandomOrder
+from shards.order.random_order import RandomOrder, placed
 from shards.order.stream_order import StreamOrder
+from shards.reader.shard_set import ShardSet
 
 
 def streaming(recipe: Recipe) -> tuple[Recipe, Cell]:
@@ -54,3 +62,26 @@ def test_training_sees_each_image_as_often_as_the_stream_says(
     assert np.array_equal(np.concatenate(seen)[: len(drawn)], drawn)
     counts = np.bincount(np.concatenate(seen)[:96])[spec.wells]
     assert set(counts) == {3}  # a pass: 32 images, 3 crops of each
+
+
+def test_crops_are_named_from_the_row_groups_of_their_wells(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """The report of a bad step names a few crops of a table that may have millions of rows."""
+    spec = build_run_spec(tiny_recipe, next(cell for cell in cells(tiny_recipe) if cell.dataset == "two"))
+    folder = Path(shutil.copytree(spec.shards.folder, tmp_path / "set"))
+    table = parquet.read_table(folder / "wells.parquet")
+    parquet.write_table(table, folder / "wells.parquet", row_group_size=6)
+    digest = hashlib.sha256((folder / "wells.parquet").read_bytes()).hexdigest()
+    reseal_manifest(folder, lambda manifest: manifest.update(wells_sha256=digest))
+    shards = ShardSet.open(Recorded(folder))
+    shards.source.read.clear()
+    names = replace(spec, shards=shards).crops(seed=0, first=5, count=3, crop=32)
+    wells = spec.wells[spec.order.wells(5, 3)]
+    drawn = placed(0, 5, wells, spec.shards.shapes[wells], 32)
+    keys = table["key"].to_pylist()
+    assert names == [f"{keys[w]}@{y},{x}" for w, y, x in zip(wells, drawn.top, drawn.left, strict=True)]
+    groups = sorted({int(well) // 6 for well in wells})
+    assert len(groups) < len(table) // 6
+    footer = parquet.read_metadata(folder / "wells.parquet")
+    begins = [footer.row_group(number).column(0).dictionary_page_offset for number in groups]
+    assert [begin for _, begin, _ in shards.source.read] == begins
+    assert "wells" not in vars(shards)  # the complete table

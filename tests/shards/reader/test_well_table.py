@@ -10,10 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from shard_files import check_right_or_refused, noisy, reseal_manifest, write_set
+from shard_files import Recorded, check_right_or_refused, noisy, reseal_manifest, write_set
 
 from shards.errors import ShardError
 from shards.format.source import LocalFolder
+from shards.reader import well_table
 from shards.reader.shard_set import ShardSet
 from shards.verify import verify
 
@@ -133,3 +134,66 @@ def test_the_table_is_read_by_groups_as_pandas_reads_it(folder):
     (folder / "wells.parquet").write_bytes(b"another")
     with pytest.raises(ShardError, match=r"not the table that manifest.json describes"):
         shards.table.frame()
+
+
+@pytest.fixture
+def many(tmp_path) -> ShardSet:
+    """Ten wells in four row groups, with numbers, missing text and text that recurs."""
+    folder = write_set(tmp_path / "many", [IMAGES[0]] * 10)
+    table = parquet.read_table(folder / "wells.parquet").append_column("site", pa.array([1, None, *range(8)]))
+    table = table.append_column("plate", pa.array(["a", None, "a", "b", "", "a", "b", "b", None, "c"]))
+    replace_table(folder, packed(table, row_group_size=3))
+    return ShardSet.open(Recorded(folder))
+
+
+@pytest.mark.parametrize("wells", [[], [4], [9, 0, 4, 0], [*range(10)]], ids=["none", "one", "some", "all"])
+def test_rows_that_are_asked_for_are_those_of_the_table(many, wells):
+    rows = many.rows(np.array(wells, np.int64))
+    pd.testing.assert_frame_equal(rows, many.wells.loc[wells], check_dtype=len(wells) == 10, check_index_type=False)
+    assert many.rows(np.array(wells, np.int64), ["plate"]).columns.tolist() == ["plate"]
+    assert many.table.columns == many.wells.columns.tolist()
+    pd.testing.assert_frame_equal(many.table.frame(["plate"]), many.wells[["plate"]])
+
+
+@pytest.mark.parametrize(("wells", "groups"), [([4, 3], [1]), ([0, 9], [0, 3]), ([], [0])], ids=["one", "two", "none"])
+def test_only_the_row_groups_of_the_rows_are_read(many, wells, groups):
+    footer = parquet.read_metadata(many.source.place / "wells.parquet")
+    many.source.read.clear()
+    many.rows(np.array(wells, np.int64), ["key"])
+    sizes = [
+        sum(footer.row_group(g).column(c).total_compressed_size for c in range(footer.num_columns)) for g in groups
+    ]
+    assert [name for name, _, _ in many.source.read] == ["wells.parquet"] * len(groups)
+    assert [end - begin for _, begin, end in many.source.read] == sizes
+
+
+def test_rows_of_a_table_that_changed_are_refused(many):
+    path = many.source.place / "wells.parquet"
+    content = bytearray(path.read_bytes())
+    content[10] ^= 1  # in the first row group
+    path.write_bytes(content)
+    assert many.rows(np.array([9]), ["key"])["key"].tolist() == ["well9"]
+    with pytest.raises(ShardError, match=r"wells.parquet: not the table that manifest.json describes"):
+        many.rows(np.array([9, 0]), ["key"])
+    path.write_bytes(b"short")
+    with pytest.raises(ShardError, match=r"wells.parquet: ends at byte"):
+        many.rows(np.array([9]), ["key"])
+
+
+@pytest.mark.parametrize("wells", [[10], [-1, 3]])
+def test_a_row_that_no_well_has_is_an_error(many, wells):
+    with pytest.raises(ValueError, match=r"is not one of 10 wells"):
+        many.rows(np.array(wells))
+
+
+def test_row_groups_in_another_order_are_read_with_all_others(many, monkeypatch):
+    """A reader may find any offsets: what does not follow one another is not cut into pieces."""
+    real = well_table._begin
+    monkeypatch.setattr(well_table, "_begin", lambda column: 10**9 - real(column))
+    backwards = ShardSet.open(many.source)
+    monkeypatch.undo()
+    many.source.read.clear()
+    rows = backwards.rows(np.array([8, 1]))
+    pd.testing.assert_frame_equal(rows, many.wells.loc[[8, 1]], check_dtype=False, check_index_type=False)
+    size = (many.source.place / "wells.parquet").stat().st_size
+    assert many.source.read[0] == ("wells.parquet", 0, size)

@@ -7,12 +7,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from harness.grid.cell_folder import CELLS
+from harness.launch.slurm.book import last_answer
 from harness.launch.slurm.book.entries import REPORT, Key, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
-from harness.launch.slurm.commands import SlurmError
+from harness.launch.slurm.commands import PATIENT, Patience, SlurmError
 from harness.launch.slurm.failures import printable
 from harness.launch.slurm.heartbeat import Beat, heartbeat, read_beat
 from harness.launch.slurm.job_states import UNKNOWN, JobState, states
@@ -20,6 +22,7 @@ from harness.storage.fencing import fence_file, read_fence
 from harness.storage.locks import file_owner, user_name
 
 SHOWN = 10  # jobs that a message names
+AS_SUBMITTED = JobState("PENDING", "as submitted")
 IS_JOB = re.compile(r"\d{1,12}(_\d{1,9})?")  # it becomes an argument of SLURM's commands
 
 
@@ -27,8 +30,10 @@ class UnaccountedError(RuntimeError):
     """Jobs of this study are or may be live that nothing may be submitted beside; the text says which, and whose."""
 
 
-def known_states(output: Path, submissions: Submissions, jobs: Collection[str] | None = None) -> dict[str, JobState]:
-    """The states of these jobs, or of all in the submissions file.
+def known_states(
+    output: Path, submissions: Submissions, jobs: Collection[str] | None = None, patience: Patience = PATIENT
+) -> dict[str, JobState]:
+    """The states of these jobs, or of all in the submissions file; they are kept for `last_known_states`.
 
     A job that SLURM does not show, but whose heartbeat is recent, is running. How others ended that squeue no longer
     lists is asked only of the newest job of each task, and of other users' jobs: nothing depends on the rest.
@@ -42,11 +47,28 @@ def known_states(output: Path, submissions: Submissions, jobs: Collection[str] |
     users, ended = {entry.user for entry in foreign}, submissions.ended
     accounted = {newest.job for newest in submissions.latest().values()}
     accounted |= {job for entry in foreign for job in entry.jobs}
-    known = states(asked, ended, users, accounted)
+    known = states(asked, ended, users, accounted, patience)
     beating = _beating(output, entries, {job for job, state in known.items() if state is UNKNOWN})
     earlier = [job for job in beating if job not in accounted]  # perhaps it ended a moment ago
-    known |= states(earlier, ended, users) if earlier else {}
+    known |= states(earlier, ended, users, patience=patience) if earlier else {}
+    if known:
+        last_answer.write(submissions.path.parent, known)
     return known | {job: JobState("RUNNING") for job in beating if known[job] == UNKNOWN}
+
+
+def last_known_states(
+    output: Path, submissions: Submissions, jobs: Collection[str]
+) -> tuple[dict[str, JobState], datetime]:
+    """The states of these jobs as far as files tell, and as of when: from the last answer, the submissions file, and
+    heartbeats. A job that was submitted later is queued.
+    """
+    answer = last_answer.read(submissions.path.parent)
+    known = (answer.states if answer else {}) | submissions.ended
+    found = {job: known.get(job, AS_SUBMITTED) for job in jobs}
+    silent = {job for job, state in found.items() if state.phase in ("queued", "unknown")}
+    seconds = answer.time if answer else submissions.path.stat().st_mtime
+    running = dict.fromkeys(_beating(output, submissions.entries, silent), JobState("RUNNING"))
+    return found | running, datetime.fromtimestamp(seconds).astimezone()
 
 
 def refuse_others(submissions: Submissions, known: Mapping[str, JobState], outcome: str) -> None:

@@ -34,6 +34,7 @@ from harness.launch.slurm.book.lines import (
     Resumed,
     Throttled,
 )
+from harness.launch.slurm.commands import PATIENT, Patience
 from harness.launch.slurm.failures import printable
 from harness.launch.slurm.job_states import JobState, find, submitted_from
 from harness.storage.atomic import write_atomic
@@ -105,6 +106,10 @@ class Submissions:
         """Record the id that SLURM assigned."""
         self._append(Accepted(name, array))
 
+    def drop(self, name: str) -> None:
+        """Record that SLURM has not taken an array."""
+        self._append(Dropped(name))
+
     def set_throttle(self, name: str, throttle: int) -> None:
         """Record an array's changed throttle."""
         self._append(Throttled(name, throttle))
@@ -165,19 +170,19 @@ class Submissions:
                 self.submitted(name, job)
         return {job: name for job, name in unrecorded.items() if name not in self._book.planned}
 
-    def look_up(self) -> None:
+    def look_up(self, patience: Patience = PATIENT) -> None:
         """Complete arrays without an id with the one that SLURM has for their name, in memory only.
 
         Raises:
             SlurmError: squeue does not answer.
         """
-        for name, array in self._found().items():
+        for name, array in self._found(patience).items():
             self._book.add(Accepted(name, array))
 
-    def _found(self) -> dict[str, str]:
+    def _found(self, patience: Patience = PATIENT) -> dict[str, str]:
         unfinished = [entry for entry in self.entries if entry.array is None]
         users = {entry.user for entry in unfinished} - {"", user_name()}
-        return find([entry.name for entry in unfinished], users) if unfinished else {}
+        return find([entry.name for entry in unfinished], users, patience) if unfinished else {}
 
     def _append(self, line: Line) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,4 +223,4 @@ class Submissions:
             if entry.name in arrays:
                 self.submitted(entry.name, arrays[entry.name])
             elif entry.user in ("", user_name()):
-                self._append(Dropped(entry.name))
+                self.drop(entry.name)

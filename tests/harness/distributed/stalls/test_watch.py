@@ -12,7 +12,7 @@ from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.pulse import DATA, PULSE, SAVE, STEP, Ending
 from harness.distributed.stalls.watch import Limits, watched
 from harness.storage.fencing import Unfenced
-from harness.storage.stall import STACKS, STALL, Stall, read_stall, write_stall
+from harness.storage.health.stall import STACKS, STALL, Stall, read_stall, write_stall
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 QUICK = Limits(beat=0.02, usual=0.1)

@@ -21,6 +21,8 @@ from harness.launch.slurm.failures import (
 from harness.launch.slurm.heartbeat import heartbeat
 from harness.launch.slurm.job_states import NEVER, REPLACED, UNKNOWN, JobState
 
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.7]:61825. This is"
+
 
 def failure(rank: int, kind: str, message: str = "reason", restart: int = 0) -> Failure:
     return Failure("train", 1, rank, "7_0", kind, message, "Traceback ...", restart)
@@ -52,8 +54,8 @@ def test_what_a_rank_raised_after_a_stall_counts_before_it(tmp_path: Path) -> No
 
 
 def test_what_ended_an_earlier_restart_is_not_why_the_last_one_ended(tmp_path: Path) -> None:
-    """A rank that raised because a node was lost must not make the job's later time-out a permanent failure."""
-    record_failure(tmp_path, failure(0, "RuntimeError", "connection closed by peer"))
+    """What a rank raised before the job was requeued must not make the job's later time-out a permanent failure."""
+    record_failure(tmp_path, failure(0, "OSError", "stale file handle"))
     submitted = Submitted("7_0", 1, tmp_path)
     assert cause_of(tmp_path, "train", submitted, JobState("TIMEOUT")).verdict == "permanent"
     heartbeat(tmp_path, "train").write_text(json.dumps({"job": "7_0", "time": 1.0, "restart": 1}))
@@ -68,8 +70,12 @@ def test_what_ended_an_earlier_restart_is_not_why_the_last_one_ended(tmp_path: P
         ("OUT_OF_MEMORY", None, Cause("out of memory", "permanent")),
         ("FAILED", failure(0, "ValueError", "no images\ndetails"), Cause("ValueError: no images", "permanent")),
         ("NODE_FAIL", failure(0, "DistBackendError"), Cause("a node failed", "transient")),
+        ("NODE_FAIL", failure(0, "RuntimeError", GLOO), Cause("a node failed", "transient")),
+        ("FAILED", failure(0, "RuntimeError", "size mismatch"), Cause("RuntimeError: size mismatch", "permanent")),
         ("TIMEOUT", failure(0, "Preempted"), Cause("the time limit", "transient")),
         ("CANCELLED", failure(0, "Preempted"), Cause("cancelled", "cancelled")),
+        ("PREEMPTED", failure(0, "Preempted"), Cause("preempted", "transient")),
+        ("FAILED", failure(0, "Preempted", "SIGUSR2; saved"), Cause("told to stop: SIGUSR2; saved", "transient")),
         ("FAILED", failure(0, "Stalled", "rank 3"), Cause("stalled: rank 3", "transient")),
         ("CANCELLED", failure(0, "Stalled", "rank 3"), Cause("cancelled", "cancelled")),
         ("FAILED", None, Cause("failed, and no reason was recorded: killed?", "transient")),
@@ -141,3 +147,11 @@ def test_a_reason_is_one_line_without_control_characters() -> None:
     reason = cause(JobState("FAILED"), failure(0, "ValueError", "\x1b[2Jcleared" + "x" * 9999 + "\nmore"))
     assert reason.text.startswith("ValueError: ?[2Jcleared")
     assert len(reason.text) < 600
+
+
+def test_a_job_that_is_told_to_stop_before_it_listens_may_be_tried_again() -> None:
+    """srun's own words, from SLURM 22.05; anything else before the beginning would repeat."""
+    said = "srun: error: node1: tasks 0-1: User defined signal 2"
+    expected = Cause("told to stop while it was starting", "transient")
+    assert cause(JobState("FAILED"), None, began=False, said=said) == expected
+    assert cause(JobState("FAILED"), None, began=False, said="python: not found").verdict == "permanent"

@@ -18,7 +18,7 @@ from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import cells
 from harness.launch.slurm import commands, job
-from harness.launch.slurm.failures import first_failure
+from harness.launch.slurm.failures import first_failure, stops
 from harness.launch.slurm.heartbeat import heartbeat, job_id
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
@@ -66,10 +66,9 @@ def test_an_exception_is_recorded_with_its_rank_and_attempt(recipe: Recipe, monk
     assert json.loads((folder / "fence-embed.json").read_text()) == {"attempt": 2, "restart": 1, "job": "12_3"}
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGUSR2, ["12_3"]), (signal.SIGTERM, [])])
-def test_only_sigusr2_requeues_the_job(
-    recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, expected: list[str]
-) -> None:
+def stopped_by(number: signal.Signals, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a cell whose job gets a signal, and stops as it should."""
+
     def stop(recipe: Recipe, cell: Cell, task: str, control: RunControl) -> None:
         os.kill(os.getpid(), number)
         assert control.stop
@@ -79,8 +78,45 @@ def test_only_sigusr2_requeues_the_job(
     cell = cells(recipe)[0]
     with pytest.raises(Preempted):
         job.run_task(recipe.model_dump_json(), cell.id, "embed", 1)
+    return cell_folder(recipe, cell)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGUSR2, ["12_3"]), (signal.SIGTERM, [])])
+def test_only_sigusr2_requeues_the_job(
+    recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, expected: list[str]
+) -> None:
+    """A job that does not requeue itself leaves a record, which is removed when SLURM starts it again."""
+    folder = stopped_by(number, recipe, monkeypatch)
     assert requeued == expected
-    assert first_failure(cell_folder(recipe, cell), "embed", 1) is None
+    failure = first_failure(folder, "embed", 1)
+    assert (failure and (failure.kind, failure.message)) == (None if expected else ("Preempted", "SIGTERM"))
+    assert stops(folder, "embed") == (0 if expected else 1)
+    monkeypatch.setattr(job.shared_embedding, "run_task", lambda *_: None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    job.run_task(recipe.model_dump_json(), folder.name, "embed", 1)
+    assert stops(folder, "embed") == 0
+
+
+def test_without_requeue_a_job_that_is_told_to_stop_ends_after_its_save(
+    tiny_recipe_file: Path, recipe: Recipe, requeued: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = load(tiny_recipe_file, "laptop", ["launch.slurm.options={requeue: false}"])
+    folder = stopped_by(signal.SIGUSR2, never, monkeypatch)
+    assert requeued == []
+    assert stops(folder, "embed") == 1
+
+
+def test_a_job_that_slurm_refuses_to_requeue_ends_after_its_save(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(job_: str) -> None:
+        raise commands.SlurmError("Requested operation is presently disabled")
+
+    monkeypatch.setattr(commands, "requeue", refuse)
+    monkeypatch.setattr(job, "REQUEUE_SECONDS", 3600)
+    folder = stopped_by(signal.SIGUSR2, recipe, monkeypatch)
+    assert stops(folder, "embed") == 1
+    assert "not requeued: Requested operation is presently disabled" in capfd.readouterr().err
 
 
 def test_an_older_start_is_fenced_off(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

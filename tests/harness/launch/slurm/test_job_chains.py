@@ -17,7 +17,7 @@ from harness.launch.slurm import commands
 from harness.launch.slurm.book import submissions
 from harness.launch.slurm.book.entries import Submitted
 from harness.launch.slurm.book.lines import Cancelled
-from harness.launch.slurm.failures import Cause, Failure, record_failure
+from harness.launch.slurm.failures import STOPPED, Cause, Failure, record_failure
 from harness.launch.slurm.job_chains import HeldBack, JobChain, decide, decide_all
 from harness.launch.slurm.job_states import NEVER, REPLACED, UNKNOWN, JobState
 from harness.launch.slurm.report_job import report_and_resume
@@ -100,6 +100,16 @@ def test_a_cell_that_is_recorded_as_cancelled_is_held_back_whatever_its_jobs(rec
         assert (held.task, held.cause.text) == ("train", "cancelled by alice, 2026-11-27 12:31:05")
     done = CellWork(cell, dict.fromkeys(STAGES, "f"), ())
     assert decide_all(recipe, [done], {}, {}, force=False, cancelled={cell.id: mark}) == []
+
+
+def test_attempts_that_were_told_to_stop_are_not_counted(recipe: Recipe, cell: Cell) -> None:
+    """Three of the attempts were stopped after a save. Two failures are the most that this recipe allows."""
+    for attempt in (1, 3, 4):
+        record_failure(cell_folder(recipe, cell), Failure("train", attempt, 0, "1", STOPPED, "saved at step 7", ""))
+    assert isinstance(decision(recipe, cell, attempt=4, train="TIMEOUT"), JobChain)
+    held = decision(recipe, cell, attempt=5, train="TIMEOUT")
+    assert isinstance(held, HeldBack)
+    assert held.cause.text == "the time limit; 2 attempts"
 
 
 def test_permanent_failures_are_held_back_unless_forced(recipe: Recipe, cell: Cell) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork
+from harness.storage.health.slow_nodes import SlowNode, record_slow_node
 
 SCALING = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 
@@ -38,6 +40,18 @@ def test_requests_follow_the_recipe() -> None:
     }  # fmt: skip
     assert stage_resources(recipe.launch, largest, "embed").nodes == 1
     assert stage_resources(recipe.launch, largest, "evaluate") == Resources(1, 1, 0, 12)
+
+
+def test_nodes_that_were_slow_are_left_out_where_the_recipe_says_so(tmp_path: Path) -> None:
+    for node in ("gpu-07", "gpu-11"):
+        record_slow_node(tmp_path, SlowNode(node, "cell", 1.6, f"node {node} is slow", time.time()))
+    study = load(SCALING, "slurm", [f"output={tmp_path}"])
+    request = stage_resources(study.launch, cells(study)[0], "train")
+    assert not any(argument.startswith("--exclude") for argument in options.arguments(study, request))
+    study = load(SCALING, "slurm", [f"output={tmp_path}", "launch.slurm.exclude_slow=true"])
+    assert "--exclude=gpu-07,gpu-11" in options.arguments(study, request)
+    words = [f"output={tmp_path}", "launch.slurm.exclude_slow=true", "launch.slurm.options={exclude: 'old[1-3]'}"]
+    assert "--exclude=old[1-3],gpu-07,gpu-11" in options.arguments(load(SCALING, "slurm", words), request)
 
 
 def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +189,92 @@ def test_short_limits_are_warned_about() -> None:
     assert "ten minutes or less" in messages
     assert "signal_seconds" in messages
     assert options.warnings(load(SCALING, "slurm", [])) == []
+
+
+FURTHER = (
+    "launch.slurm.options={comment: \"it's $(id) #1\", mail_user: a@b.ch, gres: 'gpu:a100:8,tmp:4', exclusive: true, "
+    "hold: false, requeue: false, nice: 10}"
+)
+
+
+def test_further_options_reach_sbatch_and_gpus_only_the_stages_that_have_some() -> None:
+    """`gres` replaces the request for GPUs, which has no type; a flag that is false is left out."""
+    recipe = load(SCALING, "slurm", [FURTHER])
+    with_gpus, without = (options.arguments(recipe, Resources(1, n, gpus, 12)) for n, gpus in ((8, 8), (1, 0)))
+    assert with_gpus[4:] == [
+        "--comment=it's $(id) #1", "--mail-user=a@b.ch", "--gres=gpu:a100:8,tmp:4", "--exclusive", "--nice=10",
+        "--no-requeue",
+    ]  # fmt: skip
+    assert with_gpus[:4] == ["--nodes=1", "--ntasks-per-node=8", "--cpus-per-task=12", "--time=1440"]
+    assert [word for word in without if "gres" in word or "gpu" in word] == ["--gres=tmp:4"]
+    only_others = load(SCALING, "slurm", ["launch.slurm.options={gres: 'tmp:4'}"])
+    words = options.arguments(only_others, Resources(1, 8, 8, 12))
+    assert {"--gpus-per-node=8", "--gres=tmp:4", "--requeue"} <= set(words)
+
+
+def test_further_options_are_one_word_each_in_the_script(tmp_path: Path) -> None:
+    text = script(load(SCALING, "slurm", [FURTHER]), tmp_path / "code", tmp_path)
+    given = [shlex.split(line.removeprefix("#SBATCH")) for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert all(len(words) == 1 for words in given)
+    words = {words[0] for words in given}
+    assert {"--comment=it's $(id) #1", "--mail-user=a@b.ch", "--no-requeue", "--exclusive", "--nice=10"} <= words
+    assert not words & {"--requeue", "--hold", "--hold=False"}
+
+
+REFUSED = {
+    "{nodes: 3}": "options.nodes: --nodes cannot be set here; use launch.nodes",
+    "{part: gpu}": "options.part: --partition cannot be set here; use launch.slurm.partition",
+    "{gpus_per_node: 4}": "options.gpus_per_node: --gpus-per-node cannot be set here; use launch.gpus_per_node",
+    "{no-requeue: true}": "options.no-requeue: --no-requeue cannot be set here; use requeue: false",
+    "{clusters: other}": "options.clusters: --clusters cannot be set here; jobs are looked for on this cluster only",
+    "{wrap: 'rm -r .'}": "options.wrap: --wrap cannot be set here",
+    '{comment: "a\\n#SBATCH --uid=0"}': "options.comment: must not hold the control character",
+    '{comment: "a\\0b"}': "options.comment: must not hold the control character",
+    "{comment: 'a\\\\b'}": "options.comment: must not hold a backslash",
+    "{comment: ''}": "options.comment: should be text of at most 1,024 characters, a whole number, true or false",
+    "{nice: 1.5}": "options.nice: should be text of at most",
+    "{mail-user: a, mail_user: b}": "options: mail-user is given with hyphens and with underscores",
+    "{'-x': 1}": "options.-x: string should match pattern",
+    "{'a=b': 1}": "options.a=b: string should match pattern",
+    "{requeue: 3}": "options: requeue is true or false",
+    "{gres: 3}": "options: gres is text, such as gpu:a100:4",
+    "{gres: 'gpu:a100:4'}": "gres asks for 4 GPUs of a node, and gpus_per_node is 8",
+}
+
+
+@pytest.mark.parametrize(("value", "message"), REFUSED.items(), ids=REFUSED)
+def test_a_further_option_that_contradicts_or_cannot_be_quoted_is_refused(value: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load(SCALING, "slurm", [f"launch.slurm.options={value}"])
+
+
+def test_a_refused_option_is_named_with_its_line(tmp_path: Path) -> None:
+    lines = SCALING.read_text().splitlines()
+    where = next(number for number, line in enumerate(lines) if line.startswith("  slurm: {partition"))
+    lines[where : where + 1] = ["  slurm:", "    options:", "      mail-user: me", "      mem-per-cpu: 4G"]
+    path = tmp_path / "study.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=rf"study.yaml:{where + 4}: launch.slurm.options.mem-per-cpu: .*memory_gb"):
+        load(path, "slurm", [])
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [("gpu", 1), ("gpu:4", 4), ("gpu:a100", 1), ("gpu:a100:4", 4), ("gres:gpu:4", 4), ("gpu:a100:2,gpu:h100:2", 4),
+     ("gpu:1g.5gb:7", 7), ("gpu:4(S:0-1),tmp:5", 4)],
+)  # fmt: skip
+def test_the_gpus_of_gres_are_those_of_a_node(gres: str, gpus: int) -> None:
+    settings = [f"launch.slurm.options={{gres: '{gres}'}}"]
+    recipe = load(SCALING, "slurm", [*settings, f"launch.gpus_per_node={gpus}"])
+    words = options.arguments(recipe, Resources(1, gpus, gpus, 1))
+    assert f"--gres={gres}" in words
+    assert not any("gpus-per-node" in word for word in words)
+    with pytest.raises(RecipeError, match=f"asks for {gpus} GPUs"):
+        load(SCALING, "slurm", [*settings, "launch.gpus_per_node=3"])
+
+
+def test_a_refusal_names_the_further_option() -> None:
+    named = {"reservation": "x", "gres": "gpu:2", "requeue": False}
+    assert options.field_of("Requested reservation is invalid", named) == "launch.slurm.options.reservation"
+    assert options.field_of("Invalid generic resource (gres) specification", named) == "launch.slurm.options.gres"
+    assert options.field_of("Invalid generic resource (gres) specification") == "launch.gpus_per_node"

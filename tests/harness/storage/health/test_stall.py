@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.storage.stall import REQUEUED, STACKS, STALL, may_requeue, read_stall
+from harness.storage.health.stall import REQUEUED, STACKS, STALL, may_requeue, read_stall
 
 
 def test_a_stall_is_told_with_its_age(tmp_path: Path) -> None:

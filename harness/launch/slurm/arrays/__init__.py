@@ -1,0 +1,1 @@
+"""Job chains as arrays of SLURM, as many as its limits leave places for."""

@@ -1,0 +1,27 @@
+"""Refuse, before anything starts, what would not fit a GPU or the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.grid.cell import Cell
+from harness.plan.cost import misfits, plan_cells
+from harness.plan.disk import shortage
+from harness.recipe.errors import RecipeError
+from harness.recipe.schema import Recipe
+
+
+def check_fit(recipe: Recipe, cells: Sequence[Cell], *, force: bool) -> None:
+    """Check that the cells to run fit the disk and, on a cluster, the GPUs that the plan assumes.
+
+    Raises:
+        RecipeError: they do not, and `force` is not set.
+    """
+    if force:
+        return
+    plans = plan_cells(recipe, cells)
+    refused = shortage(recipe, plans)
+    if recipe.launch.executor == "slurm":
+        refused = [*misfits(plans, recipe.hardware.gpu_type), *refused]
+    if refused:
+        raise RecipeError("nothing was started: this would not fit (--force starts it):\n" + "\n".join(refused))
