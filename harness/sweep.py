@@ -225,7 +225,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
             _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
         )
         missing = [work.cell for work in work_items if work.missing]
-        check_fit(recipe, missing, force=options.force)
+        check_fit(recipe, [(work.cell, work.missing) for work in work_items if work.missing], force=options.force)
         failed = run_with_progress(recipe, missing)
         status_of_report = _draw(recipe)
     if failed:
@@ -241,7 +241,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     for warning in warnings(recipe):
         print(f"warning: {warning}", file=sys.stderr)
     work_items = stages.missing_of_all(recipe, cells(recipe))
-    check_fit(recipe, [work.cell for work in work_items if work.missing], force=options.force)
+    check_fit(recipe, [(work.cell, work.missing) for work in work_items if work.missing], force=options.force)
     submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
     print("\n".join([_counts(work_items), *submission.lines()]))
     is_waiting = bool(submission.entries or submission.held or submission.limit)

@@ -51,7 +51,7 @@ HOW_TO_GO_ON = (
 
 
 MOST_FAILED = 3  # saves in a row: the disk does not get emptier by itself
-RETRY_SECONDS = 60.0
+RETRY_SECONDS = 60.0  # after a save that failed was begun
 
 
 def say(text: str) -> None:
@@ -141,7 +141,7 @@ class Checkpoints:
         if required:
             raise CheckpointError(f"{self.folder}: {text}")
         if self._ranks.is_first:
-            say(f"warning: {text}; the next try is in {RETRY_SECONDS:.0f} s")
+            say(f"warning: {text}")
 
     @property
     def has_failed(self) -> bool:

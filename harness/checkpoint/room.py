@@ -17,12 +17,13 @@ def room(folder: Path, expected: int) -> str:
         folder: of a cell's checkpoints.
         expected: bytes of a checkpoint, used where none was saved yet.
     """
-    saved = list(folder.glob("step-*"))
-    sizes = [path.stat().st_size for checkpoint in saved for path in checkpoint.glob("*")]
-    takes = sum(sizes) / len(saved) if saved else expected
+    takes = float(expected)
     try:
+        saved = list(folder.glob("step-*"))
+        sizes = [path.stat().st_size for checkpoint in saved for path in checkpoint.glob("*")]
+        takes = sum(sizes) / len(saved) if saved else takes
         free = f"{shutil.disk_usage(folder).free / GIGA:.3g} GB are free"
-    except OSError as error:
+    except OSError as error:  # the disk itself may be what fails
         free = f"it is not known how much is free ({error.strerror})"
     last = named_checkpoint(folder.parent, LATEST)
     kept = f"{last} is kept" if last else "no checkpoint was written before"

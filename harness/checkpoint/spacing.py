@@ -16,6 +16,7 @@ PRIOR_NODE_HOURS = 4000.0
 6.5 in 1,000 node days), 6,300 (Llama 3: 419 in 54 days of 2,048 nodes) and 10,300 (RSC-2: 2.34)."""
 SHORTEST, LONGEST = 120.0, 3600.0  # seconds between saves
 FIRST = 300.0  # until a save has told how long it takes
+UNSEEN = FailureRate(0, 0.0)  # of a study that has not run yet
 
 
 def best_spacing(save_seconds: float, between_failures: float) -> float:

@@ -124,12 +124,18 @@ def _ended(job: _Job, folder: Path) -> Iterator[Outcome]:
 
 
 def devices(launch: Launch) -> list[int | None]:
-    """What the processes of this machine run on, one each: the GPUs that this one sees, or None, which is the CPU."""
-    if launch.device == "cpu" or not launch.gpus_per_node:
+    """What the processes of this machine run on, one each: the GPUs that this one sees, or None, which is the CPU.
+
+    Raises:
+        ValueError: CUDA_VISIBLE_DEVICES names GPUs otherwise than by number.
+    """
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if launch.device == "cpu" or not launch.gpus_per_node or seen == "":
         return [None] * launch.parallel
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    numbers = [int(name) for name in seen.split(",") if name.strip().isdecimal()] or range(launch.gpus_per_node)
-    return list(numbers[: launch.gpus_per_node])
+    names = [str(number) for number in range(launch.gpus_per_node)] if seen is None else seen.split(",")
+    if not all(name.strip().isdecimal() for name in names):
+        raise ValueError(f"CUDA_VISIBLE_DEVICES is {seen!r}: list GPUs by their numbers, such as 0,1")
+    return [*map(int, names[: launch.gpus_per_node])]
 
 
 class _threads:  # noqa: N801  (a context manager, used like a function)

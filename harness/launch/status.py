@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -224,7 +223,7 @@ def _running(recipe: Recipe, cell: Cell, task: str, job: str, restarts: int) -> 
     batch = cell.training.batch if cell.training else 0
     rate = row.get("crops_per_second")
     eta = row.get("seconds_left", (steps - row["step"]) * batch / rate if rate else None)
-    hours = spent(read_sessions(folder, now=time.time()), is_running=True)
+    hours = spent(read_sessions(folder, [TRAIN_LOG]), is_running=True)
     return CellStatus(cell.id, task, "running", job, row["step"], steps, rate, eta, restarts, spent=hours)
 
 

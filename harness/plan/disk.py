@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.grid.cell_folder import cell_folder
 from harness.models.architecture import cost_of
 from harness.plan.cost import CellPlan, embedded_wells
 from harness.plan.memory import FLOAT, MOMENTS
 from harness.recipe.schema import Recipe
+from harness.storage.ledger import STAGES
 
 GIGA = 1e9
 WIDEST = 2208  # features of a network whose cost class names no width: DenseNet-161's
-IN_PROGRESS = 1  # the checkpoint that is being written, beside those that are kept
-PARTS = 2  # embeddings are in parts and in the joined table until that is complete
+Missing = Mapping[str, Collection[str]]
+"""The stages that each cell lacks, by its id."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,29 @@ class Disk:
         )
 
 
-def disk(recipe: Recipe, plans: Sequence[CellPlan]) -> Disk:
-    """What these cells need from now until they are done."""
-    wells = embedded_wells(recipe) or 0
-    tables = [wells * _width(plan) * FLOAT if plan.embed_hours else 0 for plan in plans]
-    weights = [plan.parameters * FLOAT for plan in plans]
-    states = [_checkpoint(plan) if plan.cell.heirs or recipe.launch.keep_states else 0 for plan in plans]
-    launch = recipe.launch
-    count = launch.checkpoint_keep + IN_PROGRESS + launch.checkpoint_best
-    passing = [max(count * _checkpoint(plan), (PARTS - 1) * table) for plan, table in zip(plans, tables, strict=True)]
-    at_once = sorted(passing, reverse=True)[: launch.parallel]
-    return Disk(sum(tables) + sum(weights) + sum(states), sum(at_once))
+def disk(recipe: Recipe, plans: Sequence[CellPlan], missing: Missing | None = None) -> Disk:
+    """What the missing stages of these cells need until they are done, with what is there of them already.
+
+    Args:
+        recipe: the study.
+        plans: of the cells.
+        missing: the stages that each cell lacks; None: all of them.
+    """
+    wells, kept, passing = embedded_wells(recipe) or 0, 0.0, list[float]()
+    for plan in plans:
+        lacks = STAGES if missing is None else missing.get(plan.cell.id, ())
+        state = _checkpoint(plan) if "train" in lacks else 0.0
+        table = float(wells * _width(plan) * FLOAT) if "embed" in lacks and plan.embed_hours else 0.0
+        kept += table + (plan.parameters * FLOAT if "train" in lacks else 0)
+        kept += state if plan.cell.heirs or recipe.launch.keep_states else 0
+        # Embeddings are in parts, too, until they are joined; by then the checkpoints are gone.
+        passing.append(max(_checkpoints_kept(recipe) * state, table))
+    return Disk(kept, sum(sorted(passing, reverse=True)[: recipe.launch.parallel]))
+
+
+def _checkpoints_kept(recipe: Recipe) -> int:
+    """How many checkpoints a cell in training has at most: with the best one, and one that is being written."""
+    return recipe.launch.checkpoint_keep + recipe.launch.checkpoint_best + 1
 
 
 def _checkpoint(plan: CellPlan) -> float:
@@ -87,22 +102,31 @@ def free(output: Path) -> int:
 
 def on_disk(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
     """What these cells need, and what is free on this machine where their output is."""
-    needed = disk(recipe, plans)
     try:
         available = f"{free(recipe.output) / GIGA:,.3g} GB are free here"
     except OSError as error:
         available = f"what is free here is not known ({error.strerror})"
-    return f"{needed.in_words}; {available} in {recipe.output}"
+    return f"{disk(recipe, plans).in_words}; {available} in {recipe.output}"
 
 
-def shortage(recipe: Recipe, plans: Sequence[CellPlan]) -> list[str]:
+def present(recipe: Recipe, plans: Sequence[CellPlan]) -> int:
+    """Bytes that the folders of these cells hold: what they need has partly been written."""
+    folders = (cell_folder(recipe, plan.cell) for plan in plans)
+    sizes = 0
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(OSError):  # a running cell has removed it
+            sizes += path.stat().st_size if path.is_file() else 0
+    return sizes
+
+
+def shortage(recipe: Recipe, plans: Sequence[CellPlan], missing: Missing | None = None) -> list[str]:
     """That the study does not fit its disk, in one line; empty if it does, or if that cannot be told."""
-    needed = disk(recipe, plans)
+    needed = disk(recipe, plans, missing)
     try:
         available = free(recipe.output)
     except OSError:
         return []
-    if needed.total <= available:
+    if needed.total <= available + present(recipe, plans):
         return []
     return [
         f"the study needs {needed.in_words}; {available / GIGA:,.3g} GB are free in {recipe.output}: free some, choose "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from harness.grid.cell import Cell
 from harness.plan.cost import misfits, plan_cells
@@ -11,16 +11,21 @@ from harness.recipe.errors import RecipeError
 from harness.recipe.schema import Recipe
 
 
-def check_fit(recipe: Recipe, cells: Sequence[Cell], *, force: bool) -> None:
+def check_fit(recipe: Recipe, lacking: Sequence[tuple[Cell, Collection[str]]], *, force: bool) -> None:
     """Check that the cells to run fit the disk and, on a cluster, the GPUs that the plan assumes.
+
+    Args:
+        recipe: the study.
+        lacking: the cells to run, each with the stages that it lacks.
+        force: check nothing.
 
     Raises:
         RecipeError: they do not, and `force` is not set.
     """
     if force:
         return
-    plans = plan_cells(recipe, cells)
-    refused = shortage(recipe, plans)
+    plans = plan_cells(recipe, [cell for cell, _ in lacking])
+    refused = shortage(recipe, plans, {cell.id: stages for cell, stages in lacking})
     if recipe.launch.executor == "slurm":
         refused = [*misfits(plans, recipe.hardware.gpu_type), *refused]
     if refused:

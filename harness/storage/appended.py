@@ -1,4 +1,4 @@
-"""A file to which pieces are appended whole or not at all, also on a full disk."""
+"""Append to files: lines on lines of their own, and pieces whole or not at all, also on a full disk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+
+def append_line(path: Path, line: bytes, *, flush: bool = False) -> None:
+    """Append a line, given without its end, on a line of its own, also if the last one was torn.
+
+    Args:
+        path: of the file, which is made if there is none.
+        line: to append.
+        flush: whether to wait until it is on disk.
+    """
+    with path.open("ab+") as file:
+        torn = b""
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + line + b"\n")
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class AppendedFile:

@@ -13,12 +13,11 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.distributed.stalls.step_clock import StepClock
 from harness.grid.cell_folder import TRAIN_LOG
 from harness.recipe.gpus import peak_flops
 from harness.storage.appended import AppendedFile
@@ -48,7 +47,7 @@ class Throughput:
         return crops_per_second * self.flops_per_crop / (self.world * peak) if peak else None
 
 
-class MetricsLogger:
+class MetricsLogger(StepClock):
     """The log of a cell, on its first rank. After a resume it continues at the checkpoint's position."""
 
     def __init__(
@@ -66,28 +65,11 @@ class MetricsLogger:
         )  # fmt: skip
         self._batch, self._throughput, self._fence = batch, throughput, fence or Unfenced()
         self._first_step, self._last_step = step, total_steps
-        self.start_clock()
+        super().__init__()
 
     def start_clock(self) -> None:
-        """Begin to count time: call it when the first batch has arrived, as before it nothing is trained."""
-        self._began = self._since = time.perf_counter()
-        self._waited = self._outside = 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time spent inside as time that the loop waited for data."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    @contextmanager
-    def outside_steps(self) -> Iterator[None]:
-        """Leave the time spent inside (a validation, a save) out of the rates. The device has finished its steps."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._outside += time.perf_counter() - start
+        super().start_clock()
+        self._began = time.perf_counter()
 
     def advance(self, steps: int, values: dict[str, float], step: int) -> None:
         """Log `values` at `step`, `steps` after the last call, with the speed of the steps in between.
@@ -97,9 +79,7 @@ class MetricsLogger:
         validations and saves as often as so far; `peak_memory_gb` of this rank; and `mfu` where the device's peak is
         known.
         """
-        now = time.perf_counter()
-        seconds, waited = max(now - self._since - self._outside, 1e-9), self._waited
-        self._since, self._waited, self._outside = now, 0.0, 0.0
+        (seconds, waited), now = self.lap(), time.perf_counter()
         speed = {
             "crops_per_second": steps * self._batch / seconds,
             "step_seconds": seconds / steps,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.checkpoint.checkpoints import RETRY_SECONDS
-from harness.checkpoint.spacing import Spacing
+from harness.checkpoint.spacing import UNSEEN, Spacing
 from harness.distributed.ranks import Ranks
 from harness.grid.cell_folder import CELLS, TRAIN_LOG
 from harness.recipe.schema import Recipe
@@ -54,10 +54,11 @@ class RunSession:
         if not ranks.is_first:
             return cls()
         nodes, minutes = int(os.environ.get("SLURM_NNODES", "1")), recipe.launch.checkpoint_minutes
-        seen = [read_sessions(path.parent) for path in recipe.output.glob(f"{CELLS}/*/{SESSIONS}")]
         log = SessionLog(folder, Session(begun.began, step, ranks.world, nodes), begun.alive)
-        fixed = None if minutes == "auto" else MINUTE * minutes
-        return cls(log, Spacing(fixed, failure_rate(seen), nodes))
+        if minutes != "auto":
+            return cls(log, Spacing(MINUTE * minutes, UNSEEN, nodes))
+        seen = [read_sessions(path.parent) for path in recipe.output.glob(f"{CELLS}/*/{SESSIONS}")]  # with this one
+        return cls(log, Spacing(None, failure_rate(seen), nodes))
 
     def is_due(self, *, failed: bool) -> bool:
         """Whether the first rank asks for a save; sooner if the last one has failed."""

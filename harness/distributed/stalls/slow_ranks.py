@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from torch import nn
 from analysis.arrays import Floats
 from harness.distributed.ranks import Ranks
 from harness.distributed.recompute import blocks_of
+from harness.distributed.stalls.step_clock import StepClock
 
 
 def node_name() -> str:
@@ -147,15 +147,15 @@ class Slow:
     is_over: bool = False
 
 
-class SlowRanks:
+class SlowRanks(StepClock):
     """Gathers each rank's own time at every row of the log, and says on the first rank which nodes are slow.
 
     What is gathered at one row is read at the next, so that nobody waits for it. All ranks call `row` at equal steps.
     """
 
     def __init__(self, ranks: Ranks, timer: Timer | None, step: int = 0, patience: Patience | None = None) -> None:
+        super().__init__()
         self._ranks, self._timer, self._step, self._patience = ranks, timer, step, patience or Patience()
-        self.start_clock()
         self._pending: tuple[dist.Work, list[torch.Tensor]] | None = None
         self._nodes: list[str] = [node_name()] * ranks.world
         if ranks.world > 1:
@@ -163,33 +163,13 @@ class SlowRanks:
         self._streaks = [(0, 0.0)] * ranks.world  # rows, and when the first of them was
         self._named: dict[str, Slow] = {}
 
-    def start_clock(self) -> None:
-        """Begin to count time: call it when the first batch has arrived."""
-        self._waited, self._since, self._outside = 0.0, time.perf_counter(), 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time spent inside as waiting for data."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    @contextmanager
-    def outside_steps(self) -> Iterator[None]:
-        """Leave the time spent inside out of the steps."""
-        start = time.perf_counter()
-        yield
-        self._outside += time.perf_counter() - start
-
     def row(self, step: int) -> list[Slow]:
         """Write a row after a step; return the nodes that are slow, or no longer are, as of the row before."""
         steps, self._step = max(step - self._step, 1), step
         if self._timer is None:
             return []
-        now = time.perf_counter()
-        seconds, count = self._timer.read()
-        mine = [self._waited / steps, seconds / max(count, 1), (now - self._since - self._outside) / steps]
-        self._waited, self._since, self._outside = 0.0, now, 0.0
+        lap, (seconds, count) = self.lap(), self._timer.read()
+        mine = [lap.waited / steps, seconds / max(count, 1), lap.seconds / steps]
         previous, self._pending = self._pending, self._gather(mine)
         if previous is None:
             return []

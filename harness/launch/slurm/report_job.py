@@ -9,7 +9,7 @@ from harness.grid.cells import cells
 from harness.launch.slurm.commands import LimitError, NoAnswerError
 from harness.launch.slurm.submit import SubmitResult, submit
 from harness.recipe.schema import Recipe
-from harness.stages.missing import missing_stages
+from harness.stages.missing import missing_of_all
 
 PAUSES = (60.0, 240.0)  # seconds; nobody waits for this job, and a controller restarts within minutes
 
@@ -40,7 +40,7 @@ def _resume(recipe: Recipe) -> SubmitResult:
     pauses = iter(PAUSES)
     while True:
         try:
-            return submit(recipe, [missing_stages(recipe, cell) for cell in cells(recipe)], report_and_resume)
+            return submit(recipe, missing_of_all(recipe, cells(recipe)), report_and_resume)
         except (LimitError, NoAnswerError) as error:
             pause = next(pauses, None)
             if pause is None:

@@ -7,7 +7,6 @@ last sign of life is noted by the session after it.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from harness.storage.appended import append_line
 from harness.storage.json_files import is_number, parse_json
 
 SESSIONS = "sessions.jsonl"
@@ -82,9 +82,8 @@ class Spent:
             return ""
         parts = {"start-up": self.starting, "saves": self.saving, "lost": self.lost}
         rest = ", ".join(f"{name} {hours / self.hours:.1%}" for name, hours in parts.items())
-        return (
-            f"{self.hours:,.2f} hours of ranks in training: {self.goodput:.1%} useful, {rest}; {self.failures} failures"
-        )
+        failed = f"{self.failures} start{'' if self.failures == 1 else 's'} failed"
+        return f"training took {self.hours:,.2f} GPU or process hours: {self.goodput:.1%} useful, {rest}; {failed}"
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(
@@ -114,11 +113,8 @@ class SessionLog:
         self._write({"event": how})
 
     def _write(self, row: dict[str, object]) -> None:
-        line = json.dumps({"time": time.time(), **row}) + "\n"
-        with suppress(OSError), self._path.open("ab") as file:
-            if file.tell() and not _ends_a_line(self._path):
-                line = "\n" + line
-            file.write(line.encode())
+        with suppress(OSError):
+            append_line(self._path, json.dumps({"time": time.time(), **row}).encode())
 
 
 def last_sign(folder: Path, signs: Sequence[str]) -> float:
@@ -130,19 +126,12 @@ def last_sign(folder: Path, signs: Sequence[str]) -> float:
     return max(times)
 
 
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def read_sessions(folder: Path, signs: Sequence[str] = (), *, now: float | None = None) -> list[Session]:
+def read_sessions(folder: Path, signs: Sequence[str] = ()) -> list[Session]:
     """The sessions of a cell; empty if it has none. Lines that no session writes are left out.
 
     Args:
         folder: of the cell.
         signs: names of files there that a session writes while it lives: they tell how long the last one lived.
-        now: of a cell that is running: the last session has lived until then.
     """
     found: list[Session] = []
     for row in _rows(folder / SESSIONS):
@@ -154,7 +143,7 @@ def read_sessions(folder: Path, signs: Sequence[str] = (), *, now: float | None 
         elif found:
             found[-1] = _after(found[-1], row)
     if found and found[-1].end is None:
-        found[-1] = _until(found[-1], now if now is not None else last_sign(folder, signs))
+        found[-1] = _until(found[-1], last_sign(folder, signs))
     return found
 
 

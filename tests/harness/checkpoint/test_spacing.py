@@ -13,14 +13,13 @@ from harness.checkpoint.spacing import (
     LONGEST,
     PRIOR_NODE_HOURS,
     SHORTEST,
+    UNSEEN,
     Spacing,
     best_spacing,
     between_failures,
     expected_seconds,
 )
 from harness.storage.health.sessions import HOUR, FailureRate
-
-UNSEEN = FailureRate(0, 0.0)
 
 
 def test_youngs_first_order_holds_where_failures_are_rare() -> None:

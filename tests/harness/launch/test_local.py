@@ -66,6 +66,11 @@ def test_each_process_has_a_gpu_of_its_own(tiny_recipe_file: Path, monkeypatch: 
     assert devices(on_gpu) == [0, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     assert devices(on_gpu) == [3, 5]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5d1c")
+    with pytest.raises(ValueError, match=r"CUDA_VISIBLE_DEVICES is 'GPU-5d1c': list GPUs by their numbers"):
+        devices(on_gpu)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices(on_gpu) == [None] * 4
     assert devices(launch.model_copy(update={"device": "cpu"})) == [None] * 4
     assert devices(launch.model_copy(update={"device": "auto", "gpus_per_node": 0})) == [None] * 4
 

@@ -218,7 +218,7 @@ def test_goodput_is_shown_for_cells_and_for_all_of_them() -> None:
     assert [line.split()[3:] for line in text.splitlines()[1:4]] == [["75%"], [], []]
     assert text.splitlines()[2].split() == ["b", "done", "95%"]
     assert text.splitlines()[-1] == (
-        "8.00 hours of ranks in training: 90.0% useful, start-up 3.8%, saves 2.5%, lost 3.8%; 1 failures"
+        "training took 8.00 GPU or process hours: 90.0% useful, start-up 3.8%, saves 2.5%, lost 3.8%; 1 start failed"
     )
     assert json.loads(status.as_json(rows))[0]["spent"]["lost"] == 0.3
 

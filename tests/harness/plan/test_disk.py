@@ -72,13 +72,33 @@ def test_a_study_larger_than_its_disk_is_refused_in_one_line_unless_forced(
     assert free(study.output) > 0
     monkeypatch.setattr(module, "free", lambda output: int(disk(study, plans).total) + 1)
     assert shortage(study, plans) == []
-    check_fit(study, missing, force=False)
+    lacking = [(cell, ("train", "embed", "evaluate")) for cell in missing]
+    check_fit(study, lacking, force=False)
     monkeypatch.setattr(module, "free", lambda output: 10 * int(GIGA))
     (line,) = shortage(study, plans)
     assert line.startswith(f"the study needs {disk(study, plans).in_words}; 10 GB are free in {study.output}: ")
     with pytest.raises(RecipeError, match="nothing was started: this would not fit"):
-        check_fit(study, missing, force=False)
-    check_fit(study, missing, force=True)
+        check_fit(study, lacking, force=False)
+    check_fit(study, lacking, force=True)
+
+
+def test_what_is_done_or_written_already_needs_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that its own study has filled, the rest of it may still run."""
+    study = recipe(f"output={tmp_path}")
+    grid = cells(study)
+    plans = plan_cells(study, grid)
+    assert disk(study, plans, {cell.id: ("evaluate",) for cell in grid}) == Disk(0.0, 0.0)
+    embedding = disk(study, plans, {cell.id: ("embed", "evaluate") for cell in grid})
+    assert embedding.kept == disk(study, plans).kept - sum(4.0 * plan.parameters for plan in plans)
+    trained = next(plan for plan in plans if plan.cell.training is not None)
+    lacks = {trained.cell.id: ("train",)}
+    needed = disk(study, [trained], lacks)
+    monkeypatch.setattr(module, "free", lambda output: int(needed.total) - 1000)
+    assert shortage(study, [trained], lacks) != []
+    written = tmp_path / "cells" / trained.cell.id / "checkpoints" / "step-1" / "weights"
+    written.parent.mkdir(parents=True)
+    written.write_bytes(bytes(2000))
+    assert shortage(study, [trained], lacks) == []
 
 
 def test_a_disk_that_does_not_say_what_is_free_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from typing import cast
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from harness.checkpoint.facts import Progress
@@ -34,9 +36,15 @@ def check(step: int, applied: float, skipped: int, optimiser: float, before: int
     _check_steps(cast("Engine", SimpleNamespace(optimiser=adam)), monitor, Progress(step=step, updates=before))
 
 
-def test_counters_that_agree_with_the_step_pass() -> None:
-    check(10, 8.0, 2, 8.0)
-    check(10, 10.0, 0, 110.0, before=100)
+@given(made=st.integers(0, 50), skipped=st.integers(0, 9), before=st.integers(0, 99), off=st.sampled_from((-1, 1)))
+def test_counters_pass_where_they_agree_with_the_step_and_not_where_one_is_off(
+    made: int, skipped: int, before: int, off: int
+) -> None:
+    step = made + skipped
+    check(step, made, skipped, before + made, before)
+    for counters in ((made + off, before + made), (made, before + made + off)):
+        with pytest.raises(ValueError, match=f"progress.step is {step}, but "):
+            check(step, counters[0], skipped, counters[1], before)
 
 
 @pytest.mark.parametrize(

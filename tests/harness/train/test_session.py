@@ -70,6 +70,22 @@ def test_saves_are_as_far_apart_as_they_and_the_studys_failures_ask_for(
     assert run.is_due(failed=False)
 
 
+def test_a_run_knows_of_its_own_failure_just_before(tiny_recipe_file: Path, clock: list[float]) -> None:
+    """100 failures of this cell in an hour: with saves of 3 s, the best spacing is some 930 s."""
+    recipe = load(tiny_recipe_file, "laptop")
+    folder = recipe.output / "cells" / "own"
+    folder.mkdir(parents=True)
+    for start in range(100):
+        SessionLog(folder, Session(1000.0 + 36 * start, 0, 1, 1), 1000.0 + 36 * start)
+    os.utime(folder / SESSIONS, (4600, 4600))
+    run = begin(recipe, folder, FIRST, "auto")
+    with run.saving(1, now=False):
+        clock[0] = 3.0
+    assert run._spacing is not None
+    assert run._spacing.rate.failures == 100
+    assert run._spacing.seconds == pytest.approx(924, abs=10)
+
+
 def test_what_was_spent_is_in_the_ledgers_values(tiny_recipe_file: Path, tmp_path: Path) -> None:
     run = begin(load(tiny_recipe_file, "laptop"), tmp_path, FIRST, "auto")
     run.ready()

@@ -6,7 +6,6 @@ arrays in their folders (`folders.py`), ids and states in SLURM.
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.launch.slurm.book.entries import STRICT, ArrayName, CellId, JobId, JobNumber, Number, SubmittedArray, Text
+from harness.storage.appended import append_line
 
 MOST_BYTES = 1 << 30
 
@@ -221,15 +221,7 @@ def content_of(path: Path) -> bytes:
 
 def append(path: Path, line: Line) -> None:
     """Append a line and flush it to disk; on a line of its own, also if the last one was torn."""
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        else:
-            torn = False
-        file.write(b"\n" * torn + encoded(line))
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, encoded(line).removesuffix(b"\n"), flush=True)
 
 
 def encoded(line: Line) -> bytes:
