@@ -93,7 +93,9 @@ def test_a_run_that_cannot_fit_submits_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("harness.data.prepare.prepare", lambda recipe: None)
-    monkeypatch.setattr("harness.stages.missing.missing_stages", lambda recipe, cell: CellWork(cell, {}, ("train",)))
+    monkeypatch.setattr(
+        "harness.stages.missing.missing_stages", lambda recipe, cell, shared: CellWork(cell, {}, ("train",))
+    )
     monkeypatch.setattr("harness.launch.slurm.submit.submit", lambda *_: pytest.fail("submitted"))
     words = [f"output={tmp_path}", "hardware.gpu=A10G", "grid.models=[vit_l8]", "grid.datasets=[rxrx1]"]
     assert sweep.main([RECIPE, "--profile", "slurm", *words, "launch.nodes=1"]) == 2

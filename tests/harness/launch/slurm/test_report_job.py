@@ -48,7 +48,7 @@ def test_a_slurm_that_does_not_answer_is_asked_again_before_the_report(
 
     monkeypatch.setattr(report_job, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(report_job, "submit", submit)
-    monkeypatch.setattr(report_job, "missing_stages", lambda recipe, cell: None)
+    monkeypatch.setattr(report_job, "missing_of_all", lambda recipe, grid: [])
     monkeypatch.setattr(write, "report", lambda recipe: events.append("report"))
     try:
         report_and_resume(recipe.model_dump_json())
