@@ -113,9 +113,10 @@ def _answers(study: Study) -> str:
 def _loss(study: Study) -> str:
     if not study.curves:
         return ""
+    thinned = f'<p class="soft">{text(study.thinned)}</p>' if study.thinned else ""
     return (
         '<section><h2>Loss against compute</h2><div class="plot" id="loss" role="img" '
-        'aria-label="Validation loss of every run against compute, with its lower frontier"></div></section>'
+        f'aria-label="Validation loss of every run against compute, with its lower frontier"></div>{thinned}</section>'
     )
 
 

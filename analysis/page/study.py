@@ -141,6 +141,7 @@ class Study:
     stopped: str = ""  # how many runs stopped before their learning rate had decayed, in words
     allocations: Mapping[str, Sequence[Allocation]] = field(default_factory=dict)  # by convention
     lives: Sequence[LifePanel] = ()
+    thinned: str = ""  # that not all readings of the curves are drawn, in words
     goodput: str = ""  # what the hours of training were spent on, in words
     price: Price | None = None  # None where there are no GPUs to pay for
     next_runs: Sequence[NextRun] = ()

@@ -20,7 +20,7 @@ from harness.report import stamp
 from harness.report.comparisons.panels import Panels, write_panels
 from harness.report.gains.panels import GainPanel, write_gains
 from harness.report.left_out import LeftOut, left_out
-from harness.report.page_data import plans
+from harness.report.page.data import plans
 from harness.storage.atomic import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _page(
 ) -> Path:
     """The study as one HTML file, with the figure of reconstructions in it."""
     from analysis.page.render import page
-    from harness.report.page_data import study
+    from harness.report.page.data import study
 
     shown = study(
         recipe, crops, missing,

@@ -1,4 +1,4 @@
-"""Covers `next_runs` on a grid with axes; tests/harness/report/test_page_data.py has it on the paper's study."""
+"""Covers `next_runs` on a grid with axes; tests/harness/report/page/test_data.py has it on the paper's study."""
 
 from __future__ import annotations
 

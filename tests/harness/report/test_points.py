@@ -11,7 +11,7 @@ from finished_cells import finished
 from harness.grid.cells import cells
 from harness.recipe.load import load
 from harness.recipe.schema import Fit
-from harness.report.page_data import study
+from harness.report.page.data import study
 from harness.report.points import for_laws, one_family, points, trends
 from harness.report.rows import is_open
 from harness.storage import ledger

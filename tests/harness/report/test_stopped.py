@@ -14,7 +14,7 @@ from harness.recipe.schema import Recipe
 from harness.report.comparisons.rates import rate_sweeps
 from harness.report.left_out import left_out
 from harness.report.next_runs import propose
-from harness.report.page_data import study
+from harness.report.page.data import study
 from harness.report.points import points, trained_runs
 from harness.report.stopped import STOPPED, censored
 from harness.storage import ledger

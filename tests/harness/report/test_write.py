@@ -1,4 +1,7 @@
-"""Covers `write` and `stamp`: the report is drawn again if anything that it shows, or any of its files, has changed."""
+"""Covers `write` and `stamp`: the report is drawn again if anything that it shows, or any of its files, has changed.
+
+`reconstructions` are in page/test_data.py, in a report of the paper's study.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from harness.recipe.axes import axis_names
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.report import stamp, write
-from harness.report.page_data import plans
+from harness.report.page.data import plans
 from harness.report.points import points
 from harness.report.write import report
 from harness.storage import ledger

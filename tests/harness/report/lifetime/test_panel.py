@@ -10,7 +10,7 @@ from lifetime_study import finished_study, unfinished
 from analysis.page.render import page
 from harness.report.lifetime.frontiers import lifetimes
 from harness.report.lifetime.panel import panels
-from harness.report.page_data import study as page_data
+from harness.report.page.data import study as page_data
 
 
 @pytest.mark.slow

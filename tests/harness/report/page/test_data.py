@@ -1,6 +1,6 @@
 """The report's page for a real recipe: an unfinished study is shown as far as it is, with what to run next.
 
-Covers `page_data`, `next_runs` and `reconstructions`. `model_card` also runs with every export in
+Covers `page`, `next_runs` and `reconstructions`. `model_card` also runs with every export in
 tests/harness/test_export.py.
 """
 
@@ -21,12 +21,12 @@ from harness.plan.cost import training_images
 from harness.recipe.fields import per_name
 from harness.recipe.load import load
 from harness.report.frontier import RECALL, allocations
-from harness.report.page_data import _source_fit
+from harness.report.page.data import _source_fit
 from harness.report.points import points
 from harness.report.write import report
 from harness.sweep import main
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
+RECIPE = Path(__file__).parents[4] / "recipes" / "scaling.yaml"
 
 
 def test_a_law_s_sentence_says_how_much_models_scatter() -> None:

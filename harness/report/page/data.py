@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.compute.flops import CONVENTIONS
 from analysis.fitting import annealing
-from analysis.fitting.annealing import unannealed
 from harness.grid.cell import Cell, fingerprint
 from harness.grid.cells import cells
-from harness.plan.cost import HOUR, CellPlan, plan_cells
-from harness.plan.resources import stage_resources
+from harness.plan.cost import CellPlan, plan_cells
 from harness.recipe.axes import axis_names
 from harness.recipe.schema import Fit, Recipe
 from harness.report import points
 from harness.report.facets import by_facet
 from harness.report.left_out import LeftOut
-from harness.report.rows import TrainValues, Values, annealed, is_open, log_path, stage_values, train_values
+from harness.report.page.cell_rows import cell_rows, hours_spent
+from harness.report.page.curves import drawn_curves, drawn_points, frontier, is_thinned
+from harness.report.rows import stage_values
 from harness.report.stamp import code, packages
 from harness.report.stopped import STOPPED, censored, stopped_sentence
 from harness.storage import ledger
-from harness.storage.health.sessions import Spent, read_spent
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.fitting.trend import LogLinearFit
     from analysis.page.gains import TrainingGain
-    from analysis.page.study import BestRates, CellRow, Multipliers, NextRun, Price, SourceFit, Study
+    from analysis.page.study import BestRates, Multipliers, NextRun, Price, SourceFit, Study
 
 LINE_POINTS = 60
 BEYOND = 3.0  # times the largest compute that lines are drawn to
+THINNED = "Of each curve some readings are drawn, spread evenly from the first to the last; curves.csv has all."
 PROPOSED = 3  # runs that the page proposes
-ANNEALED = {True: "yes", False: "no", None: "unknown"}
 
 
 def study(
@@ -65,8 +64,7 @@ def study(
     tables = {name: by_facet(points.points(recipe, grid, name), axes) for name in CONVENTIONS}
     curves = points.curves(recipe, grid, recipe.fit.convention)
     planned = {plan.cell.id: plan for plan in plans(recipe, grid)}
-    recalls = _recalls(table)
-    rows = [_row(recipe, cell, recalls.get(cell.id, {}), planned.get(cell.id)) for cell in grid]
+    rows = cell_rows(recipe, grid, table, planned)
     unfinished = sum(row.state not in ("done", STOPPED) for row in rows)
     forecasts, _ = verified(recipe)
     ended = sum(row.state == STOPPED for row in rows)
@@ -80,9 +78,10 @@ def study(
         convention=recipe.fit.convention,
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
         sources=list(dict.fromkeys(tables[recipe.fit.convention]["source"])),
-        points=_points(tables, recipe.fit.convention),
-        curves=_curves(curves, grid, recipe),
-        frontier={name: _frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
+        points=drawn_points(tables, recipe.fit.convention),
+        thinned=THINNED if is_thinned(curves) else "",
+        curves=drawn_curves(curves, grid, recipe),
+        frontier={name: frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
         fits={name: _fits(table, name, recipe.fit, ended) for name, table in tables.items()},
         cells=rows,
         unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows covers the others."
@@ -92,7 +91,7 @@ def study(
         stopped=stopped_sentence(table, recipe.fit, {cell.id for cell in grid if cell.is_snapshot}, ended),
         allocations=allocations(recipe, grid, tables),
         lives=panels(recipe) if tables[recipe.fit.convention]["trained"].any() else [],
-        goodput=_all_spent(recipe, grid),
+        goodput=hours_spent(recipe, grid),
         price=_price(recipe),
         next_runs=proposed,
         no_next=no_next,
@@ -122,65 +121,6 @@ def plans(recipe: Recipe, grid: Sequence[Cell]) -> list[CellPlan]:
         return plan_cells(recipe, grid)
     except (ValueError, OSError):
         return []
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None."""
-    number = float(value) if isinstance(value, int | float) else math.nan
-    return number if math.isfinite(number) else None
-
-
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A table's row as JSON has it: missing values as None."""
-    import pandas as pd
-
-    return {
-        str(key): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)() for key, value in row.items()
-    }
-
-
-def _points(tables: Mapping[str, pd.DataFrame], convention: str) -> list[dict[str, Any]]:
-    rows = [_plain(row) for row in tables[convention].to_dict("records")]
-    for name, table in tables.items():
-        for row, value in zip(rows, table["compute"], strict=True):
-            if not isinstance(row["compute"], dict):
-                row["compute"] = {}
-            row["compute"][name] = _number(float(value))
-    return rows
-
-
-def _curves(curves: pd.DataFrame, grid: Sequence[Cell], recipe: Recipe) -> list[dict[str, Any]]:
-    """The validations of each trained cell; of many cells, some of each, which the page's figure needs no more of."""
-    from analysis.figures.loss import spread
-    from analysis.figures.style import MANY
-
-    ends = points.finals(recipe, grid)
-    stopped = set(ends.loc[unannealed(ends), "cell"])
-    by_name = {name: points.curves(recipe, grid, name) for name in CONVENTIONS}
-    drawn, seen = [], curves[curves["crops"] > 0]
-    many = seen["cell"].nunique() > MANY
-    for cell, every in seen.groupby("cell", sort=False):
-        rows = every.iloc[spread(len(every))] if many else every
-        first = _plain(rows.iloc[0].to_dict())
-        compute = {name: table.loc[rows.index, "compute"].tolist() for name, table in by_name.items()}
-        losses = rows["loss"].tolist()
-        if many:
-            compute, losses = {name: _short(values) for name, values in compute.items()}, _short(losses)
-        same = {"cell": cell, "size": first["size"], "patch": first["patch"], "annealed": cell not in stopped}
-        drawn.append(same | {"loss": losses, "compute": compute})
-    return drawn
-
-
-def _short(values: Sequence[float]) -> list[float]:
-    """The numbers to as many digits as a figure can show."""
-    return [float(f"{value:.5g}") for value in values]
-
-
-def _frontier(curves: pd.DataFrame) -> dict[str, list[float]]:
-    from analysis.figures.loss import lower_frontier
-
-    frontier = lower_frontier(curves[curves["compute"] > 0])
-    return {"x": frontier["compute"].tolist(), "y": frontier["loss"].tolist()}
 
 
 def _fits(table: pd.DataFrame, convention: str, fit: Fit, ended: int) -> dict[str, SourceFit]:
@@ -248,70 +188,6 @@ def _checks(runs: pd.DataFrame, notes: Sequence[str]) -> list[dict[str, str]]:
     except ValueError as error:
         return [{"check": "fit", "verdict": "warn", "detail": str(error)}]
     return [{"check": check.check, "verdict": check.verdict, "detail": check.detail} for check in fitted.checks]
-
-
-def _recalls(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """The recall of each cell by source."""
-    recalls: dict[str, dict[str, float | None]] = {}
-    for cell, source, recall in zip(table["cell"], table["source"], table["recall"], strict=True):
-        recalls.setdefault(str(cell), {})[str(source)] = float(recall)
-    return recalls
-
-
-def _row(recipe: Recipe, cell: Cell, recalls: Mapping[str, float | None], plan: CellPlan | None) -> CellRow:
-    from analysis.page.study import CellRow
-
-    rows = {stage: stage_values(recipe, cell, stage) for stage in ledger.STAGES}
-    finished = [(stage, values) for stage, values in rows.items() if values is not None]
-    train, log = train_values(recipe, cell), log_path(recipe, cell)
-    return CellRow(
-        cell=cell.id,
-        model=cell.model,
-        dataset=cell.dataset or "",
-        seed=cell.seed,
-        state=STOPPED
-        if train and train.stopped
-        else _state(recipe, cell, finished=bool(finished), evaluated=rows["evaluate"] is not None),
-        loss=train.validation_loss if train else None,
-        recalls=recalls,
-        planned_hours=_number(plan.all_hours) if plan and recipe.launch.gpus_per_node else None,
-        spent_hours=sum(_spent(recipe, cell, stage, values) for stage, values in finished) if finished else None,
-        goodput=_goodput(train),
-        annealed=ANNEALED[annealed(cell, train)] if train and cell.is_point else "",
-        log=str(Path("..") / log.relative_to(recipe.output)) if log.exists() else None,
-    )
-
-
-def _state(recipe: Recipe, cell: Cell, *, finished: bool, evaluated: bool) -> str:
-    """How far a cell is; `finished`: any stage. A segment that is not evaluated is done once it need not be trained."""
-    if evaluated or (cell.kind == "segment" and not cell.is_snapshot and not is_open(recipe, cell)):
-        return "done"
-    return "part" if finished else "missing"
-
-
-def _spent(recipe: Recipe, cell: Cell, stage: ledger.Stage, values: Values) -> float:
-    """GPU hours of a stage, or hours of its processes on a machine without GPUs; evaluation takes no GPU.
-
-    Of a training all of its starts count; where its row is of an early version, the start-up of the last one only.
-    """
-    if isinstance(values, TrainValues) and values.spent is not None and recipe.launch.gpus_per_node:
-        return values.spent.hours
-    trained = values.train_seconds if isinstance(values, TrainValues) else 0.0
-    hours = max(values.stage_seconds, trained) / HOUR
-    resources = stage_resources(recipe.launch, cell, stage)
-    return hours * resources.nodes * resources.gpus_per_node if recipe.launch.gpus_per_node else hours
-
-
-def _goodput(train: TrainValues | None) -> float | None:
-    spent = train.spent if train is not None else None
-    return spent.useful / spent.hours if spent is not None and spent.hours else None
-
-
-def _all_spent(recipe: Recipe, grid: Sequence[Cell]) -> str:
-    """What the hours of the study's finished trainings were spent on, in a sentence."""
-    rows = [read_spent(row.values) for cell in grid if (row := ledger.read(recipe.output, cell.id, "train"))]
-    total = sum((row for row in rows if row is not None), Spent())
-    return f"{total.in_words}." if total.hours else ""
 
 
 def _price(recipe: Recipe) -> Price | None:

@@ -1,0 +1,1 @@
+"""What the report's page shows of a study."""
