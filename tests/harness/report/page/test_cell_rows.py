@@ -24,7 +24,7 @@ SPENT = {"hours": 8.0, "useful": 6.0, "starting": 0.5, "saving": 0.5, "lost": 1.
 def study(tmp_path: Path) -> tuple[Recipe, list[Cell]]:
     """Two trained cells, the first with the hours of three starts."""
     recipe = load(RECIPE, "slurm", [f"output={tmp_path}"])
-    grid = [cell for cell in cells(recipe) if cell.kind == "trained"][:2]
+    grid = [cell for cell in cells(recipe) if (cell.kind, cell.model) == ("trained", "vit_s16")][:2]
     finished(recipe, grid[0], 0.2, spent=SPENT, train_seconds=3600.0)
     finished(recipe, grid[1], 0.3)
     return recipe, grid
