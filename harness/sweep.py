@@ -149,7 +149,7 @@ def _act(options: argparse.Namespace) -> int:
         owner.claim(recipe.output, recipe.name, options.recipe)
     elif options.verb in WRITING:
         owner.check(recipe.output, options.recipe)
-    with kept_rows(recipe.output):
+    with kept_rows(recipe.output, write=options.verb == "status"):
         return ACTIONS[options.verb](recipe, options, named)
 
 

@@ -29,13 +29,18 @@ Entries = Mapping[str, tuple[Identity, LedgerRow]]
 
 
 @contextmanager
-def kept_rows(output: Path) -> Iterator[None]:
-    """Read the rows of a study by way of the cache until the end of this context, then write what is new."""
+def kept_rows(output: Path, *, write: bool = True) -> Iterator[None]:
+    """Read the rows of a study by way of the cache until the end of this context, then write what is new.
+
+    Args:
+        output: of the study.
+        write: whether to write; a run that has nothing to do changes no file.
+    """
     began, rows = time.monotonic_ns(), Remembered[LedgerRow]()
     rows.entries = read(output)
     with ledger.kept(rows):
         yield
-    if len(rows.new) >= FEWEST:
+    if write and len(rows.new) >= FEWEST:
         with suppress(OSError, ValueError):  # no right to write, or no space: it is only a cache
             write_atomic(output / FILE, lambda file: _write(file, rows.entries, began))
 

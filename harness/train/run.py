@@ -161,16 +161,16 @@ class Run:
 
     def _tell(self, slow: Slow) -> None:
         """Say on the first rank that a node is slow, or no longer is, and note it for later submissions."""
-        say(f"{self.cell.id}: {slow.text}")
-        if self.metrics:
-            row = {"node": slow.node, "ranks": list(slow.ranks), "ratio": slow.ratio, "over": slow.is_over}
-            self.metrics.write({"kind": "slow", "step": self.progress.step, **row, "text": slow.text})
         with suppress(OSError):  # a full disk costs the note, not the training
             if slow.is_over:
                 forget_slow_node(self.study.output, slow.node)
             else:
                 found = SlowNode(slow.node, self.cell.id, slow.ratio, slow.text, time.time())
                 record_slow_node(self.study.output, found)
+        say(f"{self.cell.id}: {slow.text}")
+        if self.metrics:
+            row = {"node": slow.node, "ranks": list(slow.ranks), "ratio": slow.ratio, "over": slow.is_over}
+            self.metrics.write({"kind": "slow", "step": self.progress.step, **row, "text": slow.text})
 
     def validate(self) -> bool:
         """Measure, log, and count validations without improvement; return whether it ended without a stop."""

@@ -21,15 +21,18 @@ from harness.launch.slurm.job_states import JobState
 from harness.storage.health.slow_nodes import read_slow_nodes
 
 SLOW = 2
+LARGER = ("models.vit_s16.width=64", "models.vit_s16.depth=4")  # so that blocks are a good part of a step
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Impatient:
-    """A hook: three rows of the log are enough; each rank says that it runs on a node of its own."""
+    """A hook: three rows of ten steps are enough; each rank says that it runs on a node of its own."""
 
     def __call__(self) -> None:
         from harness.distributed.stalls import slow_ranks
+        from harness.train import run_spec
 
+        run_spec.LOG_STEPS = 10  # type: ignore[misc]
         os.environ["SLURMD_NODENAME"] = f"node{os.environ['RANK']}"
         patience = slow_ranks.Patience(rows=3, seconds=0.0)
         slow_ranks.Patience = lambda: patience  # type: ignore[assignment, misc]
@@ -37,14 +40,14 @@ class Impatient:
 
 @contextmanager
 def half_of_the_time(process: BaseProcess) -> Iterator[None]:
-    """Stop a process for 40 ms of every 80."""
+    """Stop a process for 10 ms of every 20: many times in a row of the log, so that rows differ little."""
     over = threading.Event()
 
     def run() -> None:
         while not over.is_set() and process.is_alive():
             for number in (signal.SIGSTOP, signal.SIGCONT):
                 os.kill(process.pid or 0, number)
-                time.sleep(0.04)
+                time.sleep(0.01)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -64,25 +67,30 @@ def until(true: Callable[[], bool], seconds: float) -> bool:
     return true()
 
 
+def named(output: Path) -> list[str]:
+    """The nodes that are slow now. On a busy machine another one may be, too, for three rows."""
+    return [slow.node for slow in read_slow_nodes(output)]
+
+
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
 def test_a_rank_that_gets_half_of_the_time_is_named_with_its_node(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path, engine: str
 ) -> None:
-    recipe, cell = tiny(write_tiny_recipe, tmp_path, "train.epochs=2000")
+    recipe, cell = tiny(write_tiny_recipe, tmp_path, "train.epochs=2000", *LARGER)
     processes = start(4, train, launched(recipe, engine=engine), cell, tmp_path / "cell", Impatient())
     log = tmp_path / "cell" / "train.jsonl"
     try:
         assert until(lambda: log.exists() and log.stat().st_size > 0, 90)
         with half_of_the_time(processes[SLOW]):
             assert until(lambda: '"node2"' in log.read_text(), 90)
-            assert [slow.node for slow in read_slow_nodes(recipe.output)] == [f"node{SLOW}"]
-        assert until(lambda: '"over": true' in log.read_text(), 60)
-        assert read_slow_nodes(recipe.output) == []
+            assert f"node{SLOW}" in named(recipe.output)
+        assert until(lambda: f"node{SLOW}" not in named(recipe.output), 60)
+        assert until(lambda: '"over": true' in log.read_text(), 10)
     finally:
         for process in processes:
             process.kill()
-    named = [row for row in map(json.loads, log.read_text().splitlines()) if row["kind"] == "slow"]
-    first = next(row for row in named if row["node"] == f"node{SLOW}")
+    rows = [row for row in map(json.loads, log.read_text().splitlines()) if row["kind"] == "slow"]
+    first = next(row for row in rows if row["node"] == f"node{SLOW}")
     assert first["ranks"] == [SLOW]
     assert first["ratio"] >= 1.3
 

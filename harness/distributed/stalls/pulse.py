@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 
 START, DATA, STEP, AGREE, VALIDATE, SAVE, BATCH = "start", "data", "step", "agree", "validate", "save", "batch"
 ORDER = (START, BATCH, DATA, STEP, AGREE, VALIDATE, SAVE)  # within a step
 ENDED = 78  # exit status of a process that ends because its work stands still
+LOST_CONNECTION = re.compile(r"gloo/transport|connection (closed|reset) by peer", re.IGNORECASE)
 QUICK = (BATCH, DATA, STEP, AGREE)  # phases that a study has thousands of
+
+
+def is_lost_connection(kind: str, message: str) -> bool:
+    """Whether an exception, by its type's name and its text, is what a rank raises because another one has ended."""
+    of_gloo = kind == "RuntimeError" and LOST_CONNECTION.search(message) is not None
+    return of_gloo or kind in ("DistBackendError", "DistNetworkError", "DistStoreError")
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Ranks that keep all others waiting: how long a step would take each rank if it never waited for another.
 
 The wall time of a step is the same on all ranks, because collectives make the fast ones wait. What differs is the time
-before them: waiting for data, and computing, which is measured inside one block, where no engine communicates.
+before them: waiting for data, and computing, which is measured inside blocks, where no engine communicates.
 
 Shapes: R ranks.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol
@@ -35,10 +36,12 @@ def node_name() -> str:
 class Timer(Protocol):
     """Measures pieces of work on a device without waiting for it."""
 
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def read(self) -> tuple[float, int]:
-        """Seconds of the pieces that have ended since the last call, and how many they are."""
+    def piece(self) -> AbstractContextManager[None]:
+        """Measure what is done inside the context."""
+        ...
+
+    def read(self) -> float:
+        """Seconds of the pieces that have ended since the last call."""
         ...
 
 
@@ -46,18 +49,17 @@ class HostTimer:
     """On a CPU, where a piece has ended when its call returns."""
 
     def __init__(self) -> None:
-        self._seconds, self._count, self._began = 0.0, 0, 0.0
+        self._seconds = 0.0
 
-    def start(self) -> None:
-        self._began = time.perf_counter()
+    @contextmanager
+    def piece(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
 
-    def stop(self) -> None:
-        self._seconds, self._count = self._seconds + time.perf_counter() - self._began, self._count + 1
-
-    def read(self) -> tuple[float, int]:
-        found = self._seconds, self._count
-        self._seconds, self._count = 0.0, 0
-        return found
+    def read(self) -> float:
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 class DeviceTimer:
@@ -66,22 +68,22 @@ class DeviceTimer:
     def __init__(self) -> None:
         self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def start(self) -> None:
+    @contextmanager
+    def piece(self) -> Iterator[None]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
+        yield
+        end.record()
         self._pairs.append((begin, end))
 
-    def stop(self) -> None:
-        self._pairs[-1][1].record()
-
-    def read(self) -> tuple[float, int]:
+    def read(self) -> float:
         ended = [(begin, end) for begin, end in self._pairs if end.query()]  # type: ignore[no-untyped-call]
         self._pairs = self._pairs[len(ended) :]
-        return sum(begin.elapsed_time(end) for begin, end in ended) / 1000, len(ended)
+        return float(sum(begin.elapsed_time(end) for begin, end in ended) / 1000)
 
 
 def time_forward(model: nn.Module, ranks: Ranks) -> Timer | None:
-    """Time the forward passes in training of the block in the middle of a model, or of a model without blocks.
+    """Time the forward passes in training of the blocks of a model, or of all of one without blocks.
 
     Call it before an engine wraps the model, and after `set_up_blocks`: FSDP's and ZeRO's hooks, which gather weights
     and so wait for other ranks, then run outside, and compiled code inside. None with one rank, which waits for none.
@@ -89,9 +91,8 @@ def time_forward(model: nn.Module, ranks: Ranks) -> Timer | None:
     if ranks.world == 1:
         return None
     timer = DeviceTimer() if ranks.device.type == "cuda" else HostTimer()
-    blocks = blocks_of(model)
-    timed = blocks[len(blocks) // 2] if blocks else model
-    timed.forward = _timed(timed.forward, timer)
+    for timed in blocks_of(model) or [model]:
+        timed.forward = _timed(timed.forward, timer)
     return timer
 
 
@@ -100,11 +101,8 @@ def _timed(forward: Callable[..., Any], timer: Timer) -> Callable[..., Any]:
     def run(*args: object, **kwargs: object) -> Any:  # noqa: ANN401  (whatever the block returns)
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        timer.start()
-        try:
+        with timer.piece():
             return forward(*args, **kwargs)
-        finally:
-            timer.stop()
 
     return run
 
@@ -114,7 +112,7 @@ def slowness(waits: Floats, computing: Floats, step: float) -> Floats:
 
     Args:
         waits: (R,) seconds of a step that each rank waits for data.
-        computing: (R,) mean seconds of a piece of work that is the same on all ranks.
+        computing: (R,) seconds of a step for work that is the same on all ranks.
         step: seconds of a step, equal on all ranks.
     """
     busy = max(step - float(waits.max()), 0.0)
@@ -168,8 +166,8 @@ class SlowRanks(StepClock):
         steps, self._step = max(step - self._step, 1), step
         if self._timer is None:
             return []
-        lap, (seconds, count) = self.lap(), self._timer.read()
-        mine = [lap.waited / steps, seconds / max(count, 1), lap.seconds / steps]
+        lap = self.lap()
+        mine = [seconds / steps for seconds in (lap.waited, self._timer.read(), lap.seconds)]
         previous, self._pending = self._pending, self._gather(mine)
         if previous is None:
             return []

@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.distributed.preemption import STOPS, RunControl
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.board import Board, Late, Place, who_is_late
-from harness.distributed.stalls.pulse import ENDED, PULSE, SAVE, VALIDATE, Ending
+from harness.distributed.stalls.pulse import ENDED, PULSE, SAVE, VALIDATE, Ending, is_lost_connection
 from harness.storage.health.stall import STACKS, STALL, Stall, read_stall, write_stall
 
 TURN_SECONDS, LONGEST_TURN = 0.1, 10.0  # that a rank waits for those before it to speak
@@ -77,6 +77,17 @@ class StallWatch(threading.Thread):
         self._ended.set()
         self.join()
         self._take_back()
+
+    def end_if_stalled(self, error: Exception) -> None:
+        """End this process for a stall that was told, where another rank has ended for it first.
+
+        What this one raises then, a lost connection, says nothing of why. Where stalls are only said, that needs a stop
+        that waits for the stalled step.
+        """
+        lost = is_lost_connection(type(error).__name__, str(error))
+        stopping = bool(self._control.stop)
+        if lost and self._told and (stopping or self._limits.end is not None):
+            self._finish(PULSE.age, told_to_stop=stopping)
 
     def _look(self) -> None:
         self._beat()
@@ -196,6 +207,9 @@ def watched(
         watch.start()
         try:
             yield
+        except Exception as error:
+            watch.end_if_stalled(error)
+            raise
         finally:
             watch.close()
 

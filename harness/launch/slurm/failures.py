@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
+from harness.distributed.stalls.pulse import is_lost_connection
 from harness.launch.slurm.book.entries import Submitted
 from harness.launch.slurm.heartbeat import heartbeat, read_beat
 from harness.launch.slurm.job_states import NEVER, JobState
@@ -41,7 +42,6 @@ TOLD_TO_STOP = "User defined signal 2"  # what srun says of a process that does 
 UNREADABLE, STALLED, STOPPED = "Unreadable", "Stalled", "Preempted"
 LAST = (UNREADABLE, STALLED, STOPPED)  # kinds that count only if no rank raised anything else
 SAVED = ("Fenced", STALLED, STOPPED)  # kinds of a rank that did what it was told to
-LOST_CONNECTION = re.compile(r"gloo/transport|connection (closed|reset) by peer", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Failure:
     @property
     def is_consequence(self) -> bool:
         """Whether a rank raises this because another one has ended: never the first cause, if any rank raised else."""
-        of_gloo = self.kind == "RuntimeError" and LOST_CONNECTION.search(self.message) is not None
-        return of_gloo or self.kind in ("DistBackendError", "DistNetworkError", "DistStoreError")
+        return is_lost_connection(self.kind, self.message)
 
 
 _FAILURE = TypeAdapter(Failure)

@@ -25,6 +25,7 @@ from harness.checkpoint import checkpoints as checkpoint
 from harness.data.prepare import prepare
 from harness.data.to_device import StepInput
 from harness.distributed.preemption import Preempted
+from harness.distributed.stalls import step_clock
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
 from harness.grid.stage_run import StageRun
@@ -129,7 +130,8 @@ def force_times(monkeypatch: pytest.MonkeyPatch, step_seconds: float, pause_seco
 
         return run
 
-    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: now))
+    for module in (metrics, step_clock):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(Run, "step", advanced(Run.step, step_seconds))
     monkeypatch.setattr(run_module, "validate", advanced(run_module.validate, pause_seconds))
     monkeypatch.setattr(checkpoint.Checkpoints, "save", advanced(checkpoint.Checkpoints.save, pause_seconds))

@@ -89,18 +89,17 @@ class Stack(nn.Module):
             block(pause)
 
 
-def test_one_block_is_timed_in_training_only() -> None:
+def test_blocks_are_timed_in_training_only_and_not_what_is_between_them() -> None:
     model = Stack()
     timer = time_forward(model, PAIR)
     assert isinstance(timer, HostTimer)
-    model(0.0, 0.02, 0.0)
+    model(0.01, 0.02, 0.01)
     with torch.no_grad():
-        model(0.0, 5e-3, 0.0)
-    model(0.05, 0.02, 0.05)
-    seconds, count = timer.read()
-    assert count == 2
-    assert 0.04 <= seconds < 0.1
-    assert timer.read() == (0.0, 0)
+        model(5.0e-3, 5.0e-3, 5.0e-3)
+    time.sleep(0.05)
+    model(0.0, 0.02, 0.0)
+    assert 0.06 <= timer.read() < 0.1
+    assert timer.read() == 0.0
     assert time_forward(Stack(), Ranks(0, 1, torch.device("cpu"))) is None
 
 
@@ -109,7 +108,7 @@ def test_a_model_without_blocks_is_timed_as_a_whole() -> None:
     timer = time_forward(model, PAIR)
     assert timer is not None
     model(0.02)
-    assert timer.read()[1] == 1
+    assert timer.read() >= 0.02
 
 
 def test_a_node_has_the_name_that_slurm_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:

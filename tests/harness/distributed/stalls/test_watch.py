@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,35 @@ def test_a_rank_that_wakes_when_its_job_is_ended_says_nothing(tmp_path: Path, ca
     assert not ends[0].is_speaker
     assert capfd.readouterr().err == ""
     assert read_stall(tmp_path) == Stall("rank 1 is not answering", 0.0, is_ended=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "stopped", "limit", "ended"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), True, None, [True]),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), False, 60.0, [False]),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), False, None, []),
+        (ValueError("no images"), True, 60.0, []),
+    ],
+    ids=["stopped", "limit", "only-said", "own-error"],
+)
+def test_a_connection_that_is_lost_after_a_stall_was_told_ends_the_rank_for_the_stall(
+    tmp_path: Path, error: Exception, limit: float | None, ended: list[bool], *, stopped: bool
+) -> None:
+    """Another rank ended for it a moment before."""
+    ends, flag = list[Ending](), StopFlag()
+
+    def lose() -> None:
+        with watched(tmp_path, ALONE, RunControl(flag, Unfenced(), ends.append), None, replace(QUICK, end=limit)):
+            work()
+            assert eventually(lambda: (tmp_path / STALL).exists())
+            PULSE.since += 3600  # so that the thread does not end it
+            flag.reason = "SIGTERM" if stopped else None
+            raise error
+
+    with pytest.raises(type(error)):
+        lose()
+    assert [ending.told_to_stop for ending in ends] == ended
 
 
 def test_the_next_piece_of_work_of_a_process_begins_anew(tmp_path: Path) -> None:
