@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -82,10 +82,9 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     known, as_of = _known(recipe, submissions, sorted(asked), is_answering)
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
     rows = [_if_cancelled(row, submissions.cancelled.get(row.cell)) for row in rows]
-    places = [point_name(work.cell.point.coordinates()) for work in work_items]
-    rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
     rows = _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
-    return [replace(row, as_of=as_of) for row in (*rows, *map(_orphan, orphans(submissions, known, grid)))]
+    rows += [_orphan(job) for job in orphans(submissions, known, grid)]
+    return rows if as_of is None else [replace(row, as_of=as_of) for row in rows]
 
 
 def _look_up(submissions: Submissions) -> bool:
@@ -126,7 +125,7 @@ def _if_cancelled(row: CellStatus, cancelled: Cancelled | None) -> CellStatus:
 
 
 def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
-    """The same, with where the loss of each cell that has begun to train will end, and why a cell was stopped."""
+    """The same, with each cell's place on the axes, where the loss of one that trains will end, and why one stopped."""
     from harness.report.forecasts.live import outlooks
 
     seen = outlooks(recipe, [work.cell for work in work_items])
@@ -134,11 +133,12 @@ def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequenc
     return [
         replace(
             row,
+            axes=point_name(work.cell.point.coordinates()),
             outlook=seen.get(row.cell),
             reason=row.reason or _why_stopped(train),
             spent=read_spent(train.values) if train is not None else row.spent,
         )
-        for row, train in zip(rows, stopped, strict=True)
+        for row, train, work in zip(rows, stopped, work_items, strict=True)
     ]
 
 
@@ -166,7 +166,7 @@ def _after_their_starts(work_items: Sequence[CellWork], rows: Sequence[CellStatu
     return list(known.values())
 
 
-def _next_jobs(recipe: Recipe, work: CellWork, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
+def _next_jobs(recipe: Recipe, work: CellWork, latest: Mapping[Key, Submitted]) -> dict[str, Submitted | None]:
     """The pending tasks of a cell's first missing stage, all of them if none is pending, with their newest jobs."""
     stage, tasks = next(iter(pending_tasks(recipe, work).items()), (None, ()))
     tasks = tasks or (stage_tasks(recipe, stage) if stage else ())
