@@ -282,7 +282,7 @@ def _inverse(among: Floats, ratios: Floats, shared: Sequence[Floats]) -> tuple[F
     1 - r / (1 + m r) J, and whose determinant is 1 + m r.
     """
     if len(shared) > 1:
-        return np.linalg.inv(among), float(np.linalg.slogdet(among)[1])
+        return np.asarray(np.linalg.inv(among), dtype=np.float64), float(np.linalg.slogdet(among)[1])
     (ratio,), (group,) = ratios, shared
     points = group.sum(axis=1)  # (n,) of the group of each
     inverse = np.eye(len(among)) - (ratio / (1 + points * ratio))[:, None] * group

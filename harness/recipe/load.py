@@ -26,6 +26,7 @@ from harness.recipe.old_names import accept_old_names, current_path
 from harness.recipe.schema import Recipe
 from harness.recipe.yaml_text import MAX_DEPTH, parse_value, read_yaml
 
+KEPT = "recipe.yaml"  # in the output of a study: its recipe with the profile and the overrides that it was run with
 INDEX = re.compile(r"[0-9]{1,6}")  # of a list
 MAX_ERRORS_SHOWN = 12
 PATIENCE = (10.0, 30.0)  # seconds of each try
@@ -69,6 +70,29 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
             recipe = validated
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    return recipe
+
+
+def load_kept(output: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a study that was run, from its output, with `overrides` on top.
+
+    Raises:
+        RecipeError: the folder holds no recipe, or it was run from another folder, which its paths are relative to.
+    """
+    path = output / KEPT
+    if not path.is_file():
+        raise RecipeError(f"{output} is a folder without {KEPT}: name a recipe, or the output of a study that was run")
+    tree, places = read_yaml(path)
+    tree.pop("profiles", None)  # of a learning-rate sweep, whose profiles change nothing
+    notes = [note for override in overrides for note in _apply_override(tree, places, override)]
+    recipe = _validated(tree, places, path, "as it was run")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if recipe.output.resolve() != output.resolve():
+        raise RecipeError(
+            f"{path}: its output is {recipe.output}, which is not this folder from here: go to the folder that the "
+            "study was run from, which its paths are relative to, or name the recipe"
+        )
     return recipe
 
 

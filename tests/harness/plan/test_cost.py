@@ -58,7 +58,7 @@ def test_every_number_stands_under_its_head_under_long_names(capsys: pytest.Capt
     added = f"models.{name}={{size: L, patch: 8, width: 1024, depth: 24, heads: 16}}"
     fields = [f"train.learning_rate.{name}=3e-5", f"launch.nodes.{name}=32", f"launch.crops_per_gpu_step.{name}=64"]
     grid = [f"grid.models=[{name}]", "grid.datasets=[rpi_93m]", "grid.untrained=false"]
-    code, out, _ = plan(capsys, added, *fields, *grid)
+    code, out, _ = plan(capsys, "--wide", added, *fields, *grid)
     assert code == 0
     (row,) = read_table(out, "cell")
     assert row["cell"].startswith(f"{name}-rpi_93m-s0-")
