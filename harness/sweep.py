@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.check import command as checking
+from harness.check.problem import Problem
 from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
 from harness.launch import owner, status
@@ -31,6 +33,7 @@ from harness.storage.locks import locked
 
 VERBS = {
     "run": "run what is missing of the study, then draw the report (the default verb)",
+    "check": "look for mistakes in recipe, shards, tables and machine, and run nothing; run does so too (--json)",
     "plan": "print the cost of every cell, and run nothing",
     "status": "print the state of every cell, and where the loss of running ones will end (--watch, --json)",
     "logs": "print the first failure of a CELL, or the log of one of its ranks (--rank)",
@@ -43,6 +46,7 @@ VERBS = {
 }
 EXAMPLES = """examples:
   python -m harness.sweep recipes/scaling.yaml
+  python -m harness.sweep check recipes/scaling.yaml --profile laptop
   python -m harness.sweep plan recipes/scaling.yaml --profile slurm
   python -m harness.sweep recipes/scaling.yaml 'grid.models=[vit_s16]' train.epochs=2
   python -m harness.sweep status recipes/scaling.yaml --watch
@@ -59,8 +63,8 @@ WRITING = ("cancel", "report", "forecast")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, act, and return the exit status.
 
-    0 done, 1 cells failed, a damaged file is left out of the report, or SLURM does not answer `status`, 2 invalid
-    request, 130 interrupted.
+    0 done, 1 cells failed, `check` or `plan` found a problem, a damaged file is left out of the report, or SLURM does
+    not answer `status`, 2 invalid request, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
@@ -97,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument("--watch", action="store_true", help="status, run: refresh until nothing is queued or running")
-    parser.add_argument("--json", action="store_true", help="plan, status, frontier, forecast: print JSON, for scripts")
+    parser.add_argument("--json", action="store_true", help="check, plan, status, frontier, forecast: print JSON")
     parser.add_argument("--next", type=int, metavar="K", help="plan: propose K runs to do next, from what is evaluated")
     parser.add_argument(
         "--budget",
@@ -120,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recall", type=float, help="frontier: mean recall that is wanted; default: the best run's")
     parser.add_argument("--loss", type=float, help="frontier: validation loss that is wanted; default: the best run's")
-    help_force = "resume: also what failed for a permanent reason; run: also what does not fit by the plan"
+    help_force = "resume: also what failed for a permanent reason; run: also what `check` refuses, or does not fit"
     parser.add_argument("--force", action="store_true", help=help_force)
     help_orphans = "cancel: only live jobs of cells that the recipe no longer has, after an edit"
     parser.add_argument("--orphans", action="store_true", help=help_orphans)
@@ -167,8 +171,24 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
     return [find_cell(recipe, word) for word in words]
 
 
+def _check(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    return checking.report(recipe, _of_another(recipe, options), json=options.json)
+
+
+def _of_another(recipe: Recipe, options: argparse.Namespace) -> list[Problem]:
+    """That the output belongs to another recipe, if it does."""
+    try:
+        owner.check(recipe.output, options.recipe)
+    except owner.OwnerError as error:
+        return [Problem("output", str(error))]
+    return []
+
+
 def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
-    return plan_command.plan(recipe, options)
+    status = plan_command.plan(recipe, options)
+    if options.next or options.power is not None:
+        return status
+    return max(status, checking.before_plan(recipe, _of_another(recipe, options)))
 
 
 def _frontier(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
@@ -214,9 +234,11 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
 
     if recipe.launch.executor == "slurm":
         prepare(recipe)
+        checking.before_run(recipe, force=options.force)
         return _submit(recipe, options)
     with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
         prepare(recipe)
+        checking.before_run(recipe, force=options.force)
         work_items = stages.missing_of_all(recipe, cells(recipe))
         refuse_jobs(
             recipe.output, [(work.cell.id, task) for work in work_items for task in missing_tasks(recipe, work)]
@@ -300,6 +322,7 @@ def _tune(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) ->
 
 ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] = {
     "run": _run,
+    "check": _check,
     "plan": _plan,
     "status": _status,
     "logs": _logs,

@@ -58,7 +58,8 @@ def training_channels(recipe: Recipe, cell: Cell, stored: Sequence[str]) -> Chan
         return match(given, stored, dataset.channels, dataset.shards, field)
     names = renamed(stored, dataset.channels, dataset.shards, field)
     if len(names) != recipe.mae.channels:
-        raise ChannelError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {', '.join(names)}")
+        text = f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {', '.join(names)}"
+        raise ChannelError(f"{text}: set mae.channels={len(names)}")
     return ChannelOrder(names)
 
 

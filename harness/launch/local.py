@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class _Job:
     gpu: int | None
 
 
-def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Iterator[Outcome]:
+def run_local(recipe: Recipe, pending: Sequence[Cell], watch: Callable[[Sequence[Cell]], None]) -> Generator[Outcome]:
     """Run cells on this machine, in at most `launch.parallel` processes at a time, yielding each as it ends.
 
     On a machine with GPUs (`launch.gpus_per_node`), each process has one of its own, and no more run at a time than

@@ -154,8 +154,8 @@ class Embed(Section):
 
 
 class Control(Section):
-    column: Text
-    value: Text
+    column: Text = Field("treatment", description="of the wells' table; says what was done to each well")
+    value: Text = Field("EMPTY_control", description="what the column holds for a negative control")
 
 
 class Evaluate(Section):
@@ -164,7 +164,7 @@ class Evaluate(Section):
     protocol: Literal["current", "legacy"] = Field("current", description="which null ranks the known pairs")
     correction: Literal["tvn", "centre_scale", "pca_centre_scale", "none"] = "tvn"
     batch_column: Text = "experiment"
-    control: Control = Control(column="treatment", value="EMPTY_control")
+    control: Control = Control()
     gene_column: Text = "gene"
     relationships: Annotated[dict[Label, YamlPath], Entries, Field(min_length=1, max_length=MOST_NAMES)]
     tails: Pair = (0.05, 0.95)
