@@ -12,8 +12,8 @@ from harness.check.study import Study
 from harness.recipe.schema import Recipe
 
 FAST = (
-    sets.absent_sets, sets.splits, sets.channels, sets.experiments, sets.batches, inputs.files, inputs.builds,
-    machine.output, machine.edited, machine.devices,
+    sets.absent_sets, sets.splits, sets.channels, sets.value_range, sets.experiments, sets.batches, inputs.files,
+    inputs.builds, machine.output, machine.edited, machine.devices,
 )  # fmt: skip
 
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from harness.check.problem import Problem, at
 from harness.check.study import Study
-from harness.data.channels import ChannelError, embedding_channels, renamed, set_channels, training_channels
+from harness.data.channels import (
+    ChannelError,
+    embedding_channels,
+    renamed,
+    set_channels,
+    training_channels,
+    value_ranges,
+)
 from harness.data.shard_sets import check_experiments
 from harness.distributed.micro_batches import uneven_batch
 from harness.grid.cell import Cell
 from harness.grid.states import planned_steps
+from harness.recipe.data import Dataset
 from harness.recipe.fields import per_name
+from harness.recipe.schema import Embed
 from harness.stages.missing import StageError, shards_digest
+from harness.storage.json_files import is_number
+
+TOO_DIM = 0.5  # of unit variance, as in `harness.data.dim_channels`, which needs torch
 
 
 def absent_sets(study: Study) -> Iterator[Problem]:
@@ -67,6 +80,46 @@ def _unlearned(study: Study, cell: Cell) -> Iterator[Problem]:
     if cell.network_kind != "channel_agnostic" and len(names) != recipe.mae.channels:
         text = f"is {recipe.mae.channels}, but {embed.shards} has {', '.join(names)}"
         yield Problem("mae.channels", f"{text}: set mae.channels={len(names)}")
+
+
+def value_range(study: Study) -> Iterator[Problem]:
+    """Channels that standardisation would leave below half of unit variance, and ranges that lack a channel."""
+    mae = study.recipe.mae
+    for path, section, manifest in study.read():
+        measured = manifest.fields.get("pixel_ranges")
+        try:
+            stored = set_channels(study.recipe, section)
+            value_ranges(
+                mae, mae.channel_names or renamed(stored, section.channels, section.shards, f"{path}.channels")
+            )
+        except ChannelError as error:
+            yield at("mae.value_range", error)
+            continue
+        if mae.value_range is None and isinstance(measured, dict):
+            yield from _dim(section, {name: one for name, one in measured.items() if isinstance(one, dict)}, mae.crop)
+
+
+def _dim(section: Dataset | Embed, measured: Mapping[str, Mapping[str, Any]], crop: int) -> Iterator[Problem]:
+    kept = {name: _kept(one.get("standardised"), crop) for name, one in measured.items()}
+    dim = ", ".join(f"{name} ({share:.2g})" for name, share in kept.items() if share < TOO_DIM)
+    if dim:
+        text = f"is null, so that pixels of {section.shards} are divided by 65,535, of which they use little"
+        tells = f"standardised, {dim} keep these parts of a variance of 1"
+        yield Problem("mae.value_range", f"{text}: {tells}; {spreads(measured)} would keep more", is_warning=True)
+
+
+def _kept(standardised: object, crop: int) -> float:
+    """The variance that crops keep, by the largest parts measured that are no larger than those."""
+    if not isinstance(standardised, dict):
+        return 1.0
+    by_side = sorted((int(side), share) for side, share in standardised.items() if is_number(share, 0, 1))
+    return next((share for side, share in reversed(by_side) if side <= crop), by_side[0][1] if by_side else 1.0)
+
+
+def spreads(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """What most pixels of each channel differ by, as a recipe's `value_range`: «{DNA: 1120, ER: 3978}»."""
+    values = {name: max(1.0, one.get("high", 0.0) - one.get("low", 0.0)) for name, one in measured.items()}
+    return "{" + ", ".join(f"{name}: {value:g}" for name, value in values.items()) + "}"
 
 
 def experiments(study: Study) -> Iterator[Problem]:

@@ -59,8 +59,10 @@ class Mae(Section):
     channel_names: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="names of a model's channels, in order; null: those of its training shards"
     )
-    value_range: PositiveFloat | None = Field(
-        None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
+    value_range: PositiveFloat | dict[Text, PositiveFloat] | None = Field(
+        None,
+        description="pixel value that counts as 1 before self-standardisation, or one for each channel by name; null: "
+        "the type's, 255 or 65535, which leaves dim 16-bit channels below unit variance (docs/datasets.md)",
     )
     mask_ratio: Ratio = VitMae.mask_ratio
     decoder_width: PositiveInt = VitMae.decoder_width
