@@ -33,6 +33,7 @@ from harness.storage.locks import locked
 
 VERBS = {
     "run": "run what is missing of the study, then draw the report (the default verb)",
+    "init": "write a first recipe for the SHARDS named, with this machine's defaults (--output recipe.yaml)",
     "check": "look for mistakes in recipe, shards, tables and machine, and run nothing; run does so too (--json)",
     "plan": "print the cost of every cell, and run nothing",
     "status": "print the state of every cell, and where the loss of running ones will end (--watch, --json)",
@@ -45,6 +46,7 @@ VERBS = {
     "tune": "sweep the learning rate of the smallest model, and print the lines to paste (--rates, --each, --dry-run)",
 }
 EXAMPLES = """examples:
+  python -m harness.sweep init shards/mine --output mine.yaml
   python -m harness.sweep recipes/scaling.yaml
   python -m harness.sweep check recipes/scaling.yaml --profile laptop
   python -m harness.sweep plan recipes/scaling.yaml --profile slurm
@@ -133,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--octaves", type=float, default=4.0, help="tune: from its lowest to its highest (default 4)")
     parser.add_argument("--each", action="store_true", help="tune: every size of the grid, not the smallest alone")
     parser.add_argument("--dry-run", action="store_true", help="tune: print what the sweep would cost, and run nothing")
+    parser.add_argument("--output", type=Path, help="init: the recipe to write; default: named after the shards")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
     return parser
 
@@ -140,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
 def _act(options: argparse.Namespace) -> int:
     if options.recipe is None:
         raise RecipeError("no recipe given; try python -m harness.sweep recipes/scaling.yaml")
+    if options.verb == "init":
+        return _init(options)
     profile, why = (options.profile, "as requested") if options.profile else default_profile()
     overrides = [word for word in options.words if "=" in word]
     recipe = load(options.recipe, profile, overrides)
@@ -155,6 +160,14 @@ def _act(options: argparse.Namespace) -> int:
         owner.check(recipe.output, options.recipe)
     with kept_rows(recipe.output, write=options.verb == "status"):
         return ACTIONS[options.verb](recipe, options, named)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from harness.authoring.command import init
+    from harness.authoring.draft import Machine
+    from harness.check.machine import cores, gpus
+
+    return init(options.recipe, options.output, Machine(cores(), gpus()))
 
 
 def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:

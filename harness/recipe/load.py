@@ -56,7 +56,8 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"{place}: profiles: {shown(name)} must be letters, digits, '_', '.' and '-', at most 64")
     if profile not in profiles:
         known = ", ".join(profiles) or "none"
-        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}")
+        cure = f"; add `profiles: {{{profile}: {{}}}}` to run it as it is" if not profiles else ""
+        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}{cure}")
     notes = accept_old_names(tree, places)
     notes += [note for name in profiles for note in accept_old_names(profiles[name], places, ("profiles", name))]
     for name in sorted(profiles, key=lambda name: name != profile):
