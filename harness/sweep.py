@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     not answer `status`, 2 invalid request, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
+    if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema", "--fields"}:
         words.insert(0, "run")
     options = _parser().parse_intermixed_args(words)
     if options.verb in BRIEF:
@@ -77,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.set_threshold(GARBAGE)
     if options.json_schema:
         print(json.dumps(json_schema(), indent=1))
+        return 0
+    if options.fields:
+        from harness.authoring.reference import page
+
+        print(page(), end="")
         return 0
     try:
         return _act(options)
@@ -137,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="tune: print what the sweep would cost, and run nothing")
     parser.add_argument("--output", type=Path, help="init: the recipe to write; default: named after the shards")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
+    parser.add_argument("--fields", action="store_true", help="print the page of all fields, docs/recipe.md, and stop")
     return parser
 
 

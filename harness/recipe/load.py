@@ -167,7 +167,8 @@ def json_schema() -> dict[str, Any]:
     """A JSON schema for editors: a recipe whose every field is optional at the top, with `profiles`."""
     schema = Recipe.model_json_schema()
     profile = {"type": "object", "description": "fields laid over the recipe when this profile is chosen"}
-    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile}
+    text = "{name: fields}: what --profile changes; without it, slurm where sbatch answers, else laptop"
+    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile, "description": text}
     return schema
 
 
