@@ -145,7 +145,7 @@ def _value_range(facts: SetFacts) -> str:
         return "  value_range: null # 65,535; a set that is built again has proposals by channel (docs/datasets.md)"
     each = ", ".join(f"{scalar(name)}: {facts.pixel_ranges[name].spread}" for name in facts.channels)
     return (
-        "  # what most 16-bit pixels of a channel differ by, from the 5th to the 95th percentile (docs/datasets.md)\n"
+        "  # what most 16-bit pixels of an image differ by, from the 5th to the 95th percentile (docs/datasets.md)\n"
         f"  value_range: {{{each}}}"
     )
 

@@ -118,8 +118,7 @@ def _kept(standardised: object, crop: int) -> float:
 
 def spreads(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """What most pixels of each channel differ by, as a recipe's `value_range`: «{DNA: 1120, ER: 3978}»."""
-    values = {name: max(1.0, one.get("high", 0.0) - one.get("low", 0.0)) for name, one in measured.items()}
-    return "{" + ", ".join(f"{name}: {value:g}" for name, value in values.items()) + "}"
+    return "{" + ", ".join(f"{name}: {one.get('spread')}" for name, one in measured.items()) + "}"
 
 
 def experiments(study: Study) -> Iterator[Problem]:

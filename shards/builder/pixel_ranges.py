@@ -25,6 +25,7 @@ SAMPLE = 1 << 14  # pixels of each channel of an image, about
 LEVELS = 1 << 16
 SIDES = (64, 256)  # of the parts whose variance is measured, in pixels: as crops of small and of large studies
 EPSILON = 1e-5  # as of `shards.loader.transform`, which needs torch
+SHARES = (0.05, 0.5, 0.95, 0.999)  # percentiles that the manifest has
 STEPS = 128  # bins of an octave
 
 
@@ -42,12 +43,12 @@ LARGEST = np.searchsorted(BIN_OF, np.arange(BINS), side="right") - 1  # (K,): th
 
 
 class PixelCounts(BaseModel):
-    """The values of some images, as a shard's record keeps them: for each channel, counts by bin and moments."""
+    """The values of some images, as a shard's record keeps them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     images: int
-    counts: tuple[tuple[int, ...], ...]  # (C, K), without the zeros at the end
-    standardised: tuple[tuple[float, ...], ...]  # (C, 2): `PixelRange.standardised`, summed over the images
+    counts: tuple[tuple[int, ...], ...]  # (C, K): pixels by bin, without the zeros at the end
+    sums: tuple[tuple[float, ...], ...]  # (C, 3): over the images, of `PixelRange.standardised` and `spread`
 
 
 @dataclass
@@ -56,7 +57,7 @@ class PixelRanges:
 
     images: int = 0
     counts: NDArray[np.int64] | None = None  # (C, K)
-    standardised: NDArray[np.float64] | None = None  # (C, 2)
+    sums: NDArray[np.float64] | None = None  # (C, 3)
 
     def add(self, image: NDArray[np.generic]) -> None:
         """Count some pixels of an image (C, H, W); nothing of one of 8 bits."""
@@ -66,36 +67,36 @@ class PixelRanges:
         step = max(1, math.isqrt(height * width // SAMPLE))
         sample = image[:, step // 2 :: step, step // 2 :: step]
         bins = BIN_OF[sample].astype(np.int64) + BINS * np.arange(channels)[:, None, None]
-        counted = np.bincount(bins.ravel(), minlength=channels * BINS).reshape(channels, BINS)
-        self._add(1, counted, np.stack([_standardised(sample, max(2, side // step)) for side in SIDES], axis=1))
+        counts = np.bincount(bins.ravel(), minlength=channels * BINS).reshape(channels, BINS)
+        kept = [_standardised(sample, max(2, side // step)) for side in SIDES]
+        low, high = _percentiles(counts, (0.05, 0.95)).T  # (C,) each
+        self._add(1, counts, np.stack([*kept, high - low], axis=1))
 
     def merge(self, counted: PixelCounts) -> None:
         """Add what a record says."""
         counts = np.zeros((len(counted.counts), BINS), np.int64)
         for row, values in zip(counts, counted.counts, strict=True):
             row[: len(values)] = values
-        self._add(counted.images, counts, np.array(counted.standardised))
+        self._add(counted.images, counts, np.array(counted.sums))
 
-    def _add(self, images: int, counts: NDArray[np.int64], standardised: NDArray[np.float64]) -> None:
+    def _add(self, images: int, counts: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
         self.images += images
         self.counts = counts if self.counts is None else self.counts + counts
-        self.standardised = standardised if self.standardised is None else self.standardised + standardised
+        self.sums = sums if self.sums is None else self.sums + sums
 
     def counted(self) -> PixelCounts | None:
         """For a record; None if no image had 16 bits."""
-        if self.counts is None or self.standardised is None:
+        if self.counts is None or self.sums is None:
             return None
         rows = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in self.counts)
-        return PixelCounts(images=self.images, counts=rows, standardised=tuple(map(tuple, self.standardised.tolist())))
+        return PixelCounts(images=self.images, counts=rows, sums=tuple(map(tuple, self.sums.tolist())))
 
     def by_channel(self, names: Sequence[str]) -> dict[str, PixelRange]:
         """The range of each channel; empty if no image had 16 bits."""
-        if self.counts is None or self.standardised is None:
+        if self.counts is None or self.sums is None:
             return {}
-        return {
-            name: _range(row, (standardised / self.images).tolist())
-            for name, row, standardised in zip(names, self.counts, self.standardised, strict=True)
-        }
+        places, means = _percentiles(self.counts, SHARES).tolist(), (self.sums / self.images).tolist()
+        return {name: _range(*of_channel) for name, *of_channel in zip(names, places, means, strict=True)}
 
 
 def _standardised(sample: NDArray[np.generic], side: int) -> NDArray[np.float64]:
@@ -105,15 +106,21 @@ def _standardised(sample: NDArray[np.generic], side: int) -> NDArray[np.float64]
     down, across = min(side, height), min(side, width)
     parts = sample[:, : rows * down, : columns * across].reshape(channels, rows, down, columns, across)
     variance = parts.var(axis=(2, 4), dtype=np.float32)  # (C, rows, columns)
-    kept: NDArray[np.float64] = (variance / (variance + EPSILON * (LEVELS - 1) ** 2)).mean(
-        axis=(1, 2), dtype=np.float64
-    )
+    share = variance / (variance + EPSILON * (LEVELS - 1) ** 2)
+    kept: NDArray[np.float64] = share.mean(axis=(1, 2), dtype=np.float64)
     return kept
 
 
-def _range(counts: NDArray[np.int64], kept: Sequence[float]) -> PixelRange:
-    below = np.cumsum(counts)
-    places = [LARGEST[np.searchsorted(below, share * below[-1])] for share in (0.05, 0.5, 0.95, 0.999)]
-    low, median, high, brightest = map(int, places)
+def _percentiles(counts: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64]:
+    """The values below which these shares of the pixels are, of counts by bin (C, K): (C, shares)."""
+    below = counts.cumsum(axis=1)
+    return np.stack([LARGEST[np.searchsorted(row, np.array(shares) * row[-1])] for row in below])
+
+
+def _range(places: Sequence[int], means: Sequence[float]) -> PixelRange:
+    low, median, high, brightest = places
+    *kept, spread = means
     standardised = {side: round(share, 4) for side, share in zip(SIDES, kept, strict=True)}
-    return PixelRange(low=low, median=median, high=high, brightest=brightest, standardised=standardised)
+    return PixelRange(
+        low=low, median=median, high=high, brightest=brightest, spread=max(1, round(spread)), standardised=standardised
+    )

@@ -66,6 +66,7 @@ class PixelRange(_Strict):
 
     Attributes:
         low, median, high, brightest: the 5th, 50th, 95th and 99.9th percentile.
+        spread: from the 5th to the 95th percentile of one image, on average: what most of its pixels differ by.
         standardised: the variance, of 1, that square parts keep on average if they are divided by 65,535 and then
             self-standardised (`shards.loader.transform`), by the side of the parts in pixels.
     """
@@ -74,12 +75,8 @@ class PixelRange(_Strict):
     median: Level
     high: Level
     brightest: Level
+    spread: Annotated[int, Field(ge=1, le=65_535)]
     standardised: dict[int, Annotated[float, Field(ge=0, le=1)]]
-
-    @property
-    def spread(self) -> int:
-        """From the 5th to the 95th percentile: what most pixels differ by; at least 1."""
-        return max(1, self.high - self.low)
 
     @model_validator(mode="after")
     def _rises(self) -> PixelRange:

@@ -20,7 +20,7 @@ from shards.builder.build_set import build
 from shards.format.manifest import PixelRange
 
 LAPTOP, SERVER = Machine(cores=4, gpus=0), Machine(cores=64, gpus=8)
-RANGE = PixelRange(low=100, median=200, high=900, brightest=4000, standardised={64: 0.2})
+RANGE = PixelRange(low=100, median=200, high=900, brightest=4000, spread=800, standardised={64: 0.2})
 FACTS = SetFacts(
     Path("shards/mine"), ("DNA", "ER"), "uint16", {"DNA": RANGE, "ER": RANGE}, {"train": 4000, "validation": 400},
     {"train": ("a", "b", "c", "d"), "validation": ("e",)}, 1080, Control("treatment", "DMSO", 64), (("DMSO", 64),), 900,

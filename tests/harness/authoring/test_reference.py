@@ -35,7 +35,8 @@ def test_every_field_of_every_section_is_on_it_with_a_meaning() -> None:
         "| `warmup` | number at least 0, below 1 | `0.1` | share of the run in which the rate rises |",
         "| `batch` | whole number above 0, at most 16,777,216, or by name | `4096` | global batch in crops; "
         "per dataset |",
-        '| `executor` | `slurm`, `local` | `"slurm"` | slurm: as jobs of a cluster; local: as processes of this machine |',
+        '| `executor` | `slurm`, `local` | `"slurm"` | slurm: as jobs of a cluster; '
+        "local: as processes of this machine |",
         "| `kind` | `mu_net` |  | says which section this is |",
         "| `tails` | 2 of: number at least 0, below 1 | `[0.05, 0.95]` | quantiles of the cosines of all pairs; "
         "a known pair is recalled outside of them |",
