@@ -14,6 +14,7 @@ from harness.authoring.set_facts import SetFacts
 
 CROPS = (256, 128, 64, 32, 16)  # sides that patches of 8 and 16 divide
 STEPS = 1000  # of a first run on processors, about: minutes
+MOST_AT_ONCE = 8  # cells on processors
 NESTED = 4  # experiments from which there are two sizes of dataset
 PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+-]*")
 
@@ -199,15 +200,15 @@ def _evaluate(facts: SetFacts) -> str:
 
 
 def _launch(machine: Machine) -> str:
-    parallel = machine.gpus or max(1, machine.cores // 2)
+    parallel = machine.gpus or min(MOST_AT_ONCE, machine.cores)  # small models gain little from a second thread
     what = f"{machine.gpus} GPUs" if machine.gpus else "no GPU"
     return f"""\
 launch: # this machine: {machine.cores} cores, {what}
   executor: local
   parallel: {parallel} # grid cells at a time
   gpus_per_node: {machine.gpus}
-  cpus_per_task: {max(1, machine.cores // parallel)}
-  loader_workers: {max(1, machine.cores // parallel // 2)}
+  cpus_per_task: {max(1, machine.cores // parallel) if machine.gpus else 1}
+  loader_workers: {max(1, machine.cores // parallel // 2) if machine.gpus else 1}
 
 profiles: # --profile NAME; without it, slurm where sbatch answers, else laptop
   laptop: {{}}

@@ -56,7 +56,7 @@ def test_every_draft_is_a_recipe(facts: SetFacts, machine: Machine, tmp_path: Pa
 
 def test_a_laptop_gets_what_a_laptop_can_do(tmp_path: Path) -> None:
     recipe = written(FACTS, LAPTOP, tmp_path)
-    assert (recipe.launch.executor, recipe.launch.parallel, recipe.launch.gpus_per_node) == ("local", 2, 0)
+    assert (recipe.launch.executor, recipe.launch.parallel, recipe.launch.gpus_per_node) == ("local", 4, 0)
     assert (recipe.train.precision, recipe.train.optimiser.name, recipe.mae.crop) == ("fp32", "adamw", 64)
     assert recipe.mae.value_range == {"DNA": 800.0, "ER": 800.0}
     on_gpus = written(FACTS, SERVER, tmp_path)
