@@ -11,13 +11,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from harness.check import command as checking
+from harness.check.problem import Problem
 from harness.grid.cell import Cell
 from harness.grid.cells import cells, find_cell
 from harness.launch import owner, status
 from harness.launch.arguments import parse
 from harness.launch.owner import keep_recipe
-from harness.launch.slurm.book.submissions import Submissions
 from harness.launch.status_table import as_json, slow_nodes, table
 from harness.launch.watch import watch
 from harness.plan.fit import check_fit
@@ -42,8 +44,8 @@ WRITING = ("cancel", "report", "forecast")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, act, and return the exit status.
 
-    0 done, 1 cells failed, a damaged file is left out of the report, or SLURM does not answer `status`, 2 invalid
-    request, 130 interrupted.
+    0 done, 1 cells failed, `check` or `plan` found a problem, a damaged file is left out of the report, or SLURM does
+    not answer `status`, 2 invalid request, 130 interrupted.
     """
     try:
         status = _act(parse(sys.argv[1:] if arguments is None else arguments))
@@ -67,6 +69,13 @@ def _act(options: argparse.Namespace) -> int:
     if options.json_schema:
         print(json.dumps(json_schema(), indent=1))
         return 0
+    if options.fields:
+        from harness.authoring.reference import page
+
+        print(page(), end="")
+        return 0
+    if options.verb == "init":
+        return _init(options)
     recipe, source = _load(options)
     if options.print_recipe:
         print(to_yaml(recipe), end="")
@@ -74,7 +83,7 @@ def _act(options: argparse.Namespace) -> int:
     if not options.json:
         print(source, flush=True)
     named = _named_cells(recipe, options.verb, [word for word in options.words if "=" not in word])
-    path = owner.recipe_of(recipe.output) if options.recipe.is_dir() else options.recipe
+    path = _recipe_path(recipe, options)
     if options.verb in CLAIMING:
         owner.claim(recipe.output, recipe.name, path)
         keep_recipe(recipe)
@@ -82,6 +91,16 @@ def _act(options: argparse.Namespace) -> int:
         owner.check(recipe.output, path)
     with kept_rows(recipe.output, write=options.verb == "status"):
         return ACTIONS[options.verb](recipe, options, named)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from harness.authoring.command import init
+    from harness.authoring.draft import Machine
+    from harness.check.machine import cores, gpus
+
+    if options.recipe is None:
+        raise RecipeError("init takes a shard set: python -m harness.sweep init shards/mine")
+    return init(options.recipe, options.output, Machine(cores(), gpus()))
 
 
 def _load(options: argparse.Namespace) -> tuple[Recipe, str]:
@@ -95,6 +114,11 @@ def _load(options: argparse.Namespace) -> tuple[Recipe, str]:
         return load_kept(options.recipe, overrides), f"{options.recipe}: the recipe as it was run last"
     profile, why = (options.profile, "as requested") if options.profile else default_profile()
     return load(options.recipe, profile, overrides), f"profile {profile}: {why}"
+
+
+def _recipe_path(recipe: Recipe, options: argparse.Namespace) -> Path:
+    """The recipe that was named, or that the output which was named belongs to."""
+    return owner.recipe_of(recipe.output) if options.recipe.is_dir() else Path(options.recipe)
 
 
 def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
@@ -111,8 +135,24 @@ def _named_cells(recipe: Recipe, verb: str, words: Sequence[str]) -> list[Cell]:
     return [find_cell(recipe, word) for word in words]
 
 
+def _check(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
+    return checking.report(recipe, _of_another(recipe, options), json=options.json)
+
+
+def _of_another(recipe: Recipe, options: argparse.Namespace) -> list[Problem]:
+    """That the output belongs to another recipe, if it does."""
+    try:
+        owner.check(recipe.output, _recipe_path(recipe, options))
+    except owner.OwnerError as error:
+        return [Problem("output", str(error))]
+    return []
+
+
 def _plan(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
-    return plan_command.plan(recipe, options)
+    status = plan_command.plan(recipe, options)
+    if options.next or options.power is not None:
+        return status
+    return max(status, checking.before_plan(recipe, _of_another(recipe, options)))
 
 
 def _frontier(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
@@ -164,14 +204,17 @@ def _counts(work_items: Sequence[CellWork]) -> str:
 
 def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     from harness.data.prepare import prepare
+    from harness.launch.local.cancel import not_cancelled
     from harness.launch.local.progress import run_with_progress
     from harness.launch.slurm.book.evidence import refuse_jobs
 
     if recipe.launch.executor == "slurm":
         prepare(recipe)
+        checking.before_run(recipe, force=options.force)
         return _submit(recipe, options)
     with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
         prepare(recipe)
+        checking.before_run(recipe, force=options.force)
         work_items = stages.missing_of_all(recipe, cells(recipe))
         refuse_jobs(
             recipe.output, [(work.cell.id, task) for work in work_items for task in missing_tasks(recipe, work)]
@@ -179,7 +222,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
         print(
             _counts(work_items) + ("" if any(work.missing for work in work_items) else "; nothing to run"), flush=True
         )
-        to_do = _not_cancelled(recipe, [work for work in work_items if work.missing], options.verb == "resume")
+        to_do = not_cancelled(recipe.output, [work for work in work_items if work.missing], options.verb == "resume")
         missing = [work.cell for work in to_do]
         check_fit(recipe, [(work.cell, work.missing) for work in to_do], force=options.force)
         failed = run_with_progress(recipe, missing)
@@ -187,23 +230,6 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
     if failed:
         print(f"{failed} of {len(missing)} cells failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else status_of_report
-
-
-def _not_cancelled(recipe: Recipe, work_items: Sequence[CellWork], resume: bool) -> list[CellWork]:
-    """Those that nobody cancelled, and that start from none that somebody did; with `resume`, all."""
-    submissions = Submissions(recipe.output)
-    if resume and submissions.cancelled:
-        with submissions.locked():
-            submissions.resume([work.cell.id for work in work_items])
-    kept, left_out = [], set(submissions.cancelled)
-    for work in work_items:  # a cell comes after the one that it starts from
-        if work.cell.id in left_out or (work.cell.start is not None and work.cell.start.id in left_out):
-            left_out.add(work.cell.id)
-        else:
-            kept.append(work)
-    if len(kept) < len(work_items):
-        print(f"{len(work_items) - len(kept)} cells stay cancelled; resume runs them")
-    return kept
 
 
 def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
@@ -273,6 +299,7 @@ def _tune(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) ->
 
 ACTIONS: dict[str, Callable[[Recipe, argparse.Namespace, Sequence[Cell]], int]] = {
     "run": _run,
+    "check": _check,
     "plan": _plan,
     "status": _status,
     "logs": _logs,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 VERBS = {
     "run": "run what is missing of the study, then draw the report (the default verb)",
+    "init": "write a first recipe for the SHARDS named, with this machine's defaults (--output recipe.yaml)",
+    "check": "look for mistakes in recipe, shards, tables and machine, and run nothing; run does so too (--json)",
     "plan": "print the cost of every cell, and run nothing",
     "status": "print the state of every cell, and where the loss of running ones will end (--watch, --json)",
     "logs": "print the first failure of a CELL, or the log of one of its ranks (--rank)",
@@ -21,7 +23,9 @@ VERBS = {
     "tune": "sweep the learning rate of the smallest model, and print the lines to paste (--rates, --each, --dry-run)",
 }
 EXAMPLES = """examples:
+  python -m harness.sweep init shards/mine --output mine.yaml
   python -m harness.sweep recipes/scaling.yaml
+  python -m harness.sweep check recipes/scaling.yaml --profile laptop
   python -m harness.sweep plan recipes/scaling.yaml --profile slurm
   python -m harness.sweep recipes/scaling.yaml 'grid.models=[vit_s16]' train.epochs=2
   python -m harness.sweep status recipes/scaling.yaml --watch
@@ -37,7 +41,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         ValueError: the first word is neither a verb nor a file, but close to a verb.
     """
     words = list(words)
-    if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema"}:
+    if not words or words[0] not in {*VERBS, "-h", "--help", "--json-schema", "--fields"}:
         if words and not words[0].startswith("-") and not Path(words[0]).exists():
             _suggest(words[0])
         words.insert(0, "run")
@@ -65,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", help="a profile of the recipe; default: slurm where sbatch answers, else laptop")
     parser.add_argument("--print-recipe", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument("--watch", action="store_true", help="status, run: refresh until nothing is queued or running")
-    parser.add_argument("--json", action="store_true", help="plan, status, frontier, forecast: print JSON, for scripts")
+    parser.add_argument("--json", action="store_true", help="check, plan, status, frontier, forecast: print JSON")
     parser.add_argument("--wide", action="store_true", help="plan: every column, on lines of any length")
     parser.add_argument("--next", type=int, metavar="K", help="plan: propose K runs to do next, from what is evaluated")
     parser.add_argument(
@@ -89,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recall", type=float, help="frontier: mean recall that is wanted; default: the best run's")
     parser.add_argument("--loss", type=float, help="frontier: validation loss that is wanted; default: the best run's")
-    help_force = "resume: also what failed for a permanent reason; run: also what does not fit by the plan"
+    help_force = "resume: also what failed for a permanent reason; run: also what `check` refuses, or does not fit"
     parser.add_argument("--force", action="store_true", help=help_force)
     help_orphans = "cancel: only live jobs of cells that the recipe no longer has, after an edit"
     parser.add_argument("--orphans", action="store_true", help=help_orphans)
@@ -98,5 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--octaves", type=float, default=4.0, help="tune: from its lowest to its highest (default 4)")
     parser.add_argument("--each", action="store_true", help="tune: every size of the grid, not the smallest alone")
     parser.add_argument("--dry-run", action="store_true", help="tune: print what the sweep would cost, and run nothing")
+    parser.add_argument("--output", type=Path, help="init: the recipe to write; default: named after the shards")
     parser.add_argument("--json-schema", action="store_true", help="print the recipe's JSON schema and stop")
+    parser.add_argument("--fields", action="store_true", help="print the page of all fields, docs/recipe.md, and stop")
     return parser

@@ -57,7 +57,8 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"{place}: profiles: {shown(name)} must be letters, digits, '_', '.' and '-', at most 64")
     if profile not in profiles:
         known = ", ".join(profiles) or "none"
-        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}")
+        cure = f"; add `profiles: {{{profile}: {{}}}}` to run it as it is" if not profiles else ""
+        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}{cure}")
     notes = accept_old_names(tree, places)
     notes += [note for name in profiles for note in accept_old_names(profiles[name], places, ("profiles", name))]
     for name in sorted(profiles, key=lambda name: name != profile):
@@ -190,7 +191,8 @@ def json_schema() -> dict[str, Any]:
     """A JSON schema for editors: a recipe whose every field is optional at the top, with `profiles`."""
     schema = Recipe.model_json_schema()
     profile = {"type": "object", "description": "fields laid over the recipe when this profile is chosen"}
-    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile}
+    text = "{name: fields}: what --profile changes; without it, slurm where sbatch answers, else laptop"
+    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile, "description": text}
     return schema
 
 

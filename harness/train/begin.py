@@ -10,6 +10,7 @@ from harness.checkpoint.checkpoints import Checkpoints, Progress, say
 from harness.checkpoint.start import Start
 from harness.distributed.build_engine import engine_for_cell
 from harness.distributed.engine import Engine
+from harness.distributed.micro_batches import uneven_batch
 from harness.distributed.preemption import RunControl
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.slow_ranks import SlowRanks
@@ -35,10 +36,8 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
     recipe, cell, launch = stage.recipe, stage.cell, stage.recipe.launch
     begun = Begun.now(stage.folder)
     spec = build_run_spec(recipe, cell)
-    if spec.training.batch % (model.group * ranks.world):
-        raise ValueError(
-            f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
-        )
+    if uneven := uneven_batch(spec.training.batch, ranks.world, model.group):
+        raise ValueError(uneven)
     engine = engine_for_cell(recipe, cell, model, ranks)
     train = spec.training.settings
     policy = Policy(train.nonfinite, train.spike, train.spike_factor, train.skip_limit)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness.launch.local.record import last_changes
 from harness.launch.owner import SWEEP_LOCK
 from harness.launch.slurm.book.submissions import Submissions
+from harness.stages.missing import CellWork
 from harness.storage.kept.remembered import identity
 from harness.storage.locks import holder
 
@@ -38,6 +39,23 @@ class Cancelled:
         if found != self._seen:
             self._cells, self._seen = frozenset(Submissions(self._output).cancelled), found
         return self._cells
+
+
+def not_cancelled(output: Path, work_items: Sequence[CellWork], resume: bool) -> list[CellWork]:
+    """Those that nobody cancelled, and that start from none that somebody did; with `resume`, all."""
+    submissions = Submissions(output)
+    if resume and submissions.cancelled:
+        with submissions.locked():
+            submissions.resume([work.cell.id for work in work_items])
+    kept, left_out = [], set(submissions.cancelled)
+    for work in work_items:  # a cell comes after the one that it starts from
+        if work.cell.id in left_out or (work.cell.start is not None and work.cell.start.id in left_out):
+            left_out.add(work.cell.id)
+        else:
+            kept.append(work)
+    if len(kept) < len(work_items):
+        print(f"{len(work_items) - len(kept)} cells stay cancelled; resume runs them")
+    return kept
 
 
 def wait_for_sweep(output: Path, cells: Collection[str]) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.launch.local.processes import Outcome, run_local
+from harness.launch.local.shared_failure import SharedFailure
 from harness.plan.cost import CellPlan, plan_cells
 from harness.recipe.schema import Recipe
 from harness.storage import ledger
@@ -93,17 +95,23 @@ def describe(recipe: Recipe, outcome: Outcome) -> str:
 
 def run_with_progress(recipe: Recipe, missing: Sequence[Cell]) -> int:
     """Run cells on this machine, and count the failed ones. Those that most work follows from come first, so that none
-    of them starts last."""
+    of them starts last. A failure that all would share ends the sweep."""
     if not missing:
         return 0
     plans = plan_cells(recipe, missing)
     cost = {plan.cell.id: plan.work for plan in plans}
-    watch = Watch(recipe, missing, plans)
-    failed = 0
+    watch, shared = Watch(recipe, missing, plans), SharedFailure(missing)
+    failed = ended = 0
     try:
-        for outcome in run_local(recipe, sorted(missing, key=lambda cell: -_work_ahead(cell, cost)), watch):
-            watch.ended(outcome)
-            failed += outcome.phase == "failed"
+        with closing(run_local(recipe, sorted(missing, key=lambda cell: -_work_ahead(cell, cost)), watch)) as outcomes:
+            for outcome in outcomes:
+                watch.ended(outcome)
+                failed += outcome.phase == "failed"
+                ended += 1
+                reason = None if outcome.is_cancelled else shared.reason_to_stop(outcome.cell, outcome.error)
+                if reason and ended < len(missing):
+                    print(f"stopped: {reason}; {len(missing) - ended} cells were not tried", file=sys.stderr)
+                    break
     finally:
         watch.close()
     return failed

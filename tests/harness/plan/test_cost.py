@@ -93,6 +93,7 @@ def test_a_run_that_cannot_fit_submits_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("harness.data.prepare.prepare", lambda recipe: None)
+    monkeypatch.setattr("harness.check.command.before_run", lambda recipe, force: None)
     monkeypatch.setattr(
         "harness.stages.missing.missing_stages", lambda recipe, cell, shared: CellWork(cell, {}, ("train",))
     )
