@@ -36,6 +36,7 @@ from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
 from harness.train.begin import begin_run
 from harness.train.garbage import collected_garbage
+from harness.train.profiling.step_trace import StepTrace
 from harness.train.run import Run
 from harness.train.session import spent_values
 from harness.train.stop import stop_values
@@ -54,13 +55,15 @@ def train(run: Run, launch: Launch) -> None:
     agree = Agreement(run.ranks)
     run.engine.model.train()
     log = closing(run.metrics) if run.metrics else nullcontext()
-    with log, closing(_inputs(run, launch)) as inputs, collected_garbage() as collect:
+    trace = StepTrace(launch.profile, run.folder, run.ranks, run.outside_steps)
+    with log, closing(_inputs(run, launch)) as inputs, collected_garbage() as collect, closing(trace):
         while not run.finished:
             if not run.validation_due:  # else a stop came in the middle of it
-                PULSE.mark(DATA, progress.step)
-                batch = run.next_inputs(inputs)
-                PULSE.mark(STEP)
-                run.step(batch)
+                with trace.step(progress.step + 1):
+                    PULSE.mark(DATA, progress.step)
+                    batch = run.next_inputs(inputs)
+                    PULSE.mark(STEP)
+                    run.step(batch)
                 PULSE.mark(AGREE, progress.step)
                 if run.ends_interval(run.spec.log_every):
                     run.report_bad_steps()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -52,6 +53,11 @@ class Run:
     stop: Outlook | None = None  # on the first rank: why `launch.stop_when` ended the run
     is_stopped: bool = False  # whether it did
     _started: bool = False  # whether the first batch has arrived
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the cell."""
+        return self.checkpoints.folder.parent
 
     @property
     def training(self) -> Training:
