@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.data.channels import learned_channels
 from harness.data.labels import class_count
+from harness.data.shard_sets import check_shards
 from harness.data.wells import Wells
 from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
@@ -55,6 +56,7 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
         missing = [number for number in parts.of(share) if ranks.any(not parts.path(number).exists())]
         seconds = 0.0
         if missing:
+            check_shards(embedding.shards, ranks)
             encode = _encoder(embedding, ranks, control.stop, share)
             seconds = _embed_parts(embedding, missing, encode, ranks)
         embedded = embedding.count_crops(map(parts.wells_of, missing))

@@ -42,6 +42,8 @@ from harness.train.session import spent_values
 from harness.train.stop import stop_values
 from harness.train.validate import validate
 
+AFTER_STALL = 300.0  # seconds: `stalls.watch` first says which rank is missing, and ends the job
+
 
 def train(run: Run, launch: Launch) -> None:
     """Step until the run is finished.
@@ -64,6 +66,8 @@ def train(run: Run, launch: Launch) -> None:
                     batch = run.next_inputs(inputs)
                     PULSE.mark(STEP)
                     run.step(batch)
+                    if progress.step == run.first + 1 and launch.stall_minutes is not None:
+                        run.ranks.limit_waiting(60 * launch.stall_minutes + AFTER_STALL)
                 PULSE.mark(AGREE, progress.step)
                 if run.ends_interval(run.spec.log_every):
                     run.report_bad_steps()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -52,7 +52,11 @@ class Run:
     crops_before: int = 0  # of the run that this one continues
     stop: Outlook | None = None  # on the first rank: why `launch.stop_when` ended the run
     is_stopped: bool = False  # whether it did
+    first: int = field(init=False)  # the step that this start begins with
     _started: bool = False  # whether the first batch has arrived
+
+    def __post_init__(self) -> None:
+        self.first = self.progress.step
 
     @property
     def folder(self) -> Path:
