@@ -2,7 +2,8 @@
 
 A step is a pure function of the state before it and (seed, step): its crops, masks and dropped paths all follow from
 the position in the order. So a run that was killed and resumed on one process ends bit for bit like one that was not.
-The loop reads numbers from the device only where a row of the log is written.
+The host does not wait for the device between validations and saves: what a row of the log holds is copied while the
+device goes on, and read two steps later.
 
 Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L tokens.
 """
@@ -70,8 +71,9 @@ def train(run: Run, launch: Launch) -> None:
                         run.ranks.limit_waiting(60 * launch.stall_minutes + AFTER_STALL)
                 PULSE.mark(AGREE, progress.step)
                 if run.ends_interval(run.spec.log_every):
-                    run.report_bad_steps()
                     run.log()
+                if run.row_is_due:
+                    run.write_row()
             stopping, due = agree(bool(stop), run.session.is_due(failed=run.checkpoints.has_failed))
             if run.validation_due and not stopping:
                 PULSE.mark(VALIDATE)
@@ -93,6 +95,7 @@ def train(run: Run, launch: Launch) -> None:
                 with run.outside_steps():
                     run.save(best=best)
             collect(progress.step)
+        run.write_row()
         agree.close()
         run.slow.close()
         if run.cell.heirs or launch.keep_states or run.is_stopped:
