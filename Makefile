@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install sweep test test-fast lint clean
+.PHONY: help install sweep test test-fast gpu-day lint clean
 
 help:
 	@echo "make sweep      install, then run recipes/scaling.yaml (RECIPE=..., ARGS='train.epochs=2')"
 	@echo "make test       install, then run all tests (make test-fast: the fast tier)"
+	@echo "make gpu-day    measure on a GPU what is not measured yet, in at most ten minutes; resumes (MINUTES=9)"
 	@echo "make lint       ruff, mypy and the import contract"
 	@echo "make install    only create $(VENV) and install into it"
 
@@ -32,6 +33,10 @@ test: install
 
 test-fast: install
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+MINUTES ?= 9
+gpu-day: install
+	$(BIN)/python -m benchmarks.gpu_day --minutes $(MINUTES) $(ARGS)
 
 lint: install
 	$(BIN)/ruff check

@@ -26,6 +26,7 @@ from harness.models.mae import MaskedAutoencoder
 from shards.loader.transform import self_standardise
 
 Step = Callable[[], None]
+WAYS = ("none", "blocks", "whole", "reduce-overhead")  # to compile our model
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05
 
 
@@ -81,7 +82,7 @@ def compile_model(model: MaskedAutoencoder, how: str) -> None:
     elif how == "reduce-overhead":
         model.compile(mode="reduce-overhead")
     elif how != "none":
-        raise ValueError(f"no way to compile {how!r}: none, blocks, whole or reduce-overhead")
+        raise ValueError(f"no way to compile {how!r}: {', '.join(WAYS)}")
 
 
 class EagerMae(nn.Module):

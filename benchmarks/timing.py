@@ -49,10 +49,15 @@ def best_speed(peer: Peer, setting: StepSetting, search: Search) -> StepSpeed:
     """
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_search, (peer, setting, search, torch.get_num_threads()))
+        return pool.apply(search_here, (peer, setting, search, torch.get_num_threads()))
 
 
-def _search(peer: Peer, setting: StepSetting, search: Search, threads: int) -> StepSpeed:
+def search_here(peer: Peer, setting: StepSetting, search: Search, threads: int) -> StepSpeed:
+    """As `best_speed`, in this process.
+
+    Raises:
+        RuntimeError: not even the first batch fits.
+    """
     torch.set_num_threads(threads)
     best: StepSpeed | None = None
     batch = search.first
@@ -69,6 +74,7 @@ def _search(peer: Peer, setting: StepSetting, search: Search, threads: int) -> S
 
 def _speed(peer: Peer, setting: StepSetting, seconds: float) -> StepSpeed | None:
     """None where the batch does not fit."""
+    torch.compiler.reset()  # code compiled for another batch would be compiled again for any, which is slower
     gc.collect()
     if setting.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -111,8 +117,8 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matmul_rate(device: torch.device, bf16: bool) -> float:
-    """FLOP/s of one large square product: what this machine reaches in its best block."""
+def matmul_rate(device: torch.device, bf16: bool, seconds: float = 2.0) -> float:
+    """FLOP/s of one large square product: what this machine reaches in its best block of some seconds."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    return 2 * side**3 / timed(lambda: torch.mm(a, b), device, 2.0, min)
+    return 2 * side**3 / timed(lambda: torch.mm(a, b), device, seconds, min)

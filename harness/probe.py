@@ -46,7 +46,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
     from harness.data.wells import evaluation_wells
     from harness.distributed.preemption import StopFlag
     from harness.distributed.ranks import Ranks, choose_device
-    from harness.embed.wells import TileReading, embed_wells
+    from harness.embed.wells import TileReading, embed_parts
     from harness.models.architecture import build
     from harness.models.block_features import EveryBlock
     from harness.models.mae import MaskedAutoencoder
@@ -68,7 +68,7 @@ def block_features(recipe: Recipe, cell: Cell) -> tuple[pd.DataFrame, NDArray[An
         embedding_channels(recipe, cell, cell_folder(recipe, cell), shards.manifest.channels),
         recipe.train.precision,
     )
-    features = embed_wells(encoder, cell, shards, wells, channels, reading, ranks, precision, StopFlag())
+    (features,) = embed_parts(encoder, cell, shards, [wells], channels, reading, ranks, precision, StopFlag())
     return shards.wells.loc[wells], features.reshape(len(wells), model.config.depth, -1).transpose(1, 0, 2)
 
 

@@ -36,6 +36,7 @@ from harness.checkpoint.lost import BEST, FOLDER, LATEST
 from harness.checkpoint.restore import OverwrittenError, Target, restore, verify
 from harness.checkpoint.rng import generator_states
 from harness.checkpoint.room import room
+from harness.checkpoint.save_plan import PlanCache
 from harness.checkpoint.start import Start, load_start
 from harness.checkpoint.tensors import Resumable, reason, size_on_rank, tensors_of
 from harness.distributed.ranks import Ranks
@@ -81,6 +82,7 @@ class Checkpoints:
         on_gpu = ranks.device.type == "cuda"
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._plans = PlanCache()
         self._pending: Future[None] | None = None
         self._saved, self._bytes = -1, 0
         self._failures: list[str] = []  # of the saves since the last complete one
@@ -99,8 +101,8 @@ class Checkpoints:
         self._bytes = sum(size_on_rank(tensor) for tensor in state.values())
         folder = self.folder / f".{step_name(progress.step)}.partial"
         written = async_save(
-            state, storage_writer=FileSystemWriter(folder, sync_files=True), process_group=self._collective.group,
-            async_stager=self._stager, no_dist=self._collective.group is None,
+            state, storage_writer=FileSystemWriter(folder, sync_files=True), planner=self._plans.planner(),
+            process_group=self._collective.group, async_stager=self._stager, no_dist=self._collective.group is None,
         )  # fmt: skip
         facts = {
             "format": FORMAT, "fingerprint": self._fingerprint, "world": self._ranks.world,
@@ -237,6 +239,7 @@ class Checkpoints:
         self.wait()
         self._writer.shutdown()
         self._stager.close()
+        self._plans.close()
 
     def _finish(self, written: Future[Any], folder: Path, facts: dict[str, Any]) -> None:
         """On the writer thread of every rank: wait for the tensors, then publish the checkpoint on the first rank.

@@ -60,7 +60,7 @@ def class_names(recipe: Recipe, cell: Cell) -> tuple[str, ...]:
     if cell.dataset is None or not cell.is_classifier:
         return ()
     dataset = recipe.datasets[cell.dataset]
-    shards = open_shards(recipe, dataset.shards)
+    shards = open_shards(recipe, dataset.shards, sizes=False)  # its table alone is read
     labels = labels_of(cell, shards, training_wells(shards, dataset.fraction)[1])
     return labels.names if labels else ()
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.grid.cell import fingerprint
 from harness.recipe.data import Remote
 from harness.recipe.schema import Recipe
+from harness.storage.health.open_files import open_shards_limit
 from harness.storage.json_files import parse_json
 from harness.storage.kept.remembered import Remembered
 from shards.format.source import MAX_MANIFEST_BYTES, LocalFolder
 
 if TYPE_CHECKING:
+    from harness.distributed.ranks import Ranks
     from shards.reader.shard_set import ShardSet
     from shards.remote.store import Store
 
@@ -24,17 +26,22 @@ GIGA = 10**9
 MANIFEST = "manifest.json"  # as in `shards.format.manifest`, whose import takes longer than `plan` may
 
 
-def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "stream"] = "random") -> ShardSet:
+def open_shards(
+    recipe: Recipe, place: ShardLocation, order: Literal["random", "stream"] = "random", *, sizes: bool = True
+) -> ShardSet:
     """Open the set at `place`. At a URL, parts of shards are read, or complete shards are cached for a stream order.
+
+    Without `sizes` the shards are not looked for: ranks do so together, by `check_shards`.
 
     Raises:
         ShardError: the set is missing, damaged or incomplete.
         OSError: the store cannot be read.
     """
+    from shards.reader.crop_reader import HELD_SHARDS
     from shards.reader.shard_set import ShardSet
 
     if isinstance(place, Path):
-        shards = ShardSet.open(place, recipe.launch.loader_read)
+        shards = ShardSet.open(place, recipe.launch.loader_read, sizes=sizes)
     else:
         from shards.remote.cache import FileCache
         from shards.remote.open_set import open_store
@@ -42,9 +49,35 @@ def open_shards(recipe: Recipe, place: ShardLocation, order: Literal["random", "
         remote = recipe.remote
         whole = order == "stream" and remote.cache is not None
         kept = FileCache(remote.cache, round(remote.cache_gb * GIGA)) if whole and remote.cache else None
-        shards = open_store(_store(place, remote), kept)
-    shards.reader.max_open_shards = recipe.launch.loader_open_shards
+        shards = open_store(_store(place, remote), kept, sizes=sizes)
+    launch = recipe.launch
+    held = HELD_SHARDS * (launch.loader_workers + 1)  # by each reading thread, and by the loop where it reads itself
+    shards.reader.max_open_shards = open_shards_limit(launch.loader_open_shards, held)
     return shards
+
+
+def check_shards(shards: ShardSet, ranks: Ranks) -> None:
+    """Look for every shard on the first rank alone; the others compare the digest of their manifest with its.
+
+    93,000 shards on 256 ranks would be 24 million requests to a file system that all jobs share.
+
+    Raises:
+        ShardError: on all ranks, a shard is missing or has another size; on a rank that has opened another set.
+        OSError: on all ranks, the store cannot be read.
+    """
+    from shards.errors import ShardError
+
+    error: ShardError | OSError | None = None
+    if ranks.is_first:
+        try:
+            shards.check_sizes()
+        except (ShardError, OSError) as found:
+            error = found
+    digest, failure = ranks.of_first((shards.digest, error))
+    if failure is not None:
+        raise failure
+    if digest != shards.digest:
+        raise ShardError(f"{shards.folder}: its manifest is not the one that the first rank reads: build the set again")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from shards.loader.transform import self_standardise
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's crops, the noise that masks them, and a classifier's labels, on the device."""
+    """One step's crops, the noise that masks them, and a classifier's labels, on the device; the wells on the host."""
 
     batch: Batch  # (B, C, S, S), pixels as stored in the shards
     noise: Tensor  # (B, L)
@@ -70,8 +70,8 @@ def prefetch_to_device(
         with torch.cuda.stream(stream) if stream else nullcontext():
             classes = labels(batch.wells)
             inputs = StepInput(
-                _each(batch, lambda t: _copied(t, device)), _copied(noise(step, batch.wells), device),
-                None if classes is None else _copied(classes, device),
+                _pixels_on(batch, device), on_device(noise(step, batch.wells), device),
+                None if classes is None else on_device(classes, device),
             )  # fmt: skip
             return inputs, stream.record_event() if stream else None
 
@@ -84,8 +84,9 @@ def prefetch_to_device(
             yield _arrived(*loaded)
 
 
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, without waiting for the copy."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def _arrived(inputs: StepInput, copied: torch.cuda.Event | None) -> StepInput:
@@ -94,9 +95,16 @@ def _arrived(inputs: StepInput, copied: torch.cuda.Event | None) -> StepInput:
         compute = torch.cuda.current_stream()
         compute.wait_event(copied)
         labels = [] if inputs.labels is None else [inputs.labels]
-        for tensor in (inputs.noise, *labels, *_tensors(inputs.batch).values()):
+        sums = [] if inputs.batch.sums is None else [inputs.batch.sums]
+        for tensor in (inputs.noise, *labels, inputs.batch.images, *sums):
             tensor.record_stream(compute)
     return inputs
+
+
+def _pixels_on(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its pixels on the device. The wells stay on the host, which alone asks for them."""
+    sums = None if batch.sums is None else on_device(batch.sums, device)
+    return replace(batch, images=on_device(batch.images, device), sums=sums)
 
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -10,20 +10,29 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from harness.storage.health.open_files import raise_limit
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+FIRST_STEP = timedelta(hours=1)  # for a collective before the first step is done, and of saves
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Ranks:
     """This process's rank in a world of `world` processes, and its `device`.
 
-    `control` is a gloo group for messages between hosts that must not wait for the device; None with one process.
+    `control` is the group for messages between hosts that must not wait for the device; None with one process. It is
+    the default one, in which gloo carries the tensors of CPUs: another group would open a connection between every two
+    ranks once more.
     """
 
     rank: int
@@ -58,10 +67,26 @@ class Ranks:
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
         return tuple(bool(vote) for vote in votes.tolist())
 
-    def wait(self) -> None:
-        """Wait until every rank has made this call (a barrier)."""
+    def of_first(self, value: Value) -> Value:
+        """Return the first rank's value on all ranks."""
+        values = [value]
         if self.world > 1:
-            dist.barrier(group=self.control)
+            dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
+
+    def wait(self) -> None:
+        """Wait until every rank has made this call: a barrier, of hosts and not of devices."""
+        self.any_of(False)
+
+    def limit_waiting(self, seconds: float) -> None:
+        """Let a collective fail after so long. Before the first step, while ranks compile, they have `FIRST_STEP`.
+
+        Groups of gloo beside the default one keep that: a save waits in them for the slowest disk.
+        """
+        if self.world > 1:
+            for group in distributed_c10d._world.pg_map:
+                if group is dist.group.WORLD or dist.get_backend(group) != "gloo":
+                    distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
     def mesh(self, shard: int) -> DeviceMesh:
         """Build a mesh on which `shard` neighbouring ranks share one copy of the model.
@@ -97,6 +122,7 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
 def process_group(device: str) -> Iterator[Ranks]:
     """Join the process group of this job, if there are several processes, and destroy it at the end."""
     _export_submitit_environment()
+    raise_limit()
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     torch_device = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if torch_device.type == "cuda":
@@ -104,10 +130,13 @@ def process_group(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, torch_device)
         return
-    backend = "cpu:gloo,cuda:nccl" if torch_device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=world)
+    on_gpu = torch_device.type == "cuda"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", rank=rank, world_size=world, timeout=FIRST_STEP,
+        device_id=torch_device if on_gpu else None,
+    )  # fmt: skip
     try:
-        yield Ranks(rank, world, torch_device, dist.new_group(backend="gloo"))
+        yield Ranks(rank, world, torch_device, dist.group.WORLD)
     finally:
         dist.destroy_process_group()
 

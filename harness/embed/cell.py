@@ -10,29 +10,34 @@ Shapes: T tiles in a forward pass, W wells, C channels, S crop side, D embedding
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import torch
 
 from harness.data.channels import learned_channels
 from harness.data.labels import class_count
+from harness.data.shard_sets import check_shards
 from harness.data.wells import Wells
 from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
+from harness.distributed.recompute import set_up_blocks
 from harness.distributed.stalls.pulse import PULSE, SAVE
 from harness.distributed.stalls.watch import watched
 from harness.embed.parts import WHOLE, Embedding, JobShare, join_parts
 from harness.embed.pixel_statistics import pixel_statistics
 from harness.embed.reconstructions import Inpainter, save_reconstructions
-from harness.embed.wells import Features, TileReading, embed_wells
+from harness.embed.wells import Features, TileReading, embed_parts
 from harness.grid.cell_folder import RECONSTRUCTIONS, WEIGHTS
 from harness.grid.cells import weights_path
 from harness.models.architecture import build, initialise
 from harness.models.interface import Network
+from harness.models.layers.attention import attention_kernel
 from harness.models.mae import MaskedAutoencoder
 from harness.storage.embeddings import write_embeddings
 from harness.storage.weights import load_weights
 
-Encode = Callable[[Wells], Features]
+Encode = Callable[[Sequence[Wells]], Iterator[Features]]
 
 
 def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunControl | None = None) -> dict[str, Any]:
@@ -55,8 +60,11 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
         missing = [number for number in parts.of(share) if ranks.any(not parts.path(number).exists())]
         seconds = 0.0
         if missing:
-            encode = _encoder(embedding, ranks, control.stop, share)
-            seconds = _embed_parts(embedding, missing, encode, ranks)
+            check_shards(embedding.shards, ranks)
+            dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+            with attention_kernel(recipe.launch.attention, ranks.device, dtype):
+                encode = _encoder(embedding, ranks, control.stop, share)
+                seconds = _embed_parts(embedding, missing, encode, ranks)
         embedded = embedding.count_crops(map(parts.wells_of, missing))
         own = [parts.wells_of(number) for number in parts.of(share)]
         counts: dict[str, Any] = {"wells": sum(map(len, own)), "crops": embedding.count_crops(own)}
@@ -68,12 +76,11 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
     return {"kind": cell.kind, **counts, "ranks": ranks.world, "crops_per_second": speed}
 
 
-def _embed_parts(embedding: Embedding, numbers: Iterable[int], encode: Encode, ranks: Ranks) -> float:
+def _embed_parts(embedding: Embedding, numbers: Sequence[int], encode: Encode, ranks: Ranks) -> float:
     """Embed parts and write each as it is done; return the seconds that it took."""
     start, provenance = time.perf_counter(), _provenance(embedding)
-    for number in numbers:
-        wells = embedding.parts.wells_of(number)
-        features = encode(wells)
+    parts = [embedding.parts.wells_of(number) for number in numbers]
+    for number, wells, features in zip(numbers, parts, encode(parts), strict=True):
         PULSE.mark(SAVE)
         if ranks.is_first:
             write_embeddings(embedding.parts.path(number), embedding.shards.wells.loc[wells], features, provenance)
@@ -103,12 +110,12 @@ def _provenance(embedding: Embedding) -> dict[str, Any]:
 
 
 def _encoder(embedding: Embedding, ranks: Ranks, stop: StopFlag, share: JobShare) -> Encode:
-    """What turns wells into features (W, D); it raises Preempted when a rank is told to stop."""
+    """What turns parts of wells into their features, each (W, D); it raises Preempted when a rank is told to stop."""
     recipe, cell, folder, shards = (
         embedding.stage.recipe, embedding.stage.cell, embedding.stage.folder, embedding.shards
     )  # fmt: skip
     if cell.kind == "pixel_statistics":
-        return lambda wells: pixel_statistics(shards, in_lockstep(wells, ranks, stop))
+        return lambda parts: (pixel_statistics(shards, in_lockstep(wells, ranks, stop)) for wells in parts)
     assert recipe.embed is not None
     assert cell.architecture is not None
     options, precision = recipe.embed, recipe.train.precision
@@ -122,8 +129,10 @@ def _encoder(embedding: Embedding, ranks: Ranks, stop: StopFlag, share: JobShare
         save_reconstructions(folder / RECONSTRUCTIONS, model, embedding, ranks)
     if options.block is not None:
         keep_blocks(model, options.block)
+    on_gpu, compiled = ranks.device.type == "cuda", recipe.launch.compile
+    set_up_blocks(model, "none", compiled=on_gpu if compiled is None else compiled)
     reading = TileReading.of(recipe, model.config.crop, ranks.device)
-    return lambda wells: embed_wells(model, cell, shards, wells, embedding.channels, reading, ranks, precision, stop)
+    return lambda parts: embed_parts(model, cell, shards, parts, embedding.channels, reading, ranks, precision, stop)
 
 
 def keep_blocks(model: Network, count: int) -> None:

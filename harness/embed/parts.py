@@ -94,7 +94,7 @@ class Embedding:
 
 
 def open_embedding(stage: StageRun) -> Embedding:
-    """Open what a cell embeds, once for all that follows.
+    """Open what a cell embeds, once for all that follows. `embed_cell` looks for the shards, if wells are missing.
 
     Raises:
         ChannelError: the shards' channels are not those of the cell's network.
@@ -103,7 +103,7 @@ def open_embedding(stage: StageRun) -> Embedding:
 
     recipe = stage.recipe
     assert recipe.embed is not None
-    shards = open_shards(recipe, recipe.embed.shards)
+    shards = open_shards(recipe, recipe.embed.shards, sizes=False)
     channels = embedding_channels(recipe, stage.cell, stage.folder, shards.manifest.channels)
     wells = evaluation_wells(shards, recipe.embed.experiments)
     size, digest = recipe.launch.embed_part_wells, _weights_digest(stage)

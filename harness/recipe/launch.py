@@ -33,6 +33,7 @@ Container = Annotated[Text, Field(pattern=r"^[^-\s]\S*$")]
 GPU_ENTRY = re.compile(r"(?:gres[:/])?gpu(?::[^:,()]*[^:,()\d][^:,()]*)?(?::(\d{1,4}))?(?:\([^)]*\))?$")
 """A request for GPUs in `--gres`: `gpu`, `gpu:4`, `gpu:a100`, `gpu:a100:4`."""
 
+MOST_PROFILED = 100  # steps
 MOST_VALUE, MOST_INTEGER = 1_024, 10**12
 _GPUS = "use launch.gpus_per_node, and launch.slurm.options.gres for their type"
 _TASKS = "use launch.nodes and launch.gpus_per_node: a node has one task per GPU"
@@ -154,6 +155,24 @@ class StopWhen(Section):
     )
 
 
+class Profile(Section):
+    """Steps of training that are profiled: a trace, and on a GPU a memory snapshot, in the cell's folder."""
+
+    steps: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(
+        description="first and last step, counted from 1 as in the log; a trace takes some MB a step"
+    )
+    ranks: list[Annotated[int, Field(ge=0, le=100_000)]] = Field([0], min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Profile:
+        first, last = self.steps
+        if not first <= last < first + MOST_PROFILED:
+            raise ValueError(
+                f"steps should be the first and the last of at most {MOST_PROFILED} steps, not {self.steps}"
+            )
+        return self
+
+
 class Launch(Section):
     """Where cells run. Nothing here changes a result, so nothing here is part of a cell's identity.
 
@@ -219,6 +238,7 @@ class Launch(Section):
         description="activations to recompute in the backward pass: none, the cheap ones (selective), or all (full)",
     )
     compile: bool | None = Field(None, description="torch.compile each block; null: where there is a GPU")
+    profile: Profile | None = Field(None, description="steps to profile, {steps: [101, 105]}; null: none")
     slurm: Slurm = Field(Slurm(), description="what jobs request from SLURM")
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from functools import partial
 from analysis.compute.flops import flops_per_crop
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
 from harness.checkpoint.start import Start
+from harness.data.shard_sets import check_shards
 from harness.distributed.build_engine import engine_for_cell
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import uneven_batch
@@ -36,6 +37,7 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
     recipe, cell, launch = stage.recipe, stage.cell, stage.recipe.launch
     begun = Begun.now(stage.folder)
     spec = build_run_spec(recipe, cell)
+    check_shards(spec.shards, ranks)
     if uneven := uneven_batch(spec.training.batch, ranks.world, model.group):
         raise ValueError(uneven)
     engine = engine_for_cell(recipe, cell, model, ranks)

@@ -2,7 +2,8 @@
 
 At each step one small vector (every rank's loss, the square of every parameter's gradient norm) is summed over ranks.
 What is bad is decided, counted and recorded on the device, so all ranks decide alike and no host waits. The host
-collects the records when it logs, before validations and before saves, so a diverged state is never saved.
+copies the records when it logs and reads them some steps later; before validations and saves it waits for them, so a
+diverged state is never saved.
 
 Shapes: W ranks, P parameters, R records.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from harness.data.to_host import HostCopy
 from harness.distributed.ranks import Ranks
 
 RECORDS = 16  # bad steps that are described between two calls of `collect`; more are only counted
@@ -134,7 +136,7 @@ class DivergenceMonitor:
     Attributes:
         names: of the parameters with gradients, in the order of a bad step's norms.
         state: what must outlive a restart, float64, the same on all ranks; its columns are those of `MonitorState`.
-        window: float64 sums since `read_window` was last called; its columns are those of `SoundSteps`.
+        window: float64 sums since `observe` was last called; its columns are those of `SoundSteps`.
     """
 
     def __init__(
@@ -196,9 +198,24 @@ class DivergenceMonitor:
 
     def collect(self) -> list[BadStep]:
         """The bad steps since the last call, the first RECORDS of them. Waits for the device."""
-        count = int(self._count)
-        rows = self._records[: min(count, RECORDS)].tolist() if count else []
+        copy = HostCopy([self._count, self._records])
         self._count.zero_()
+        return self._bad_steps(*copy.read())
+
+    def observe(self) -> HostCopy:
+        """Copy what `collect` gives and the window, and clear both, for `read`. Does not wait for the device."""
+        copy = HostCopy([self._count, self._records, self.window])
+        self._count.zero_()
+        self.window.zero_()
+        return copy
+
+    def read(self, copy: HostCopy) -> tuple[list[BadStep], SoundSteps]:
+        """What `observe` has copied."""
+        count, records, window = copy.read()
+        return self._bad_steps(count, records), SoundSteps(*window.tolist())
+
+    def _bad_steps(self, count: Tensor, records: Tensor) -> list[BadStep]:
+        rows = records[: min(int(count), RECORDS)].tolist()
         return [self._bad_step(BadStepRecord.read(row, self._ranks.world)) for row in rows]
 
     def _bad_step(self, record: BadStepRecord) -> BadStep:
@@ -207,12 +224,6 @@ class DivergenceMonitor:
             record.step, "not finite" if broken else "spike", self.policy.nonfinite if broken else self.policy.spike,
             record.losses, record.norm, tuple(square**0.5 for square in record.squares),
         )  # fmt: skip
-
-    def read_window(self) -> SoundSteps:
-        """The sums since the last call, and clear them. Waits for the device."""
-        window = SoundSteps(*self.window.tolist())
-        self.window.zero_()
-        return window
 
     @property
     def skipped(self) -> int:

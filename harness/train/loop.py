@@ -2,7 +2,8 @@
 
 A step is a pure function of the state before it and (seed, step): its crops, masks and dropped paths all follow from
 the position in the order. So a run that was killed and resumed on one process ends bit for bit like one that was not.
-The loop reads numbers from the device only where a row of the log is written.
+The host does not wait for the device between validations and saves: what a row of the log holds is copied while the
+device goes on, and read two steps later.
 
 Shapes: B crops of this rank's part of the global batch, C channels, S crop side, L tokens.
 """
@@ -36,10 +37,13 @@ from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
 from harness.train.begin import begin_run
 from harness.train.garbage import collected_garbage
+from harness.train.profiling.step_trace import StepTrace
 from harness.train.run import Run
 from harness.train.session import spent_values
 from harness.train.stop import stop_values
 from harness.train.validate import validate
+
+AFTER_STALL = 300.0  # seconds: `stalls.watch` first says which rank is missing, and ends the job
 
 
 def train(run: Run, launch: Launch) -> None:
@@ -54,17 +58,22 @@ def train(run: Run, launch: Launch) -> None:
     agree = Agreement(run.ranks)
     run.engine.model.train()
     log = closing(run.metrics) if run.metrics else nullcontext()
-    with log, closing(_inputs(run, launch)) as inputs, collected_garbage() as collect:
+    trace = StepTrace(launch.profile, run.folder, run.ranks, run.outside_steps)
+    with log, closing(_inputs(run, launch)) as inputs, collected_garbage() as collect, closing(trace):
         while not run.finished:
             if not run.validation_due:  # else a stop came in the middle of it
-                PULSE.mark(DATA, progress.step)
-                batch = run.next_inputs(inputs)
-                PULSE.mark(STEP)
-                run.step(batch)
+                with trace.step(progress.step + 1):
+                    PULSE.mark(DATA, progress.step)
+                    batch = run.next_inputs(inputs)
+                    PULSE.mark(STEP)
+                    run.step(batch)
+                    if progress.step == run.first + 1 and launch.stall_minutes is not None:
+                        run.ranks.limit_waiting(60 * launch.stall_minutes + AFTER_STALL)
                 PULSE.mark(AGREE, progress.step)
                 if run.ends_interval(run.spec.log_every):
-                    run.report_bad_steps()
                     run.log()
+                if run.row_is_due:
+                    run.write_row()
             stopping, due = agree(bool(stop), run.session.is_due(failed=run.checkpoints.has_failed))
             if run.validation_due and not stopping:
                 PULSE.mark(VALIDATE)
@@ -86,6 +95,7 @@ def train(run: Run, launch: Launch) -> None:
                 with run.outside_steps():
                     run.save(best=best)
             collect(progress.step)
+        run.write_row()
         agree.close()
         run.slow.close()
         if run.cell.heirs or launch.keep_states or run.is_stopped:

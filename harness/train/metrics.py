@@ -1,7 +1,7 @@
 """Metrics of a run: a JSON-lines log, TensorBoard, and a progress bar with loss, crops/s and ETA.
 
 Nothing here waits for the device during a step: the clock is read on the host, and `advance`, called once per row of
-the log, runs where the loop has just waited for the device anyway. Two times are kept apart. Rates (crops/s, MFU) are
+the log, runs when its numbers have arrived on the host. Two times are kept apart. Rates (crops/s, MFU) are
 of the time in training steps: validation, saving and the start of the loader are subtracted. The time left is
 predicted from all of the time since the first batch, because the rest of the run validates and saves as well.
 """

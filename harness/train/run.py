@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from analysis.forecast.outlook import Outlook
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
 from harness.data.dim_channels import dim_channels, warning
 from harness.data.to_device import StepInput, to_model_input
+from harness.data.to_host import HostCopy
 from harness.distributed.engine import Engine
 from harness.distributed.micro_batches import loss_weights, micro_batch
 from harness.distributed.preemption import Preempted, RunControl
@@ -23,12 +26,21 @@ from harness.grid.cell import Cell, Training
 from harness.models.layers.masking import masking_noise
 from harness.recipe.schema import Recipe
 from harness.storage.health.slow_nodes import SlowNode, forget_slow_node, record_slow_node
-from harness.train.divergence import DivergenceMonitor
+from harness.train.divergence import BadStep, DivergenceMonitor
 from harness.train.metrics import MetricsLogger
 from harness.train.run_spec import RunSpec
 from harness.train.session import RunSession
 from harness.train.stop import is_stoppable, reason_to_stop, stop_values
 from harness.train.validate import validate
+
+ROW_LAG = 2  # steps between a row of the log and its reading on a GPU
+
+
+class Row(NamedTuple):
+    """A row of the log whose numbers are on their way to the host."""
+
+    step: int
+    values: HostCopy
 
 
 @dataclass
@@ -52,7 +64,17 @@ class Run:
     crops_before: int = 0  # of the run that this one continues
     stop: Outlook | None = None  # on the first rank: why `launch.stop_when` ended the run
     is_stopped: bool = False  # whether it did
+    first: int = field(init=False)  # the step that this start begins with
+    _row: Row | None = None  # of the log, begun and not written
     _started: bool = False  # whether the first batch has arrived
+
+    def __post_init__(self) -> None:
+        self.first = self.progress.step
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the cell."""
+        return self.checkpoints.folder.parent
 
     @property
     def training(self) -> Training:
@@ -144,8 +166,15 @@ class Run:
             self.metrics.write({"kind": "dim", "step": 0, "channels": dim, "text": warning(dim)})
 
     def report_bad_steps(self) -> None:
-        """Log which steps were bad since the last call, and end the run if the recipe does not allow them."""
-        bad_steps = self.monitor.collect()
+        """Log what is not logged yet, and end the run for steps that the recipe does not allow. Waits for the device.
+
+        Raises:
+            Diverged: on all ranks alike.
+        """
+        self.write_row()
+        self._report(self.monitor.collect())
+
+    def _report(self, bad_steps: Sequence[BadStep]) -> None:
         for bad in bad_steps:
             if self.metrics:
                 say(f"{self.cell.id}: {bad}")
@@ -159,15 +188,37 @@ class Run:
         return self.spec.crops(self.cell.seed, first, part, self.engine.model.config.crop)
 
     def log(self) -> None:
-        """The mean loss and gradient norm of the sound steps since the last row, if there was one."""
-        window = self.monitor.read_window()
+        """Begin a row of the log: copy to the host what it holds, without waiting for the device."""
+        self.write_row()
+        self._row = Row(self.progress.step, self.monitor.observe())
+        for slow in self.slow.row(self.progress.step):
+            self._tell(slow)
+
+    @property
+    def row_is_due(self) -> bool:
+        """Whether enough steps have been sent to a GPU that it goes on while the host reads the row before them.
+
+        All ranks read at the same step, because a row may end the run.
+        """
+        lag = 0 if self.ranks.device.type == "cpu" else ROW_LAG
+        return self._row is not None and self.progress.step >= self._row.step + lag
+
+    def write_row(self) -> None:
+        """Write the row that was begun, if one is: loss and gradient norm of the sound steps since the last, if any.
+
+        Raises:
+            Diverged: on all ranks alike, for a step before the row.
+        """
+        if self._row is None:
+            return
+        (step, copy), self._row = self._row, None
+        bad_steps, window = self.monitor.read(copy)
+        self._report(bad_steps)
         if self.metrics and window.steps:
-            step, rate = self.progress.step, self.spec.learning_rate(self.progress.step - 1)
+            rate = self.spec.learning_rate(step - 1)
             values = {"loss": window.mean_loss, "gradient_norm": window.mean_gradient_norm, "learning_rate": rate}
             self.metrics.advance(step - self.logged, {**values, "progress": step / self.spec.steps}, step)
             self.logged = step
-        for slow in self.slow.row(self.progress.step):
-            self._tell(slow)
 
     def _tell(self, slow: Slow) -> None:
         """Say on the first rank that a node is slow, or no longer is, and note it for later submissions."""

@@ -92,7 +92,7 @@ class RunSpec:
 
 
 def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
-    """Count steps and choose wells.
+    """Count steps and choose wells. That all shards are there is for ranks to check together (`check_shards`).
 
     Raises:
         ValueError: channels or batch do not fit the shards.
@@ -100,7 +100,7 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
     assert cell.dataset is not None
     assert cell.training is not None
     dataset, training = recipe.datasets[cell.dataset], cell.training
-    shards = open_shards(recipe, dataset.shards, dataset.order)
+    shards = open_shards(recipe, dataset.shards, dataset.order, sizes=False)
     channels = training_channels(recipe, cell, shards.manifest.channels)
     experiments, wells = training_wells(shards, dataset.fraction)
     labels = labels_of(cell, shards, wells)

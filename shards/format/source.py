@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,11 @@ class LocalFolder:
 
     def size(self, name: str) -> int | None:
         """See Source."""
-        path = self.place / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            status = (self.place / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def load(self, name: str, limit: int) -> bytes:
         """See Source."""

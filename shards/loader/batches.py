@@ -2,13 +2,14 @@
 
 The number of threads never changes what a run sees.
 
-Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well, K crops of a task.
+Shapes: B batch (of this rank), C channels, s crop size, T tiles of one well, K crops of a task, W wells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from shards.loader.read_ahead import Batch, Buffers, WorkBatch, read_ahead
 from shards.order.random_order import Draws, Order, RandomOrder, placed
 from shards.reader.shard_set import ShardSet
 
-__all__ = ["Batch", "training_batches", "validation_batches", "well_tiles"]
+__all__ = [
+    "Batch", "tile_batches", "tile_counts", "tiles_of_parts", "training_batches", "validation_batches", "well_tiles",
+]  # fmt: skip
 
 Indices = NDArray[np.int64]
 TileSpan = tuple[int, NDArray[np.generic]]
@@ -109,8 +112,39 @@ def well_tiles(
     A well's tiles are the floor(H/s) x floor(W/s) squares from its upper left corner, 64 of 256 pixels in a 2048 x 2048
     image. Each well is decoded once, on exactly one rank, `wells[rank::world]`, and its tiles come one after another.
     """
+    return tiles_of_parts(shards, [wells], crop=crop, batch=batch, rank=rank, world=world, workers=workers)
+
+
+def tiles_of_parts(
+    shards: ShardSet,
+    parts: Iterable[Indices],
+    *,
+    crop: int,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 2,
+) -> Generator[Batch]:
+    """Yield the tiles of one part of wells after another, each as `well_tiles` would: no batch holds two parts.
+
+    While the last batches of a part are used, the first ones of the next are already read. `tile_batches` says how many
+    of them are a part's.
+    """
     _check_rank(rank, world)
-    return read_ahead(_tiled(shards, wells[rank::world].tolist(), crop, batch), workers)
+    buffers = Buffers(shards.manifest.pixel_type)
+    tiled = (_tiled(shards, wells[rank::world].tolist(), crop, batch, buffers) for wells in parts)
+    return read_ahead(chain.from_iterable(tiled), workers)
+
+
+def tile_counts(shards: ShardSet, wells: Indices, crop: int) -> Indices:
+    """Tiles of each well: (W,)."""
+    counts: Indices = (shards.shapes[wells] // crop).prod(axis=1)
+    return counts
+
+
+def tile_batches(shards: ShardSet, wells: Indices, *, crop: int, batch: int, rank: int = 0, world: int = 1) -> int:
+    """How many batches `well_tiles` yields on this rank."""
+    return -(-int(tile_counts(shards, wells[rank::world], crop).sum()) // batch)
 
 
 def _crops_per_task(shards: ShardSet, crop: int) -> int:
@@ -154,10 +188,12 @@ def _tensor(totals: NDArray[np.uint64] | None) -> Tensor | None:
     return None if totals is None else torch.from_numpy(totals.view(np.int64))  # far below 2 ** 63
 
 
-def _tiled(shards: ShardSet, wells: Sequence[int], crop: int, size: int) -> Iterator[WorkBatch]:
+def _tiled(
+    shards: ShardSet, wells: Sequence[int], crop: int, size: int, buffers: Buffers
+) -> Iterator[WorkBatch]:  # fmt: skip
     """One task for each well, with the batches that are full once it is done."""
-    buffers, channels = Buffers(shards.manifest.pixel_type), len(shards.manifest.channels)
-    tiles = (shards.shapes[wells] // crop).prod(axis=1)
+    channels = len(shards.manifest.channels)
+    tiles = tile_counts(shards, np.array(wells, np.int64), crop)
     left, filled, batch = int(tiles.sum()), 0, None
     for well, count in zip(wells, tiles.tolist(), strict=True):
         spans, full, first = list[TileSpan](), list[Batch](), 0

@@ -8,6 +8,7 @@ Shapes: C channels, H height, W width, s crop size, K crops.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,20 +42,31 @@ class ShardSet:
     table: WellTable
 
     @classmethod
-    def open(cls, place: Path | Source, mode: ReadMode = "runs") -> ShardSet:
+    def open(cls, place: Path | Source, mode: ReadMode = "runs", *, sizes: bool = True) -> ShardSet:
         """Open a shard set, checking everything that needs no reading of pixels.
 
         `mode` is how crops are read: see `shards.reader.crop_reader.ReadMode`. Raises ShardError if a file is absent,
-        cut short or not what the manifest says, or if an experiment is in both splits.
+        cut short or not what the manifest says, or if an experiment is in both splits. Without `sizes` the shards are
+        not looked for: many processes that open one set can leave that to one of them (`check_sizes`).
         """
         source = LocalFolder(place) if isinstance(place, Path) else place
         manifest = read_manifest(source)
-        for shard in manifest.shards:
-            _check_size(source, shard.name, shard.bytes)
         table = WellTable.open(source, manifest)
         shards = cls(source, manifest, Reader(source, table, mode), table)
         shards._check()
+        if sizes:
+            shards.check_sizes()
         return shards
+
+    def check_sizes(self) -> None:
+        """Look for every shard: one request each. Raises ShardError if one is missing or has another size."""
+        for shard in self.manifest.shards:
+            _check_size(self.source, shard.name, shard.bytes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, which holds the checksums of all other files."""
+        return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
 
     @property
     def folder(self) -> Path | str:

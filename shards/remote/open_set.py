@@ -28,12 +28,12 @@ def open_url(
     return open_store(Store(url, patience or Patience(), options or {}), cache)
 
 
-def open_store(store: Store, cache: FileCache | None = None) -> ShardSet:
-    """Like `open_url`, for a store."""
+def open_store(store: Store, cache: FileCache | None = None, *, sizes: bool = True) -> ShardSet:
+    """Like `open_url`, for a store; without `sizes` the shards are not looked for."""
     if cache is None:
-        return ShardSet.open(RemoteFolder(store), mode="span")
+        return ShardSet.open(RemoteFolder(store), mode="span", sizes=sizes)
     manifest = read_manifest(RemoteFolder(store))
     downloads = {shard.name: (shard.bytes, shard.sha256) for shard in manifest.shards}
     if (largest := max((size for size, _ in downloads.values()), default=0)) > cache.limit:
         raise ShardError(f"{store.url}: a shard has {largest} bytes, more than the cache of {cache.limit} bytes")
-    return ShardSet.open(RemoteFolder(store, cache, downloads))
+    return ShardSet.open(RemoteFolder(store, cache, downloads), sizes=sizes)

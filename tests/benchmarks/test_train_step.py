@@ -92,13 +92,13 @@ def test_the_search_doubles_while_it_gains(
 
     monkeypatch.setattr(timing, "_speed", speed)
     setting = StepSetting(TINY, CPU, False, 4)
-    assert timing._search(OURS, setting, Search(4, 32, 1.0), torch.get_num_threads()).batch == best
+    assert timing.search_here(OURS, setting, Search(4, 32, 1.0), torch.get_num_threads()).batch == best
 
 
 def test_a_first_batch_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_speed", lambda peer, setting, seconds: None)
     with pytest.raises(RuntimeError, match="ours: a batch of 4 does not fit on cpu"):
-        timing._search(OURS, StepSetting(TINY, CPU, False, 4), Search(4, 32, 1.0), torch.get_num_threads())
+        timing.search_here(OURS, StepSetting(TINY, CPU, False, 4), Search(4, 32, 1.0), torch.get_num_threads())
 
 
 @pytest.mark.parametrize("peer", [OURS, EAGER], ids=lambda c: c.name)

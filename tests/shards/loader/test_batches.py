@@ -13,7 +13,14 @@ from drawing import draws
 
 from shards.builder.build_set import build
 from shards.errors import ShardError
-from shards.loader.batches import training_batches, validation_batches, well_tiles
+from shards.loader.batches import (
+    tile_batches,
+    tile_counts,
+    tiles_of_parts,
+    training_batches,
+    validation_batches,
+    well_tiles,
+)
 from shards.loader.read_ahead import Batch
 from shards.order.random_order import placed
 from shards.order.stream_order import StreamOrder
@@ -130,6 +137,19 @@ def test_tiles_cover_each_well_once_and_fill_batches_across_wells(shards, world,
         whole = shards.read_well(well)
         expected = [whole[:, y : y + 6, x : x + 6] for y in (0, 6, 12) for x in (0, 6, 12)]
         assert np.array_equal(images[seen == well], expected)
+
+
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
+def test_tiles_of_parts_are_those_of_each_part_and_counted(shards, rank, world):
+    wells = shards.indices("train")
+    parts, options = [wells[:3], wells[5:6], wells[3:5]], {"crop": 6, "batch": 4, "rank": rank, "world": world}
+    alone = [list(well_tiles(shards, part, **options)) for part in parts]
+    assert [len(batches) for batches in alone] == [tile_batches(shards, part, **options) for part in parts]
+    together = list(tiles_of_parts(shards, parts, **options))
+    for found, expected in zip(together, [batch for batches in alone for batch in batches], strict=True):
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.wells, expected.wells)
+    assert [tile_counts(shards, part, 6).tolist() for part in parts] == [[9, 9, 9], [9], [9, 9]]
 
 
 def test_more_ranks_than_wells_leave_some_ranks_without_tiles(shards):
