@@ -7,12 +7,14 @@ from contextlib import nullcontext
 from torch import Tensor, nn
 
 from harness.distributed.engine import Engine
+from harness.models.layers.initial_values import InitialValues
 
 
 class Ddp(Engine):
     """DistributedDataParallel: gradients are averaged during the backward pass."""
 
-    def prepare(self) -> None:
+    def prepare(self, initial: InitialValues | None) -> None:
+        super().prepare(initial)
         ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
         self._wrapped = nn.parallel.DistributedDataParallel(
             self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True

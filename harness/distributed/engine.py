@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from harness.distributed.engine_choice import EngineName
 from harness.distributed.optimiser import set_rates, update
 from harness.distributed.ranks import Ranks
+from harness.models.layers.initial_values import InitialValues, materialise
 
 if TYPE_CHECKING:
     from harness.distributed.stalls.slow_ranks import Timer
@@ -64,14 +65,21 @@ class Engine:
         timer: of a piece of the model that computes alone (`slow_ranks`).
     """
 
-    def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
+    def __init__(
+        self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions,
+        initial: InitialValues | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.ranks, self.options = model, ranks, options
         self.timer: Timer | None = None
-        self.prepare()
+        self.prepare(initial)
         self.optimiser = make_optimiser(self.model)
 
-    def prepare(self) -> None:
-        """Replicate or shard the model over the ranks. Called before the optimiser is built."""
+    def prepare(self, initial: InitialValues | None) -> None:
+        """Replicate or shard the model over the ranks, and give it its initial values if it was built without them.
+
+        Called before the optimiser is built.
+        """
+        materialise(self.model, self.ranks.device, initial)
 
     def autocast(self) -> torch.autocast:
         """Return a context that computes matrix products in bfloat16 if the recipe sets it."""

@@ -13,16 +13,18 @@ from torch.distributed.tensor import Shard
 
 from harness.distributed.engine import Engine
 from harness.distributed.recompute import blocks_of
+from harness.models.layers.initial_values import InitialValues
 
 
 class Fsdp(Engine):
     """`fully_shard` on every transformer block and on the rest of the model."""
 
-    def prepare(self) -> None:
+    def prepare(self, initial: InitialValues | None) -> None:
         hybrid = self.options.name == "hsdp"
         self.mesh = self.ranks.mesh(self.options.shard if hybrid else self.ranks.world)
         shards = self.options.shard if hybrid else self.ranks.world
         shard_model(self.model, self.mesh, shards, self.options.gather)
+        super().prepare(initial)  # after sharding, so that no rank ever holds the whole model
 
     def accumulate(
         self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None

@@ -17,6 +17,7 @@ from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import cost_of
 from harness.models.interface import Network
+from harness.models.layers.initial_values import InitialValues
 from harness.recipe.fields import per_name
 from harness.train.divergence import DivergenceMonitor, Policy
 from harness.train.metrics import MetricsLogger, Throughput, continue_log
@@ -25,8 +26,12 @@ from harness.train.run_spec import RunSpec, build_run_spec
 from harness.train.session import Begun, RunSession
 
 
-def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl) -> Run:
+def begin_run(
+    stage: StageRun, model: Network, ranks: Ranks, control: RunControl, initial: InitialValues | None = None
+) -> Run:
     """A run that is ready for its next step, from the last complete checkpoint where there is one.
+
+    `model` is on this rank's device, or has no values but `initial`.
 
     Raises:
         ValueError: the batch does not divide over the ranks, or as `build_run_spec`.
@@ -39,7 +44,7 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
         raise ValueError(
             f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
         )
-    engine = engine_for_cell(recipe, cell, model, ranks)
+    engine = engine_for_cell(recipe, cell, model, ranks, initial)
     train = spec.training.settings
     policy = Policy(train.nonfinite, train.spike, train.spike_factor, train.skip_limit)
     monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)

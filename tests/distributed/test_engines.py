@@ -95,6 +95,14 @@ def test_weights_equal_those_of_one_process(
         assert difference.mean() < (2e-3 if trial.precision == "bf16" else 2e-5)
 
 
+@pytest.mark.parametrize(("world", "trial"), ALL, ids=lambda value: getattr(value, "name", value))
+def test_initial_weights_are_the_same_to_the_last_bit(
+    world: int, trial: Trial, shared: Results, single: dict[Trial, dict[str, Any]]
+) -> None:
+    """Each rank makes the values of its own shards."""
+    assert shared[world, trial.name]["initial"] == single[trial.alone]["initial"]
+
+
 @needs_deepspeed
 def test_deepspeed_refuses_muon() -> None:
     """Before anything is communicated, so one process is enough to see it."""
