@@ -50,7 +50,9 @@ def engine_for_cell(
         )  # fmt: skip
 
     precision = cell.training.settings.precision
-    options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
+    options = EngineOptions(
+        name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32", launch.reduce_at
+    )
     engine = build_engine(model, make_optimiser, ranks, options, initial)
     engine.timer = timer
     return engine

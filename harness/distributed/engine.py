@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.distributed.engine_choice import EngineName
+from harness.distributed.engine_choice import EngineName, ReduceAt
 from harness.distributed.optimiser import set_rates, update
 from harness.distributed.ranks import Ranks
 from harness.models.layers.initial_values import InitialValues, materialise
@@ -44,6 +44,7 @@ class EngineOptions:
         zero_stage: the ZeRO stage of DeepSpeed.
         gather: the type in which hsdp and fsdp gather weights. On a GPU under autocast bf16 halves the traffic. On a
             CPU, LayerNorm requires weights of the same type as its input.
+        reduce_at: under hsdp and fsdp, whether ranks reduce gradients once a step, or at each of its passes.
     """
 
     name: EngineName
@@ -51,6 +52,7 @@ class EngineOptions:
     shard: int = 1
     zero_stage: Literal[1, 2, 3] = 2
     gather: Literal["fp32", "bf16"] = "fp32"
+    reduce_at: ReduceAt = "step"
 
 
 class Engine:
@@ -94,7 +96,8 @@ class Engine:
             crops: (B, C, S, S), self-standardised, on the device.
             noise: (B, L), on the device.
             weight: the weight of this micro-batch in this rank's loss; gradients are averaged over ranks.
-            last: whether this is the last micro-batch before `step`; ranks exchange gradients only then.
+            last: whether this is the last micro-batch before `step`; ranks exchange gradients only then, unless the
+                options say otherwise.
             labels: (B,), on the device: class numbers, for a classifier.
         """
         with self.autocast():

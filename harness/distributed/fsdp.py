@@ -30,7 +30,9 @@ class Fsdp(Engine):
         self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
     ) -> Tensor:
         assert isinstance(self.model, FSDPModule)
-        self.model.set_requires_gradient_sync(last)
+        # Without a sync, FSDP keeps whole gradients, 4 bytes a parameter; with one, this rank's shards of them.
+        self.model.set_requires_gradient_sync(last or self.options.reduce_at == "pass")
+        self.model.set_requires_all_reduce(last)  # of hsdp, between copies
         return super().accumulate(crops, noise, weight, last=last, labels=labels)
 
 

@@ -207,6 +207,11 @@ class Launch(Section):
     crops_per_gpu_step: BatchPerName | None = Field(
         None, description="maximum crops in one forward pass; gradients are accumulated to the global batch; per model"
     )
+    reduce_at: Literal["step", "pass"] = Field(
+        "step",
+        description="hsdp and fsdp: reduce gradients once a step, and keep whole ones between its passes (4 bytes a "
+        "parameter on each GPU); or at each pass, and keep shards",
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         "none",
         description="activations to recompute in the backward pass: none, the cheap ones (selective), or all (full)",

@@ -43,6 +43,7 @@ class Trial:
     micro_batches: int = 1
     precision: str = "fp32"
     parametrisation: str = "standard"
+    reduce_at: str = "step"
 
     @property
     def name(self) -> str:
@@ -59,7 +60,9 @@ def build(trial: Trial, ranks: Ranks, seed: int = 0) -> Engine:
     config = replace(CONFIG, parametrisation=trial.parametrisation, base_width=8, base_depth=1)
     model, initial = deferred(lambda: MaskedAutoencoder(config))
     scaling = scaling_of(config, trial.optimiser)
-    options = EngineOptions(trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage)
+    options = EngineOptions(
+        trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage, reduce_at=trial.reduce_at
+    )
     return build_engine(
         model,
         lambda module: build_optimiser(

@@ -38,6 +38,8 @@ ON_FOUR = [Trial("ddp", micro_batches=2), Trial("fsdp"), Trial("hsdp"), Trial("h
 ON_TWO += [Trial("ddp", "muon"), Trial("fsdp", "muon", micro_batches=2)]
 ON_FOUR += [Trial("fsdp", "muon", parametrisation="mup"), Trial("hsdp", "muon", micro_batches=2)]
 ON_TWO += [Trial("fsdp", name, parametrisation="mup") for name in ("lion", "adamw")]
+ON_TWO += [Trial("fsdp", "adamw", micro_batches=2, reduce_at="pass")]
+ON_FOUR += [Trial("hsdp", "adamw", micro_batches=2, reduce_at="pass")]
 ZERO = [Trial("deepspeed", "adamw", stage, parametrisation="mup") for stage in (2, 3)]
 ZERO += [Trial("deepspeed", zero_stage=1), Trial("deepspeed", "adamw"), Trial("deepspeed", "adamw", 3, micro_batches=2)]
 ZERO += [Trial("deepspeed", zero_stage=3), Trial("deepspeed", precision="bf16")]
