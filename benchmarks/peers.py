@@ -12,12 +12,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from harness.distributed.optimiser import build_optimiser
-from harness.distributed.recompute import set_up_blocks
+from harness.distributed.recompute import Compile, set_up_blocks
 from harness.models.config import MaeConfig
 from harness.models.layers.blocks import patchify, sincos_positions
 from harness.models.layers.masking import masking_noise
@@ -74,14 +75,9 @@ def ours(setting: StepSetting) -> Step:
 
 def compile_model(model: MaskedAutoencoder, how: str) -> None:
     """`blocks`: every block separately, as the engines do; `whole` and `reduce-overhead` (CUDA graphs): all at once."""
-    if how == "blocks":
-        set_up_blocks(model, "none", compiled=True)
-    elif how == "whole":
-        model.compile()
-    elif how == "reduce-overhead":
-        model.compile(mode="reduce-overhead")
-    elif how != "none":
-        raise ValueError(f"no way to compile {how!r}: none, blocks, whole or reduce-overhead")
+    if how not in get_args(Compile):
+        raise ValueError(f"no way to compile {how!r}: one of {', '.join(get_args(Compile))}")
+    set_up_blocks(model, "none", how)  # type: ignore[arg-type]
 
 
 class EagerMae(nn.Module):

@@ -13,7 +13,7 @@ from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser
 from harness.distributed.engine_choice import choose_engine
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
-from harness.distributed.recompute import set_up_blocks
+from harness.distributed.recompute import check_compile, set_up_blocks
 from harness.distributed.stalls.slow_ranks import time_forward
 from harness.grid.cell import Cell
 from harness.models.layers.initial_values import InitialValues
@@ -38,8 +38,11 @@ def engine_for_cell(
     shard = launch.shard_gpus or min(ranks.world, launch.gpus_per_node or ranks.world)
     memory = torch.cuda.get_device_properties(ranks.device).total_memory if on_gpu else None
     name = choose_engine(launch.engine, ranks.world, sum(p.numel() for p in model.parameters()), memory, shard)
-    set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
-    timer = time_forward(model, ranks)
+    compiled = launch.compile or ("blocks" if on_gpu else "none")
+    check_compile(compiled, name, launch.zero_stage)
+    set_up_blocks(model, launch.recompute, compiled)
+    model.channels_last = launch.channels_last
+    timer = time_forward(model, ranks, is_whole=compiled == "whole")
     optimiser = cell.training.optimiser
 
     def make_optimiser(module: nn.Module) -> Optimizer:
@@ -51,7 +54,13 @@ def engine_for_cell(
 
     precision = cell.training.settings.precision
     options = EngineOptions(
-        name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32", launch.reduce_at
+        name,
+        precision,
+        shard,
+        launch.zero_stage,
+        precision if on_gpu else "fp32",
+        launch.reduce_at,
+        launch.ddp_gradients,
     )
     engine = build_engine(model, make_optimiser, ranks, options, initial)
     engine.timer = timer

@@ -44,6 +44,7 @@ class EngineOptions:
         zero_stage: the ZeRO stage of DeepSpeed.
         gather: the type in which hsdp and fsdp gather weights. On a GPU under autocast bf16 halves the traffic. On a
             CPU, LayerNorm requires weights of the same type as its input.
+        ddp_gradients: the type in which ddp averages gradients over ranks.
         reduce_at: under hsdp and fsdp, whether ranks reduce gradients once a step, or at each of its passes.
     """
 
@@ -53,6 +54,7 @@ class EngineOptions:
     zero_stage: Literal[1, 2, 3] = 2
     gather: Literal["fp32", "bf16"] = "fp32"
     reduce_at: ReduceAt = "step"
+    ddp_gradients: Literal["fp32", "bf16"] = "fp32"
 
 
 class Engine:

@@ -5,6 +5,10 @@ Every rank keeps a shard of each parameter and gathers a block's parameters when
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -14,6 +18,9 @@ from torch.distributed.tensor import Shard
 from harness.distributed.engine import Engine
 from harness.distributed.recompute import blocks_of
 from harness.models.layers.initial_values import InitialValues
+
+if TYPE_CHECKING:
+    from harness.models.interface import Network
 
 
 class Fsdp(Engine):
@@ -36,7 +43,7 @@ class Fsdp(Engine):
         return super().accumulate(crops, noise, weight, last=last, labels=labels)
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) -> None:
+def shard_model(model: Network, mesh: DeviceMesh, shards: int, gather: str) -> None:
     """Shard the parameters of `model` over `mesh`, block by block.
 
     With `gather` bf16, parameters are gathered in bfloat16 and gradients summed in float32. Inputs are not cast:
@@ -50,11 +57,21 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, shards: int, gather: str) ->
     def place(parameter: nn.Parameter) -> Shard | None:
         return Shard(shard_dimension(tuple(parameter.shape), shards))
 
-    for block in blocks_of(model):
-        fully_shard(block, mesh=mesh, mp_policy=policy, shard_placement_fn=place)
+    blocks = [fully_shard(block, mesh=mesh, mp_policy=policy, shard_placement_fn=place) for block in blocks_of(model)]
     fully_shard(model, mesh=mesh, mp_policy=policy, shard_placement_fn=place)
+    prefetch(blocks)
     for method in (name for name in ("embed", "reconstruct") if hasattr(model, name)):
         register_fsdp_forward_method(model, method)
+
+
+def prefetch(blocks: Sequence[FSDPModule]) -> None:
+    """Let each block gather the weights of the next one while it computes, forward and backward.
+
+    FSDP's own order of the forward pass depends on how far the host is ahead of the device.
+    """
+    for before, after in pairwise(blocks):
+        before.set_modules_to_forward_prefetch([after])
+        after.set_modules_to_backward_prefetch([before])
 
 
 def shard_dimension(shape: tuple[int, ...], shards: int) -> int:

@@ -65,6 +65,7 @@ class Setting:
     rest: str = "adamw"  # beside Muon
     passes: int = 1  # of one step
     reduce_at: ReduceAt = "step"
+    ddp_gradients: str = "fp32"  # as they are sent
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def rank_memory(
     )
     with fake_ranks(world) as ranks, FakeTensorMode():
         model = MaskedAutoencoder(config)  # fake, so without values already
-        set_up_blocks(model, recompute, compiled=False)
+        set_up_blocks(model, recompute)
         engine = build_engine(
             model,
             lambda module: build_optimiser(module, "lion", peak=1e-4, betas=(0.9, 0.95), weight_decay=0.05),

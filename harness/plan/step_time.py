@@ -72,7 +72,7 @@ def estimate_step(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
     crops = micro_batch(part, max_crops)
     setting = Setting(
         engine, world, shard, crops, training.settings.precision, launch.recompute, training.optimiser.name,
-        launch.zero_stage, training.optimiser.rest, part // crops, launch.reduce_at,
+        launch.zero_stage, training.optimiser.rest, part // crops, launch.reduce_at, launch.ddp_gradients,
     )  # fmt: skip
     available = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
     needed, instead = None, None
@@ -89,17 +89,23 @@ def estimate_step(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
 
 
 def traffic_bytes(
-    parameters: int, engine: EngineName, passes: int, gather: int = HALF, stage: int = 2, reductions: int = 1
+    parameters: int,
+    engine: EngineName,
+    passes: int,
+    gather: int = HALF,
+    stage: int = 2,
+    reductions: int = 1,
+    ddp_gradients: int = FLOAT,
 ) -> float:
     """Bytes that each GPU sends in a step in a large ring: gradients in float32, and gathered weights where they are
-    sharded, twice per pass. `reductions` of gradients, under hsdp and fsdp."""
+    sharded, twice per pass. `reductions` of gradients, under hsdp and fsdp; `ddp_gradients`: bytes of one under ddp."""
     if engine == "single":
         return 0.0
     if engine == "deepspeed":
         gathered = 2 * FLOAT * passes if stage == 3 else FLOAT
         return parameters * (FLOAT + gathered)
     if engine == "ddp":
-        return 2 * FLOAT * parameters
+        return 2 * ddp_gradients * parameters
     return parameters * (2 * gather * passes + FLOAT * reductions)
 
 
@@ -116,4 +122,5 @@ def traffic_seconds(system: System, setting: Setting, nodes: int, gpu: Gpu) -> f
     if setting.engine == "hsdp":
         inside = traffic_bytes(P, "hsdp", passes, gather, reductions=reductions) / (gpu.link_gb_s * GIGA)
         return inside + 2 * FLOAT * P / setting.shard / (gpu.network_gb_s * GIGA)
-    return traffic_bytes(P, setting.engine, passes, gather, setting.zero_stage, reductions) / rate
+    sent = HALF if setting.ddp_gradients == "bf16" else FLOAT
+    return traffic_bytes(P, setting.engine, passes, gather, setting.zero_stage, reductions, sent) / rate

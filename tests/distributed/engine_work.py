@@ -44,10 +44,16 @@ class Trial:
     precision: str = "fp32"
     parametrisation: str = "standard"
     reduce_at: str = "step"
+    ddp_gradients: str = "fp32"
 
     @property
     def name(self) -> str:
         return "-".join(str(value) for value in asdict(self).values())
+
+    @property
+    def rounds(self) -> bool:
+        """Whether products or gradients are rounded to bfloat16."""
+        return "bf16" in (self.precision, self.ddp_gradients)
 
     @property
     def alone(self) -> Trial:
@@ -61,8 +67,9 @@ def build(trial: Trial, ranks: Ranks, seed: int = 0) -> Engine:
     model, initial = deferred(lambda: MaskedAutoencoder(config))
     scaling = scaling_of(config, trial.optimiser)
     options = EngineOptions(
-        trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage, reduce_at=trial.reduce_at
-    )
+        trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage, reduce_at=trial.reduce_at,
+        ddp_gradients=trial.ddp_gradients,
+    )  # fmt: skip
     return build_engine(
         model,
         lambda module: build_optimiser(

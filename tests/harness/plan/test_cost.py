@@ -143,6 +143,7 @@ def test_a_block_without_padding_has_the_parameters_that_the_flops_count() -> No
 def test_traffic_by_hand() -> None:
     """A large ring sends each gradient twice; sharded weights are gathered in the forward and the backward pass."""
     assert traffic_bytes(10, "ddp", passes=3) == 80
+    assert traffic_bytes(10, "ddp", passes=3, ddp_gradients=2) == 40
     assert traffic_bytes(10, "fsdp", passes=3) == 3 * 2 * 20 + 40
     assert traffic_bytes(10, "fsdp", passes=3, reductions=3) == 3 * 2 * 20 + 3 * 40
     assert traffic_bytes(10, "single", passes=1) == 0
