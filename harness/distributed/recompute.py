@@ -28,6 +28,7 @@ PRODUCTS = frozenset(
         aten.mm.default,
         aten.addmm.default,
         aten.bmm.default,
+        aten.convolution.default,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
@@ -53,9 +54,9 @@ def blocks_of(model: Network) -> list[nn.Module]:
 def set_up_blocks(model: Network, recompute: Recompute, compiled: Compile = "none") -> None:
     """Apply activation checkpointing (Chen et al. 2016) to every block, and compile each block or the whole network.
 
-    `full` keeps only a block's input; `selective` also keeps the outputs of matrix products and attention, and
-    recomputes the inexpensive rest. Neither changes the results. `reduce-overhead` replays the whole network as CUDA
-    graphs.
+    `full` keeps only a block's input; `selective` also keeps the outputs of matrix products, convolutions and
+    attention, and recomputes the inexpensive rest. Neither changes the results. `reduce-overhead` replays the whole
+    network as CUDA graphs.
 
     Raises:
         ValueError: the network has no blocks, or does not support the mode.
