@@ -233,6 +233,7 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
         measured = rank_memory(
             config, world=setting.world, crops=setting.crops, shard=setting.shard if hybrid else None,
             precision="bf16" if setting.precision == "bf16" else "fp32", recompute=setting.recompute,
+            passes=min(2, setting.passes), reduce_at=setting.reduce_at,
         )  # fmt: skip
         closed = memory(config, setting).total
         how = f"{setting.engine} over {setting.world}, {setting.crops} crops, recompute {setting.recompute}"

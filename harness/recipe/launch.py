@@ -106,6 +106,12 @@ OptionValue = Annotated[
 ]
 Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(_options), AfterValidator(_known_forms)]
 
+Compile = Annotated[
+    Literal["none", "blocks", "whole", "reduce-overhead"],
+    BeforeValidator(lambda value: {True: "blocks", False: "none"}[value] if isinstance(value, bool) else value),
+    WithJsonSchema({"enum": ["none", "blocks", "whole", "reduce-overhead", True, False]}),
+]
+
 
 class Slurm(Section):
     """What every job requests from SLURM. Only `setup` is shell code; everything else is quoted."""
@@ -185,8 +191,10 @@ class Launch(Section):
     parallel: UpTo100k = Field(64, description="cells that run at the same time")
     cells_per_job: UpTo100k = Field(1, description="cells that one local process runs one after another")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    attention: Literal["auto", "sdpa", "flash"] = Field(
-        "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
+    attention: Literal["auto", "sdpa", "flash", "cudnn", "efficient", "math"] = Field(
+        "auto",
+        description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed; "
+        "cudnn, efficient, math: this kernel of torch's",
     )
     nodes: NodesPerName = Field(1, description="per model")
     gpus_per_node: Annotated[int, Field(ge=0, le=1_024)] = Field(
@@ -233,11 +241,26 @@ class Launch(Section):
     crops_per_gpu_step: BatchPerName | None = Field(
         None, description="maximum crops in one forward pass; gradients are accumulated to the global batch; per model"
     )
+    ddp_gradients: Literal["fp32", "bf16"] = Field(
+        "fp32", description="ddp: the type in which ranks average gradients; bf16 halves the traffic, and rounds them"
+    )
+    reduce_at: Literal["step", "pass"] = Field(
+        "step",
+        description="hsdp and fsdp: reduce gradients once a step, and keep whole ones between its passes (4 bytes a "
+        "parameter on each GPU); or at each pass, and keep shards",
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         "none",
         description="activations to recompute in the backward pass: none, the cheap ones (selective), or all (full)",
     )
-    compile: bool | None = Field(None, description="torch.compile each block; null: where there is a GPU")
+    compile: Compile | None = Field(
+        None,
+        description="torch.compile each block (blocks, or true), or the whole network as one graph (whole), also as "
+        "CUDA graphs (reduce-overhead, on one GPU); none or false: nothing; null: blocks where there is a GPU",
+    )
+    channels_last: bool = Field(
+        False, description="convolutional networks: features in channels-last memory, which suits tensor cores"
+    )
     profile: Profile | None = Field(None, description="steps to profile, {steps: [101, 105]}; null: none")
     slurm: Slurm = Field(Slurm(), description="what jobs request from SLURM")
 

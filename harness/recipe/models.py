@@ -33,7 +33,7 @@ Ratio = Annotated[float, Field(gt=0, lt=1)]
 Pool = Literal["mean", "class", "std", "mean_std"]
 FourierMode = Literal["patch", "image"]
 FourierNorm = Literal["backward", "ortho"]
-VitSize = Literal["S", "B", "L"]
+VitSize = Literal["S", "B", "L", "G"]
 BlockBias = Literal["mlp", "timm-0.8.13"]
 Initialisation = Literal["mae", "released"]
 Parametrisation = Literal["standard", "mup"]
@@ -156,7 +156,9 @@ class MaeVitSection(VitSection):
     kind: Literal["mae_vit"] = Field(
         "mae_vit", exclude=True
     )  # left out, so that ids stay as they were before there were kinds
-    size: VitSize = Field(description="letter of the model in figures")
+    size: Text = Field(
+        description="the model's name in figures: S, B, L, G, or any other for a width and depth of your own"
+    )
     fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; 0.01 for the '+' models")
 
     @model_validator(mode="after")
