@@ -12,12 +12,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from harness.distributed.optimiser import build_optimiser
-from harness.distributed.recompute import set_up_blocks
+from harness.distributed.recompute import Compile, set_up_blocks
 from harness.models.config import MaeConfig
 from harness.models.layers.blocks import patchify, sincos_positions
 from harness.models.layers.masking import masking_noise
@@ -26,7 +27,6 @@ from harness.models.mae import MaskedAutoencoder
 from shards.loader.transform import self_standardise
 
 Step = Callable[[], None]
-WAYS = ("none", "blocks", "whole", "reduce-overhead")  # to compile our model
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05
 
 
@@ -75,14 +75,9 @@ def ours(setting: StepSetting) -> Step:
 
 def compile_model(model: MaskedAutoencoder, how: str) -> None:
     """`blocks`: every block separately, as the engines do; `whole` and `reduce-overhead` (CUDA graphs): all at once."""
-    if how == "blocks":
-        set_up_blocks(model, "none", compiled=True)
-    elif how == "whole":
-        model.compile()
-    elif how == "reduce-overhead":
-        model.compile(mode="reduce-overhead")
-    elif how != "none":
-        raise ValueError(f"no way to compile {how!r}: {', '.join(WAYS)}")
+    if how not in get_args(Compile):
+        raise ValueError(f"no way to compile {how!r}: one of {', '.join(get_args(Compile))}")
+    set_up_blocks(model, "none", how)  # type: ignore[arg-type]
 
 
 class EagerMae(nn.Module):

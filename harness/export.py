@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.channels import CHANNELS, learned_channels
+from harness.data.channels import CHANNELS, learned_channels, value_ranges
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import cell_folder
 from harness.grid.cells import find_cell
@@ -90,7 +90,8 @@ def export_cell(recipe: Recipe, cell: Cell, output: Path, block: int | None = No
     if blocks != config.depth:
         notes["blocks"] = f"{blocks} of {config.depth}"
         weights, config = cut_encoder(weights, config, blocks)
-    save_encoder(output / ENCODER, weights, config, value_range=cell.architecture.mae.value_range, notes=notes)
+    value_range = value_ranges(cell.architecture.mae, channels)
+    save_encoder(output / ENCODER, weights, config, value_range=value_range, notes=notes)
     card = model_card(recipe, cell, row.values, evaluated.values if evaluated else None, channels, blocks)
     for name, text in ((RECIPE, to_yaml(recipe)), (CARD, card)):
         write_atomic(output / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]

@@ -27,12 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m harness.memory", description="Estimate the memory of one rank of a sharded model."
     )
-    parser.add_argument("--model", default="vit_l8", help="vit_s16 ... vit_l8_plus")
+    parser.add_argument("--model", default="vit_l8", help="vit_s16 ... vit_l8_plus, vit_g8")
     parser.add_argument("--world", type=int, default=256, help="number of ranks")
     parser.add_argument("--shard", type=int, help="ranks that one copy is sharded over (hsdp); default: all (fsdp)")
     parser.add_argument("--crops", type=int, default=16, help="crops in one forward pass")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
+    parser.add_argument("--passes", type=int, default=1, help="forward and backward passes of one step")
+    parser.add_argument("--reduce-at", choices=["step", "pass"], default="step", help="as launch.reduce_at")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = model_named(options.model)
         memory = rank_memory(
             config, world=options.world, crops=options.crops, shard=options.shard, precision=options.precision,
-            recompute=options.recompute,
+            recompute=options.recompute, passes=options.passes, reduce_at=options.reduce_at,
         )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))

@@ -42,11 +42,14 @@ def latex_table(points: pd.DataFrame, places: Mapping[str, str] | None = None) -
         r"\midrule",
     ]
     marks = _marks(points)
-    for labels, rows in points.assign(mark=marks).groupby(keys, sort=False, dropna=False):
-        by_source = {row["source"]: row for row in reversed(rows.to_dict("records"))}  # of two the first
-        cells = [_interval(by_source[source]) if source in by_source else "--" for source in sources]
-        model, *others = map(tex, labels[: len(titles)])
-        lines.append(" & ".join([model + rows["mark"].iloc[0], *others, *cells]) + r" \\")
+    of_run: dict[tuple[str, ...], dict[str, Mapping[Any, Any]]] = {}  # rows by source
+    for row in points.assign(mark=marks).to_dict("records"):
+        of_run.setdefault(tuple(tex(row[key]) for key in keys), {}).setdefault(row["source"], row)
+    for labels, rows in of_run.items():
+        cells = [_interval(rows[source]) if source in rows else "--" for source in sources]
+        model, *others = labels[: len(titles)]
+        mark = next(iter(rows.values()))["mark"]
+        lines.append(" & ".join([model + mark, *others, *cells]) + r" \\")
     lines.append(r"\bottomrule")
     for mark, note in NOTES.items():
         if mark in marks:

@@ -264,15 +264,29 @@ def _at_ratio(
     among = np.eye(len(targets))
     for ratio, group in zip(ratios, shared, strict=True):
         among = among + ratio * group
-    inverse = np.linalg.inv(among)
+    inverse, log_determinant = _inverse(among, ratios, shared)
     curvature = design.T @ inverse @ design + np.diag(penalty)
     unit = np.asarray(np.linalg.pinv(curvature, hermitian=True), dtype=np.float64)
     coefficients = unit @ (design.T @ inverse @ targets + penalty * mean)
     residual, distance = targets - design @ coefficients, coefficients - mean
     squares = max(float(residual @ inverse @ residual + penalty @ distance**2), np.finfo(float).tiny)
-    determinants = float(np.linalg.slogdet(among)[1] + np.linalg.slogdet(curvature)[1])
+    determinants = float(log_determinant + np.linalg.slogdet(curvature)[1])
     log = -0.5 * (determinants + freedom * np.log(squares))
     return _AtRatio(float(log), coefficients, unit, among, float(np.sqrt(squares / freedom)))
+
+
+def _inverse(among: Floats, ratios: Floats, shared: Sequence[Floats]) -> tuple[Floats, float]:
+    """The inverse (n, n) of the residuals' covariance, and the logarithm of its determinant.
+
+    Under one grouping it consists of a block 1 + r J for each group of m points, whose inverse is
+    1 - r / (1 + m r) J, and whose determinant is 1 + m r.
+    """
+    if len(shared) > 1:
+        return np.asarray(np.linalg.inv(among), dtype=np.float64), float(np.linalg.slogdet(among)[1])
+    (ratio,), (group,) = ratios, shared
+    points = group.sum(axis=1)  # (n,) of the group of each
+    inverse = np.eye(len(among)) - (ratio / (1 + points * ratio))[:, None] * group
+    return inverse, float((np.log1p(points * ratio) / points).sum())
 
 
 def _prior() -> Floats:

@@ -9,22 +9,20 @@ from typing import get_args
 import torch
 
 from benchmarks.gpu_day.day import Day, Found, Row
-from benchmarks.peers import OURS, WAYS, Peer, StepSetting
+from benchmarks.peers import OURS, Peer, StepSetting
 from benchmarks.step_profile import profile
 from benchmarks.timing import Search, search_here
 from benchmarks.train_step import Measurement, config_of, measured
+from harness.distributed.recompute import Compile
 from harness.recipe.gpus import TERA, peak_flops
-from harness.recipe.launch import Launch
 
 MODELS = ("L/16", "B/16", "S/16", "L/8", "B/8", "S/8", "L/8 wide heads", "L/8+")  # the most telling first
 SMALL_MODELS = ("miniature",)
 
 
 def ways() -> list[str]:
-    """The choices of `launch.compile`, or all that the benchmark knows where that is a switch."""
-    annotation = Launch.model_fields["compile"].annotation
-    words = [word for part in (annotation, *get_args(annotation)) for word in get_args(part) if isinstance(word, str)]
-    return [word for word in dict.fromkeys(words) if word != "auto"] or list(WAYS)
+    """The choices of `launch.compile`."""
+    return list(get_args(Compile))
 
 
 def section_name(model: str, who: str) -> str:

@@ -4,10 +4,10 @@
     <cell>/checkpoints/latest           the step to resume from; `best`: the step of the best validation
     <cell>/checkpoints/.step-*.partial  a save in progress, or the rest of a killed one
 
-A save copies the tensors to a staging buffer and returns. A thread on every rank writes them through
-torch.distributed.checkpoint, flushes them to disk and computes their checksums. Then the first rank writes
-checkpoint.json, renames the folder and updates `latest`. After a crash at any time, `latest` names a complete
-checkpoint. See docs/checkpoints.md.
+A save copies the tensors to a staging buffer and returns; each rank copies a part of what all ranks hold alike. A
+thread on every rank writes them through torch.distributed.checkpoint, flushes them to disk and computes their
+checksums. Then the first rank writes checkpoint.json, renames the folder and updates `latest`. After a crash at any
+time, `latest` names a complete checkpoint. See docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.checkpoint.rng import generator_states
 from harness.checkpoint.room import room
 from harness.checkpoint.save_plan import PlanCache
 from harness.checkpoint.start import Start, load_start
-from harness.checkpoint.tensors import Resumable, reason, size_on_rank, tensors_of
+from harness.checkpoint.tensors import Resumable, owners, reason, share, size_on_rank, tensors_of
 from harness.distributed.ranks import Ranks
 from harness.storage.checksums import checksum, sync_folder, write_checksummed
 from harness.storage.fencing import Fence, Unfenced
@@ -97,6 +97,7 @@ class Checkpoints:
         if len(self._failures) >= MOST_FAILED:
             raise CheckpointError(f"{self.folder}: {MOST_FAILED} times in a row, {self._failures[-1]}")
         state = tensors_of({**engine.state(), "extra": self._extras})
+        state = share(state, owners(state, self._ranks.world), self._ranks.rank)
         state |= tensors_of(generator_states(self._ranks.device), f"generators.{self._ranks.rank}.")
         self._bytes = sum(size_on_rank(tensor) for tensor in state.values())
         folder = self.folder / f".{step_name(progress.step)}.partial"

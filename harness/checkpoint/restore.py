@@ -15,7 +15,16 @@ from harness.checkpoint.collective import Collective
 from harness.checkpoint.facts import FACTS, CheckpointError, Facts, Progress, UnreadableError, read_facts
 from harness.checkpoint.layout import check_values
 from harness.checkpoint.rng import generator_states, restore_generators
-from harness.checkpoint.tensors import Resumable, TensorPlanner, TensorReader, reason, tensors_of
+from harness.checkpoint.tensors import (
+    Resumable,
+    TensorPlanner,
+    TensorReader,
+    owners,
+    reason,
+    send_from_owners,
+    share,
+    tensors_of,
+)
 from harness.storage.checksums import Damaged, check, read_checksummed
 
 
@@ -73,13 +82,18 @@ def restore(folder: Path, facts: Facts, target: Target, collective: Collective) 
     generators = generator_states(ranks.device) if same_ranks else {}
     try:
         state = target.engine.state()
-        tensors = tensors_of({**state, "extra": target.extras, "generators": {str(ranks.rank): generators}})
+        shared = tensors_of({**state, "extra": target.extras})
+        owner = owners(shared, ranks.world)
+        tensors = {**shared, **tensors_of(generators, f"generators.{ranks.rank}.")}
         reader = TensorReader(folder, tensors, {name: size for name, (size, _) in facts.files.items()})
         collective.on_all(reader.check)
+        part = share(tensors, owner, ranks.rank)
         load_tensors(
-            tensors, storage_reader=reader, planner=TensorPlanner(), process_group=collective.group,
+            part, storage_reader=reader, planner=TensorPlanner(), process_group=collective.group,
             no_dist=collective.group is None,
         )  # fmt: skip
+        if ranks.world > 1:
+            send_from_owners(shared, owner)
         collective.on_all(partial(check_values, tensors, facts.progress))
         target.engine.load(state)
         collective.on_all(partial(restore_generators, generators, ranks.device))

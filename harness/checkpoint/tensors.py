@@ -6,6 +6,7 @@ only tensors; everything else is in the checkpoint's JSON. So loading a checkpoi
 
 from __future__ import annotations
 
+import heapq
 import pickle
 from collections.abc import Mapping
 from io import BytesIO
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.api import CheckpointException
@@ -63,6 +65,36 @@ def tensors_of(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
         elif isinstance(value, Mapping):
             tensors |= tensors_of(value, f"{prefix}{name}.")
     return tensors
+
+
+def owners(tensors: Mapping[str, Tensor], world: int) -> dict[str, int]:
+    """The rank that writes and reads each tensor that is whole on every rank, so that none is staged or read twice.
+
+    The largest go first, each to the rank that has the least. The result is the same on all ranks.
+    """
+    loads = [(0, rank) for rank in range(world)]  # a heap of bytes
+    found: dict[str, int] = {}
+    whole = [(name, size_on_rank(tensor)) for name, tensor in tensors.items() if not isinstance(tensor, DTensor)]
+    for name, size in sorted(whole, key=lambda entry: (-entry[1], entry[0])):
+        load, rank = loads[0]
+        heapq.heapreplace(loads, (load + size, rank))
+        found[name] = rank
+    return found
+
+
+def share(tensors: Mapping[str, Tensor], owner: Mapping[str, int], rank: int) -> dict[str, Tensor]:
+    """What a rank writes or reads: its parts of sharded tensors, and the whole tensors that it owns."""
+    return {name: tensor for name, tensor in tensors.items() if owner.get(name, rank) == rank}
+
+
+def send_from_owners(tensors: Mapping[str, Tensor], owner: Mapping[str, int]) -> None:
+    """Give all ranks, in place, the whole tensors that one of them has read. All ranks must call it."""
+    for name, rank in owner.items():
+        sent = tensors[name].detach()
+        packed = sent.contiguous()
+        dist.broadcast(packed, src=rank)
+        if packed is not sent:
+            sent.copy_(packed)
 
 
 def size_on_rank(tensor: Tensor) -> int:

@@ -21,6 +21,7 @@ from harness.data.shard_sets import ShardLocation, manifest_of
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import WEIGHTS, cell_folder
 from harness.recipe.data import Dataset
+from harness.recipe.models import Mae
 from harness.recipe.schema import Embed, Recipe
 from harness.storage.weights import read_metadata
 
@@ -58,7 +59,8 @@ def training_channels(recipe: Recipe, cell: Cell, stored: Sequence[str]) -> Chan
         return match(given, stored, dataset.channels, dataset.shards, field)
     names = renamed(stored, dataset.channels, dataset.shards, field)
     if len(names) != recipe.mae.channels:
-        raise ChannelError(f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {', '.join(names)}")
+        text = f"mae.channels is {recipe.mae.channels}, but {dataset.shards} has {', '.join(names)}"
+        raise ChannelError(f"{text}: set mae.channels={len(names)}")
     return ChannelOrder(names)
 
 
@@ -123,6 +125,24 @@ def weight_channels(path: Path) -> tuple[str, ...] | None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ChannelError(f"{path}: its metadata's {CHANNELS} is not a list of names")
     return tuple(names)
+
+
+def value_ranges(mae: Mae, names: Sequence[str]) -> float | tuple[float, ...] | None:
+    """The pixel value that counts as 1 before self-standardisation, or that of each channel, (C,); None: the type's.
+
+    Raises:
+        ChannelError: the recipe gives it by channel, and lacks one.
+    """
+    given = mae.value_range
+    if not isinstance(given, dict):
+        return given
+    absent = [name for name in names if name not in given]
+    if absent:
+        has = f"it has {', '.join(given)}"
+        raise ChannelError(
+            f"mae.value_range has no value for the channel {absent[0]!r}{_near(absent[0], [*given])}; {has}"
+        )
+    return tuple(given[name] for name in names)
 
 
 def set_channels(recipe: Recipe, place: Dataset | Embed) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -90,6 +91,17 @@ class ManifestFacts:
 
     fields: dict[str, Any]
     digest: str | None
+
+
+def check_experiments(wanted: Sequence[str], known: Collection[str], place: ShardLocation) -> None:
+    """Check that a set has the experiments that are to be embedded.
+
+    Raises:
+        ValueError: it lacks some.
+    """
+    if unknown := sorted(set(wanted) - set(known)):
+        held = ", ".join(sorted(known)[:20])
+        raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {place}; it holds {held}")
 
 
 _FACTS: Remembered[ManifestFacts] = Remembered()

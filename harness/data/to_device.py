@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from harness.data.channels import ChannelOrder
+from harness.data.channels import ChannelOrder, value_ranges
 from harness.distributed.ranks import Ranks
 from harness.grid.cell import Cell
 from shards.loader.read_ahead import Batch
@@ -44,7 +44,7 @@ def to_model_input(images: Tensor, cell: Cell, ranks: Ranks, channels: ChannelOr
     pixels = images.to(ranks.device, non_blocking=True)
     if channels.positions is not None:
         pixels = pixels[:, list(channels.positions)]
-    return self_standardise(pixels, cell.architecture.mae.value_range)
+    return self_standardise(pixels, value_ranges(cell.architecture.mae, channels.names))
 
 
 def prefetch_to_device(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.shard_sets import check_experiments
 from harness.recipe.data import Stream
 from shards.order.random_order import Order, RandomOrder, nested_experiments
 from shards.order.stream_order import StreamOrder
@@ -55,7 +56,5 @@ def evaluation_wells(shards: ShardSet, experiments: list[str] | None) -> Wells:
     table = shards.table
     if experiments is None:
         return np.arange(len(table.codes))
-    if unknown := sorted(set(experiments) - set(table.experiments)):
-        known = ", ".join(sorted(table.experiments)[:20])
-        raise ValueError(f"embed.experiments: {', '.join(unknown)} not in {shards.folder}; it holds {known}")
+    check_experiments(experiments, table.experiments, shards.folder)
     return np.flatnonzero(np.isin(np.array(table.experiments), experiments)[table.codes])

@@ -13,9 +13,10 @@ from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser
 from harness.distributed.engine_choice import choose_engine
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
-from harness.distributed.recompute import set_up_blocks
+from harness.distributed.recompute import check_compile, set_up_blocks
 from harness.distributed.stalls.slow_ranks import time_forward
 from harness.grid.cell import Cell
+from harness.models.layers.initial_values import InitialValues
 from harness.models.layers.parametrisation import scaling_of
 from harness.recipe.schema import Recipe
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from harness.models.interface import Network
 
 
-def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) -> Engine:
-    """Build the engine that the recipe sets for `cell`. `model` must be on this rank's device.
+def engine_for_cell(
+    recipe: Recipe, cell: Cell, model: Network, ranks: Ranks, initial: InitialValues | None = None
+) -> Engine:
+    """Build the engine that the recipe sets for `cell`. `model` as for `build_engine`.
 
     Raises:
         ValueError, RuntimeError: as `build_engine`.
@@ -35,8 +38,11 @@ def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) ->
     shard = launch.shard_gpus or min(ranks.world, launch.gpus_per_node or ranks.world)
     memory = torch.cuda.get_device_properties(ranks.device).total_memory if on_gpu else None
     name = choose_engine(launch.engine, ranks.world, sum(p.numel() for p in model.parameters()), memory, shard)
-    set_up_blocks(model, launch.recompute, compiled=on_gpu if launch.compile is None else launch.compile)
-    timer = time_forward(model, ranks)
+    compiled = launch.compile or ("blocks" if on_gpu else "none")
+    check_compile(compiled, name, launch.zero_stage)
+    set_up_blocks(model, launch.recompute, compiled)
+    model.channels_last = launch.channels_last
+    timer = time_forward(model, ranks, is_whole=compiled == "whole")
     optimiser = cell.training.optimiser
 
     def make_optimiser(module: nn.Module) -> Optimizer:
@@ -47,14 +53,25 @@ def engine_for_cell(recipe: Recipe, cell: Cell, model: Network, ranks: Ranks) ->
         )  # fmt: skip
 
     precision = cell.training.settings.precision
-    options = EngineOptions(name, precision, shard, launch.zero_stage, precision if on_gpu else "fp32")
-    engine = build_engine(model, make_optimiser, ranks, options)
+    options = EngineOptions(
+        name,
+        precision,
+        shard,
+        launch.zero_stage,
+        precision if on_gpu else "fp32",
+        launch.reduce_at,
+        launch.ddp_gradients,
+    )
+    engine = build_engine(model, make_optimiser, ranks, options, initial)
     engine.timer = timer
     return engine
 
 
-def build_engine(model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> Engine:
-    """Build the engine named in `options`. `model` must already be on this rank's device.
+def build_engine(
+    model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions,
+    initial: InitialValues | None = None,
+) -> Engine:  # fmt: skip
+    """Build the engine named in `options`. `model` is on this rank's device, or has no values but `initial`.
 
     Raises:
         ValueError: the engine does not support this number of ranks.
@@ -63,15 +80,15 @@ def build_engine(model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, op
     if options.name == "single":
         if ranks.world > 1:
             raise ValueError(f"launch.engine is single, but {ranks.world} ranks run: use ddp, hsdp, fsdp or deepspeed")
-        return Engine(model, make_optimiser, ranks, options)
+        return Engine(model, make_optimiser, ranks, options, initial)
     if ranks.world == 1:
         raise ValueError(f"launch.engine is {options.name}, but there is one rank: use single or auto")
     if options.name == "ddp":
-        return Ddp(model, make_optimiser, ranks, options)
+        return Ddp(model, make_optimiser, ranks, options, initial)
     if options.name == "deepspeed":
         from harness.distributed.deepspeed import Zero
 
-        return Zero(model, make_optimiser, ranks, options)
+        return Zero(model, make_optimiser, ranks, options, initial)
     from harness.distributed.fsdp import Fsdp
 
-    return Fsdp(model, make_optimiser, ranks, options)
+    return Fsdp(model, make_optimiser, ranks, options, initial)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser, State
 from harness.distributed.optimiser import set_rates
 from harness.distributed.ranks import Ranks
+from harness.models.layers.initial_values import InitialValues
 from harness.recipe.optimiser import NO_MUON_ON_DEEPSPEED
 
 if TYPE_CHECKING:
@@ -42,14 +43,19 @@ class Zero(Engine):
         ValueError: the optimiser needs whole matrices (Muon), and ZeRO keeps flat parts of them.
     """
 
-    def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
-        super().__init__(model, make_optimiser, ranks, options)
+    def __init__(
+        self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions,
+        initial: InitialValues | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(model, make_optimiser, ranks, options, initial)
         if type(self.optimiser).__name__ not in MOMENTS:
             raise ValueError(NO_MUON_ON_DEEPSPEED)
         self._groups = _named_groups(model, self.optimiser)
         if options.zero_stage == 3:
             _skip_empty_groups(self.optimiser)
         self._api = import_deepspeed(ranks.device)
+        if options.zero_stage == 3 and initial is not None:
+            self._partition(initial)
         self._zero, *_ = self._api.initialize(
             model=model, optimizer=self.optimiser, config=zero_config(options, ranks), dist_init_required=False
         )
@@ -57,6 +63,26 @@ class Zero(Engine):
         self._moments = MOMENTS[type(self.optimiser).__name__]
         self._counts_steps = isinstance(self.optimiser, torch.optim.AdamW)
         self._make_moments()
+
+    def prepare(self, initial: InitialValues | None) -> None:
+        """Stage 3 makes the values later: once DeepSpeed has partitioned a parameter its shape is gone, and the groups
+        of the optimiser follow from shapes."""
+        if self.options.zero_stage < 3:
+            super().prepare(initial)
+
+    @torch.no_grad()
+    def _partition(self, initial: InitialValues) -> None:
+        """Make each parameter's initial value and partition it before the next one, in the same Parameter object."""
+        config = zero_config(self.options, self.ranks)
+        for prefix, module in self.model.named_modules():
+            names = [name for name, _ in module.named_parameters(recurse=False)]
+            for name in names:
+                value = initial.value(f"{prefix}.{name}" if prefix else name).to(self.ranks.device)
+                parameter = module.get_parameter(name)
+                torch.utils.swap_tensors(parameter, nn.Parameter(value, parameter.requires_grad))  # type: ignore[no-untyped-call]
+            if names:
+                self._api.zero.Init(module=_OwnParameters(module), config_dict_or_path=config)
+        self.model.to(self.ranks.device)  # buffers; the parameters are there
 
     def accumulate(
         self, crops: Tensor, noise: Tensor, weight: float, *, last: bool, labels: Tensor | None = None
@@ -166,6 +192,15 @@ def _skip_empty_groups(optimiser: torch.optim.Optimizer) -> None:
             optimiser.param_groups = groups
 
     optimiser.step = step_with_weights  # type: ignore[assignment,method-assign]
+
+
+class _OwnParameters(nn.Module):
+    """A module's own parameters, without those of the modules in it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
 
 
 def _flat(parts: list[Tensor]) -> Tensor:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.distributed.engine_choice import EngineName
+from harness.distributed.engine_choice import EngineName, ReduceAt
 from harness.distributed.optimiser import set_rates, update
 from harness.distributed.ranks import Ranks
+from harness.models.layers.initial_values import InitialValues, materialise
 
 if TYPE_CHECKING:
     from harness.distributed.stalls.slow_ranks import Timer
@@ -43,6 +44,8 @@ class EngineOptions:
         zero_stage: the ZeRO stage of DeepSpeed.
         gather: the type in which hsdp and fsdp gather weights. On a GPU under autocast bf16 halves the traffic. On a
             CPU, LayerNorm requires weights of the same type as its input.
+        ddp_gradients: the type in which ddp averages gradients over ranks.
+        reduce_at: under hsdp and fsdp, whether ranks reduce gradients once a step, or at each of its passes.
     """
 
     name: EngineName
@@ -50,6 +53,8 @@ class EngineOptions:
     shard: int = 1
     zero_stage: Literal[1, 2, 3] = 2
     gather: Literal["fp32", "bf16"] = "fp32"
+    reduce_at: ReduceAt = "step"
+    ddp_gradients: Literal["fp32", "bf16"] = "fp32"
 
 
 class Engine:
@@ -64,14 +69,21 @@ class Engine:
         timer: of a piece of the model that computes alone (`slow_ranks`).
     """
 
-    def __init__(self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions) -> None:
+    def __init__(
+        self, model: Network, make_optimiser: MakeOptimiser, ranks: Ranks, options: EngineOptions,
+        initial: InitialValues | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.ranks, self.options = model, ranks, options
         self.timer: Timer | None = None
-        self.prepare()
+        self.prepare(initial)
         self.optimiser = make_optimiser(self.model)
 
-    def prepare(self) -> None:
-        """Replicate or shard the model over the ranks. Called before the optimiser is built."""
+    def prepare(self, initial: InitialValues | None) -> None:
+        """Replicate or shard the model over the ranks, and give it its initial values if it was built without them.
+
+        Called before the optimiser is built.
+        """
+        materialise(self.model, self.ranks.device, initial)
 
     def autocast(self) -> torch.autocast:
         """Return a context that computes matrix products in bfloat16 if the recipe sets it."""
@@ -86,7 +98,8 @@ class Engine:
             crops: (B, C, S, S), self-standardised, on the device.
             noise: (B, L), on the device.
             weight: the weight of this micro-batch in this rank's loss; gradients are averaged over ranks.
-            last: whether this is the last micro-batch before `step`; ranks exchange gradients only then.
+            last: whether this is the last micro-batch before `step`; ranks exchange gradients only then, unless the
+                options say otherwise.
             labels: (B,), on the device: class numbers, for a classifier.
         """
         with self.autocast():

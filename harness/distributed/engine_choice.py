@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 EngineName = Literal["single", "ddp", "hsdp", "fsdp", "deepspeed"]
+ReduceAt = Literal["step", "pass"]
 
 WEIGHTS_SHARE = 0.5  # of device memory that weights, gradients and optimiser state may use before they are sharded
 BYTES_PER_PARAMETER = 16  # float32 weight and gradient, and at most two float32 moments

@@ -21,6 +21,14 @@ def micro_batch(part: int, max_crops: int | None, group: int = 1) -> int:
     return max((size for size in range(group, max_crops + 1, group) if part % size == 0), default=group)
 
 
+def uneven_batch(batch: int, world: int, group: int = 1) -> str | None:
+    """Why a global batch cannot be shared by `world` ranks of groups of `group` crops; None if it can."""
+    if batch % (world * group) == 0:
+        return None
+    nearest = max(1, round(batch / (world * group))) * world * group
+    return f"train.batch {batch} over {world} ranks does not divide into groups of {group}; {nearest} would"
+
+
 def loss_weights(masked: Sequence[int], total: int, world: int) -> list[float]:
     """Return the loss weight of each of a rank's micro-batches.
 

@@ -1,20 +1,25 @@
-"""Activation checkpointing and compilation of each transformer block.
+"""Activation checkpointing of each block, and compilation of each block or of the whole network.
 
-Both replace the block's `forward`, so that state_dict names do not change. Apply both before an engine shards
-the block.
+Both replace a `forward`, so that state_dict names do not change. Apply both before an engine shards the blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from harness.distributed.engine_choice import EngineName
+
+if TYPE_CHECKING:
+    from harness.models.interface import Network
+
 Recompute = Literal["none", "selective", "full"]
+Compile = Literal["none", "blocks", "whole", "reduce-overhead"]
 COMPILED_VARIANTS = 256  # each block has its own drop-path rate, so it is its own variant of one compiled function
 
 aten = torch.ops.aten
@@ -23,6 +28,7 @@ PRODUCTS = frozenset(
         aten.mm.default,
         aten.addmm.default,
         aten.bmm.default,
+        aten.convolution.default,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
@@ -31,25 +37,61 @@ PRODUCTS = frozenset(
 )
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the transformer blocks: the modules inside an `nn.ModuleList`."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [block for modules in lists for block in modules if not isinstance(block, nn.ModuleList)]
+def blocks_of(model: Network) -> list[nn.Module]:
+    """Return the blocks of a network.
 
-
-def set_up_blocks(model: nn.Module, recompute: Recompute, compiled: bool) -> None:
-    """Apply activation checkpointing (Chen et al. 2016) and compilation to every block, as set.
-
-    `full` keeps only a block's input; `selective` also keeps the outputs of matrix products and attention, and
-    recomputes the inexpensive rest. Neither changes the results.
+    Raises:
+        ValueError: it declares none, so it could be neither recomputed, nor compiled, nor sharded in parts.
     """
-    if compiled:
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
-    for block in blocks_of(model):
-        if recompute != "none":
+    blocks = model.blocks()
+    if not blocks:
+        raise ValueError(
+            f"{type(model).__name__} declares no blocks to recompute, compile or shard: see Network.blocks"
+        )
+    return blocks
+
+
+def set_up_blocks(model: Network, recompute: Recompute, compiled: Compile = "none") -> None:
+    """Apply activation checkpointing (Chen et al. 2016) to every block, and compile each block or the whole network.
+
+    `full` keeps only a block's input; `selective` also keeps the outputs of matrix products, convolutions and
+    attention, and recomputes the inexpensive rest. Neither changes the results. `reduce-overhead` replays the whole
+    network as CUDA graphs.
+
+    Raises:
+        ValueError: the network has no blocks, or does not support the mode.
+    """
+    if recompute != "none":
+        for block in blocks_of(model):
             block.forward = _recomputing(block.forward, recompute)
-        if compiled:
+    if compiled == "blocks":
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
+        for block in blocks_of(model):
             block.forward = torch.compile(block.forward)
+    elif compiled == "whole":
+        model.forward = torch.compile(model.forward, fullgraph=True)
+    elif compiled == "reduce-overhead":
+        if model.group > 1:
+            raise ValueError(
+                f"launch.compile is reduce-overhead, but {type(model).__name__} keeps statistics between passes, which "
+                "a CUDA graph would overwrite: use blocks or whole"
+            )
+        model.forward = torch.compile(model.forward, fullgraph=True, mode=compiled)
+
+
+def check_compile(compiled: Compile, engine: EngineName, zero_stage: int) -> None:
+    """Refuse to compile across what an engine does between blocks.
+
+    Raises:
+        ValueError: the engine gathers weights inside of the network, or a CUDA graph would hold its communication.
+    """
+    gathers = engine in ("hsdp", "fsdp") or (engine == "deepspeed" and zero_stage == 3)
+    if compiled in ("whole", "reduce-overhead") and gathers:
+        raise ValueError(
+            f"launch.compile is {compiled}, but {engine} gathers weights block by block: use blocks or none"
+        )
+    if compiled == "reduce-overhead" and engine != "single":
+        raise ValueError(f"launch.compile is reduce-overhead, which has no communication, but {engine} does: use whole")
 
 
 def _recomputing(forward: Callable[..., Any], recompute: Recompute) -> Callable[..., Any]:

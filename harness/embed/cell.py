@@ -129,8 +129,8 @@ def _encoder(embedding: Embedding, ranks: Ranks, stop: StopFlag, share: JobShare
         save_reconstructions(folder / RECONSTRUCTIONS, model, embedding, ranks)
     if options.block is not None:
         keep_blocks(model, options.block)
-    on_gpu, compiled = ranks.device.type == "cuda", recipe.launch.compile
-    set_up_blocks(model, "none", compiled=on_gpu if compiled is None else compiled)
+    compiled = recipe.launch.compile or ("blocks" if ranks.device.type == "cuda" else "none")
+    set_up_blocks(model, "none", "none" if compiled == "none" else "blocks")  # it does not call the whole network
     reading = TileReading.of(recipe, model.config.crop, ranks.device)
     return lambda parts: embed_parts(model, cell, shards, parts, embedding.channels, reading, ranks, precision, stop)
 

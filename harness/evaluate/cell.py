@@ -8,14 +8,11 @@ pretrained networks, measured profiles and pixel statistics are grid cells of th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.arrays import Features, Floats
 from analysis.embeddings.aggregate import GeneMap, aggregate_blocks
@@ -24,10 +21,9 @@ from analysis.embeddings.corrections import corrected
 from analysis.recall.outcomes import PairOutcomes
 from analysis.recall.pairs import Pairs, read_pairs
 from analysis.recall.placebo_panel import placebo_panel
-from analysis.recall.placebos import COUNTS, number_features, position_features, random_features, shuffled
+from analysis.recall.placebos import number_features, position_features, random_features, shuffled
 from analysis.recall.relationship_recall import VERSIONS, RecallResult, recall_of_pairs
-from analysis.tables.names import name_of, names_of
-from analysis.tables.series import column_of
+from harness.evaluate.well_columns import EvaluatedWells, problems, read_wells
 from harness.grid.cell_folder import EMBEDDINGS, PAIR_OUTCOMES
 from harness.recipe.schema import Evaluate, Recipe
 from harness.storage.embeddings import read_embeddings
@@ -35,21 +31,8 @@ from harness.storage.ledger import RECALL_PROTOCOL
 from harness.storage.pair_outcomes import write_outcomes
 
 CONSISTENCY = "replicate_consistency/1"
-WELL = "well"
 
 PlaceboValues = dict[str, dict[str, float]]  # by source
-
-
-@dataclass(frozen=True)
-class _Wells:
-    """Metadata of the W wells."""
-
-    gene: list[str]
-    guide: list[str] | None
-    batch: NDArray[Any]
-    control: NDArray[np.bool_]
-    position: list[str] | None
-    count: NDArray[Any] | None  # of cells
 
 
 def evaluate_cell(recipe: Recipe, folder: Path, kind: str = "") -> dict[str, Any]:
@@ -86,32 +69,18 @@ def evaluate_cell(recipe: Recipe, folder: Path, kind: str = "") -> dict[str, Any
     }
 
 
-def _genes(settings: Evaluate, wells: _Wells, features: Features) -> tuple[GeneMap, dict[str, Any] | None]:
+def _genes(settings: Evaluate, wells: EvaluatedWells, features: Features) -> tuple[GeneMap, dict[str, Any] | None]:
     """The genes and the consistency of their replicates. Features are overwritten: they are not in memory twice."""
     stream = corrected(settings.correction, features, wells.control, wells.batch).written_to(features)
     gene_map = aggregate_blocks(stream, wells.gene, wells.guide)
     return gene_map, _consistency(wells, features[:, : stream.width])
 
 
-def _read(settings: Evaluate, path: Path) -> tuple[_Wells, Features]:
+def _read(settings: Evaluate, path: Path) -> tuple[EvaluatedWells, Features]:
     table, features = read_embeddings(path)
-    for column in (settings.batch_column, settings.control.column, settings.gene_column):
-        if column not in table:
-            raise ValueError(f"{path}: no column {column!r}; it has {', '.join(table.columns)}")
-    batch, gene = (_names(table, column) for column in (settings.batch_column, settings.gene_column))
-    if (blank := batch == "").any():
-        where = f"the first is well {np.argmax(blank) + 1}"
-        raise ValueError(f"{path}: {blank.sum()} of {len(batch)} wells have no {settings.batch_column}, {where}")
-    control = _names(table, settings.control.column) == name_of(settings.control.value, settings.control.column)
-    gene[control] = ""  # a control may have a name there, which is no gene
-    guide = _names(table, "treatment").tolist() if "treatment" in table else None
-    position = _names(table, WELL).tolist() if WELL in table else None
-    count = next((table[name].to_numpy() for name in table.columns if name.lower() in COUNTS), None)
-    return _Wells(gene.tolist(), guide, batch, control, position, count), features
-
-
-def _names(table: pd.DataFrame, column: str) -> NDArray[Any]:
-    return names_of(column_of(table[column]), column)
+    if wrong := problems(settings, table):
+        raise ValueError(f"{path}: {'; '.join(text for _, text in wrong)}")
+    return read_wells(settings, table), features
 
 
 def _recall(settings: Evaluate, gene_map: GeneMap, lists: list[Pairs]) -> list[tuple[RecallResult, PairOutcomes]]:
@@ -135,7 +104,7 @@ def _row(result: RecallResult) -> dict[str, Any]:
     }
 
 
-def _consistency(wells: _Wells, embeddings: Features) -> dict[str, Any] | None:
+def _consistency(wells: EvaluatedWells, embeddings: Features) -> dict[str, Any] | None:
     """Replicate consistency of the genes; None if no gene has two wells."""
     names = [gene for gene in wells.gene if gene]
     if len(set(names)) < 2 or len(set(names)) == len(names):
@@ -144,7 +113,7 @@ def _consistency(wells: _Wells, embeddings: Features) -> dict[str, Any] | None:
 
 
 def _placebos(
-    settings: Evaluate, wells: _Wells, lists: list[Pairs], gene_map: GeneMap, means: Features | None
+    settings: Evaluate, wells: EvaluatedWells, lists: list[Pairs], gene_map: GeneMap, means: Features | None
 ) -> tuple[dict[str, PlaceboValues], dict[str, str]]:
     """Recall of each source by each placebo that the wells have, after the same correction, and why others are not."""
     features: dict[str, Callable[[], Floats]] = {"random_features": partial(random_features, len(wells.gene))}

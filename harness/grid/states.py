@@ -136,6 +136,22 @@ def with_heirs(grid: Sequence[Cell]) -> list[Cell]:
     return [cell.linked(heirs=complete(cell.id)) for cell in grid]
 
 
+def planned_steps(cell: Cell, images: int) -> int:
+    """Steps of a cell's whole run on a dataset of so many images.
+
+    Raises:
+        ValueError: they do not fill one batch.
+    """
+    assert cell.training is not None
+    epochs, batch = cell.training.epochs, cell.training.batch
+    if epochs * images < batch:
+        raise ValueError(
+            f"dataset {cell.dataset} has {images:,} images: {epochs} epochs of them do not fill one batch of {batch}; "
+            f"train.batch may be at most {epochs * images:,}, or train for more epochs"
+        )
+    return epochs * images // batch
+
+
 def steps_at(share: float, planned: int) -> int:
     """The step at a share of a run of `planned` steps, rounded to the nearest, and at least 1."""
     return max(1, int(share * planned + 0.5))

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from harness.storage.atomic import write_json
+from harness.recipe.load import KEPT, to_yaml
+from harness.recipe.schema import Recipe
+from harness.storage.atomic import write_atomic, write_json
 from harness.storage.json_files import read_json
 from harness.storage.locks import user_name
 
@@ -68,6 +70,23 @@ def check(output: Path, recipe: Path) -> None:
             f"{output} belongs to another recipe, {owner}; nothing was done. Set `output` in {recipe} to another "
             f"folder; or, if it replaces that recipe, cancel the jobs of that one and delete {output / FILE}"
         )
+
+
+def recipe_of(output: Path) -> Path:
+    """The path of the recipe that an output belongs to; that of the recipe kept in it where none has claimed it.
+
+    Raises:
+        OwnerError: `owner.json` is damaged.
+    """
+    owner = _read(output / FILE)
+    return output / KEPT if owner is None else Path(owner.recipe)
+
+
+def keep_recipe(recipe: Recipe) -> None:
+    """Write the resolved recipe into its output, from which the verbs read it if they are given that folder."""
+    path, text = recipe.output / KEPT, to_yaml(recipe).encode()
+    if not path.exists() or path.read_bytes() != text:
+        write_atomic(path, lambda file: file.write(text))
 
 
 def _may_exist(path: Path) -> bool:

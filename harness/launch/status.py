@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from analysis.figures.text_table import text_table
-from analysis.forecast.outlook import Outlook
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
+from harness.launch.cell_status import ORPHAN, RESUMED, WORST_FIRST, CellStatus, State
+from harness.launch.local.record import Change, last_changes
+from harness.launch.owner import SWEEP_LOCK
 from harness.launch.slurm.book.entries import Key, Submitted
 from harness.launch.slurm.book.evidence import known_states, last_known_states
 from harness.launch.slurm.book.lines import Cancelled
@@ -29,39 +26,13 @@ from harness.recipe.schema import Recipe
 from harness.stages.missing import CellWork, missing_of_all
 from harness.stages.tasks import pending_tasks, stage_tasks
 from harness.storage import ledger
-from harness.storage.health.sessions import Spent, read_sessions, read_spent, spent
-from harness.storage.health.slow_nodes import read_slow_nodes
+from harness.storage.health.sessions import read_sessions, read_spent, spent
 from harness.storage.health.stall import read_stall
 from harness.storage.ledger import LedgerRow
-from harness.storage.locks import user_name
+from harness.storage.locks import holder, user_name
 from harness.storage.train_log import last_row
 
-State = Literal["done", "queued", "running", "failed", "lost", "never", "cancelled", "missing"]
-WORST_FIRST: tuple[State, ...] = ("failed", "lost", "never", "cancelled", "missing", "running", "queued", "done")
-ORPHAN = "the recipe does not have this cell: cancel --orphans ends its job"
-RESUMED = "; resume submits it again"
-LEFT = ("cell", "stage", "state", "reason")  # columns aligned to the left
-
-
-@dataclass(frozen=True)
-class CellStatus:
-    """One cell: its first missing stage and the state of that. `never`: a job that it depends on failed."""
-
-    cell: str
-    stage: str
-    state: State
-    job: str | None = None
-    step: int | None = None
-    steps: int | None = None
-    crops_per_second: float | None = None
-    eta_seconds: float | None = None
-    restarts: int = 0
-    reason: str = ""
-    axes: str = ""  # where the cell is on the grid's axes
-    outlook: Outlook | None = None  # of a cell that has begun to train
-    spent: Spent | None = None  # the hours of its training so far
-    orphan: bool = False  # a live job of a cell that the recipe does not have
-    as_of: str | None = None  # when SLURM last answered, in ISO 8601; None: now
+STOPPED = "its sweep has ended; run goes on"
 
 
 def statuses(recipe: Recipe) -> list[CellStatus]:
@@ -81,11 +52,11 @@ def statuses(recipe: Recipe) -> list[CellStatus]:
     asked |= {submitted.job for (cell, _), submitted in latest.items() if cell not in grid} - submissions.ended.keys()
     known, as_of = _known(recipe, submissions, sorted(asked), is_answering)
     rows = [_cell_status(recipe, work, jobs, known) for work, jobs in zip(work_items, next_jobs, strict=True)]
+    rows = _at_home(recipe, work_items, rows)
     rows = [_if_cancelled(row, submissions.cancelled.get(row.cell)) for row in rows]
-    places = [point_name(work.cell.point.coordinates()) for work in work_items]
-    rows = [replace(row, axes=place) for row, place in zip(rows, places, strict=True)]
     rows = _with_outlooks(recipe, work_items, _after_their_starts(work_items, rows))
-    return [replace(row, as_of=as_of) for row in (*rows, *map(_orphan, orphans(submissions, known, grid)))]
+    rows += [_orphan(job) for job in orphans(submissions, known, grid)]
+    return rows if as_of is None else [replace(row, as_of=as_of) for row in rows]
 
 
 def _look_up(submissions: Submissions) -> bool:
@@ -111,6 +82,33 @@ def _known(
     return known, as_of.isoformat(sep=" ", timespec="seconds")
 
 
+def _at_home(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
+    """The same, where a cell that has no job is what the last sweep on this machine says of it."""
+    changes = last_changes(recipe.output)
+    is_swept = bool(changes) and holder(recipe.output / SWEEP_LOCK) is not None
+    return [
+        _local_status(recipe, work, row, changes[row.cell], is_swept)
+        if row.state == "missing" and row.cell in changes
+        else row
+        for work, row in zip(work_items, rows, strict=True)
+    ]
+
+
+def _local_status(recipe: Recipe, work: CellWork, row: CellStatus, change: Change, is_swept: bool) -> CellStatus:
+    """The status of a cell by what happened to it last on this machine; `is_swept`: a sweep is running here."""
+    if change.phase == "failed":
+        return replace(row, state="failed", reason=f"{change.reason}; run tries it again")
+    if change.phase not in ("queued", "running"):
+        return row
+    if change.phase == "queued":
+        return replace(row, state="queued") if is_swept else replace(row, state="stopped", reason=STOPPED)
+    running = _running(recipe, work.cell, row.stage, None, 0)
+    if is_swept:
+        return running
+    reached = f" at step {running.step:,}" if running.step is not None else ""
+    return replace(running, state="stopped", crops_per_second=None, eta_seconds=None, reason=f"{STOPPED}{reached}")
+
+
 def _orphan(job: LiveJob) -> CellStatus:
     state: State = "queued" if job.state.phase == "queued" else "running"
     return CellStatus(job.cell, job.task, state, job.job, reason=ORPHAN, orphan=True)
@@ -121,12 +119,12 @@ def _if_cancelled(row: CellStatus, cancelled: Cancelled | None) -> CellStatus:
     if cancelled is None or row.state == "done":
         return row
     if row.state in ("running", "queued"):
-        return replace(row, reason=f"{cancelled.text}; SLURM is ending its job")
+        return replace(row, reason=f"{cancelled.text}; {'SLURM is ending its job' if row.job else 'it is ending'}")
     return replace(row, state="cancelled", reason=f"{cancelled.text}{RESUMED}")
 
 
 def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequence[CellStatus]) -> list[CellStatus]:
-    """The same, with where the loss of each cell that has begun to train will end, and why a cell was stopped."""
+    """The same, with each cell's place on the axes, where the loss of one that trains will end, and why one stopped."""
     from harness.report.forecasts.live import outlooks
 
     seen = outlooks(recipe, [work.cell for work in work_items])
@@ -134,11 +132,12 @@ def _with_outlooks(recipe: Recipe, work_items: Sequence[CellWork], rows: Sequenc
     return [
         replace(
             row,
+            axes=point_name(work.cell.point.coordinates()),
             outlook=seen.get(row.cell),
             reason=row.reason or _why_stopped(train),
             spent=read_spent(train.values) if train is not None else row.spent,
         )
-        for row, train in zip(rows, stopped, strict=True)
+        for row, train, work in zip(rows, stopped, work_items, strict=True)
     ]
 
 
@@ -166,7 +165,7 @@ def _after_their_starts(work_items: Sequence[CellWork], rows: Sequence[CellStatu
     return list(known.values())
 
 
-def _next_jobs(recipe: Recipe, work: CellWork, latest: dict[Key, Submitted]) -> dict[str, Submitted | None]:
+def _next_jobs(recipe: Recipe, work: CellWork, latest: Mapping[Key, Submitted]) -> dict[str, Submitted | None]:
     """The pending tasks of a cell's first missing stage, all of them if none is pending, with their newest jobs."""
     stage, tasks = next(iter(pending_tasks(recipe, work).items()), (None, ()))
     tasks = tasks or (stage_tasks(recipe, stage) if stage else ())
@@ -214,7 +213,7 @@ def _task_status(
     return CellStatus(cell.id, task, state, submitted.job, restarts=restarts, reason=failure.text + hint)
 
 
-def _running(recipe: Recipe, cell: Cell, task: str, job: str, restarts: int) -> CellStatus:
+def _running(recipe: Recipe, cell: Cell, task: str, job: str | None, restarts: int) -> CellStatus:
     folder = cell_folder(recipe, cell)
     row = last_row(folder / TRAIN_LOG, "train") if task == "train" else None
     if row is None or not row.get("progress") or row["step"] <= _first_step(recipe, cell):
@@ -232,76 +231,3 @@ def _first_step(recipe: Recipe, cell: Cell) -> int:
     start = None if cell.start is None or cell.begins_run else ledger.read(recipe.output, cell.start.id, "train")
     steps = start.values.get("steps") if start is not None else None
     return steps if isinstance(steps, int) else 0
-
-
-def table(rows: Sequence[CellStatus]) -> str:
-    """The statuses as text, and a count of each state."""
-    own = [row for row in rows if not row.orphan]
-    counts, with_axes = Counter(row.state for row in own), any(row.axes for row in rows)
-    outlooks = any(row.outlook for row in rows)
-    total = f"{len(own)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    total += (
-        f"; {len(rows) - len(own)} live jobs of cells that the recipe does not have" if len(rows) > len(own) else ""
-    )
-    hours = sum((row.spent for row in rows if row.spent), Spent())
-    shown = [_texts(row, axes=with_axes, outlooks=outlooks, goodput=hours.goodput is not None) for row in rows]
-    silence = [f"SLURM does not answer; as of {_clock(row.as_of)}" for row in rows[:1] if row.as_of]
-    return "\n".join(filter(None, [*silence, text_table(shown, LEFT), total, hours.in_words]))
-
-
-def _clock(as_of: str) -> str:
-    """A time of today as `12:31`, of another day with its date."""
-    at = datetime.fromisoformat(as_of)
-    return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%Y-%m-%d %H:%M}"
-
-
-def _texts(row: CellStatus, *, axes: bool, outlooks: bool, goodput: bool) -> dict[str, str]:
-    """A cell's text by column."""
-    return {
-        "cell": row.cell,
-        **({"axes": row.axes} if axes else {}),
-        "stage": row.stage,
-        "state": row.state,
-        "step": f"{row.step:,}/{row.steps:,}" if row.step is not None else "",
-        "crops/s": f"{row.crops_per_second:,.0f}" if row.crops_per_second is not None else "",
-        "ETA": _duration(row.eta_seconds) if row.eta_seconds is not None else "",
-        **({"final loss": _final_loss(row.outlook)} if outlooks else {}),
-        **({"goodput": _share(row.spent)} if goodput else {}),
-        "restarts": str(row.restarts or ""),
-        "reason": "; ".join(filter(None, [row.reason, _doubt(row.outlook)])),
-    }
-
-
-def _share(spent: Spent | None) -> str:
-    return "" if spent is None or spent.goodput is None else f"{spent.goodput:.0%}"
-
-
-def _final_loss(seen: Outlook | None) -> str:
-    """The median and 90% interval of the final loss."""
-    return "" if seen is None or seen.final is None else f"{seen.final:.4g} [{seen.low:.4g}, {seen.high:.4g}]"
-
-
-def _doubt(seen: Outlook | None) -> str:
-    """The verdict with its evidence, where the run is in doubt."""
-    doubtful = seen is not None and seen.verdict in ("diverging", "cannot reach the frontier")
-    return f"{seen.verdict}: {seen.evidence}" if doubtful and seen is not None else ""
-
-
-def slow_nodes(recipe: Recipe) -> list[str]:
-    """A line for each node that a run found slow, and what to do about it."""
-    excluded = recipe.launch.slurm.exclude_slow
-    cure = "later submissions leave it out" if excluded else "launch.slurm.exclude_slow=true leaves it out from now on"
-    return [
-        f"{slow.text} ({slow.cell}, {datetime.fromtimestamp(slow.time):%Y-%m-%d %H:%M}); {cure}"
-        for slow in read_slow_nodes(recipe.output)
-    ]
-
-
-def as_json(rows: Sequence[CellStatus]) -> str:
-    """The statuses as a JSON list."""
-    return json.dumps([asdict(row) for row in rows], indent=1)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from harness.launch import status
+from harness.launch import status, status_table
 from harness.recipe.schema import Recipe
 
 WATCH_SECONDS = 5
@@ -17,7 +17,7 @@ def watch(recipe: Recipe) -> int:
         while True:
             rows = status.statuses(recipe)
             clear = "\033[H\033[2J" if sys.stdout.isatty() else ""
-            lines = [f"{clear}{time.strftime('%H:%M:%S')}", status.table(rows), *status.slow_nodes(recipe)]
+            lines = [f"{clear}{time.strftime('%H:%M:%S')}", status_table.table(rows), *status_table.slow_nodes(recipe)]
             print(*lines, sep="\n", flush=True)
             if not any(row.state in ("queued", "running") for row in rows):
                 return 0

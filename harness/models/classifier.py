@@ -28,6 +28,8 @@ from harness.models.mae import Encoder, pooled
 from harness.recipe import models as sections
 from harness.recipe.fields import default_of
 
+BLOCKS = ("denseblock", "transition")  # timm's names
+
 
 @dataclass(frozen=True)
 class DenseNetConfig(systems.DenseNet161):
@@ -129,11 +131,16 @@ class DenseNetClassifier(Classifier):
         self._norms = sub_batch_norms(self)
         self.group, self.adaptive = config.group, config.adaptive
 
+    def blocks(self) -> list[nn.Module]:
+        """The dense blocks, and the transitions between them."""
+        children = self.trunk.get_submodule("features").named_children()
+        return [part for name, part in children if name.startswith(BLOCKS)]
+
     def features(self, images: Tensor, depth_noise: Tensor | None = None) -> Tensor:
         expected = (len(images), self.config.channels, self.config.crop, self.config.crop)
         if images.shape != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
-        features: Tensor = self.neck(self.trunk(images))
+        features: Tensor = self.neck(self.trunk(self.arranged(images)))
         return features
 
     def commit_statistics(self, skip: Tensor | None) -> None:

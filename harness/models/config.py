@@ -31,11 +31,13 @@ from harness.storage.json_files import is_number
 DEFAULT_POOL: Pool = "mean"
 MOST, MOST_DECODER = 1e9, 1_000_000  # as in a recipe
 
-# size: (width, depth, heads, drop path); supplement A.2.3
+# size: (width, depth, heads, drop path); S, B and L of supplement A.2.3. G has width, depth and heads of ViT-G (Zhai et
+# al. 2022), whose MLPs are wider than the four times of all models here, and the drop path of L.
 _VIT: dict[VitSize, tuple[int, int, int, float]] = {
     "S": (384, 12, 6, 0.1),
     "B": (768, 12, 12, 0.1),
     "L": (1024, 24, 16, 0.3),
+    "G": (1664, 48, 16, 0.3),
 }
 
 
@@ -160,31 +162,33 @@ class MaeConfig(EncoderConfig, VitMae):
 
 # Every MAE-ViT of the supplement, by the paper's names: "S/16", "L/8+" ...
 PAPER_MODELS: tuple[str, ...] = tuple(
-    f"{size}/{patch}{plus}" for size in _VIT for patch in (16, 8) for plus in ("", "+")
+    f"{size}/{patch}{plus}" for size in ("S", "B", "L") for patch in (16, 8) for plus in ("", "+")
 )
 
 
 def named_config(name: str) -> MaeConfig:
-    """Return the MAE-ViT with a name from the paper's tables: size, patch, and "+" for the Fourier loss.
+    """Return the MAE-ViT with a name as in the paper's tables, or G: size, patch, and "+" for the Fourier loss.
 
     Raises:
         ValueError: no such model; the message lists the known ones.
     """
-    parts = re.fullmatch(r"([SBL])/(16|8)(\+?)", name)
+    parts = re.fullmatch(r"([SBLG])/(16|8)(\+?)", name)
     if parts is None:
-        raise ValueError(f"no model {name!r}: the paper has {', '.join(PAPER_MODELS)}")
+        raise ValueError(
+            f"no model {name!r}: the paper has {', '.join(PAPER_MODELS)}; G/16, G/8 and their + are known too"
+        )
     size, patch, plus = parts.groups()
     return vit_config(size, int(patch), plus=bool(plus))  # type: ignore[arg-type]
 
 
 def vit_config(size: VitSize, patch: int, *, plus: bool = False) -> MaeConfig:
-    """Return one of the paper's MAE-ViTs (supplement A.2.3); "+" adds the Fourier loss at alpha = 0.01.
+    """Return a MAE-ViT of the paper (supplement A.2.3), or G; "+" adds the Fourier loss at alpha = 0.01.
 
     Raises:
         ValueError: no such size.
     """
     if size not in _VIT:
-        raise ValueError(f"no ViT of size {size!r}: the paper has {', '.join(_VIT)}")
+        raise ValueError(f"no ViT of size {size!r}: known are {', '.join(_VIT)}")
     width, depth, heads, drop_path = _VIT[size]
     fourier_weight = 0.01 if plus else 0.0
     return MaeConfig(

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def save_encoder(
     weights: Mapping[str, Tensor],
     config: MaeConfig,
     *,
-    value_range: float | None = None,
+    value_range: float | Sequence[float] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write an encoder's weights atomically, named as in `MaskedAutoencoder.encoder.state_dict()`.
@@ -234,15 +234,18 @@ def read_header(path: Path) -> Header:
         raise EncoderFileError(str(error)) from error
 
 
-def _value_range(path: Path, metadata: Mapping[str, str]) -> float | None:
-    """The pixel value that counts as 1, if the file states one."""
+def _value_range(path: Path, metadata: Mapping[str, str]) -> float | list[float] | None:
+    """The pixel value that counts as 1, or that of each channel, if the file states one."""
     try:
         value = parse_json(metadata.get("value_range", ""))
     except ValueError as error:
         raise EncoderFileError(f"{path}: its value_range is missing or not a number ({error})") from error
-    if value is not None and not (is_number(value, 0, MOST) and value > 0):
-        raise EncoderFileError(f"{path}: its value_range is {str(value)[:40]}, not a positive number or null")
-    return value
+    values = value if isinstance(value, list) and len(value) == _config(path, metadata).channels else [value]
+    if value is not None and not all(is_number(one, 0, MOST) and one > 0 for one in values):
+        raise EncoderFileError(
+            f"{path}: its value_range is {str(value)[:40]}, not a positive number or null, or one for each channel"
+        )
+    return cast("float | list[float] | None", value)
 
 
 def _config(path: Path, metadata: Mapping[str, str]) -> MaeConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -59,6 +60,15 @@ class Network(nn.Module):
     config: NetworkConfig
     group: int = 1  # a training batch must be a multiple of this many crops
     adaptive: bool = False  # whether inference uses the statistics of a plate (`data/plate_statistics.py`)
+    channels_last: bool = False  # the memory format of a convolutional network's features; no other one reads it
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts that are compiled, recomputed and sharded each as one, in the order of the forward pass.
+
+        By default what is in an `nn.ModuleList`. They call no other part of the network.
+        """
+        lists = [module for module in self.modules() if isinstance(module, nn.ModuleList)]
+        return [block for modules in lists for block in modules if not isinstance(block, nn.ModuleList)]
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed self-standardised crops: (B, C, S, S) → (B, D). Call it in eval mode."""
@@ -67,6 +77,10 @@ class Network(nn.Module):
     def trivial_loss(self, images: Tensor, output: Output) -> Tensor:
         """Return the validation loss of a trivial predictor, which a trained network must beat. A scalar."""
         raise TypeError(f"{type(self).__name__} has no trivial loss")
+
+    def arranged(self, images: Tensor) -> Tensor:
+        """Images (B, C, S, S) in the memory format of the features; convolutions pass it on."""
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def commit_statistics(self, skip: Tensor | None) -> None:
         """Commit the statistics of the step's forward passes, unless `skip`, a bool scalar, is True.

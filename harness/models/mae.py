@@ -153,7 +153,7 @@ class MaskedAutoencoder(Network):
     Randomness: masks and stochastic depth depend only on the `noise` argument (`layers.masking.masking_noise`). The
     initial weights use torch's global generator: seed it before building, for reproducible weights.
 
-    On the meta device: build, shard, `to_empty`, then `reset_parameters`, which also sets the fixed positions.
+    Under sharding: build it with `layers.initial_values.deferred`, shard, then `materialise`.
 
     state_dict keys, with n counting blocks from 0:
         encoder.{cls_token, pos_embed, patch_embed.proj.{weight,bias}, norm.{weight,bias}}

@@ -157,6 +157,10 @@ class MuNet(Network):
         loss = losses.masked_mse(prediction, target, mask)
         return MaeOutput(loss, loss, None, prediction, mask)
 
+    def blocks(self) -> list[nn.Module]:
+        """The scales, on the way down and up."""
+        return [*self.down, *self.up]
+
     def embed(self, images: Tensor) -> Tensor:
         """Embed images to (B, D): the coarsest features of the complete image, pooled over positions."""
         features = self._descend(images)[-1].flatten(2)  # (B, width, positions)
@@ -209,7 +213,7 @@ class MuNet(Network):
         expected = (len(images), self.config.channels, self.config.crop, self.config.crop)
         if images.shape != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}: this model takes {expected}")
-        features = []
+        features, images = [], self.arranged(images)
         for down in self.down:
             images = down(images)
             features.append(images)

@@ -22,11 +22,13 @@ def check_fit(recipe: Recipe, lacking: Sequence[tuple[Cell, Collection[str]]], *
     Raises:
         RecipeError: they do not, and `force` is not set.
     """
-    if force:
-        return
-    plans = plan_cells(recipe, [cell for cell, _ in lacking])
-    refused = shortage(recipe, plans, {cell.id: stages for cell, stages in lacking})
-    if recipe.launch.executor == "slurm":
-        refused = [*misfits(plans, recipe.hardware.gpu_type), *refused]
+    refused = [] if force else unfit(recipe, lacking)
     if refused:
         raise RecipeError("nothing was started: this would not fit (--force starts it):\n" + "\n".join(refused))
+
+
+def unfit(recipe: Recipe, lacking: Sequence[tuple[Cell, Collection[str]]]) -> list[str]:
+    """What of these cells would not fit the disk or, on a cluster, the GPUs; a line each."""
+    plans = plan_cells(recipe, [cell for cell, _ in lacking])
+    refused = shortage(recipe, plans, {cell.id: stages for cell, stages in lacking})
+    return [*misfits(plans, recipe.hardware.gpu_type), *refused] if recipe.launch.executor == "slurm" else refused

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.models.config import MaeConfig, vit_config
+from harness.recipe.models import VitSize
 
 if TYPE_CHECKING:
     from harness.distributed.ranks import Ranks
@@ -39,11 +40,15 @@ def rank_memory(
     shard: int | None = None,
     precision: Literal["fp32", "bf16"] = "bf16",
     recompute: Recompute = "none",
+    passes: int = 1,
+    reduce_at: Literal["step", "pass"] = "step",
 ) -> RankMemory:
     """The memory of one of `world` ranks that train `config` with Lion on `crops` crops at a time.
 
     Args:
         shard: ranks that hold one copy (hsdp); None: all of them (fsdp).
+        passes: of one step.
+        reduce_at: when gradients are reduced, as `launch.reduce_at`.
 
     Raises:
         ValueError: `shard` does not divide `world`.
@@ -59,10 +64,12 @@ def rank_memory(
     from harness.distributed.recompute import set_up_blocks
     from harness.models.mae import MaskedAutoencoder
 
-    options = EngineOptions("fsdp" if shard in (None, world) else "hsdp", precision, shard or world, gather=precision)
+    options = EngineOptions(
+        "fsdp" if shard in (None, world) else "hsdp", precision, shard or world, gather=precision, reduce_at=reduce_at
+    )
     with fake_ranks(world) as ranks, FakeTensorMode():
-        model = MaskedAutoencoder(config)
-        set_up_blocks(model, recompute, compiled=False)
+        model = MaskedAutoencoder(config)  # fake, so without values already
+        set_up_blocks(model, recompute)
         engine = build_engine(
             model,
             lambda module: build_optimiser(module, "lion", peak=1e-4, betas=(0.9, 0.95), weight_decay=0.05),
@@ -77,6 +84,9 @@ def rank_memory(
         tracker = FSDPMemTracker(engine.model, engine.optimiser)
         tracker.track_inputs((images, noise))
         with tracker:
+            for _ in range(1, passes):
+                engine.accumulate(images, noise, 1.0, last=False)
+                tracker.reset_mod_stats()
             engine.accumulate(images, noise, 1.0, last=True)
         parts = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     by_kind = {str(getattr(kind, "value", kind)): int(size) for kind, size in parts.items()}
@@ -114,15 +124,16 @@ def fake_ranks(world: int) -> Iterator[Ranks]:
 
 
 def model_named(name: str) -> MaeConfig:
-    """The paper's network of a name such as vit_l8 or vit_l8_plus.
+    """The network of a name such as vit_l8 or vit_l8_plus.
 
     Raises:
         ValueError: no such name.
     """
-    parts = re.fullmatch(r"vit_([sbl])(8|16)(_plus)?", name)
+    parts = re.fullmatch(r"vit_([sblg])(8|16)(_plus)?", name)
     if not parts:
         raise ValueError(
-            f"no model {name!r}: vit_s16, vit_s8, vit_b16, vit_b8, vit_l16, vit_l8, each with or without _plus"
+            f"no model {name!r}: vit_s16, vit_s8, vit_b16, vit_b8, vit_l16, vit_l8, vit_g16, vit_g8, each "
+            "with or without _plus"
         )
-    size: Literal["S", "B", "L"] = parts[1].upper()  # type: ignore[assignment]
+    size: VitSize = parts[1].upper()  # type: ignore[assignment]
     return vit_config(size, int(parts[2]), plus=bool(parts[3]))

@@ -69,9 +69,10 @@ def estimate_step(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
     shard = launch.shard_gpus or min(world, per_node)
     engine = choose_engine(launch.engine, world, system.parameters(), has_gpu * GIGA * gpu.memory_gb or None, shard)
     training = cell.training
+    crops = micro_batch(part, max_crops)
     setting = Setting(
-        engine, world, shard, micro_batch(part, max_crops), training.settings.precision, launch.recompute,
-        training.optimiser.name, launch.zero_stage, training.optimiser.rest,
+        engine, world, shard, crops, training.settings.precision, launch.recompute, training.optimiser.name,
+        launch.zero_stage, training.optimiser.rest, part // crops, launch.reduce_at, launch.ddp_gradients,
     )  # fmt: skip
     available = GIGA * (USABLE * gpu.memory_gb - LIBRARIES_GB) if has_gpu else float("inf")
     needed, instead = None, None
@@ -81,26 +82,34 @@ def estimate_step(recipe: Recipe, cell: Cell, system: System) -> StepEstimate:
     fits = needed is None or needed.total <= available
     seconds = part * mae_train(system) / (gpu.peak_tflops * TERA * per_name(recipe.hardware.mfu, cell.model))
     loader = launch.cpus_per_task * per_node * recipe.hardware.loader_crops_per_core if has_gpu else 0.0
-    traffic = traffic_seconds(system, setting, part // setting.crops, nodes, gpu) if has_gpu else 0.0
+    traffic = traffic_seconds(system, setting, nodes, gpu) if has_gpu else 0.0
     return StepEstimate(
         setting, part, needed, fits, None if fits else instead, seconds, traffic, part * per_node / seconds, loader
     )
 
 
-def traffic_bytes(parameters: int, engine: EngineName, passes: int, gather: int = HALF, stage: int = 2) -> float:
+def traffic_bytes(
+    parameters: int,
+    engine: EngineName,
+    passes: int,
+    gather: int = HALF,
+    stage: int = 2,
+    reductions: int = 1,
+    ddp_gradients: int = FLOAT,
+) -> float:
     """Bytes that each GPU sends in a step in a large ring: gradients in float32, and gathered weights where they are
-    sharded, twice per pass."""
+    sharded, twice per pass. `reductions` of gradients, under hsdp and fsdp; `ddp_gradients`: bytes of one under ddp."""
     if engine == "single":
         return 0.0
     if engine == "deepspeed":
         gathered = 2 * FLOAT * passes if stage == 3 else FLOAT
         return parameters * (FLOAT + gathered)
     if engine == "ddp":
-        return 2 * FLOAT * parameters
-    return parameters * (2 * gather * passes + FLOAT)
+        return 2 * ddp_gradients * parameters
+    return parameters * (2 * gather * passes + FLOAT * reductions)
 
 
-def traffic_seconds(system: System, setting: Setting, passes: int, nodes: int, gpu: Gpu) -> float:
+def traffic_seconds(system: System, setting: Setting, nodes: int, gpu: Gpu) -> float:
     """Of a step: within one node over its links; across nodes all GPUs of a node send at once over its ports.
 
     Under hsdp the gathering stays among a copy's ranks, and the gradients of each rank's part go to the other copies.
@@ -109,7 +118,9 @@ def traffic_seconds(system: System, setting: Setting, passes: int, nodes: int, g
     across = min(gpu.link_gb_s, gpu.network_gb_s * setting.world / nodes) * GIGA
     rate = across if nodes > 1 else gpu.link_gb_s * GIGA
     gather = HALF if setting.precision == "bf16" else FLOAT
+    passes, reductions = setting.passes, setting.passes if setting.reduce_at == "pass" else 1
     if setting.engine == "hsdp":
-        inside = traffic_bytes(P, "hsdp", passes, gather) / (gpu.link_gb_s * GIGA)
+        inside = traffic_bytes(P, "hsdp", passes, gather, reductions=reductions) / (gpu.link_gb_s * GIGA)
         return inside + 2 * FLOAT * P / setting.shard / (gpu.network_gb_s * GIGA)
-    return traffic_bytes(P, setting.engine, passes, gather, setting.zero_stage) / rate
+    sent = HALF if setting.ddp_gradients == "bf16" else FLOAT
+    return traffic_bytes(P, setting.engine, passes, gather, setting.zero_stage, reductions, sent) / rate

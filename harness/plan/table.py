@@ -18,6 +18,7 @@ from harness.models.config import MaeConfig
 from harness.plan.cost import CellPlan
 from harness.plan.disk import on_disk
 from harness.plan.memory import memory
+from harness.plan.narrow_table import folded, narrow_table
 from harness.plan.shared import shared_work
 from harness.plan.step_time import StepEstimate
 from harness.recipe.axes import axis_names, short_names
@@ -35,13 +36,24 @@ LEFT = ("cell", "engine")  # columns aligned to the left
 RUN_COLUMNS = ("GPUs", "engine", "crops/GPU", "GB", "net%", "crops/s·node")  # of a cell that trains on GPUs
 
 
-def table(recipe: Recipe, plans: Sequence[CellPlan]) -> str:
-    """The plan as text: a line per cell, the sum, and the assumptions."""
+def table(recipe: Recipe, plans: Sequence[CellPlan], *, wide: bool = False) -> str:
+    """The plan as text: a line per cell, the sum, and the assumptions.
+
+    Args:
+        wide: every column, on lines of any length; else 100 columns, with the compute in the recipe's convention.
+    """
     shared = any(plan.cell.start is not None for plan in plans)
     rows = [_row(plan, axis_names(recipe.grid), shared=shared) for plan in plans]
-    lines = [text_table(rows, LEFT), *_count(recipe), *_sums(recipe, plans), *_saved(recipe, plans)]
+    lines = [*_count(recipe), *_sums(recipe, plans), *_saved(recipe, plans)]
     lines += [*_on_other_gpus(recipe, plans), f"disk: {on_disk(recipe, plans)}"]
-    return "\n".join([*lines, *_compared_with_the_paper(recipe, plans)])
+    lines += _compared_with_the_paper(recipe, plans)
+    if wide:
+        return "\n".join([text_table(rows, LEFT), *lines])
+    others = {name for name in CONVENTIONS if name != recipe.fit.convention}
+    hidden = others | (set() if recipe.launch.gpus_per_node else {*RUN_COLUMNS, "hours", "GPU h", "embed"})
+    kept = [{head: text for head, text in row.items() if head not in hidden} for row in rows]
+    note = [f"{recipe.fit.convention}: FLOPs in the convention of fit.convention; --wide shows every column"]
+    return "\n".join([narrow_table(kept, [plan.cell.model for plan in plans]), *folded([*note, *lines])])
 
 
 def _row(plan: CellPlan, axes: Sequence[str], *, shared: bool) -> dict[str, str]:
@@ -221,6 +233,7 @@ def measured_memory(plans: Sequence[CellPlan]) -> str:
         measured = rank_memory(
             config, world=setting.world, crops=setting.crops, shard=setting.shard if hybrid else None,
             precision="bf16" if setting.precision == "bf16" else "fp32", recompute=setting.recompute,
+            passes=min(2, setting.passes), reduce_at=setting.reduce_at,
         )  # fmt: skip
         closed = memory(config, setting).total
         how = f"{setting.engine} over {setting.world}, {setting.crops} crops, recompute {setting.recompute}"

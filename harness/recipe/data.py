@@ -31,8 +31,8 @@ Experiments = Annotated[list[Text], Field(max_length=100_000)]
 class Assay(Section):
     """Render the demo assay (`shards.assay`) where its folder is missing."""
 
-    output: YamlPath
-    seed: Seed = 0
+    output: YamlPath = Field(description="folder of the rendered images")
+    seed: Seed = Field(0, description="of what is rendered")
     options: dict[Name, Option] = Field({}, description="fields of `shards.assay.AssayOptions`")
 
 
@@ -51,14 +51,14 @@ class Curation(Section):
 class Build(Section):
     """Build shards (`shards.build`) from a layout on disk, or at an fsspec URL, where they are missing."""
 
-    layout: Name
-    root: PathText
-    output: YamlPath
+    layout: Name = Field(description="how images and metadata are stored (docs/datasets.md)")
+    root: PathText = Field(description="folder or fsspec URL of the images and their metadata")
+    output: YamlPath = Field(description="folder to build into")
     options: dict[Name, PathText] = Field({}, description="the layout's own options, as in --option name=value")
-    curation: Curation | None = None
+    curation: Curation | None = Field(None, description="which wells to leave out; null: none")
     validation_experiments: Experiments | None = Field(None, description="null: a fraction of them, drawn at random")
-    validation_fraction: Probability = 0.1
-    wells_per_shard: PositiveInt = 64
+    validation_fraction: Probability = Field(0.1, description="share of the experiments that is kept for validation")
+    wells_per_shard: PositiveInt = Field(64, description="images in a tar file")
     eight_bit: Annotated[str, Field(pattern=r"^(shift|\d{1,5}:\d{1,5})$", max_length=16)] | None = Field(
         None, description="16-bit pixels to 8 bits: 'shift' (v >> 8), or LOW:HIGH; null: as stored"
     )
@@ -67,8 +67,8 @@ class Build(Section):
     )
     codec: Label = Field("delta+zstd", description="how pixels are stored, without loss; 'trial': the best on a sample")
     chunk: PositiveInt = Field(64, description="side of the chunks that pixels are stored in")
-    seed: Seed = 0
-    workers: UpTo100k = 2
+    seed: Seed = Field(0, description="of the split and the order")
+    workers: UpTo100k = Field(2, description="processes that build")
     on_error: Literal["stop", "quarantine"] = Field(
         "stop",
         description="on an unreadable image or a well that no table describes: stop, or leave it out and list it",
@@ -81,8 +81,8 @@ class Build(Section):
 class Prepare(Section):
     """What to make before the first cell runs, if it does not exist yet."""
 
-    assay: Assay | None = None
-    build: Annotated[list[Build], Field(max_length=100)] = Field([])
+    assay: Assay | None = Field(None, description="the demo assay, rendered; null: none")
+    build: Annotated[list[Build], Field(max_length=100)] = Field([], description="shards to build")
 
 
 class Stream(Section):
@@ -96,12 +96,14 @@ class Stream(Section):
 class Dataset(Section):
     """One dataset size: all shards in a folder or behind a URL, or a nested fraction of their training experiments."""
 
-    shards: ShardPlace
-    fraction: Fraction = 1.0
+    shards: ShardPlace = Field(description="folder, or URL such as s3://bucket/set")
+    fraction: Fraction = Field(
+        1.0, description="share of the training experiments; a smaller one is part of every larger one"
+    )
     order: Literal["random", "stream"] = Field(
         "random", description="random: crops anywhere; stream: shards from front to back, for object stores"
     )
-    stream: Stream = Stream()
+    stream: Stream = Field(Stream(), description="how a stream mixes images; unused in random order")
     channels: ChannelMap | None = Field(
         None, description="{ours: theirs}: the study's names of channels that these shards name otherwise"
     )

@@ -106,15 +106,23 @@ OptionValue = Annotated[
 ]
 Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(_options), AfterValidator(_known_forms)]
 
+Compile = Annotated[
+    Literal["none", "blocks", "whole", "reduce-overhead"],
+    BeforeValidator(lambda value: {True: "blocks", False: "none"}[value] if isinstance(value, bool) else value),
+    WithJsonSchema({"enum": ["none", "blocks", "whole", "reduce-overhead", True, False]}),
+]
+
 
 class Slurm(Section):
     """What every job requests from SLURM. Only `setup` is shell code; everything else is quoted."""
 
-    partition: SlurmWord | None = None
-    account: SlurmWord | None = None
-    qos: SlurmWord | None = None
-    constraint: SlurmWord | None = None
-    hours: Annotated[float, Field(gt=0, le=8_784)] = 24.0
+    partition: SlurmWord | None = Field(None, description="where jobs are queued; null: the default one")
+    account: SlurmWord | None = Field(None, description="what jobs are charged to; null: the default one")
+    qos: SlurmWord | None = Field(None, description="quality of service; null: the default one")
+    constraint: SlurmWord | None = Field(None, description="features that nodes must have")
+    hours: Annotated[float, Field(gt=0, le=8_784)] = Field(
+        24.0, description="time limit of a job; longer work is saved and requeued"
+    )
     memory_gb: UpTo100k | None = Field(None, description="per node")
     signal_seconds: Annotated[int, Field(gt=0, le=86_400)] = Field(
         300, description="how long before the time limit jobs save and requeue; must be enough for a save"
@@ -177,16 +185,23 @@ class Launch(Section):
     `stop_when` decides whether a run is finished, not what a finished run gives.
     """
 
-    executor: Literal["slurm", "local"] = "slurm"
+    executor: Literal["slurm", "local"] = Field(
+        "slurm", description="slurm: as jobs of a cluster; local: as processes of this machine"
+    )
     parallel: UpTo100k = Field(64, description="cells that run at the same time")
     cells_per_job: UpTo100k = Field(1, description="cells that one local process runs one after another")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["auto", "sdpa", "flash"] = Field(
-        "auto", description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    attention: Literal["auto", "sdpa", "flash", "cudnn", "efficient", "math"] = Field(
+        "auto",
+        description="sdpa: torch chooses; flash: FlashAttention 4, 3 or torch's 2; auto: 4 or 3 where installed; "
+        "cudnn, efficient, math: this kernel of torch's",
     )
     nodes: NodesPerName = Field(1, description="per model")
-    gpus_per_node: Annotated[int, Field(ge=0, le=1_024)] = 8
-    cpus_per_task: UpTo100k = 12
+    gpus_per_node: Annotated[int, Field(ge=0, le=1_024)] = Field(
+        8,
+        description="GPUs that a cell uses of each node; local: GPUs of this machine, one for each cell; 0: processors",
+    )
+    cpus_per_task: UpTo100k = Field(12, description="processor cores of each rank")
     loader_workers: Annotated[int, Field(ge=0, le=1_024)] = Field(8, description="threads of a rank that read crops")
     loader_ahead: UpTo100k | None = Field(
         None, description="batches a rank reads ahead; null: two, and as many as keep its threads busy"
@@ -226,13 +241,28 @@ class Launch(Section):
     crops_per_gpu_step: BatchPerName | None = Field(
         None, description="maximum crops in one forward pass; gradients are accumulated to the global batch; per model"
     )
+    ddp_gradients: Literal["fp32", "bf16"] = Field(
+        "fp32", description="ddp: the type in which ranks average gradients; bf16 halves the traffic, and rounds them"
+    )
+    reduce_at: Literal["step", "pass"] = Field(
+        "step",
+        description="hsdp and fsdp: reduce gradients once a step, and keep whole ones between its passes (4 bytes a "
+        "parameter on each GPU); or at each pass, and keep shards",
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         "none",
         description="activations to recompute in the backward pass: none, the cheap ones (selective), or all (full)",
     )
-    compile: bool | None = Field(None, description="torch.compile each block; null: where there is a GPU")
+    compile: Compile | None = Field(
+        None,
+        description="torch.compile each block (blocks, or true), or the whole network as one graph (whole), also as "
+        "CUDA graphs (reduce-overhead, on one GPU); none or false: nothing; null: blocks where there is a GPU",
+    )
+    channels_last: bool = Field(
+        False, description="convolutional networks: features in channels-last memory, which suits tensor cores"
+    )
     profile: Profile | None = Field(None, description="steps to profile, {steps: [101, 105]}; null: none")
-    slurm: Slurm = Slurm()
+    slurm: Slurm = Field(Slurm(), description="what jobs request from SLURM")
 
     @model_validator(mode="after")
     def _same_gpus(self) -> Launch:

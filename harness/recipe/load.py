@@ -26,6 +26,7 @@ from harness.recipe.old_names import accept_old_names, current_path
 from harness.recipe.schema import Recipe
 from harness.recipe.yaml_text import MAX_DEPTH, parse_value, read_yaml
 
+KEPT = "recipe.yaml"  # in the output of a study: its recipe with the profile and the overrides that it was run with
 INDEX = re.compile(r"[0-9]{1,6}")  # of a list
 MAX_ERRORS_SHOWN = 12
 PATIENCE = (10.0, 30.0)  # seconds of each try
@@ -56,7 +57,8 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"{place}: profiles: {shown(name)} must be letters, digits, '_', '.' and '-', at most 64")
     if profile not in profiles:
         known = ", ".join(profiles) or "none"
-        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}")
+        cure = f"; add `profiles: {{{profile}: {{}}}}` to run it as it is" if not profiles else ""
+        raise RecipeError(f"{path}: has no profile {shown(profile)}; its profiles: {known}{cure}")
     notes = accept_old_names(tree, places)
     notes += [note for name in profiles for note in accept_old_names(profiles[name], places, ("profiles", name))]
     for name in sorted(profiles, key=lambda name: name != profile):
@@ -69,6 +71,29 @@ def load(path: Path, profile: str, overrides: Sequence[str] = ()) -> Recipe:
             recipe = validated
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    return recipe
+
+
+def load_kept(output: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a study that was run, from its output, with `overrides` on top.
+
+    Raises:
+        RecipeError: the folder holds no recipe, or it was run from another folder, which its paths are relative to.
+    """
+    path = output / KEPT
+    if not path.is_file():
+        raise RecipeError(f"{output} is a folder without {KEPT}: name a recipe, or the output of a study that was run")
+    tree, places = read_yaml(path)
+    tree.pop("profiles", None)  # of a learning-rate sweep, whose profiles change nothing
+    notes = [note for override in overrides for note in _apply_override(tree, places, override)]
+    recipe = _validated(tree, places, path, "as it was run")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if recipe.output.resolve() != output.resolve():
+        raise RecipeError(
+            f"{path}: its output is {recipe.output}, which is not this folder from here: go to the folder that the "
+            "study was run from, which its paths are relative to, or name the recipe"
+        )
     return recipe
 
 
@@ -166,7 +191,8 @@ def json_schema() -> dict[str, Any]:
     """A JSON schema for editors: a recipe whose every field is optional at the top, with `profiles`."""
     schema = Recipe.model_json_schema()
     profile = {"type": "object", "description": "fields laid over the recipe when this profile is chosen"}
-    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile}
+    text = "{name: fields}: what --profile changes; without it, slurm where sbatch answers, else laptop"
+    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile, "description": text}
     return schema
 
 

@@ -33,7 +33,7 @@ Ratio = Annotated[float, Field(gt=0, lt=1)]
 Pool = Literal["mean", "class", "std", "mean_std"]
 FourierMode = Literal["patch", "image"]
 FourierNorm = Literal["backward", "ortho"]
-VitSize = Literal["S", "B", "L"]
+VitSize = Literal["S", "B", "L", "G"]
 BlockBias = Literal["mlp", "timm-0.8.13"]
 Initialisation = Literal["mae", "released"]
 Parametrisation = Literal["standard", "mup"]
@@ -54,25 +54,27 @@ class Mae(Section):
         {"base_depth", "base_width", "block_bias", "channel_names", "initialisation", "parametrisation"}
     )  # as in `NetworkSection`
 
-    crop: PositiveInt = VitMae.crop
-    channels: PositiveInt = VitMae.channels
+    crop: PositiveInt = Field(VitMae.crop, description="side of a crop, pixels")
+    channels: PositiveInt = Field(VitMae.channels, description="number of channels of a crop")
     channel_names: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="names of a model's channels, in order; null: those of its training shards"
     )
-    value_range: PositiveFloat | None = Field(
-        None, description="pixel value that counts as 1 before self-standardisation; null: the type's, 255 or 65535"
+    value_range: PositiveFloat | dict[Text, PositiveFloat] | None = Field(
+        None,
+        description="pixel value that counts as 1 before self-standardisation, or one for each channel by name; null: "
+        "the type's, 255 or 65535, which leaves dim 16-bit channels below unit variance (docs/datasets.md)",
     )
-    mask_ratio: Ratio = VitMae.mask_ratio
-    decoder_width: PositiveInt = VitMae.decoder_width
-    decoder_depth: PositiveInt = VitMae.decoder_depth
-    decoder_heads: PositiveInt = VitMae.decoder_heads
-    layer_scale: PositiveFloat = 1e-4
-    qk_norm: bool = True
+    mask_ratio: Ratio = Field(VitMae.mask_ratio, description="share of the patches that is hidden")
+    decoder_width: PositiveInt = Field(VitMae.decoder_width, description="length of a token in the decoder")
+    decoder_depth: PositiveInt = Field(VitMae.decoder_depth, description="blocks of the decoder")
+    decoder_heads: PositiveInt = Field(VitMae.decoder_heads, description="attention heads of the decoder")
+    layer_scale: PositiveFloat = Field(1e-4, description="first value of the scale of each residual branch")
+    qk_norm: bool = Field(True, description="normalise queries and keys")
     position_temperature: Annotated[float, Field(gt=1, le=1e9)] = Field(
         10_000.0, description="longest wavelength of the fixed positions, in 2 pi patches"
     )
-    qkv_bias: Literal[False] = False
-    parallel_blocks: Literal[True] = True
+    qkv_bias: Literal[False] = Field(False, description="no other value is supported")
+    parallel_blocks: Literal[True] = Field(True, description="no other value is supported")
     block_bias: BlockBias = Field(
         "mlp",
         description="bias of an encoder block's first projection: of its MLP; or shifted onto q, k and v, as timm "
@@ -90,7 +92,9 @@ class Mae(Section):
     )
     base_width: PositiveInt = Field(384, description="under mup, the width at which it changes nothing: ViT-S's")
     base_depth: PositiveInt = Field(12, description="under mup, the depth at which it changes nothing: ViT-S's")
-    fourier_mode: FourierMode = "patch"
+    fourier_mode: FourierMode = Field(
+        "patch", description="spectra that the Fourier loss compares: of each patch, or of the image"
+    )
     fourier_norm: FourierNorm = Field(
         "backward", description="scale of the transform: unnormalised as published, or the same for every patch size"
     )
@@ -131,10 +135,10 @@ class NetworkSection(Section):
 class VitSection(NetworkSection):
     """The encoder of a vision transformer, of the kinds that the study trains."""
 
-    width: PositiveInt
-    depth: PositiveInt
-    heads: PositiveInt
-    patch: PositiveInt
+    width: PositiveInt = Field(description="length of a token")
+    depth: PositiveInt = Field(description="number of blocks")
+    heads: PositiveInt = Field(description="attention heads; must divide the width")
+    patch: PositiveInt = Field(description="side of a patch, pixels; must divide the crop")
     drop_path: Probability = Field(0.0, description="stochastic depth of the last block; rises linearly to it")
 
     def unscalable(self, shared: Mae) -> list[Misfit]:
@@ -152,7 +156,9 @@ class MaeVitSection(VitSection):
     kind: Literal["mae_vit"] = Field(
         "mae_vit", exclude=True
     )  # left out, so that ids stay as they were before there were kinds
-    size: VitSize
+    size: Text = Field(
+        description="the model's name in figures: S, B, L, G, or any other for a width and depth of your own"
+    )
     fourier_weight: Probability = Field(0.0, description="weight of the Fourier loss; 0.01 for the '+' models")
 
     @model_validator(mode="after")
@@ -179,8 +185,8 @@ class MuNetSection(NetworkSection):
     blocks: PositiveInt = Field(
         MuNetCost.blocks, description="residual blocks of two convolutions at each scale, down and up"
     )
-    kernel: Literal[3, 5] = MuNetCost.kernel  # type: ignore[assignment]
-    mask_ratio: Ratio = VitMae.mask_ratio
+    kernel: Literal[3, 5] = Field(MuNetCost.kernel, description="side of a convolution, pixels")  # type: ignore[arg-type]
+    mask_ratio: Ratio = Field(VitMae.mask_ratio, description="share of the squares that is hidden")
     mask_patch: PositiveInt = Field(16, description="side of the masked squares, pixels")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
@@ -225,8 +231,8 @@ class ChannelAgnosticSection(VitSection):
 class Weights(Section):
     """Weights from a local file; nothing is ever downloaded. The name, not the path, is part of an id."""
 
-    name: Name
-    path: YamlPath
+    name: Name = Field(description="what the weights are called; part of a cell's id")
+    path: YamlPath = Field(description="of the file; no part of the id")
 
 
 class DenseNetSection(NetworkSection):
@@ -282,11 +288,11 @@ class ImagenetSection(NetworkSection):
     baseline_for: ClassVar[str | None] = "embed"
     kind: Literal["imagenet"]
     size: Text = Field("ImageNet ViT-L/16", description="the model's name in figures")
-    width: PositiveInt = 1024
-    depth: PositiveInt = 24
-    heads: PositiveInt = 16
-    patch: PositiveInt = 16
-    weights: Weights
+    width: PositiveInt = Field(1024, description="length of a token")
+    depth: PositiveInt = Field(24, description="number of blocks")
+    heads: PositiveInt = Field(16, description="attention heads; must divide the width")
+    patch: PositiveInt = Field(16, description="side of a patch, pixels")
+    weights: Weights = Field(description="ImageNet's, from disk")
 
     def misfits(self, shared: Mae) -> list[Misfit]:
         """Fields of this model that do not fit the study's crops."""

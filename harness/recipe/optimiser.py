@@ -18,13 +18,13 @@ MATRICES = ("mae_vit", "channel_agnostic", "vit_classifier")  # kinds whose hidd
 class Optimiser(Section):
     """Lion and AdamW take `betas`; SGD takes `momentum`; Muon takes `momentum`, and `rest` with its `betas`."""
 
-    name: Literal["lion", "adamw", "sgd", "muon"] = "lion"
-    betas: Pair = (0.9, 0.95)
+    name: Literal["lion", "adamw", "sgd", "muon"] = Field("lion", description="the update rule")
+    betas: Pair = Field((0.9, 0.95), description="of Lion and AdamW: decay of the running means")
     momentum: Probability | None = Field(None, description="null: 0.9 for SGD, 0.95 for Muon")
     rest: Literal["adamw", "lion"] = Field(
         "adamw", description="under Muon, the optimiser of all that is not a hidden matrix"
     )
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = Field(0.05, description="decoupled, times the learning rate")
 
     @property
     def momentum_used(self) -> float:

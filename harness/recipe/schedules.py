@@ -22,9 +22,9 @@ class OneCycleCosine(Section):
     """One-cycle cosine: cosine warm-up to the peak, cosine decay to the end."""
 
     name: Literal["one_cycle_cosine"] = "one_cycle_cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    start_factor: StartFactor = 0.04
-    final_factor: Annotated[float, Field(ge=0, le=1)] = 4e-6
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the run in which the rate rises")
+    start_factor: StartFactor = Field(0.04, description="first rate, as a share of the peak")
+    final_factor: Annotated[float, Field(ge=0, le=1)] = Field(4e-6, description="last rate, as a share of the first")
     cycle_momentum: bool = Field(
         False,
         description="the first beta (SGD: the momentum) falls as the rate rises and back, as in torch's OneCycleLR and "
@@ -57,7 +57,7 @@ class WarmupStableDecay(Section):
 
     name: Literal["warmup_stable_decay"]
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.02, description="share of the whole run")
-    start_factor: StartFactor = 0.04
+    start_factor: StartFactor = Field(0.04, description="first rate, as a share of the peak")
     decay: Ratio = Field(0.2, description="share of each end's run over which the rate falls to zero")
     shape: Shape = Field(
         "sqrt", description="of the decay: 1 - sqrt(x), 1 - x, or half a cosine, of the share x of the decay"

@@ -51,7 +51,9 @@ MOST_CELLS = 20_000
 
 class EarlyStopping(Section):
     patience: PositiveInt = Field(5, description="validations without improvement before training stops")
-    min_delta: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    min_delta: Annotated[float, Field(ge=0, le=1e9)] = Field(
+        0.0, description="how much lower a validation loss must be to count as an improvement"
+    )
 
 
 def _is_by_dataset(value: object) -> bool:
@@ -77,11 +79,11 @@ class Train(Section):
     epochs: EpochsPerName = Field(50, description="passes over the dataset, one crop per image each; per dataset")
     batch: BatchPerName = Field(4096, description="global batch in crops; per dataset")
     learning_rate: RatePerName = Field(1e-4, description="peak; per model")
-    optimiser: Optimiser = Optimiser()
+    optimiser: Optimiser = Field(Optimiser(), description="of every model that `optimisers` does not name")
     optimisers: Annotated[dict[Name, Optimiser], Entries] = Field(
         {}, description="of the models named here, in place of `optimiser`"
     )
-    schedule: Schedule = OneCycleCosine()
+    schedule: Schedule = Field(OneCycleCosine(), description="how the learning rate rises and falls")
     early_stopping: Annotated[EarlyStoppingPerDataset | None, BeforeValidator(_named)] = Field(
         None, description="of every dataset, or by dataset; one that is not named trains for all of its epochs"
     )
@@ -94,7 +96,9 @@ class Train(Section):
         description="{dataset: other}: cells on that dataset begin with the final state of the cell with the same "
         "model and seed on the other dataset, or of the cell of that id",
     )
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="of the products of training and embedding; weights are float32 in any case"
+    )
     validations: PositiveInt = Field(50, description="validations over a run, evenly spaced, the last at its end")
     validation_wells: Images = Field(16384, description="at most this many wells of unseen experiments")
     validation_view: Literal["centre", "tiles"] = Field(
@@ -115,9 +119,13 @@ class Train(Section):
 class Grid(Section):
     """The product of models, datasets, seeds, variants and axes, less what is excluded, plus the baselines."""
 
-    models: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)]
-    datasets: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)]
-    seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
+    models: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)] = Field(description="names of `models`")
+    datasets: Annotated[list[Name], Field(min_length=1, max_length=MOST_NAMES)] = Field(
+        description="names of `datasets`"
+    )
+    seeds: list[Seed] = Field(
+        [0], min_length=1, max_length=10_000, description="a cell for each: initial weights, crops and masks"
+    )
     axes: dict[AxisPath, AxisValues] = Field(
         {}, max_length=20, description="values of any field that changes a result, as in `mae.mask_ratio: [0.5, 0.75]`"
     )
@@ -127,8 +135,10 @@ class Grid(Section):
         max_length=10_000,
         description="leave out the cells with these: model, dataset, seed, variant, end, any axis",
     )
-    untrained: bool = True
-    pixel_statistics: bool = True
+    untrained: bool = Field(True, description="also embed and evaluate each network as it was initialised")
+    pixel_statistics: bool = Field(
+        True, description="also evaluate the mean and the standard deviation of each channel's pixels"
+    )
 
     @property
     def point_count(self) -> int:
@@ -139,7 +149,7 @@ class Grid(Section):
 class Embed(Section):
     """Which wells to embed; each is tiled and its tiles' embeddings averaged (supplement A.3)."""
 
-    shards: ShardPlace
+    shards: ShardPlace = Field(description="folder or URL of the shards whose wells are embedded")
     experiments: Experiments | None = Field(None, description="null: every experiment of the shards")
     channels: ChannelMap | None = Field(
         None, description="{ours: theirs}: the models' names of channels that these shards name otherwise"
@@ -154,20 +164,26 @@ class Embed(Section):
 
 
 class Control(Section):
-    column: Text
-    value: Text
+    column: Text = Field("treatment", description="of the wells' table; says what was done to each well")
+    value: Text = Field("EMPTY_control", description="what the column holds for a negative control")
 
 
 class Evaluate(Section):
     """Relationship recall after correction and aggregation (supplement Table 6)."""
 
     protocol: Literal["current", "legacy"] = Field("current", description="which null ranks the known pairs")
-    correction: Literal["tvn", "centre_scale", "pca_centre_scale", "none"] = "tvn"
-    batch_column: Text = "experiment"
-    control: Control = Control(column="treatment", value="EMPTY_control")
-    gene_column: Text = "gene"
-    relationships: Annotated[dict[Label, YamlPath], Entries, Field(min_length=1, max_length=MOST_NAMES)]
-    tails: Pair = (0.05, 0.95)
+    correction: Literal["tvn", "centre_scale", "pca_centre_scale", "none"] = Field(
+        "tvn", description="of batch effects, fitted on the controls"
+    )
+    batch_column: Text = Field("experiment", description="of the wells' table; what is corrected apart")
+    control: Control = Field(Control(), description="which wells are negative controls")
+    gene_column: Text = Field("gene", description="of the wells' table; wells are averaged by it")
+    relationships: Annotated[dict[Label, YamlPath], Entries, Field(min_length=1, max_length=MOST_NAMES)] = Field(
+        description="{name: file}: lists of known pairs of genes, with the header entity1,entity2"
+    )
+    tails: Pair = Field(
+        (0.05, 0.95), description="quantiles of the cosines of all pairs; a known pair is recalled outside of them"
+    )
     bootstrap: PositiveInt = Field(1000, description="has no effect: the interval of a recall needs no resampling")
 
     @model_validator(mode="after")
@@ -178,8 +194,10 @@ class Evaluate(Section):
 
 
 class Fit(Section):
-    convention: Literal["touvron", "dense_forward", "mae_train"] = "touvron"
-    bootstrap: PositiveInt = 2000
+    convention: Literal["touvron", "dense_forward", "mae_train"] = Field(
+        "touvron", description="how compute is counted (analysis/compute/flops.py)"
+    )
+    bootstrap: PositiveInt = Field(2000, description="resamplings for the interval of a law")
     include_unannealed: bool = Field(
         False, description="fit laws also to snapshots, and to runs that stopped before their learning rate had decayed"
     )
@@ -189,20 +207,24 @@ class Fit(Section):
 class Recipe(Section):
     """A complete study."""
 
-    name: Name
-    output: YamlPath
-    prepare: Prepare = Prepare()
-    datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1, max_length=MOST_NAMES)]
-    remote: Remote = Remote()
-    models: Annotated[dict[Name, Model], Entries, Field(min_length=1, max_length=MOST_NAMES)]
-    mae: Mae = Mae()
-    train: Train = Train()
-    grid: Grid
-    embed: Embed | None = None
-    evaluate: Evaluate | None = None
-    fit: Fit = Fit()
-    launch: Launch = Launch()
-    hardware: Hardware = Hardware()
+    name: Name = Field(description="of the study")
+    output: YamlPath = Field(description="folder of everything that the study writes; of this recipe alone")
+    prepare: Prepare = Field(Prepare(), description="what to make before the first cell")
+    datasets: Annotated[dict[Name, Dataset], Entries, Field(min_length=1, max_length=MOST_NAMES)] = Field(
+        description="{name: dataset}: what to train on"
+    )
+    remote: Remote = Field(Remote(), description="how shards at a URL are read")
+    models: Annotated[dict[Name, Model], Entries, Field(min_length=1, max_length=MOST_NAMES)] = Field(
+        description="{name: model}: what to train; `kind` selects the network"
+    )
+    mae: Mae = Field(Mae(), description="what all networks share")
+    train: Train = Field(Train(), description="how every cell trains")
+    grid: Grid = Field(description="which cells there are")
+    embed: Embed | None = Field(None, description="which wells to embed; null: none")
+    evaluate: Evaluate | None = Field(None, description="how embeddings are evaluated; null: not at all")
+    fit: Fit = Field(Fit(), description="the law through the results")
+    launch: Launch = Field(Launch(), description="where and how cells run; changes no result")
+    hardware: Hardware = Field(Hardware(), description="what a plan assumes of the machines")
 
     def early_stopping_of(self, dataset: str) -> EarlyStopping | None:
         """When training on a dataset stops early; None: never."""

@@ -56,6 +56,6 @@ def _faults(recipe: Recipe, grid: Sequence[Cell]) -> Iterator[tuple[Path, str]]:
 
 def _outside(recipe: Recipe, grid: Sequence[Cell]) -> list[LeftOut]:
     ids = {cell.id for cell in grid}
-    folders = sorted(path for path in recipe.output.glob("ledger/*") if path.name not in ids)
     reason = "no cell of this recipe's grid has this id"
-    return [LeftOut(folder.relative_to(recipe.output), reason, is_fault=False) for folder in folders]
+    outside = ledger.cells_outside(recipe.output, ids)
+    return [LeftOut(Path("ledger") / name, reason, is_fault=False) for name in outside]

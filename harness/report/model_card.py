@@ -26,7 +26,9 @@ def model_card(
 def _what(cell: Cell, channels: Sequence[str], blocks: int) -> str:
     vit, mae = _mae_vit(cell)
     bias = {"mlp": "of the MLP alone (timm 1.0.25 and later)", "timm-0.8.13": "shifted, as timm 0.8.13 to 1.0.24"}
-    value_range = mae.value_range or "the pixel type's own, 255 or 65535"
+    value_range: object = mae.value_range or "the pixel type's own, 255 or 65535"
+    if isinstance(mae.value_range, dict):
+        value_range = ", ".join(f"{value:g} ({_literal(name)})" for name, value in mae.value_range.items())
     rows = {
         "encoder": f"ViT-{vit.size}/{vit.patch}: width {vit.width}, depth {_depth(blocks, vit.depth)}, "
         f"heads {vit.heads}, parallel scaling blocks, QK-norm {'on' if mae.qk_norm else 'off'}",

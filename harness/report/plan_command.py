@@ -19,7 +19,7 @@ def plan(recipe: Recipe, options: argparse.Namespace) -> int:
     if options.next:
         return _next(recipe, options)
     plans = plan_cells(recipe, cells(recipe))
-    print(table.as_json(recipe, plans) if options.json else table.table(recipe, plans))
+    print(table.as_json(recipe, plans) if options.json else table.table(recipe, plans, wide=options.wide))
     if any(recipe.output.glob("ledger/*/evaluate.json")) and not options.json:
         from harness.report.lifetime.text import summary
 

@@ -104,9 +104,10 @@ def curves(recipe: Recipe, cells: Sequence[Cell], convention: str) -> pd.DataFra
             continue  # its loss is a cross-entropy, not comparable with a masked loss
         if cell.kind != "trained" or train_values(recipe, cell) is None:
             continue
+        labels, per_crop = _labels(recipe, cell), _compute(cell, 1, convention)
         for entry in validations(recipe, cell)[0]:
-            at = {"crops": entry.crops, "compute": _compute(cell, entry.crops, convention)}
-            rows.append(_labels(recipe, cell) | at | {"loss": entry.validation_loss})
+            at = {"crops": entry.crops, "compute": per_crop * entry.crops, "loss": entry.validation_loss}
+            rows.append(labels | at)
     return pd.DataFrame(rows, columns=[*CURVE_COLUMNS, *_places(recipe, cells)])
 
 

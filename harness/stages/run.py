@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from harness.storage.atomic import write_json
 from harness.storage.json_files import read_json
 from harness.storage.ledger import LedgerRow, Stage
 from harness.storage.locks import locked
+
+OUTCOME = ("error", "trace")  # fields of a cell's outcome
 
 
 def run_cell(recipe_json: str, cell_id: str) -> list[str]:
@@ -79,15 +82,16 @@ def run_cells(recipe_json: str, cell_ids: Sequence[str], outcomes: Path) -> None
     The outcome of each cell is written to the folder `outcomes`. If one raises, the next still runs.
     """
     for cell_id in cell_ids:
-        error = None
+        error, trace = None, ""
         try:
             run_cell(recipe_json, cell_id)
         except Preempted:  # the signal stops the process, not only this cell
             raise
         except Exception as raised:  # any error is recorded as this cell's, and the next cell runs
-            traceback.print_exc()
+            trace = traceback.format_exc()
+            print(trace, file=sys.stderr)
             error = "".join(traceback.format_exception_only(raised)).strip()
-        write_json(_outcome_path(outcomes, cell_id), {"error": error})
+        write_json(_outcome_path(outcomes, cell_id), {"error": error, "trace": trace})
 
 
 def read_outcome(outcomes: Path, cell_id: str) -> dict[str, str | None] | None:
@@ -99,7 +103,7 @@ def read_outcome(outcomes: Path, cell_id: str) -> dict[str, str | None] | None:
         return None
     except ValueError as error:
         return {"error": f"{path}: {error}"}
-    if not isinstance(outcome, dict) or not isinstance(outcome.get("error", 0), str | None):
+    if not isinstance(outcome, dict) or not all(isinstance(outcome.get(name, 0), str | None) for name in OUTCOME):
         return {"error": f"{path}: not the outcome of a cell"}
     return outcome
 

@@ -8,7 +8,7 @@ sweep runs. Needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -180,6 +180,11 @@ def rows(output: Path, stage: Stage) -> Iterator[LedgerRow]:
     if damaged:
         raise damaged[0]
     yield from found
+
+
+def cells_outside(output: Path, grid: Collection[str]) -> list[str]:
+    """The cells that have rows in a ledger and are not in the grid: of a recipe before an edit, or of another one."""
+    return sorted(folder.name for folder in output.glob("ledger/*") if folder.name not in grid)
 
 
 def table(output: Path, stage: Stage) -> pd.DataFrame:

@@ -95,6 +95,15 @@ def refuse_if_held(path: Path, other: str) -> None:
             raise HeldError(_held(path, other)) from None
 
 
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock of this file now; None if nobody does."""
+    try:
+        refuse_if_held(path, "a process")
+    except HeldError:
+        return _holder(path) or Holder("an unknown host", "?", "an unknown user", "an unknown time", "")
+    return None
+
+
 def user_name() -> str:
     """The name of the user who runs this process; their number where it has no name (in a container)."""
     try:

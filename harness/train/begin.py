@@ -11,6 +11,7 @@ from harness.checkpoint.start import Start
 from harness.data.shard_sets import check_shards
 from harness.distributed.build_engine import engine_for_cell
 from harness.distributed.engine import Engine
+from harness.distributed.micro_batches import uneven_batch
 from harness.distributed.preemption import RunControl
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.slow_ranks import SlowRanks
@@ -18,6 +19,7 @@ from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.stage_run import StageRun
 from harness.models.architecture import cost_of
 from harness.models.interface import Network
+from harness.models.layers.initial_values import InitialValues
 from harness.recipe.fields import per_name
 from harness.train.divergence import DivergenceMonitor, Policy
 from harness.train.metrics import MetricsLogger, Throughput, continue_log
@@ -26,8 +28,12 @@ from harness.train.run_spec import RunSpec, build_run_spec
 from harness.train.session import Begun, RunSession
 
 
-def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl) -> Run:
+def begin_run(
+    stage: StageRun, model: Network, ranks: Ranks, control: RunControl, initial: InitialValues | None = None
+) -> Run:
     """A run that is ready for its next step, from the last complete checkpoint where there is one.
+
+    `model` is on this rank's device, or has no values but `initial`.
 
     Raises:
         ValueError: the batch does not divide over the ranks, or as `build_run_spec`.
@@ -37,11 +43,9 @@ def begin_run(stage: StageRun, model: Network, ranks: Ranks, control: RunControl
     begun = Begun.now(stage.folder)
     spec = build_run_spec(recipe, cell)
     check_shards(spec.shards, ranks)
-    if spec.training.batch % (model.group * ranks.world):
-        raise ValueError(
-            f"train.batch {spec.training.batch} over {ranks.world} ranks does not divide into groups of {model.group}"
-        )
-    engine = engine_for_cell(recipe, cell, model, ranks)
+    if uneven := uneven_batch(spec.training.batch, ranks.world, model.group):
+        raise ValueError(uneven)
+    engine = engine_for_cell(recipe, cell, model, ranks, initial)
     train = spec.training.settings
     policy = Policy(train.nonfinite, train.spike, train.spike_factor, train.skip_limit)
     monitor = DivergenceMonitor(policy, ranks, engine.model, engine.gradient_squares)

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from harness.models.architecture import build, initialise
 from harness.models.config import MaeConfig
 from harness.models.interface import Network
 from harness.models.layers.attention import attention_kernel, describe_choice
+from harness.models.layers.initial_values import InitialValues, deferred
 from harness.recipe.launch import Launch
 from harness.storage.weights import save_weights
 from harness.train.begin import begin_run
@@ -121,18 +123,16 @@ def train_cell(stage: StageRun, control: RunControl | None = None) -> dict[str, 
         ValueError: the shards or the engine do not fit the recipe.
     """
     recipe, cell = stage.recipe, stage.cell
-    assert cell.architecture is not None
     with process_group(recipe.launch.device) as ranks, controlled(control) as control:
         torch.manual_seed(cell.seed)
-        model = build(cell.architecture, classes=class_count(recipe, cell)).to(ranks.device)
-        initialise(model, weights_path(recipe, cell))
+        model, initial = _network(stage, ranks)
         values: dict[str, Any] = {"kind": cell.kind, **cell.labels(), "crops": 0}
         values["parameters"] = sum(p.numel() for p in model.parameters())
         channels = recipe.mae.channel_names
         if cell.training is None:
             weights = model.state_dict()  # held by nothing in training: shards would not free the whole model
         else:
-            run = _train_model(stage, model, ranks, control, values)
+            run = _train_model(stage, model, initial, ranks, control, values)
             weights, channels = run.engine.weights(), list(run.spec.channels.names)
         if ranks.is_first:
             notes = {"cell": cell.id, "fingerprint": stage.fingerprint}
@@ -143,8 +143,21 @@ def train_cell(stage: StageRun, control: RunControl | None = None) -> dict[str, 
     return values
 
 
+def _network(stage: StageRun, ranks: Ranks) -> tuple[Network, InitialValues | None]:
+    """A cell's network. One that is trained from its seed comes without its values, which an engine makes later."""
+    cell, weights = stage.cell, weights_path(stage.recipe, stage.cell)
+    assert cell.architecture is not None
+    make = partial(build, cell.architecture, classes=class_count(stage.recipe, cell))
+    if cell.training is not None and weights is None:
+        return deferred(make)
+    model = make().to(ranks.device)
+    initialise(model, weights)
+    return model, None
+
+
 def _train_model(
-    stage: StageRun, model: Network, ranks: Ranks, control: RunControl, values: dict[str, Any]
+    stage: StageRun, model: Network, initial: InitialValues | None, ranks: Ranks, control: RunControl,
+    values: dict[str, Any],
 ) -> Run:  # fmt: skip
     """Train a model from its last checkpoint to the end, and add what the ledger records to `values`."""
     assert stage.cell.training is not None
@@ -153,7 +166,7 @@ def _train_model(
     with attention_kernel(launch.attention, ranks.device, dtype) as kernel:
         if isinstance(model.config, MaeConfig):
             values["attention"] = f"{kernel}: {describe_choice(model.config, ranks.device, dtype)}"
-        run = begin_run(stage, model, ranks, control)
+        run = begin_run(stage, model, ranks, control, initial)
         with closing(run.checkpoints), watched(stage.folder, ranks, control, launch.stall_minutes):
             train(run, launch)
         at_end = validate(run.engine, run.cell, run.spec, control.stop) if stage.cell.is_snapshot else {}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from analysis.forecast.outlook import Outlook
 from harness.checkpoint.checkpoints import Checkpoints, Progress, say
+from harness.data.dim_channels import dim_channels, warning
 from harness.data.to_device import StepInput, to_model_input
 from harness.data.to_host import HostCopy
 from harness.distributed.engine import Engine
@@ -151,9 +152,18 @@ class Run:
         for number, weight in enumerate(weights):
             part = inputs.part(number * size, (number + 1) * size)
             crops = to_model_input(part.batch.images, self.cell, self.ranks, self.spec.channels)  # (size, C, S, S)
+            if number == 0 and self.progress.step == 0:
+                self._tell_dim(crops)
             last = number == count - 1
             loss = loss + self.engine.accumulate(crops, part.noise, weight, last=last, labels=part.labels)
         return loss
+
+    def _tell_dim(self, crops: Tensor) -> None:
+        """Say on the first rank which channels of a run's first crops (B, C, S, S) stay below unit variance."""
+        dim = dim_channels(crops, self.spec.channels.names) if self.metrics else {}
+        if self.metrics and dim:
+            say(f"{self.cell.id}: warning: {warning(dim)}")
+            self.metrics.write({"kind": "dim", "step": 0, "channels": dim, "text": warning(dim)})
 
     def report_bad_steps(self) -> None:
         """Log what is not logged yet, and end the run for steps that the recipe does not allow. Waits for the device.

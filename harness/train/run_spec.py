@@ -14,6 +14,7 @@ from harness.data.shard_sets import open_shards
 from harness.data.wells import Wells, training_order, training_wells, validation_wells
 from harness.distributed.ranks import Ranks
 from harness.grid.cell import Cell, Training
+from harness.grid.states import planned_steps
 from harness.recipe.launch import Launch
 from harness.recipe.schema import Recipe
 from harness.train.schedule import RunSchedule, run_schedule
@@ -109,12 +110,7 @@ def build_run_spec(recipe: Recipe, cell: Cell) -> RunSpec:
         validation = validation[labels.of_well[validation] >= 0]
         if not len(validation):
             raise ValueError(f"{dataset.shards}: no validation well has a label that the training wells have")
-    planned = training.epochs * len(wells) // training.batch
-    if planned == 0:
-        raise ValueError(
-            f"dataset {cell.dataset} has {len(wells)} images: {training.epochs} epochs of them "
-            f"do not fill one batch of {training.batch}"
-        )
+    planned = planned_steps(cell, len(wells))
     validations = min(training.settings.validations, planned)
     schedule = run_schedule(training, planned)
     assert cell.data is not None

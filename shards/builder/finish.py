@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from shards.builder.pixel_ranges import PixelRanges
 from shards.builder.plan import Cut, Plan
 from shards.builder.write import RECORDS, Record, read_record
 from shards.errors import BuildError
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int], conversion: str | None) -> Manifest:
     """Write the table of the set and, last, its manifest; BuildError for no wells or two pixel types."""
     shards, quarantined, pixel_types, turned = list[Shard](), list[Quarantined](), dict[str, str](), 0
+    pixels = PixelRanges()
     for _, record in _records(plan):
         quarantined += record.quarantined
         turned += record.turned or 0
         if record.shard is not None:
             shards.append(record.shard)
+        if record.pixels is not None:
+            pixels.merge(record.pixels)
         pixel_types.update((entry.pixel_type, key) for key, entry in record.entries.items())
     if not shards:
         raise BuildError(f"no well image can be read; the first error: {quarantined[0].error}")
@@ -44,6 +48,7 @@ def finish(plan: Plan, made_with: Mapping[str, object], removed: dict[str, int],
             "removed": removed,
             "quarantined": quarantined,
             "turned": turned,
+            "pixel_ranges": pixels.by_channel(plan.table.channels),
             "notes": plan.table.notes,
             "made_with": made_with,
         }

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.builder.lock import Lock
+from shards.builder.pixel_ranges import PixelCounts, PixelRanges
 from shards.builder.source_images import SourceImages, States, read_source_images, states_of
 from shards.errors import BuildError, ImageError, LayoutError
 from shards.format.atomic import atomic_write
@@ -90,6 +91,7 @@ class Record(BaseModel):
     shard: Shard | None  # None if every well image was quarantined
     entries: dict[str, WellLocation]
     quarantined: tuple[Quarantined, ...]
+    pixels: PixelCounts | None = None  # None: of 8 bits, or written before they were counted
     turned: int | None = None  # images that were stored with 0 as white; None: written before these were turned
 
 
@@ -123,6 +125,7 @@ def write_shard(task: Task) -> Record:
     """
     task.record.unlink(missing_ok=True)  # an earlier one is not of the shard that is about to be replaced
     entries, quarantined, states, turned = dict[str, WellLocation](), list[Quarantined](), list[States](), 0
+    pixels = PixelRanges()
     path = task.output / task.name
     with atomic_write(path) as file:
         writer = ShardWriter(file, task.codec, task.chunk)
@@ -134,6 +137,7 @@ def write_shard(task: Task) -> Record:
             if source.image is not None and not error:
                 entries[key] = writer.add(key, source.image, _metadata(task, row))
                 turned += source.turned
+                pixels.add(source.image)
             elif task.on_error == "stop":
                 raise ImageError(f"{origin}: {error}")
             else:
@@ -149,7 +153,7 @@ def write_shard(task: Task) -> Record:
         index.unlink(missing_ok=True)
     record = Record(
         fingerprint=task.fingerprint(states), shard=shard, entries=entries, quarantined=tuple(quarantined),
-        turned=turned,
+        pixels=pixels.counted(), turned=turned,
     )  # fmt: skip
     with atomic_write(task.record) as file:
         file.write(record.model_dump_json().encode())

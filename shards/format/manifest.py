@@ -58,6 +58,37 @@ class Quarantined(_Strict):
     error: str
 
 
+Level = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class PixelRange(_Strict):
+    """Which values the pixels of a 16-bit channel have: percentiles over a grid of pixels of all images, within 0.8%.
+
+    Attributes:
+        low, median, high, brightest: the 5th, 50th, 95th and 99.9th percentile.
+        spread: from the 5th to the 95th percentile of one image, on average: what most of its pixels differ by.
+        standardised: the variance, of 1, that square parts keep on average if they are divided by 65,535 and then
+            self-standardised (`shards.loader.transform`), by the side of the parts in pixels.
+    """
+
+    low: Level
+    median: Level
+    high: Level
+    brightest: Level
+    spread: Annotated[int, Field(ge=1, le=65_535)]
+    standardised: dict[int, Annotated[float, Field(ge=0, le=1)]]
+
+    @model_validator(mode="after")
+    def _rises(self) -> PixelRange:
+        if not self.low <= self.median <= self.high <= self.brightest:
+            raise ValueError("percentiles must not fall")
+        return self
+
+
+NEWER = ("notes", "pixel_ranges")
+"""Fields that earlier versions of this code do not know, and refuse: without a value they are left out."""
+
+
 class Manifest(_Strict):
     """What a shard set holds and how it was made."""
 
@@ -76,6 +107,7 @@ class Manifest(_Strict):
     removed: dict[str, int] = {}  # well images left out by curation, by rule
     quarantined: tuple[Quarantined, ...] = ()
     turned: Annotated[int, Field(ge=0)] = 0  # images stored with 0 as white: the largest sample less each value
+    pixel_ranges: dict[str, PixelRange] = {}  # by channel, of a set of 16 bits; empty: built before they were measured
     notes: tuple[str, ...] = ()  # what of the source was not used, or kept without a treatment
     made_with: dict[str, str | int | float | tuple[str, ...] | dict[str, str] | None]
 
@@ -103,6 +135,8 @@ class Manifest(_Strict):
             wells = sum(shard.wells for shard in self.shards if shard.split == split)
             if wells != self.wells[split]:
                 raise ValueError(f"wells.{split}: {self.wells[split]}, but the {split} shards have {wells}")
+        if unknown := sorted(set(self.pixel_ranges) - set(self.channels)):
+            raise ValueError(f"pixel_ranges: {unknown[0]!r} is none of the channels")
         order = [shard.split for shard in self.shards]
         if order != sorted(order) or len({shard.name for shard in self.shards}) != len(order):
             raise ValueError("shards: each must be named once, training before validation")
@@ -111,8 +145,7 @@ class Manifest(_Strict):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: the last step, which marks the set as complete."""
-    # Earlier versions of this code refuse a field that they do not know: without notes they can still read the set.
-    content = manifest.model_dump(mode="json", exclude=None if manifest.notes else {"notes"})
+    content = manifest.model_dump(mode="json", exclude={name for name in NEWER if not getattr(manifest, name)})
     with atomic_write(folder / MANIFEST) as file:
         file.write(
             json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False).encode() + b"\n"

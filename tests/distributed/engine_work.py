@@ -21,6 +21,7 @@ from harness.distributed.micro_batches import loss_weights
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks, process_group
 from harness.models.config import MaeConfig
+from harness.models.layers.initial_values import deferred
 from harness.models.layers.masking import masking_noise
 from harness.models.layers.parametrisation import scaling_of
 from harness.models.mae import MaskedAutoencoder
@@ -42,10 +43,17 @@ class Trial:
     micro_batches: int = 1
     precision: str = "fp32"
     parametrisation: str = "standard"
+    reduce_at: str = "step"
+    ddp_gradients: str = "fp32"
 
     @property
     def name(self) -> str:
         return "-".join(str(value) for value in asdict(self).values())
+
+    @property
+    def rounds(self) -> bool:
+        """Whether products or gradients are rounded to bfloat16."""
+        return "bf16" in (self.precision, self.ddp_gradients)
 
     @property
     def alone(self) -> Trial:
@@ -56,8 +64,12 @@ class Trial:
 def build(trial: Trial, ranks: Ranks, seed: int = 0) -> Engine:
     torch.manual_seed(seed)
     config = replace(CONFIG, parametrisation=trial.parametrisation, base_width=8, base_depth=1)
-    model, scaling = MaskedAutoencoder(config), scaling_of(config, trial.optimiser)
-    options = EngineOptions(trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage)
+    model, initial = deferred(lambda: MaskedAutoencoder(config))
+    scaling = scaling_of(config, trial.optimiser)
+    options = EngineOptions(
+        trial.engine, trial.precision, shard=2, zero_stage=trial.zero_stage, reduce_at=trial.reduce_at,
+        ddp_gradients=trial.ddp_gradients,
+    )  # fmt: skip
     return build_engine(
         model,
         lambda module: build_optimiser(
@@ -65,6 +77,7 @@ def build(trial: Trial, ranks: Ranks, seed: int = 0) -> Engine:
         ),
         ranks,
         options,
+        initial,
     )
 
 
@@ -113,6 +126,7 @@ def run_trial(trial: Trial, ranks: Ranks) -> dict[str, Any]:
 def _run_trial(trial: Trial, ranks: Ranks) -> dict[str, Any]:
     """Return losses, gradient norm, embedding and weights; repeat the last two steps in a new engine from a state."""
     engine = build(trial, ranks)
+    initial = {name: value.double().square().sum().item() for name, value in engine.weights().items()}
     monitor = DivergenceMonitor(Policy(), ranks, engine.model, engine.gradient_squares)
     losses = [take_step(engine, monitor, trial, step, forget=step == 2) for step in range(STEPS - 2)]
     state = {name: dict(part) for name, part in engine.state().items()}
@@ -128,7 +142,13 @@ def _run_trial(trial: Trial, ranks: Ranks) -> dict[str, Any]:
     resumed.load({**template, **saved})
     monitor = DivergenceMonitor(Policy(), ranks, resumed.model, resumed.gradient_squares)
     repeated = [take_step(resumed, monitor, trial, step) for step in range(STEPS - 2, STEPS)]
-    results = {"losses": losses, "repeated": repeated, "norm": norm, "embedding": embedding.float().tolist()}
+    results = {
+        "losses": losses,
+        "repeated": repeated,
+        "norm": norm,
+        "embedding": embedding.float().tolist(),
+        "initial": initial,
+    }
     return {**results, "weights": {name: value.tolist() for name, value in weights.items()}}
 
 

@@ -27,9 +27,11 @@ class CountWholeWeights:
 
         real, shapes = begin.engine_for_cell, set[tuple[int, ...]]()
 
-        def building(recipe: object, cell: object, model: object, ranks: object) -> object:
-            shapes.update(tuple(p.shape) for p in model.parameters() if p.numel() >= LARGE)  # type: ignore[attr-defined]
-            return real(recipe, cell, model, ranks)  # type: ignore[arg-type]
+        def building(recipe: object, cell: object, model: object, *others: object) -> object:
+            parameters = list(model.parameters())  # type: ignore[attr-defined]
+            assert all(parameter.is_meta for parameter in parameters)
+            shapes.update(tuple(p.shape) for p in parameters if p.numel() >= LARGE)
+            return real(recipe, cell, model, *others)  # type: ignore[arg-type]
 
         begin.engine_for_cell = building  # type: ignore[assignment]
         after_step(lambda step: self._count(shapes) if step == 2 else None)

@@ -1,6 +1,6 @@
 """Covers `harness.sweep` on a tiny study: it finishes, repeats nothing, and being killed at any time changes no result.
 
-Its local runs exercise `launch/local`, `launch/progress` and `stages/run`. tests/slurm/test_sweep.py runs it on SLURM.
+Its local runs exercise `launch/local/` and `stages/run`. tests/slurm/test_sweep.py runs it on SLURM.
 """
 
 from __future__ import annotations
@@ -176,8 +176,9 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(
     write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     recipe = write_tiny_recipe(tmp_path)
-    ended = run(recipe, "train.batch={one: 10000, two: 8}", "grid.models=[vit_s16]")
+    ended = run(recipe, "train.batch={one: 10000, two: 8}", "grid.models=[vit_s16]", "--force")
     assert ended.returncode == 1
+    assert "problem: train.batch: dataset one has 16 images" in ended.stderr
     assert "FAILED vit_s16-one-s0" in ended.stdout
     assert "do not fill one batch of 10000" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr

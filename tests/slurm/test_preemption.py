@@ -19,7 +19,7 @@ from harness.launch.slurm.job_states import states
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CHEAP = "launch.slurm.partition=cheap"  # 10 s from SIGTERM to the end
+CHEAP = "launch.slurm.partition=cheap"  # 30 s from SIGTERM to the end
 USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
 
 

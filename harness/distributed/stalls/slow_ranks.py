@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from analysis.arrays import Floats
 from harness.distributed.ranks import Ranks
 from harness.distributed.recompute import blocks_of
 from harness.distributed.stalls.step_clock import StepClock
+
+if TYPE_CHECKING:
+    from harness.models.interface import Network
 
 
 def node_name() -> str:
@@ -82,8 +84,8 @@ class DeviceTimer:
         return float(sum(begin.elapsed_time(end) for begin, end in ended) / 1000)
 
 
-def time_forward(model: nn.Module, ranks: Ranks) -> Timer | None:
-    """Time the forward passes in training of the blocks of a model, or of all of one without blocks.
+def time_forward(model: Network, ranks: Ranks, *, is_whole: bool = False) -> Timer | None:
+    """Time the forward passes in training of the blocks of a model, or of all of one that is compiled as a whole.
 
     Call it before an engine wraps the model, and after `set_up_blocks`: FSDP's and ZeRO's hooks, which gather weights
     and so wait for other ranks, then run outside, and compiled code inside. None with one rank, which waits for none.
@@ -91,7 +93,7 @@ def time_forward(model: nn.Module, ranks: Ranks) -> Timer | None:
     if ranks.world == 1:
         return None
     timer = DeviceTimer() if ranks.device.type == "cuda" else HostTimer()
-    for timed in blocks_of(model) or [model]:
+    for timed in [model] if is_whole else blocks_of(model):
         timed.forward = _timed(timed.forward, timer)
     return timer
 

@@ -57,6 +57,8 @@ def cancel(recipe: Recipe, grid: Sequence[str], cells: Collection[str] | None = 
     """
     submissions = Submissions(recipe.output)
     if not submissions.entries and recipe.launch.executor != "slurm":
+        with submissions.locked():
+            submissions.cancel(grid if cells is None else cells)
         return CancelResult(0, ())
     with submissions.locked():
         strangers = submissions.adopt()

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,11 @@ SACCT_SECONDS = 30.0  # accounting only adds to what squeue says
 SACCT_DAYS = 7  # how far back accounting is searched for a name
 NEVER = "DependencyNeverSatisfied"
 REPLACED = "Replaced"  # of our own: a job that was cancelled because another does its work
+
+
+IDENTIFIER = re.compile(r"(\d{1,12})(?:\+\d+)?(?:_([^\s;+]*))?(?:\+\d+)?(?:;\S*)?")
+TASK = re.compile(r"\d{1,9}|\[.*")
+STEP = re.compile(r"\.\w")
 
 
 @dataclass(frozen=True)
@@ -255,13 +261,14 @@ def _identifier(text: str) -> tuple[str, str] | None:
 
     The task is empty for a whole array or a job that is none. A step (`123.batch`) is not its job.
     """
-    match = re.fullmatch(r"(\d{1,12})(?:\+\d+)?(?:_([^\s;+]*))?(?:\+\d+)?(?:;\S*)?", text)
-    if match is None or re.search(r"\.\w", text):
+    match = IDENTIFIER.fullmatch(text)
+    if match is None or STEP.search(text):
         return None
     task = match[2] or ""
-    return match[1], task if re.fullmatch(r"\d{1,9}|\[.*", task) else ""
+    return match[1], task if TASK.fullmatch(task) else ""
 
 
+@lru_cache(maxsize=1000)  # thousands of jobs are in a few states
 def _state(text: str) -> str:
     """SLURM's name of a state: of `CANCELLED by 1000`, `OUT_OF_ME+` and `PD` too; a word that is not known as it is."""
     word = next(iter(text.upper().split()), "")

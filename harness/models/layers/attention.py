@@ -1,4 +1,5 @@
-"""Select the attention kernel: torch's default or FlashAttention. It affects speed only and is not part of a cell's id.
+"""Select the attention kernel: torch's default, FlashAttention, or another by name. This affects speed only and is not
+part of a cell's id.
 
 timm's blocks call `scaled_dot_product_attention`, and torch chooses a kernel for each call. This module reports the
 choice, restricts it if the recipe asks for that, and restores the previous state afterwards. FlashAttention 4 and 3 are
@@ -24,7 +25,12 @@ from torch.nn.attention import (
 
 from harness.models.config import MaeConfig
 
-Attention = Literal["auto", "sdpa", "flash"]
+Attention = Literal["auto", "sdpa", "flash", "cudnn", "efficient", "math"]
+BACKENDS: dict[Attention, SDPBackend] = {
+    "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
+}  # fmt: skip
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -51,22 +57,23 @@ def attention_kernel(attention: Attention, device: torch.device, dtype: torch.dt
     """Run the body of the `with` statement with the requested attention, and yield the name of the kernel.
 
     `sdpa` leaves every choice to torch. `flash` allows only FlashAttention: 4 or 3 if its package is installed and
-    supports the GPU, else torch's built-in version 2. `auto` uses 4 or 3 if possible, and else leaves the choice to
-    torch.
+    supports the GPU, else torch's built-in version 2. `cudnn`, `efficient` (memory-efficient) and `math` (not fused)
+    allow only that one of torch's kernels. `auto` uses 4 or 3 if possible, and else leaves the choice to torch.
 
     Raises:
-        AttentionError: `flash` without a CUDA device, in float32, or with a torch build that lacks it.
+        AttentionError: a fused kernel by name without a CUDA device, in a type that it lacks, or with a torch build
+            that lacks it.
     """
-    package = None if attention == "sdpa" else _package_for(device, dtype)
-    if attention == "flash" and package is None:
-        _require_flash(device, dtype)
+    package = _package_for(device, dtype) if attention in ("auto", "flash") else None
+    if package is None:
+        _require(attention, device, dtype)
     previous = current_flash_attention_impl()
     if package is not None:
         activate_flash_attention_impl(package.name)
     try:
-        if attention == "flash":
-            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                yield package.name if package else "FA2 (torch's own)"
+        if attention in BACKENDS:
+            with sdpa_kernel(BACKENDS[attention]):
+                yield package.name if package else "FA2 (torch's own)" if attention == "flash" else attention
         else:
             yield package.name if package else "sdpa"
     finally:
@@ -81,7 +88,11 @@ def installed_flash_packages() -> list[str]:
 
 def describe_choice(config: MaeConfig, device: torch.device, dtype: torch.dtype) -> str:
     """Describe the kernel that torch chooses for each attention of a step: "encoder 65 × 64 FLASH_ATTENTION, ...",
-    tokens × head width. The class token makes the lengths odd; every fused kernel supports that."""
+    tokens × head width. The class token makes the lengths odd; every fused kernel supports that.
+
+    Raises:
+        AttentionError: the kernel that alone is allowed does not support these sizes.
+    """
     attentions = {
         "encoder": (config.visible_tokens, config.heads, config.width // config.heads),
         "decoder": (config.tokens, config.decoder_heads, config.decoder_width // config.decoder_heads),
@@ -94,11 +105,17 @@ def describe_choice(config: MaeConfig, device: torch.device, dtype: torch.dtype)
 
 def _choice(tokens: int, heads: int, width: int, device: torch.device, dtype: torch.dtype) -> str:
     query = torch.empty(1, heads, tokens, width, device=device, dtype=dtype, requires_grad=True)
-    return SDPBackend(torch._fused_sdp_choice(query, query, query)).name
+    choice = SDPBackend(torch._fused_sdp_choice(query, query, query))
+    if choice == SDPBackend.ERROR:
+        raise AttentionError(
+            f"the kernel that launch.attention names does not support {heads} heads of width {width} in {dtype} on "
+            "this GPU: use auto or sdpa"
+        )
+    return choice.name
 
 
 def _package_for(device: torch.device, dtype: torch.dtype) -> FlashPackage | None:
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda" or dtype not in HALVES:
         return None
     major = torch.cuda.get_device_capability(device)[0]
     return next((p for p in FLASH_PACKAGES if major in p.capabilities and _is_installed(p.module)), None)
@@ -111,11 +128,16 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _require_flash(device: torch.device, dtype: torch.dtype) -> None:
-    rule = "launch.attention is flash, but"
+def _require(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a fused kernel that is asked for by name and cannot run."""
+    if attention in ("auto", "sdpa", "math"):
+        return
+    rule = f"launch.attention is {attention}, but"
     if device.type != "cuda":
-        raise AttentionError(f"{rule} this run is on {device.type}: FlashAttention needs a CUDA GPU; use auto or sdpa")
-    if dtype not in (torch.bfloat16, torch.float16):
+        raise AttentionError(f"{rule} this run is on {device.type}: it needs a CUDA GPU; use auto or sdpa")
+    if attention != "efficient" and dtype not in HALVES:
         raise AttentionError(f"{rule} it has no {dtype} kernel: set train.precision to bf16, or use auto or sdpa")
-    if not torch.backends.cuda.is_flash_attention_available():
+    if attention == "flash" and not torch.backends.cuda.is_flash_attention_available():
         raise AttentionError(f"{rule} this torch was built without it and neither FA4 nor FA3 is installed")
+    if attention == "cudnn" and not torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
+        raise AttentionError(f"{rule} this torch was built without cuDNN: use auto or sdpa")

@@ -18,7 +18,9 @@ class SelfStandardise(nn.Module):
 
     `positions` says which channel of the input is each of the encoder's; None: it has them in the encoder's order."""
 
-    def __init__(self, value_range: float | None = None, positions: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, value_range: float | Sequence[float] | None = None, positions: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.value_range, self.positions = value_range, positions
 

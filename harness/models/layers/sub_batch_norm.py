@@ -64,8 +64,7 @@ class SubBatchNorm(nn.Module):
             whole = (groups - 1) * self.group
             parts = (self._normalise_by_sub_batches(part) for part in (features[:whole], features[whole:]))
             return torch.cat(tuple(parts))
-        size, area = len(features) // groups, features.shape[2:]
-        folded = features.view(groups, size, width, *area).transpose(0, 1).flatten(1, 2)  # (G, groups · F, H, W)
+        folded = _folded(features, groups)  # (G, groups · F, H, W)
         mean = self.running_mean.new_zeros(groups * width)
         variance = torch.ones_like(mean)
         weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
@@ -74,7 +73,7 @@ class SubBatchNorm(nn.Module):
             folded, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps
         )
         self._gathered.append((mean.view(groups, width), variance.view(groups, width)))
-        return normed.view(size, groups, width, *area).transpose(0, 1).flatten(0, 1)
+        return _unfolded(normed, groups)
 
     def take_gathered(self) -> tuple[Tensor, Tensor] | None:
         """Return the average mean and variance of the sub-batches since the last call, and clear them."""
@@ -100,6 +99,28 @@ class SubBatchNorm(nn.Module):
         for scale, shift in ((self.weight, self.bias), (self.running_var, self.running_mean)):
             scale.fill_(1)
             shift.zero_()
+
+
+def _folded(features: Tensor, groups: int) -> Tensor:
+    """(B, F, H, W) → (B / groups, groups · F, H, W) in the same memory format, with one copy."""
+    F, H, W = features.shape[1:]
+    if not _is_channels_last(features):
+        return features.view(groups, -1, F, H, W).transpose(0, 1).flatten(1, 2)
+    by_pixel = features.permute(0, 2, 3, 1).view(groups, -1, H, W, F)
+    return by_pixel.permute(1, 2, 3, 0, 4).reshape(-1, H, W, groups * F).permute(0, 3, 1, 2)
+
+
+def _unfolded(folded: Tensor, groups: int) -> Tensor:
+    """Invert `_folded`."""
+    (size, _), (H, W) = folded.shape[:2], folded.shape[2:]
+    if not _is_channels_last(folded):
+        return folded.view(size, groups, -1, H, W).transpose(0, 1).flatten(0, 1)
+    by_pixel = folded.permute(0, 2, 3, 1).view(size, H, W, groups, -1)
+    return by_pixel.permute(3, 0, 1, 2, 4).reshape(size * groups, H, W, -1).permute(0, 3, 1, 2)
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    return not features.is_contiguous() and features.is_contiguous(memory_format=torch.channels_last)
 
 
 def by_sub_batches(module: nn.Module, group: int) -> nn.Module:

@@ -12,7 +12,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from harness.data.channels import ChannelError, ChannelOrder, match, renamed, set_channels, training_channels
+from harness.data.channels import (
+    ChannelError,
+    ChannelOrder,
+    match,
+    renamed,
+    set_channels,
+    training_channels,
+    value_ranges,
+)
 from harness.data.prepare import prepare
 from harness.data.to_device import to_model_input
 from harness.distributed.ranks import Ranks
@@ -24,6 +32,7 @@ from harness.models.encoder_file import EncoderFileError
 from harness.probe import block_features
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
+from harness.recipe.models import Mae
 from harness.recipe.schema import Recipe
 from harness.stages.missing import missing_stages
 from harness.stages.run import run_cell
@@ -276,3 +285,12 @@ def test_a_channel_agnostic_model_embeds_any_channels_and_says_which_it_was_trai
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["channels"]) == list(STAINS)
         assert json.loads(file.metadata()["trained_channels"]) == ["Brightfield", "DNA", "ER"]
+
+
+def test_a_value_range_by_channel_follows_the_channels_and_must_name_each() -> None:
+    assert value_ranges(Mae(), ["DNA"]) is None
+    assert value_ranges(Mae(value_range=4095.0), ["DNA"]) == 4095.0
+    mae = Mae(value_range={"ER": 900.0, "DNA": 400.0})
+    assert value_ranges(mae, ["DNA", "ER"]) == (400.0, 900.0)
+    with pytest.raises(ChannelError, match=r"mae\.value_range has no value for the channel 'RNA'; .*it has ER, DNA"):
+        value_ranges(mae, ["DNA", "RNA"])

@@ -1,4 +1,4 @@
-"""Covers `status`: the state of each grid cell from the ledger, submissions, SLURM, heartbeats and train logs.
+"""Covers `status` and `status_table`: each cell's state from the ledger, submissions, SLURM, heartbeats and train logs.
 
 tests/harness/stages/test_shared_embedding.py covers stages that several jobs share.
 """
@@ -20,7 +20,8 @@ from harness.data.prepare import prepare
 from harness.grid.cell import Cell
 from harness.grid.cell_folder import TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
-from harness.launch import status
+from harness.launch import status, status_table
+from harness.launch.cell_status import CellStatus
 from harness.launch.slurm.book import evidence
 from harness.launch.slurm.book.entries import Submitted, SubmittedArray
 from harness.launch.slurm.book.submissions import Submissions
@@ -28,7 +29,6 @@ from harness.launch.slurm.commands import NoAnswerError
 from harness.launch.slurm.failures import Failure, record_failure
 from harness.launch.slurm.heartbeat import SILENT_SECONDS, heartbeat
 from harness.launch.slurm.job_states import UNKNOWN, JobState
-from harness.launch.status import CellStatus
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
 from harness.stages.missing import missing_stages
@@ -139,7 +139,7 @@ def test_a_live_job_of_a_cell_that_the_recipe_no_longer_has_is_shown_apart(
     (orphan,) = [row for row in rows if row.orphan]
     assert (orphan.cell, orphan.state, orphan.job) == ("vit_s16-one-s0-00000000", "queued", "3")
     assert "cancel --orphans" in orphan.reason
-    total = status.table(rows).splitlines()[-1]
+    total = status_table.table(rows).splitlines()[-1]
     assert total.startswith(f"{len(rows) - 1} cells: ")
     assert total.endswith("; 1 live jobs of cells that the recipe does not have")
     status_of(JobState("COMPLETED"))
@@ -177,11 +177,11 @@ def test_without_an_answer_the_last_one_is_shown_and_as_of_when(
     row = next(row for row in rows if row.cell == cell.id)
     assert (row.state, row.reason) == ("queued", "Resources")
     assert datetime.now().astimezone() - datetime.fromisoformat(str(row.as_of)) < timedelta(seconds=60)
-    assert re.match(r"SLURM does not answer; as of (\d{4}-\d\d-\d\d )?\d\d:\d\d\n", status.table(rows))
-    assert json.loads(status.as_json(rows))[0]["as_of"] == row.as_of
+    assert re.match(r"SLURM does not answer; as of (\d{4}-\d\d-\d\d )?\d\d:\d\d\n", status_table.table(rows))
+    assert json.loads(status_table.as_json(rows))[0]["as_of"] == row.as_of
     assert capsys.readouterr().err == "note: Socket timed out\n"
     earlier = [replace(row, as_of="2026-01-31 12:31:05+00:00")]
-    assert status.table(earlier).startswith("SLURM does not answer; as of 2026-01-31 12:31\n")
+    assert status_table.table(earlier).startswith("SLURM does not answer; as of 2026-01-31 12:31\n")
 
 
 def test_an_exception_is_the_reason_of_a_failure(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
@@ -197,15 +197,15 @@ def test_the_table_has_a_row_per_cell_and_counts_states() -> None:
         CellStatus("c", "embed", "missing"),
         CellStatus("d", "", "done"),
     ]
-    lines = status.table(rows).splitlines()
+    lines = status_table.table(rows).splitlines()
     assert lines[1].split() == ["a", "train", "running", "1,500/3,000", "1,234", "1:02:05"]
     everything = CellStatus("c" * 50, "train", "running", "1", 1_234_567, 9_999_999, 12.0, 61.0, 2, "its reason")
-    (row,) = read_table(status.table([everything]), "cell")
+    (row,) = read_table(status_table.table([everything]), "cell")
     assert list(row) == ["cell", "stage", "state", "step", "crops/s", "ETA", "restarts", "reason"]
     values = ["c" * 50, "train", "running", "1,234,567/9,999,999", "12", "1:01", "2", "its reason"]
     assert list(row.values()) == values
     assert lines[-1] == "4 cells: 2 done, 1 running, 1 missing"
-    assert [row["state"] for row in json.loads(status.as_json(rows))] == ["running", "done", "missing", "done"]
+    assert [row["state"] for row in json.loads(status_table.as_json(rows))] == ["running", "done", "missing", "done"]
 
 
 def test_goodput_is_shown_for_cells_and_for_all_of_them() -> None:
@@ -214,19 +214,19 @@ def test_goodput_is_shown_for_cells_and_for_all_of_them() -> None:
         CellStatus("b", "", "done", spent=Spent(6.0, 5.7, 0.2, 0.1, 0.0, 0)),
         CellStatus("c", "", "missing"),
     ]
-    text = status.table(rows)
+    text = status_table.table(rows)
     assert [line.split()[3:] for line in text.splitlines()[1:4]] == [["75%"], [], []]
     assert text.splitlines()[2].split() == ["b", "done", "95%"]
     assert text.splitlines()[-1] == (
         "training took 8.00 GPU or process hours: 90.0% useful, start-up 3.8%, saves 2.5%, lost 3.8%; 1 start failed"
     )
-    assert json.loads(status.as_json(rows))[0]["spent"]["lost"] == 0.3
+    assert json.loads(status_table.as_json(rows))[0]["spent"]["lost"] == 0.3
 
 
 def test_a_slow_node_is_shown_with_what_leaves_it_out(tiny_recipe: Recipe) -> None:
-    assert status.slow_nodes(tiny_recipe) == []
+    assert status_table.slow_nodes(tiny_recipe) == []
     record_slow_node(tiny_recipe.output, SlowNode("gpu-07", "vit", 1.6, "node gpu-07 is slow: rank 3", time.time()))
-    (line,) = status.slow_nodes(tiny_recipe)
+    (line,) = status_table.slow_nodes(tiny_recipe)
     assert line.startswith("node gpu-07 is slow: rank 3 (vit, 20")
     assert line.endswith("; launch.slurm.exclude_slow=true leaves it out from now on")
 
@@ -254,7 +254,7 @@ def test_a_log_without_a_rate_shows_no_eta(tiny_recipe: Recipe, cell: Cell, stat
     (folder / TRAIN_LOG).write_text(f'{{"kind": "train", "step": 50, {fields}}}\n')
     row = status_of(JobState("RUNNING"))
     assert (row.state, row.crops_per_second, row.eta_seconds) == ("running", None, None)
-    status.table([row])
+    status_table.table([row])
 
 
 def test_the_time_left_counts_validations(tiny_recipe: Recipe, cell: Cell, status_of: StatusOf) -> None:
@@ -323,8 +323,8 @@ def test_a_running_cell_shows_where_its_loss_will_end_and_what_is_in_doubt(
     assert row.outlook.frontier is not None
     assert (row.outlook.frontier.cell, row.outlook.siblings) == (best.id, 1)
     assert row.outlook.verdict == "cannot reach the frontier"
-    shown = status.table([row]).splitlines()
+    shown = status_table.table([row]).splitlines()
     assert "final loss" in shown[0]
     assert f"{row.outlook.final:.4g} [{row.outlook.low:.4g}, {row.outlook.high:.4g}]" in shown[1]
     assert "cannot reach the frontier: at 50% of its schedule" in shown[1]
-    assert json.loads(status.as_json([row]))[0]["outlook"]["frontier"]["loss"] == 0.5
+    assert json.loads(status_table.as_json([row]))[0]["outlook"]["frontier"]["loss"] == 0.5

@@ -8,7 +8,8 @@ from harness.models.config import PAPER_MODELS, named_config, vit_config
 
 
 @pytest.mark.parametrize(
-    ("size", "shape"), [("S", (384, 12, 6, 0.1)), ("B", (768, 12, 12, 0.1)), ("L", (1024, 24, 16, 0.3))]
+    ("size", "shape"),
+    [("S", (384, 12, 6, 0.1)), ("B", (768, 12, 12, 0.1)), ("L", (1024, 24, 16, 0.3)), ("G", (1664, 48, 16, 0.3))],
 )
 def test_the_papers_encoders(size: str, shape: tuple[int, int, int, float]) -> None:
     config = vit_config(size, 16)
@@ -53,8 +54,8 @@ def test_impossible_values_are_refused_with_the_field_name(change: dict[str, obj
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="no ViT of size 'G': the paper has S, B, L"):
-        vit_config("G", 8)
+    with pytest.raises(ValueError, match="no ViT of size 'H': known are S, B, L, G"):
+        vit_config("H", 8)
 
 
 def test_every_model_of_the_supplement_has_its_name() -> None:
@@ -65,7 +66,7 @@ def test_every_model_of_the_supplement_has_its_name() -> None:
     assert len({named_config(name) for name in PAPER_MODELS}) == 12
 
 
-@pytest.mark.parametrize("name", ["L/8++", "L/14", "vit_l8", "G/8", ""])
+@pytest.mark.parametrize("name", ["L/8++", "L/14", "vit_l8", "H/8", ""])
 def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"no model .*: the paper has S/16, S/16\+"):
         named_config(name)

@@ -29,6 +29,7 @@ from harness.models.encoder_file import (
 )
 from harness.models.layers.timm_import import import_timm
 from harness.models.mae import MaskedAutoencoder
+from shards.loader.transform import self_standardise
 
 TINY = MaeConfig(
     width=32, depth=2, heads=2, patch=4, crop=16, channels=3, decoder_width=16, decoder_depth=1, decoder_heads=2,
@@ -51,6 +52,12 @@ def saved(tmp_path: Path) -> Path:
 @pytest.fixture
 def pixels() -> Tensor:
     return torch.randint(0, 4096, (4, 3, 16, 16), generator=torch.Generator().manual_seed(1)).to(torch.uint16)
+
+
+def test_a_value_range_of_each_channel_is_in_the_file(saved: Path, pixels: Tensor) -> None:
+    ranges = (4095.0, 900.0, 300.0)
+    save_encoder(saved, build().encoder.state_dict(), TINY, value_range=ranges)
+    torch.testing.assert_close(load_transform(saved)(pixels), self_standardise(pixels, ranges), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("pool", ["class", "mean", "std", "mean_std"])

@@ -43,7 +43,7 @@ def test_the_trunk_is_counted_once() -> None:
 def test_the_plan_says_what_is_saved_in_crops_hours_and_money() -> None:
     recipe = load(SCALING, "slurm", [*ONE_RUN, ENDS])
     plans = plan_cells(recipe, cells(recipe))
-    (line,) = [line for line in table(recipe, plans).splitlines() if "as runs of their own" in line]
+    (line,) = [line for line in table(recipe, plans, wide=True).splitlines() if "as runs of their own" in line]
     assert "the same 4 trained points" in line
     assert "saved: 3.25G crops (37%)" in line
     assert "GPU hours, cost" in line

@@ -58,6 +58,8 @@ BAD_OVERRIDES = [
     ("launch.engine=horovod", "'hsdp', 'fsdp' or 'deepspeed'"),
     ("launch.zero_stage=4", "launch.zero_stage"),
     ("launch.recompute=some", "'none', 'selective' or 'full'"),
+    ("launch.compile=fast", "'none', 'blocks', 'whole' or 'reduce-overhead'"),
+    ("launch.attention=cuda", "'efficient' or 'math'"),
     ("launch.crops_per_gpu_step=0", "greater than 0"),
     ("launch.crops_per_gpu_step={all: 8}", "has no value for 'vit_s16'"),
     ("train.early_stopping={patience: 0}", "train.early_stopping.patience"),
@@ -79,7 +81,7 @@ BAD_OVERRIDES = [
     ("grid.untrained=perhaps", "grid.untrained"),
     ("models.vit_s16.patch=7", "7 does not divide the crop of 64"),
     ("models.vit_s16.heads=5", "not a multiple of heads"),
-    ("models.vit_s16.size=XL", "'S', 'B' or 'L'"),
+    ("models.vit_s16.size=3", "string"),
     ("models.vit_s16.drop_path=1", "less than 1"),
     ("models.vit_s16.wdith=48", "did you mean 'width'"),
     ("models={}", "models"),
@@ -365,3 +367,19 @@ def unbounded(schema: object, path: str = "") -> Iterator[str]:
 def test_every_number_list_and_text_of_a_recipe_is_bounded() -> None:
     """Paths are bounded by a check of their own, as what counts are bytes; the profiles are recipes again."""
     assert list(unbounded(json_schema())) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ("true", "blocks"),
+        ("false", "none"),
+        ("none", "none"),
+        ("whole", "whole"),
+        ("reduce-overhead",) * 2,
+        ("null", None),
+    ],
+)
+def test_true_and_false_mean_ways_to_compile(given: str, mode: str | None) -> None:
+    """Recipes from before there were several ways say true or false."""
+    assert load(SCALING, "laptop", [f"launch.compile={given}"]).launch.compile == mode

@@ -19,7 +19,7 @@ def plan(folder: Path, *more: str) -> int:
 
 def test_a_plan_is_printed_as_a_table_or_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(tmp_path) == 0
-    assert "vit_s16-rxrx3-s0" in capsys.readouterr().out
+    assert "\nvit_s16\n  rxrx3-s0-" in capsys.readouterr().out
     assert plan(tmp_path, "--json") == 0
     assert json.loads(capsys.readouterr().out)
 

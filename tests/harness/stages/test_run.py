@@ -69,8 +69,11 @@ def test_a_failing_cell_leaves_its_error_and_the_next_one_runs(
     monkeypatch.setattr(module, "run_cell", fail_for_first)
     assert read_outcome(tmp_path, first) is None
     run_cells(tiny_recipe.model_dump_json(), [first, second], tmp_path)
-    assert read_outcome(tmp_path, first) == {"error": "ValueError: no images"}
-    assert read_outcome(tmp_path, second) == {"error": None}
+    failed = read_outcome(tmp_path, first)
+    assert failed is not None
+    assert failed["error"] == "ValueError: no images"
+    assert "in fail_for_first\n    raise ValueError(" in (failed["trace"] or "")
+    assert read_outcome(tmp_path, second) == {"error": None, "trace": ""}
     assert {cell for cell, _ in started} == {second}
 
 

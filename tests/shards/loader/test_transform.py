@@ -36,3 +36,10 @@ def test_floats_need_a_range():
     with pytest.raises(ValueError, match=r"torch.float32: give value_range"):
         self_standardise(images)
     torch.testing.assert_close(self_standardise(images, 1.0), torch.nn.InstanceNorm2d(1)(images))
+
+
+def test_a_range_of_each_channel_is_the_same_as_one_channel_after_another():
+    images = torch.from_numpy(np.random.default_rng(2).integers(0, 900, (3, 2, 16, 16), dtype="uint16"))
+    both = self_standardise(images, (500.0, 4095.0))
+    for channel, value_range in enumerate((500.0, 4095.0)):
+        assert torch.equal(both[:, channel], self_standardise(images[:, [channel]], value_range)[:, 0])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Submitter:
     """
 
     def __init__(
-        self, recipe: Recipe, submissions: Submissions, latest: dict[Key, Submitted], last_job: LastJob
+        self, recipe: Recipe, submissions: Submissions, latest: Mapping[Key, Submitted], last_job: LastJob
     ) -> None:
         self.entries: list[SubmittedArray] = []
         self.limit: LimitError | None = None

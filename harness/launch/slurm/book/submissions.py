@@ -51,6 +51,7 @@ class Submissions:
             ValueError: the file cannot be read at all; the text names it.
         """
         self.path = output / "jobs" / "book.jsonl"
+        self._latest: tuple[Sequence[SubmittedArray], Mapping[Key, Submitted]] | None = None
         self._load()
 
     def _load(self, before: lines.Reading | None = None) -> None:
@@ -139,19 +140,11 @@ class Submissions:
         if changed:
             self._append(Ended(changed))
 
-    def latest(self) -> dict[Key, Submitted]:
+    def latest(self) -> Mapping[Key, Submitted]:
         """The newest submission of each task of each cell."""
-        newest: dict[Key, tuple[int, SubmittedArray, int]] = {}
-        for entry in self.entries:
-            if entry.array is not None:
-                for position, (cell, attempt) in enumerate(zip(entry.cells, entry.attempts, strict=True)):
-                    earlier = newest.get((cell, entry.stage))
-                    if earlier is None or earlier[0] <= attempt:  # a line that was restored comes late
-                        newest[cell, entry.stage] = attempt, entry, position
-        return {
-            key: Submitted(entry.job(position), attempt, Path(entry.folder), entry.user)
-            for key, (attempt, entry, position) in newest.items()
-        }
+        if self._latest is None or self._latest[0] is not self.entries:
+            self._latest = self.entries, _newest(self.entries)
+        return self._latest[1]
 
     def adopt(self) -> dict[str, str]:
         """Record live jobs that SLURM took after it had been asked in vain for their names.
@@ -224,3 +217,19 @@ class Submissions:
                 self.submitted(entry.name, arrays[entry.name])
             elif entry.user in ("", user_name()):
                 self.drop(entry.name)
+
+
+def _newest(entries: Sequence[SubmittedArray]) -> dict[Key, Submitted]:
+    """The newest submission of each task of each cell among these."""
+    newest: dict[Key, tuple[int, SubmittedArray, int]] = {}
+    for entry in entries:
+        if entry.array is not None:
+            for position, (cell, attempt) in enumerate(zip(entry.cells, entry.attempts, strict=True)):
+                earlier = newest.get((cell, entry.stage))
+                if earlier is None or earlier[0] <= attempt:  # a line that was restored comes late
+                    newest[cell, entry.stage] = attempt, entry, position
+    folders = {entry.folder: Path(entry.folder) for entry in entries}
+    return {
+        key: Submitted(entry.job(position), attempt, folders[entry.folder], entry.user)
+        for key, (attempt, entry, position) in newest.items()
+    }

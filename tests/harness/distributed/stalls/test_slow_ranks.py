@@ -14,6 +14,7 @@ from torch import nn
 
 from harness.distributed.ranks import Ranks
 from harness.distributed.stalls.slow_ranks import HostTimer, Patience, SlowRanks, node_name, slowness, time_forward
+from harness.models.interface import Network
 
 PAIR = Ranks(0, 2, torch.device("cpu"))
 
@@ -79,13 +80,13 @@ class Slept(nn.Module):
         time.sleep(seconds)
 
 
-class Stack(nn.Module):
+class Stack(Network):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([Slept() for _ in range(3)])
+        self.stack = nn.ModuleList([Slept() for _ in range(3)])
 
     def forward(self, *seconds: float) -> None:
-        for block, pause in zip(self.blocks, seconds, strict=True):
+        for block, pause in zip(self.stack, seconds, strict=True):
             block(pause)
 
 
@@ -103,12 +104,15 @@ def test_blocks_are_timed_in_training_only_and_not_what_is_between_them() -> Non
     assert time_forward(Stack(), Ranks(0, 1, torch.device("cpu"))) is None
 
 
-def test_a_model_without_blocks_is_timed_as_a_whole() -> None:
-    model = Slept()
-    timer = time_forward(model, PAIR)
+def test_a_model_that_is_compiled_as_a_whole_is_timed_as_one() -> None:
+    """Else the clock would stand inside of its graph."""
+    model = Stack()
+    forward = model.stack[0].forward
+    timer = time_forward(model, PAIR, is_whole=True)
     assert timer is not None
-    model(0.02)
+    model(0.0, 0.02, 0.0)
     assert timer.read() >= 0.02
+    assert model.stack[0].forward == forward
 
 
 def test_a_node_has_the_name_that_slurm_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,9 @@ def test_jobs_of_another_user_are_not_cancelled_and_neither_are_their_cells(reci
     assert not Submissions(recipe.output).cancelled
 
 
-def test_without_jobs_nothing_is_asked_or_written(tiny_recipe_file: Path, stubs: Stubs) -> None:
+def test_without_jobs_slurm_is_not_asked_and_the_cells_are_cancelled(tiny_recipe_file: Path, stubs: Stubs) -> None:
     recipe = load(tiny_recipe_file, "laptop")
+    assert cancel(recipe, GRID, ["a"]) == CancelResult(0, ())
+    assert set(Submissions(recipe.output).cancelled) == {"a"}
     assert cancel(recipe, GRID) == CancelResult(0, ())
-    assert not (recipe.output / "jobs").exists()
+    assert set(Submissions(recipe.output).cancelled) == {*GRID, "a"}

@@ -68,15 +68,45 @@ def test_without_a_gpu_torch_chooses_the_kernel(setting: str) -> None:
         assert kernel == "sdpa"
 
 
+def test_a_kernel_by_name_is_the_only_one_that_runs() -> None:
+    block, inputs = block_and_tokens(65, 32)
+    expected = output_and_gradient(block, inputs)
+    with attention_kernel("math", CPU, torch.float32) as kernel:
+        assert kernel == "math"
+        assert (
+            describe_choice(named_config("L/8"), CPU, torch.float32) == "encoder 257 × 64 MATH, decoder 1025 × 32 MATH"
+        )
+        torch.testing.assert_close(output_and_gradient(block, inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cudnn", "efficient"])
+def test_a_kernel_by_name_is_refused_where_it_cannot_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AttentionError, match=f"launch.attention is {name}, but this run is on cpu"):  # noqa: SIM117
+        with attention_kernel(name, CPU, torch.bfloat16):
+            pass
+    attention._require("efficient", torch.device("cuda"), torch.float32)
+    with pytest.raises(AttentionError, match=r"cudnn, but it has no torch\.float32 kernel"):
+        attention._require("cudnn", torch.device("cuda"), torch.float32)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: False)
+    with pytest.raises(AttentionError, match="built without cuDNN"):
+        attention._require("cudnn", torch.device("cuda"), torch.bfloat16)
+
+
+def test_sizes_that_the_only_allowed_kernel_lacks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_: SDPBackend.ERROR.value)
+    with pytest.raises(AttentionError, match=r"16 heads of width 104 in torch\.bfloat16"):
+        describe_choice(named_config("G/8"), CPU, torch.bfloat16)
+
+
 def test_flash_where_it_cannot_run_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AttentionError, match=r"launch\.attention is flash, but this run is on cpu.*auto or sdpa"):  # noqa: SIM117
         with attention_kernel("flash", CPU, torch.bfloat16):
             pass
     with pytest.raises(AttentionError, match=r"no torch\.float32 kernel: set train\.precision to bf16"):
-        attention._require_flash(torch.device("cuda"), torch.float32)
+        attention._require("flash", torch.device("cuda"), torch.float32)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
     with pytest.raises(AttentionError, match="built without it and neither FA4 nor FA3 is installed"):
-        attention._require_flash(torch.device("cuda"), torch.bfloat16)
+        attention._require("flash", torch.device("cuda"), torch.bfloat16)
 
 
 @pytest.mark.parametrize(

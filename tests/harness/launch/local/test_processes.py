@@ -15,9 +15,9 @@ import pytest
 from harness.data.prepare import prepare
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
-from harness.launch import local
-from harness.launch.local import Outcome, batch_size, devices, next_batch, run_local
-from harness.launch.progress import Watch, describe
+from harness.launch.local import processes
+from harness.launch.local.processes import Outcome, batch_size, devices, next_batch, run_local, without_start
+from harness.launch.local.progress import Watch, describe
 from harness.plan.cost import plan_cells
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
@@ -123,7 +123,7 @@ def test_what_starts_from_a_segment_that_fails_fails_with_it_also_when_it_was_tr
     segment, *branches = [cell for cell in cells(recipe) if cell.training is not None][:3]
     ledger.record(recipe.output, LedgerRow(segment.id, "train", "x", {"steps": 9}))
     waiting = list(branches)
-    failed = list(local._without_start(recipe, Outcome(segment, "ValueError: no images", Path("log")), waiting))
+    failed = list(without_start(recipe, Outcome(segment, "ValueError: no images", Path("log")), waiting))
     assert [(outcome.cell.id, outcome.error) for outcome in failed] == [
         (cell.id, f"{segment.id}, from which it starts, failed") for cell in branches
     ]
@@ -135,7 +135,7 @@ def test_jobs_get_their_number_of_threads_and_the_environment_is_restored(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with local._threads(load(tiny_recipe_file, "laptop", ["launch.cpus_per_task=3"]).launch):
+    with processes._threads(load(tiny_recipe_file, "laptop", ["launch.cpus_per_task=3"]).launch):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("3", "3")
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MKL_NUM_THREADS" not in os.environ
@@ -146,8 +146,8 @@ def test_the_exception_is_taken_from_submitits_message() -> None:
     message = (
         f"Job (task=0) failed during processing with trace:\n{rule}\nTraceback:\n  ...\nOSError: disk full\n\n{rule}\n"
     )
-    assert local._last_line_of_trace(f"{message}You can check full logs with ...") == "OSError: disk full"
-    assert local._last_line_of_trace("killed\n") == "killed"
+    assert processes._last_line_of_trace(f"{message}You can check full logs with ...") == "OSError: disk full"
+    assert processes._last_line_of_trace("killed\n") == "killed"
 
 
 def test_an_ended_cell_is_described_by_its_loss_and_recall(tiny_recipe_file: Path) -> None:
