@@ -87,17 +87,20 @@ def test_the_host_reads_nothing_before_a_part_is_complete(tiny_recipe: Recipe, m
     assert {batch.wells.device.type for batch in seen} == {"cpu"}
 
 
-@pytest.mark.parametrize("compiled", [None, True])
+@pytest.mark.parametrize(
+    ("chosen", "used"), [(None, "none"), ("none", "none"), ("blocks", "blocks"), ("whole", "blocks")]
+)
 def test_the_launch_sections_compilation_is_used(
-    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool | None
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None, used: str
 ) -> None:
+    """Null is none without a GPU. The whole network is not called here, so its blocks are compiled."""
     asked = []
     monkeypatch.setattr(cell_module, "set_up_blocks", lambda model, recompute, compiled: asked.append(compiled))
-    recipe = launched(tiny_recipe, compile=compiled)
+    recipe = launched(tiny_recipe, compile=chosen)
     stage = StageRun(recipe, untrained(recipe), tmp_path, "print")
     train_cell(stage)
     embed_cell(open_embedding(stage))
-    assert asked == [bool(compiled)]  # null: where there is a GPU
+    assert asked == [used]
 
 
 def test_the_launch_sections_attention_is_used(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -111,10 +114,10 @@ def test_the_launch_sections_attention_is_used(tiny_recipe: Recipe, tmp_path: Pa
 @pytest.mark.slow
 def test_compiled_embeddings_are_those_of_eager_mode(tiny_recipe: Recipe, tmp_path: Path) -> None:
     found = []
-    for compiled in (False, True):
+    for compiled in ("none", "blocks"):
         recipe = launched(tiny_recipe, compile=compiled)
         stage = StageRun(recipe, untrained(recipe), tmp_path, "print")
-        if not compiled:
+        if compiled == "none":
             train_cell(stage)
         embed_cell(open_embedding(stage))
         discard_parts(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.data.channels import ChannelOrder
 from harness.data.to_device import StepInput
 from harness.data.to_host import HostCopy
 from harness.distributed.engine import Engine, EngineOptions
@@ -46,7 +47,7 @@ def step_without_numbers() -> tuple[Run, StepInput]:
     training = SimpleNamespace(batch=8)
     spec = SimpleNamespace(
         learning_rate=lambda step: 1e-4, momentum=lambda step: None, training=training,
-        channels=SimpleNamespace(positions=None),
+        channels=ChannelOrder(("a", "b", "c")),
     )  # fmt: skip
     cell = SimpleNamespace(architecture=SimpleNamespace(mae=SimpleNamespace(value_range=None)))
     progress, slow = SimpleNamespace(step=0), SimpleNamespace(row=lambda step: [])
