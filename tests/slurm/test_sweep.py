@@ -190,7 +190,7 @@ def first_ranks(cluster: Cluster) -> list[psutil.Process]:
 def test_repeated_failures_change_no_result_and_permanent_ones_are_named(
     cluster: Cluster, slurm_recipe: Path, write_tiny_recipe: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    """Preemption, requeue, lost nodes, a lost controller, a killed rank, a cancelled job, a cell that must fail, by --force."""
+    """Preemption, requeue, lost nodes, a lost controller, a killed rank, a cancelled job, a cell that must fail."""
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(undisturbed)), "--force", *STORM)
