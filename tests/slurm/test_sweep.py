@@ -193,11 +193,11 @@ def test_repeated_failures_change_no_result_and_permanent_ones_are_named(
     """Preemption, requeue, lost nodes, a lost controller, a killed rank, a cancelled job, a cell that must fail."""
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(undisturbed)), *STORM)
+    local = sweep(with_a_dataset_that_cannot_train(write_tiny_recipe(undisturbed)), "--force", *STORM)
     assert "do not fill one batch of 100000" in local.stdout
     recipe = with_a_dataset_that_cannot_train(slurm_recipe)
     output = recipe.parent / "out"
-    assert sweep(recipe, *STORM).returncode == 0
+    assert sweep(recipe, "--force", *STORM).returncode == 0
 
     def wait_for(condition: Callable[[], object], what: str) -> None:
         until(lambda: cluster.hurry() or condition(), 300, what)
@@ -240,7 +240,7 @@ def test_repeated_failures_change_no_result_and_permanent_ones_are_named(
                 if row["state"] != "done"}  # fmt: skip
         if all("-none-" in cell for cell in left):
             break
-        sweep("resume", recipe, *STORM)
+        sweep("resume", recipe, "--force", *STORM)
     assert_same(rows(output), rows(undisturbed / "out"))
     by_cell = {str(row["cell"]): row for row in json.loads(sweep("status", recipe, "--json", *STORM).stdout)}
     failed = {name: row for name, row in by_cell.items() if row["state"] != "done"}
