@@ -167,7 +167,9 @@ class Profile(Section):
     steps: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(
         description="first and last step, counted from 1 as in the log; a trace takes some MB a step"
     )
-    ranks: list[Annotated[int, Field(ge=0, le=100_000)]] = Field([0], min_length=1, max_length=64)
+    ranks: list[Annotated[int, Field(ge=0, le=100_000)]] = Field(
+        [0], min_length=1, max_length=64, description="ranks that write a trace"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Profile:

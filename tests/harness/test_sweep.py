@@ -266,7 +266,7 @@ def test_the_plan_counts_the_papers_study(capsys: pytest.CaptureFixture[str]) ->
     recipe = Path(__file__).parents[2] / "recipes" / "scaling.yaml"
     overrides = ["grid.datasets=[rpi_93m]", "grid.models=[vit_l8_plus]"]
     assert sweep.main(["plan", str(recipe), "--profile", "slurm", *overrides]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vit_l8_plus-rpi_93m"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  rpi_93m-s0-"))
     assert "4.65G" in line
     assert "7.75e+21" in line  # 4.65e9 crops × 61.6e9 × 1.69 × 16
 
