@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.recipe.load import UNCONFIGURED
+
 SECONDS = 60.0  # for one try
 PAUSES = (1.0, 3.0, 9.0)  # seconds between tries
 MOST_SHOWN = 2000  # characters of an error
@@ -49,6 +51,9 @@ LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*Submit\w*Limit\b")
 TERMINAL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]"
 )
+
+
+ELSEWHERE = "ask from a node of the cluster, or choose --profile laptop"
 
 
 class SlurmError(RuntimeError):
@@ -127,6 +132,8 @@ def run_once(*command: str, seconds: float = SECONDS, is_record: Callable[[str],
             return ""
         raise SlurmError(f"{command[0]} printed no record, only: {printed.strip()[:MOST_SHOWN]}")
     text = "\n".join([line for line in lines if OWN.match(line)] or lines)[:MOST_SHOWN]
+    if UNCONFIGURED.search(text):
+        raise SlurmError(f"{command[0]} is installed here and finds no configuration of a cluster; {ELSEWHERE}")
     kind = NoAnswerError if SLOW.search(text) else SlurmError
     raise kind(text or f"{command[0]} failed with exit status {status} and says nothing")
 
@@ -140,7 +147,7 @@ def _run(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
             encoding="utf-8", errors="replace", env=environment, start_new_session=True,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise SlurmError(f"{command[0]} is not installed here") from error
+        raise SlurmError(f"{command[0]} is not installed here; {ELSEWHERE}") from error
     except OSError as error:
         raise SlurmError(f"{command[0]} cannot be run here: {error}") from error
     with process:

@@ -89,6 +89,17 @@ def test_other_errors_are_final_and_in_slurms_words(stubs: Stubs, messages: str,
     assert len(stubs.calls("squeue")) == 1
 
 
+def test_a_machine_of_no_cluster_is_named(stubs: Stubs) -> None:
+    """As SLURM 22.05 says it where it is installed and there is no slurm.conf."""
+    said = "squeue: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host\n"
+    said += "squeue: fatal: Could not establish a configuration source\n"
+    stubs.answer("squeue", messages=said, status=1)
+    with pytest.raises(
+        SlurmError, match=r"^squeue is installed here and finds no configuration of a cluster; ask from "
+    ):
+        ask("squeue")
+
+
 def test_a_command_that_cannot_be_run_is_named(stubs: Stubs) -> None:
     with pytest.raises(SlurmError, match="squeue is not installed here"):
         ask("squeue")
