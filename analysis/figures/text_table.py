@@ -27,3 +27,8 @@ def text_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) ->
         GAP.join(f"{line[head]:{'<' if head in left else '>'}{widths[head]}}" for head in heads).rstrip()
         for line in lines
     )
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: `1 model`, `2 models`, `1 of these is`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

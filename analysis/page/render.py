@@ -7,7 +7,7 @@ run next, and the provenance. Tables and answers are plain HTML; the script draw
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from analysis.page.comparisons import best_rates, multipliers
@@ -19,6 +19,7 @@ from analysis.page.sections import SECTIONS, allocation
 from analysis.page.study import CellRow, Study
 
 ASSETS = Path(__file__).parent / "assets"
+EMPTY = "<td></td>"
 VERDICTS = {"ok": "ok", "info": "–", "note": "note", "warn": "warning"}
 
 
@@ -121,22 +122,14 @@ def _loss(study: Study) -> str:
 
 
 def _cells(study: Study) -> str:
-    spent = "spent GPU h" if study.price else "spent h"
-    names = [
-        "cell",
-        "model",
-        "data",
-        "seed",
-        "state",
-        "loss",
-        *study.sources,
-        "planned GPU h",
-        spent,
-        "goodput",
-        "annealed",
-        "log",
-    ]
-    head = "".join(f'<th scope="col"><button type="button">{text(name)}</button></th>' for name in names)
+    """A table of the cells, without columns that are empty for all of them."""
+    columns = {name: [cell(row) for row in study.cells] for name, cell in _columns(study).items()}
+    shown = {name: cells for name, cells in columns.items() if set(cells) - {EMPTY, number(None)}}
+    head = "".join(f'<th scope="col"><button type="button">{text(name)}</button></th>' for name in shown)
+    lines = "".join(
+        f'<tr data-state="{text(row.state)}">{"".join(cells)}</tr>'
+        for row, cells in zip(study.cells, zip(*shown.values(), strict=True), strict=True)
+    )
     states = "".join(f"<option>{text(state)}</option>" for state in dict.fromkeys(row.state for row in study.cells))
     return (
         '<section><h2 id="table">Cells</h2><div class="controls">'
@@ -144,19 +137,34 @@ def _cells(study: Study) -> str:
         f'<label>State <select id="state"><option value="">any</option>{states}</select></label>'
         '<span id="shown" role="status" aria-live="polite"></span></div>'
         f'<div class="table"><table id="cells" class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(_cell(row, study.sources) for row in study.cells)}</tbody></table></div></section>"
+        f"<tbody>{lines}</tbody></table></div></section>"
     )
 
 
-def _cell(row: CellRow, sources: Sequence[str]) -> str:
-    annealed = f"<td>{text(row.annealed)}</td>"
-    log = f'<td><a href="{text(row.log)}">log</a></td>' if row.log else "<td></td>"
-    recalls = "".join(number(row.recalls.get(source)) for source in sources)
-    words = "".join(f"<td>{text(word)}</td>" for word in (row.cell, row.model, row.dataset))
-    seed = f'<td class="number" data-value="{row.seed}">{row.seed}</td>'
-    state = f"<td>{text(row.state)}</td>{number(row.loss, '.4f')}"
-    hours = number(row.planned_hours, ".3g") + number(row.spent_hours, ".3g") + number(row.goodput, ".0%")
-    return f'<tr data-state="{text(row.state)}">{words}{seed}{state}{recalls}{hours}{annealed}{log}</tr>'
+def _columns(study: Study) -> dict[str, Callable[[CellRow], str]]:
+    """How each column of the table of cells is written."""
+    return {
+        "cell": lambda row: _word(row.cell),
+        "model": lambda row: _word(row.model),
+        "data": lambda row: _word(row.dataset),
+        "seed": lambda row: f'<td class="number" data-value="{row.seed}">{row.seed}</td>',
+        "state": lambda row: _word(row.state),
+        "loss": lambda row: number(row.loss, ".4f"),
+        **{source: partial(_recall, source) for source in study.sources},
+        "planned GPU h": lambda row: number(row.planned_hours, ".3g"),
+        "spent GPU h" if study.price else "spent h": lambda row: number(row.spent_hours, ".3g"),
+        "goodput": lambda row: number(row.goodput, ".0%"),
+        "annealed": lambda row: _word(row.annealed),
+        "log": lambda row: f'<td><a href="{text(row.log)}">log</a></td>' if row.log else EMPTY,
+    }
+
+
+def _recall(source: str, row: CellRow) -> str:
+    return number(row.recalls.get(source))
+
+
+def _word(value: str) -> str:
+    return f"<td>{text(value)}</td>"
 
 
 def _checks(study: Study) -> str:
@@ -169,7 +177,7 @@ def _checks(study: Study) -> str:
             for check in fit.checks
         )
         content[convention] = table(["source", "check", "", "finding"], rows)
-    if not content:
+    if not any(fit.checks for fits in study.fits.values() for fit in fits.values()):
         return ""
     shown = by_convention(study.convention, content)
     return f"<section><h2>Two factors, influence and the other checks</h2>{shown}</section>"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis.compute.flops import FLOPS_PER_MAC, dense_forward, flops_per_crop, mae_train
+from analysis.figures.text_table import counted
 from harness.grid.cell import Cell
 from harness.grid.cells import cells
 from harness.models.architecture import cost_of
@@ -102,7 +103,8 @@ def lifetimes(recipe: Recipe, wells: Sequence[float], goal: Goal | None = None) 
 def _too_few(runs: pd.DataFrame | None) -> str:
     count, costs, crops = (0, 0, 0) if runs is None else (len(runs), *(runs[f].nunique() for f in ("cost", "crops")))
     return (
-        f"not enough to tell: {count} finished runs at {costs} costs per crop and {crops} numbers of crops seen; "
+        f"not enough to tell: {counted(count, 'finished run')} at {counted(costs, 'cost per crop', 'costs per crop')} "
+        f"and {counted(crops, 'number of crops seen', 'numbers of crops seen')}; "
         f"{FEWEST_RUNS} runs that differ, at {FEWEST_VALUES} or more of each, would be"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.compute.flops import CONVENTIONS
+from analysis.figures.text_table import counted
 from analysis.fitting import annealing
 from harness.grid.cell import Cell, fingerprint
 from harness.grid.cells import cells
@@ -71,10 +72,7 @@ def study(
     proposed, no_next, unsettled = _next_runs(recipe)
     return Study(
         title=f"Scaling study: {recipe.name}",
-        question=(
-            "How does the recall of known relationships grow with training compute, for masked autoencoders of "
-            f"{len(recipe.trained_models)} models on {len(recipe.grid.datasets)} data sets{_at_points(recipe)}?"
-        ),
+        question=_question(recipe),
         convention=recipe.fit.convention,
         conventions=[{"name": c.name, "unit": c.unit, "meaning": c.meaning} for c in CONVENTIONS.values()],
         sources=list(dict.fromkeys(tables[recipe.fit.convention]["source"])),
@@ -84,7 +82,8 @@ def study(
         frontier={name: frontier(points.curves(recipe, grid, name)) for name in CONVENTIONS},
         fits={name: _fits(table, name, recipe.fit, ended) for name, table in tables.items()},
         cells=rows,
-        unfinished=f"{unfinished} of {len(rows)} cells are not finished; what follows covers the others."
+        unfinished=f"{unfinished} of {len(rows)} cells {'is' if unfinished == 1 else 'are'} not finished; what follows "
+        "covers the others."
         if unfinished
         else "",
         left_out=[str(file) for file in missing],
@@ -108,6 +107,13 @@ def study(
         if forecasts
         else "",
     )
+
+
+def _question(recipe: Recipe) -> str:
+    what = "recall of known relationships grow" if recipe.evaluate else "loss of hidden patches fall"
+    models = counted(len(recipe.trained_models), "model")
+    sets = counted(len(recipe.grid.datasets), "data set")
+    return f"How does the {what} with training compute, for {models} on {sets}{_at_points(recipe)}?"
 
 
 def _at_points(recipe: Recipe) -> str:

@@ -113,7 +113,7 @@ def test_too_few_runs_are_not_enough_to_tell(tmp_path: Path) -> None:
     for plan in plan_cells(recipe, cells(recipe))[:4]:
         finished(recipe, plan.cell, 0.4, plan.crops, annealed=True)
     (few,) = lifetimes(recipe, [0.0])
-    assert "4 finished runs at 4 costs per crop and 1 numbers of crops seen; 7 runs that differ" in few.lacking
+    assert "4 finished runs at 4 costs per crop and 1 number of crops seen; 7 runs that differ" in few.lacking
 
 
 def test_a_law_that_is_not_identified_says_which_runs_would_tell(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_half_finished_study_is_shown_as_far_as_it_is(half):
     text = (recipe.output / "report" / "report.html").read_text()
     everything = cells(recipe)
     undone = len(everything) - 5 - sum(cell.kind != "trained" for cell in everything)
-    assert f"{undone} of {len(everything)} cells are not finished" in text
+    assert f"{undone} of {len(everything)} cells {'is' if undone == 1 else 'are'} not finished" in text
     for convention in ("touvron", "dense_forward", "mae_train"):
         assert f'data-convention="{convention}"' in text
     assert "per decade of compute" in text
