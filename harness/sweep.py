@@ -86,7 +86,6 @@ def _act(options: argparse.Namespace) -> int:
     path = _recipe_path(recipe, options)
     if options.verb in CLAIMING:
         owner.claim(recipe.output, recipe.name, path)
-        keep_recipe(recipe)
     elif options.verb in WRITING:
         owner.check(recipe.output, path)
     with kept_rows(recipe.output, write=options.verb == "status"):
@@ -213,6 +212,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
         checking.before_run(recipe, force=options.force)
         return _submit(recipe, options)
     with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
+        keep_recipe(recipe)
         prepare(recipe)
         checking.before_run(recipe, force=options.force)
         work_items = stages.missing_of_all(recipe, cells(recipe))
@@ -242,6 +242,7 @@ def _submit(recipe: Recipe, options: argparse.Namespace) -> int:
     work_items = stages.missing_of_all(recipe, cells(recipe))
     check_fit(recipe, [(work.cell, work.missing) for work in work_items if work.missing], force=options.force)
     submission = submit(recipe, work_items, report_and_resume, options.force, resume=options.verb == "resume")
+    keep_recipe(recipe)
     print("\n".join([_counts(work_items), *submission.lines()]))
     is_waiting = bool(submission.entries or submission.held or submission.limit)
     if not is_waiting and any(work.missing for work in work_items):

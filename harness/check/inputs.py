@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.check.machine import may
 from harness.check.problem import Problem
 from harness.check.study import Study
 from harness.grid.cells import weights_path
@@ -48,7 +49,7 @@ def _unusable(path: Path) -> str | None:
         return f"{path} is not there" + (f"; {path.parent} has {near}" if near else f": no folder {path.parent}")
     if not path.is_file():
         return f"{path} is no file"
-    return None if os.access(path, os.R_OK) else f"{path} may not be read by you: ask its owner, or copy it"
+    return None if may(path, os.R_OK) else f"{path} may not be read by you: ask its owner, or copy it"
 
 
 def _nearest(path: Path) -> str:

@@ -27,8 +27,13 @@ def output(study: Study) -> Iterator[Problem]:
         existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
         if not existing.is_dir():
             yield Problem(field, f"{existing} is a file: name a folder")
-        elif study.needs_data and not os.access(existing, os.W_OK | os.X_OK):
+        elif study.needs_data and not may(existing, os.W_OK | os.X_OK):
             yield Problem(field, f"nothing may be written into {existing} by you: choose a folder of your own")
+
+
+def may(path: Path, how: int) -> bool:
+    """Whether this process may do something (`os.R_OK`, ...), as the user that it acts as."""
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
 
 
 def edited(study: Study) -> Iterator[Problem]:

@@ -315,7 +315,7 @@ def test_an_impossible_request_is_refused_before_anything_is_queued(cluster: Clu
         ("launch.nodes=99", "launch.nodes"),
         ("launch.slurm.hours=1000", "launch.slurm.hours to that or less"),
     ):
-        ended = sweep(slurm_recipe, override)
+        ended = sweep(slurm_recipe, override, "--force")
         assert ended.returncode == 2, ended.stdout
         assert field in ended.stderr, ended.stderr
         assert "Traceback" not in ended.stderr

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,10 @@ def command(*words: object) -> list[str]:
 def running(tiny_recipe_file: Path) -> Iterator[subprocess.Popen[str]]:
     """A sweep of long runs in a process group of its own, whose first trained cell has begun."""
     words = command(tiny_recipe_file, "--profile", "laptop", *LONG)
+    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, preexec_fn=default_sigint,
     )  # fmt: skip
     try:
         until(lambda: any(row["step"] for row in status(output_of(tiny_recipe_file))), "a cell trains")
