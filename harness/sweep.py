@@ -208,7 +208,8 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
     from harness.launch.slurm.book.evidence import refuse_jobs
 
     if recipe.launch.executor == "slurm":
-        prepare(recipe)
+        with locked(recipe.output / "prepare.lock", f"another command that prepares {recipe.output}"):
+            prepare(recipe)
         checking.before_run(recipe, force=options.force)
         return _submit(recipe, options)
     with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
