@@ -26,8 +26,9 @@ def test_a_verb_that_is_spelt_wrong_is_suggested(word: str, verb: str, capsys: p
     assert capsys.readouterr().err == f"error: {word!r} is no verb and no file; did you mean {verb}?\n"
 
 
-def test_a_reader_that_has_enough_is_no_error(tiny_recipe_file: Path) -> None:
-    command = [sys.executable, "-u", "-m", "harness.sweep", "plan", str(tiny_recipe_file), "--profile", "laptop"]
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    recipe = Path(__file__).parents[3] / "recipes" / "scaling.yaml"
+    command = [sys.executable, "-u", "-m", "harness.sweep", "plan", str(recipe), "--profile", "laptop"]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
