@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from analysis.figures.text_table import counted
 from harness.check import command as checking
 from harness.check.problem import Problem
 from harness.grid.cell import Cell
@@ -175,10 +176,11 @@ def _status(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
 
 def _logs(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
     from harness.launch.local.logs import read_local_log
-    from harness.launch.slurm.logs import read_logs
+    from harness.launch.slurm.logs import has_jobs, read_logs
 
     here = read_local_log(recipe.output, named[0].id) if options.rank is None else None
-    print(here or read_logs(recipe, named[0], options.rank))
+    on_cluster = read_logs(recipe, named[0], options.rank) if here is None or has_jobs(recipe, named[0]) else None
+    print(*filter(None, [here, on_cluster]), sep="\n")
     return 0
 
 
@@ -191,7 +193,8 @@ def _cancel(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) 
         raise RecipeError("cancel takes cells or --orphans, not both")
     result = cancel_orphans(recipe, grid) if options.orphans else cancel(recipe, grid, [c.id for c in named] or None)
     here = 0 if options.orphans else wait_for_sweep(recipe.output, [c.id for c in named] or grid)
-    ended = f"{result.jobs} jobs" if result.jobs or not here else f"{here} cells of the sweep on this machine"
+    at_home = f"{counted(here, 'cell')} of the sweep on this machine"
+    ended = f"{result.jobs} jobs" if result.jobs or not here else at_home
     print(f"cancelled {ended}; what is cancelled stays so until resume")
     return 0
 

@@ -30,5 +30,5 @@ def text_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) ->
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A count with its noun: `1 model`, `2 models`, `1 of these is`."""
+    """A count with its noun: `1 model`, `2 models`."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from analysis.figures.text_table import counted
 from harness.check import inputs, machine, sets
 from harness.check.problem import Problem
 from harness.check.study import Study
@@ -45,7 +46,7 @@ class Findings:
         """The findings for a terminal."""
         lines = [f"problem: {problem}" for problem in self.errors]
         lines += [f"warning: {problem}" for problem in self.warnings]
-        found = f"{len(self.errors)} problems" if lines else "nothing wrong"
+        found = counted(len(self.errors), "problem") if lines else "nothing wrong"
         if self.warnings:
             found = f"{found if self.errors else 'nothing that stops it'}, {len(self.warnings)} warnings"
         lines.append(f"{found}: {self.looked_at}")
@@ -90,7 +91,8 @@ def _looked_at(study: Study, tables: bool) -> str:
     counts = {str(section.shards): manifest.fields.get("wells") for _, section, manifest in study.read()}
     if counts:
         wells = sum(sum(count.values()) for count in counts.values() if isinstance(count, dict))
-        parts.append(f"{len(counts):,} sets of images ({wells:,} wells), channels, crops, batches, experiments")
+        sets = counted(len(counts), "set of images", "sets of images")
+        parts.append(f"{sets} ({wells:,} wells), channels, crops, batches, experiments")
     if counts and tables and evaluate is not None:
-        parts.append(f"columns, controls, genes, {len(evaluate.relationships)} relationship lists")
+        parts.append(f"columns, controls, genes, {counted(len(evaluate.relationships), 'relationship list')}")
     return ", ".join([*parts, "files, output, space and devices were checked"])

@@ -26,6 +26,8 @@ def uneven_batch(batch: int, world: int, group: int = 1) -> str | None:
     if batch % (world * group) == 0:
         return None
     nearest = max(1, round(batch / (world * group))) * world * group
+    if group == 1:
+        return f"train.batch {batch} does not divide over {world} ranks; {nearest} would"
     return f"train.batch {batch} over {world} ranks does not divide into groups of {group}; {nearest} would"
 
 

@@ -12,6 +12,7 @@ WEIGHTS = "model.safetensors"  # of a trained cell
 TRAIN_LOG = "train.jsonl"
 EMBEDDINGS = "embeddings.parquet"
 RECONSTRUCTIONS = "reconstructions.npz"
+CELL_LOCK = "lock"  # held by the process of this machine that runs the cell
 PAIR_OUTCOMES = "recall_pairs.npz"  # of an evaluated cell
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.grid.cell import Cell
-from harness.grid.cell_folder import TRAIN_LOG, cell_folder
+from harness.grid.cell_folder import CELL_LOCK, TRAIN_LOG, cell_folder
 from harness.grid.cells import cells
 from harness.launch.cell_status import ORPHAN, RESUMED, WORST_FIRST, CellStatus, State
 from harness.launch.local.record import Change, last_changes
@@ -105,6 +105,8 @@ def _local_status(recipe: Recipe, work: CellWork, row: CellStatus, change: Chang
     running = _running(recipe, work.cell, row.stage, None, 0)
     if is_swept:
         return running
+    if (process := holder(cell_folder(recipe, work.cell) / CELL_LOCK)) is not None:
+        return replace(running, reason=f"its sweep has ended, and {process} goes on with it; {process.remedy}")
     reached = f" at step {running.step:,}" if running.step is not None else ""
     return replace(running, state="stopped", crops_per_second=None, eta_seconds=None, reason=f"{STOPPED}{reached}")
 

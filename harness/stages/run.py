@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.distributed.preemption import Preempted, RunControl
 from harness.grid.cell import Cell
-from harness.grid.cell_folder import cell_folder
+from harness.grid.cell_folder import CELL_LOCK, cell_folder
 from harness.grid.cells import find_cell
 from harness.grid.stage_run import StageRun
 from harness.recipe.schema import Recipe
@@ -124,7 +124,7 @@ def _cell_lock(folder: Path) -> Iterator[None]:
     if not is_first_rank():
         yield
         return
-    with locked(folder / "lock", f"another process that runs {folder.name}"):
+    with locked(folder / CELL_LOCK, f"another process that runs {folder.name}"):
         yield
 
 

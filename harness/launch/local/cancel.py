@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from analysis.figures.text_table import counted
 from harness.launch.local.record import last_changes
 from harness.launch.owner import SWEEP_LOCK
 from harness.launch.slurm.book.submissions import Submissions
@@ -54,7 +55,7 @@ def not_cancelled(output: Path, work_items: Sequence[CellWork], resume: bool) ->
         else:
             kept.append(work)
     if len(kept) < len(work_items):
-        print(f"{len(work_items) - len(kept)} cells stay cancelled; resume runs them")
+        print(f"{counted(len(work_items) - len(kept), 'cancelled cell')} left out; resume runs what was cancelled")
     return kept
 
 

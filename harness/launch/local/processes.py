@@ -68,8 +68,13 @@ class _Job:
             self.handle._process.send_signal(signal.SIGTERM)  # submitit's own `cancel` kills after a second
 
     def kill_if_late(self) -> None:
-        """Kill a process that was told to end and has not in time, with its children."""
-        if time.monotonic() < self.deadline:
+        """Kill a process that was told to end and has not in time."""
+        if time.monotonic() >= self.deadline:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill the process, unless it has ended, and its children."""
+        if self.handle._process.poll() is not None:
             return
         with suppress(psutil.NoSuchProcess):
             parent = psutil.Process(self.handle._process.pid)
@@ -135,13 +140,17 @@ class _Pool:
             running += batch
 
     def stop(self) -> None:
-        """Have all processes save and end, and wait for that."""
+        """Have all processes save and end, and wait for that; a second Ctrl-C kills them at once."""
         for job in self.jobs:
             job.stop()
-        while any(not job.handle.done() for job in self.jobs):
-            time.sleep(POLL_SECONDS)
+        try:
+            while any(not job.handle.done() for job in self.jobs):
+                time.sleep(POLL_SECONDS)
+                for job in self.jobs:
+                    job.kill_if_late()
+        finally:
             for job in self.jobs:
-                job.kill_if_late()
+                job.kill()
 
     def ended(self) -> Iterator[Outcome]:
         """The cells that have ended or were cancelled since the last call."""
@@ -173,7 +182,8 @@ class _Pool:
                 error = "cancelled" if job.is_cancelled else _error(job.handle)
                 yield Outcome(job.cells.pop(0), error, job.log, is_cancelled=job.is_cancelled)
             self._waiting = [*job.cells, *self._waiting]
-            self._record.add("queued", [cell.id for cell in job.cells])
+            if job.cells:
+                self._record.add("queued", [cell.id for cell in job.cells])
         elif job.cells and len(job.cells) < before:
             self._record.add("running", [job.cells[0].id], job.log)
 

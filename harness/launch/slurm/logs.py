@@ -17,9 +17,14 @@ from harness.storage.ledger import STAGES
 LINES = 40
 
 
+def has_jobs(recipe: Recipe, cell: Cell) -> bool:
+    """Whether SLURM has taken a job of the cell."""
+    return bool(_entries(recipe, cell))
+
+
 def read_logs(recipe: Recipe, cell: Cell, rank: int | None) -> str:
     """The traceback of the last failure and the end of that rank's logs; with `rank`, only the end of its logs."""
-    entries = [entry for entry in Submissions(recipe.output).entries if cell.id in entry.cells and entry.array]
+    entries = _entries(recipe, cell)
     if not entries:
         return f"{cell.id}: no job of this cell is in {recipe.output / 'jobs'}"
     failure = _last_failure(recipe, cell, entries)
@@ -30,6 +35,10 @@ def read_logs(recipe: Recipe, cell: Cell, rank: int | None) -> str:
         where = f"{failure.stage}, attempt {failure.attempt}, job {failure.job}"
         parts.append(f"{cell.id}: {where}: rank {failure.rank} failed first\n{failure.trace}")
     return "\n".join(parts)
+
+
+def _entries(recipe: Recipe, cell: Cell) -> list[SubmittedArray]:
+    return [entry for entry in Submissions(recipe.output).entries if cell.id in entry.cells and entry.array]
 
 
 def _last_failure(recipe: Recipe, cell: Cell, entries: list[SubmittedArray]) -> Failure | None:

@@ -133,7 +133,7 @@ MISTAKES = {
     ),
     "a batch that groups do not divide": Mistake(
         (DENSE.replace("LABEL", "gene").replace("GROUP", "3"), "grid.models=[net]"), "train.batch",
-        "does not divide into groups of 3", "9 would"
+        "does not divide over 3 ranks", "9 would"
     ),
     "a column of genes that is not there": Mistake(
         ("evaluate.gene_column=genes",), "evaluate.gene_column", "no column 'genes'", "it has key, shard, split"
@@ -263,8 +263,8 @@ def test_a_sound_study_is_said_to_be_so_and_what_was_looked_at(
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "profile laptop: as requested",
-        "nothing wrong: 7 cells, 1 sets of images (48 wells), channels, crops, batches, experiments, columns, "
-        "controls, genes, 1 relationship lists, files, output, space and devices were checked",
+        "nothing wrong: 7 cells, 1 set of images (48 wells), channels, crops, batches, experiments, columns, "
+        "controls, genes, 1 relationship list, files, output, space and devices were checked",
     ]
 
 

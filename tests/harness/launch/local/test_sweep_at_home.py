@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.launch.owner import keep_recipe
@@ -48,6 +50,13 @@ def running(tiny_recipe_file: Path) -> Iterator[subprocess.Popen[str]]:
 def with_group(process: subprocess.Popen[str], number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def is_in_group(process: psutil.Process, group: int) -> bool:
+    """Whether a process, which may just have ended, belongs to a group and runs."""
+    with suppress(psutil.Error, ProcessLookupError):
+        return process.status() != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group
+    return False
 
 
 def output_of(recipe: Path) -> Path:
@@ -92,7 +101,7 @@ def test_a_cancelled_cell_ends_stays_so_and_goes_on_after_resume(
     assert "running on this machine since" in sweep("logs", output, row["cell"]).stdout
     done = sweep("cancel", output, row["cell"])
     assert (done.returncode, done.stdout.splitlines()[-1]) == (
-        0, "cancelled 1 cells of the sweep on this machine; what is cancelled stays so until resume",
+        0, "cancelled 1 cell of the sweep on this machine; what is cancelled stays so until resume",
     )  # fmt: skip
     assert by_state(output)["cancelled"] == [row["cell"]]
     until(lambda: by_state(output).get("running", [row["cell"]]) != [row["cell"]], "the next cell runs")
@@ -104,11 +113,11 @@ def test_a_cancelled_cell_ends_stays_so_and_goes_on_after_resume(
     assert set(by_state(output)) <= {"cancelled", "done"}
     again = sweep(output)
     assert again.returncode == 0
-    assert "cells stay cancelled; resume runs them" in again.stdout
+    assert "left out; resume runs what was cancelled" in again.stdout
     assert (output / "cells" / str(row["cell"]) / "train.jsonl").exists()
     words = [*LONG, "train.epochs=1", "evaluate=null", "embed=null"]
     resumed = sweep("resume", tiny_recipe_file, "--profile", "laptop", *words)
-    assert "stay cancelled" not in resumed.stdout
+    assert "left out" not in resumed.stdout
 
 
 def test_what_a_killed_sweep_left_is_stopped(running: subprocess.Popen[str], tiny_recipe_file: Path) -> None:
@@ -121,9 +130,23 @@ def test_what_a_killed_sweep_left_is_stopped(running: subprocess.Popen[str], tin
     assert any(reason.startswith("its sweep has ended; run goes on at step ") for reason in reasons), reasons
 
 
-def test_ctrl_c_prints_one_line(running: subprocess.Popen[str], tiny_recipe_file: Path) -> None:
-    with_group(running, signal.SIGINT)
+def test_what_goes_on_without_its_sweep_is_running(running: subprocess.Popen[str], tiny_recipe_file: Path) -> None:
+    output = output_of(tiny_recipe_file)
+    running.kill()
+    running.wait()
+    (row,) = [row for row in status(output) if row["state"] == "running"]
+    reason = r"its sweep has ended, and process (\d+) of .* goes on with it; `kill -KILL \1` ends it"
+    assert re.fullmatch(reason, str(row["reason"])), row
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_prints_one_line_and_leaves_no_process(running: subprocess.Popen[str], times: int) -> None:
+    """A second one does not wait for a save."""
+    for _ in range(times):
+        with_group(running, signal.SIGINT)
+        time.sleep(0.3)
     _, errors = running.communicate(timeout=60)
+    assert not [process for process in psutil.process_iter() if is_in_group(process, running.pid)]
     assert running.returncode == 130
     assert "Traceback" not in errors
     assert errors.rstrip().splitlines()[-1] == "stopped; the same command resumes from here"
