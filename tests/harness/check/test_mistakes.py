@@ -129,11 +129,11 @@ MISTAKES = {
         ("train.batch=10000",), "train.batch", "dataset two has 32 images", "train.batch may be at most 384"
     ),
     "a batch that ranks cannot share": Mistake(
-        ("launch.executor=slurm", "launch.gpus_per_node=3"), "train.batch", "8 over 3 ranks does not divide", "9 would"
+        ("launch.executor=slurm", "launch.gpus_per_node=3"), "train.batch", "8 does not divide over 3 ranks", "9 would"
     ),
     "a batch that groups do not divide": Mistake(
         (DENSE.replace("LABEL", "gene").replace("GROUP", "3"), "grid.models=[net]"), "train.batch",
-        "does not divide over 3 ranks", "9 would"
+        "does not divide into groups of 3", "9 would"
     ),
     "a column of genes that is not there": Mistake(
         ("evaluate.gene_column=genes",), "evaluate.gene_column", "no column 'genes'", "it has key, shard, split"
