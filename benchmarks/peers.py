@@ -17,8 +17,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from harness.distributed.engine_choice import Compile
 from harness.distributed.optimiser import build_optimiser
-from harness.distributed.recompute import Compile, set_up_blocks
+from harness.distributed.recompute import set_up_blocks
 from harness.models.config import MaeConfig
 from harness.models.layers.blocks import patchify, sincos_positions
 from harness.models.layers.masking import masking_noise

@@ -205,20 +205,16 @@ def _counts(work_items: Sequence[CellWork]) -> str:
 
 
 def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> int:
-    from harness.data.prepare import prepare
     from harness.launch.local.cancel import not_cancelled
     from harness.launch.local.progress import run_with_progress
     from harness.launch.slurm.book.evidence import refuse_jobs
 
     if recipe.launch.executor == "slurm":
         with locked(recipe.output / "prepare.lock", f"another command that prepares {recipe.output}"):
-            prepare(recipe)
-        checking.before_run(recipe, force=options.force)
+            _prepare(recipe, force=options.force)
         return _submit(recipe, options)
     with locked(recipe.output / owner.SWEEP_LOCK, f"another sweep of {recipe.output}", wait=False):
-        keep_recipe(recipe)
-        prepare(recipe)
-        checking.before_run(recipe, force=options.force)
+        _prepare(recipe, force=options.force)
         work_items = stages.missing_of_all(recipe, cells(recipe))
         refuse_jobs(
             recipe.output, [(work.cell.id, task) for work in work_items for task in missing_tasks(recipe, work)]
@@ -234,6 +230,22 @@ def _run(recipe: Recipe, options: argparse.Namespace, named: Sequence[Cell]) -> 
     if failed:
         print(f"{failed} of {len(missing)} cells failed; the same command tries them again", file=sys.stderr)
     return 1 if failed else status_of_report
+
+
+def _prepare(recipe: Recipe, *, force: bool) -> None:
+    """Check the study, keep its recipe, make what it lacks, and check that too.
+
+    Raises:
+        RecipeError: something keeps the study from running, and `force` is not set.
+    """
+    from harness.data.prepare import prepare
+
+    unseen = checking.before_run(recipe, force=force)
+    if recipe.launch.executor == "local":  # on SLURM, once jobs are submitted
+        keep_recipe(recipe)
+    prepare(recipe)
+    if unseen:
+        checking.before_run(recipe, force=force)
 
 
 def _submit(recipe: Recipe, options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from benchmarks.peers import OURS, Peer, StepSetting
 from benchmarks.step_profile import profile
 from benchmarks.timing import Search, search_here
 from benchmarks.train_step import Measurement, config_of, measured
-from harness.distributed.recompute import Compile
+from harness.distributed.engine_choice import Compile
 from harness.recipe.gpus import TERA, peak_flops
 
 MODELS = ("L/16", "B/16", "S/16", "L/8", "B/8", "S/8", "L/8 wide heads", "L/8+")  # the most telling first

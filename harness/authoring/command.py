@@ -10,6 +10,8 @@ from harness.authoring.set_facts import read_facts
 from harness.recipe.errors import RecipeError
 from harness.recipe.load import load
 
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as a path, which has one slash of the two
+
 
 def init(shards: Path, output: Path | None, machine: Machine) -> int:
     """Write the recipe and say what to do next.
@@ -18,6 +20,8 @@ def init(shards: Path, output: Path | None, machine: Machine) -> int:
         RecipeError: nothing can be trained on the set, or the file exists.
         ShardError: it is no set of shards.
     """
+    if URL.match(str(shards)):
+        raise RecipeError("init reads a folder of shards, and this is a URL: write `datasets` by hand (docs/recipe.md)")
     facts = read_facts(shards)
     if facts.side < CROPS[-1]:
         raise RecipeError(f"{shards}: has images of {facts.side} pixels; at least {CROPS[-1]} are needed")

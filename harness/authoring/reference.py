@@ -76,7 +76,7 @@ def _inside(field: Node, schema: Node) -> Iterator[tuple[str, Node, str]]:
     if "$ref" in field:
         section = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
         if "properties" in section:
-            yield _kind(section), section, _first(section.get("description", ""))
+            yield _kind(section), section, _first(section.get("description") or field.get("description", ""))
     for option in (*field.get("anyOf", ()), *field.get("oneOf", ())):
         yield from _inside(option, schema)
     for where, held in ((".NAME", _by_name(field)), (".0", field.get("items"))):
@@ -109,11 +109,20 @@ def _values(field: Node, schema: Node) -> str:
     return " or ".join(texts) + (" or `null`" if len(options) < len(field.get("anyOf", [field])) else "")
 
 
+def _literal(value: object) -> str:
+    """As it is written in YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if float(bound).is_integer() else f"{bound:,}"
+
+
 def _value(option: Node, schema: Node) -> str:
     if "const" in option:
-        return f"`{option['const']}`"
+        return f"`{_literal(option['const'])}`"
     if "enum" in option:
-        return ", ".join(f"`{value}`" for value in option["enum"])
+        return ", ".join(f"`{_literal(value)}`" for value in option["enum"])
     if "$ref" in option or "oneOf" in option:
         return "section"
     if held := _by_name(option):
@@ -133,5 +142,5 @@ def _value(option: Node, schema: Node) -> str:
     if kind == "string" and option.get("format") == "path":
         return "path"
     kinds = [TYPES[one] for one in kind] if isinstance(kind, list) else [TYPES.get(str(kind), "any value")]
-    bounds = ", ".join(f"{word} {option[name]:,}" for name, word in BOUNDS.items() if name in option)
+    bounds = ", ".join(f"{word} {_number(option[name])}" for name, word in BOUNDS.items() if name in option)
     return " or ".join(kinds) + (f" {bounds}" if bounds else "")

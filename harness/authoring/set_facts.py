@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 CONTROL_COLUMNS = ("treatment", "perturbation_type", "gene")
 CONTROLS = (
-    "empty_control", "negcon", "negative_control", "dmso", "untreated", "mock", "non-targeting", "non_targeting",
-    "nontargeting", "scramble", "control", "vehicle",
+    "empty_control", "empty", "crispr_control", "negcon", "negative_control", "dmso", "untreated", "mock",
+    "non-targeting", "non_targeting", "nontargeting", "scramble", "control", "vehicle",
 )  # fmt: skip
 """What public releases and most laboratories call a negative control, the surest first; compared without case."""
 GENE = "gene"

@@ -14,7 +14,7 @@ from harness.recipe.schema import Recipe
 
 FAST = (
     sets.absent_sets, sets.splits, sets.channels, sets.value_range, sets.experiments, sets.batches, inputs.files,
-    inputs.builds, machine.output, machine.edited, machine.devices,
+    inputs.builds, machine.output, machine.edited, machine.devices, machine.compilation,
 )  # fmt: skip
 
 
@@ -78,14 +78,16 @@ def check(
         from harness.check import wells
 
         found += wells.tables(study)
-    if fit and not found:
+    if fit and all(problem.is_warning for problem in found):
         found += machine.fit(study)
+    else:
+        fit = False
     found = list(dict.fromkeys(found))
     in_order = sorted(found, key=lambda problem: problem.is_warning)
-    return Findings(tuple(in_order), _looked_at(study, tables), tuple(study.to_be_built))
+    return Findings(tuple(in_order), _looked_at(study, tables, fit), tuple(study.to_be_built))
 
 
-def _looked_at(study: Study, tables: bool) -> str:
+def _looked_at(study: Study, tables: bool, fit: bool) -> str:
     """What was checked: «12 cells, 2 sets of images (192 wells), 3 relationship lists, channels, ...»"""
     parts, evaluate = [f"{len(study.grid):,} cells"], study.recipe.evaluate
     counts = {str(section.shards): manifest.fields.get("wells") for _, section, manifest in study.read()}
@@ -95,4 +97,4 @@ def _looked_at(study: Study, tables: bool) -> str:
         parts.append(f"{sets} ({wells:,} wells), channels, crops, batches, experiments")
     if counts and tables and evaluate is not None:
         parts.append(f"columns, controls, genes, {counted(len(evaluate.relationships), 'relationship list')}")
-    return ", ".join([*parts, "files, output, space and devices were checked"])
+    return ", ".join([*parts, f"files, output, {'space ' if fit else ''}and devices were checked"])

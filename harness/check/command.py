@@ -18,8 +18,8 @@ def report(recipe: Recipe, known: Sequence[Problem], *, json: bool) -> int:
     return 1 if findings.errors else 0
 
 
-def before_run(recipe: Recipe, *, force: bool = False) -> None:
-    """Check everything; print the warnings.
+def before_run(recipe: Recipe, *, force: bool = False) -> Sequence[str]:
+    """Check everything; print the warnings, and return the sets that are to be built and could not be looked at.
 
     Raises:
         RecipeError: something keeps the study from running, and `force` is not set.
@@ -29,6 +29,7 @@ def before_run(recipe: Recipe, *, force: bool = False) -> None:
     if findings.errors and not force:
         lines = "\n".join(f"  {problem}" for problem in findings.errors)
         raise RecipeError(f"nothing was started (--force starts it all the same):\n{lines}")
+    return findings.unseen
 
 
 def before_plan(recipe: Recipe, known: Sequence[Problem]) -> int:

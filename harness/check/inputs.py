@@ -44,10 +44,11 @@ def _made(recipe: Recipe) -> list[Path]:
 
 
 def _unusable(path: Path) -> str | None:
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  (False in a closed folder, where Path's raises)
         near = _nearest(path)
-        return f"{path} is not there" + (f"; {path.parent} has {near}" if near else f": no folder {path.parent}")
-    if not path.is_file():
+        lies = f"{path.parent} has {near}" if near else f"there is no folder {path.parent}, or it is closed to you"
+        return f"{path} is not there; {lies}"
+    if not os.path.isfile(path):  # noqa: PTH113
         return f"{path} is no file"
     return None if may(path, os.R_OK) else f"{path} may not be read by you: ask its owner, or copy it"
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from harness.check.problem import Problem
+from harness.check.problem import Problem, at
 from harness.check.study import Study
+from harness.distributed.engine_choice import check_compile
+from harness.plan.cost import plan_cells
 from harness.plan.fit import unfit
 from harness.stages.missing import missing_of_all
 from harness.storage import ledger
@@ -24,7 +27,7 @@ def output(study: Study) -> Iterator[Problem]:
     for field, folder in written.items():
         if field.startswith("prepare") and study.manifest(folder):
             continue  # it is complete, and only read
-        existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+        existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if os.path.exists(part))  # noqa: PTH110  (False in a closed folder)
         if not existing.is_dir():
             yield Problem(field, f"{existing} is a file: name a folder")
         elif study.needs_data and not may(existing, os.W_OK | os.X_OK):
@@ -67,7 +70,7 @@ def devices(study: Study) -> Iterator[Problem]:
     found = gpus() if wants else 0
     if launch.device == "cuda" and not found:
         yield Problem("launch.device", "is cuda, but this machine has no GPU: set launch.device=cpu or auto")
-    elif launch.device == "cuda" and found < launch.gpus_per_node and study.recipe.launch.parallel > found:
+    elif 0 < found < min(launch.gpus_per_node, launch.parallel):
         yield Problem("launch.gpus_per_node", f"is {launch.gpus_per_node}, but this machine has {found}: set {found}")
     elif not found:
         yield from _on_cpu(study, cores())
@@ -87,6 +90,20 @@ def _on_cpu(study: Study, available: int) -> Iterator[Problem]:
     if train.precision == "bf16":
         text = "is bf16, which is slower than fp32 on most processors: set train.precision=fp32"
         yield Problem("train.precision", text, is_warning=True)
+
+
+def compilation(study: Study) -> Iterator[Problem]:
+    """What `launch.compile` asks of an engine that cannot do it, as far as the plan says which engine a cell has."""
+    launch = study.recipe.launch
+    if launch.compile not in ("whole", "reduce-overhead"):
+        return
+    with suppress(ValueError):  # a dataset of unknown size
+        for plan in plan_cells(study.recipe, [cell for cell in study.distinct if cell.kind == "trained"]):
+            if plan.run is not None:
+                try:
+                    check_compile(launch.compile, plan.run.setting.engine, launch.zero_stage)
+                except ValueError as error:
+                    yield at("launch.compile", error)
 
 
 def cores() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-OTHER_FIELD = re.compile(r"((?:datasets|embed|mae|train|launch)\.[\w.]+)(: | is )")
+OTHER_FIELD = re.compile(r"((?:datasets|embed|mae|train|launch)\.[\w.]+)(: | is | has )")
 """How the texts of checks that know better begin: with the field that is to be changed."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,7 @@ from harness.data.channels import (
     training_channels,
     value_ranges,
 )
+from harness.data.dim_channels import TOO_DIM
 from harness.data.shard_sets import check_experiments
 from harness.distributed.micro_batches import uneven_batch
 from harness.grid.cell import Cell
@@ -25,8 +27,6 @@ from harness.recipe.fields import per_name
 from harness.recipe.schema import Embed
 from harness.stages.missing import StageError, shards_digest
 from harness.storage.json_files import is_number
-
-TOO_DIM = 0.5  # of unit variance, as in `harness.data.dim_channels`, which needs torch
 
 
 def absent_sets(study: Study) -> Iterator[Problem]:
@@ -58,15 +58,17 @@ def channels(study: Study) -> Iterator[Problem]:
     for cell in study.distinct:
         recipe = cell.recipe(study.recipe)
         dataset = recipe.datasets[cell.dataset] if cell.dataset else None
+        field = f"datasets.{cell.dataset}.channels"
         try:
             if dataset is not None and study.manifest(dataset.shards):
-                training_channels(recipe, cell, set_channels(recipe, dataset))
+                value_ranges(recipe.mae, training_channels(recipe, cell, set_channels(recipe, dataset)).names)
             if embed is None or not study.manifest(embed.shards) or cell.architecture is None:
                 continue
+            field = "embed.channels"
             if dataset is None or study.manifest(dataset.shards):
-                embedding_channels(recipe, cell, None, set_channels(recipe, embed))
+                value_ranges(recipe.mae, embedding_channels(recipe, cell, None, set_channels(recipe, embed)).names)
         except ChannelError as error:
-            yield at(f"datasets.{cell.dataset}.channels" if cell.dataset else "embed.channels", error)
+            yield at(field, error)
             continue
         if cell.dataset is None and recipe.mae.channel_names is None:
             yield from _unlearned(study, cell)
@@ -79,24 +81,24 @@ def _unlearned(study: Study, cell: Cell) -> Iterator[Problem]:
     names = renamed(set_channels(recipe, embed), embed.channels, embed.shards, "embed.channels")
     if cell.network_kind != "channel_agnostic" and len(names) != recipe.mae.channels:
         text = f"is {recipe.mae.channels}, but {embed.shards} has {', '.join(names)}"
-        yield Problem("mae.channels", f"{text}: set mae.channels={len(names)}")
+        sets = [recipe.datasets[other.dataset] for other in study.distinct if other.dataset is not None]
+        learned = {len(set_channels(recipe, dataset)) for dataset in sets if study.manifest(dataset.shards)}
+        cure = f"channels={len(names)}" if learned <= {len(names)} else "channel_names to those that networks learn"
+        yield Problem("mae.channels", f"{text}: set mae.{cure}")
 
 
 def value_range(study: Study) -> Iterator[Problem]:
-    """Channels that standardisation would leave below half of unit variance, and ranges that lack a channel."""
+    """Channels that standardisation would leave below half of unit variance."""
     mae = study.recipe.mae
     for path, section, manifest in study.read():
         measured = manifest.fields.get("pixel_ranges")
-        try:
-            stored = set_channels(study.recipe, section)
-            value_ranges(
-                mae, mae.channel_names or renamed(stored, section.channels, section.shards, f"{path}.channels")
-            )
-        except ChannelError as error:
-            yield at("mae.value_range", error)
+        if mae.value_range is not None or not isinstance(measured, dict):
             continue
-        if mae.value_range is None and isinstance(measured, dict):
-            yield from _dim(section, {name: one for name, one in measured.items() if isinstance(one, dict)}, mae.crop)
+        with suppress(ChannelError, KeyError):  # as `channels` says; ranges of a channel that is not there
+            stored = set_channels(study.recipe, section)
+            names = renamed(stored, section.channels, section.shards, f"{path}.channels")
+            by_name = {name: measured[one] for name, one in zip(names, stored, strict=True)}
+            yield from _dim(section, {name: one for name, one in by_name.items() if isinstance(one, dict)}, mae.crop)
 
 
 def _dim(section: Dataset | Embed, measured: Mapping[str, Mapping[str, Any]], crop: int) -> Iterator[Problem]:
@@ -105,7 +107,7 @@ def _dim(section: Dataset | Embed, measured: Mapping[str, Mapping[str, Any]], cr
     if dim:
         text = f"is null, so that pixels of {section.shards} are divided by 65,535, of which they use little"
         tells = f"standardised, {dim} keep these parts of a variance of 1"
-        yield Problem("mae.value_range", f"{text}: {tells}; {spreads(measured)} would keep more", is_warning=True)
+        yield Problem("mae.value_range", f"{text}: {tells}; {_spreads(measured)} would keep more", is_warning=True)
 
 
 def _kept(standardised: object, crop: int) -> float:
@@ -116,9 +118,10 @@ def _kept(standardised: object, crop: int) -> float:
     return next((share for side, share in reversed(by_side) if side <= crop), by_side[0][1] if by_side else 1.0)
 
 
-def spreads(measured: Mapping[str, Mapping[str, Any]]) -> str:
+def _spreads(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """What most pixels of each channel differ by, as a recipe's `value_range`: «{DNA: 1120, ER: 3978}»."""
-    return "{" + ", ".join(f"{name}: {one.get('spread')}" for name, one in measured.items()) + "}"
+    shown = {name if name.isidentifier() else json.dumps(name): one.get("spread") for name, one in measured.items()}
+    return "{" + ", ".join(f"{name}: {spread}" for name, spread in shown.items()) + "}"
 
 
 def experiments(study: Study) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ Tables are read with pyarrow, so a plan leaves this out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from shards.errors import ShardError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.data.shard_sets import ShardLocation
     from harness.data.wells import Wells
     from shards.reader.shard_set import ShardSet
 
@@ -34,12 +36,17 @@ OPTIONAL = ("treatment",)  # columns that evaluation uses where a set has them
 
 def tables(study: Study) -> Iterator[Problem]:
     """Problems of all tables that can be read, and of the lists whose genes they must have."""
+    at_place: dict[ShardLocation, ShardSet | None] = {}  # a set of many shards is looked for once
     opened: dict[str, ShardSet] = {}
     for path, section, _ in study.read():
         try:
-            opened[path] = open_shards(study.recipe, section.shards)
+            if section.shards not in at_place:
+                at_place[section.shards] = None
+                at_place[section.shards] = open_shards(study.recipe, section.shards)
         except (ShardError, OSError, ImportError) as error:
             yield at(f"{path}.shards", error)
+        if (shards := at_place[section.shards]) is not None:
+            opened[path] = shards
     for cell in study.distinct:
         if cell.training is not None and f"datasets.{cell.dataset}" in opened:
             yield from _training(study, cell, opened[f"datasets.{cell.dataset}"])
@@ -53,6 +60,7 @@ def _training(study: Study, cell: Cell, shards: ShardSet) -> Iterator[Problem]:
     dataset = recipe.datasets[cell.dataset or ""]
     wells = training_wells(shards, dataset.fraction)[1]
     yield from _too_small(shards, wells, recipe.mae.crop)
+    yield from _too_small(shards, shards.indices("validation"), recipe.mae.crop)
     try:
         labels = labels_of(cell, shards, wells)
     except ValueError as error:
@@ -102,7 +110,7 @@ def relationships(lists: Mapping[str, Path], genes: set[str], column: str) -> It
     """Lists that cannot be read, or that know no pair of the map's genes."""
     for name, path in lists.items():
         field = f"evaluate.relationships.{name}"
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  (False in a closed folder)
             continue  # as `inputs.files` says
         try:
             pairs = _pairs(path)

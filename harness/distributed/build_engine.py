@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 
 from harness.distributed.ddp import Ddp
 from harness.distributed.engine import Engine, EngineOptions, MakeOptimiser
-from harness.distributed.engine_choice import choose_engine
+from harness.distributed.engine_choice import check_compile, choose_engine
 from harness.distributed.optimiser import build_optimiser
 from harness.distributed.ranks import Ranks
-from harness.distributed.recompute import check_compile, set_up_blocks
+from harness.distributed.recompute import compile_for, set_up_blocks
 from harness.distributed.stalls.slow_ranks import time_forward
 from harness.grid.cell import Cell
 from harness.models.layers.initial_values import InitialValues
@@ -38,7 +38,7 @@ def engine_for_cell(
     shard = launch.shard_gpus or min(ranks.world, launch.gpus_per_node or ranks.world)
     memory = torch.cuda.get_device_properties(ranks.device).total_memory if on_gpu else None
     name = choose_engine(launch.engine, ranks.world, sum(p.numel() for p in model.parameters()), memory, shard)
-    compiled = launch.compile or ("blocks" if on_gpu else "none")
+    compiled = compile_for(launch.compile, ranks.device)
     check_compile(compiled, name, launch.zero_stage)
     set_up_blocks(model, launch.recompute, compiled)
     model.channels_last = launch.channels_last
@@ -54,13 +54,13 @@ def engine_for_cell(
 
     precision = cell.training.settings.precision
     options = EngineOptions(
-        name,
-        precision,
-        shard,
-        launch.zero_stage,
-        precision if on_gpu else "fp32",
-        launch.reduce_at,
-        launch.ddp_gradients,
+        name=name,
+        precision=precision,
+        shard=shard,
+        zero_stage=launch.zero_stage,
+        gather=precision if on_gpu else "fp32",
+        reduce_at=launch.reduce_at,
+        ddp_gradients=launch.ddp_gradients,
     )
     engine = build_engine(model, make_optimiser, ranks, options, initial)
     engine.timer = timer

@@ -13,13 +13,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from harness.distributed.engine_choice import EngineName
+from harness.distributed.engine_choice import Compile
 
 if TYPE_CHECKING:
     from harness.models.interface import Network
 
 Recompute = Literal["none", "selective", "full"]
-Compile = Literal["none", "blocks", "whole", "reduce-overhead"]
 COMPILED_VARIANTS = 256  # each block has its own drop-path rate, so it is its own variant of one compiled function
 
 aten = torch.ops.aten
@@ -51,6 +50,11 @@ def blocks_of(model: Network) -> list[nn.Module]:
     return blocks
 
 
+def compile_for(choice: Compile | None, device: torch.device) -> Compile:
+    """What `launch.compile` comes to on a device: without a choice, blocks on a GPU and nothing elsewhere."""
+    return choice or ("blocks" if device.type == "cuda" else "none")
+
+
 def set_up_blocks(model: Network, recompute: Recompute, compiled: Compile = "none") -> None:
     """Apply activation checkpointing (Chen et al. 2016) to every block, and compile each block or the whole network.
 
@@ -77,21 +81,6 @@ def set_up_blocks(model: Network, recompute: Recompute, compiled: Compile = "non
                 "a CUDA graph would overwrite: use blocks or whole"
             )
         model.forward = torch.compile(model.forward, fullgraph=True, mode=compiled)
-
-
-def check_compile(compiled: Compile, engine: EngineName, zero_stage: int) -> None:
-    """Refuse to compile across what an engine does between blocks.
-
-    Raises:
-        ValueError: the engine gathers weights inside of the network, or a CUDA graph would hold its communication.
-    """
-    gathers = engine in ("hsdp", "fsdp") or (engine == "deepspeed" and zero_stage == 3)
-    if compiled in ("whole", "reduce-overhead") and gathers:
-        raise ValueError(
-            f"launch.compile is {compiled}, but {engine} gathers weights block by block: use blocks or none"
-        )
-    if compiled == "reduce-overhead" and engine != "single":
-        raise ValueError(f"launch.compile is reduce-overhead, which has no communication, but {engine} does: use whole")
 
 
 def _recomputing(forward: Callable[..., Any], recompute: Recompute) -> Callable[..., Any]:

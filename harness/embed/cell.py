@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from harness.data.shard_sets import check_shards
 from harness.data.wells import Wells
 from harness.distributed.preemption import RunControl, StopFlag, controlled, in_lockstep
 from harness.distributed.ranks import Ranks, process_group
-from harness.distributed.recompute import set_up_blocks
+from harness.distributed.recompute import compile_for, set_up_blocks
 from harness.distributed.stalls.pulse import PULSE, SAVE
 from harness.distributed.stalls.watch import watched
 from harness.embed.parts import WHOLE, Embedding, JobShare, join_parts
@@ -62,7 +63,8 @@ def embed_cell(embedding: Embedding, share: JobShare = WHOLE, control: RunContro
         if missing:
             check_shards(embedding.shards, ranks)
             dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-            with attention_kernel(recipe.launch.attention, ranks.device, dtype):
+            has_attention = cell.kind != "pixel_statistics"
+            with attention_kernel(recipe.launch.attention, ranks.device, dtype) if has_attention else nullcontext():
                 encode = _encoder(embedding, ranks, control.stop, share)
                 seconds = _embed_parts(embedding, missing, encode, ranks)
         embedded = embedding.count_crops(map(parts.wells_of, missing))
@@ -129,7 +131,7 @@ def _encoder(embedding: Embedding, ranks: Ranks, stop: StopFlag, share: JobShare
         save_reconstructions(folder / RECONSTRUCTIONS, model, embedding, ranks)
     if options.block is not None:
         keep_blocks(model, options.block)
-    compiled = recipe.launch.compile or ("blocks" if ranks.device.type == "cuda" else "none")
+    compiled = compile_for(recipe.launch.compile, ranks.device)
     set_up_blocks(model, "none", "none" if compiled == "none" else "blocks")  # it does not call the whole network
     reading = TileReading.of(recipe, model.config.crop, ranks.device)
     return lambda parts: embed_parts(model, cell, shards, parts, embedding.channels, reading, ranks, precision, stop)

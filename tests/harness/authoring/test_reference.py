@@ -29,6 +29,12 @@ def test_every_field_of_every_section_is_on_it_with_a_meaning() -> None:
     assert not [row for row in rows if not row[1].strip() or not row[3].strip()]
 
 
+def test_values_are_written_as_in_yaml() -> None:
+    assert "`True`" not in page()
+    assert "`False`" not in page()
+    assert not re.search(r"(least|most|above|below) [\d,]+\.0\b", page())
+
+
 @pytest.mark.parametrize(
     "row",
     [

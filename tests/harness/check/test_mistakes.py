@@ -16,7 +16,8 @@ import pytest
 
 from harness import sweep
 from harness.check import machine
-from harness.data.prepare import prepare
+from harness.check.checks import check
+from harness.check.study import Study
 from harness.launch import owner
 from harness.recipe.load import load
 from harness.recipe.schema import Recipe
@@ -212,10 +213,6 @@ def place(tiny_images: Path, tiny_recipe: Recipe, tiny_recipe_file: Path, tmp_pa
     return Place(tiny_images, tiny_recipe_file, tmp_path)
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len(MISTAKES) >= 25
-
-
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_found_before_anything_runs(
     name: str, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -254,6 +251,36 @@ def test_a_plan_says_what_manifests_say_and_does_without_data(place: Place, caps
     gone = [f"datasets.{name}={{shards: /gone, images: 64}}" for name in ("one", "two")]
     assert sweep.main(["plan", str(place.recipe), "--profile", "laptop", *gone, "embed=null", "evaluate=null"]) == 0
     assert "problem" not in capsys.readouterr().err
+
+
+def test_a_warning_does_not_hide_a_full_disk(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_disk(place, monkeypatch)
+    assert sweep.main(["check", str(place.recipe), "--profile", "laptop", "train.precision=bf16"]) == 1
+    told = capsys.readouterr().out
+    assert "warning: train.precision" in told
+    assert "the study needs" in told
+
+
+def test_a_refused_run_leaves_the_kept_recipe(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["run", str(place.recipe), "--profile", "laptop", "mae.crop=64"]) == 2
+    assert not (place.folder / "out" / "recipe.yaml").exists()
+    assert "nothing was started" in capsys.readouterr().err
+
+
+def test_fewer_gpus_than_cells_at_a_time_are_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One GPU, as `auto` finds it, for eight processes."""
+    monkeypatch.setattr(machine, "gpus", lambda: 1)
+    words = ["launch.device=auto", "launch.gpus_per_node=8", "launch.parallel=8"]
+    found = check(load(place.recipe, "laptop", words)).errors
+    assert [problem.field for problem in found] == ["launch.gpus_per_node"]
+
+
+@pytest.mark.parametrize(("mode", "engine"), [("whole", "fsdp"), ("reduce-overhead", "ddp")])
+def test_compilation_that_an_engine_cannot_do_is_told_before_jobs_wait(mode: str, engine: str) -> None:
+    recipe = load(Path("recipes/scaling.yaml"), "slurm", [f"launch.compile={mode}", f"launch.engine={engine}"])
+    assert {problem.field for problem in machine.compilation(Study(recipe, needs_data=False))} == {"launch.compile"}
 
 
 def test_a_sound_study_is_said_to_be_so_and_what_was_looked_at(
@@ -304,10 +331,3 @@ def test_a_study_made_for_gpus_is_told_what_fits_a_laptop(
     assert "warning: launch.parallel: is 64: 7 cells would train at a time on 4 processor cores" in told
     assert "set launch.parallel=2" in told
     assert "warning: train.precision: is bf16" in told
-
-
-def test_a_set_is_prepared_before_it_is_checked(tiny_images: Path, tiny_recipe_file: Path) -> None:
-    """`prepare` makes it; this keeps the fixture of this file honest."""
-    recipe = load(tiny_recipe_file, "laptop")
-    prepare(recipe)
-    assert (tiny_images / "shards" / "manifest.json").is_file()

@@ -16,5 +16,5 @@ def test_a_channel_of_few_levels_is_named_with_its_variance() -> None:
     assert list(found) == ["DNA"]
     assert abs(found["DNA"] - 3600 / (3600 + 1e-5 * 65_535**2)) < 1e-4
     assert "DNA (0.077)" in warning(found)
-    assert "set mae.value_range" in warning(found)
+    assert "set or lower mae.value_range" in warning(found)
     assert dim_channels(self_standardise(pixels, (200.0, 65_535.0)), ["DNA", "ER"]) == {}

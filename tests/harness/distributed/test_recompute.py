@@ -10,8 +10,8 @@ import torch
 from distributed.kind_work import KINDS, random_batch
 from torch import Tensor, nn
 
-from harness.distributed.engine_choice import EngineName
-from harness.distributed.recompute import Compile, Recompute, blocks_of, check_compile, set_up_blocks
+from harness.distributed.engine_choice import Compile, EngineName, check_compile
+from harness.distributed.recompute import Recompute, blocks_of, set_up_blocks
 from harness.models.config import MaeConfig
 from harness.models.interface import Network
 from harness.models.layers.masking import masking_noise
@@ -151,7 +151,7 @@ def test_a_whole_compiled_network_gives_the_same_loss_and_gradients() -> None:
     [
         ("whole", "fsdp", 2, "launch.compile is whole, but fsdp gathers weights block by block"),
         ("reduce-overhead", "hsdp", 2, "hsdp gathers weights"),
-        ("whole", "deepspeed", 3, "deepspeed gathers weights"),
+        ("whole", "deepspeed", 3, "deepspeed with zero_stage 3 gathers weights"),
         ("reduce-overhead", "ddp", 2, "has no communication, but ddp does: use whole"),
         ("whole", "deepspeed", 2, None),
         ("whole", "ddp", 2, None),
