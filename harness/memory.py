@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m harness.memory", description="Estimate the memory of one rank of a sharded model."
     )
-    parser.add_argument("--model", default="vit_l8", help="vit_s16 ... vit_l8_plus, vit_g8")
+    parser.add_argument("--model", default="vit_l8", help="vit_s16 ... vit_l8_plus, vit_g16, vit_g8")
     parser.add_argument("--world", type=int, default=256, help="number of ranks")
     parser.add_argument("--shard", type=int, help="ranks that one copy is sharded over (hsdp); default: all (fsdp)")
     parser.add_argument("--crops", type=int, default=16, help="crops in one forward pass")

@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
     store, known = Store(options.out / slug(name)), sections(small=not on_gpu)
     if options.section is not None:
-        return _one(next(section for section in known if section.name == options.section), device, store, known)
+        section = next((section for section in known if section.name == options.section), None)
+        if section is None:
+            names = ", ".join(section.name for section in known)
+            print(f"error: no section {options.section!r}: one of {names}", file=sys.stderr)
+            return 2
+        return _one(section, device, store, known)
     passed = ["--device", options.device, "--out", str(options.out)]
     missing = 0
     for outcome in run_sections(known, store, options.minutes * MINUTE, in_process(passed)):

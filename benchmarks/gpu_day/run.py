@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.gpu_day.day import Entry, Section, Store
 
 ATTEMPTS = 2  # after which a section that fails is left out
 LONGER = 1.5  # times the time at which a section was cut off, as its next estimate
-START_SECONDS = 10.0  # of a process: a section cut off before has only lost its turn
+START_SECONDS = 10.0  # of a process: with less left, none begins, since it would only lose an attempt
 Ends = Callable[[str, float], int | None]
 
 
@@ -48,6 +48,8 @@ def run_sections(sections: list[Section], store: Store, seconds: float, run: End
         if estimate > left and (started or left < START_SECONDS):
             yield Outcome(section.name, "no time", estimate)
             continue
+        if entry is not None:  # what the last attempt said is not what this one says
+            store.write(replace(entry, error=None))
         started, began = True, time.monotonic()
         status = run(section.name, left)
         yield _outcome(section, store, status, time.monotonic() - began, entry)
@@ -61,7 +63,7 @@ def _outcome(section: Section, store: Store, status: int | None, seconds: float,
     if status is None:
         store.write(Entry(section.name, LONGER * seconds, None, f"cut off after {seconds:.0f} s", attempts))
         return Outcome(section.name, "cut off", seconds)
-    why = after.error if after is not None and after.error else f"its process ended with status {status}"
+    why = (after.error if after is not None else None) or f"its process ended with status {status}"
     store.write(Entry(section.name, seconds, None, why, attempts))
     return Outcome(section.name, "failed", seconds)
 

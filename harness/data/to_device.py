@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -43,8 +44,13 @@ def to_model_input(images: Tensor, cell: Cell, ranks: Ranks, channels: ChannelOr
     assert cell.architecture is not None
     pixels = images.to(ranks.device, non_blocking=True)
     if channels.positions is not None:
-        pixels = pixels[:, list(channels.positions)]
+        pixels = pixels.index_select(1, _on(ranks.device, tuple(channels.positions)))
     return self_standardise(pixels, value_ranges(cell.architecture.mae, channels.names))
+
+
+@lru_cache(maxsize=16)  # making it anew would have the host wait for the device at each batch
+def _on(device: torch.device, positions: tuple[int, ...]) -> Tensor:
+    return torch.tensor(positions, device=device)
 
 
 def prefetch_to_device(

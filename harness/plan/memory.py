@@ -1,7 +1,8 @@
 """Memory of training on one GPU, in closed form: weights, gradients and moments, and activations.
 
 The bytes of activations were derived from what autograd keeps of timm's blocks. They agree within 2% with torch's
-tracker over 256 fake ranks (`python -m harness.memory`; ViT-S/16, B/8, L/8 and G/8; tests/harness/plan/test_cost.py).
+tracker under fsdp over 256 fake ranks (`python -m harness.memory`; ViT-S/16, B/8, L/8 and G/8;
+tests/harness/plan/test_cost.py).
 
 Legend: P parameters, L tokens, D width.
 """
@@ -190,14 +191,17 @@ def alternatives(setting: Setting, part: int) -> Iterator[tuple[str, Setting]]:
     from dataclasses import replace
 
     divisors = [size for size in range(min(setting.crops, part), 0, -1) if part % size == 0]
-    if setting.engine in ("hsdp", "fsdp") and keeps_whole_gradients(setting):
-        setting = replace(setting, reduce_at="pass")
-        yield "launch.reduce_at=pass", setting
+    is_sharded = setting.engine in ("hsdp", "fsdp")
+    if is_sharded and keeps_whole_gradients(setting):
+        yield "launch.reduce_at=pass", replace(setting, reduce_at="pass")
     for recompute in RECOMPUTES[RECOMPUTES.index(setting.recompute) :]:
         changed = "" if recompute == setting.recompute else f" and launch.recompute={recompute}"
         for size in divisors:
             smaller = replace(setting, crops=size, passes=part // size, recompute=recompute)
             yield f"launch.crops_per_gpu_step={size}{changed}", smaller
+            if is_sharded and keeps_whole_gradients(smaller):
+                text = f"launch.reduce_at=pass, launch.crops_per_gpu_step={size}{changed}"
+                yield text, replace(smaller, reduce_at="pass")
     if setting.engine in ("single", "ddp", "hsdp") and setting.world > 1:
         for size in divisors:
             changes = (

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from analysis.figures.text_table import text_table
+from analysis.figures.text_table import GAP, text_table
 
 COLUMNS = 100
 INDENT = "  "
@@ -21,16 +21,18 @@ def narrow_table(rows: Sequence[Mapping[str, str]], models: Sequence[str]) -> st
         rows: the text of each cell by its head, first `cell`, its id.
         models: of each row.
     """
-    order = sorted(range(len(rows)), key=lambda number: models.index(models[number]))
-    shown = [_below(rows[number], models[number]) for number in order]
-    heads = [head for head in (shown[0] if shown else {}) if any(row[head].strip(" 0.") for row in shown)]
-    for optional in OPTIONAL:
-        if _width(shown, heads) > COLUMNS:
-            heads = [head for head in heads if head != optional]
-    if not shown:
+    if not rows:
         return ""
+    first = {model: number for number, model in enumerate(dict.fromkeys(models))}
+    order = sorted(range(len(rows)), key=lambda number: first[models[number]])
+    shown = [_below(rows[number], models[number]) for number in order]
+    widths = {name: max(len(name), *(len(row[name]) for row in shown)) for name in shown[0]}
+    heads = [name for name in widths if any(row[name].strip(" 0.") for row in shown)]
+    for optional in OPTIONAL:
+        if sum(widths[name] + len(GAP) for name in heads) - len(GAP) > COLUMNS:
+            heads = [name for name in heads if name != optional]
     head, *lines = text_table([{name: row[name] for name in heads} for row in shown], LEFT).split("\n")
-    grouped = groupby(zip((models[number] for number in order), lines, strict=False), key=lambda pair: pair[0])
+    grouped = groupby(zip((models[number] for number in order), lines, strict=True), key=lambda pair: pair[0])
     return "\n".join([head, *(line for model, below in grouped for line in (model, *(text for _, text in below)))])
 
 
@@ -49,7 +51,3 @@ def _folded(line: str) -> list[str]:
 def _below(row: Mapping[str, str], model: str) -> dict[str, str]:
     """The row with the rest of its cell's id, indented: the beginning is its model."""
     return {**row, "cell": INDENT + row["cell"].removeprefix(f"{model}-")}
-
-
-def _width(rows: Sequence[Mapping[str, str]], heads: Sequence[str]) -> int:
-    return len(text_table([{name: row[name] for name in heads} for row in rows], LEFT).split("\n")[0].rstrip())

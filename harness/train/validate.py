@@ -19,7 +19,7 @@ from harness.distributed.preemption import StopFlag, in_lockstep
 from harness.grid.cell import Cell
 from harness.models.layers.masking import masking_noise
 from harness.train.run_spec import RunSpec
-from shards.loader.batches import validation_batches, well_tiles
+from shards.loader.batches import tile_batches, validation_batches, well_tiles
 from shards.loader.read_ahead import Batch
 
 VALIDATION_BATCH = 64  # crops of a rank
@@ -70,14 +70,9 @@ def _batches(engine: Engine, cell: Cell, spec: RunSpec) -> Iterator[Batch]:
         count += 1
         yield batch
     if tiles:
-        largest = max(_tile_batches(spec, crop, rank, ranks.world) for rank in range(ranks.world))
+        shape = {"crop": crop, "batch": VALIDATION_BATCH, "world": ranks.world}
+        largest = max(tile_batches(spec.shards, spec.validation, rank=rank, **shape) for rank in range(ranks.world))
         yield from (_blank(spec, crop, 0) for _ in range(largest - count))
-
-
-def _tile_batches(spec: RunSpec, crop: int, rank: int, world: int) -> int:
-    """How many batches of tiles a rank reads."""
-    tiles = (spec.shards.shapes[spec.validation[rank::world]] // crop).prod(axis=1).sum()
-    return -(-int(tiles) // VALIDATION_BATCH)
 
 
 def _blank(spec: RunSpec, crop: int, count: int = 1) -> Batch:

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ def self_standardise(images: Tensor, value_range: float | Sequence[float] | None
     if value_range is None:
         raise ValueError(f"images are {images.dtype}: give value_range, only uint8 and uint16 have one of their own")
     if isinstance(value_range, Sequence):
-        by_channel = torch.tensor(value_range, dtype=torch.float32, device=images.device)[:, None, None]  # (C, 1, 1)
+        by_channel = _on(images.device, tuple(value_range))[:, None, None]  # (C, 1, 1)
         return instance_norm(images.to(torch.float32) / by_channel, eps=EPSILON)
     return instance_norm(images.to(torch.float32) / value_range, eps=EPSILON)
+
+
+@lru_cache(maxsize=16)  # making it anew would have the host wait for the device at each batch
+def _on(device: torch.device, values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -28,6 +28,9 @@ OVERWRITES = frozenset(
 SMALL = 2**16  # numbers of a parameter that may begin with values of its own, such as a bias of zeros
 
 
+CURE = "draw each parameter in its constructor, by operations in place (normal_, zero_, ...)"
+
+
 @dataclass(frozen=True)
 class Write:
     """An operation that writes into a parameter, or a view of it.
@@ -54,7 +57,7 @@ class Write:
 
 
 @dataclass
-class Recipe:
+class Origin:
     """How a parameter gets its value: what it begins with, if that matters, and what is written into it."""
 
     shape: torch.Size
@@ -68,7 +71,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recipes: dict[int, Recipe] = {}  # by the address of the parameter's storage
+        self.origins: dict[int, Origin] = {}  # by the address of the parameter's storage
         self._kept: list[nn.Parameter] = []  # a storage that is freed could give its address to another
         self._scratch = torch.empty(0)
 
@@ -78,7 +81,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return parameter
         begin = parameter.detach().clone() if parameter.numel() <= SMALL else None
         empty = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        self.recipes[_address(empty)] = Recipe(parameter.shape, parameter.dtype, begin)
+        self.origins[_address(empty)] = Origin(parameter.shape, parameter.dtype, begin)
         self._kept.append(empty)
         return empty
 
@@ -87,18 +90,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> object:  # fmt: skip
         target, options = args[0] if args else None, kwargs or {}
-        recipe = self.recipes.get(_address(target)) if isinstance(target, Tensor) and target.is_meta else None
-        if recipe is None or not function._schema.is_mutable:
+        origin = self.origins.get(_address(target)) if isinstance(target, Tensor) and target.is_meta else None
+        if origin is None or not function._schema.is_mutable:
             return function(*args, **options)
         assert isinstance(target, Tensor)
         if any(isinstance(value, Tensor) and value.is_meta for value in args[1:]):
-            raise TypeError(f"{function} writes one parameter's value into another: this network must be built whole")
-        is_whole = target.numel() == recipe.shape.numel()
+            raise TypeError(f"{function} writes one parameter's value into another: {CURE}")
+        is_whole = target.numel() == origin.shape.numel()
         if is_whole and function in OVERWRITES:
-            recipe.begin, recipe.writes = None, []
+            origin.begin, origin.writes = None, []
         draws = torch.Tag.nondeterministic_seeded in function.tags
         place = target.size(), target.stride(), int(target.storage_offset())
-        recipe.writes.append(Write(function, *place, args[1:], options, torch.get_rng_state() if draws else None))
+        origin.writes.append(Write(function, *place, args[1:], options, torch.get_rng_state() if draws else None))
         if draws:
             function(self._scratch_like(target), *args[1:], **options)
         return target
@@ -114,14 +117,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class InitialValues:
     """The initial values of the parameters of a network that was built without them, by name."""
 
-    recipes: dict[str, Recipe]
+    origins: dict[str, Origin]
 
     def value(self, name: str) -> Tensor:
         """Make a parameter's whole initial value, on the CPU. Torch's generator is left as it was."""
-        recipe = self.recipes[name]
-        value = torch.empty(recipe.shape, dtype=recipe.dtype) if recipe.begin is None else recipe.begin.clone()
+        origin = self.origins[name]
+        value = torch.empty(origin.shape, dtype=origin.dtype) if origin.begin is None else origin.begin.clone()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for write in recipe.writes:
+            for write in origin.writes:
                 write.into(value.view(-1))
         return value
 
@@ -136,11 +139,11 @@ def deferred(build: Callable[[], N]) -> tuple[N, InitialValues]:
     recorder = Recorder()
     with _registering(recorder), recorder:
         network = build()
-    recipes = {name: recorder.recipes[_address(parameter)] for name, parameter in network.named_parameters()}
-    for name, recipe in recipes.items():
-        if recipe.begin is None and not (recipe.writes and recipe.writes[0].function in OVERWRITES):
-            raise ValueError(f"{name} has no initial value that can be made later: this network must be built whole")
-    return network, InitialValues(recipes)
+    origins = {name: recorder.origins[_address(parameter)] for name, parameter in network.named_parameters()}
+    for name, origin in origins.items():
+        if origin.begin is None and not (origin.writes and origin.writes[0].function in OVERWRITES):
+            raise ValueError(f"{name} has no initial value that can be made later: {CURE}")
+    return network, InitialValues(origins)
 
 
 @contextmanager

@@ -54,9 +54,9 @@ class StepTrace:
             return
         if self._profiler is None:
             self._start(number)
+        self._last = number
         with torch.profiler.record_function(f"step {number}"):
             yield
-        self._last = number
         if number == self._steps[-1]:
             self.close()
 
@@ -82,6 +82,9 @@ class StepTrace:
                 self._write(profiler)
             except (OSError, RuntimeError) as error:
                 say(f"warning: {self._folder}: the profile could not be written: {error}")
+            finally:
+                if self._ranks.device.type == "cuda":
+                    torch.cuda.memory._record_memory_history(enabled=None)
 
     def _write(self, profiler: torch.profiler.profile) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,6 @@ class StepTrace:
         if self._ranks.device.type == "cuda":
             with _renamed_to(self._folder / f"{name}.memory.pickle") as partial:
                 torch.cuda.memory._dump_snapshot(str(partial))  # type: ignore[no-untyped-call]
-            torch.cuda.memory._record_memory_history(enabled=None)
             said = f"{name}.memory.pickle beside it"
         say(f"{trace}: the profile of steps {self._first} to {self._last}; {said}")
 

@@ -32,7 +32,7 @@ EARLIER = {
 VARIANTS = list(product(("mae", "released"), ("standard", "mup"), ("mlp", "timm-0.8.13")))
 
 
-def same_as_whole(build: Callable[[], Network]) -> None:
+def assert_same_as_whole(build: Callable[[], Network]) -> None:
     """All tensors are equal bit for bit, and so is the generator afterwards."""
     torch.manual_seed(3)
     whole, expected = build(), torch.get_rng_state()
@@ -50,13 +50,13 @@ def same_as_whole(build: Callable[[], Network]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_network(kind: str) -> None:
-    same_as_whole(KINDS[kind])
+    assert_same_as_whole(KINDS[kind])
 
 
 @pytest.mark.parametrize(("initialisation", "parametrisation", "bias"), VARIANTS)
 def test_every_way_to_initialise_a_transformer(initialisation: str, parametrisation: str, bias: str) -> None:
     config = replace(CONFIG, initialisation=initialisation, parametrisation=parametrisation, block_bias=bias)
-    same_as_whole(lambda: MaskedAutoencoder(config))
+    assert_same_as_whole(lambda: MaskedAutoencoder(config))
 
 
 def test_the_weights_are_those_of_earlier_versions() -> None:
@@ -95,7 +95,7 @@ def test_a_rank_makes_one_parameter_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     """What is allocated for values while a network is built is no more than its largest parameter."""
     network, values = deferred(lambda: MaskedAutoencoder(CONFIG))
     largest = max(parameter.numel() for parameter in network.parameters())
-    sizes = [values.value(name).untyped_storage().nbytes() for name in values.recipes]
-    kept = [recipe.begin.numel() for recipe in values.recipes.values() if recipe.begin is not None]
+    sizes = [values.value(name).untyped_storage().nbytes() for name in values.origins]
+    kept = [recipe.begin.numel() for recipe in values.origins.values() if recipe.begin is not None]
     assert max(sizes) == 4 * largest
     assert sum(kept) < largest
