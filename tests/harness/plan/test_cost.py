@@ -6,6 +6,7 @@ Covers `cost`, `step_time`, `memory`, `memory_tracker` and `table`.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -199,3 +200,17 @@ def test_muon_needs_less_memory_than_adamw_and_a_little_more_than_lion() -> None
     others = L8.parameters() - 12 * (24 * 1024**2 + 8 * 512**2) - 1024 * 512
     assert muon - lion == pytest.approx(4 * others)
     assert lion < muon < adamw
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+@pytest.mark.parametrize("engine", ["hsdp", "fsdp", "ddp"])
+def test_an_alternative_is_what_its_words_change(engine: Literal["hsdp", "fsdp", "ddp"], passes: int) -> None:
+    """Whoever changes the fields that are named, and no others, gets the setting whose memory was found to fit."""
+    part = 64
+    setting = Setting(engine, 16, 8, part // passes, "bf16", "none", "lion", passes=passes)
+    for words, proposed in alternatives(setting, part):
+        fields = dict(re.findall(r"launch\.(\w+)=(\w+)", words))
+        crops = int(fields.get("crops_per_gpu_step", setting.crops))
+        changed = replace(setting, crops=crops, passes=part // crops)
+        given = {name: value for name, value in fields.items() if name != "crops_per_gpu_step"}
+        assert proposed == replace(changed, **given), words  # type: ignore[arg-type]
