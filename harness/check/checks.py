@@ -97,4 +97,4 @@ def _looked_at(study: Study, tables: bool, fit: bool) -> str:
         parts.append(f"{sets} ({wells:,} wells), channels, crops, batches, experiments")
     if counts and tables and evaluate is not None:
         parts.append(f"columns, controls, genes, {counted(len(evaluate.relationships), 'relationship list')}")
-    return ", ".join([*parts, f"files, output, {'space ' if fit else ''}and devices were checked"])
+    return ", ".join([*parts, f"files, output{', space' if fit else ''} and devices were checked"])

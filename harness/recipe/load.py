@@ -26,7 +26,7 @@ from harness.recipe.old_names import accept_old_names, current_path
 from harness.recipe.schema import Recipe
 from harness.recipe.yaml_text import MAX_DEPTH, parse_value, read_yaml
 
-KEPT = "recipe.yaml"  # in the output of a study: its recipe with the profile and the overrides that it was run with
+KEPT = "resolved.yaml"  # in the output of a study: its recipe with the profile and the overrides that it was run with
 INDEX = re.compile(r"[0-9]{1,6}")  # of a list
 MAX_ERRORS_SHOWN = 12
 PATIENCE = (10.0, 30.0)  # seconds of each try
@@ -84,7 +84,6 @@ def load_kept(output: Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"{output} is a folder without {KEPT}: name a recipe, or the output of a study that was run")
     tree, places = read_yaml(path)
-    tree.pop("profiles", None)  # of a learning-rate sweep, whose profiles change nothing
     notes = [note for override in overrides for note in _apply_override(tree, places, override)]
     recipe = _validated(tree, places, path, "as it was run")
     for note in notes:

@@ -265,7 +265,7 @@ def test_a_warning_does_not_hide_a_full_disk(
 
 def test_a_refused_run_leaves_the_kept_recipe(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep.main(["run", str(place.recipe), "--profile", "laptop", "mae.crop=64"]) == 2
-    assert not (place.folder / "out" / "recipe.yaml").exists()
+    assert not (place.folder / "out" / "resolved.yaml").exists()
     assert "nothing was started" in capsys.readouterr().err
 
 

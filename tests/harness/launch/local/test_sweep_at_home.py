@@ -155,7 +155,9 @@ def test_ctrl_c_prints_one_line_and_leaves_no_process(running: subprocess.Popen[
 def test_the_output_is_named_in_place_of_the_recipe(tiny_recipe_file: Path, tmp_path: Path) -> None:
     done = sweep("status", tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path} is a folder without recipe.yaml: name a recipe, or the output of")
+    assert done.stderr.startswith(
+        f"error: {tmp_path} is a folder without resolved.yaml: name a recipe, or the output of"
+    )
     recipe = load(tiny_recipe_file, "laptop", LONG)
     keep_recipe(recipe)
     assert load_kept(recipe.output) == recipe
